@@ -1,0 +1,124 @@
+"""Everything that is read from YAML: one frozen base class, one kind of error, one way to find a file by its name."""
+
+import difflib
+import os
+import pathlib
+
+import pydantic
+import yaml
+
+# The folders beside the package that ship inside the wheel, and what a name in each stands for.
+SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "experiments", "latency/measured"
+FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used: the message says what was given, what is allowed and where. Never a bug of ours."""
+
+
+class Record(pydantic.BaseModel):
+    """A frozen value that refuses unknown keys, and says in which file, at which key, what was wrong."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values, where):
+        """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one."""
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise UserError("\n".join(_explain(detail, cls, where) for detail in error.errors())) from None
+
+    @classmethod
+    def load(cls, path):
+        """The record in the YAML file at `path`."""
+        return cls.parse(read_yaml(path), path)
+
+
+def _explain(detail, cls, where):
+    at = ".".join(str(part) for part in detail["loc"])
+    given = repr(detail.get("input"))
+    given = given if len(given) < 80 else given[:77] + "..."
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(cls, detail["loc"][:-1])
+        return f"{where}: key '{at}' is not known; {suggestion(str(detail['loc'][-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{where}: key '{at}' is missing"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where}: {at or 'as a whole'}: given {given}, allowed: {message}"
+
+
+def _fields_at(cls, loc):
+    for part in loc:
+        field = getattr(cls, "model_fields", {}).get(part)
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [kind for kind in candidates if hasattr(kind, "model_fields")]
+        if not nested:
+            return []
+        cls = nested[0]
+    return list(cls.model_fields)
+
+
+def suggestion(given, known):
+    """The half-sentence that helps after an unknown name: "did you mean 'x'? known: x, y".
+
+    >>> suggestion("webface-srf", ["webface-main", "webface-sfr"])
+    "did you mean 'webface-sfr'? known: webface-main, webface-sfr"
+    """
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return (f"did you mean '{near[0]}'? " if near else "") + "known: " + (", ".join(sorted(known)) or "none")
+
+
+def read_yaml(path):
+    """What the YAML file holds; UserError with file and line where it is broken, missing or unreadable."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text, where):
+    """The value of a YAML (or JSON) text; `where` names it in the UserError of a broken one."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def data_root():
+    """The folder that holds search_spaces/, latency/ and experiments/: $ZENNAS_HOME, the installed wheel's, or the checkout's."""
+    package = pathlib.Path(__file__).parent
+    if home := os.environ.get("ZENNAS_HOME"):
+        if not (pathlib.Path(home) / SPACES).is_dir():
+            raise UserError(f"ZENNAS_HOME={home}: has no folder '{SPACES}'; it must hold search_spaces/, latency/ and experiments/")
+        return pathlib.Path(home)
+    return package / "_data" if (package / "_data").is_dir() else package.parent
+
+
+def names(kind):
+    """The names known in one of the folders, sorted.
+
+    >>> "webface-sfr" in names(TRACKS)
+    True
+    """
+    pattern = FILE_OF_NAME[kind].format("*")
+    return sorted(path.parent.name if "/" in pattern else path.stem for path in (data_root() / kind).glob(pattern))
+
+
+def resolve(kind, name):
+    """The file that a name of this kind stands for; a path (anything with a slash or ending in .yaml) stands for itself."""
+    if "/" in name or os.sep in name or name.endswith((".yaml", ".yml")):
+        path = pathlib.Path(name)
+        path = path / "experiment.yaml" if kind == EXPERIMENTS and path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"{name}: no such file; a name works too: {', '.join(names(kind))}")
+        return path
+    if name not in names(kind):
+        what = {SPACES: "search space", TRACKS: "track", EXPERIMENTS: "track or experiment"}[kind]
+        raise UserError(f"{what} '{name}' is not known; {suggestion(name, names(kind))}; or give the path of a YAML file")
+    return data_root() / kind / FILE_OF_NAME[kind].format(name)

@@ -1,0 +1,69 @@
+"""Scores that others use, to hold the Zen-Score against: the reference code's own way of it, and plain size."""
+
+import math
+
+import torch
+from torch import nn
+
+from zennas.score.zen import plain_layers
+from zennas.space import network as networks
+from zennas.space.candidate import Candidate
+from zennas.space.cost import cost
+
+GAMMA = 0.01
+
+
+def reference_zen(network, image_px, batch, generator):
+    """The Zen-Score as the reference code of ZenNAS computes it: finite difference, running variances, fresh Gaussians.
+
+    Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it overwrites.
+    For comparison only: see zen.py for what is wrong with it. Source: Lin et al. 2021, compute_zen_score.py of their code.
+    FloatingPointError where the score is not finite.
+    """
+    device = generator.device
+    if isinstance(network, networks.Network):
+        network = network.candidate
+    if isinstance(network, Candidate):
+        network = networks.initialise(networks.plain(network).to(device), generator=generator)
+    network.train()
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                part.weight.normal_(0.0, 1.0, generator=generator)
+                if part.bias is not None:
+                    part.bias.zero_()
+        shape = (batch, 3, image_px, image_px)
+        image_BCHW = torch.randn(shape, generator=generator, device=device)
+        noise_BCHW = torch.randn(shape, generator=generator, device=device)
+        difference = network(image_BCHW) - network(image_BCHW + GAMMA * noise_BCHW)
+        score = math.log(float(difference.abs().flatten(1).sum(1).mean()))
+        for part in network.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                score += 0.5 * math.log(float(part.running_var.mean()))
+    if not math.isfinite(score):
+        raise FloatingPointError(f"reference Zen-Score is {score}: the activations of this network overflow or vanish")
+    return score
+
+
+def total_params(network, image_px, batch, generator):
+    """Learnable numbers, a baseline that every training-free score has to beat. image_px, batch, generator: not used."""
+    if isinstance(network, Candidate):
+        return float(cost(network).params)
+    return float(sum(weight.numel() for weight in network.parameters()))
+
+
+def total_macs(network, image_px, batch, generator):
+    """Multiply-accumulates of a Candidate at 112 px (not image_px, so that it is the number the tables show)."""
+    return float(cost(_candidate_of(network)).macs)
+
+
+def num_convolutions(network, image_px, batch, generator):
+    """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
+    return float(sum(part.__class__.__name__ == "Convolution" for part in plain_layers(_candidate_of(network))))
+
+
+def _candidate_of(network):
+    candidate = network if isinstance(network, Candidate) else getattr(network, "candidate", None)
+    if candidate is None:
+        raise ValueError("this score needs a Candidate or a Network of zennas, not any module")
+    return candidate

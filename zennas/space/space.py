@@ -1,0 +1,181 @@
+"""Space: which candidates may be built. Samples, mutates and judges them; every answer is a Candidate or a reason."""
+
+import functools
+import math
+
+import pydantic
+
+from zennas.records import Record
+from zennas.space.candidate import Candidate
+
+# Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
+WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
+DEPTH_STEPS = (-2, -1, 1, 2)
+
+
+class Range(Record):
+    """The integers low, low + step, ... up to high."""
+
+    low: int = pydantic.Field(ge=1)
+    high: int
+    step: int = pydantic.Field(default=1, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _reaches_high(self):
+        if self.high < self.low or (self.high - self.low) % self.step:
+            raise ValueError(f"high must be low plus a multiple of step {self.step}")
+        return self
+
+    def __contains__(self, value):
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def nearest(self, value):
+        """The member nearest to `value`."""
+        return min(self.high, max(self.low, self.low + self.step * round((value - self.low) / self.step)))
+
+    def draw(self, rng):
+        """A member, all equally likely."""
+        return int(self.low + self.step * rng.integers((self.high - self.low) // self.step + 1))
+
+    def values(self):
+        return range(self.low, self.high + 1, self.step)
+
+
+class SpaceLimits(Record):
+    """What the ranges alone cannot say. Zen-Score always prefers deeper and thinner, so a space must carry these."""
+
+    max_blocks: int = pydantic.Field(ge=1)
+    max_effectiveness: float = pydantic.Field(gt=0)
+
+
+class Space(Record):
+    """A family of candidates: one block, the ranges of its genes, limits, and the hand-made networks it is measured against."""
+
+    name: str
+    block: str
+    image_px: int = pydantic.Field(default=112, ge=8)
+    embedding_size: int = pydantic.Field(default=512, ge=1)
+    stem: Range
+    widths: tuple[Range, ...]
+    depths: tuple[Range, ...]
+    limits: SpaceLimits
+    baselines: dict[str, Candidate] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
+        if self.image_px % 2 ** len(self.widths):
+            raise ValueError(f"image_px must be divisible by {2 ** len(self.widths)}: each of the {len(self.widths)} stages halves it")
+        if reason := self.violation(self.cheapest()):
+            raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
+        for name, candidate in self.baselines.items():
+            if reason := self.violation(candidate.model_copy(update={"block": self.block})):
+                raise ValueError(f"ranges and limits that hold every baseline, of whichever block; {name}: {reason}")
+        return self
+
+    @property
+    def genes(self):
+        """Gene name -> Range, in a fixed order: what a mutation may change and what the study shows as parameters."""
+        stages = range(1, len(self.widths) + 1)
+        return {
+            "stem_width": self.stem,
+            **{f"stage{i}_width": span for i, span in zip(stages, self.widths, strict=True)},
+            **{f"stage{i}_depth": span for i, span in zip(stages, self.depths, strict=True)},
+        }
+
+    def candidate(self, values):
+        """The candidate of these gene values, given in the order of `genes`."""
+        stem, *rest = (int(value) for value in values)
+        num_stages = len(self.widths)
+        return Candidate(block=self.block, stem=stem, widths=tuple(rest[:num_stages]), depths=tuple(rest[num_stages:]))
+
+    def cheapest(self):
+        """The candidate with every gene at its lowest."""
+        return self.candidate(span.low for span in self.genes.values())
+
+    def violation(self, candidate):
+        """Why the candidate is not in this space, in words; None if it is."""
+        if candidate.block != self.block:
+            return f"block is '{candidate.block}', allowed: '{self.block}'"
+        if len(candidate.widths) != len(self.widths):
+            return f"{len(candidate.widths)} stages, allowed: {len(self.widths)}"
+        for (name, span), value in zip(self.genes.items(), genes_of(candidate), strict=True):
+            if value not in span:
+                return f"{name} is {value}, allowed: {span.low} to {span.high} in steps of {span.step}"
+        if candidate.num_blocks > self.limits.max_blocks:
+            return f"{candidate.num_blocks} blocks, allowed: at most {self.limits.max_blocks}"
+        if (rho := effectiveness(candidate)) > self.limits.max_effectiveness:
+            return f"effectiveness {rho:.3f}, allowed: at most {self.limits.max_effectiveness}"
+        return None
+
+    def contains(self, candidate):
+        return self.violation(candidate) is None
+
+    def sample(self, rng):
+        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy Generator."""
+        while True:
+            candidate = self.candidate(span.draw(rng) for span in self.genes.values())
+            if self.contains(candidate):
+                return candidate
+
+    def mutate(self, candidate, rng):
+        """A neighbour that differs in one to three genes and is in the space.
+
+        Several at once, because under a budget that binds what one gene wins another must give back.
+        """
+        values, names = list(genes_of(candidate)), list(self.genes)
+        while True:
+            child = list(values)
+            for index in rng.choice(len(names), size=rng.integers(1, 4), replace=False):
+                child[index] = self._moved(names[index], child[index], rng)
+            mutant = self.candidate(child)
+            if mutant != candidate and self.contains(mutant):
+                return mutant
+
+    def _moved(self, name, value, rng):
+        span = self.genes[name]
+        if name.endswith("_depth"):
+            return span.nearest(value + rng.choice(DEPTH_STEPS))
+        if rng.random() < 0.5:  # a step of one, too: the factors alone cannot fill the last per cent of a budget
+            return span.nearest(value + span.step * rng.choice((-1, 1)))
+        return span.nearest(value * rng.choice(WIDTH_FACTORS))
+
+
+def genes_of(candidate):
+    """The gene values of a candidate, in the order of Space.genes.
+
+    >>> genes_of(Candidate(block="ir", stem=64, widths=(64, 128), depths=(2, 3)))
+    (64, 64, 128, 2, 3)
+    """
+    return (candidate.stem, *candidate.widths, *candidate.depths)
+
+
+def distance(one, other):
+    """How different two candidates of one space are: mean absolute log2 ratio over their genes; 1 is "all doubled".
+
+    >>> a = Candidate(block="ir", stem=64, widths=(64, 128), depths=(2, 4))
+    >>> distance(a, a.model_copy(update={"depths": (4, 8)}))
+    0.4
+    """
+    pairs = list(zip(genes_of(one), genes_of(other), strict=True))
+    return sum(abs(math.log2(a / b)) for a, b in pairs) / len(pairs)
+
+
+@functools.lru_cache(maxsize=65536)
+def effectiveness(candidate):
+    """Depth against width: 3x3 convolutions in the residual branches over the geometric mean of their fan-in.
+
+    Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2. Too large a rho does not train.
+    We count the two 3x3 convolutions of each block, which dominate; the stem is left out.
+
+    >>> round(effectiveness(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 25, 88, 3))), 3)
+    0.123
+    """
+    channels = candidate.stem
+    log_fan_in = 0.0
+    for width, depth in zip(candidate.widths, candidate.depths, strict=True):
+        log_fan_in += math.log(9 * channels) + (2 * depth - 1) * math.log(9 * width)
+        channels = width
+    depth = 2 * candidate.num_blocks
+    return depth / math.exp(log_fan_in / depth)

@@ -1,0 +1,150 @@
+"""Track (a challenge's budget, measuring rule and limits) and Experiment (one complete recipe); names resolve here."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
+from zennas.space.candidate import Candidate
+from zennas.space.space import Space
+
+Positive = Annotated[float, pydantic.Field(gt=0)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+class Protocol(Record):
+    """How a latency is taken: everything that changes the number, and nothing else."""
+
+    backend: str  # a name of latency/backends.py
+    batch: Count = 1
+    threads: Count = 1  # processor threads inside one inference (intra-op); inter-op is always 1
+    num_runs: Count = 50
+    kth_fastest: Count = 6  # the value of a measurement: the k-th fastest of num_runs, counted from 1
+    warmup_runs: Annotated[int, pydantic.Field(ge=0)] = 0
+    flush_denormals: bool = True
+    io: Literal["host", "device"] = "host"  # where inputs and outputs lie while the clock runs
+
+    @pydantic.model_validator(mode="after")
+    def _kth_exists(self):
+        if self.kth_fastest > self.num_runs:
+            raise ValueError(f"kth_fastest {self.kth_fastest} must not exceed num_runs {self.num_runs}")
+        return self
+
+    def with_runs(self, num_runs):
+        """The same protocol with fewer or more runs, its value at the same quantile.
+
+        >>> Protocol(backend="onnxruntime-cpu").with_runs(10).kth_fastest
+        2
+        """
+        kth = -(-num_runs * self.kth_fastest // self.num_runs)
+        return self.model_copy(update={"num_runs": num_runs, "kth_fastest": max(1, kth)})
+
+
+class Reference(Record):
+    """A network whose latency on the track's own machine is known, by which the budget travels to another machine."""
+
+    machine: str
+    candidate: Candidate
+    latency_ms: Positive
+
+
+class Budget(Record):
+    """The track's time limit on the track's own machine, and what of it is spent before the recognition network runs."""
+
+    total_ms: Positive
+    detection_ms: Annotated[float, pydantic.Field(ge=0)] = 0.0  # reserve; replaced by a measurement with --detector
+    alignment_ms: Annotated[float, pydantic.Field(ge=0)] = 0.0  # reserve
+    detector_input_px: Count = 224  # the side of the square image a detector with a symbolic input size is timed on
+    reference: Reference
+
+    @pydantic.model_validator(mode="after")
+    def _something_left(self):
+        if self.detection_ms + self.alignment_ms >= self.total_ms:
+            raise ValueError(f"detection_ms + alignment_ms must stay below total_ms {self.total_ms}")
+        return self
+
+
+class Limits(Record):
+    """What else the track's checker refuses; None where no limit is known."""
+
+    max_embedding_size: Count | None = None
+    max_mb: Positive | None = None  # file size / 2^20
+    min_nodes: Count = 8
+    initializer_dtype: Literal["float32"] = "float32"
+
+
+class Track(Record):
+    """One track of a challenge, as its file in latency/tracks/ states it."""
+
+    name: str
+    title: str
+    budget: Budget
+    protocol: Protocol
+    limits: Limits
+    metric: str
+    sources: list[str]
+
+
+class ScorePlan(Record):
+    """How a score is computed: more of everything is quieter and slower."""
+
+    name: str = "zen"  # a row of SCORES
+    image_px: Count = 32
+    batch: Count = 2
+    repeats: Count = 1
+    final_repeats: Count = 8  # for finalists and baselines
+
+
+class SearchPlan(Record):
+    """The evolutionary search and what happens around it."""
+
+    minutes: Positive = 5.0  # the whole run, set-up and final measurements included
+    candidates: Count | None = None  # stop after this many scored, instead of by time
+    seed: int = 0
+    population: Count = 64
+    batch_size: Count = 8  # candidates per task of a worker
+    batches_in_flight: Count = 2  # per worker
+    num_winners: Count = 3
+    max_finalists: Count = 6  # measured whole before the run settles for what it has
+    pool_size: Count = 24  # best candidates re-scored with final_repeats, from which finalists are chosen
+    min_distance: Annotated[float, pydantic.Field(ge=0)] = 0.15  # between two winners: mean |log ratio| over the genes
+    margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
+    table_runs: Count = 10  # runs per block in the latency table
+    max_failures_in_a_row: Count = 25
+    score: ScorePlan = ScorePlan()
+
+
+class Experiment(Record):
+    """One complete recipe: space + track + plans. No inheritance: the file says everything that is not a default."""
+
+    name: str
+    space: str
+    track: str
+    search: SearchPlan = SearchPlan()
+
+
+def load_experiment(name):
+    """(Experiment, Track, Space) that a name (experiments/NAME, else latency/tracks/NAME's own) or a path stands for."""
+    path = resolve(EXPERIMENTS, name)
+    experiment = Experiment.load(path)
+    try:
+        return experiment, load_track(experiment.track), load_space(experiment.space)
+    except UserError as error:
+        raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def load_track(name):
+    """The Track of that name or path."""
+    return Track.load(resolve(TRACKS, name))
+
+
+def load_space(name):
+    """The Space of that name or path."""
+    return Space.load(resolve(SPACES, name))
+
+
+def lookup(table, name, what):
+    """table[name], or a UserError that says which names the table knows."""
+    if name not in table:
+        raise UserError(f"{what} '{name}' is not known; {suggestion(name, list(table))}")
+    return table[name]
