@@ -24,7 +24,7 @@ def reference_zen(network, image_px, batch, generator):
     if isinstance(network, networks.Network):
         network = network.candidate
     if isinstance(network, Candidate):
-        network = networks.initialise(networks.plain(network).to(device), generator=generator)
+        network = networks.initialise(networks.plain(network), generator=generator)
     network.train()
     with torch.no_grad():
         for part in network.modules():

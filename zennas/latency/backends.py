@@ -1,0 +1,171 @@
+"""Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
+
+Each row is a function (model, protocol) -> run_once, where the model is the bytes or the path (str) of an ONNX file, or a
+network; run_once() returns only when the work is done. It
+raises UserError, saying what is installed and what to install, where its device or library is missing.
+"""
+
+import importlib.metadata
+
+import numpy as np
+import onnx
+import torch
+
+from zennas.export import open_session, to_onnx
+from zennas.records import UserError
+from zennas.track import lookup
+
+INPUT_SEED = 7
+
+
+def onnxruntime_cpu(model, protocol):
+    """ONNX Runtime on protocol.threads threads of the processor."""
+    session = open_session(
+        _session_source(model), threads=protocol.threads, flush_denormals=protocol.flush_denormals
+    )
+    feed = _feed(session, protocol)
+    return lambda: session.run(None, feed)
+
+
+def onnxruntime_cuda(model, protocol):
+    """ONNX Runtime on the first NVIDIA GPU."""
+    return _onnxruntime_gpu(model, protocol, "CUDAExecutionProvider")
+
+
+def onnxruntime_tensorrt(model, protocol):
+    """ONNX Runtime through TensorRT on the first NVIDIA GPU; the engine is built before the clock starts."""
+    return _onnxruntime_gpu(model, protocol, "TensorrtExecutionProvider", "CUDAExecutionProvider")
+
+
+def torch_cuda(model, protocol):
+    """PyTorch, eager, channels-last, fp32, on the first NVIDIA GPU; takes a network, not an ONNX file."""
+    if not isinstance(model, torch.nn.Module):
+        raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
+    _require_cuda("torch-cuda")
+    network = model.eval().to("cuda", memory_format=torch.channels_last)
+    image_B3HW = torch.from_numpy(_random_input((protocol.batch, 3, 112, 112)))
+    on_device = image_B3HW.to("cuda", memory_format=torch.channels_last)
+
+    def run_once():
+        with torch.inference_mode():
+            if protocol.io == "host":
+                return network(image_B3HW.to("cuda", memory_format=torch.channels_last)).cpu()
+            network(on_device)
+            torch.cuda.synchronize()
+
+    return run_once
+
+
+# (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done
+BACKENDS = {
+    "onnxruntime-cpu": onnxruntime_cpu,
+    "onnxruntime-cuda": onnxruntime_cuda,
+    "onnxruntime-tensorrt": onnxruntime_tensorrt,
+    "torch-cuda": torch_cuda,
+}
+
+
+def open_backend(model, protocol):
+    """run_once for this model under this protocol."""
+    return lookup(BACKENDS, protocol.backend, "backend")(model, protocol)
+
+
+def device_of(backend):
+    """'cpu' or 'cuda'."""
+    lookup(BACKENDS, backend, "backend")
+    return "cpu" if backend.endswith("-cpu") else "cuda"
+
+
+def missing(backend):
+    """Why this backend cannot run here, what is installed and what to install; None if it can."""
+    if device_of(backend) == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return f"backend '{backend}' needs an NVIDIA GPU and its driver; torch {torch.__version__} finds none here"
+    if backend.startswith("onnxruntime"):
+        import onnxruntime
+
+        provider = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}[backend]
+        if provider not in onnxruntime.get_available_providers():
+            return (
+                f"backend '{backend}' needs the {provider} of ONNX Runtime; installed: {_installed()}, which offers "
+                f"{', '.join(onnxruntime.get_available_providers())}; install it with: pip install --force-reinstall --no-deps onnxruntime-gpu"
+            )
+    return None
+
+
+def fix_input_px(onnx_bytes, px):
+    """The ONNX file with a symbolic height and width of its input set to px (a detector that takes any size)."""
+    model = onnx.load_from_string(onnx_bytes)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        if not dim.HasField("dim_value") or dim.dim_value <= 0:
+            dim.dim_value = px
+    return model.SerializeToString()
+
+
+def _require_cuda(backend):
+    if reason := missing(backend):
+        raise UserError(reason)
+
+
+def _installed():
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found) or "no ONNX Runtime"
+
+
+def _onnxruntime_gpu(model, protocol, *providers):
+    # torch is imported first on purpose: it brings the CUDA libraries that onnxruntime-gpu then finds.
+    _require_cuda(protocol.backend)
+    session = open_session(
+        _session_source(model),
+        providers=[*providers, "CPUExecutionProvider"],
+        threads=protocol.threads,
+        flush_denormals=protocol.flush_denormals,
+    )
+    # ONNX Runtime falls back to the processor without an exception: only the session itself says what it runs on.
+    if session.get_providers()[0] != providers[0]:
+        raise UserError(
+            f"backend '{protocol.backend}': {_installed()} could not start the {providers[0]} and fell back to "
+            f"{session.get_providers()[0]}; it needs the CUDA and cuDNN libraries that its release names"
+        )
+    feed = _feed(session, protocol)
+    if protocol.io == "host":
+        return lambda: session.run(None, feed)
+    import onnxruntime
+
+    binding = session.io_binding()
+    for name, array in feed.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda", 0)
+
+    def run_once():
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run_once
+
+
+def _session_source(model):
+    """What a session opens: the bytes or the path of an ONNX file; a network is exported first."""
+    return to_onnx(model, (3, 112, 112)) if isinstance(model, torch.nn.Module) else model
+
+
+def _feed(session, protocol):
+    """Random inputs of the session's shapes; a symbolic first axis becomes protocol.batch."""
+    feed = {}
+    for value in session.get_inputs():
+        shape = [protocol.batch, *value.shape[1:]] if not isinstance(value.shape[0], int) else list(value.shape)
+        if any(not isinstance(size, int) for size in shape):
+            raise UserError(f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be symbolic")
+        feed[value.name] = _random_input(shape)
+    return feed
+
+
+def _random_input(shape):
+    return np.random.default_rng(INPUT_SEED).standard_normal(shape, dtype=np.float32)

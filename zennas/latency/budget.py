@@ -1,0 +1,136 @@
+"""Budgets that travel: what a track's time limit is worth on this machine, through a network measured on both."""
+
+import json
+import pathlib
+
+import torch
+
+from zennas.export import export
+from zennas.latency.backends import device_of, fix_input_px, missing
+from zennas.latency.protocol import Measurement, measure_calmly
+from zennas.latency.table import kept_folder, table_name
+from zennas.provenance import machine_name
+from zennas.records import Record, UserError
+from zennas.space.network import build, calibrate
+
+
+class LocalBudget(Record):
+    """The milliseconds that the recognition network may take on this machine, and how they came about."""
+
+    budget_ms: float
+    origin: str  # a sentence
+    stand_in: str | None  # a sentence where another kind of device stands in for the track's
+    scale: float | None  # this machine's milliseconds per millisecond of the track's machine; None with --budget-ms
+    reference_ms: float | None  # the reference network, measured here
+
+
+def choose_protocol(track, backend=None):
+    """(Protocol to measure by here, the sentence that says it is a stand-in or None).
+
+    `backend` overrides the track's, and must run here. Without it a GPU track on a machine without a GPU runs on the
+    processor as a stand-in.
+    """
+    wanted = track.protocol
+    try:
+        device = device_of(wanted.backend)
+    except UserError as error:
+        raise UserError(f"latency/tracks/{track.name}.yaml: {error}") from None
+    if backend is not None:
+        wanted = wanted.model_copy(update={"backend": backend})
+        if reason := missing(backend):
+            raise UserError(reason)
+    elif missing(wanted.backend):
+        wanted = wanted.model_copy(update={"backend": "onnxruntime-cpu"})
+    if device_of(wanted.backend) == device:
+        return wanted, None
+    return wanted, (
+        f"stand-in: track {track.name} is measured on {track.budget.reference.machine} with {track.protocol.backend}; "
+        f"here {wanted.backend} stands in for it, and the ranking of latencies may differ there"
+    )
+
+
+def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None):
+    """The LocalBudget of a track, from the Measurement of its reference network here (not needed with budget_ms).
+
+    `detector_ms`: a detector measured here, in place of the track's reserve for detection.
+    UserError where nothing is left for the recognition network.
+    """
+    if budget_ms is not None:
+        origin = f"--budget-ms {budget_ms:g}, milliseconds of this machine, unscaled"
+        return LocalBudget(budget_ms=budget_ms, origin=origin, stand_in=stand_in, scale=None, reference_ms=None)
+    budget, there = track.budget, track.budget.reference
+    scale = reference.measured_ms / there.latency_ms
+    reserved = budget.alignment_ms * scale + (budget.detection_ms * scale if detector_ms is None else detector_ms)
+    left_ms = budget.total_ms * scale - reserved
+    origin = f"{budget.total_ms:g} ms on {there.machine}"
+    if detector_ms is not None:
+        origin += f", less the detector measured here ({detector_ms:.1f} ms) and {budget.alignment_ms:g} ms there for alignment"
+    elif reserved:
+        origin += f", less a reserve of {budget.detection_ms:g} + {budget.alignment_ms:g} ms there for detection and alignment"
+    origin += (
+        f"; carried here by {there.candidate.text}, which takes {there.latency_ms:g} ms there and "
+        f"{reference.measured_ms:.1f} ms here (x {scale:.3f})"
+    )
+    if left_ms <= 0:
+        raise UserError(f"nothing is left for the recognition network: {origin} leaves {left_ms:.1f} ms")
+    return LocalBudget(
+        budget_ms=round(left_ms, 3), origin=origin, stand_in=stand_in, scale=scale, reference_ms=reference.measured_ms
+    )
+
+
+def kept_reference(track, protocol, *, machine=None):
+    """The Measurement of the track's reference network that is kept on this machine under this protocol, or None."""
+    path = _reference_path(protocol, machine or machine_name())
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8")).get(track.budget.reference.candidate.text)
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
+    measurement = Measurement.parse(kept, path) if kept else None
+    return measurement if measurement and measurement.protocol == protocol else None
+
+
+def keep_reference(track, measurement):
+    """Write the Measurement of the track's reference network where `kept_reference` finds it."""
+    path = _reference_path(measurement.protocol, measurement.machine)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept[track.budget.reference.candidate.text] = measurement.model_dump()
+        path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: the reference cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder") from None
+
+
+def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
+    """The Measurement of a candidate as a whole, from its exported ONNX file."""
+    exported = export_candidate(candidate, image_px=image_px, embedding_size=embedding_size)
+    return measure_calmly(exported.onnx_bytes, protocol)
+
+
+def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=None):
+    """The Export of a candidate's untrained network, its norms calibrated on random images."""
+    generator = torch.Generator().manual_seed(0)
+    network = build(candidate, image_px=image_px, embedding_size=embedding_size, generator=generator)
+    calibrate(network, torch.randn(4, 3, image_px, image_px, generator=generator))
+    return export(network, image_px=image_px, metadata=metadata)
+
+
+def measure_detector(path, protocol, *, input_px):
+    """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic)."""
+    try:
+        onnx_bytes = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"--detector {path}: cannot be read: {error.strerror}") from None
+    try:
+        return measure_calmly(fix_input_px(onnx_bytes, input_px), protocol)
+    except UserError:
+        raise
+    except Exception as error:  # onnx and ONNX Runtime raise a dozen unrelated types for a file that is not a model
+        first_line = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--detector {path}: not an ONNX detector that ONNX Runtime can run: {first_line}") from None
+
+
+def _reference_path(protocol, machine):
+    return kept_folder(machine) / table_name(protocol).replace(".csv", "-reference.json")

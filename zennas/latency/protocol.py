@@ -1,0 +1,92 @@
+"""Measurement: a latency as it was taken, with every raw time; `measure` takes one."""
+
+import gc
+import os
+import statistics
+import time
+
+from zennas.latency.backends import open_backend
+from zennas.provenance import machine_name, provenance, versions
+from zennas.records import Record
+from zennas.track import Protocol
+
+SPREAD_WARNING_PCT = 5.0  # quiet machines stay under 2; at 5 two networks that differ by 2 per cent change places
+
+
+class Measurement(Record):
+    """The latency of one network on one machine under one protocol; times in milliseconds."""
+
+    raw_ms: tuple[float, ...]  # in the order in which they were taken
+    protocol: Protocol
+    machine: str
+    date: str
+    versions: dict[str, str]
+    load_average: float  # processes running on the machine, averaged over the minute before
+
+    @property
+    def measured_ms(self):
+        """The value that counts: the k-th fastest run."""
+        return sorted(self.raw_ms)[self.protocol.kth_fastest - 1]
+
+    @property
+    def median_ms(self):
+        return statistics.median(self.raw_ms)
+
+    @property
+    def spread_pct(self):
+        """Distance between the quartiles, in per cent of the median."""
+        if len(self.raw_ms) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.raw_ms, n=4, method="inclusive")
+        return 100 * (high - low) / self.median_ms
+
+    @property
+    def warning(self):
+        """A sentence where the spread is too wide to trust the value; None otherwise."""
+        if self.spread_pct <= SPREAD_WARNING_PCT:
+            return None
+        return f"the runs spread by {self.spread_pct:.1f} % of their median: something else was running (load {self.load_average:.1f})"
+
+
+def measure(model, protocol, *, between_runs=None, progress=None):
+    """The Measurement of an ONNX file (bytes) or a network under a Protocol.
+
+    The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
+    `progress(done, total)` too. The caller sees to it that nothing else of ours runs on the device.
+    """
+    run_once = open_backend(model, protocol)
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    raw_ms = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(protocol.warmup_runs):
+            run_once()
+        for index in range(protocol.num_runs):
+            if between_runs:
+                between_runs()
+            start_ns = time.perf_counter_ns()
+            run_once()
+            raw_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+            if progress:
+                progress(index + 1, protocol.num_runs)
+    finally:
+        gc.enable()
+    return Measurement(
+        raw_ms=tuple(round(value, 4) for value in raw_ms),
+        protocol=protocol,
+        machine=machine_name(),
+        date=provenance().date,
+        versions=versions(),
+        load_average=round(load_average, 2),
+    )
+
+
+def measure_calmly(model, protocol, *, attempts=2, progress=None):
+    """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust."""
+    taken = []
+    for _ in range(attempts):
+        taken.append(measure(model, protocol, progress=progress))
+        if taken[-1].warning is None:
+            break
+    return min(taken, key=lambda measurement: measurement.spread_pct)

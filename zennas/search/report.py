@@ -1,0 +1,429 @@
+"""report.html: what a search found, as one page that needs no network, drawn from the run's records alone."""
+
+import dataclasses
+import html
+import math
+import os
+import pathlib
+import urllib.parse
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from zennas.provenance import Provenance
+from zennas.space.candidate import Candidate
+
+MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole
+LABEL_GAP_PX = 17  # between the middles of two labels of 12 px type
+
+
+class Look(NamedTuple):
+    """One colour and one mark for one kind of thing, the same on the whole page."""
+
+    colour: str
+    glyph: str  # in text
+    symbol: str = "circle"  # the same in plotly's words
+    size_px: int = 5
+    opacity: float = 1.0
+
+
+ROLES = {
+    "winner": Look("#0f766e", "★", "star", 15),
+    "finalist": Look("#7c3aed", "○", "circle-open", 9),
+    "baseline": Look("#b45309", "◆", "diamond", 10),
+}
+SCORED, FRONT, BUDGET = Look("#94a3b8", "●", opacity=0.45), Look("#1e293b", "━"), Look("#be123c", "┃")
+STAGES = ("#8b95a5", "#93c5fd", "#4f9cf0", "#2563c9", "#1e3a8a", "#6d5bd0", "#a78bda")  # the stem, then the stages in turn
+INK, FADED, GRID = "#334155", "#64748b", "#e2e8f0"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s}MACs, %{customdata[3]:.4s} parameters<br>"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """All that the report says of one search."""
+
+    title: str  # the experiment's name
+    subtitle: str  # the track's title
+    facts: list[tuple[str, str]]  # what the run did, in order
+    budget_ms: float
+    stand_in: str | None  # a sentence where the CPU stands in for the track's GPU
+    scored: pd.DataFrame  # a row per scored candidate, in order; columns as in _scored; predicted_ms is corrected
+    entries: list[dict]  # all that was measured whole, as winners.json holds it
+    counters: dict[str, int]  # what became of the candidates that were looked at
+    corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
+    prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks, after correction
+    provenance: Provenance
+    image_px: int = 112
+
+
+def write_report(path, summary):
+    """Writes the page of a RunSummary to `path`, whole or not at all; its folder must exist."""
+    path = pathlib.Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(page(summary), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def page(summary):
+    """The HTML of a RunSummary. It loads nothing, and its Content-Security-Policy forbids that anything be loaded."""
+    scored, measured = _scored(summary), _measured(summary)
+    title = html.escape(summary.title)
+    stand_ins = [html.escape(text) for text in dict.fromkeys([summary.stand_in, *measured["stand_in"]]) if text]
+    banner, note = ("".join(f"<p class='{kind}'>⚠ {text}</p>" for text in stand_ins) for kind in ("banner", "stand-in"))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
+<title>{title} · zennas search</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>
+<header><p class="kicker">zennas search</p><h1>{title}</h1><p class="subtitle">{html.escape(summary.subtitle)}</p>
+{banner}{_definitions(summary.facts)}</header>
+<section><h2>Winners beside the hand-made networks</h2>{note}{_table(summary, measured)}</section>
+<section><h2>Score against latency</h2>{note}{_pareto(summary, scored, measured)}</section>
+<section><h2>How the search went</h2>{_course(summary, scored)}</section>
+<section><h2>Predicted against measured latency</h2>{note}{_prediction(summary, measured)}</section>
+<section><h2>The winners, stage by stage</h2>{_drawings(summary, measured)}</section>
+<section><h2>What the numbers mean, and what they do not</h2>{MEANING}</section>
+<footer><h2>Where this page comes from</h2><p>What it takes to make the run again. The same command, seed, machine and
+versions give the same scores; latencies, and with them the winners, vary by their noise.</p>
+{_definitions(_origin(summary.provenance, measured))}</footer></body></html>
+"""
+
+
+def _scored(summary):
+    numbers = ["score", "predicted_ms", "params", "macs", "batch", "elapsed_s"]
+    rows = summary.scored.reindex(columns=["key", "text", *numbers, "stage", "error"])
+    rows[numbers] = rows[numbers].astype(float).replace([math.inf, -math.inf], math.nan)
+    return rows.assign(hover=[html.escape(str(text)) for text in rows["text"]])
+
+
+def _measured(summary):
+    """The entries as flat rows, winners first, with _scored's names and NaN where a number is missing."""
+    rows = [{**entry, **entry["latency"]} for entry in sorted(summary.entries, key=lambda e: list(ROLES).index(e["role"]))]
+    for row in rows:
+        row["candidate"] = Candidate.parse(row["candidate"], row["name"])
+        row["hover"] = f"<b>{html.escape(row['name'])}</b><br>{html.escape(row['candidate'].text)}"
+    numbers = ["zen_score", "zen_std", "params", "macs", "num_blocks", "megabytes", "measured_ms", "spread_pct"]
+    numbers += ["predicted_ms", "budget_ms"]
+    others = ["role", "name", "key", "candidate", "hover", "stand_in", "raw_ms", "warning", "protocol", "machine", "onnx"]
+    frame = pd.DataFrame(rows, columns=[*others, "verdict", *numbers], dtype=object)
+    frame[numbers] = frame[numbers].astype(float)
+    return frame.rename(columns={"zen_score": "score"})
+
+
+def _table(summary, measured):
+    read = (
+        f"<p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard "
+        "deviation of a score over its repeats and the spread of a latency over its runs.</p>"
+    )
+    if not (measured["role"] == "winner").any():
+        read += "<p class='empty'>No winner: no new network was measured within the budget.</p>"
+    if measured.empty:
+        return read
+    names = ("Network", "Candidate", "Zen-Score", "Latency, ms", "of budget", "GMACs", "Params, M", "Blocks", "MB")
+    head, rows = "".join(f"<th>{name}</th>" for name in names), ""
+    for row in measured.itertuples():
+        look, name, share_pct = ROLES[row.role], html.escape(row.name), 100 * row.measured_ms / row.budget_ms
+        name = f"<a href='{urllib.parse.quote(row.onnx)}'>{name}</a>" if row.onnx else name
+        notes = "".join(f"<small>{html.escape(note)}</small>" for note in (row.verdict, row.warning) if note)
+        rows += (
+            f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
+            f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
+            f"<td>{_number(row.score, '.2f')} <i>± {_number(row.zen_std, '.2f')}</i></td>"
+            f"<td>{_number(row.measured_ms)} <i>± {_number(row.spread_pct)} %</i></td>"
+            f"<td{' class=over' if share_pct > 100 else ''}>{_number(share_pct)} %</td><td>{_number(row.macs / 1e9, '.2f')}</td>"
+            f"<td>{_number(row.params / 1e6, '.2f')}</td><td>{_number(row.num_blocks, '.0f')}</td>"
+            f"<td>{_number(row.megabytes)}</td></tr>"
+        )
+    return f"{read}<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _pareto(summary, scored, measured):
+    rows = scored.dropna(subset=["score", "predicted_ms"]).sort_values(["predicted_ms", "score"], ascending=[True, False])
+    front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
+    span_ms = _span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
+    figure, hover = _panels([1.0]), COSTS + "Zen-Score %{y:.2f}, %{x:.1f} ms"
+    _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
+    _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
+    _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
+    on_left = summary.budget_ms > sum(span_ms) / 2
+    figure.add_vline(x=summary.budget_ms, line={"color": BUDGET.colour, "width": 2})
+    figure.add_annotation(
+        text=f"budget {summary.budget_ms:.1f} ms", x=summary.budget_ms, y=1, yref="paper", yanchor="bottom",
+        xanchor="right" if on_left else "left", showarrow=False, font={"color": BUDGET.colour},
+    )  # fmt: skip
+    figure.update_xaxes(title="Latency, ms", range=span_ms)
+    figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"], *measured["score"]))
+    _name(figure, measured, "measured_ms", "score", height_px=560)
+    looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}
+    return (
+        "<p>Up is a higher score, left is faster. Scored candidates stand at their predicted latency, the networks of the table "
+        "at their measured one; the line joins the candidates that no other beats in both.</p>"
+        + _legend(looks | {f"{role}, measured": look for role, look in _looks(measured).items()})
+        + _drawn(figure, "pareto", height_px=560)
+    )
+
+
+def _course(summary, scored):
+    timed = scored.dropna(subset=["elapsed_s"]).sort_values("elapsed_s", kind="stable")
+    body = "<p class='empty'>No candidate was scored.</p>" if timed.empty else _course_figure(summary, timed)
+    failed = scored[scored["error"].notna() | scored["score"].isna()]
+    reasons = (failed["stage"].fillna("?").astype(str) + ": " + failed["error"].fillna("no score").astype(str)).value_counts()
+    return (
+        "<p>Above: every scored candidate at the time it was scored, and the best so far of those predicted to be within the "
+        "budget. Below: candidates per second. A line that still climbs at the end asks for a longer run.</p>"
+        + body
+        + _bars("What became of the candidates that were looked at", summary.counters)
+        + _bars("Why candidates failed", reasons.head(10).to_dict())
+    )
+
+
+def _course_figure(summary, timed):
+    end_s = max(timed["elapsed_s"].max(), 1e-3)
+    rows = timed.dropna(subset=["score"])
+    best = rows[rows["predicted_ms"] <= summary.budget_ms].assign(best=lambda feasible: feasible["score"].cummax())
+    best = pd.concat([best, best.tail(1).assign(elapsed_s=end_s)])
+    # Results come in batches: in bins of fewer than 20 candidates one would see the batches, not the rate.
+    counts, edges_s = np.histogram(timed["elapsed_s"], bins=max(1, min(60, len(timed) // 20)), range=(0, end_s))
+    rates = counts / np.diff(edges_s)
+    figure, looks = _panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
+    _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover="%{customdata[0]}<br>Zen-Score %{y:.2f} after %{x:.1f} s")
+    _dots(figure, best, "elapsed_s", "best", look=FRONT, hover="best %{y:.2f} after %{x:.1f} s", mode="lines")
+    figure.add_scatter(
+        x=edges_s, y=[*rates, rates[-1]], row=2, col=1, mode="lines", fill="tozeroy", fillcolor=GRID,
+        line={"color": SCORED.colour, "shape": "hv"}, hovertemplate="%{y:.1f} per second<extra></extra>",
+    )  # fmt: skip
+    for correction in summary.corrections:
+        at_s = timed["elapsed_s"][timed["batch"] <= correction["after_batch"]].max()
+        at_s = 0.0 if math.isnan(at_s) else float(at_s)
+        figure.add_vline(x=at_s, row="all", col=1, line={"color": BUDGET.colour, "width": 1, "dash": "dot"})
+        looks[f"latencies corrected × {correction['factor']:.3f} after {at_s:.0f} s"] = Look(BUDGET.colour, "┊")
+    figure.update_xaxes(range=_span(0, end_s, pad=0.02))
+    figure.update_xaxes(title="Seconds since the start of the search", row=2)
+    figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"]), row=1)
+    figure.update_yaxes(title="per second", rangemode="tozero", row=2)
+    return _legend(looks) + _drawn(figure, "course", height_px=520)
+
+
+def _prediction(summary, measured):
+    error, rows = summary.prediction_error, measured.dropna(subset=["predicted_ms", "measured_ms"])
+    read = (
+        "Each network's latency as summed from the latency table, against the same network measured whole. The mark is the run "
+        "that the track's rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, "
+        "the network is faster than predicted."
+    )
+    if error.get("num"):
+        read += (
+            f" Over {error['num']} whole networks, after correction, it is off by {_number(error['mean_abs_pct'], '.2f')} % on "
+            f"average and {_number(error['max_abs_pct'], '.2f')} % at most."
+        )
+    if rows.empty:
+        return f"<p>{read}</p><p class='empty'>No network has both a predicted and a measured latency.</p>"
+    rows = rows.assign(error_pct=100 * (rows["predicted_ms"] / rows["measured_ms"] - 1))
+    figure, span_ms = _panels([0.66, 0.34]), _span(*rows["predicted_ms"], *rows["measured_ms"])
+    equal = {"mode": "lines", "line": {"color": SCORED.colour, "dash": "dash"}, "hoverinfo": "skip", "col": 1}
+    figure.add_scatter(x=span_ms, y=span_ms, row=1, **equal)
+    figure.add_scatter(x=span_ms, y=[0, 0], row=2, **equal)
+    for row in rows.itertuples():
+        middle_ms = np.percentile(row.raw_ms or [row.measured_ms], (25, 75))
+        bar = {"x": [row.predicted_ms] * 2, "mode": "lines", "opacity": 0.45, "hoverinfo": "skip", "col": 1}
+        bar["line"] = {"color": ROLES[row.role].colour, "width": 3}
+        figure.add_scatter(y=middle_ms, row=1, **bar)
+        figure.add_scatter(y=100 * (row.predicted_ms / middle_ms - 1), row=2, **bar)
+    hover = "%{customdata[0]}<br>predicted %{x:.1f} ms, "
+    _dots_by_role(figure, rows, "predicted_ms", "measured_ms", hover=hover + "measured %{y:.1f} ms")
+    _dots_by_role(figure, rows, "predicted_ms", "error_pct", hover=hover + "off by %{y:+.2f} %", row=2)
+    figure.update_xaxes(range=span_ms)
+    figure.update_xaxes(title="Predicted latency, ms", row=2)
+    figure.update_yaxes(title="Measured, ms", range=span_ms, row=1)
+    figure.update_yaxes(title="off by, %", row=2)
+    _name(figure, rows, "predicted_ms", "measured_ms", height_px=560)
+    looks = _looks(rows) | {"predicted = measured": Look(SCORED.colour, "┅")}
+    return f"<p>{read}</p>" + _legend(looks) + _drawn(figure, "prediction", height_px=560)
+
+
+def _drawings(summary, measured):
+    baselines = measured[measured["role"] == "baseline"]
+    against = pd.concat([baselines[baselines["name"] == "IR-SE-100"], baselines]).head(1)
+    shown = [*measured[measured["role"] == "winner"].itertuples(), *against.itertuples()]
+    num_bars = max((1 + row.candidate.num_blocks for row in shown), default=1)
+    top = max((max(row.candidate.stem, *row.candidate.widths) for row in shown), default=1)
+    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, image_px=summary.image_px) for row in shown)
+    return (
+        "<p>Every bar is a block, from the image on the left to the embedding on the right, and as high as it has channels; all "
+        "networks are drawn to the same scale. Below each: blocks × channels @ side of the map they give.</p>"
+        + (drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>")
+    )
+
+
+def _drawing(row, *, num_bars, top, image_px):
+    paths, looks, at, look = "", {}, 0, ROLES[row.role]
+    stages = zip((row.candidate.stem, *row.candidate.widths), (1, *row.candidate.depths), strict=True)
+    for index, (width, depth) in enumerate(stages):
+        colour = STAGES[1 + (index - 1) % (len(STAGES) - 1)] if index else STAGES[0]
+        text = f"{f'stage {index}' if index else 'stem'}: {depth} × {width} @ {image_px >> index} px"
+        bars = "".join(f"M{bar} {top}v-{width}h.8v{width}z" for bar in range(at, at + depth))
+        paths += f"<path d='{bars}' fill='{colour}'><title>{text}</title></path>"
+        looks[text] = Look(colour, "■")
+        at += depth
+    return (
+        f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} <i>{row.candidate.num_blocks} blocks, "
+        f"{_number(row.macs / 1e9, '.2f')} GMACs</i></h3><div class='drawing'><div><span>{top}</span><span>0</span></div>"
+        f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none' role='img'>{paths}</svg></div>{_legend(looks)}"
+    )
+
+
+def _origin(record, measured):
+    pairs = [("Command", record.command), ("Seed", "none" if record.seed is None else record.seed)]
+    pairs += [("Machine", record.machine), ("Date", record.date), ("zennas", record.zennas)]
+    pairs.append(("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
+    protocols = [", ".join(f"{key} {value}" for key, value in protocol.items()) for protocol in measured["protocol"]]
+    pairs += [("Timed on", machine) for machine in dict.fromkeys(measured["machine"])]
+    return pairs + [("Protocol", protocol) for protocol in dict.fromkeys(protocols)]
+
+
+def _definitions(pairs):
+    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in pairs)
+    return f"<dl>{rows}</dl>"
+
+
+def _bars(title, counts):
+    most, row = max([1, *counts.values()]), "<div>{}</div><div>{:,}</div><div><span style='width:{:.2f}%'></span></div>"
+    rows = "".join(row.format(html.escape(name), num, 100 * num / most) for name, num in counts.items())
+    return f"<h3>{title}</h3><div class='bars'>{rows}</div>" if counts else ""
+
+
+def _legend(looks):
+    # In HTML, not plotly's: it wraps on a phone without covering the plot.
+    items = (f"<span><b style='color:{look.colour}'>{look.glyph}</b> {name}</span>" for name, look in looks.items())
+    return f"<p class='legend'>{''.join(items)}</p>"
+
+
+def _looks(measured):
+    return {role: look for role, look in ROLES.items() if (measured["role"] == role).any()}
+
+
+def _panels(heights):
+    return make_subplots(rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.05)
+
+
+def _dots(figure, rows, x, y, *, look, hover, mode="markers", row=1):
+    if look is SCORED and len(rows) > MAX_POINTS:
+        rows = rows.sample(MAX_POINTS, random_state=0)
+    marker = {"color": look.colour, "symbol": look.symbol, "opacity": look.opacity}
+    figure.add_scatter(
+        x=rows[x], y=rows[y], customdata=rows[["hover", "key", "macs", "params"]].to_numpy(object), mode=mode, row=row, col=1,
+        marker=marker | {"size": look.size_px if mode == "markers" else 4, "line": {"color": look.colour, "width": 0}},
+        line={"color": look.colour, "width": 1.5, "shape": "hv"}, hovertemplate=hover + "<extra></extra>",
+    )  # fmt: skip
+
+
+def _dots_by_role(figure, measured, x, y, *, hover, row=1):
+    for role, look in reversed(_looks(measured).items()):  # winners last, so that they lie on top
+        _dots(figure, measured[measured["role"] == role], x, y, look=look, hover=hover, row=row)
+
+
+def _name(figure, measured, x, y, *, height_px):
+    """Writes the names of winners and baselines into the first panel, each at a height of its own.
+
+    Only the height of a plot is known here, its width is the reader's: names that share no height overlap at no width.
+    Their heights are the nearest possible to their points', by isotonic regression (pool adjacent violators).
+    """
+    rows = measured[measured["role"] != "finalist"].dropna(subset=[x, y]).sort_values(y, ascending=False)
+    axis = figure.layout.yaxis
+    panel_px = (height_px - 80) * (axis.domain[1] - axis.domain[0])  # 80: margins, ticks and title
+    wanted_px = panel_px * (axis.range[1] - rows[y].to_numpy()) / (axis.range[1] - axis.range[0])
+    pools = []  # (mean of wanted height - own place in the stack, how many names)
+    for place, want_px in enumerate(wanted_px):
+        mean_px, num = want_px - place * LABEL_GAP_PX, 1
+        while pools and pools[-1][0] > mean_px:
+            above_px, num_above = pools.pop()
+            mean_px, num = (above_px * num_above + mean_px * num) / (num_above + num), num_above + num
+        pools.append((mean_px, num))
+    free_px = np.repeat([mean_px for mean_px, _ in pools], [num for _, num in pools])
+    slots_px = np.clip(free_px, 0, max(0, panel_px - len(rows) * LABEL_GAP_PX)) + np.arange(len(rows)) * LABEL_GAP_PX
+    for row, want_px, slot_px in zip(rows.itertuples(), wanted_px, slots_px, strict=True):
+        on_left = getattr(row, x) > sum(figure.layout.xaxis.range) / 2  # towards the middle, where there is room
+        colour = ROLES[row.role].colour
+        figure.add_annotation(
+            x=getattr(row, x), y=getattr(row, y), ax=-36 if on_left else 36, ay=slot_px - want_px, text=html.escape(row.name),
+            xanchor="right" if on_left else "left", xref="x", yref="y", font={"color": colour}, arrowcolor=colour,
+            bgcolor="rgba(255,255,255,.75)", borderpad=0, arrowhead=0, arrowwidth=1, standoff=6,
+        )  # fmt: skip
+
+
+def _drawn(figure, name, *, height_px):
+    axis = {"gridcolor": GRID, "linecolor": SCORED.colour, "zeroline": False, "automargin": True, "title_standoff": 8}
+    figure.update_xaxes(axis, showline=True, ticks="outside", tickcolor=SCORED.colour)
+    figure.update_yaxes(axis)
+    figure.update_layout(
+        template=go.layout.Template(), height=height_px, showlegend=False, margin={"l": 12, "r": 16, "t": 28, "b": 12},
+        font={"family": FONT, "size": 12, "color": INK}, paper_bgcolor="white", plot_bgcolor="white",
+        hoverlabel={"bgcolor": "white", "bordercolor": SCORED.colour, "font": {"color": INK}, "align": "left"},
+    )  # fmt: skip
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, default_height=f"{height_px}px",
+        config={"displayModeBar": False, "responsive": True},
+        # A finger on a plot must scroll the page, not zoom.
+        post_script="if (matchMedia('(pointer: coarse)').matches) Plotly.relayout('{plot_id}', {dragmode: false})",
+    )  # fmt: skip
+
+
+def _number(value, form=".1f"):
+    return f"{value:{form}}" if value is not None and math.isfinite(value) else "–"
+
+
+def _span(*values, pad=0.06):
+    """[low, high] of the finite values with room around them, or of 0 to 1 where there are none."""
+    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    room = pad * (high - low) or max(abs(low) * pad, 0.5)
+    return [low - room, high + room]
+
+
+MEANING = """<p>Five things to know before concluding anything from this page.</p><ul>
+<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features answer to its input.
+Among networks of equal size it says little about which will recognise faces better; only training does.</li>
+<li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts it, and a
+difference smaller than its standard deviation is none.</li>
+<li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for its width
+will not train. The limits of the space stand for that: where a winner touches them, they chose it.</li>
+<li><b>A latency here is of untrained weights,</b> with denormal numbers flushed to zero where the protocol says so. The same
+network can be several times slower with other weights: measure it again once trained, on the machine that counts.</li>
+<li><b>Predicted is not measured.</b> While searching, a latency is a sum over a table of measured blocks. The networks of the
+first table were timed whole, and those timings alone decide whether a winner is within the budget.</li></ul>"""
+
+STYLE = f"""
+:root {{ color-scheme: light; }} * {{ box-sizing: border-box; }}
+body {{ max-width: 1150px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; font: 15px/1.55 {FONT}; }}
+h1, h2, h3 {{ color: #0f172a; line-height: 1.25; margin: 0; }} h1 {{ font-size: 30px; }} h2 {{ font-size: 20px; }}
+h3 {{ font-size: 15px; margin: 22px 0 8px; }} i {{ font-style: normal; font-weight: 400; color: {FADED}; }} a {{ color: inherit; }}
+p {{ margin: 6px 0 12px; max-width: 860px; }} .subtitle {{ font-size: 17px; }} .kicker, .empty, small, dt {{ color: {FADED}; }}
+section {{ background: white; border: 1px solid {GRID}; border-radius: 10px; padding: 22px 24px; margin: 22px 0; }}
+.banner, .stand-in {{ max-width: none; background: #fef3c7; color: #78350f; border-left: 4px solid #d97706; padding: 6px 12px; }}
+.banner {{ font-weight: 600; padding: 12px 16px; }} .stand-in {{ font-size: 13px; }}
+dl {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 0 32px; margin: 14px 0; }}
+dl div {{ display: flex; gap: 12px; border-bottom: 1px solid {GRID}; padding: 5px 0; }}
+dt {{ flex: 0 0 100px; }} dd {{ margin: 0; overflow-wrap: anywhere; }} .scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 7px 8px; text-align: right; border-bottom: 1px solid {GRID}; white-space: nowrap; background: white; }}
+thead th {{ color: {FADED}; font-weight: 500; }} th:nth-child(-n+2), td.text {{ text-align: left; }}
+th:first-child {{ position: sticky; left: 0; }} tr.winner > * {{ background: #ecfdf5; }}
+td.over {{ color: {BUDGET.colour}; font-weight: 600; }} td.text {{ font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; }}
+small {{ display: block; font-weight: 400; font-size: 12px; white-space: normal; }}
+.legend {{ display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 10px 0 4px; max-width: none; font-size: 13px; }}
+.bars {{ display: grid; grid-template-columns: fit-content(60%) auto 1fr; gap: 4px 12px; font-size: 13px; }}
+.bars > :nth-child(3n+2) {{ text-align: right; }} .bars > * {{ overflow-wrap: anywhere; }}
+.bars span {{ display: block; height: 14px; margin-top: 3px; min-width: 1px; background: {SCORED.colour}; }}
+.drawing {{ display: flex; gap: 8px; height: 110px; font-size: 11px; line-height: 1; color: {FADED}; }}
+.drawing div {{ display: flex; flex-direction: column; justify-content: space-between; text-align: right; width: 28px; }}
+.drawing svg {{ flex: 1; min-width: 0; height: 100%; border-bottom: 1px solid {SCORED.colour}; }}
+@media (max-width: 600px) {{ body {{ padding: 20px 10px; }} section {{ padding: 16px 12px; }} }}
+"""
