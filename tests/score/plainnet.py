@@ -25,7 +25,7 @@ class Convolution(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """The convolutions that one shortcut spans; `projected`: the shortcut that is left out here is a 1x1 convolution."""
+    """The convolutions that one shortcut spans; `projected`: that shortcut, left out here, is a 1x1 convolution."""
 
     convolutions: tuple[Convolution, ...]
     projected: bool
@@ -95,7 +95,7 @@ def _inside_1x1(kernel, in_channels, middle, out_channels, stride=1, groups=1):
 
 
 def repository_params(structure, num_classes):
-    """Parameters as the repository counts them: a norm has C of them, not 2C, a projection no bias, the head one bias."""
+    """Parameters as the repository counts them: C per norm, not 2C; no bias in a projection; one bias in the head."""
     params = 0
     for branch in branches(structure):
         params += sum(_weights(shape) + shape.out_channels for shape in branch.convolutions)

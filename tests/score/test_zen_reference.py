@@ -1,11 +1,11 @@
 """Our scores against those of the ZenNAS repository's own code, for 14 networks that it ships.
 
-Opt-in: ZENNAS_DATA names a folder with nas/zen_reference.json (how it was measured stands in the file). Some 40 seconds.
+Opt-in: ZENNAS_DATA names a folder with nas/zen_reference.json, which says how it was measured. Takes some 40 seconds.
 
-Its five settings differ in repeats, resolution, shortcuts and BatchNorm momentum. `zen` is held against PAPER: with momentum
-1, and only there, the repository's sigma is that of the batch, which is what the paper defines. The four others read a running
-variance that has not arrived (EVOLUTION, the setting of the repository's search, sees 0.81 + 0.19 of it) or keep the
-shortcuts, so they say how far a ranking moves with the setting. Measured, Spearman and Kendall:
+Its five settings differ in repeats, resolution, shortcuts and BatchNorm momentum. `zen` is held against PAPER: with
+momentum 1, and only then, the repository's sigma is that of the batch, which is what the paper defines. The four others
+read a running variance on its way there (EVOLUTION, the setting of the repository's search: 0.81 + 0.19 * variance),
+one of them with shortcuts; they show how far a ranking moves with the setting. Measured, Spearman and Kendall:
 
     PAPER, EVOLUTION, standalone_repeat32_res32_b16_noreslink   1.000  1.000
     repeat8_res32_b16_reslink_kept                              0.987  0.956
@@ -61,7 +61,7 @@ def test_the_networks_are_those_of_the_repository(name):
 
 @pytest.fixture(scope="module")
 def zen_scores():
-    """{network: mean Zen-Score of 2 draws}: enough, as neighbours in PAPER are 4 apart and a draw's deviation is below 1.2."""
+    """{network: mean Zen-Score of 2 draws}: enough, as neighbours are 4 apart or more and a draw deviates by some 1."""
     scores = {}
     for name in NETWORKS:
         network, generator = plain_network(NETWORKS[name]["plainnet"]), torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def zen_scores():
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("agreement", [spearmanr, kendalltau])
 def test_zen_ranks_as_the_paper_s_setting_does(zen_scores, agreement, setting):
-    """As PAPER itself agrees with each setting, so must we: with itself 1, with the others what the setting leaves of it."""
+    """We agree with a setting no less than PAPER does: with PAPER itself to 1, with another to what that one leaves."""
     ours = [zen_scores[name] for name in NETWORKS]
     theirs = [NETWORKS[name]["runs"][setting]["mean_score"] for name in NETWORKS]
     paper = [NETWORKS[name]["runs"][PAPER]["mean_score"] for name in NETWORKS]
@@ -103,13 +103,13 @@ class WithHead(nn.Module):
 
 @each_network
 def test_reference_zen_gives_the_repository_s_numbers(name):
-    """The same draws give the same number; under another torch, whose draws may differ, one from the same distribution."""
+    """The same draws give the same number; another torch, which may draw otherwise, one of the same distribution."""
     run, seed = NETWORKS[name]["runs"][EVOLUTION], 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = WithHead(plain_network(NETWORKS[name]["plainnet"]), NETWORKS[name]["num_classes"])
         score = reference_zen(network, IMAGE_PX, BATCH, torch.default_generator)
     same_torch = torch.__version__.partition("+")[0] == REFERENCE["torch"].partition("+")[0]
-    # Measured 0.08 deviations of a draw at most (the rounding of other kernels); two draws differ by 5 * sqrt(2) at most.
+    # The rounding of other kernels is worth 0.08 deviations of a draw; two draws lie within 5 * sqrt(2) of each other.
     num_deviations = 0.5 if same_torch else 7.0
     assert score == pytest.approx(run["scores"][run["seeds"].index(seed)], abs=num_deviations * run["std_over_seeds"])

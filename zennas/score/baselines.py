@@ -17,6 +17,7 @@ def reference_zen(network, image_px, batch, generator):
     """The Zen-Score as the reference code of ZenNAS computes it: finite difference, running variances, fresh Gaussians.
 
     Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it overwrites.
+    A module's running statistics carry over from call to call, as there; a Candidate starts fresh each time.
     For comparison only: see zen.py for what is wrong with it. Source: Lin et al. 2021, compute_zen_score.py of their code.
     FloatingPointError where the score is not finite.
     """
@@ -32,14 +33,17 @@ def reference_zen(network, image_px, batch, generator):
                 part.weight.normal_(0.0, 1.0, generator=generator)
                 if part.bias is not None:
                     part.bias.zero_()
+            elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+                nn.init.ones_(part.weight)
+                nn.init.zeros_(part.bias)
         shape = (batch, 3, image_px, image_px)
         image_BCHW = torch.randn(shape, generator=generator, device=device)
         noise_BCHW = torch.randn(shape, generator=generator, device=device)
         difference = network(image_BCHW) - network(image_BCHW + GAMMA * noise_BCHW)
-        score = math.log(float(difference.abs().flatten(1).sum(1).mean()))
+        score = float(torch.log(difference.abs().flatten(1).sum(1).mean()))
         for part in network.modules():
             if isinstance(part, nn.BatchNorm2d):
-                score += 0.5 * math.log(float(part.running_var.mean()))
+                score += 0.5 * float(torch.log(part.running_var.mean()))
     if not math.isfinite(score):
         raise FloatingPointError(f"reference Zen-Score is {score}: the activations of this network overflow or vanish")
     return score

@@ -3,8 +3,6 @@
 import dataclasses
 import html
 import math
-import os
-import pathlib
 import urllib.parse
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from zennas.provenance import Provenance
+from zennas.search.ledger import write_atomically
 from zennas.space.candidate import Candidate
 
 MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole
@@ -37,10 +36,10 @@ ROLES = {
     "baseline": Look("#b45309", "◆", "diamond", 10),
 }
 SCORED, FRONT, BUDGET = Look("#94a3b8", "●", opacity=0.45), Look("#1e293b", "━"), Look("#be123c", "┃")
-STAGES = ("#8b95a5", "#93c5fd", "#4f9cf0", "#2563c9", "#1e3a8a", "#6d5bd0", "#a78bda")  # the stem, then the stages in turn
+STAGES = ("#8b95a5", "#93c5fd", "#4f9cf0", "#2563c9", "#1e3a8a", "#6d5bd0", "#a78bda")  # the stem, then each stage
 INK, FADED, GRID = "#334155", "#64748b", "#e2e8f0"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s}MACs, %{customdata[3]:.4s} parameters<br>"
+COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s} MACs, %{customdata[3]:.4s} parameters<br>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +55,14 @@ class RunSummary:
     entries: list[dict]  # all that was measured whole, as winners.json holds it
     counters: dict[str, int]  # what became of the candidates that were looked at
     corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
-    prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks, after correction
+    prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
     provenance: Provenance
     image_px: int = 112
 
 
 def write_report(path, summary):
     """Writes the page of a RunSummary to `path`, whole or not at all; its folder must exist."""
-    path = pathlib.Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(page(summary), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(path, page(summary))
 
 
 def page(summary):
@@ -77,7 +70,7 @@ def page(summary):
     scored, measured = _scored(summary), _measured(summary)
     title = html.escape(summary.title)
     stand_ins = [html.escape(text) for text in dict.fromkeys([summary.stand_in, *measured["stand_in"]]) if text]
-    banner, note = ("".join(f"<p class='{kind}'>⚠ {text}</p>" for text in stand_ins) for kind in ("banner", "stand-in"))
+    banner, note = ("".join(f"<p class='{kind}'>⚠ {text}</p>" for text in stand_ins) for kind in ("banner", "note"))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
@@ -85,12 +78,42 @@ def page(summary):
 <title>{title} · zennas search</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>
 <header><p class="kicker">zennas search</p><h1>{title}</h1><p class="subtitle">{html.escape(summary.subtitle)}</p>
 {banner}{_definitions(summary.facts)}</header>
-<section><h2>Winners beside the hand-made networks</h2>{note}{_table(summary, measured)}</section>
-<section><h2>Score against latency</h2>{note}{_pareto(summary, scored, measured)}</section>
-<section><h2>How the search went</h2>{_course(summary, scored)}</section>
-<section><h2>Predicted against measured latency</h2>{note}{_prediction(summary, measured)}</section>
-<section><h2>The winners, stage by stage</h2>{_drawings(summary, measured)}</section>
-<section><h2>What the numbers mean, and what they do not</h2>{MEANING}</section>
+<section><h2>Winners beside the hand-made networks</h2>{note}
+<p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
+deviation of a score over its repeats, and the distance between the quartiles of a latency's runs.</p>
+{_table(measured)}</section>
+<section><h2>Score against latency</h2>{note}
+<p>Up is a higher score, left is faster. Scored candidates stand at their predicted latency, the networks of the table
+at their measured one; the line joins the candidates that no other beats in both.</p>
+{_pareto(summary, scored, measured)}</section>
+<section><h2>How the search went</h2>
+<p>Above: every scored candidate at the time it was scored, and the best so far of those predicted to be within the
+budget. Below: candidates per second. A line that still climbs at the end asks for a longer run.</p>
+{_course(summary, scored)}
+{_bars("What became of the candidates that were looked at", summary.counters)}
+{_bars("Why candidates failed", scored["reason"].value_counts().head(10).to_dict())}</section>
+<section><h2>Predicted against measured latency</h2>{note}
+<p>Each network's latency as summed from the latency table, against the same network measured whole. The mark is the run
+that the track's rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the
+network is faster than predicted. {_error_sentence(**summary.prediction_error)}</p>
+{_prediction(measured)}</section>
+<section><h2>The winners, stage by stage</h2>
+<p>Every bar is a block, from the image on the left to the embedding on the right, and as high as it has channels; all
+networks are drawn to the same scale. Below each: blocks × channels @ side of the map they give.</p>
+{_drawings(summary, measured)}</section>
+<section><h2>What the numbers mean, and what they do not</h2>
+<p>Five things to know before concluding anything from this page.</p><ul>
+<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features answer to its
+input. Among networks of equal size it says little about which will recognise faces better; only training does.</li>
+<li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts
+it, and a difference smaller than its standard deviation is none.</li>
+<li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for
+its width will not train. The limits of the space stand for that: where a winner touches them, they chose it.</li>
+<li><b>A latency here is of untrained weights,</b> with denormal numbers flushed to zero where the protocol says so. The
+same network can be several times slower with other weights: measure it again once trained, where it counts.</li>
+<li><b>Predicted is not measured.</b> While searching, a latency is a sum over a table of measured blocks. The networks
+of the first table were timed whole; those timings alone decide whether a winner is within the budget.</li></ul>
+</section>
 <footer><h2>Where this page comes from</h2><p>What it takes to make the run again. The same command, seed, machine and
 versions give the same scores; latencies, and with them the winners, vary by their noise.</p>
 {_definitions(_origin(summary.provenance, measured))}</footer></body></html>
@@ -101,32 +124,32 @@ def _scored(summary):
     numbers = ["score", "predicted_ms", "params", "macs", "batch", "elapsed_s"]
     rows = summary.scored.reindex(columns=["key", "text", *numbers, "stage", "error"])
     rows[numbers] = rows[numbers].astype(float).replace([math.inf, -math.inf], math.nan)
-    return rows.assign(hover=[html.escape(str(text)) for text in rows["text"]])
+    reason = rows["stage"].astype(object).fillna("?") + ": " + rows["error"].astype(object).fillna("no score")
+    failed = rows["error"].notna() | rows["score"].isna()
+    return rows.assign(hover=[html.escape(str(text)) for text in rows["text"]], reason=reason.where(failed))
 
 
 def _measured(summary):
     """The entries as flat rows, winners first, with _scored's names and NaN where a number is missing."""
-    rows = [{**entry, **entry["latency"]} for entry in sorted(summary.entries, key=lambda e: list(ROLES).index(e["role"]))]
+    entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry["role"]))
+    rows = [{**entry, **entry["latency"]} for entry in entries]
     for row in rows:
         row["candidate"] = Candidate.parse(row["candidate"], row["name"])
         row["hover"] = f"<b>{html.escape(row['name'])}</b><br>{html.escape(row['candidate'].text)}"
-    numbers = ["zen_score", "zen_std", "params", "macs", "num_blocks", "megabytes", "measured_ms", "spread_pct"]
-    numbers += ["predicted_ms", "budget_ms"]
-    others = ["role", "name", "key", "candidate", "hover", "stand_in", "raw_ms", "warning", "protocol", "machine", "onnx"]
-    frame = pd.DataFrame(rows, columns=[*others, "verdict", *numbers], dtype=object)
+    numbers = ["zen_score", "zen_std", "params", "macs", "num_blocks", "megabytes"]
+    numbers += ["measured_ms", "predicted_ms", "budget_ms", "spread_pct"]
+    others = ["role", "name", "key", "candidate", "hover", "onnx", "verdict"]
+    others += ["within_budget", "warning", "stand_in", "raw_ms", "protocol", "machine"]
+    frame = pd.DataFrame(rows, columns=[*others, *numbers], dtype=object)
     frame[numbers] = frame[numbers].astype(float)
     return frame.rename(columns={"zen_score": "score"})
 
 
-def _table(summary, measured):
-    read = (
-        f"<p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard "
-        "deviation of a score over its repeats and the spread of a latency over its runs.</p>"
-    )
-    if not (measured["role"] == "winner").any():
-        read += "<p class='empty'>No winner: no new network was measured within the budget.</p>"
+def _table(measured):
+    found = (measured["role"] == "winner").any()
+    lead = "" if found else "<p class='empty'>No winner: no new network was measured within the budget.</p>"
     if measured.empty:
-        return read
+        return lead
     names = ("Network", "Candidate", "Zen-Score", "Latency, ms", "of budget", "GMACs", "Params, M", "Blocks", "MB")
     head, rows = "".join(f"<th>{name}</th>" for name in names), ""
     for row in measured.itertuples():
@@ -138,54 +161,42 @@ def _table(summary, measured):
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
             f"<td>{_number(row.score, '.2f')} <i>± {_number(row.zen_std, '.2f')}</i></td>"
             f"<td>{_number(row.measured_ms)} <i>± {_number(row.spread_pct)} %</i></td>"
-            f"<td{' class=over' if share_pct > 100 else ''}>{_number(share_pct)} %</td><td>{_number(row.macs / 1e9, '.2f')}</td>"
-            f"<td>{_number(row.params / 1e6, '.2f')}</td><td>{_number(row.num_blocks, '.0f')}</td>"
-            f"<td>{_number(row.megabytes)}</td></tr>"
+            f"<td{'' if row.within_budget else ' class=over'}>{_number(share_pct)} %</td>"
+            f"<td>{_number(row.macs / 1e9, '.2f')}</td><td>{_number(row.params / 1e6, '.2f')}</td>"
+            f"<td>{_number(row.num_blocks, '.0f')}</td><td>{_number(row.megabytes)}</td></tr>"
         )
-    return f"{read}<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return f"{lead}<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
 def _pareto(summary, scored, measured):
-    rows = scored.dropna(subset=["score", "predicted_ms"]).sort_values(["predicted_ms", "score"], ascending=[True, False])
+    rows = scored.dropna(subset=["score", "predicted_ms"])
+    if rows.empty and measured.empty:
+        return "<p class='empty'>No network has both a score and a latency.</p>"
+    rows = rows.sort_values(["predicted_ms", "score"], ascending=[True, False])
     front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
     span_ms = _span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
     figure, hover = _panels([1.0]), COSTS + "Zen-Score %{y:.2f}, %{x:.1f} ms"
     _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
     _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
-    on_left = summary.budget_ms > sum(span_ms) / 2
-    figure.add_vline(x=summary.budget_ms, line={"color": BUDGET.colour, "width": 2})
-    figure.add_annotation(
-        text=f"budget {summary.budget_ms:.1f} ms", x=summary.budget_ms, y=1, yref="paper", yanchor="bottom",
-        xanchor="right" if on_left else "left", showarrow=False, font={"color": BUDGET.colour},
+    side = "left" if summary.budget_ms > sum(span_ms) / 2 else "right"
+    figure.add_vline(
+        x=summary.budget_ms, line={"color": BUDGET.colour, "width": 2},
+        annotation_text=f"budget {summary.budget_ms:.1f} ms", annotation_position=f"top {side}",
+        annotation_yanchor="bottom", annotation_font_color=BUDGET.colour,
     )  # fmt: skip
     figure.update_xaxes(title="Latency, ms", range=span_ms)
     figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"], *measured["score"]))
-    _name(figure, measured, "measured_ms", "score", height_px=560)
+    _add_names(figure, measured, "measured_ms", "score", height_px=560)
     looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}
-    return (
-        "<p>Up is a higher score, left is faster. Scored candidates stand at their predicted latency, the networks of the table "
-        "at their measured one; the line joins the candidates that no other beats in both.</p>"
-        + _legend(looks | {f"{role}, measured": look for role, look in _looks(measured).items()})
-        + _drawn(figure, "pareto", height_px=560)
-    )
+    looks |= {f"{role}, measured": look for role, look in _looks(measured).items()}
+    return _legend(looks) + _drawn(figure, "pareto", height_px=560)
 
 
 def _course(summary, scored):
     timed = scored.dropna(subset=["elapsed_s"]).sort_values("elapsed_s", kind="stable")
-    body = "<p class='empty'>No candidate was scored.</p>" if timed.empty else _course_figure(summary, timed)
-    failed = scored[scored["error"].notna() | scored["score"].isna()]
-    reasons = (failed["stage"].fillna("?").astype(str) + ": " + failed["error"].fillna("no score").astype(str)).value_counts()
-    return (
-        "<p>Above: every scored candidate at the time it was scored, and the best so far of those predicted to be within the "
-        "budget. Below: candidates per second. A line that still climbs at the end asks for a longer run.</p>"
-        + body
-        + _bars("What became of the candidates that were looked at", summary.counters)
-        + _bars("Why candidates failed", reasons.head(10).to_dict())
-    )
-
-
-def _course_figure(summary, timed):
+    if timed.empty:
+        return "<p class='empty'>No candidate was scored.</p>"
     end_s = max(timed["elapsed_s"].max(), 1e-3)
     rows = timed.dropna(subset=["score"])
     best = rows[rows["predicted_ms"] <= summary.budget_ms].assign(best=lambda feasible: feasible["score"].cummax())
@@ -194,8 +205,9 @@ def _course_figure(summary, timed):
     counts, edges_s = np.histogram(timed["elapsed_s"], bins=max(1, min(60, len(timed) // 20)), range=(0, end_s))
     rates = counts / np.diff(edges_s)
     figure, looks = _panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
-    _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover="%{customdata[0]}<br>Zen-Score %{y:.2f} after %{x:.1f} s")
-    _dots(figure, best, "elapsed_s", "best", look=FRONT, hover="best %{y:.2f} after %{x:.1f} s", mode="lines")
+    hover = "%{customdata[0]}<br>Zen-Score %{y:.2f} after %{x:.1f} s"
+    _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover=hover)
+    _dots(figure, best, "elapsed_s", "best", look=FRONT, hover=hover, mode="lines")
     figure.add_scatter(
         x=edges_s, y=[*rates, rates[-1]], row=2, col=1, mode="lines", fill="tozeroy", fillcolor=GRID,
         line={"color": SCORED.colour, "shape": "hv"}, hovertemplate="%{y:.1f} per second<extra></extra>",
@@ -208,24 +220,21 @@ def _course_figure(summary, timed):
     figure.update_xaxes(range=_span(0, end_s, pad=0.02))
     figure.update_xaxes(title="Seconds since the start of the search", row=2)
     figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"]), row=1)
-    figure.update_yaxes(title="per second", rangemode="tozero", row=2)
+    figure.update_yaxes(title="Per second", rangemode="tozero", row=2)
     return _legend(looks) + _drawn(figure, "course", height_px=520)
 
 
-def _prediction(summary, measured):
-    error, rows = summary.prediction_error, measured.dropna(subset=["predicted_ms", "measured_ms"])
-    read = (
-        "Each network's latency as summed from the latency table, against the same network measured whole. The mark is the run "
-        "that the track's rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, "
-        "the network is faster than predicted."
-    )
-    if error.get("num"):
-        read += (
-            f" Over {error['num']} whole networks, after correction, it is off by {_number(error['mean_abs_pct'], '.2f')} % on "
-            f"average and {_number(error['max_abs_pct'], '.2f')} % at most."
-        )
+def _error_sentence(*, num=0, mean_abs_pct=math.nan, max_abs_pct=math.nan):
+    if not num:
+        return ""
+    mean, most = _number(mean_abs_pct, ".2f"), _number(max_abs_pct, ".2f")
+    return f"Over {num} whole networks it is off by {mean} % on average and {most} % at most."
+
+
+def _prediction(measured):
+    rows = measured.dropna(subset=["predicted_ms", "measured_ms"])
     if rows.empty:
-        return f"<p>{read}</p><p class='empty'>No network has both a predicted and a measured latency.</p>"
+        return "<p class='empty'>No network has both a predicted and a measured latency.</p>"
     rows = rows.assign(error_pct=100 * (rows["predicted_ms"] / rows["measured_ms"] - 1))
     figure, span_ms = _panels([0.66, 0.34]), _span(*rows["predicted_ms"], *rows["measured_ms"])
     equal = {"mode": "lines", "line": {"color": SCORED.colour, "dash": "dash"}, "hoverinfo": "skip", "col": 1}
@@ -243,10 +252,10 @@ def _prediction(summary, measured):
     figure.update_xaxes(range=span_ms)
     figure.update_xaxes(title="Predicted latency, ms", row=2)
     figure.update_yaxes(title="Measured, ms", range=span_ms, row=1)
-    figure.update_yaxes(title="off by, %", row=2)
-    _name(figure, rows, "predicted_ms", "measured_ms", height_px=560)
+    figure.update_yaxes(title="Off by, %", row=2)
+    _add_names(figure, rows, "predicted_ms", "measured_ms", height_px=560)
     looks = _looks(rows) | {"predicted = measured": Look(SCORED.colour, "┅")}
-    return f"<p>{read}</p>" + _legend(looks) + _drawn(figure, "prediction", height_px=560)
+    return _legend(looks) + _drawn(figure, "prediction", height_px=560)
 
 
 def _drawings(summary, measured):
@@ -256,11 +265,7 @@ def _drawings(summary, measured):
     num_bars = max((1 + row.candidate.num_blocks for row in shown), default=1)
     top = max((max(row.candidate.stem, *row.candidate.widths) for row in shown), default=1)
     drawings = "".join(_drawing(row, num_bars=num_bars, top=top, image_px=summary.image_px) for row in shown)
-    return (
-        "<p>Every bar is a block, from the image on the left to the embedding on the right, and as high as it has channels; all "
-        "networks are drawn to the same scale. Below each: blocks × channels @ side of the map they give.</p>"
-        + (drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>")
-    )
+    return drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>"
 
 
 def _drawing(row, *, num_bars, top, image_px):
@@ -274,9 +279,10 @@ def _drawing(row, *, num_bars, top, image_px):
         looks[text] = Look(colour, "■")
         at += depth
     return (
-        f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} <i>{row.candidate.num_blocks} blocks, "
-        f"{_number(row.macs / 1e9, '.2f')} GMACs</i></h3><div class='drawing'><div><span>{top}</span><span>0</span></div>"
-        f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none' role='img'>{paths}</svg></div>{_legend(looks)}"
+        f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} "
+        f"<i>{row.candidate.num_blocks} blocks, {_number(row.macs / 1e9, '.2f')} GMACs</i></h3>"
+        f"<div class='drawing'><div><span>{top}</span><span>0</span></div>"
+        f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none'>{paths}</svg></div>{_legend(looks)}"
     )
 
 
@@ -290,8 +296,8 @@ def _origin(record, measured):
 
 
 def _definitions(pairs):
-    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>" for name, value in pairs)
-    return f"<dl>{rows}</dl>"
+    row = "<div><dt>{}</dt><dd>{}</dd></div>"
+    return f"<dl>{''.join(row.format(html.escape(name), html.escape(str(value))) for name, value in pairs)}</dl>"
 
 
 def _bars(title, counts):
@@ -319,9 +325,9 @@ def _dots(figure, rows, x, y, *, look, hover, mode="markers", row=1):
         rows = rows.sample(MAX_POINTS, random_state=0)
     marker = {"color": look.colour, "symbol": look.symbol, "opacity": look.opacity}
     figure.add_scatter(
-        x=rows[x], y=rows[y], customdata=rows[["hover", "key", "macs", "params"]].to_numpy(object), mode=mode, row=row, col=1,
-        marker=marker | {"size": look.size_px if mode == "markers" else 4, "line": {"color": look.colour, "width": 0}},
+        x=rows[x], y=rows[y], mode=mode, marker=marker | {"size": look.size_px if mode == "markers" else 4},
         line={"color": look.colour, "width": 1.5, "shape": "hv"}, hovertemplate=hover + "<extra></extra>",
+        customdata=rows[["hover", "key", "macs", "params"]].to_numpy(object), row=row, col=1,
     )  # fmt: skip
 
 
@@ -330,7 +336,7 @@ def _dots_by_role(figure, measured, x, y, *, hover, row=1):
         _dots(figure, measured[measured["role"] == role], x, y, look=look, hover=hover, row=row)
 
 
-def _name(figure, measured, x, y, *, height_px):
+def _add_names(figure, measured, x, y, *, height_px):
     """Writes the names of winners and baselines into the first panel, each at a height of its own.
 
     Only the height of a plot is known here, its width is the reader's: names that share no height overlap at no width.
@@ -348,14 +354,15 @@ def _name(figure, measured, x, y, *, height_px):
             mean_px, num = (above_px * num_above + mean_px * num) / (num_above + num), num_above + num
         pools.append((mean_px, num))
     free_px = np.repeat([mean_px for mean_px, _ in pools], [num for _, num in pools])
-    slots_px = np.clip(free_px, 0, max(0, panel_px - len(rows) * LABEL_GAP_PX)) + np.arange(len(rows)) * LABEL_GAP_PX
+    slots_px = np.clip(free_px, 10, max(10, panel_px - len(rows) * LABEL_GAP_PX)) + np.arange(len(rows)) * LABEL_GAP_PX
     for row, want_px, slot_px in zip(rows.itertuples(), wanted_px, slots_px, strict=True):
         on_left = getattr(row, x) > sum(figure.layout.xaxis.range) / 2  # towards the middle, where there is room
         colour = ROLES[row.role].colour
         figure.add_annotation(
-            x=getattr(row, x), y=getattr(row, y), ax=-36 if on_left else 36, ay=slot_px - want_px, text=html.escape(row.name),
-            xanchor="right" if on_left else "left", xref="x", yref="y", font={"color": colour}, arrowcolor=colour,
-            bgcolor="rgba(255,255,255,.75)", borderpad=0, arrowhead=0, arrowwidth=1, standoff=6,
+            x=getattr(row, x), y=getattr(row, y), xref="x", yref="y", text=html.escape(row.name),
+            ax=-36 if on_left else 36, ay=slot_px - want_px, xanchor="right" if on_left else "left", borderpad=0,
+            font={"color": colour}, bgcolor="rgba(255,255,255,.75)", arrowcolor=colour, arrowhead=0, arrowwidth=1,
+            standoff=6,
         )  # fmt: skip
 
 
@@ -366,7 +373,7 @@ def _drawn(figure, name, *, height_px):
     figure.update_layout(
         template=go.layout.Template(), height=height_px, showlegend=False, margin={"l": 12, "r": 16, "t": 28, "b": 12},
         font={"family": FONT, "size": 12, "color": INK}, paper_bgcolor="white", plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "bordercolor": SCORED.colour, "font": {"color": INK}, "align": "left"},
+        hoverlabel={"bgcolor": "white", "bordercolor": SCORED.colour, "font": {"color": INK, "family": FONT}},
     )  # fmt: skip
     return figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, default_height=f"{height_px}px",
@@ -388,42 +395,32 @@ def _span(*values, pad=0.06):
     return [low - room, high + room]
 
 
-MEANING = """<p>Five things to know before concluding anything from this page.</p><ul>
-<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features answer to its input.
-Among networks of equal size it says little about which will recognise faces better; only training does.</li>
-<li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts it, and a
-difference smaller than its standard deviation is none.</li>
-<li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for its width
-will not train. The limits of the space stand for that: where a winner touches them, they chose it.</li>
-<li><b>A latency here is of untrained weights,</b> with denormal numbers flushed to zero where the protocol says so. The same
-network can be several times slower with other weights: measure it again once trained, on the machine that counts.</li>
-<li><b>Predicted is not measured.</b> While searching, a latency is a sum over a table of measured blocks. The networks of the
-first table were timed whole, and those timings alone decide whether a winner is within the budget.</li></ul>"""
-
 STYLE = f"""
 :root {{ color-scheme: light; }} * {{ box-sizing: border-box; }}
-body {{ max-width: 1150px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; font: 15px/1.55 {FONT}; }}
+body {{ max-width: 1150px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; }}
+body {{ font: 15px/1.55 {FONT}; }} a {{ color: inherit; }} i {{ font-style: normal; font-weight: 400; }}
 h1, h2, h3 {{ color: #0f172a; line-height: 1.25; margin: 0; }} h1 {{ font-size: 30px; }} h2 {{ font-size: 20px; }}
-h3 {{ font-size: 15px; margin: 22px 0 8px; }} i {{ font-style: normal; font-weight: 400; color: {FADED}; }} a {{ color: inherit; }}
-p {{ margin: 6px 0 12px; max-width: 860px; }} .subtitle {{ font-size: 17px; }} .kicker, .empty, small, dt {{ color: {FADED}; }}
+h3 {{ font-size: 15px; margin: 22px 0 8px; }} i, small, dt, thead, .kicker, .empty {{ color: {FADED}; }}
+p {{ margin: 6px 0 12px; max-width: 860px; }} .subtitle {{ font-size: 17px; }}
 section {{ background: white; border: 1px solid {GRID}; border-radius: 10px; padding: 22px 24px; margin: 22px 0; }}
-.banner, .stand-in {{ max-width: none; background: #fef3c7; color: #78350f; border-left: 4px solid #d97706; padding: 6px 12px; }}
-.banner {{ font-weight: 600; padding: 12px 16px; }} .stand-in {{ font-size: 13px; }}
-dl {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 0 32px; margin: 14px 0; }}
+.banner, .note {{ max-width: none; background: #fef3c7; color: #78350f; border-left: 4px solid #d97706; }}
+.banner {{ font-weight: 600; padding: 12px 16px; }} .note {{ font-size: 13px; padding: 6px 12px; }}
+dl {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 0 32px; }}
 dl div {{ display: flex; gap: 12px; border-bottom: 1px solid {GRID}; padding: 5px 0; }}
 dt {{ flex: 0 0 100px; }} dd {{ margin: 0; overflow-wrap: anywhere; }} .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 8px; text-align: right; border-bottom: 1px solid {GRID}; white-space: nowrap; background: white; }}
-thead th {{ color: {FADED}; font-weight: 500; }} th:nth-child(-n+2), td.text {{ text-align: left; }}
+th, td {{ padding: 7px 8px; text-align: right; border-bottom: 1px solid {GRID}; background: white; }}
+th, td {{ white-space: nowrap; }} thead th {{ font-weight: 500; }} th:nth-child(-n+2), td.text {{ text-align: left; }}
 th:first-child {{ position: sticky; left: 0; }} tr.winner > * {{ background: #ecfdf5; }}
-td.over {{ color: {BUDGET.colour}; font-weight: 600; }} td.text {{ font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; }}
+td.over {{ color: {BUDGET.colour}; font-weight: 600; }} td.text {{ font: 12px/1.5 ui-monospace, Menlo, monospace; }}
 small {{ display: block; font-weight: 400; font-size: 12px; white-space: normal; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 10px 0 4px; max-width: none; font-size: 13px; }}
 .bars {{ display: grid; grid-template-columns: fit-content(60%) auto 1fr; gap: 4px 12px; font-size: 13px; }}
 .bars > :nth-child(3n+2) {{ text-align: right; }} .bars > * {{ overflow-wrap: anywhere; }}
 .bars span {{ display: block; height: 14px; margin-top: 3px; min-width: 1px; background: {SCORED.colour}; }}
 .drawing {{ display: flex; gap: 8px; height: 110px; font-size: 11px; line-height: 1; color: {FADED}; }}
-.drawing div {{ display: flex; flex-direction: column; justify-content: space-between; text-align: right; width: 28px; }}
+.drawing div {{ display: flex; flex-direction: column; justify-content: space-between; text-align: right; width: 4ch; }}
 .drawing svg {{ flex: 1; min-width: 0; height: 100%; border-bottom: 1px solid {SCORED.colour}; }}
-@media (max-width: 600px) {{ body {{ padding: 20px 10px; }} section {{ padding: 16px 12px; }} }}
+@media (max-width: 600px) {{ body {{ padding: 20px 10px; }} section {{ padding: 16px 12px; }}
+  td.text {{ white-space: normal; min-width: 165px; }} }}
 """

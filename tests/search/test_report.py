@@ -1,0 +1,214 @@
+import base64
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from plotly.offline import get_plotlyjs
+
+from zennas.provenance import Provenance
+from zennas.search.report import LABEL_GAP_PX, MAX_POINTS, ROLES, RunSummary, write_report
+from zennas.space.candidate import Candidate
+
+STAND_IN = "The CPU stands in for the track's GPU: these are not its latencies."
+IR_SE_100 = Candidate(block="ir_se", stem=64, widths=(64, 128, 256, 512), depths=(3, 13, 30, 3))
+
+
+def entry(role, name, *, ms=100.0, score=500.0, candidate=IR_SE_100, **changes):
+    latency = {
+        "measured_ms": ms, "spread_pct": 1.3, "predicted_ms": ms * 1.01, "budget_ms": 110.0,
+        "within_budget": ms <= 110.0, "stand_in": None, "warning": None,
+        "raw_ms": [ms * (1 + run / 1000) for run in range(50)],
+        "protocol": {"backend": "onnxruntime-cpu", "batch": 1}, "machine": "a-machine",
+    }  # fmt: skip
+    costs = {"params": 65_528_384, "macs": 12_089_978_368, "num_blocks": candidate.num_blocks, "megabytes": 250.1}
+    head = {"role": role, "name": name, "key": candidate.key, "candidate": candidate.plain(), "zen_score": score}
+    return head | {"zen_std": 0.1, **costs, "latency": latency, "onnx": None, "verdict": None} | changes
+
+
+def scored(num, *, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "key": [f"{index:016x}" for index in range(num)],
+            "text": [f"ir_se-16-32x{index + 1}" for index in range(num)],
+            "score": rng.uniform(100, 500, num), "predicted_ms": rng.uniform(20, 120, num), "params": 1e6, "macs": 1e9,
+            "num_blocks": 9, "batch": np.arange(num) // 8, "elapsed_s": np.arange(num) / 10,
+            "stage": None, "error": None,
+        }
+    )  # fmt: skip
+
+
+def summary(**changes):
+    other = Candidate(block="ir_se", stem=32, widths=(48, 136, 256, 512), depths=(3, 48, 30, 3))
+    entries = [
+        entry("baseline", "IR-SE-100"),
+        entry("winner", "winner-1", ms=109.0, candidate=other, onnx="winner-1.onnx"),
+        entry("finalist", "finalist-1", ms=111.0, verdict="over budget by 0.9 %"),
+    ]
+    provenance = Provenance(
+        zennas="0.1.0", command="zennas search --track a-track --seed 7", seed=7, machine="a-machine",
+        date="2026-01-01", versions={"torch": "2.13"},
+    )  # fmt: skip
+    made = RunSummary(
+        title="a-track", subtitle="A track", facts=[("scored", "100 in 10 s")], budget_ms=110.0, stand_in=None,
+        scored=scored(100), entries=entries, counters={"seen": 300, "rejected: over budget": 200, "scored": 100},
+        corrections=[{"after_batch": 4, "factor": 1.013}], provenance=provenance,
+        prediction_error={"num": 3, "mean_abs_pct": 1.0, "max_abs_pct": 1.1},
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(made):
+        """The page as written, without plotly's own source, in which any word may stand."""
+        write_report(tmp_path / "report.html", made)
+        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]  # no draft is left behind
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert text.count(get_plotlyjs()) == 1
+        return text.replace(get_plotlyjs(), "")
+
+    return write
+
+
+def figure(text, name):
+    """(traces, layout) of one figure of the page, read back from its call of plotly."""
+    decoder, at = json.JSONDecoder(), text.index("[", text.index(f'"{name}",'))
+    traces, end = decoder.raw_decode(text, at)
+    layout, _ = decoder.raw_decode(text, text.index("{", end))
+    return traces, layout
+
+
+def numbers(values):
+    if isinstance(values, dict):  # plotly's packed arrays
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
+    return np.array(values, dtype=float)
+
+
+def test_it_says_what_was_found_and_how(written):
+    made = summary(stand_in=STAND_IN)
+    text = written(made)
+    for one in made.entries:
+        assert one["key"] in text and one["name"] in text
+    assert text.count(STAND_IN.replace("'", "&#x27;")) == 4  # at the top and wherever latencies are shown
+    assert made.provenance.command in text
+    assert "over budget by 0.9 %" in text
+    assert "stage 2: 48 × 136 @ 28 px" in text
+    assert "href='winner-1.onnx'" in text
+
+
+def test_it_fetches_nothing(written):
+    text = written(summary())
+    assert "default-src 'none'" in text  # what a browser would hold plotly itself to
+    assert not [word for word in ("http://", "https://", "//cdn", "src=", "@import", "url(") if word in text]
+
+
+def test_a_stand_in_that_only_an_entry_tells_of_is_shown(written):
+    entries = summary().entries
+    entries[0]["latency"]["stand_in"] = "Only here."
+    assert "Only here." in written(summary(entries=entries))
+
+
+def test_names_are_text_not_html(written):
+    evil = "<script>alert('&')</script>"
+    rows = scored(10)
+    rows["text"] = rows["error"] = evil
+    odd = Candidate(block="<i>", stem=8, widths=(8,), depths=(1,))
+    entries = [entry(role, evil, verdict=evil, candidate=odd) for role in ROLES]
+    made = summary(
+        title=evil, subtitle=evil, facts=[(evil, evil)], stand_in=evil, scored=rows, entries=entries, counters={evil: 1}
+    )
+    text = written(made)
+    assert "<script>alert" not in text and "<i>-8" not in text
+    assert "&lt;script&gt;alert" in text
+    hovers = [point[0] for trace in figure(text, "pareto")[0] for point in trace.get("customdata", [])]
+    assert hovers and not any("<script>" in hover for hover in hovers)  # plotly reads its labels as HTML, too
+
+
+def without_numbers():
+    rows = scored(3)
+    rows[["score", "predicted_ms", "elapsed_s", "params", "macs"]] = math.nan
+    empty = entry("winner", "winner-1") | dict.fromkeys(("zen_score", "zen_std", "params", "macs", "num_blocks"))
+    empty["latency"] |= dict.fromkeys(("measured_ms", "predicted_ms", "spread_pct", "raw_ms"))
+    return {"scored": rows, "entries": [empty]}
+
+
+def failed_rows():
+    rows = scored(3)
+    rows.loc[0, ["score", "stage", "error"]] = [math.nan, "build", "ValueError: too thin"]
+    return {"scored": rows}
+
+
+ODD_RUNS = {
+    "nothing": dict.fromkeys(("entries", "facts", "corrections"), [])
+    | {"scored": pd.DataFrame(), "counters": {}, "prediction_error": {}},
+    "nothing scored": {"scored": scored(0)},
+    "one scored": {"scored": scored(1)},
+    "all failed": {"scored": scored(3).assign(score=math.nan, error=math.nan, stage=math.nan)},
+    "some failed": failed_rows(),
+    "infinite score": {"scored": scored(3).assign(score=[math.inf, 1.0, -math.inf])},
+    "no time": {"scored": scored(3).assign(elapsed_s=0.0)},
+    "nothing feasible": {"scored": scored(3).assign(predicted_ms=1000.0)},
+    "no winner": {"entries": [entry("baseline", "IR-SE-50"), entry("finalist", "finalist-1")]},
+    "no baseline": {"entries": [entry("winner", "winner-1")]},
+    "one stage": {"entries": [entry("winner", "w", candidate=Candidate(block="ir", stem=8, widths=(8,), depths=(1,)))]},
+    "no numbers": without_numbers(),
+}
+
+
+@pytest.mark.parametrize("changes", ODD_RUNS.values(), ids=ODD_RUNS.keys())
+def test_an_odd_run_still_writes_a_whole_page(written, changes):
+    text = written(summary(**changes))
+    assert text.count("<section>") == 6 and text.rstrip().endswith("</html>")
+    assert ">nan<" not in text and ">None<" not in text
+
+
+def test_failures_are_told_with_stage_and_reason(written):
+    assert "build: ValueError: too thin" in written(summary(**failed_rows()))
+
+
+def test_the_front_is_what_no_other_beats(written):
+    made = summary()
+    front = figure(written(made), "pareto")[0][1]
+    points = made.scored[["predicted_ms", "score"]].to_numpy()
+    beaten = [any((q[0] <= p[0]) and (q[1] >= p[1]) and (q != p).any() for q in points) for p in points]
+    expected = sorted(map(tuple, points[~np.array(beaten)]))
+    assert list(zip(numbers(front["x"]), numbers(front["y"]), strict=True)) == expected
+
+
+def test_a_large_cloud_is_thinned_but_its_front_is_not(written):
+    made = summary(scored=scored(MAX_POINTS + 500))
+    cloud, front, *_ = figure(written(made), "pareto")[0]
+    assert len(numbers(cloud["x"])) == MAX_POINTS
+    assert numbers(front["y"]).max() == made.scored["score"].max()
+
+
+def test_the_best_so_far_only_rises_and_keeps_the_budget(written):
+    made = summary()
+    best = numbers(figure(written(made), "course")[0][1]["y"])
+    assert (np.diff(best) >= 0).all()
+    assert best[-1] == made.scored["score"][made.scored["predicted_ms"] <= made.budget_ms].max()
+
+
+@pytest.mark.parametrize("score", [500.0, 100.0])  # a crowd at the upper edge of the plot and one at the lower
+def test_no_two_names_share_a_height(written, score):
+    crowd = [entry("baseline", f"near-{index}", score=score + index / 10) for index in range(9)]
+    _, layout = figure(written(summary(entries=[entry("winner", "winner-1", score=300.0), *crowd])), "pareto")
+    low, high = layout["yaxis"]["range"]
+    panel_px = layout["height"] - 80  # as the page reckons
+    names = [note for note in layout["annotations"] if note.get("ay") is not None]
+    heights_px = sorted(panel_px * (high - note["y"]) / (high - low) + note["ay"] for note in names)
+    assert len(names) == 10
+    assert np.diff(heights_px).min() > LABEL_GAP_PX - 1e-6  # rounding of the sum alone
+    assert heights_px[0] >= 0 and heights_px[-1] <= panel_px
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="winner-1"):  # as pydantic's refusal of the candidate names its owner
+        write_report(path, summary(entries=[entry("winner", "winner-1") | {"candidate": {"block": "ir"}}]))
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,32 @@
+"""The console script `zennas`: each room that has a command answers to its name, as `python -m zennas.ROOM` does."""
+
+import importlib
+import sys
+
+import zennas
+from zennas.records import suggestion
+
+COMMANDS = {
+    "search": "find the best backbones within a latency budget, without training any",
+    "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
+    "latency": "measure a candidate or an ONNX file by a track's rule; fill this machine's latency table",
+}
+
+
+def main():
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]
+        print("usage: zennas COMMAND ...   (zennas COMMAND --help says more)\n\n" + "\n".join(lines))
+    elif arguments[0] == "--version":
+        print(zennas.__version__)
+    elif arguments[0] in COMMANDS:
+        room = importlib.import_module(f"zennas.{arguments[0]}.__main__")
+        room.main(arguments[1:], prog_name=f"zennas {arguments[0]}")
+    else:
+        print(f"error: command '{arguments[0]}' is not known; {suggestion(arguments[0], list(COMMANDS))}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Finding winners: evolution proposes, workers score, the device measures, the ledger keeps."""

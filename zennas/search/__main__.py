@@ -1,0 +1,109 @@
+"""The command `search`: python -m zennas.search --track webface-sfr, the same as: zennas search --track webface-sfr."""
+
+import json
+import os
+import pathlib
+from typing import Annotated
+
+import typer
+
+from zennas import commands
+
+HELP = """Find the best backbones of a space within a track's latency budget, without training any.
+
+Finds the device, carries the track's budget over to it, searches, measures the best candidates whole, and writes winners
+(YAML, ONNX), winners.json, report.html and the Optuna study to --out. Ctrl-C ends it cleanly; the same command with the
+same --out goes on where it stopped.
+
+Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given cannot be used; 130 stopped by Ctrl-C.
+"""
+
+
+def search(
+    track: Annotated[str, typer.Option(help="Experiment: a name under experiments/, or a path.")] = "webface-sfr",
+    out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the run. [default: runs/TRACK]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall time of the whole run. [default: the experiment's, 5]")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Stop after so many scored candidates instead of by time.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of proposals and scores. [default: the experiment's, 0]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Scorers. [default: one per processor core]")] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds of this machine, unscaled.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")] = None,
+    detector: Annotated[pathlib.Path | None, typer.Option(help="Detector ONNX, measured in place of the track's reserve.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space: a name or path. [default: the experiment's]")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: sqlite:///OUT/study.db]")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run; an error where there is none.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move a run that is there aside and begin anew.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the winners as JSON on standard output; all else on standard error.")] = False,
+):
+    # Imported here, so that --help answers at once.
+    from zennas.records import UserError
+    from zennas.search.loop import Options, Run
+    from zennas.search.outcome import winners_table
+    from zennas.search.progress import Progress, console_for
+    from zennas.track import SearchPlan, load_experiment, load_space
+
+    if resume and fresh:
+        raise UserError("--resume and --fresh exclude each other")
+    experiment, the_track, the_space = load_experiment(track)
+    given = {"minutes": minutes, "candidates": candidates, "seed": seed}
+    values = experiment.search.model_dump() | {name: value for name, value in given.items() if value is not None}
+    plan = SearchPlan.parse(values, "command line")
+    if budget_ms is not None and not budget_ms > 0:
+        raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
+    if workers is not None and not 1 <= workers <= 4096:
+        raise UserError(f"--workers: given {workers}, allowed: 1 to 4096")
+    out = out or pathlib.Path("runs") / experiment.name
+    options = Options(
+        experiment=experiment,
+        track=the_track,
+        space=load_space(space) if space else the_space,
+        plan=plan,
+        out=out,
+        backend=backend,
+        budget_ms=budget_ms,
+        detector=detector,
+        num_workers=workers or len(os.sched_getaffinity(0)),
+        address=address,
+        storage=storage,
+        resume=resume,
+        fresh=fresh,
+    )
+    console = console_for(json_output=json_output)
+    progress = Progress(console)
+    run = Run(options, progress)
+    try:
+        winners = run.go()
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say(f"stopped; everything computed is kept in {out}: give the same command again to go on")
+        raise
+    finally:
+        progress.close()
+    if json_output:
+        print(json.dumps(winners, indent=2))
+    if not winners:
+        console.print(
+            "no winner: no candidate measured whole kept within the budget; "
+            "give more --minutes or --candidates, or look at report.html", style="yellow"
+        )
+        raise typer.Exit(1)
+    console.print(winners_table(run, winners), width=None if console.is_terminal else 160)
+    if the_note := run.budget.stand_in if run.budget else None:
+        console.print(the_note, style="yellow")
+    storage_url = storage or f"sqlite:///{out / 'study.db'}"
+    console.print(
+        f"A Zen-Score is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
+        f"  open {out / 'report.html'}\n"
+        f"  optuna-dashboard {storage_url} --artifact-dir {out / 'artifacts'}\n"
+        f"  python -m zennas.score {out / 'winner-1.yaml'} --track {track} --measure\n"
+        f"  python -m zennas.search --track {track} --out {out} --minutes {2 * plan.minutes:g}    # search on",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+main = commands.command(search, help=HELP)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Which candidates come next: an evolutionary search in the manner of ZenNAS, as functions of what was scored so far."""
+
+import bisect
+
+import numpy as np
+
+from zennas.space.space import genes_of
+
+MIN_PARENTS = 16  # below this many, candidates are drawn from the whole space
+FRESH_SHARE = 0.05  # of later proposals are still drawn from the whole space
+TOURNAMENT = 2  # parents are the better of two: measured better than uniform choice on a few thousand evaluations
+MAX_ATTEMPTS = 20_000  # per batch, before the space counts as exhausted
+
+
+class Population:
+    """The best `size` candidates that are admitted, by score. Depends on what was added, not on the order."""
+
+    def __init__(self, size):
+        self.size = size
+        self.ranked = []  # (-score, key, candidate), best first
+
+    def __len__(self):
+        return len(self.ranked)
+
+    def add(self, score, candidate):
+        bisect.insort(self.ranked, (-score, candidate.key, candidate), key=lambda entry: entry[:2])
+        del self.ranked[self.size :]
+
+    @property
+    def best(self):
+        """(score, candidate) or None."""
+        return (-self.ranked[0][0], self.ranked[0][2]) if self.ranked else None
+
+    def parent(self, rng):
+        return self.ranked[int(rng.integers(len(self.ranked), size=TOURNAMENT).min())][2]
+
+
+def propose(space, population, num, *, seed, batch, refusal, seen, counters):
+    """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
+
+    The random numbers depend on (seed, batch) alone. `refusal(candidate)` says why a candidate is not admitted, or None.
+    Keys are added to the set `seen`; `counters` (a Counter) learns how many were seen and why they were rejected.
+    """
+    rng = np.random.default_rng((seed, batch))
+    proposals = []
+    for _ in range(MAX_ATTEMPTS):
+        if len(proposals) == num:
+            break
+        fresh = len(population) < MIN_PARENTS or rng.random() < FRESH_SHARE
+        candidate = space.sample(rng) if fresh else space.mutate(population.parent(rng), rng)
+        reason = refusal(candidate)
+        if fresh:
+            while reason and (smaller := _shrunk(space, candidate, rng)):
+                candidate, reason = smaller, refusal(smaller)
+        counters["seen"] += 1
+        if reason:
+            counters[f"rejected: {reason}"] += 1
+        elif candidate.key in seen:
+            counters["rejected: seen before"] += 1
+        else:
+            seen.add(candidate.key)
+            proposals.append(candidate)
+    return proposals
+
+
+def _shrunk(space, candidate, rng):
+    """The candidate with one gene lowered by about a tenth, still in the space; None where none can be lowered."""
+    spans, values = list(space.genes.values()), genes_of(candidate)
+    for index in rng.permutation(len(values)):
+        span = spans[index]
+        lower = max(span.low, min(values[index] - span.step, span.nearest(values[index] * 0.9)))
+        if lower < values[index]:
+            smaller = space.candidate((*values[:index], lower, *values[index + 1 :]))
+            if space.contains(smaller):
+                return smaller
+    return None

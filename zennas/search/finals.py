@@ -1,0 +1,138 @@
+"""The finals: the best and most different candidates are scored again, measured whole, and become winners or do not.
+
+Nobody becomes a winner on a prediction. Where a measurement shows that the table misjudged its candidate, the table is
+corrected and the search goes on with what it learnt.
+"""
+
+import os
+import time
+
+from zennas.latency.budget import export_candidate
+from zennas.search.ledger import write_atomically
+from zennas.search.winners import correction, diverse_best, measured_entry, metadata
+from zennas.space.candidate import Candidate
+from zennas.space.space import distance
+
+MISJUDGED_PCT = 1.0  # a prediction further off than this corrects the table and sends the search out again
+MAX_ROUNDS = 3  # of searching again
+AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
+RESCORED_PER_SLOT = 6
+
+
+def settle_finals(run):
+    """Fill the slots of winners one by one; the winners' entries, best first.
+
+    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after every
+    correction, and by a resumed run: what was scored again or measured before is not done twice.
+    """
+    rounds, measured, slots = 0, 0, []
+    while len(slots) < run.plan.num_winners:
+        row = _next_finalist(run, slots)
+        if row is None:
+            break
+        if row.key in run.ledger.measured:
+            slots.append(row.candidate)
+            continue
+        if measured >= run.plan.max_finalists or (slots and run.out_of_time):
+            break
+        measured += 1
+        entry = _measure(run, row)
+        if entry is None:
+            continue
+        off_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["predicted_ms"] - 1)
+        if abs(off_pct) > MISJUDGED_PCT:
+            factor = correction(run.finalists, run.budget.budget_ms)
+            run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {factor:.4f}")
+            run.correct(factor, why="misjudged")
+            if rounds < MAX_ROUNDS and not run.out_of_time:
+                rounds += 1
+                _search_again(run)
+            slots = []
+    return crown(run)
+
+
+def crown(run):
+    """The winners among all finalists measured so far, best first; role, name, verdict and file of every one settled."""
+    winners = []
+    for entry in sorted(run.finalists, key=lambda entry: (-entry["zen_score"], entry["key"])):
+        candidate = Candidate(**entry["candidate"])
+        differs = all(distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners)
+        if entry["latency"]["within_budget"] and differs and len(winners) < run.plan.num_winners:
+            winners.append(entry)
+    for entry in run.finalists:
+        if entry not in winners:
+            (run.out / f"{entry['key']}.onnx").unlink(missing_ok=True)
+            over_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["budget_ms"] - 1)
+            verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else "fits, but a winner scores higher"
+            _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
+    for entry in winners:  # under their keys first: a winner of an earlier round may hold the name that another gets now
+        path, before = run.out / f"{entry['key']}.onnx", run.out / (entry["onnx"] or "none")
+        if not path.exists() and before.exists():
+            os.replace(before, path)
+    crowned = []
+    for rank, entry in enumerate(winners, start=1):
+        path = run.out / f"{entry['key']}.onnx"
+        if not path.exists():
+            candidate = Candidate(**entry["candidate"])
+            exported = export_candidate(
+                candidate,
+                image_px=run.space.image_px,
+                embedding_size=run.space.embedding_size,
+                metadata=metadata(candidate, run.ledger.state["made_by"]),
+            )
+            write_atomically(path, exported.onnx_bytes)
+        os.replace(path, run.out / f"winner-{rank}.onnx")
+        crowned.append(_settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx"))
+    return crowned
+
+
+def _settle(run, entry, **changes):
+    """The entry with its changes, in the ledger too if there are any."""
+    if any(entry[name] != value for name, value in changes.items()):
+        entry = entry | changes
+        run.ledger.add_measured(entry)
+    return entry
+
+
+def _next_finalist(run, slots):
+    """The row for the next slot: the best by the re-scored mean among the best that differ enough from `slots`."""
+    while True:
+        pool = diverse_best(run.feasible_rows(), slots, num=RESCORED_PER_SLOT, min_distance=run.plan.min_distance)
+        rescored = run.rescore(pool)
+        pool = [row for row in pool if row.key in rescored]
+        if pool:
+            return max(pool, key=lambda row: (rescored[row.key][0], row.key))
+        if not diverse_best(run.feasible_rows(), slots, num=1, min_distance=run.plan.min_distance):
+            return None
+
+
+def _measure(run, row):
+    """The entry of a row's candidate, measured whole; None where it could not be, which is noted as its failure."""
+    score = run.ledger.state["rescored"][row.key]
+    run.progress.begin(f"measuring finalist {row.key} whole")
+    run.progress.update({"Zen-Score": f"{score[0]:.2f}"})
+    path = run.out / f"{row.key}.onnx"
+    try:
+        entry = measured_entry(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
+    except (RuntimeError, MemoryError) as error:
+        run.fail(row, stage="measure", error=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        run.progress.end()
+    run.ledger.add_measured(entry)
+    latency = entry["latency"]
+    run.progress.say(
+        f"finalist {row.key}: Zen-Score {entry['zen_score']:.2f}, {latency['measured_ms']:.2f} ms measured, "
+        f"{latency['predicted_ms']:.2f} predicted, budget {latency['budget_ms']:.2f}"
+    )
+    if latency["warning"]:
+        run.progress.say(f"warning: {latency['warning']}", style="yellow")
+    return entry
+
+
+def _search_again(run):
+    if run.plan.candidates is not None:
+        run.evolve(num_scored=run.batches.num_scored + max(run.plan.batch_size, int(AGAIN_SHARE * run.plan.candidates)))
+    else:
+        run.evolve(seconds=min(AGAIN_SHARE * run.ledger.state["search_s"], run.deadline - time.monotonic()))

@@ -1,0 +1,335 @@
+"""The whole path of a search, from a track's name to winners on disk. Read `Run.go` first."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+
+from zennas.latency.budget import LocalBudget, choose_protocol
+from zennas.provenance import machine_name
+from zennas.records import UserError
+from zennas.search.batches import Batches
+from zennas.search.finals import settle_finals
+from zennas.search.ledger import open_ledger
+from zennas.search.outcome import publish
+from zennas.search.prepare import measure_baselines, ready_table, settle_budget
+from zennas.search.progress import duration
+from zennas.search.store import Store
+from zennas.search.winners import correction
+from zennas.search.workers import Workers
+from zennas.space.cost import cost
+from zennas.space.space import Space
+from zennas.track import Experiment, SearchPlan, Track
+
+EXPORT_S = 8.0  # building, exporting and proving one network of IR-100's size and more; measured 4 to 12 s
+PUBLISH_S = 5.0
+MIN_SEARCH_SHARE = 0.2  # of the minutes that the search itself gets, however slow the device is
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user asks for."""
+
+    experiment: Experiment
+    track: Track
+    space: Space
+    plan: SearchPlan
+    out: pathlib.Path
+    backend: str | None = None
+    budget_ms: float | None = None
+    detector: pathlib.Path | None = None
+    num_workers: int = 1
+    address: str | None = None
+    storage: str | None = None
+    resume: bool = False
+    fresh: bool = False
+
+    def settings(self, protocol):
+        """What makes this run this run: a resumed one must agree in all of it."""
+        plan = self.plan.model_dump(mode="json", exclude={"minutes", "candidates"})
+        return {
+            "experiment": self.experiment.name,
+            "track": self.track.model_dump(mode="json"),
+            "space": self.space.model_dump(mode="json"),
+            "protocol": protocol.model_dump(mode="json"),
+            "budget_ms": self.budget_ms,
+            "detector": str(self.detector) if self.detector else None,
+            **plan,
+        }
+
+
+class Run:
+    """A search under way, and the resources it holds: the ledger, the workers, the study's store."""
+
+    def __init__(self, options, progress):
+        self.options, self.progress = options, progress
+        self.track, self.space, self.plan, self.out = options.track, options.space, options.plan, options.out
+        self.start = time.monotonic()
+        self.factor, self.front, self.note = 1.0, [], None
+        self.budget = self.table = self.batches = self.store = self.workers = None
+
+    def go(self):
+        """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the ledger."""
+        options = self.options
+        self.protocol, self.stand_in = choose_protocol(self.track, options.backend)
+        self.ledger = open_ledger(
+            self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
+        )
+        self.progress.log_to(self.out / "search.log")
+        self.spent_before_s = self.ledger.state["total_s"]
+        self.deadline = self.start + 60 * self.plan.minutes - self.spent_before_s
+        self._announce()
+        if self._finished_before():
+            return sorted((e for e in self.finalists if e["role"] == "winner"), key=lambda e: e["name"])
+        try:
+            with self._timed("starting Ray"):
+                self.workers = Workers(options.num_workers, address=options.address)
+                self.workers.warm_up()
+            self._open_store()
+            with self._timed("measuring"):
+                self._settle_budget()
+                self.table = ready_table(
+                    self.space, self.protocol, self.workers, self.progress, num_runs=self.plan.table_runs
+                )
+                measure_baselines(self)
+            self._begin_search()
+            self.evolve(seconds=self._search_seconds(), num_scored=self.plan.candidates)
+            winners = settle_finals(self)
+            with self._timed("publishing"):
+                publish(self, winners)
+            self.ledger.save(finished=True, minutes=self.plan.minutes)
+            return winners
+        finally:
+            self._close()
+
+    # --- what the stages call -------------------------------------------------------------------------------------
+
+    @property
+    def out_of_time(self):
+        return self.plan.candidates is None and time.monotonic() > self.deadline
+
+    @property
+    def finalists(self):
+        """Entries of the candidates measured whole, baselines left out."""
+        return [entry for entry in self.ledger.measured.values() if entry["role"] != "baseline"]
+
+    @property
+    def baselines(self):
+        return [entry for entry in self.ledger.measured.values() if entry["role"] == "baseline"]
+
+    def table_ms(self, candidate):
+        """The table's uncorrected sum for a candidate, in ms."""
+        return self.table.predict(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
+
+    def predicted_ms(self, candidate):
+        return self.table_ms(candidate) * self.factor
+
+    def refusal(self, candidate):
+        """Why a candidate of the space is not worth scoring, cheapest question first; None if it is."""
+        max_mb = self.track.limits.max_mb
+        if max_mb is not None:
+            spent = cost(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
+            if spent.megabytes > max_mb:
+                return f"over {max_mb:g} MB"
+        if self.predicted_ms(candidate) > self.budget.budget_ms * (1 - self.plan.margin_pct / 100):
+            return "over budget"
+        return None
+
+    def feasible_rows(self):
+        """The scored candidates that fit: by measurement where they were measured, by prediction elsewhere."""
+        measured = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
+        return [
+            row
+            for row in self.ledger.rows
+            if row.score is not None and measured.get(row.key, self.refusal(row.candidate) is None)
+        ]
+
+    def fail(self, row, *, stage, error):
+        """A scored candidate that failed later: it stays in the ledger, out of the finals, and shows in the study."""
+        failed = row._replace(score=None, stage=stage, error=error)
+        self.ledger.event(why="failed", key=row.key, stage=stage, error=error, after_batch=-1)
+        self.ledger.rows = [failed if known.key == row.key else known for known in self.ledger.rows]
+        self.store.add_failed(failed)
+        self.progress.say(f"{row.text} failed at stage '{stage}': {error}", style="yellow")
+
+    def rescore(self, rows):
+        """{key: [mean, std]} of these rows, scored again with more repeats; kept, so that none is done twice."""
+        rescored = dict(self.ledger.state["rescored"])
+        todo = [row for row in rows if row.key not in rescored]
+        if todo:
+            self.progress.begin("scoring finalists again, with more repeats")
+            handles = [
+                self.workers.submit([row.candidate], self.plan.score, seed=self.plan.seed + 1, repeats=self.plan.score.final_repeats)
+                for row in todo
+            ]
+            count = self.progress.counting("finalists")
+            for index, (row, handle) in enumerate(zip(todo, handles, strict=True)):
+                (scored,) = self.workers.results(handle)
+                if scored.error is None:
+                    rescored[row.key] = [scored.value, scored.std]
+                else:
+                    self.fail(row, stage=scored.stage, error=scored.error)
+                count(index + 1, len(todo))
+            self.progress.end()
+            self.ledger.save(rescored=rescored)
+        return rescored
+
+    def correct(self, factor, *, why):
+        """Correct the table's predictions from here on; the population is chosen again under it."""
+        self.factor = factor
+        last_batch = self.batches.next_index - 1 if self.batches else -1
+        self.ledger.event(why=why, factor=factor, after_batch=last_batch, elapsed_s=round(self.ledger.state["search_s"], 2))
+        if self.batches:
+            self.batches.rebuild()
+
+    def evolve(self, *, seconds=None, num_scored=None):
+        """Search on, for so many seconds or until so many candidates are scored."""
+        if seconds is not None and seconds <= 0:
+            return
+        self.progress.begin("searching")
+        start, total_s = time.monotonic(), seconds
+        before = self.batches.num_scored
+
+        def show(batches):
+            elapsed_s = max(1e-3, time.monotonic() - start)
+            rate = (batches.num_scored - before) / elapsed_s
+            left_s = total_s - elapsed_s if num_scored is None else (num_scored - batches.num_scored) / max(rate, 1e-3)
+            self.progress.update(self._state_of_search() | {"per second": f"{rate:.1f}", "left": duration(left_s)})
+
+        def taken(rows):
+            for row in rows:
+                if row.error is not None:
+                    self.store.add_failed(row)
+                elif self._on_front(row):
+                    self.store_scored(row)
+            show(self.batches)
+
+        try:
+            with self._timed("searching"):
+                complete = self.batches.run(self.workers, seconds=seconds, num_scored=num_scored, on_rows=taken, on_wait=show)
+        finally:
+            self.progress.end()
+        if not complete:
+            self.progress.say("the space holds no more candidates within the budget that were not seen: all of it is searched")
+        self.progress.say("searched: " + ", ".join(f"{name} {text}" for name, text in self._state_of_search().items()))
+        self.ledger.event(why="drained", after_batch=self.batches.next_index - 1)
+
+    # --- stages ---------------------------------------------------------------------------------------------------
+
+    def _announce(self):
+        """A few lines that say what will be done."""
+        plan, track = self.plan, self.track
+        done = f"; {len(self.ledger.rows)} scored and {len(self.ledger.measured)} measured before" if self.ledger.rows else ""
+        until = f"{plan.candidates} candidates" if plan.candidates else f"about {plan.minutes:g} minutes in all"
+        for name, text in (
+            ("track", f"{track.name}: {track.title}"),
+            ("space", f"{self.space.name}: block {self.space.block}, {len(self.space.genes)} genes, at most {self.space.limits.max_blocks} blocks"),
+            ("device", f"{machine_name()}, backend {self.protocol.backend}, {self.protocol.threads} thread(s), batch {self.protocol.batch}"),
+            ("rule", f"value {self.protocol.kth_fastest} of {self.protocol.num_runs} runs, sorted"),
+            ("work", f"{self.options.num_workers} worker(s), {until}, seed {plan.seed}, out {self.out}{done}"),
+        ):
+            self.progress.say(f"{name:>7}  {text}")
+        if self.stand_in:
+            self.progress.say(f"   note  {self.stand_in}", style="yellow")
+
+    def _finished_before(self):
+        """Whether an earlier run of the same command left nothing to do; says so."""
+        state = self.ledger.state
+        if not state["finished"]:
+            return False
+        more = self.plan.candidates > len(self.ledger.rows) if self.plan.candidates else self.plan.minutes > state["minutes"]
+        if more:
+            state["finished"] = False
+            return False
+        self.progress.say("this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew")
+        return True
+
+    def _open_store(self):
+        storage = self.options.storage or f"sqlite:///{self.out / 'study.db'}"
+        with self._timed("opening the study"):
+            self.store = Store(self.space, storage, self.out.name, run_id=self.ledger.run_id, note=f"Search on {self.track.title}: under way.")
+
+    def _settle_budget(self):
+        if self.ledger.state["budget"] is None:
+            budget = settle_budget(
+                self.track,
+                self.protocol,
+                self.stand_in,
+                self.workers,
+                self.progress,
+                budget_ms=self.options.budget_ms,
+                detector=self.options.detector,
+            )
+            self.ledger.save(budget=budget.model_dump())
+        self.budget = LocalBudget.parse(self.ledger.state["budget"], self.out / "run.json")
+        self.progress.say(f" budget  {self.budget.budget_ms:.2f} ms here: {self.budget.origin}")
+
+    def _begin_search(self):
+        """Correct the table by the baselines, see that the budget is possible at all, and take up the search."""
+        factors = [event["factor"] for event in self.ledger.state["events"] if "factor" in event]
+        if factors:
+            self.factor = factors[-1]
+        else:
+            self.correct(correction(self.baselines, self.budget.budget_ms), why="baselines")
+        cheapest = self.space.cheapest()
+        if reason := self.refusal(cheapest):
+            raise UserError(
+                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space {self.space.name}: "
+                f"{cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here ({reason}, with a margin of "
+                f"{self.plan.margin_pct:g} %); give more with --budget-ms or another --space"
+            )
+        lag = self.options.num_workers * self.plan.batches_in_flight
+        self.batches = Batches(
+            self.space, self.plan, self.ledger, lag=lag, refusal=self.refusal, predicted_ms=self.table_ms
+        )
+
+    def _search_seconds(self):
+        """What is left of the minutes for the search, once the finals have theirs; None when candidates are counted."""
+        if self.plan.candidates is not None:
+            return None
+        one_s = EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 1000
+        finals_s = one_s * (self.plan.num_winners + 1) + PUBLISH_S
+        least_s = 60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"]
+        return max(least_s, self.deadline - time.monotonic() - finals_s)
+
+    def _state_of_search(self):
+        """What the progress display says of the search so far."""
+        counters, best = self.ledger.counters, self.batches.population.best
+        rejected = {name.removeprefix("rejected: "): count for name, count in counters.items() if name.startswith("rejected")}
+        state = {"seen": counters["seen"], "scored": counters["scored"], "failed": counters["failed"]}
+        state |= {f"rejected ({why})": count for why, count in sorted(rejected.items())}
+        return state | ({"best": f"{best[0]:.2f}"} if best else {})
+
+    def _on_front(self, row):
+        """Whether no candidate so far is both better and faster; if so it is on the front from now on."""
+        if any(score >= row.score and ms <= row.predicted_ms for score, ms in self.front):
+            return False
+        self.front = [(s, ms) for s, ms in self.front if not (row.score >= s and row.predicted_ms <= ms)]
+        self.front.append((row.score, row.predicted_ms))
+        return True
+
+    def store_scored(self, row):
+        """A scored candidate into the study, at its corrected prediction."""
+        self.store.add_scored(row, latency_ms=row.predicted_ms * self.factor, budget_ms=self.budget.budget_ms)
+
+    @contextlib.contextmanager
+    def _timed(self, what):
+        """Add the seconds spent inside to run.json's account of the wall time."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            wall = self.ledger.state["wall_s"]
+            wall[what] = round(wall.get(what, 0.0) + time.monotonic() - start, 3)
+
+    def _close(self):
+        if self.store is not None:
+            with self._timed("waiting for the study"):
+                error = self.store.close(note=self.note)
+            if error:
+                self.progress.say(f"warning: the study is incomplete: {error}; {self.out} has it all", style="yellow")
+            self.ledger.state["wall_s"]["writing the study, beside the search"] = round(self.store.seconds, 3)
+        if self.workers is not None:
+            with self._timed("stopping Ray"):
+                self.workers.close()
+        self.ledger.save(total_s=self.spent_before_s + time.monotonic() - self.start)

@@ -1,0 +1,115 @@
+"""What a search leaves behind: winners.json, a YAML and an ONNX per winner, the report, the finished study, a table to read."""
+
+from rich.table import Table
+
+from zennas.provenance import Provenance
+from zennas.search.progress import duration
+from zennas.search.report import RunSummary, write_report
+from zennas.search.winners import prediction_error, write_winners
+from zennas.space.candidate import Candidate
+
+
+def publish(run, winners):
+    """Write everything that people and scripts look at, from the ledger."""
+    write_winners(run.out, winners, seed=run.plan.seed)
+    write_report(run.out / "report.html", summary(run, winners))
+    fill_study(run, winners)
+
+
+def summary(run, winners):
+    """The RunSummary of the report."""
+    state, entries = run.ledger.state, _in_order(run, winners)
+    error = prediction_error(entries)
+    counters, budget = run.ledger.counters, run.budget
+    facts = [
+        ("track", run.track.name),
+        ("space", f"{run.space.name}, block {run.space.block}"),
+        ("budget", f"{budget.budget_ms:.2f} ms: {budget.origin}"),
+        ("device", f"{winners[0]['latency']['machine'] if winners else state['made_by']['machine']}, {run.protocol.backend}"),
+        ("rule", f"batch {run.protocol.batch}, {run.protocol.threads} thread(s), value {run.protocol.kth_fastest} of {run.protocol.num_runs} sorted runs"),
+        ("searched", f"{counters['seen']} candidates seen, {counters['scored']} scored in {duration(state['search_s'])}, {counters['failed']} failed"),
+        ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
+    ]
+    if error["num"]:
+        facts.append(("prediction", f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']} whole networks"))
+    return RunSummary(
+        title=run.options.experiment.name,
+        subtitle=run.track.title,
+        facts=facts,
+        budget_ms=budget.budget_ms,
+        stand_in=budget.stand_in,
+        scored=run.ledger.frame(factor=run.factor),
+        entries=entries,
+        counters=dict(counters),
+        corrections=[event for event in state["events"] if "factor" in event],
+        prediction_error=error,
+        provenance=Provenance(**state["made_by"]),
+        image_px=run.space.image_px,
+    )
+
+
+def fill_study(run, winners):
+    """The rest of what the study shows: the population and everything measured; and its note."""
+    for _, _, candidate in run.batches.population.ranked:
+        run.store_scored(next(row for row in run.ledger.rows if row.key == candidate.key))
+    for entry in _in_order(run, winners):
+        path = run.out / entry["onnx"] if entry["role"] == "winner" else None
+        run.store.add_entry(entry, Candidate(**entry["candidate"]), onnx=path)
+    run.note = note(run, winners)
+
+
+def note(run, winners):
+    """The study's note, in markdown: what the run was and what it found."""
+    state, budget = run.ledger.state, run.budget
+    lines = [
+        f"# {run.options.experiment.name}",
+        "",
+        f"{run.track.title}",
+        "",
+        f"- budget **{budget.budget_ms:.2f} ms**: {budget.origin}",
+        *([f"- **{budget.stand_in}**"] if budget.stand_in else []),
+        f"- command `{state['made_by']['command']}`, seed {run.plan.seed}, {state['made_by']['machine']}, zennas {state['made_by']['zennas']}",
+        "- this study shows the population, the front, everything measured and the failures; all "
+        f"{len(run.ledger.rows)} scored candidates are in scored.parquet",
+        "- latency of a trial with role *scored* is predicted by the table, of all others measured",
+        "",
+        "| winner | candidate | Zen-Score | ms | GMACs | M params |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in winners:
+        lines.append(
+            f"| {entry['name']} | {Candidate(**entry['candidate']).text} | {entry['zen_score']:.2f} | "
+            f"{entry['latency']['measured_ms']:.2f} | {entry['macs'] / 1e9:.2f} | {entry['params'] / 1e6:.1f} |"
+        )
+    return "\n".join([*lines, "", "A Zen-Score is not an accuracy: it ranks untrained networks of one space."])
+
+
+def winners_table(run, winners):
+    """The rich Table of the winners beside the baselines of the same run."""
+    table = Table(title=f"{run.options.experiment.name}: winners and hand-made baselines, measured in this run", title_justify="left")
+    table.add_column("network")
+    table.add_column("candidate", overflow="fold")
+    for name in ("Zen-Score", "measured ms", "spread", "of budget", "GMACs", "M params", "blocks", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry in [*winners, *sorted(run.baselines, key=lambda entry: entry["latency"]["measured_ms"])]:
+        latency = entry["latency"]
+        table.add_row(
+            entry["name"].replace("[", "\\["),
+            Candidate(**entry["candidate"]).text,
+            f"{entry['zen_score']:.2f} ±{entry['zen_std']:.2f}",
+            f"{latency['measured_ms']:.2f}",
+            f"{latency['spread_pct']:.1f} %",
+            f"{100 * latency['measured_ms'] / latency['budget_ms']:.1f} %",
+            f"{entry['macs'] / 1e9:.2f}",
+            f"{entry['params'] / 1e6:.1f}",
+            str(entry["num_blocks"]),
+            f"{entry['megabytes']:.0f}",
+            style="bold" if entry["role"] == "winner" else None,
+        )
+    return table
+
+
+def _in_order(run, winners):
+    """Winners, the other finalists, the baselines."""
+    others = [entry for entry in run.finalists if entry["key"] not in {winner["key"] for winner in winners}]
+    return [*winners, *others, *run.baselines]

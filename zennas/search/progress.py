@@ -1,0 +1,92 @@
+"""What a run says while it runs: a live panel on a terminal, plain lines now and then anywhere else; all of it in the log."""
+
+import datetime
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+LINE_EVERY_S = 15.0  # where output is not a terminal
+
+
+class Progress:
+    """Says things to a rich Console and to a log file."""
+
+    def __init__(self, console):
+        self.console = console
+        self._log = None
+        self._live, self._stage, self._last_line, self._start = None, "", 0.0, 0.0
+
+    def log_to(self, path):
+        """Write everything said from here on to a log file as well."""
+        self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+
+    def say(self, text, *, style=None):
+        """One line, at once."""
+        self.note(text)
+        self.console.print(Text(text, style=style or ""), soft_wrap=True)
+
+    def note(self, text):
+        """One line, for the log alone."""
+        if self._log:
+            self._log.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
+            self._log.flush()
+
+    def begin(self, stage):
+        """Begin a stage whose state `update` shows."""
+        self.end()
+        self._stage, self._start, self._last_line = stage, time.monotonic(), time.monotonic()
+        if self.console.is_terminal:
+            self._live = Live(Text(stage), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def update(self, fields):
+        """Show the state of the stage: a dict of name -> text."""
+        now = time.monotonic()
+        if self._live:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_row(Text(self._stage, style="bold"), *(Text.assemble((f"{name} ", "dim"), str(text)) for name, text in fields.items()))
+            self._live.update(grid)
+        elif now - self._last_line < LINE_EVERY_S:
+            return
+        if now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            line = f"{self._stage}: " + ", ".join(f"{name} {text}" for name, text in fields.items())
+            self.note(line) if self._live else self.say(line)
+
+    def counting(self, what):
+        """A callback (done, total) that shows how far a stage is and how long it will still take."""
+
+        def progress(done, total):
+            left_s = (time.monotonic() - self._start) / max(1, done) * (total - done)
+            self.update({what: f"{done}/{total}", "left": duration(left_s)})
+
+        return progress
+
+    def end(self):
+        """End the stage, if there is one."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def close(self):
+        self.end()
+        if self._log:
+            self._log.close()
+            self._log = None
+
+
+def duration(seconds):
+    """
+    >>> duration(75), duration(4)
+    ('1m15s', '4s')
+    """
+    seconds = max(0, round(seconds))
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"
+
+
+def console_for(*, json_output):
+    """Standard output for people, or standard error where standard output is for a script."""
+    return Console(stderr=json_output, highlight=False)

@@ -1,0 +1,118 @@
+"""From what was scored to what is handed on: choosing finalists, measuring them whole, writing the winners down."""
+
+import json
+import math
+import pathlib
+
+import yaml
+
+from zennas.latency.budget import export_candidate
+from zennas.latency.protocol import measure_calmly
+from zennas.provenance import provenance
+from zennas.search.ledger import write_atomically
+from zennas.space.cost import cost
+from zennas.space.space import distance
+
+# How much more a network says about the table's error near the budget than one at half of it or twice.
+NEARNESS = 3.0
+
+
+def correction(entries, budget_ms):
+    """The factor by which the table's sums are multiplied: measured over predicted, networks near the budget counting most.
+
+    >>> correction([{"latency": {"measured_ms": 101.0, "table_ms": 100.0}}], 100.0)
+    1.01
+    """
+    weighted = total = 0.0
+    for latency in (entry["latency"] for entry in entries):
+        weight = math.exp(-NEARNESS * abs(math.log(latency["measured_ms"] / budget_ms)))
+        weighted += weight * math.log(latency["measured_ms"] / latency["table_ms"])
+        total += weight
+    return round(math.exp(weighted / total), 4) if total else 1.0
+
+
+def diverse_best(rows, taken, *, num, min_distance):
+    """The best `num` rows (by score, highest first) that are at least `min_distance` from every candidate in `taken`."""
+    chosen = []
+    for row in sorted(rows, key=lambda row: (-row.score, row.key)):
+        if len(chosen) == num:
+            break
+        if all(distance(row.candidate, other) >= min_distance for other in taken):
+            chosen.append(row)
+    return chosen
+
+
+def metadata(candidate, made_by):
+    """What an exported file says of itself."""
+    return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
+
+
+def measured_entry(run, candidate, *, role, name, score, path):
+    """Export a candidate to `path`, measure it whole from that file, and say all of it in one entry.
+
+    `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then, and
+    uncorrected for a baseline, by which it is corrected.
+    """
+    space, made_by = run.space, run.ledger.state["made_by"]
+    spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+    table_ms = run.table_ms(candidate)
+    exported = export_candidate(
+        candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by)
+    )
+    write_atomically(path, exported.onnx_bytes)
+    measurement = run.workers.measure_file(measure_calmly, path, run.protocol)
+    return {
+        "role": role,
+        "name": name,
+        "key": candidate.key,
+        "candidate": candidate.plain(),
+        "zen_score": round(score[0], 4),
+        "zen_std": round(score[1], 4),
+        "score": run.plan.score.model_dump(),
+        "params": spent.params,
+        "macs": spent.macs,
+        "num_blocks": candidate.num_blocks,
+        "megabytes": round(exported.megabytes, 2),
+        "latency": {
+            "measured_ms": measurement.measured_ms,
+            "median_ms": round(measurement.median_ms, 4),
+            "spread_pct": round(measurement.spread_pct, 2),
+            "predicted_ms": round(table_ms * run.factor, 4),
+            "table_ms": round(table_ms, 4),
+            "budget_ms": run.budget.budget_ms,
+            "within_budget": measurement.measured_ms <= run.budget.budget_ms,
+            "stand_in": run.budget.stand_in,
+            "warning": measurement.warning,
+            **measurement.model_dump(mode="json"),
+        },
+        "export": exported.proof.model_dump(),
+        "onnx": path.name,
+        "verdict": None,
+        "made_by": made_by,
+    }
+
+
+def prediction_error(entries):
+    """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency over whole networks; None where there are none."""
+    latencies = [entry["latency"] for entry in entries]
+    errors = [abs(100 * (latency["predicted_ms"] / latency["measured_ms"] - 1)) for latency in latencies]
+    if not errors:
+        return {"num": 0, "mean_abs_pct": None, "max_abs_pct": None}
+    return {"num": len(errors), "mean_abs_pct": round(sum(errors) / len(errors), 2), "max_abs_pct": round(max(errors), 2)}
+
+
+def write_winners(folder, winners, *, seed):
+    """winners.json and one YAML per winner: a candidate as a user writes it, under comments that say where it is from."""
+    folder = pathlib.Path(folder)
+    made_by = provenance(seed=seed)
+    for entry in winners:
+        latency = entry["latency"]
+        lines = [
+            f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, {made_by.date})",
+            f"Zen-Score {entry['zen_score']} (untrained; not an accuracy), {latency['measured_ms']} ms of {latency['budget_ms']} ms",
+        ]
+        lines += [latency["stand_in"]] if latency["stand_in"] else []
+        header = "".join(f"# {line}\n" for line in lines)
+        body = yaml.safe_dump(entry["candidate"], sort_keys=False, default_flow_style=None)
+        write_atomically(folder / f"{entry['name']}.yaml", header + body)
+    write_atomically(folder / "winners.json", json.dumps(winners, indent=2) + "\n")
