@@ -132,6 +132,8 @@ class LatencyTable:
         siblings = [row for row in self.rows if (row.kind, row.stride, row.in_px) == (part.kind, part.stride, part.in_px)]
         if part.stride == 2:
             return _fitted(part, siblings, self.rows)
+        if part.kind == "stem" and part.out_channels % QUANTUM:
+            return self._part_ms(part._replace(out_channels=_on_quantum(part.out_channels)))
         axis = "in_channels" if part.kind == "neck" else "out_channels"
         width = getattr(part, axis)
         off = 0 if part.kind in ("stem", "neck") else width % QUANTUM
@@ -211,7 +213,7 @@ def _fitted(part, siblings, ms_of):
 
     The terms are its two 3x3 convolutions, its norms and a constant; a width off the quantum costs what the next one on it does.
     """
-    if len(siblings) < 6:
+    if not siblings:
         raise KeyError(part)
     terms, ms = np.array([_terms(row) for row in siblings]), np.array([ms_of[row] for row in siblings])
     weights = np.linalg.lstsq(terms / ms[:, None], np.ones(len(ms)), rcond=None)[0]

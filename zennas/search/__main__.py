@@ -39,8 +39,8 @@ def search(
     # Imported here, so that --help answers at once.
     from zennas.records import UserError
     from zennas.search.loop import Options, Run
-    from zennas.search.outcome import winners_table
-    from zennas.search.progress import Progress, console_for
+    from zennas.search.outcome import print_winners
+    from zennas.progress import Progress, console_for
     from zennas.track import SearchPlan, load_experiment, load_space
 
     if resume and fresh:
@@ -88,7 +88,7 @@ def search(
             "give more --minutes or --candidates, or look at report.html", style="yellow"
         )
         raise typer.Exit(1)
-    console.print(winners_table(run, winners), width=None if console.is_terminal else 160)
+    print_winners(run, winners, console)
     if the_note := run.budget.stand_in if run.budget else None:
         console.print(the_note, style="yellow")
     storage_url = storage or f"sqlite:///{out / 'study.db'}"

@@ -13,7 +13,7 @@ from zennas.search.finals import settle_finals
 from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
 from zennas.search.prepare import measure_baselines, ready_table, settle_budget
-from zennas.search.progress import duration
+from zennas.progress import duration
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers

@@ -1,9 +1,10 @@
 """What a search leaves behind: winners.json, a YAML and an ONNX per winner, the report, the finished study, a table to read."""
 
 from rich.table import Table
+from rich.text import Text
 
 from zennas.provenance import Provenance
-from zennas.search.progress import duration
+from zennas.progress import duration
 from zennas.search.report import RunSummary, write_report
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.candidate import Candidate
@@ -84,18 +85,16 @@ def note(run, winners):
     return "\n".join([*lines, "", "A Zen-Score is not an accuracy: it ranks untrained networks of one space."])
 
 
-def winners_table(run, winners):
-    """The rich Table of the winners beside the baselines of the same run."""
+def print_winners(run, winners, console):
+    """The winners beside the baselines of the same run, as a table for people."""
     table = Table(title=f"{run.options.experiment.name}: winners and hand-made baselines, measured in this run", title_justify="left")
-    table.add_column("network")
-    table.add_column("candidate", overflow="fold")
-    for name in ("Zen-Score", "measured ms", "spread", "of budget", "GMACs", "M params", "blocks", "MB"):
+    table.add_column("network", no_wrap=True)
+    for name in ("Zen-Score", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in [*winners, *sorted(run.baselines, key=lambda entry: entry["latency"]["measured_ms"])]:
         latency = entry["latency"]
         table.add_row(
-            entry["name"].replace("[", "\\["),
-            Candidate(**entry["candidate"]).text,
+            Text(entry["name"]),
             f"{entry['zen_score']:.2f} ±{entry['zen_std']:.2f}",
             f"{latency['measured_ms']:.2f}",
             f"{latency['spread_pct']:.1f} %",
@@ -106,7 +105,9 @@ def winners_table(run, winners):
             f"{entry['megabytes']:.0f}",
             style="bold" if entry["role"] == "winner" else None,
         )
-    return table
+    console.print(table)
+    for entry in winners:
+        console.print(f"{entry['name']}  {Candidate(**entry['candidate']).text}", markup=False, soft_wrap=True)
 
 
 def _in_order(run, winners):

@@ -8,7 +8,6 @@ takes 20 of them a second (SQLite) to 60 (PostgreSQL).
 import contextlib
 import logging
 import os
-import pathlib
 import queue
 import threading
 import time
@@ -107,31 +106,39 @@ class Store:
 
     def _write(self, candidate, values, budget_ms, attributes, onnx):
         names = ["block", *self.space.genes]
+        values = None if values is None else [float(value) for value in values]
+        finished = TrialState.FAIL if values is None else TrialState.COMPLETE
         trial = create_trial(
-            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-            values=None if values is None else [float(value) for value in values],
+            # A finished trial takes no artifact any more: a trial with one is told its values afterwards.
+            state=TrialState.RUNNING if onnx else finished,
+            values=None if onnx else values,
             params=dict(zip(names, (candidate.block, *genes_of(candidate)), strict=True)),
             distributions=self._distributions(),
             user_attrs={name: value for name, value in attributes.items() if value is not None} | {"candidate": candidate.text},
             # The list form, positive where broken: the one that both Optuna and its dashboard honour.
-            system_attrs={} if values is None else {"constraints": [float(values[1] - budget_ms)]},
+            system_attrs={} if values is None else {"constraints": [values[1] - budget_ms]},
         )
         self.study.add_trial(trial)
-        if attributes["role"] == "winner" and onnx:
-            self._attach(attributes["key"], pathlib.Path(onnx))
+        if onnx:
+            self._attach(attributes["key"], onnx, values)
 
-    def _attach(self, key, onnx):
-        """The ONNX file as an artifact of its trial. The file is a hard link to the artifact, where links are possible."""
+    def _attach(self, key, onnx, values):
+        """The ONNX file as an artifact of its trial. The file becomes a hard link to the artifact, where links are possible."""
         folder = onnx.parent / "artifacts"
         folder.mkdir(exist_ok=True)
-        trial = next(t for t in reversed(self.study.get_trials(deepcopy=False)) if t.user_attrs.get("key") == key)
+        trial = next(one for one in self.study.get_trials(states=[TrialState.RUNNING]) if one.user_attrs.get("key") == key)
         artifact_id = upload_artifact(
-            artifact_store=FileSystemArtifactStore(folder), file_path=str(onnx), study_or_trial=trial, storage=self.study._storage
+            artifact_store=FileSystemArtifactStore(folder),
+            file_path=str(onnx),
+            study_or_trial=trial,
+            storage=self.study._storage,
+            mimetype="application/octet-stream",
         )
         link = onnx.with_name(f".{onnx.name}.link")
         with contextlib.suppress(OSError):
             os.link(folder / artifact_id, link)
             os.replace(link, onnx)
+        self.study.tell(trial.number, values)
 
     def _distributions(self):
         spans = {name: IntDistribution(span.low, span.high, step=span.step) for name, span in self.space.genes.items()}

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import pathlib
+import sys
 from typing import Annotated
 
 import pydantic
 
-from zennas.records import Record
+from zennas.records import Record, UserError, parse_yaml
 
 Width = Annotated[int, pydantic.Field(ge=1)]
 Depth = Annotated[int, pydantic.Field(ge=1)]
@@ -53,3 +55,40 @@ class Candidate(Record):
     def plain(self):
         """The mapping that YAML and JSON hold."""
         return {"block": self.block, "stem": self.stem, "widths": list(self.widths), "depths": list(self.depths)}
+
+
+def read_candidates(source):
+    """[(name, Candidate)] from a file, or from standard input where source is '-'.
+
+    The text is one YAML candidate, a YAML or JSON list of them, a mapping from names to candidates, or one JSON (or YAML
+    flow) candidate per line. UserError says which entry of which file is wrong.
+    """
+    if source == "-":
+        text, where = sys.stdin.read(), "standard input"
+    else:
+        try:
+            text, where = pathlib.Path(source).read_text(encoding="utf-8"), source
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()[:1] == "{"]
+    if lines and all(line.strip()[:1] in ("{", "#", "") for line in text.splitlines()):
+        entries = [(f"{where}, line {number}", parse_yaml(line, f"{where}, line {number}")) for number, line in lines]
+    else:
+        value = parse_yaml(text, where)
+        if isinstance(value, list):
+            entries = [(f"{where}, entry {index}", entry) for index, entry in enumerate(value, start=1)]
+        elif isinstance(value, dict) and "block" not in value and all(isinstance(entry, dict) for entry in value.values()):
+            entries = [(f"{where}, {name}", entry) for name, entry in value.items()]
+        else:
+            entries = [(where, value)]
+    if not entries or entries == [(where, None)]:
+        raise UserError(f"{where}: holds no candidate; one looks like {EXAMPLE}")
+    return [(at, Candidate.parse(_unwrapped(entry), at)) for at, entry in entries]
+
+
+EXAMPLE = "{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}"
+
+
+def _unwrapped(entry):
+    """The candidate inside an entry of winners.json or of `score --json`."""
+    return entry["candidate"] if isinstance(entry, dict) and isinstance(entry.get("candidate"), dict) else entry

@@ -74,9 +74,14 @@ def stem(channels):
 
 
 def block(name, in_channels, out_channels, stride):
+    check_block(name)
+    return BLOCKS[name](in_channels, out_channels, stride)
+
+
+def check_block(name):
+    """UserError where BLOCKS has no such row."""
     if name not in BLOCKS:
         raise UserError(f"block '{name}' is not known; {suggestion(name, list(BLOCKS))}")
-    return BLOCKS[name](in_channels, out_channels, stride)
 
 
 def neck(channels, px, embedding_size):

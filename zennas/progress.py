@@ -89,4 +89,5 @@ def duration(seconds):
 
 def console_for(*, json_output):
     """Standard output for people, or standard error where standard output is for a script."""
-    return Console(stderr=json_output, highlight=False)
+    console = Console(stderr=json_output, highlight=False)
+    return console if console.is_terminal else Console(stderr=json_output, highlight=False, width=120)

@@ -1,0 +1,29 @@
+# Two commands: `make search` runs the main job, `make test` the tests. Both set up .venv first, from constraints.txt.
+PYTHON ?= python3
+TRACK ?= webface-sfr
+ARGS ?=
+BIN = .venv/bin
+
+.PHONY: search test slow lint clean
+
+search: .venv/ready
+	$(BIN)/python -m zennas.search --track $(TRACK) $(ARGS)
+
+test: .venv/ready
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: .venv/ready
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check zennas tests experiments && $(BIN)/ruff format --check zennas tests experiments
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "Setting up .venv: about two minutes and 3 GB the first time"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zennas needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache

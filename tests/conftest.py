@@ -1,0 +1,72 @@
+"""What the tests share: a space small enough to search in seconds, and a latency cache of their own."""
+
+import pathlib
+import textwrap
+
+import pytest
+
+TINY_SPACE = """
+    name: tiny
+    block: ir_se
+    image_px: 32
+    embedding_size: 64
+    stem: {low: 8, high: 32, step: 8}
+    widths:
+      - {low: 8, high: 32, step: 8}
+      - {low: 16, high: 64, step: 8}
+    depths:
+      - {low: 1, high: 4}
+      - {low: 1, high: 6}
+    limits: {max_blocks: 9, max_effectiveness: 0.5}
+    baselines:
+      IR-SE-small: {block: ir_se, stem: 16, widths: [16, 32], depths: [1, 2]}
+      "IR [2,3]": {block: ir, stem: 16, widths: [16, 32], depths: [2, 3]}
+"""
+TINY_TRACK = """
+    name: tiny
+    title: a track for the tests
+    budget:
+      total_ms: 30
+      detection_ms: 2
+      alignment_ms: 1
+      reference:
+        machine: a slow machine
+        candidate: {block: ir, stem: 32, widths: [32, 64], depths: [2, 2]}
+        latency_ms: 20
+    protocol: {backend: onnxruntime-cpu, num_runs: 10, kth_fastest: 2}
+    limits: {max_embedding_size: 64, max_mb: 10}
+    metric: none
+    sources: [the tests]
+"""
+TINY_EXPERIMENT = """
+    name: tiny
+    space: SPACE
+    track: TRACK
+    search: {minutes: 0.2, population: 16, batch_size: 4, num_winners: 2, max_finalists: 3, table_runs: 3,
+             score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The path of an experiment over the tiny space and track, in a folder of its own."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name, text in (("space", TINY_SPACE), ("track", TINY_TRACK), ("experiment", TINY_EXPERIMENT)):
+        text = textwrap.dedent(text).replace("SPACE", str(folder / "space.yaml")).replace("TRACK", str(folder / "track.yaml"))
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / "experiment.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What the tests measure is kept for the session, and nowhere else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZENNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkout():
+    """The root of the repository."""
+    return pathlib.Path(__file__).parent.parent
