@@ -109,7 +109,7 @@ class SearchPlan(Record):
     pool_size: Count = 24  # best candidates re-scored with final_repeats, from which finalists are chosen
     min_distance: Annotated[float, pydantic.Field(ge=0)] = 0.15  # between two winners: mean |log ratio| over the genes
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
-    table_runs: Count = 10  # runs per block in the latency table
+    table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
     score: ScorePlan = ScorePlan()
 

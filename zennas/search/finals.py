@@ -33,7 +33,7 @@ def settle_finals(run):
         if row.key in run.ledger.measured:
             slots.append(row.candidate)
             continue
-        if measured >= run.plan.max_finalists or (slots and run.out_of_time):
+        if measured >= run.plan.max_finalists:
             break
         measured += 1
         entry = _measure(run, row)

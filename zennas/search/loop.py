@@ -65,7 +65,7 @@ class Run:
         self.options, self.progress = options, progress
         self.track, self.space, self.plan, self.out = options.track, options.space, options.plan, options.out
         self.start = time.monotonic()
-        self.factor, self.front, self.note = 1.0, [], None
+        self.factor, self.front, self.note, self.inner_s = 1.0, [], None, 0.0
         self.budget = self.table = self.batches = self.store = self.workers = None
 
     def go(self):
@@ -94,10 +94,11 @@ class Run:
                 measure_baselines(self)
             self._begin_search()
             self.evolve(seconds=self._search_seconds(), num_scored=self.plan.candidates)
-            winners = settle_finals(self)
+            with self._timed("finals"):
+                winners = settle_finals(self)
             with self._timed("publishing"):
                 publish(self, winners)
-            self.ledger.save(finished=True, minutes=self.plan.minutes)
+            self.ledger.save(finished=True, minutes=self.plan.minutes, num_workers=options.num_workers)
             return winners
         finally:
             self._close()
@@ -263,6 +264,12 @@ class Run:
             self.ledger.save(budget=budget.model_dump())
         self.budget = LocalBudget.parse(self.ledger.state["budget"], self.out / "run.json")
         self.progress.say(f" budget  {self.budget.budget_ms:.2f} ms here: {self.budget.origin}")
+        made_by = self.ledger.state["made_by"]
+        self.store.describe(
+            {name: made_by[name] for name in ("command", "zennas", "machine", "date")}
+            | {"track": self.track.name, "space": self.space.name, "seed": self.plan.seed}
+            | {"budget (ms)": self.budget.budget_ms, "stand-in": self.budget.stand_in or "no"}
+        )
 
     def _begin_search(self):
         """Correct the table by the baselines, see that the budget is possible at all, and take up the search."""
@@ -314,13 +321,14 @@ class Run:
 
     @contextlib.contextmanager
     def _timed(self, what):
-        """Add the seconds spent inside to run.json's account of the wall time."""
-        start = time.monotonic()
+        """Add the seconds spent inside, less those of accounts opened inside, to run.json's account of the wall time."""
+        start, outer_s, self.inner_s = time.monotonic(), self.inner_s, 0.0
         try:
             yield
         finally:
-            wall = self.ledger.state["wall_s"]
-            wall[what] = round(wall.get(what, 0.0) + time.monotonic() - start, 3)
+            spent_s, wall = time.monotonic() - start, self.ledger.state["wall_s"]
+            wall[what] = round(wall.get(what, 0.0) + spent_s - self.inner_s, 3)
+            self.inner_s = outer_s + spent_s
 
     def _close(self):
         if self.store is not None:

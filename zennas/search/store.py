@@ -69,6 +69,12 @@ class Store:
             warnings.simplefilter("ignore")
             save_note(self.study, markdown)
 
+    def describe(self, attributes):
+        """Show these as attributes of the study."""
+        with _explaining("the study"):
+            for name, value in attributes.items():
+                self.study.set_user_attr(name, value)
+
     def add_scored(self, row, *, latency_ms, budget_ms):
         """Queue a scored candidate (a ledger Row) that is on the front or in the population; once per key."""
         self._add(row.candidate, [row.score, latency_ms], budget_ms, {"key": row.key, "role": "scored"} | _costs(row._asdict()))

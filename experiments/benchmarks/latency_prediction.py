@@ -1,0 +1,96 @@
+"""How far is a prediction from the truth? Random candidates, predicted by the table and measured whole by the track's rule.
+
+    python experiments/benchmarks/latency_prediction.py --track webface-sfr --out experiments/benchmarks/latency_prediction.json
+
+Candidates are drawn from the track's space, from a quarter of its budget up to all of it. The baseline is a prediction from
+multiply-accumulates alone, scaled by the same networks. Takes about ten minutes for 30 candidates; writes a JSON.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+import numpy as np
+
+from zennas.latency.budget import choose_protocol, keep_reference, kept_reference, local_budget, measure_network
+from zennas.latency.table import LatencyTable, parts_of_space
+from zennas.progress import Progress, console_for
+from zennas.provenance import provenance
+from zennas.search.winners import correction
+from zennas.space.cost import cost
+from zennas.track import load_experiment
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--track", default="webface-sfr")
+    parser.add_argument("--candidates", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+
+    progress = Progress(console_for(json_output=False))
+    _, track, space = load_experiment(arguments.track)
+    protocol, stand_in = choose_protocol(track)
+    reference = kept_reference(track, protocol)
+    if reference is None:
+        reference = measure_network(track.budget.reference.candidate, protocol)
+        keep_reference(track, reference)
+    budget_ms = local_budget(track, reference, stand_in).budget_ms
+    table = LatencyTable(protocol)
+    progress.begin("latency table")
+    table.ensure(parts_of_space(space), progress=progress.counting("blocks"))
+
+    rng, rows = np.random.default_rng(arguments.seed), []
+    progress.begin("measuring candidates whole")
+    count = progress.counting("candidates")
+    while len(rows) < arguments.candidates:
+        candidate = space.sample(rng)
+        table_ms = table.predict(candidate)
+        if not 0.25 * budget_ms <= table_ms <= budget_ms:
+            continue
+        measurement = measure_network(candidate, protocol)
+        rows.append(
+            {
+                "candidate": candidate.text,
+                "table_ms": round(table_ms, 3),
+                "measured_ms": measurement.measured_ms,
+                "spread_pct": round(measurement.spread_pct, 2),
+                "macs": cost(candidate).macs,
+            }
+        )
+        count(len(rows), arguments.candidates)
+    progress.end()
+
+    # The correction of a search comes from networks measured whole; here from the first third, judged on the others.
+    third = len(rows) // 3
+    factor = correction([{"latency": row} for row in rows[:third]], budget_ms)
+    ms_per_mac = statistics.median(row["measured_ms"] / row["macs"] for row in rows[:third])
+    judged = rows[third:]
+    result = {
+        "what": "error of predicted against measured latency over whole networks, per cent",
+        "budget_ms": budget_ms,
+        "candidates": len(rows),
+        "table_as_it_is": errors(rows, lambda row: row["table_ms"]),
+        f"table_corrected_x_{factor}_by_the_first_{third}_on_the_others": errors(judged, lambda row: row["table_ms"] * factor),
+        "baseline_macs_alone_on_the_others": errors(judged, lambda row: row["macs"] * ms_per_mac),
+        "rows": rows,
+        "made_by": provenance(seed=arguments.seed).model_dump(),
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1))
+
+
+def errors(rows, predicted):
+    """{mean, worst, bias} of a prediction, in per cent of the measurement."""
+    signed = [100 * (predicted(row) / row["measured_ms"] - 1) for row in rows]
+    return {
+        "mean_abs_pct": round(statistics.fmean(map(abs, signed)), 2),
+        "max_abs_pct": round(max(map(abs, signed)), 2),
+        "bias_pct": round(statistics.fmean(signed), 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+import pathlib
+import textwrap
+
+import pydantic
+import pytest
+
+from zennas.records import (
+    EXPERIMENTS,
+    SPACES,
+    TRACKS,
+    Record,
+    UserError,
+    data_root,
+    names,
+    parse_yaml,
+    read_yaml,
+    resolve,
+    suggestion,
+)
+
+
+class Wheel(Record):
+    diameter_mm: int = pydantic.Field(ge=1)
+    spokes: int = 32
+
+
+class Bicycle(Record):
+    name: str
+    front: Wheel
+    spare: tuple[Wheel, ...] = ()
+    shelf: dict[str, Wheel] = {}
+    lamp: Wheel | None = None
+
+
+GOOD = {"name": "red", "front": {"diameter_mm": 622}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "bicycle.yaml"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+def error_of(function, *arguments):
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_a_good_file_becomes_a_frozen_record(write):
+    bicycle = Bicycle.load(write("{name: red, front: {diameter_mm: 622}, spare: [{diameter_mm: 559, spokes: 28}]}"))
+    assert bicycle == Bicycle(name="red", front=Wheel(diameter_mm=622), spare=(Wheel(diameter_mm=559, spokes=28),))
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        bicycle.name = "blue"
+
+
+def test_a_user_error_is_a_value_error():
+    assert issubclass(UserError, ValueError)
+
+
+def test_a_bad_value_names_file_key_given_and_allowed(write):
+    path = write("{name: red, front: {diameter_mm: 0}}")
+    message = error_of(Bicycle.load, path)
+    assert message == f"{path}: front.diameter_mm: given 0, allowed: greater than or equal to 1"
+
+
+def test_a_missing_key_is_named(write):
+    path = write("{front: {diameter_mm: 622}}")
+    assert error_of(Bicycle.load, path) == f"{path}: key 'name' is missing"
+
+
+def test_every_mistake_is_told_at_once():
+    message = error_of(Bicycle.parse, {"front": {"diameter_mm": 0}, "nmae": "red"}, "here")
+    assert len(message.splitlines()) == 3
+    assert all(line.startswith("here: ") for line in message.splitlines())
+
+
+def test_a_long_value_is_shown_in_part():
+    message = error_of(Bicycle.parse, GOOD | {"front": {"diameter_mm": "x" * 1000}}, "here")
+    assert "given 'xxx" in message and "... allowed" not in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("values", "at", "meant", "known"),
+    [
+        ({"nmae": "red"}, "nmae", "name", "front, lamp, name, shelf, spare"),
+        ({"front": {"diameter_mm": 622, "spoke": 20}}, "front.spoke", "spokes", "diameter_mm, spokes"),
+        ({"lamp": {"diameter_mm": 622, "spoke": 20}}, "lamp.spoke", "spokes", "diameter_mm, spokes"),
+        ({"spare": [{"diameter_mm": 622, "spoke": 20}]}, "spare.0.spoke", "spokes", "diameter_mm, spokes"),
+        ({"shelf": {"left": {"diameter_mm": 622, "spoke": 20}}}, "shelf.left.spoke", "spokes", "diameter_mm, spokes"),
+    ],
+    ids=["top", "nested", "optional", "in a list", "in a mapping"],
+)
+def test_an_unknown_key_is_refused_with_what_was_meant(values, at, meant, known):
+    message = error_of(Bicycle.parse, GOOD | values, "here")
+    assert message == f"here: key '{at}' is not known; did you mean '{meant}'? known: {known}"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just words", "3"])
+def test_a_file_that_is_no_mapping_says_which_keys_it_wants(write, text):
+    path = write(text)
+    message = error_of(Bicycle.load, path)
+    assert message.startswith(f"{path}: expected keys and values (name, front, spare, shelf, lamp), got ")
+
+
+def test_broken_yaml_names_file_and_line(write):
+    path = write("""\
+        name: red
+        front: {diameter_mm: 622
+        spare: []
+        """)
+    message = error_of(read_yaml, path)
+    # The brace of line 2 is missed at the colon of line 3, which is where the parser stumbles.
+    assert message.startswith(f"{path}, line 3: not valid YAML: ")
+
+
+def test_parse_yaml_reads_json_too_and_names_its_origin():
+    assert parse_yaml('{"a": [1, 2.5, null]}', "x") == {"a": [1, 2.5, None]}
+    assert error_of(parse_yaml, "a: [1", "standard input").startswith("standard input, line 1: not valid YAML")
+
+
+def test_yaml_builds_no_python_objects():
+    message = error_of(parse_yaml, "!!python/object/apply:os.getcwd []", "x")
+    assert message.startswith("x, line 1: not valid YAML")
+
+
+def test_an_unreadable_file_says_why(tmp_path):
+    assert error_of(read_yaml, tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: cannot be read: No such file or directory"
+    assert error_of(read_yaml, tmp_path).startswith(f"{tmp_path}: cannot be read: ")
+    (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
+    assert error_of(read_yaml, tmp_path / "latin.yaml").startswith(f"{tmp_path / 'latin.yaml'}: cannot be read: ")
+
+
+def test_suggestion():
+    assert suggestion("ir-se", ["ir_se", "ir"]) == "did you mean 'ir_se'? known: ir, ir_se"
+    assert suggestion("zzz", ["ir_se", "ir"]) == "known: ir, ir_se"  # nothing near: no guess
+    assert suggestion("zzz", []) == "known: none"
+
+
+def test_the_folders_of_the_checkout_are_found(checkout):
+    assert data_root() == checkout
+    assert names(SPACES) == sorted(path.stem for path in (checkout / "search_spaces").glob("*.yaml"))
+    assert "webface-sfr" in names(TRACKS) and "webface-sfr" in names(EXPERIMENTS)
+    assert "benchmarks" not in names(EXPERIMENTS)  # a folder without an experiment.yaml is no recipe
+
+
+def test_a_name_resolves_to_its_file(checkout):
+    assert resolve(SPACES, "ir_se") == checkout / "search_spaces" / "ir_se.yaml"
+    assert resolve(TRACKS, "webface-main") == checkout / "latency" / "tracks" / "webface-main.yaml"
+    assert resolve(EXPERIMENTS, "webface-main") == checkout / "experiments" / "webface-main" / "experiment.yaml"
+
+
+def test_a_path_resolves_to_itself(tiny):
+    for kind in (SPACES, TRACKS, EXPERIMENTS):
+        assert resolve(kind, str(tiny)) == tiny
+    assert resolve(EXPERIMENTS, str(tiny.parent)) == tiny  # the folder of an experiment stands for the file in it
+    assert "no such file" in error_of(resolve, SPACES, str(tiny.parent))
+
+
+def test_a_file_of_the_working_folder_resolves_by_its_ending(tiny, monkeypatch):
+    monkeypatch.chdir(tiny.parent)
+    assert resolve(SPACES, "space.yaml") == pathlib.Path("space.yaml")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    message = error_of(resolve, EXPERIMENTS, "webface-srf")
+    assert "'webface-srf'" in message and "did you mean 'webface-sfr'?" in message and "insightface-ms1m" in message
+    assert error_of(resolve, SPACES, "ir-se").startswith("search space 'ir-se' is not known; did you mean 'ir_se'?")
+
+
+def test_a_missing_path_says_which_names_there_are():
+    message = error_of(resolve, TRACKS, "no/such/track.yaml")
+    assert message.startswith("no/such/track.yaml: no such file") and "webface-sfr" in message
+
+
+def test_zennas_home_replaces_the_folders(tmp_path, monkeypatch):
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces" / "mine.yaml").write_text("{}")
+    monkeypatch.setenv("ZENNAS_HOME", str(tmp_path))
+    assert data_root() == tmp_path
+    assert names(SPACES) == ["mine"] and names(TRACKS) == []
+    assert resolve(SPACES, "mine") == tmp_path / "search_spaces" / "mine.yaml"
+    assert error_of(resolve, TRACKS, "webface-sfr").endswith("known: none; or give the path of a YAML file")
+
+
+def test_a_wrong_zennas_home_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZENNAS_HOME", str(tmp_path))
+    message = error_of(data_root)
+    assert message.startswith(f"ZENNAS_HOME={tmp_path}: ") and "'search_spaces'" in message
