@@ -1,0 +1,115 @@
+import gc
+import json
+import statistics
+import time
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from zennas.latency import protocol as protocols
+from zennas.latency.backends import BACKENDS
+from zennas.latency.budget import export_candidate
+from zennas.latency.protocol import SPREAD_WARNING_PCT, Measurement, measure, measure_calmly
+from zennas.provenance import machine_name, versions
+from zennas.space.candidate import Candidate
+from zennas.track import Protocol
+
+SMALL = Candidate(block="ir_se", stem=8, widths=(8, 16), depths=(1, 1))
+
+
+def taken(raw_ms, *, kth_fastest=1):
+    protocol = Protocol(backend="onnxruntime-cpu", num_runs=len(raw_ms), kth_fastest=kth_fastest)
+    return Measurement(
+        raw_ms=tuple(raw_ms), protocol=protocol, machine="a-machine", date="2026-01-01", versions={}, load_average=0.25
+    )
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """The Protocol of a backend whose model is the function that is timed."""
+    monkeypatch.setitem(BACKENDS, "scripted", lambda model, protocol: model)
+    return Protocol(backend="scripted", num_runs=5, kth_fastest=2)
+
+
+@hypothesis.given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=60), st.data())
+def test_the_value_is_the_kth_fastest(raw_ms, data):
+    k = data.draw(st.integers(1, len(raw_ms)))
+    value = taken(raw_ms, kth_fastest=k).measured_ms
+    assert sum(ms < value for ms in raw_ms) < k <= sum(ms <= value for ms in raw_ms)
+
+
+def test_the_spread_is_the_distance_of_the_quartiles():
+    measurement = taken([5.0, 1.0, 3.0, 2.0, 4.0])  # quartiles 2 and 4, median 3
+    assert measurement.median_ms == 3.0
+    assert measurement.spread_pct == pytest.approx(100 * (4 - 2) / 3)
+    assert taken([7.0]).spread_pct == 0.0
+
+
+@pytest.mark.parametrize("wide_ms", [10.0 * (1 + SPREAD_WARNING_PCT / 100) ** 2, 100.0])
+def test_a_wide_spread_is_warned_of(wide_ms):
+    assert taken([10.0] * 20).warning is None
+    warning = taken([10.0, wide_ms] * 10).warning
+    assert f"{taken([10.0, wide_ms] * 10).spread_pct:.1f} %" in warning and "0.2" in warning  # the load
+
+
+def test_a_measurement_is_a_record_of_all_that_was_taken():
+    exported = export_candidate(SMALL, image_px=16, embedding_size=8)
+    protocol = Protocol(backend="onnxruntime-cpu", num_runs=7, kth_fastest=2)
+    counted = []
+    measurement = measure(exported.onnx_bytes, protocol, progress=lambda done, total: counted.append((done, total)))
+    assert len(measurement.raw_ms) == 7 and min(measurement.raw_ms) > 0
+    assert measurement.measured_ms == statistics.quantiles(measurement.raw_ms, n=6, method="inclusive")[0]  # 2nd of 7
+    assert (measurement.protocol, measurement.machine) == (protocol, machine_name())
+    assert measurement.versions == versions() and {"python", "torch", "numpy"} < set(measurement.versions)
+    assert any(name.startswith("onnxruntime") for name in measurement.versions)
+    assert counted == [(done, 7) for done in range(1, 8)]
+    assert Measurement.parse(json.loads(measurement.model_dump_json()), "a file") == measurement
+
+
+def test_the_clock_is_around_finished_work(scripted):
+    measurement = measure(lambda: time.sleep(0.02), scripted)
+    assert 20 <= min(measurement.raw_ms) and measurement.measured_ms < 40  # a sleep may last longer, never shorter
+
+
+def test_what_is_done_between_runs_is_not_timed(scripted):
+    order = []
+    measurement = measure(
+        lambda: order.append("run"),
+        scripted,
+        between_runs=lambda: (order.append("between"), time.sleep(0.02)),
+        progress=lambda done, total: time.sleep(0.02),
+    )
+    assert order == ["between", "run"] * 5
+    assert measurement.measured_ms < 5  # a call that appends takes microseconds
+
+
+def test_warm_up_runs_are_not_recorded(scripted):
+    runs = []
+    protocol = scripted.model_copy(update={"warmup_runs": 3})
+    measurement = measure(lambda: runs.append(time.sleep(0.02 if len(runs) < 3 else 0)), protocol)
+    assert len(runs) == 3 + 5 and len(measurement.raw_ms) == 5
+    assert measurement.measured_ms < 10
+
+
+def test_the_garbage_collector_is_back_even_after_a_failure(scripted):
+    def fail():
+        assert not gc.isenabled()
+        raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        measure(fail, scripted)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "spreads, taken_from, num_taken",
+    [((0,), 0, 1), ((30, 0), 1, 2), ((30, 20, 40), 1, 3), ((20, 30, 40), 0, 3), ((30, 0, 0), 1, 2)],
+)
+def test_the_calmest_of_several_attempts_counts(monkeypatch, spreads, taken_from, num_taken):
+    attempts = [taken([10.0 - spread / 20, 10.0, 10.0 + spread / 20]) for spread in spreads]
+    waiting = iter(attempts)
+    # Noise cannot be ordered from a machine: the measurements are given, the choice among them is real.
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, *, progress: next(waiting))
+    assert measure_calmly("model", attempts[0].protocol, attempts=3) is attempts[taken_from]
+    assert len(attempts) - len(list(waiting)) == num_taken
