@@ -20,7 +20,7 @@ lint: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv: about two minutes and 3 GB the first time"
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zennas needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zennas needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

@@ -38,19 +38,20 @@ def onnxruntime_tensorrt(model, protocol):
 
 
 def torch_cuda(model, protocol):
-    """PyTorch, eager, channels-last, fp32, on the first NVIDIA GPU; takes a network, not an ONNX file."""
+    """PyTorch, eager, channels-last, fp32, on the first NVIDIA GPU. Takes a network that knows its `input_shape`."""
+    _require_cuda("torch-cuda")
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
-    _require_cuda("torch-cuda")
     network = model.eval().to("cuda", memory_format=torch.channels_last)
-    image_B3HW = torch.from_numpy(_random_input((protocol.batch, 3, 112, 112)))
-    on_device = image_B3HW.to("cuda", memory_format=torch.channels_last)
+    image_BCHW = torch.from_numpy(_random_input((protocol.batch, *model.input_shape)))
+    on_device = image_BCHW.to("cuda", memory_format=torch.channels_last)
 
     def run_once():
         with torch.inference_mode():
             if protocol.io == "host":
-                return network(image_B3HW.to("cuda", memory_format=torch.channels_last)).cpu()
-            network(on_device)
+                network(image_BCHW.to("cuda", memory_format=torch.channels_last)).cpu()
+            else:
+                network(on_device)
             torch.cuda.synchronize()
 
     return run_once
@@ -74,6 +75,11 @@ def device_of(backend):
     """'cpu' or 'cuda'."""
     lookup(BACKENDS, backend, "backend")
     return "cpu" if backend.endswith("-cpu") else "cuda"
+
+
+def takes_network(backend):
+    """Whether this backend times torch networks; all others time ONNX files."""
+    return backend.startswith("torch-")
 
 
 def missing(backend):
@@ -134,6 +140,7 @@ def _onnxruntime_gpu(model, protocol, *providers):
             f"{session.get_providers()[0]}; it needs the CUDA and cuDNN libraries that its release names"
         )
     feed = _feed(session, protocol)
+    session.run(None, feed)  # TensorRT builds its engine, cuDNN chooses its algorithms: set-up, not inference
     if protocol.io == "host":
         return lambda: session.run(None, feed)
     import onnxruntime
@@ -153,7 +160,7 @@ def _onnxruntime_gpu(model, protocol, *providers):
 
 def _session_source(model):
     """What a session opens: the bytes or the path of an ONNX file; a network is exported first."""
-    return to_onnx(model, (3, 112, 112)) if isinstance(model, torch.nn.Module) else model
+    return to_onnx(model, model.input_shape) if isinstance(model, torch.nn.Module) else model
 
 
 def _feed(session, protocol):

@@ -5,8 +5,8 @@ import pathlib
 
 import torch
 
-from zennas.export import export
-from zennas.latency.backends import device_of, fix_input_px, missing
+from zennas.export import export, fold
+from zennas.latency.backends import device_of, fix_input_px, missing, takes_network
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, table_name
 from zennas.provenance import machine_name
@@ -104,17 +104,28 @@ def keep_reference(track, measurement):
 
 
 def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
-    """The Measurement of a candidate as a whole, from its exported ONNX file."""
+    """The Measurement of a candidate as a whole: from its exported ONNX file, or its folded network on a torch backend."""
+    if takes_network(protocol.backend):
+        return measure_calmly(timed_network(candidate, image_px=image_px, embedding_size=embedding_size), protocol)
     exported = export_candidate(candidate, image_px=image_px, embedding_size=embedding_size)
     return measure_calmly(exported.onnx_bytes, protocol)
 
 
 def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=None):
     """The Export of a candidate's untrained network, its norms calibrated on random images."""
+    network = _untrained(candidate, image_px, embedding_size)
+    return export(network, image_px=image_px, metadata=metadata)
+
+
+def timed_network(candidate, *, image_px=112, embedding_size=512):
+    """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX file."""
+    return fold(_untrained(candidate, image_px, embedding_size))
+
+
+def _untrained(candidate, image_px, embedding_size):
     generator = torch.Generator().manual_seed(0)
     network = build(candidate, image_px=image_px, embedding_size=embedding_size, generator=generator)
-    calibrate(network, torch.randn(4, 3, image_px, image_px, generator=generator))
-    return export(network, image_px=image_px, metadata=metadata)
+    return calibrate(network, torch.randn(4, 3, image_px, image_px, generator=generator))
 
 
 def measure_detector(path, protocol, *, input_px):

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from zennas.export import fold, to_onnx
+from zennas.latency.backends import takes_network
 from zennas.latency.protocol import measure
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
@@ -163,10 +164,10 @@ class LatencyTable:
 def measure_part(part, protocol, *, num_runs=10):
     """(milliseconds of one such part inside a network, the Measurement behind it)."""
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
-    single = measure(_part_model(part, 1), protocol, between_runs=_evict_caches)
+    single = measure(_part_model(part, 1, protocol.backend), protocol, between_runs=_evict_caches)
     if part.kind in ("stem", "neck") or part.stride != 1:
         return single.measured_ms, single
-    stack = measure(_part_model(part, STACK), protocol, between_runs=_evict_caches)
+    stack = measure(_part_model(part, STACK, protocol.backend), protocol, between_runs=_evict_caches)
     # Below zero only where noise is larger than the part; then the stack itself is the better bound.
     marginal_ms = (stack.measured_ms - single.measured_ms) / (STACK - 1)
     return max(marginal_ms, stack.measured_ms / STACK / 2), stack
@@ -184,7 +185,7 @@ def table_name(protocol):
     return f"{protocol.backend}-{protocol.threads}t-batch{protocol.batch}{denormals}.csv"
 
 
-def _part_model(part, copies):
+def _part_model(part, copies, backend):
     """The exported bytes of a part (or a stack of it), or the module itself for a backend that runs modules."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
@@ -192,7 +193,9 @@ def _part_model(part, copies):
     module = networks.initialise(stack, generator=generator)
     shape = (part.in_channels, part.in_px, part.in_px)
     networks.calibrate(module, torch.randn(2, *shape, generator=generator))
-    return to_onnx(fold(module), shape)
+    folded = fold(module)
+    folded.input_shape = shape
+    return folded if takes_network(backend) else to_onnx(folded, shape)
 
 
 @functools.cache

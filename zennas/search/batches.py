@@ -79,13 +79,13 @@ class Batches:
 
         def over():
             if num_scored is not None:
-                return self.num_scored + sum(len(batch.candidates) for batch in self.in_flight) >= num_scored
+                return self.num_scored + self.num_under_way >= num_scored
             return time.monotonic() - start >= seconds
 
         try:
             while True:
                 while len(self.in_flight) < self.lag and not exhausted and not over():
-                    exhausted = not self._send(workers)
+                    exhausted = not self._send(workers, num_scored)
                 if not self.in_flight:
                     return not exhausted
                 batch = self.in_flight[0]
@@ -107,11 +107,15 @@ class Batches:
             self.ledger.state["search_s"] = before_s + time.monotonic() - start
             self.ledger.flush()
 
-    def _send(self, workers):
+    @property
+    def num_under_way(self):
+        return sum(len(batch.candidates) for batch in self.in_flight)
+
+    def _send(self, workers, num_scored):
         counters = collections.Counter()
         size = self.plan.batch_size
-        if self.plan.candidates is not None:
-            size = min(size, max(1, self.plan.candidates - self.num_scored - sum(len(b.candidates) for b in self.in_flight)))
+        if num_scored is not None:
+            size = min(size, num_scored - self.num_scored - self.num_under_way)
         candidates = propose(
             self.space,
             self.population,

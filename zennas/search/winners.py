@@ -6,7 +6,8 @@ import pathlib
 
 import yaml
 
-from zennas.latency.budget import export_candidate
+from zennas.latency.backends import takes_network
+from zennas.latency.budget import export_candidate, timed_network
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.search.ledger import write_atomically
@@ -60,7 +61,11 @@ def measured_entry(run, candidate, *, role, name, score, path):
         candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by)
     )
     write_atomically(path, exported.onnx_bytes)
-    measurement = run.workers.measure_file(measure_calmly, path, run.protocol)
+    if takes_network(run.protocol.backend):
+        network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        measurement = run.workers.on_device(measure_calmly, network, run.protocol)
+    else:
+        measurement = run.workers.measure_file(measure_calmly, path, run.protocol)
     return {
         "role": role,
         "name": name,

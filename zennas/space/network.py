@@ -18,6 +18,7 @@ class Network(nn.Module):
     def __init__(self, candidate, *, image_px=112, embedding_size=512):
         super().__init__()
         self.candidate = candidate
+        self.input_shape = (3, image_px, image_px)
         self.stem = stem(candidate.stem)
         self.blocks = nn.Sequential(*(block(candidate.block, *shape[:3]) for shape in block_shapes(candidate, image_px)))
         last_px = image_px >> len(candidate.widths)

@@ -1,0 +1,28 @@
+"""The package as a wheel, installed elsewhere than in the checkout: it finds its spaces, tracks and experiments there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
+    def run(*command, **environment):
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(checkout))
+    (wheel,) = (tmp_path / "dist").glob("zennas-*.whl")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
+    site = {"PYTHONPATH": str(tmp_path / "site")}
+
+    found = run(sys.executable, "-c", "import zennas.records as r; print(r.data_root(), *r.names(r.EXPERIMENTS))", **site)
+    root, *names = found.split()
+    assert root == str(tmp_path / "site" / "zennas" / "_data")
+    assert {"webface-sfr", "webface-main", "insightface-ms1m"} <= set(names)
+
+    listing = run(sys.executable, "-m", "zennas.score", "--baselines", "--no-latency", "--repeats", "1", "--csv", **site)
+    assert listing.count("\n") == 7  # a header and the six baselines
