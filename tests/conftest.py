@@ -53,7 +53,11 @@ def tiny(tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()
     for name, text in (("space", TINY_SPACE), ("track", TINY_TRACK), ("experiment", TINY_EXPERIMENT)):
-        text = textwrap.dedent(text).replace("SPACE", str(folder / "space.yaml")).replace("TRACK", str(folder / "track.yaml"))
+        text = (
+            textwrap.dedent(text)
+            .replace("SPACE", str(folder / "space.yaml"))
+            .replace("TRACK", str(folder / "track.yaml"))
+        )
         (folder / f"{name}.yaml").write_text(text)
     return folder / "experiment.yaml"
 

@@ -19,10 +19,14 @@ def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     site = {"PYTHONPATH": str(tmp_path / "site")}
 
-    found = run(sys.executable, "-c", "import zennas.records as r; print(r.data_root(), *r.names(r.EXPERIMENTS))", **site)
+    found = run(
+        sys.executable, "-c", "import zennas.records as r; print(r.data_root(), *r.names(r.EXPERIMENTS))", **site
+    )
     root, *names = found.split()
     assert root == str(tmp_path / "site" / "zennas" / "_data")
     assert {"webface-sfr", "webface-main", "insightface-ms1m"} <= set(names)
 
-    listing = run(sys.executable, "-m", "zennas.score", "--baselines", "--no-latency", "--repeats", "1", "--csv", **site)
+    listing = run(
+        sys.executable, "-m", "zennas.score", "--baselines", "--no-latency", "--repeats", "1", "--csv", **site
+    )
     assert listing.count("\n") == 7  # a header and the six baselines

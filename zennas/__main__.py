@@ -24,7 +24,9 @@ def main():
         room = importlib.import_module(f"zennas.{arguments[0]}.__main__")
         room.main(arguments[1:], prog_name=f"zennas {arguments[0]}")
     else:
-        print(f"error: command '{arguments[0]}' is not known; {suggestion(arguments[0], list(COMMANDS))}", file=sys.stderr)
+        print(
+            f"error: command '{arguments[0]}' is not known; {suggestion(arguments[0], list(COMMANDS))}", file=sys.stderr
+        )
         sys.exit(2)
 
 

@@ -88,7 +88,11 @@ def _fold_layers(layers):
             folded[-1] = fusion.fuse_conv_bn_eval(before, layer)
         elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
             folded[-1] = fusion.fuse_linear_bn_eval(before, layer)
-        elif isinstance(layer, nn.Linear) and isinstance(before, nn.Flatten) and isinstance(folded[-2:][0], nn.BatchNorm2d):
+        elif (
+            isinstance(layer, nn.Linear)
+            and isinstance(before, nn.Flatten)
+            and isinstance(folded[-2:][0], nn.BatchNorm2d)
+        ):
             folded[-2:] = [before, _fold_norm_into_next(folded[-2], layer)]
         else:
             folded.append(layer)
@@ -143,7 +147,9 @@ def _attach_weights(graph, weights):
     the equal weights of an untrained network behind hundreds of Identity nodes, which are undone here, and leaves the
     PReLU slopes to be unsqueezed at run time.
     """
-    arrays = {value.name: weights[value.name].detach().cpu().numpy() for value in graph.input if value.name != INPUT_NAME}
+    arrays = {
+        value.name: weights[value.name].detach().cpu().numpy() for value in graph.input if value.name != INPUT_NAME
+    }
     same = {name: name for name in arrays}
     constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     kept = []
@@ -188,12 +194,16 @@ def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size
         problems.append(f"{min_nodes} nodes or more are allowed; given {len(graph.node)}")
     for tensor in graph.initializer:
         if onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize < 4:
-            problems.append(f"initializer '{tensor.name}' is {onnx.TensorProto.DataType.Name(tensor.data_type)}; fp32 is the rule")
+            problems.append(
+                f"initializer '{tensor.name}' is {onnx.TensorProto.DataType.Name(tensor.data_type)}; fp32 is the rule"
+            )
     names = [node.name for node in graph.node[:8]]
     subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
     multiplies = any(name.startswith(("Mul", "_mul", "Div")) for name in names)
     if subtracts and multiplies:
-        problems.append("a Sub and a Mul among the first eight node names: the checker would take image normalisation for built in")
+        problems.append(
+            "a Sub and a Mul among the first eight node names: the checker would take image normalisation for built in"
+        )
     if max_mb and len(onnx_bytes) / 2**20 > max_mb:
         problems.append(f"{len(onnx_bytes) / 2**20:.1f} MB; at most {max_mb} MB are allowed")
     return problems
@@ -219,7 +229,9 @@ def compare(network, onnx_bytes, input_shape):
     return Proof(max_abs_difference=float(max(differences)), max_abs_output=float(max(outputs)))
 
 
-def open_session(onnx_source, *, providers=("CPUExecutionProvider",), threads=0, flush_denormals=True, provider_options=None):
+def open_session(
+    onnx_source, *, providers=("CPUExecutionProvider",), threads=0, flush_denormals=True, provider_options=None
+):
     """An ONNX Runtime session of bytes or of a path; threads 0: as many as the machine has."""
     import onnxruntime
 
@@ -229,7 +241,9 @@ def open_session(onnx_source, *, providers=("CPUExecutionProvider",), threads=0,
     options.log_severity_level = 3
     if flush_denormals:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return onnxruntime.InferenceSession(onnx_source, options, providers=list(providers), provider_options=provider_options)
+    return onnxruntime.InferenceSession(
+        onnx_source, options, providers=list(providers), provider_options=provider_options
+    )
 
 
 def metadata_of(onnx_bytes):
@@ -239,7 +253,9 @@ def metadata_of(onnx_bytes):
 
 def weights_of(onnx_bytes):
     """Initializer name -> array."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(onnx_bytes).graph.initializer}
+    return {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(onnx_bytes).graph.initializer
+    }
 
 
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)

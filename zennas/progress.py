@@ -47,7 +47,10 @@ class Progress:
         now = time.monotonic()
         if self._live:
             grid = Table.grid(padding=(0, 2))
-            grid.add_row(Text(self._stage, style="bold"), *(Text.assemble((f"{name} ", "dim"), str(text)) for name, text in fields.items()))
+            grid.add_row(
+                Text(self._stage, style="bold"),
+                *(Text.assemble((f"{name} ", "dim"), str(text)) for name, text in fields.items()),
+            )
             self._live.update(grid)
         elif now - self._last_line < LINE_EVERY_S:
             return

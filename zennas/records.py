@@ -25,7 +25,9 @@ class Record(pydantic.BaseModel):
     def parse(cls, values, where):
         """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one."""
         if not isinstance(values, dict):
-            raise UserError(f"{where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}")
+            raise UserError(
+                f"{where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}"
+            )
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
@@ -95,7 +97,9 @@ def data_root():
     package = pathlib.Path(__file__).parent
     if home := os.environ.get("ZENNAS_HOME"):
         if not (pathlib.Path(home) / SPACES).is_dir():
-            raise UserError(f"ZENNAS_HOME={home}: has no folder '{SPACES}'; it must hold search_spaces/, latency/ and experiments/")
+            raise UserError(
+                f"ZENNAS_HOME={home}: has no folder '{SPACES}'; it must hold search_spaces/, latency/ and experiments/"
+            )
         return pathlib.Path(home)
     return package / "_data" if (package / "_data").is_dir() else package.parent
 
@@ -120,5 +124,7 @@ def resolve(kind, name):
         return path
     if name not in names(kind):
         what = {SPACES: "search space", TRACKS: "track", EXPERIMENTS: "track or experiment"}[kind]
-        raise UserError(f"{what} '{name}' is not known; {suggestion(name, names(kind))}; or give the path of a YAML file")
+        raise UserError(
+            f"{what} '{name}' is not known; {suggestion(name, names(kind))}; or give the path of a YAML file"
+        )
     return data_root() / kind / FILE_OF_NAME[kind].format(name)

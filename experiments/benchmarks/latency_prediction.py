@@ -73,7 +73,9 @@ def main():
         "budget_ms": budget_ms,
         "candidates": len(rows),
         "table_as_it_is": errors(rows, lambda row: row["table_ms"]),
-        f"table_corrected_x_{factor}_by_the_first_{third}_on_the_others": errors(judged, lambda row: row["table_ms"] * factor),
+        f"table_corrected_x_{factor}_by_the_first_{third}_on_the_others": errors(
+            judged, lambda row: row["table_ms"] * factor
+        ),
         "baseline_macs_alone_on_the_others": errors(judged, lambda row: row["macs"] * ms_per_mac),
         "rows": rows,
         "made_by": provenance(seed=arguments.seed).model_dump(),

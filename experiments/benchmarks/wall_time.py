@@ -31,7 +31,10 @@ def main():
         "scoring": scoring_s,
         "measuring latency (table, reference, baselines)": wall["measuring"],
         "finals (scoring again, exporting, measuring whole)": wall["finals"],
-        "ray (start, stop, and workers waiting during the search)": wall["starting Ray"] + wall["stopping Ray"] + searching_s - scoring_s,
+        "ray (start, stop, and workers waiting during the search)": wall["starting Ray"]
+        + wall["stopping Ray"]
+        + searching_s
+        - scoring_s,
         "store (opening it, waiting for it)": wall["opening the study"] + wall["waiting for the study"],
         "publishing": wall["publishing"],
     }

@@ -116,7 +116,7 @@ def test_a_reference_that_cannot_be_read_or_kept_is_the_users_error(track, own_f
     with pytest.raises(UserError, match="not valid JSON; delete the file"):
         kept_reference(track, CPU, machine="a-machine")
     monkeypatch.setenv("ZENNAS_CACHE", str(path))  # a file where a folder should be
-    with pytest.raises(UserError, match="cannot be kept: .*; set ZENNAS_CACHE"):
+    with pytest.raises(UserError, match=r"cannot be kept: .*; set ZENNAS_CACHE"):
         keep_reference(track, taken(40.0))
 
 
@@ -157,5 +157,7 @@ def test_a_symbolic_detector_runs_at_the_size_that_is_given(tmp_path):
 def test_what_is_no_detector_is_the_users_error(tmp_path, content):
     if content is not None:
         (tmp_path / "detector.onnx").write_bytes(content)
-    with pytest.raises(UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX detector)"):
+    with pytest.raises(
+        UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX detector)"
+    ):
         measure_detector(tmp_path / "detector.onnx", CPU, input_px=32)

@@ -176,7 +176,9 @@ def test_only_what_is_missing_is_measured_and_it_is_kept(tmp_path):
     with open(again.path, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [len(row["raw_ms"].split()) for row in rows] == [3] * len(parts)
-    assert {(row["machine"], row["onnxruntime"], row["torch"]) for row in rows} == {("a-machine", ORT, versions()["torch"])}
+    assert {(row["machine"], row["onnxruntime"], row["torch"]) for row in rows} == {
+        ("a-machine", ORT, versions()["torch"])
+    }
 
 
 def test_a_new_measurement_changes_what_was_interpolated(tmp_path):
@@ -234,7 +236,9 @@ def test_a_row_torn_by_a_kill_is_measured_again(tmp_path_factory, data):
     assert opened(folder).missing(parts) == []
 
 
-@pytest.mark.parametrize("line", ["ir,16,16,1,16,fast,1,1,a-machine,d,ORT,t", "ir,16,16,one,16,1.0,1,1,a-machine,d,ORT,t"])
+@pytest.mark.parametrize(
+    "line", ["ir,16,16,1,16,fast,1,1,a-machine,d,ORT,t", "ir,16,16,one,16,1.0,1,1,a-machine,d,ORT,t"]
+)
 def test_a_broken_table_is_the_users_error(tmp_path, line):
     write_table(tmp_path, {repeated(16): 1.0})
     with open(tmp_path / table_name(CPU), "a") as file:
@@ -246,7 +250,7 @@ def test_a_broken_table_is_the_users_error(tmp_path, line):
 def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path):
     (tmp_path / "a-file").touch()
     table = LatencyTable(CPU, folder=tmp_path / "a-file" / "folder", machine="a-machine")
-    with pytest.raises(UserError, match="a-file.*cannot be kept: .*; set ZENNAS_CACHE to a writable folder"):
+    with pytest.raises(UserError, match=r"a-file.*cannot be kept: .*; set ZENNAS_CACHE to a writable folder"):
         table.ensure(parts_of(SMALL, **SIZES), measure_one=Device())
 
 

@@ -21,10 +21,18 @@ Exit codes: 0 done; 2 something given cannot be used; 130 stopped by Ctrl-C (a t
 def latency(
     files: Annotated[list[str] | None, typer.Argument(help="ONNX files, or files of candidates.")] = None,
     track: Annotated[str, typer.Option(help="Track (experiment) whose rule and space apply.")] = "webface-sfr",
-    backend: Annotated[str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Fill the table of block latencies of the track's space.")] = False,
-    folder: Annotated[pathlib.Path | None, typer.Option(help="Where --table keeps it. [default: $ZENNAS_CACHE/measured/MACHINE]")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="A JSON list of the measurements on standard output.")] = False,
+    backend: Annotated[
+        str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Fill the table of block latencies of the track's space.")
+    ] = False,
+    folder: Annotated[
+        pathlib.Path | None, typer.Option(help="Where --table keeps it. [default: $ZENNAS_CACHE/measured/MACHINE]")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="A JSON list of the measurements on standard output.")
+    ] = False,
 ):
     # Imported here, so that --help answers at once.
     from zennas.latency.budget import choose_protocol, keep_reference, measure_network
@@ -57,7 +65,8 @@ def latency(
         progress.end()
     for name, measurement in measured:
         progress.say(
-            f"{name}: {measurement.measured_ms:.3f} ms (median {measurement.median_ms:.3f}, spread {measurement.spread_pct:.1f} %)"
+            f"{name}: {measurement.measured_ms:.3f} ms (median {measurement.median_ms:.3f}, "
+            f"spread {measurement.spread_pct:.1f} %)"
         )
         if measurement.warning:
             progress.say(f"warning: {measurement.warning}", style="yellow")

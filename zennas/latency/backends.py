@@ -20,9 +20,7 @@ INPUT_SEED = 7
 
 def onnxruntime_cpu(model, protocol):
     """ONNX Runtime on protocol.threads threads of the processor."""
-    session = open_session(
-        _session_source(model), threads=protocol.threads, flush_denormals=protocol.flush_denormals
-    )
+    session = open_session(_session_source(model), threads=protocol.threads, flush_denormals=protocol.flush_denormals)
     feed = _feed(session, protocol)
     return lambda: session.run(None, feed)
 
@@ -91,11 +89,14 @@ def missing(backend):
     if backend.startswith("onnxruntime"):
         import onnxruntime
 
-        provider = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}[backend]
+        provider = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}[
+            backend
+        ]
         if provider not in onnxruntime.get_available_providers():
             return (
                 f"backend '{backend}' needs the {provider} of ONNX Runtime; installed: {_installed()}, which offers "
-                f"{', '.join(onnxruntime.get_available_providers())}; install it with: pip install --force-reinstall --no-deps onnxruntime-gpu"
+                f"{', '.join(onnxruntime.get_available_providers())}; install it with: "
+                "pip install --force-reinstall --no-deps onnxruntime-gpu"
             )
     return None
 
@@ -169,7 +170,9 @@ def _feed(session, protocol):
     for value in session.get_inputs():
         shape = [protocol.batch, *value.shape[1:]] if not isinstance(value.shape[0], int) else list(value.shape)
         if any(not isinstance(size, int) for size in shape):
-            raise UserError(f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be symbolic")
+            raise UserError(
+                f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be symbolic"
+            )
         feed[value.name] = _random_input(shape)
     return feed
 

@@ -100,7 +100,9 @@ def keep_reference(track, measurement):
         kept[track.budget.reference.candidate.text] = measurement.model_dump()
         path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: the reference cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder") from None
+        raise UserError(
+            f"{path}: the reference cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
+        ) from None
 
 
 def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
@@ -138,7 +140,7 @@ def measure_detector(path, protocol, *, input_px):
         return measure_calmly(fix_input_px(onnx_bytes, input_px), protocol)
     except UserError:
         raise
-    except Exception as error:  # onnx and ONNX Runtime raise a dozen unrelated types for a file that is not a model
+    except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for a file that is not a model
         first_line = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--detector {path}: not an ONNX detector that ONNX Runtime can run: {first_line}") from None
 

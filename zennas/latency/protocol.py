@@ -45,7 +45,10 @@ class Measurement(Record):
         """A sentence where the spread is too wide to trust the value; None otherwise."""
         if self.spread_pct <= SPREAD_WARNING_PCT:
             return None
-        return f"the runs spread by {self.spread_pct:.1f} % of their median: something else was running (load {self.load_average:.1f})"
+        return (
+            f"the runs spread by {self.spread_pct:.1f} % of their median: "
+            f"something else was running (load {self.load_average:.1f})"
+        )
 
 
 def measure(model, protocol, *, between_runs=None, progress=None):

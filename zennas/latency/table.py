@@ -27,9 +27,24 @@ from zennas.space.cost import build_part, part_cost
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
 MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4, 8
 STACK = 3  # blocks in the tall stack; the difference to a single one is two blocks without the cost of a call
-CACHE_BYTES = 64 * 2**20  # more than the last-level cache of the machines we know; written between runs to evict weights
+CACHE_BYTES = (
+    64 * 2**20
+)  # more than the last-level cache of the machines we know; written between runs to evict weights
 
-COLUMNS = ("kind", "in_channels", "out_channels", "stride", "in_px", "ms", "spread_pct", "raw_ms", "machine", "date", "onnxruntime", "torch")
+COLUMNS = (
+    "kind",
+    "in_channels",
+    "out_channels",
+    "stride",
+    "in_px",
+    "ms",
+    "spread_pct",
+    "raw_ms",
+    "machine",
+    "date",
+    "onnxruntime",
+    "torch",
+)
 
 
 class Part(NamedTuple):
@@ -130,7 +145,9 @@ class LatencyTable:
     def _part_ms_uncached(self, part):
         if part in self.rows:
             return self.rows[part]
-        siblings = [row for row in self.rows if (row.kind, row.stride, row.in_px) == (part.kind, part.stride, part.in_px)]
+        siblings = [
+            row for row in self.rows if (row.kind, row.stride, row.in_px) == (part.kind, part.stride, part.in_px)
+        ]
         if part.stride == 2:
             return _fitted(part, siblings, self.rows)
         if part.kind == "stem" and part.out_channels % QUANTUM:
@@ -138,7 +155,9 @@ class LatencyTable:
         axis = "in_channels" if part.kind == "neck" else "out_channels"
         width = getattr(part, axis)
         off = 0 if part.kind in ("stem", "neck") else width % QUANTUM
-        known = sorted((getattr(row, axis), self.rows[row] / row.macs) for row in siblings if getattr(row, axis) % QUANTUM == off)
+        known = sorted(
+            (getattr(row, axis), self.rows[row] / row.macs) for row in siblings if getattr(row, axis) % QUANTUM == off
+        )
         if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
             raise KeyError(part)
         return float(np.interp(width, *zip(*known, strict=True))) * part.macs
@@ -154,11 +173,21 @@ class LatencyTable:
                     writer.writerow(COLUMNS)
                 found = measurement.versions
                 writer.writerow(
-                    (*part, round(ms, 5), round(measurement.spread_pct, 2), " ".join(map(str, measurement.raw_ms)))
-                    + (measurement.machine, measurement.date, _ort_version(found), found.get("torch", ""))
+                    (
+                        *part,
+                        round(ms, 5),
+                        round(measurement.spread_pct, 2),
+                        " ".join(map(str, measurement.raw_ms)),
+                        measurement.machine,
+                        measurement.date,
+                        _ort_version(found),
+                        found.get("torch", ""),
+                    )
                 )
         except OSError as error:
-            raise UserError(f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder") from None
+            raise UserError(
+                f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
+            ) from None
 
 
 def measure_part(part, protocol, *, num_runs=10):
@@ -243,5 +272,7 @@ def _read(path, machine):
                 if row["machine"] == machine and row["onnxruntime"] == _ort_version(versions()):
                     rows[Part(row["kind"], *(int(row[name]) for name in COLUMNS[1:5]))] = float(row["ms"])
             except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path}, line {number}: not a row of a latency table; delete the file to measure again") from None
+                raise UserError(
+                    f"{path}, line {number}: not a row of a latency table; delete the file to measure again"
+                ) from None
     return rows

@@ -52,7 +52,9 @@ def score_batch(candidates, plan, *, seed, repeats=None, device="cpu"):
         except (RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
             stage = "build" if isinstance(error, ValueError) else "score"
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            results.append(Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}"))
+            results.append(
+                Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")
+            )
         else:
             results.append(Scored(value, std, time.perf_counter() - start))
     return results

@@ -1,7 +1,7 @@
 """The command `score`: what a user does first with an idea of their own. The same as: zennas score."""
 
+import csv as csv_module
 import json
-import pathlib
 import sys
 from typing import Annotated
 
@@ -21,17 +21,27 @@ Exit codes: 0 all scored; 1 at least one candidate failed (its row says how); 2 
 
 def score(
     files: Annotated[list[str] | None, typer.Argument(help="Files of candidates; '-' is standard input.")] = None,
-    baselines: Annotated[bool, typer.Option("--baselines", help="The hand-made networks of the track's space.")] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="The hand-made networks of the track's space.")
+    ] = False,
     scores: Annotated[str, typer.Option("--score", help="Scores, comma-separated.")] = "zen",
     track: Annotated[str, typer.Option(help="Track (experiment) whose budget, rule and space apply.")] = "webface-sfr",
     budget_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds of this machine, unscaled.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure each candidate whole, from its exported ONNX file.")] = False,
-    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Predict latency (fills this machine's table once).")] = True,
+    backend: Annotated[
+        str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure each candidate whole, from its exported ONNX file.")
+    ] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Predict latency (fills this machine's table once).")
+    ] = True,
     repeats: Annotated[int, typer.Option(min=1, help="Scores averaged per candidate.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs and weights.")] = 0,
     csv: Annotated[bool, typer.Option("--csv", help="A CSV table on standard output.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="A JSON list on standard output, in the order given.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="A JSON list on standard output, in the order given.")
+    ] = False,
 ):
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
@@ -106,7 +116,9 @@ def _scored(candidates, names, plan, *, space, seed, progress):
             "num_blocks": candidate.num_blocks,
             "megabytes": round(spent.megabytes, 2),
             "outside_space": space.violation(candidate),
-            **dict.fromkeys(("predicted_ms", "measured_ms", "spread_pct", "budget_ms", "within_budget", "stand_in", "error")),
+            **dict.fromkeys(
+                ("predicted_ms", "measured_ms", "spread_pct", "budget_ms", "within_budget", "stand_in", "error")
+            ),
         }
         device = "cuda" if torch.cuda.is_available() else "cpu"
         for score_name in names:
@@ -129,7 +141,9 @@ def _add_latency(rows, candidates, *, track, space, backend, budget_ms, whole, n
     if budget_ms is None:
         reference = kept_reference(track, protocol)
         if reference is None:
-            progress.say(f"measuring the track's reference network {track.budget.reference.candidate.text}, once for this machine")
+            progress.say(
+                f"measuring the track's reference network {track.budget.reference.candidate.text}, once for this machine"
+            )
             reference = measure_network(track.budget.reference.candidate, protocol)
             keep_reference(track, reference)
     budget = local_budget(track, reference, stand_in, budget_ms=budget_ms)

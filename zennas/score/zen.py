@@ -172,7 +172,11 @@ def plain_layers(candidate):
 @functools.lru_cache(maxsize=65536)
 def _part_layers(block, in_channels, out_channels, stride):
     with torch.device("meta"):
-        part = networks.stem(out_channels) if block is None else networks.block(block, in_channels, out_channels, stride).residual
+        part = (
+            networks.stem(out_channels)
+            if block is None
+            else networks.block(block, in_channels, out_channels, stride).residual
+        )
     return tuple(_layer(module) for module in part)
 
 
@@ -197,7 +201,9 @@ def _norm_pair(pair_NCHW, batch, eps):
     variance_C, mean_C = torch.var_mean(image_BCHW, (0, 2, 3), correction=0)
     scale_C = torch.rsqrt(variance_C + eps)
     shift_NC = torch.stack([-mean_C * scale_C, torch.zeros_like(mean_C)]).repeat_interleave(batch, 0)
-    scaled = torch.addcmul(shift_NC[:, :, None, None].to(pair_NCHW.dtype), pair_NCHW, scale_C[None, :, None, None].to(pair_NCHW.dtype))
+    scaled = torch.addcmul(
+        shift_NC[:, :, None, None].to(pair_NCHW.dtype), pair_NCHW, scale_C[None, :, None, None].to(pair_NCHW.dtype)
+    )
     return scaled, 0.5 * torch.log(variance_C.mean())
 
 
@@ -232,4 +238,6 @@ def fast_dtype(device_type):
     """bfloat16 where the hardware multiplies it, else float32."""
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+    return (
+        torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
+    )

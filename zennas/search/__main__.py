@@ -22,25 +22,39 @@ Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given
 def search(
     track: Annotated[str, typer.Option(help="Experiment: a name under experiments/, or a path.")] = "webface-sfr",
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the run. [default: runs/TRACK]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Wall time of the whole run. [default: the experiment's, 5]")] = None,
-    candidates: Annotated[int | None, typer.Option(help="Stop after so many scored candidates instead of by time.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of proposals and scores. [default: the experiment's, 0]")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Wall time of the whole run. [default: the experiment's, 5]")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Stop after so many scored candidates instead of by time.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of proposals and scores. [default: the experiment's, 0]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Scorers. [default: one per processor core]")] = None,
     budget_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds of this machine, unscaled.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")] = None,
-    detector: Annotated[pathlib.Path | None, typer.Option(help="Detector ONNX, measured in place of the track's reserve.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Latency backend. [default: the track's; CPU stands in without a GPU]")
+    ] = None,
+    detector: Annotated[
+        pathlib.Path | None, typer.Option(help="Detector ONNX, measured in place of the track's reserve.")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or path. [default: the experiment's]")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: sqlite:///OUT/study.db]")] = None,
-    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run; an error where there is none.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move a run that is there aside and begin anew.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the winners as JSON on standard output; all else on standard error.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the winners as JSON on standard output; all else on standard error.")
+    ] = False,
 ):
     # Imported here, so that --help answers at once.
+    from zennas.progress import Progress, console_for
     from zennas.records import UserError
     from zennas.search.loop import Options, Run
     from zennas.search.outcome import print_winners
-    from zennas.progress import Progress, console_for
     from zennas.track import SearchPlan, load_experiment, load_space
 
     if resume and fresh:
@@ -85,7 +99,8 @@ def search(
     if not winners:
         console.print(
             "no winner: no candidate measured whole kept within the budget; "
-            "give more --minutes or --candidates, or look at report.html", style="yellow"
+            "give more --minutes or --candidates, or look at report.html",
+            style="yellow",
         )
         raise typer.Exit(1)
     print_winners(run, winners, console)

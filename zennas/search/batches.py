@@ -56,7 +56,9 @@ class Batches:
         for row in self.ledger.rows:
             if first <= row.batch < self.next_index:
                 held[row.batch].append(row)
-        self.in_flight.extend(Batch(index, [], None, rows, collections.Counter()) for index, rows in sorted(held.items()))
+        self.in_flight.extend(
+            Batch(index, [], None, rows, collections.Counter()) for index, rows in sorted(held.items())
+        )
         self.rebuild()
 
     def _admit(self, row):
@@ -138,9 +140,13 @@ class Batches:
         batch = self.in_flight[0]
         rows = batch.rows
         if rows is None:
-            rows = [self._row(batch.index, *pair) for pair in zip(batch.candidates, _results(workers, batch), strict=True)]
+            rows = [
+                self._row(batch.index, *pair) for pair in zip(batch.candidates, _results(workers, batch), strict=True)
+            ]
             counters = self.ledger.counters + batch.counters
-            counters.update(scored=sum(row.score is not None for row in rows), failed=sum(row.score is None for row in rows))
+            counters.update(
+                scored=sum(row.score is not None for row in rows), failed=sum(row.score is None for row in rows)
+            )
             self.ledger.state["counters"] = {name: count for name, count in counters.items() if count}
             self.ledger.append(rows)
         self.in_flight.popleft()

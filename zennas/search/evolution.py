@@ -38,7 +38,8 @@ class Population:
 def propose(space, population, num, *, seed, batch, refusal, seen, counters):
     """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
 
-    Batch 0 begins with the hand-made baselines, so that no search ends below them. The random numbers depend on (seed, batch) alone. `refusal(candidate)` says why a candidate is not admitted, or None.
+    Batch 0 begins with the hand-made baselines, so that no search ends below them. The random numbers depend on
+    (seed, batch) alone. `refusal(candidate)` says why a candidate is not admitted, or None.
     Keys are added to the set `seen`; `counters` (a Counter) learns how many were seen and why they were rejected.
     """
     rng = np.random.default_rng((seed, batch))

@@ -56,7 +56,9 @@ def crown(run):
     winners = []
     for entry in sorted(run.finalists, key=lambda entry: (-entry["zen_score"], entry["key"])):
         candidate = Candidate(**entry["candidate"])
-        differs = all(distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners)
+        differs = all(
+            distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners
+        )
         if entry["latency"]["within_budget"] and differs and len(winners) < run.plan.num_winners:
             winners.append(entry)
     for entry in run.finalists:
@@ -65,7 +67,9 @@ def crown(run):
             over_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["budget_ms"] - 1)
             verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else "fits, but a winner scores higher"
             _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
-    for entry in winners:  # under their keys first: a winner of an earlier round may hold the name that another gets now
+    for (
+        entry
+    ) in winners:  # under their keys first: a winner of an earlier round may hold the name that another gets now
         path, before = run.out / f"{entry['key']}.onnx", run.out / (entry["onnx"] or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
@@ -82,7 +86,9 @@ def crown(run):
             )
             write_atomically(path, exported.onnx_bytes)
         os.replace(path, run.out / f"winner-{rank}.onnx")
-        crowned.append(_settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx"))
+        crowned.append(
+            _settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx")
+        )
     return crowned
 
 

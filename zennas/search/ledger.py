@@ -1,8 +1,8 @@
 """The ledger of a run: everything that was computed, on disk under --out as soon as it is known, from which a run resumes.
 
-    run.json         settings, budget, events, what was re-scored; rewritten whole
-    scored.parquet/  one part per few seconds, one row per scored candidate, in the order of the proposals
-    measured.jsonl   one line per network measured whole
+run.json         settings, budget, events, what was re-scored; rewritten whole
+scored.parquet/  one part per few seconds, one row per scored candidate, in the order of the proposals
+measured.jsonl   one line per network measured whole
 """
 
 import collections
@@ -131,7 +131,9 @@ class Ledger:
     def frame(self, *, factor=1.0):
         """The scored candidates as a DataFrame, predicted_ms corrected by `factor`."""
         frame = pandas.DataFrame(self.rows, columns=Row._fields)
-        return frame.assign(predicted_ms=frame["predicted_ms"].astype(float) * factor, score=frame["score"].astype(float))
+        return frame.assign(
+            predicted_ms=frame["predicted_ms"].astype(float) * factor, score=frame["score"].astype(float)
+        )
 
 
 def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
@@ -205,9 +207,13 @@ def _load_state(folder):
     try:
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{folder}/run.json: not valid JSON; choose another --out, or --fresh to move it aside") from None
+        raise UserError(
+            f"{folder}/run.json: not valid JSON; choose another --out, or --fresh to move it aside"
+        ) from None
     if state.get("format") != FORMAT:
-        raise UserError(f"{folder}/run.json: format {state.get('format')}, this version reads {FORMAT}; choose another --out")
+        raise UserError(
+            f"{folder}/run.json: format {state.get('format')}, this version reads {FORMAT}; choose another --out"
+        )
     return state
 
 
@@ -237,7 +243,9 @@ def _loaded(folder, state):
 
 def _differences(old, new):
     keys = sorted(set(old) | set(new))
-    return [f"{key}: {_short(old.get(key))}, now {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+    return [
+        f"{key}: {_short(old.get(key))}, now {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)
+    ]
 
 
 def _short(value):

@@ -6,6 +6,7 @@ import pathlib
 import time
 
 from zennas.latency.budget import LocalBudget, choose_protocol
+from zennas.progress import duration
 from zennas.provenance import machine_name
 from zennas.records import UserError
 from zennas.search.batches import Batches
@@ -13,7 +14,6 @@ from zennas.search.finals import settle_finals
 from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
 from zennas.search.prepare import measure_baselines, ready_table, settle_budget
-from zennas.progress import duration
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers
@@ -160,7 +160,9 @@ class Run:
         if todo:
             self.progress.begin("scoring finalists again, with more repeats")
             handles = [
-                self.workers.submit([row.candidate], self.plan.score, seed=self.plan.seed + 1, repeats=self.plan.score.final_repeats)
+                self.workers.submit(
+                    [row.candidate], self.plan.score, seed=self.plan.seed + 1, repeats=self.plan.score.final_repeats
+                )
                 for row in todo
             ]
             count = self.progress.counting("finalists")
@@ -179,7 +181,9 @@ class Run:
         """Correct the table's predictions from here on; the population is chosen again under it."""
         self.factor = factor
         last_batch = self.batches.next_index - 1 if self.batches else -1
-        self.ledger.event(why=why, factor=factor, after_batch=last_batch, elapsed_s=round(self.ledger.state["search_s"], 2))
+        self.ledger.event(
+            why=why, factor=factor, after_batch=last_batch, elapsed_s=round(self.ledger.state["search_s"], 2)
+        )
         if self.batches:
             self.batches.rebuild()
 
@@ -207,11 +211,15 @@ class Run:
 
         try:
             with self._timed("searching"):
-                complete = self.batches.run(self.workers, seconds=seconds, num_scored=num_scored, on_rows=taken, on_wait=show)
+                complete = self.batches.run(
+                    self.workers, seconds=seconds, num_scored=num_scored, on_rows=taken, on_wait=show
+                )
         finally:
             self.progress.end()
         if not complete:
-            self.progress.say("the space holds no more candidates within the budget that were not seen: all of it is searched")
+            self.progress.say(
+                "the space holds no more candidates within the budget that were not seen: all of it is searched"
+            )
         self.progress.say("searched: " + ", ".join(f"{name} {text}" for name, text in self._state_of_search().items()))
         self.ledger.event(why="drained", after_batch=self.batches.next_index - 1)
 
@@ -220,12 +228,24 @@ class Run:
     def _announce(self):
         """A few lines that say what will be done."""
         plan, track = self.plan, self.track
-        done = f"; {len(self.ledger.rows)} scored and {len(self.ledger.measured)} measured before" if self.ledger.rows else ""
+        done = (
+            f"; {len(self.ledger.rows)} scored and {len(self.ledger.measured)} measured before"
+            if self.ledger.rows
+            else ""
+        )
         until = f"{plan.candidates} candidates" if plan.candidates else f"about {plan.minutes:g} minutes in all"
         for name, text in (
             ("track", f"{track.name}: {track.title}"),
-            ("space", f"{self.space.name}: block {self.space.block}, {len(self.space.genes)} genes, at most {self.space.limits.max_blocks} blocks"),
-            ("device", f"{machine_name()}, backend {self.protocol.backend}, {self.protocol.threads} thread(s), batch {self.protocol.batch}"),
+            (
+                "space",
+                f"{self.space.name}: block {self.space.block}, {len(self.space.genes)} genes, "
+                f"at most {self.space.limits.max_blocks} blocks",
+            ),
+            (
+                "device",
+                f"{machine_name()}, backend {self.protocol.backend}, {self.protocol.threads} thread(s), "
+                f"batch {self.protocol.batch}",
+            ),
             ("rule", f"value {self.protocol.kth_fastest} of {self.protocol.num_runs} runs, sorted"),
             ("work", f"{self.options.num_workers} worker(s), {until}, seed {plan.seed}, out {self.out}{done}"),
         ):
@@ -238,17 +258,29 @@ class Run:
         state = self.ledger.state
         if not state["finished"]:
             return False
-        more = self.plan.candidates > len(self.ledger.rows) if self.plan.candidates else self.plan.minutes > state["minutes"]
+        more = (
+            self.plan.candidates > len(self.ledger.rows)
+            if self.plan.candidates
+            else self.plan.minutes > state["minutes"]
+        )
         if more:
             state["finished"] = False
             return False
-        self.progress.say("this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew")
+        self.progress.say(
+            "this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew"
+        )
         return True
 
     def _open_store(self):
         storage = self.options.storage or f"sqlite:///{self.out / 'study.db'}"
         with self._timed("opening the study"):
-            self.store = Store(self.space, storage, self.out.name, run_id=self.ledger.run_id, note=f"Search on {self.track.title}: under way.")
+            self.store = Store(
+                self.space,
+                storage,
+                self.out.name,
+                run_id=self.ledger.run_id,
+                note=f"Search on {self.track.title}: under way.",
+            )
 
     def _settle_budget(self):
         if self.ledger.state["budget"] is None:
@@ -302,7 +334,9 @@ class Run:
     def _state_of_search(self):
         """What the progress display says of the search so far."""
         counters, best = self.ledger.counters, self.batches.population.best
-        rejected = {name.removeprefix("rejected: "): count for name, count in counters.items() if name.startswith("rejected")}
+        rejected = {
+            name.removeprefix("rejected: "): count for name, count in counters.items() if name.startswith("rejected")
+        }
         state = {"seen": counters["seen"], "scored": counters["scored"], "failed": counters["failed"]}
         state |= {f"rejected ({why})": count for why, count in sorted(rejected.items())}
         return state | ({"best": f"{best[0]:.2f}"} if best else {})

@@ -3,8 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from zennas.provenance import Provenance
 from zennas.progress import duration
+from zennas.provenance import Provenance
 from zennas.search.report import RunSummary, write_report
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.candidate import Candidate
@@ -26,13 +26,30 @@ def summary(run, winners):
         ("track", run.track.name),
         ("space", f"{run.space.name}, block {run.space.block}"),
         ("budget", f"{budget.budget_ms:.2f} ms: {budget.origin}"),
-        ("device", f"{winners[0]['latency']['machine'] if winners else state['made_by']['machine']}, {run.protocol.backend}"),
-        ("rule", f"batch {run.protocol.batch}, {run.protocol.threads} thread(s), value {run.protocol.kth_fastest} of {run.protocol.num_runs} sorted runs"),
-        ("searched", f"{counters['seen']} candidates seen, {counters['scored']} scored in {duration(state['search_s'])}, {counters['failed']} failed"),
+        (
+            "device",
+            f"{winners[0]['latency']['machine'] if winners else state['made_by']['machine']}, {run.protocol.backend}",
+        ),
+        (
+            "rule",
+            f"batch {run.protocol.batch}, {run.protocol.threads} thread(s), "
+            f"value {run.protocol.kth_fastest} of {run.protocol.num_runs} sorted runs",
+        ),
+        (
+            "searched",
+            f"{counters['seen']} candidates seen, {counters['scored']} scored in {duration(state['search_s'])}, "
+            f"{counters['failed']} failed",
+        ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
     ]
     if error["num"]:
-        facts.append(("prediction", f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']} whole networks"))
+        facts.append(
+            (
+                "prediction",
+                f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, "
+                f"over {error['num']} whole networks",
+            )
+        )
     return RunSummary(
         title=run.options.experiment.name,
         subtitle=run.track.title,
@@ -69,7 +86,8 @@ def note(run, winners):
         "",
         f"- budget **{budget.budget_ms:.2f} ms**: {budget.origin}",
         *([f"- **{budget.stand_in}**"] if budget.stand_in else []),
-        f"- command `{state['made_by']['command']}`, seed {run.plan.seed}, {state['made_by']['machine']}, zennas {state['made_by']['zennas']}",
+        f"- command `{state['made_by']['command']}`, seed {run.plan.seed}, {state['made_by']['machine']}, "
+        f"zennas {state['made_by']['zennas']}",
         "- this study shows the population, the front, everything measured and the failures; all "
         f"{len(run.ledger.rows)} scored candidates are in scored.parquet",
         "- latency of a trial with role *scored* is predicted by the table, of all others measured",
@@ -87,7 +105,10 @@ def note(run, winners):
 
 def print_winners(run, winners, console):
     """The winners beside the baselines of the same run, as a table for people."""
-    table = Table(title=f"{run.options.experiment.name}: winners and hand-made baselines, measured in this run", title_justify="left")
+    table = Table(
+        title=f"{run.options.experiment.name}: winners and hand-made baselines, measured in this run",
+        title_justify="left",
+    )
     table.add_column("network", no_wrap=True)
     for name in ("Zen-Score", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
         table.add_column(name, justify="right", no_wrap=True)

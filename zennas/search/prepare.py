@@ -24,7 +24,9 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
             progress.say(f"warning: {reference.warning}; delete the kept reference to measure it again", style="yellow")
     detector_ms = None
     if detector is not None:
-        measurement = workers.on_device(measure_detector, str(detector), protocol, input_px=track.budget.detector_input_px)
+        measurement = workers.on_device(
+            measure_detector, str(detector), protocol, input_px=track.budget.detector_input_px
+        )
         detector_ms = measurement.measured_ms
         progress.say(f"detector {detector}: {detector_ms:.2f} ms")
     return local_budget(track, reference, stand_in, detector_ms=detector_ms)
@@ -44,7 +46,9 @@ def ready_table(space, protocol, workers, progress, *, num_runs):
             missing,
             num_runs=num_runs,
             progress=progress.counting("blocks"),
-            measure_one=lambda part, protocol, num_runs: workers.on_device(measure_part, part, protocol, num_runs=num_runs),
+            measure_one=lambda part, protocol, num_runs: workers.on_device(
+                measure_part, part, protocol, num_runs=num_runs
+            ),
         )
         progress.end()
         progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")

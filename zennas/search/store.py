@@ -77,19 +77,30 @@ class Store:
 
     def add_scored(self, row, *, latency_ms, budget_ms):
         """Queue a scored candidate (a ledger Row) that is on the front or in the population; once per key."""
-        self._add(row.candidate, [row.score, latency_ms], budget_ms, {"key": row.key, "role": "scored"} | _costs(row._asdict()))
+        self._add(
+            row.candidate,
+            [row.score, latency_ms],
+            budget_ms,
+            {"key": row.key, "role": "scored"} | _costs(row._asdict()),
+        )
 
     def add_failed(self, row):
         """Queue a failed candidate with its stage and error."""
         if self._num_failed < MAX_FAILED_TRIALS:
             self._num_failed += 1
-            self._add(row.candidate, None, None, {"key": row.key, "role": "failed", "stage": row.stage, "error": row.error})
+            self._add(
+                row.candidate, None, None, {"key": row.key, "role": "failed", "stage": row.stage, "error": row.error}
+            )
 
     def add_entry(self, entry, candidate, *, onnx=None):
         """Queue a network that was measured whole; it stands beside its scored trial, under its own role."""
         latency = entry["latency"]
-        attributes = {"key": f"{entry['key']} {entry['role']}", "role": entry["role"], "name": entry["name"]} | _costs(entry)
-        attributes |= {name: latency[name] for name in ("measured_ms", "predicted_ms", "spread_pct") if latency[name] is not None}
+        attributes = {"key": f"{entry['key']} {entry['role']}", "role": entry["role"], "name": entry["name"]} | _costs(
+            entry
+        )
+        attributes |= {
+            name: latency[name] for name in ("measured_ms", "predicted_ms", "spread_pct") if latency[name] is not None
+        }
         if entry["verdict"]:
             attributes["verdict"] = entry["verdict"]
         self._add(candidate, [entry["zen_score"], latency["measured_ms"]], latency["budget_ms"], attributes, onnx=onnx)
@@ -105,7 +116,7 @@ class Store:
             start = time.perf_counter()
             try:
                 self._write(*item)
-            except Exception as error:  # any storage backend's own; reported by close(), the ledger has it all
+            except Exception as error:  # noqa: BLE001 - any storage backend's own; reported by close(), the ledger has it all
                 self.error = self.error or error
             self.seconds += time.perf_counter() - start
             self._queue.task_done()
@@ -120,7 +131,8 @@ class Store:
             values=None if onnx else values,
             params=dict(zip(names, (candidate.block, *genes_of(candidate)), strict=True)),
             distributions=self._distributions(),
-            user_attrs={name: value for name, value in attributes.items() if value is not None} | {"candidate": candidate.text},
+            user_attrs={name: value for name, value in attributes.items() if value is not None}
+            | {"candidate": candidate.text},
             # The list form, positive where broken: the one that both Optuna and its dashboard honour.
             system_attrs={} if values is None else {"constraints": [values[1] - budget_ms]},
         )
@@ -132,7 +144,9 @@ class Store:
         """The ONNX file as an artifact of its trial. The file becomes a hard link to the artifact, where links are possible."""
         folder = onnx.parent / "artifacts"
         folder.mkdir(exist_ok=True)
-        trial = next(one for one in self.study.get_trials(states=[TrialState.RUNNING]) if one.user_attrs.get("key") == key)
+        trial = next(
+            one for one in self.study.get_trials(states=[TrialState.RUNNING]) if one.user_attrs.get("key") == key
+        )
         artifact_id = upload_artifact(
             artifact_store=FileSystemArtifactStore(folder),
             file_path=str(onnx),
@@ -172,8 +186,12 @@ class _explaining:
         if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
             return
         first_line = str(error.__cause__ or error).strip().splitlines()[0]
-        hint = "another process holds it; try again when it is done" if "locked" in first_line else (
-            "the default is a SQLite file under --out; for PostgreSQL install psycopg and write postgresql://USER@HOST/DATABASE"
+        hint = (
+            "another process holds it; try again when it is done"
+            if "locked" in first_line
+            else (
+                "the default is a SQLite file under --out; for PostgreSQL install psycopg and write postgresql://USER@HOST/DATABASE"
+            )
         )
         raise UserError(f"--storage {self.storage}: cannot be used: {first_line}; {hint}") from None
 

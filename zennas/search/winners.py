@@ -103,7 +103,11 @@ def prediction_error(entries):
     errors = [abs(100 * (latency["predicted_ms"] / latency["measured_ms"] - 1)) for latency in latencies]
     if not errors:
         return {"num": 0, "mean_abs_pct": None, "max_abs_pct": None}
-    return {"num": len(errors), "mean_abs_pct": round(sum(errors) / len(errors), 2), "max_abs_pct": round(max(errors), 2)}
+    return {
+        "num": len(errors),
+        "mean_abs_pct": round(sum(errors) / len(errors), 2),
+        "max_abs_pct": round(max(errors), 2),
+    }
 
 
 def write_winners(folder, winners, *, seed):
@@ -114,7 +118,8 @@ def write_winners(folder, winners, *, seed):
         latency = entry["latency"]
         lines = [
             f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, {made_by.date})",
-            f"Zen-Score {entry['zen_score']} (untrained; not an accuracy), {latency['measured_ms']} ms of {latency['budget_ms']} ms",
+            f"Zen-Score {entry['zen_score']} (untrained; not an accuracy), "
+            f"{latency['measured_ms']} ms of {latency['budget_ms']} ms",
         ]
         lines += [latency["stand_in"]] if latency["stand_in"] else []
         header = "".join(f"# {line}\n" for line in lines)

@@ -34,7 +34,9 @@ class Candidate(Record):
     @pydantic.model_validator(mode="after")
     def _one_depth_per_width(self):
         if not self.widths or len(self.widths) != len(self.depths):
-            raise ValueError(f"as many depths as widths, at least one; given {len(self.widths)} widths and {len(self.depths)} depths")
+            raise ValueError(
+                f"as many depths as widths, at least one; given {len(self.widths)} widths and {len(self.depths)} depths"
+            )
         return self
 
     @functools.cached_property
@@ -77,7 +79,11 @@ def read_candidates(source):
         value = parse_yaml(text, where)
         if isinstance(value, list):
             entries = [(f"{where}, entry {index}", entry) for index, entry in enumerate(value, start=1)]
-        elif isinstance(value, dict) and "block" not in value and all(isinstance(entry, dict) for entry in value.values()):
+        elif (
+            isinstance(value, dict)
+            and "block" not in value
+            and all(isinstance(entry, dict) for entry in value.values())
+        ):
             entries = [(f"{where}, {name}", entry) for name, entry in value.items()]
         else:
             entries = [(where, value)]

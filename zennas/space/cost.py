@@ -67,7 +67,9 @@ def build_part(kind, in_channels, out_channels, stride, in_px):
 def _macs(module, px):
     """(multiply-accumulates, px behind it) of a module that sees maps of px x px."""
     if isinstance(module, nn.Conv2d):
-        kernel, stride, padding, dilation = (value[0] for value in (module.kernel_size, module.stride, module.padding, module.dilation))
+        kernel, stride, padding, dilation = (
+            value[0] for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+        )
         out_px = (px + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         return out_px * out_px * module.weight.numel(), out_px
     if isinstance(module, nn.Linear):

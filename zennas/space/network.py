@@ -20,7 +20,9 @@ class Network(nn.Module):
         self.candidate = candidate
         self.input_shape = (3, image_px, image_px)
         self.stem = stem(candidate.stem)
-        self.blocks = nn.Sequential(*(block(candidate.block, *shape[:3]) for shape in block_shapes(candidate, image_px)))
+        self.blocks = nn.Sequential(
+            *(block(candidate.block, *shape[:3]) for shape in block_shapes(candidate, image_px))
+        )
         last_px = image_px >> len(candidate.widths)
         self.neck = neck(candidate.widths[-1], last_px, embedding_size)
 

@@ -66,7 +66,9 @@ class Space(Record):
         if len(self.widths) != len(self.depths):
             raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
         if self.image_px % 2 ** len(self.widths):
-            raise ValueError(f"image_px must be divisible by {2 ** len(self.widths)}: each of the {len(self.widths)} stages halves it")
+            raise ValueError(
+                f"image_px must be divisible by {2 ** len(self.widths)}: each of the {len(self.widths)} stages halves it"
+            )
         if reason := self.violation(self.cheapest()):
             raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
         for name, candidate in self.baselines.items():

@@ -1,0 +1,481 @@
+# B images, C channels, HW map
+
+import functools
+import importlib
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
+
+from zennas import score
+from zennas.records import UserError
+from zennas.score import SCORES, score_batch, score_candidate
+from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
+from zennas.score.zen import plain_layers, zen_of_candidate, zen_of_module
+from zennas.space.candidate import Candidate
+from zennas.space.cost import cost
+from zennas.space.network import build, initialise, plain
+from zennas.track import ScorePlan
+
+zen_module = importlib.import_module("zennas.score.zen")  # `zennas.score.zen` is the function
+zen = zen_module.zen
+
+SMALL = Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 2))
+SMALL_SE = Candidate(block="ir_se", stem=8, widths=(8, 16), depths=(1, 2))
+fp32 = functools.partial(zen_of_candidate, dtype=torch.float32)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def std_of_mean(values):
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+# --- the number is the paper's: three ways of computing it, on the same weights and the same images
+
+
+class Draws:
+    """The images, directions and weights that the fast path used, so that others can use them too."""
+
+    def __init__(self, monkeypatch, candidate, *, image_px, batch, seed):
+        generator = seeded(seed)
+        self.plain = initialise(plain(candidate), generator=generator)
+        convolutions = [part for part in self.plain if isinstance(part, nn.Conv2d)]
+        for part in convolutions:
+            part.weight.data.normal_(generator=generator)
+        inputs = []
+
+        def conv2d(x, *arguments):
+            inputs.append(x.clone())
+            return F.conv2d(x, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zen_module, "F", type("Spy", (), {"conv2d": staticmethod(conv2d)}))
+            weights = [part.weight.detach() for part in convolutions]
+            self.fast = fp32(candidate, image_px, batch, seeded(seed), weight_of=weights.__getitem__)
+        assert len(inputs) == len(convolutions)
+        self.image_BCHW, self.direction_BCHW = inputs[0].contiguous().split(batch)
+
+    def by_module(self, monkeypatch):
+        """zen_of_module on these weights, images and directions."""
+        with monkeypatch.context() as patch:
+            patch.setattr(zen_module, "_redraw", lambda weight, bias, generator: None)
+            pinned = nn.Sequential(Pinned(self.image_BCHW, self.direction_BCHW), *self.plain)
+            return zen_of_module(pinned, self.image_BCHW.shape[-1], len(self.image_BCHW), seeded(99))
+
+
+class Pinned(nn.Module):
+    """Whatever comes in, these images go on, and their derivative is this direction."""
+
+    def __init__(self, image_BCHW, direction_BCHW):
+        super().__init__()
+        self.image_BCHW, self.direction_BCHW = image_BCHW, direction_BCHW
+
+    def forward(self, x_BCHW):
+        return forward_ad.make_dual(self.image_BCHW, self.direction_BCHW)
+
+
+def by_finite_difference(layers, image_BCHW, direction_BCHW, *, step=1e-6):
+    """log || (f(x + step d) - f(x - step d)) / (2 step) || + sum of log sigma, in float64, norms frozen at their batch's."""
+    frozen = {}
+
+    def run(x):
+        for index, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv2d):
+                x = F.conv2d(x, layer.weight.double(), stride=layer.stride, padding=layer.padding)
+            elif isinstance(layer, nn.PReLU):
+                x = torch.where(x > 0, x, 0.25 * x)
+            else:
+                if index not in frozen:
+                    mean_C = x.mean((0, 2, 3), keepdim=True)
+                    frozen[index] = mean_C, ((x - mean_C) ** 2).mean((0, 2, 3), keepdim=True)
+                mean_C, variance_C = frozen[index]
+                x = (x - mean_C) / (variance_C + layer.eps).sqrt()
+        return x
+
+    run(image_BCHW)
+    derivative_BCHW = (run(image_BCHW + step * direction_BCHW) - run(image_BCHW - step * direction_BCHW)) / (2 * step)
+    log_sigmas = [0.5 * math.log(variance_C.mean()) for _, variance_C in frozen.values()]
+    return math.log(derivative_BCHW.abs().sum((1, 2, 3)).mean()) + sum(log_sigmas)
+
+
+DRAWN = [
+    (Candidate(block="ir", stem=4, widths=(4,), depths=(1,)), 8, 2, 0),
+    (SMALL, 8, 3, 1),
+    (Candidate(block="ir_se", stem=24, widths=(16, 8, 24), depths=(2, 1, 3)), 16, 2, 2),
+]
+each_draw = pytest.mark.parametrize(("candidate", "image_px", "batch", "seed"), DRAWN, ids=lambda value: getattr(value, "text", None))
+
+
+@each_draw
+def test_the_fast_path_is_the_module_s_score(candidate, image_px, batch, seed, monkeypatch):
+    draws = Draws(monkeypatch, candidate, image_px=image_px, batch=batch, seed=seed)
+    # float32 on both sides: 1e-7 per operation, some ten operations per layer that add up at random.
+    assert draws.fast == pytest.approx(draws.by_module(monkeypatch), abs=1e-4)
+
+
+@each_draw
+def test_both_are_the_naive_derivative(candidate, image_px, batch, seed, monkeypatch):
+    draws = Draws(monkeypatch, candidate, image_px=image_px, batch=batch, seed=seed)
+    naive = by_finite_difference(draws.plain, draws.image_BCHW.double(), draws.direction_BCHW.double())
+    # 1e-4 for float32. The step crosses a PReLU's kink at one activation in 10^6: nothing beside it.
+    assert draws.fast == pytest.approx(naive, abs=2e-4)
+    assert draws.by_module(monkeypatch) == pytest.approx(naive, abs=2e-4)
+
+
+def test_the_wide_limit_has_a_closed_form():
+    """A 3x3 convolution multiplies the direction's second moment by 9 c_in, a PReLU of slope a by (1 + a^2) / 2.
+
+    The norms' sigmas cancel: what a norm takes from the direction its term puts back. At the end the sum of absolute
+    values of c h w Gaussians of variance v is c h w sqrt(2 v / pi). Circular padding, so that no border gets less.
+    """
+    width, px, slope, num_layers = 192, 8, 0.1, 4
+    layers, channels = [], 3
+    for _ in range(num_layers):
+        conv = nn.Conv2d(channels, width, 3, padding=1, padding_mode="circular", bias=False)
+        layers += [conv, nn.BatchNorm2d(width), nn.LeakyReLU(slope)]
+        channels = width
+    moment = 9 * 3 * (9 * width) ** (num_layers - 1) * ((1 + slope**2) / 2) ** (num_layers - 1)
+    closed = math.log(width * px * px * math.sqrt(2 * moment / math.pi))
+    scores = [zen_of_module(nn.Sequential(*layers[:-1]), px, 4, seeded(seed)) for seed in range(6)]
+    # The limit is reached like 1 / width; one lost or doubled norm would be worth 2 or more, one slope 0.35.
+    assert statistics.fmean(scores) == pytest.approx(closed, abs=5 * std_of_mean(scores) + 5 / width)
+
+
+def test_the_reference_code_s_way_agrees_on_a_shallow_network():
+    """There a difference of 0.01 is a derivative; the running variance is undone by a momentum of 1."""
+    ours, theirs = [], []
+    for seed in range(30):
+        network = initialise(plain(SMALL))
+        for part in network:
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = 1.0
+        theirs.append(reference_zen(network, 16, 4, seeded(seed)) - math.log(0.01))
+        ours.append(zen(network, 16, 4, seeded(seed + 1000)))
+    noise = math.hypot(std_of_mean(ours), std_of_mean(theirs))
+    # 5 deviations of the means; 0.05 for statistics that the perturbation moves and for n - 1 in a running variance.
+    assert statistics.fmean(ours) == pytest.approx(statistics.fmean(theirs), abs=5 * noise + 0.05)
+
+
+# --- the fast path
+
+
+def test_the_bank_s_views_are_as_good_as_fresh_weights():
+    ours = [fp32(SMALL, 16, 4, seeded(seed)) for seed in range(40)]
+    fresh = [zen_of_module(initialise(plain(SMALL)), 16, 4, seeded(seed)) for seed in range(40)]
+    noise = math.hypot(std_of_mean(ours), std_of_mean(fresh))
+    assert statistics.fmean(ours) == pytest.approx(statistics.fmean(fresh), abs=5 * noise)  # 5 deviations
+    assert 0.5 < statistics.stdev(ours) / statistics.stdev(fresh) < 2  # nor is it quieter: 40 draws tell it to 16 %
+
+
+def test_bfloat16_is_within_the_noise_of_float32():
+    """The same seed draws the same numbers, so what is left is rounding; it must be small beside another seed's score."""
+    seeds = range(12)
+    exact = [fp32(SMALL, 16, 4, seeded(seed)) for seed in seeds]
+    rough = [zen_of_candidate(SMALL, 16, 4, seeded(seed), dtype=torch.bfloat16) for seed in seeds]
+    differences = [abs(a - b) for a, b in zip(exact, rough, strict=True)]
+    assert max(differences) < statistics.stdev(exact) / 2
+    assert max(differences) > 0  # it was bfloat16 indeed
+
+
+@pytest.mark.parametrize("score_of", [fp32, zen], ids=["candidate", "default dtype"])
+def test_a_score_is_the_seed_s_alone(score_of):
+    first = score_of(SMALL, 16, 2, seeded(7))
+    score_of(Candidate(block="ir", stem=64, widths=(256, 256), depths=(1, 2)), 8, 2, seeded(1))  # a larger bank
+    torch.manual_seed(123)
+    assert score_of(SMALL, 16, 2, seeded(7)) == first
+    zen_module._bank.cache_clear()
+    assert score_of(SMALL, 16, 2, seeded(7)) == first
+    assert score_of(SMALL, 16, 2, seeded(8)) != first
+
+
+def test_scoring_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    zen_module._bank.cache_clear()
+    zen(SMALL, 8, 2, seeded(0))
+    zen(build(SMALL, image_px=8, embedding_size=4), 8, 2, seeded(0))
+    reference_zen(SMALL, 8, 2, seeded(0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 4)),
+        Candidate(block="ir", stem=8, widths=(8, 16), depths=(3, 2)),
+        Candidate(block="ir", stem=16, widths=(16, 32), depths=(1, 2)),
+    ],
+    ids=["deeper", "deeper first", "wider"],
+)
+def test_deeper_and_wider_score_higher(larger):
+    """In the wide limit two blocks are worth 4 * 0.5 ln(9 * 8 * 0.53) = 7, twice the width 7 * 0.5 ln 2 = 2.4."""
+    scores = [[fp32(candidate, 16, 2, seeded(seed)) for seed in range(12)] for candidate in (SMALL, larger)]
+    noise = math.hypot(*map(std_of_mean, scores))
+    assert statistics.fmean(scores[1]) - statistics.fmean(scores[0]) > max(1.0, 5 * noise)
+
+
+def test_plain_layers_are_those_of_the_plain_network():
+    kinds = {"Convolution": nn.Conv2d, "Norm": nn.BatchNorm2d, "Activation": nn.PReLU}
+    layers, modules = plain_layers(SMALL_SE), list(plain(SMALL_SE))
+    assert [kinds[type(layer).__name__] for layer in layers] == [type(module) for module in modules]
+    for layer, module in zip(layers, modules, strict=True):
+        if isinstance(module, nn.Conv2d):
+            assert layer == (module.weight.shape, module.stride[0], module.padding[0], module.groups)
+    # The stem's convolution and two per block, of 3 x 3 each: no shortcut, no squeeze-excitation, no neck.
+    assert [layer.shape[2:] for layer in layers if hasattr(layer, "groups")] == [(3, 3)] * (1 + 2 * SMALL_SE.num_blocks)
+
+
+def test_a_block_that_the_fast_path_does_not_know_is_scored_by_the_slow_one(monkeypatch):
+    class Smooth(nn.Module):
+        def __init__(self, channels, stride):
+            super().__init__()
+            conv = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+            self.residual = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
+
+    blocks = importlib.import_module("zennas.space.blocks").BLOCKS
+    monkeypatch.setitem(blocks, "smooth", lambda c_in, c_out, stride: Smooth(c_in, stride))
+    candidate = Candidate(block="smooth", stem=8, widths=(8,), depths=(2,))
+    assert plain_layers(candidate) is None
+    assert zen(candidate, 8, 2, seeded(0)) == zen_of_module(initialise(plain(candidate)), 8, 2, seeded(0))
+    zen_module._part_layers.cache_clear()
+
+
+# --- a network is scored plain
+
+
+def test_attention_and_shortcuts_do_not_count():
+    assert fp32(SMALL, 8, 2, seeded(0)) == fp32(SMALL_SE, 8, 2, seeded(0))
+    networks = [build(candidate, image_px=8, embedding_size=4) for candidate in (SMALL, SMALL_SE)]
+    one, other = (zen(network, 8, 2, seeded(0)) for network in networks)
+    assert one == other
+
+
+def test_a_network_has_its_candidate_s_score():
+    network = build(SMALL_SE, image_px=16, embedding_size=4)
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    of_network = [zen(network, 16, 4, seeded(seed)) for seed in range(30)]
+    of_candidate = [fp32(SMALL_SE, 16, 4, seeded(seed)) for seed in range(30)]
+    noise = math.hypot(std_of_mean(of_network), std_of_mean(of_candidate))
+    assert statistics.fmean(of_network) == pytest.approx(statistics.fmean(of_candidate), abs=5 * noise)
+    # Counted as built it would be another number: its neck alone adds a fully connected layer and two norms.
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+# --- any module
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken on purpose")
+
+
+class Deaf(nn.Module):
+    """Answers without looking at its input."""
+
+    def forward(self, x):
+        return torch.ones(x.shape[0], 4, 2, 2)
+
+
+def convolutions(*extra):
+    """A small module with everything that scoring touches: weights, biases, statistics, modes; then `extra`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=3),
+        nn.GroupNorm(2, 6),
+        nn.BatchNorm2d(6, affine=False),
+        *extra,
+    )
+
+
+def head():
+    return nn.Flatten(), nn.Linear(6 * 8 * 8, 5), nn.BatchNorm1d(5)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["scored", "failed"])
+def test_a_module_is_given_back_as_it_came(fails):
+    module = convolutions(*head(), *([Broken()] if fails else []))
+    module.train()
+    module[1].eval()
+    module[1].running_mean.fill_(3.0)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    if fails:
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            zen(module, 8, 4, seeded(0))
+    else:
+        zen(module, 8, 4, seeded(0))
+    after = module.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert [part.training for part in module.modules()] == modes
+    assert not [part for part in module.modules() if "forward" in vars(part)]
+
+
+def test_a_module_s_own_weights_do_not_matter():
+    one, other = convolutions(), convolutions()
+    for part in other.parameters():
+        nn.init.constant_(part, 0.5)
+    other[1].running_var.fill_(9.0)
+    assert zen(one, 8, 2, seeded(0)) == zen(other, 8, 2, seeded(0))
+
+
+def test_the_first_convolution_says_how_many_channels_an_image_has():
+    layers = [nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()]
+    assert math.isfinite(zen(nn.Sequential(*layers), 8, 2, seeded(0)))
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e38, math.nan])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_vanishing_or_overflowing_activations_raise(factor, place):
+    layers = list(convolutions())
+    layers[place:place] = [Times(factor)] * 2  # 1e38 twice, or once behind a sum, is more than float32 holds
+    with pytest.raises(FloatingPointError, match="overflow or vanish"):
+        zen(nn.Sequential(*layers), 8, 2, seeded(0))
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
+def test_the_fast_path_raises_too(value):
+    weights = [torch.full(layer.shape, value) for layer in plain_layers(SMALL) if hasattr(layer, "groups")]
+    with pytest.raises(FloatingPointError, match="overflow or vanish"):
+        fp32(SMALL, 8, 2, seeded(0), weight_of=weights.__getitem__)
+
+
+def test_an_output_without_an_input_raises():
+    with pytest.raises(RuntimeError, match="does not depend on its input"):
+        zen(convolutions(Deaf()), 8, 2, seeded(0))
+
+
+# --- the contract of SCORES
+
+
+each_score = pytest.mark.parametrize("name", SCORES)
+
+
+@each_score
+@pytest.mark.parametrize("kind", ["candidate", "network"])
+def test_every_score_is_a_finite_float_of_its_seed(name, kind):
+    def given():
+        return SMALL if kind == "candidate" else build(SMALL, image_px=8, embedding_size=4)
+
+    value = SCORES[name](given(), 8, 2, seeded(5))
+    assert type(value) is float and math.isfinite(value)
+    SCORES[name](SMALL_SE, 8, 2, seeded(6))
+    assert SCORES[name](given(), 8, 2, seeded(5)) == value
+
+
+@each_score
+def test_no_score_answers_a_failure_with_a_number(name):
+    """A network whose output vanishes: raise, unless the score never looks at it and so would say the same without that."""
+
+    def network(factor):
+        made = convolutions(Times(factor))
+        made.candidate = SMALL  # so that scores of the architecture have one to speak of
+        return made
+
+    try:
+        value = SCORES[name](network(0.0), 8, 2, seeded(0))
+    except FloatingPointError:
+        return
+    assert value == SCORES[name](network(1.0), 8, 2, seeded(0))
+    assert math.isfinite(value) and value > 0
+
+
+def test_the_baselines_count_what_they_say():
+    generator = seeded(0)
+    assert num_convolutions(SMALL_SE, 8, 2, generator) == 1 + 2 * 3
+    assert total_macs(SMALL_SE, 8, 2, generator) == cost(SMALL_SE, image_px=112).macs
+    assert total_params(SMALL_SE, 8, 2, generator) == cost(SMALL_SE).params
+    assert total_params(nn.Linear(3, 4), 8, 2, generator) == 3 * 4 + 4
+    with pytest.raises(ValueError, match="needs a Candidate or a Network"):
+        total_macs(nn.Linear(3, 4), 8, 2, generator)
+
+
+# --- batches
+
+
+PLAN = ScorePlan(image_px=8, batch=2, repeats=2)
+ODD = Candidate(block="no_such_block", stem=8, widths=(8,), depths=(1,))
+BATCH = [SMALL, Candidate(block="ir_se", stem=8, widths=(16,), depths=(2,)), Candidate(block="ir", stem=4, widths=(4,), depths=(1,))]
+
+
+def test_a_failure_is_a_value_and_the_batch_goes_on():
+    first, second, third = score_batch([SMALL, ODD, SMALL_SE], PLAN, seed=0)
+    assert (first.stage, first.error, third.stage, third.error) == (None,) * 4
+    assert math.isfinite(first.value) and math.isfinite(third.value)
+    assert (second.value, second.std, second.stage) == (None, 0.0, "build")
+    assert second.error.startswith("UserError: block 'no_such_block' is not known")
+    assert all(scored.seconds >= 0 for scored in (first, second, third))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FloatingPointError("Zen-Score is nan"), RuntimeError("first line\nsecond line"), MemoryError(), OverflowError("big"), TypeError("odd")],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_score_raises_becomes_a_value(error, monkeypatch):
+    def failing(network, image_px, batch, generator):
+        if network == SMALL:
+            raise error
+        return 1.0
+
+    monkeypatch.setitem(SCORES, "failing", failing)
+    plan = PLAN.model_copy(update={"name": "failing"})
+    failed, scored = score_batch([SMALL, SMALL_SE], plan, seed=0)
+    assert (failed.value, failed.stage) == (None, "score")
+    assert failed.error == f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    assert (scored.value, scored.std, scored.stage, scored.error) == (1.0, 0.0, None, None)
+
+
+def test_ctrl_c_is_no_failure_of_a_candidate(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(SCORES, "interrupted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score_batch([SMALL], PLAN.model_copy(update={"name": "interrupted"}), seed=0)
+
+
+def test_a_score_is_the_same_in_any_order():
+    alone = {candidate: score_candidate(candidate, PLAN, seed=3) for candidate in BATCH}
+    for order in itertools.permutations(BATCH):
+        for candidate, scored in zip(order, score_batch(list(order), PLAN, seed=3), strict=True):
+            assert (scored.value, scored.std) == alone[candidate]
+
+
+def test_a_score_depends_on_seed_and_candidate():
+    """Candidates of one plain network, ir and ir_se, draw apart: neither wins by the other's luck."""
+    one, again, other = (score_candidate(SMALL, PLAN, seed=seed)[0] for seed in (0, 0, 1))
+    assert one == again != other
+    assert score_candidate(SMALL_SE, PLAN, seed=0)[0] != one
+
+
+def test_repeats_are_averaged(monkeypatch):
+    values = iter([1.0, 3.0, 8.0, 5.0])
+    monkeypatch.setitem(SCORES, "listed", lambda *arguments: next(values))
+    plan = PLAN.model_copy(update={"name": "listed", "repeats": 1})
+    assert score_candidate(SMALL, plan, seed=0, repeats=3) == (4.0, statistics.stdev([1.0, 3.0, 8.0]))
+    assert score_candidate(SMALL, plan, seed=0) == (5.0, 0.0)
+
+
+def test_an_unknown_score_is_named():
+    with pytest.raises(UserError, match="score 'zne' is not known; did you mean 'zen'"):
+        score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), seed=0)
+    assert score.SCORES is SCORES
