@@ -130,7 +130,7 @@ def test_yaml_builds_no_python_objects():
 
 
 def test_an_unreadable_file_says_why(tmp_path):
-    assert error_of(read_yaml, tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: cannot be read: No such file or directory"
+    assert error_of(read_yaml, tmp_path / "none.yaml").endswith("none.yaml: cannot be read: No such file or directory")
     assert error_of(read_yaml, tmp_path).startswith(f"{tmp_path}: cannot be read: ")
     (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
     assert error_of(read_yaml, tmp_path / "latin.yaml").startswith(f"{tmp_path / 'latin.yaml'}: cannot be read: ")

@@ -92,7 +92,7 @@ def test_only_the_webface_budgets_pay_for_detection(name):
     if reserve_ms:
         # The largest net known to have been accepted, 28.27 GMACs, must fit beside the reserve at IR-100's 12.090 GMACs
         # in 312.3 ms: 730 ms. And the reserve must not be so small that it is none: facts say 200 to 300 ms.
-        assert 28.27 / 12.090 * 312.3 < budget.total_ms - reserve_ms
+        assert budget.total_ms - reserve_ms > 28.27 / 12.090 * 312.3
         assert 200 <= reserve_ms <= 300
         assert budget.detector_input_px == 224
 
@@ -187,6 +187,18 @@ def test_an_experiment_says_whose_track_or_space_is_wrong(tiny):
     assert str(tiny.parent / "track.yaml") in message and "must stay below total_ms 3" in message
     message = error_after("minutes: 0.2", "minutes: 0")
     assert message == f"{tiny}: search.minutes: given 0, allowed: greater than 0"
+
+
+@pytest.mark.parametrize(("old", "new"), [("block: ir_se\n", "block: ir-se\n"), ("{block: ir,", "{block: ir-se,")])
+def test_a_space_of_an_unknown_block_is_refused_before_anything_runs(tiny, old, new):
+    path = tiny.parent / "space.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        load_space(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "block 'ir-se' is not known; did you mean 'ir_se'? known: ir, ir_se" in str(caught.value)
 
 
 def test_lookup_gives_the_row_or_says_which_there_are():

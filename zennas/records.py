@@ -3,6 +3,7 @@
 import difflib
 import os
 import pathlib
+import typing
 
 import pydantic
 import yaml
@@ -52,15 +53,22 @@ def _explain(detail, cls, where):
     return f"{where}: {at or 'as a whole'}: given {given}, allowed: {message}"
 
 
-def _fields_at(cls, loc):
+def _fields_at(annotation, loc):
+    """The field names that are known where an unknown one stood."""
     for part in loc:
-        field = getattr(cls, "model_fields", {}).get(part)
-        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        nested = [kind for kind in candidates if hasattr(kind, "model_fields")]
-        if not nested:
-            return []
-        cls = nested[0]
-    return list(cls.model_fields)
+        model, inside = _model_in(annotation), getattr(annotation, "__args__", ())
+        if typing.get_origin(annotation) in (list, tuple, dict):
+            annotation = inside[-1] if typing.get_origin(annotation) is dict else inside[0]
+        elif model is not None and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+    model = _model_in(annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def _model_in(annotation):
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
 
 
 def suggestion(given, known):

@@ -25,7 +25,7 @@ REFERENCE = ScorePlan(name="zen_reference", image_px=112, batch=16)
 TRUTH = ScorePlan(image_px=112, batch=4, repeats=8)
 SETTINGS = [
     ScorePlan(image_px=px, batch=batch)
-    for px, batch in ((112, 2), (64, 2), (32, 4), (32, 2), (32, 1), (16, 4), (16, 2))
+    for px, batch in ((112, 2), (64, 2), (32, 4), (32, 2), (32, 1), (16, 4))
 ]
 
 

@@ -150,7 +150,7 @@ def test_fresh_candidates_are_shrunk_into_a_tight_budget():
 def log_fan_in(stem, *genes):
     """Sum over the 3x3 convolutions of log(9 x input channels): what the Zen-Score grows with. Broadcasts."""
     total, channels = np.log(27), stem
-    for width, depth in zip(genes[:3], genes[3:], strict=True):
+    for width, depth in zip(genes[:2], genes[2:], strict=True):
         total, channels = total + np.log(9 * channels) + (2 * depth - 1) * np.log(9 * width), width
     return total
 
@@ -158,7 +158,7 @@ def log_fan_in(stem, *genes):
 def macs_of(stem, *genes, px=32):
     """Multiply-accumulates of the same, neck left out. Broadcasts."""
     total, channels = 27 * stem * px**2, stem
-    for width, depth in zip(genes[:3], genes[3:], strict=True):
+    for width, depth in zip(genes[:2], genes[2:], strict=True):
         total = total + 9 * channels * width * px**2  # at stride 1: the stride is the second convolution's
         px //= 2
         total = total + channels * width * px**2 + 9 * width**2 * px**2 * (2 * depth - 1)
@@ -168,13 +168,11 @@ def macs_of(stem, *genes, px=32):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_search_comes_near_the_best_of_all(seed):
-    widths, depths = [*SEARCHED["widths"], {"low": 32, "high": 152, "step": 8}], [*SEARCHED["depths"], SEARCHED["depths"][0]]
-    space = searched_space(SEARCHED | {"widths": widths, "depths": depths})
-    spans = (np.arange(span.low, span.high + 1, span.step) for span in space.genes.values())
-    genes = np.meshgrid(*spans, sparse=True)
+    space = searched_space()
+    genes = np.meshgrid(*(np.arange(span.low, span.high + 1, span.step) for span in space.genes.values()))
     macs, scores = macs_of(*genes), log_fan_in(*genes)
-    allowed = sum(genes[4:]) <= space.limits.max_blocks
-    budget = np.quantile(macs[np.broadcast_to(allowed, macs.shape)], 0.1)
+    allowed = genes[3] + genes[4] <= space.limits.max_blocks
+    budget = np.quantile(macs[allowed], 0.2)
     best = scores[allowed & (macs <= budget)].max()
 
     def values(one):
@@ -190,6 +188,7 @@ def test_the_search_comes_near_the_best_of_all(seed):
             score = float(log_fan_in(*values(candidate)))
             population.add(score, candidate)
             reached = max(reached, score)
-    assert len(seen) == 600  # of 4 million, of which as many drawn at random reach REACHED
-    assert best * 0.97 <= reached <= best * (1 + 1e-12)
+    assert len(seen) == 600  # of 8,641 within the budget
+    # 600 of those drawn at random reach 0.977 of the best on average, 20 searches all reached 0.996.
+    assert best * 0.99 <= reached <= best * (1 + 1e-12)
     assert population.best[0] == reached

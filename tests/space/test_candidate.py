@@ -155,11 +155,11 @@ def test_a_bad_entry_is_named(form, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="none.yaml: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read: No such file"):
         read_candidates(str(tmp_path / "none.yaml"))
 
 
 def test_standard_input_is_named(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("[]"))
-    with pytest.raises(UserError, match="^standard input: holds no candidate"):
+    with pytest.raises(UserError, match=r"^standard input: holds no candidate"):
         read_candidates("-")

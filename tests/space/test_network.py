@@ -27,7 +27,12 @@ PUBLISHED = {
     "100": ("65.156", "65.528", "12.090"),
     "200": ("118.834", "119.578", "23.419"),
 }
-FILE_MB = {"18": 91.658, "34": 130.245, "50": 166.305, "100": 248.590}  # insightface's ONNX files, README of the challenge
+FILE_MB = {
+    "18": 91.658,
+    "34": 130.245,
+    "50": 166.305,
+    "100": 248.590,
+}  # insightface's ONNX files, README of the challenge
 
 
 def iresnet(units, block="ir"):
@@ -130,7 +135,9 @@ def test_every_block_keeps_the_contract(block, channels, stride):
     assert output_BCHW.isfinite().all() and output_BCHW.std() > 0
     assert torch.equal(image_BCHW, before)
     # Each image is answered for itself: a block that mixes the batch could not be exported with a dynamic one.
-    assert torch.allclose(made(image_BCHW[1:]), output_BCHW[1:], rtol=1e-4, atol=1e-5)  # other batch, other summation order
+    assert torch.allclose(
+        made(image_BCHW[1:]), output_BCHW[1:], rtol=1e-4, atol=1e-5
+    )  # other batch, other summation order
 
 
 SMALL = Candidate(block="ir_se", stem=8, widths=(8, 20, 32), depths=(2, 1, 2))
@@ -270,7 +277,9 @@ def test_build_is_deterministic_in_its_generator_alone():
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["stem.0.weight"], other["stem.0.weight"])
     default = build(SMALL, **SIZES).state_dict()
-    assert torch.equal(default["stem.0.weight"], build(SMALL, generator=seeded(0), **SIZES).state_dict()["stem.0.weight"])
+    assert torch.equal(
+        default["stem.0.weight"], build(SMALL, generator=seeded(0), **SIZES).state_dict()["stem.0.weight"]
+    )
 
 
 def test_build_leaves_nothing_to_chance():

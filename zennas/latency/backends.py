@@ -37,9 +37,9 @@ def onnxruntime_tensorrt(model, protocol):
 
 def torch_cuda(model, protocol):
     """PyTorch, eager, channels-last, fp32, on the first NVIDIA GPU. Takes a network that knows its `input_shape`."""
-    _require_cuda("torch-cuda")
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
+    _require_cuda("torch-cuda")
     network = model.eval().to("cuda", memory_format=torch.channels_last)
     image_BCHW = torch.from_numpy(_random_input((protocol.batch, *model.input_shape)))
     on_device = image_BCHW.to("cuda", memory_format=torch.channels_last)
@@ -169,6 +169,10 @@ def _feed(session, protocol):
     feed = {}
     for value in session.get_inputs():
         shape = [protocol.batch, *value.shape[1:]] if not isinstance(value.shape[0], int) else list(value.shape)
+        if shape[0] != protocol.batch:
+            raise UserError(
+                f"the ONNX file's input '{value.name}' has a fixed batch of {shape[0]}; the rule measures {protocol.batch}"
+            )
         if any(not isinstance(size, int) for size in shape):
             raise UserError(
                 f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be symbolic"

@@ -150,40 +150,31 @@ class LatencyTable:
         ]
         if part.stride == 2:
             return _fitted(part, siblings, self.rows)
-        if part.kind == "stem" and part.out_channels % QUANTUM:
-            return self._part_ms(part._replace(out_channels=_on_quantum(part.out_channels)))
         axis = "in_channels" if part.kind == "neck" else "out_channels"
-        width = getattr(part, axis)
-        off = 0 if part.kind in ("stem", "neck") else width % QUANTUM
-        known = sorted(
-            (getattr(row, axis), self.rows[row] / row.macs) for row in siblings if getattr(row, axis) % QUANTUM == off
-        )
-        if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
+        width, rounds_up = getattr(part, axis), part.kind == "stem"
+        off = bool(width % QUANTUM) and part.kind != "neck"
+        chosen = [row for row in siblings if part.kind == "neck" or bool(getattr(row, axis) % QUANTUM) == off]
+        if off and (rounds_up or not chosen):  # a width off the quantum costs what the next one on it does
+            wider = {"out_channels": _on_quantum(width)} | ({} if rounds_up else {"in_channels": _on_quantum(width)})
+            return self._part_ms(part._replace(**wider))
+        known = sorted((getattr(row, axis), self.rows[row] / row.macs) for row in chosen)
+        if not known or not known[0][0] - QUANTUM <= width <= known[-1][0] + QUANTUM:
             raise KeyError(part)
         return float(np.interp(width, *zip(*known, strict=True))) * part.macs
 
     def _keep(self, part, ms, measurement):
         self.rows[part] = ms
-        new = not self.path.exists()
+        new = not self.path.exists() or self.path.stat().st_size == 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 if new:
                     writer.writerow(COLUMNS)
-                found = measurement.versions
-                writer.writerow(
-                    (
-                        *part,
-                        round(ms, 5),
-                        round(measurement.spread_pct, 2),
-                        " ".join(map(str, measurement.raw_ms)),
-                        measurement.machine,
-                        measurement.date,
-                        _ort_version(found),
-                        found.get("torch", ""),
-                    )
-                )
+                raw_ms = " ".join(map(str, measurement.raw_ms))
+                versions_there = _ort_version(measurement.versions), measurement.versions.get("torch", "")
+                measured = round(ms, 5), round(measurement.spread_pct, 2), raw_ms
+                writer.writerow((*part, *measured, measurement.machine, measurement.date, *versions_there))
         except OSError as error:
             raise UserError(
                 f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"

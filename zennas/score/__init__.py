@@ -37,7 +37,8 @@ def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
     The random numbers depend on `seed` and the candidate alone: any worker, any order, any restart gives the same score.
     """
     function = lookup(SCORES, plan.name, "score")
-    generator = torch.Generator(device).manual_seed((seed << 32) + zlib.crc32(candidate.text.encode()))
+    # 32 bits, because PyTorch's generator on the processor ignores all above them.
+    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {candidate.text}".encode()))
     values = [function(candidate, plan.image_px, plan.batch, generator) for _ in range(repeats or plan.repeats)]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 

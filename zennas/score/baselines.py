@@ -5,7 +5,6 @@ import math
 import torch
 from torch import nn
 
-from zennas.score.zen import plain_layers
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -33,7 +32,7 @@ def reference_zen(network, image_px, batch, generator):
                 part.weight.normal_(0.0, 1.0, generator=generator)
                 if part.bias is not None:
                     part.bias.zero_()
-            elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+            elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm) and part.affine:
                 nn.init.ones_(part.weight)
                 nn.init.zeros_(part.bias)
         shape = (batch, 3, image_px, image_px)
@@ -63,7 +62,7 @@ def total_macs(network, image_px, batch, generator):
 
 def num_convolutions(network, image_px, batch, generator):
     """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
-    return float(sum(part.__class__.__name__ == "Convolution" for part in plain_layers(_candidate_of(network))))
+    return float(sum(isinstance(part, nn.Conv2d) for part in networks.plain(_candidate_of(network))))
 
 
 def _candidate_of(network):

@@ -152,7 +152,8 @@ class Batches:
         self.in_flight.popleft()
         for row in rows:
             self._admit(row)
-            self.failures_in_a_row = 0 if row.error is None else self.failures_in_a_row + 1
+            if batch.rows is None:  # those of an earlier session do not count: what ailed them may be mended
+                self.failures_in_a_row = 0 if row.error is None else self.failures_in_a_row + 1
         if self.failures_in_a_row >= self.plan.max_failures_in_a_row:
             raise UserError(
                 f"{self.failures_in_a_row} candidates in a row failed, the last one, {rows[-1].text}, at stage "

@@ -228,7 +228,11 @@ def _loaded(folder, state):
         state["counters"] = json.loads(table.schema.metadata[b"zennas"])["counters"]
     measured = {}
     path = folder / "measured.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text and not text.endswith("\n"):
+        with _explaining(folder), open(path, "a", encoding="utf-8") as file:
+            file.write("\n")
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:  # the last line of a process that was killed while it wrote

@@ -23,7 +23,7 @@ from zennas.space.blocks import BLOCKS
 from zennas.space.space import genes_of
 
 MAX_TRIALS = 2000
-MAX_FAILED_TRIALS = 200
+MAX_FAILED_TRIALS, MAX_MEASURED_TRIALS = 200, 100  # of them, kept free for these
 OBJECTIVES = ("Zen-Score", "latency (ms)")
 RUN_ATTRIBUTE = "zennas:run"
 
@@ -54,6 +54,9 @@ class Store:
                 self.study.set_user_attr(RUN_ATTRIBUTE, run_id)
                 self.study.set_metric_names(list(OBJECTIVES))
             for trial in self.study.get_trials(deepcopy=False):
+                if not trial.state.is_finished():  # a process was killed while it attached a file; it is written again
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    continue
                 self._known.add(trial.user_attrs.get("key"))
                 self._num_failed += trial.state == TrialState.FAIL
         self.write_note(note)
@@ -89,7 +92,10 @@ class Store:
         if self._num_failed < MAX_FAILED_TRIALS:
             self._num_failed += 1
             self._add(
-                row.candidate, None, None, {"key": row.key, "role": "failed", "stage": row.stage, "error": row.error}
+                row.candidate,
+                None,
+                None,
+                {"key": f"{row.key} failed", "role": "failed", "stage": row.stage, "error": row.error},
             )
 
     def add_entry(self, entry, candidate, *, onnx=None):
@@ -106,7 +112,9 @@ class Store:
         self._add(candidate, [entry["zen_score"], latency["measured_ms"]], latency["budget_ms"], attributes, onnx=onnx)
 
     def _add(self, candidate, values, budget_ms, attributes, *, onnx=None):
-        if attributes["key"] in self._known or len(self._known) >= MAX_TRIALS:
+        if attributes["key"] in self._known:
+            return
+        if attributes["role"] == "scored" and len(self._known) >= MAX_TRIALS - MAX_FAILED_TRIALS - MAX_MEASURED_TRIALS:
             return
         self._known.add(attributes["key"])
         self._queue.put((candidate, values, budget_ms, attributes, onnx))

@@ -39,6 +39,10 @@ class Candidate(Record):
             )
         return self
 
+    def model_copy(self, *, update=None, deep=False):
+        """A changed copy, with a text and a key of its own; pydantic's would carry the cached ones along."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | (update or {}))
+
     @functools.cached_property
     def text(self):
         """The canonical form: equal candidates have equal texts, and the text says it all."""
@@ -72,29 +76,32 @@ def read_candidates(source):
             text, where = pathlib.Path(source).read_text(encoding="utf-8"), source
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()[:1] == "{"]
-    if lines and all(line.strip()[:1] in ("{", "#", "") for line in text.splitlines()):
-        entries = [(f"{where}, line {number}", parse_yaml(line, f"{where}, line {number}")) for number, line in lines]
+    lines = {
+        number: line for number, line in enumerate(text.splitlines(), start=1) if line.strip()[:1] not in ("", "#")
+    }
+    if len(lines) > 1 and all(line.strip()[0] == "{" for line in lines.values()):
+        values = [
+            (f"{where}, line {number}", parse_yaml(line, f"{where}, line {number}")) for number, line in lines.items()
+        ]
     else:
-        value = parse_yaml(text, where)
-        if isinstance(value, list):
-            entries = [(f"{where}, entry {index}", entry) for index, entry in enumerate(value, start=1)]
-        elif (
-            isinstance(value, dict)
-            and "block" not in value
-            and all(isinstance(entry, dict) for entry in value.values())
-        ):
-            entries = [(f"{where}, {name}", entry) for name, entry in value.items()]
-        else:
-            entries = [(where, value)]
-    if not entries or entries == [(where, None)]:
+        values = [(where, parse_yaml(text, where))]
+    entries = [entry for at, value in values for entry in _entries(at, value)]
+    if not entries:
         raise UserError(f"{where}: holds no candidate; one looks like {EXAMPLE}")
-    return [(at, Candidate.parse(_unwrapped(entry), at)) for at, entry in entries]
+    return [(at, Candidate.parse(entry, at)) for at, entry in entries]
 
 
 EXAMPLE = "{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}"
 
 
-def _unwrapped(entry):
-    """The candidate inside an entry of winners.json or of `score --json`."""
-    return entry["candidate"] if isinstance(entry, dict) and isinstance(entry.get("candidate"), dict) else entry
+def _entries(at, value):
+    """[(where, mapping of one candidate)] in a value: one candidate, a list, or a mapping from names."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [entry for index, one in enumerate(value, start=1) for entry in _entries(f"{at}, entry {index}", one)]
+    if isinstance(value, dict) and isinstance(value.get("candidate"), dict):  # of winners.json or of `score --json`
+        return [(at, value["candidate"])]
+    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+        return [entry for name, one in value.items() for entry in _entries(f"{at}, {name}", one)]
+    return [(at, value)]

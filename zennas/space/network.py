@@ -63,13 +63,16 @@ def calibrate(module, image_BCHW):
     """
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        module.train()(image_BCHW)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return module.eval()
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            module.train()(image_BCHW)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+    return module
 
 
 def stem(channels):

@@ -1,0 +1,151 @@
+"""A search as a user starts it, one finished run that the slow tests share, and rows and entries made by hand."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK
+from zennas.provenance import provenance
+from zennas.search.ledger import Row
+from zennas.space.cost import cost
+from zennas.track import load_experiment
+
+BUDGET_MS = 0.8  # of the finished run: about half of the tiny space keeps it
+CANDIDATES = 60
+
+
+def write_tiny(folder, **search):
+    """The path of the tiny experiment written into a folder, its search plan changed where that is said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.yaml" for name in ("space", "track", "experiment")}
+    paths["space"].write_text(textwrap.dedent(TINY_SPACE))
+    paths["track"].write_text(textwrap.dedent(TINY_TRACK))
+    experiment = yaml.safe_load(TINY_EXPERIMENT) | {"space": str(paths["space"]), "track": str(paths["track"])}
+    experiment["search"] = experiment["search"] | search
+    paths["experiment"].write_text(yaml.safe_dump(experiment))
+    return paths["experiment"]
+
+
+class Ended(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self):
+        return self.stdout + self.stderr
+
+
+class Command:
+    """A command of zennas under way, in a process group of its own, as a shell gives it one."""
+
+    def __init__(self, room, *arguments, cwd, checkout):
+        environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"zennas.{room}", *map(str, arguments)], cwd=cwd, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def end(self, timeout_s=150):
+        """Ended, waiting for it."""
+        stdout, stderr = self.process.communicate(timeout=timeout_s)
+        return Ended(self.process.returncode, stdout, stderr)
+
+    def until(self, happened, timeout_s=90):
+        """Wait until happened() is true; the command must still be running then."""
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    def press_ctrl_c(self):
+        os.killpg(self.process.pid, signal.SIGINT)  # a terminal sends it to the whole group, Ray's processes included
+
+    def kill(self):
+        self.process.kill()
+
+
+@pytest.fixture(scope="session")
+def start(checkout, tmp_path_factory):
+    """start(room, *arguments) -> Command; whatever still runs at the end is killed."""
+    commands = []
+
+    def started(room, *arguments, cwd=None):
+        commands.append(Command(room, *arguments, cwd=cwd or tmp_path_factory.mktemp("elsewhere"), checkout=checkout))
+        return commands[-1]
+
+    yield started
+    for command in commands:
+        if command.process.poll() is None:
+            command.kill()
+
+
+class FinishedRun(NamedTuple):
+    """The tiny search after its end."""
+
+    experiment: object  # path
+    out: object  # path
+    arguments: list
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def finished(start, tmp_path_factory):
+    """A whole search of the tiny experiment, ended well."""
+    folder = tmp_path_factory.mktemp("finished")
+    experiment, out = write_tiny(folder / "tiny"), folder / "run"
+    arguments = ["--track", experiment, "--out", out, "--candidates", CANDIDATES, "--budget-ms", BUDGET_MS]
+    run = FinishedRun(experiment, out, arguments, start("search", *arguments).end())
+    assert run.ended.code == 0, run.ended.said
+    return run
+
+
+@pytest.fixture
+def space(tiny):
+    return load_experiment(str(tiny))[2]
+
+
+@pytest.fixture
+def make_row(space):
+    """make_row(candidate, **changes) -> a Row of the ledger."""
+
+    def made(candidate, *, batch=0, score=1.0, predicted_ms=1.0, **changes):
+        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        row = Row(
+            batch, candidate.key, candidate.text, candidate.block, candidate.stem, candidate.widths, candidate.depths,
+            score, 0.0, 0.01, predicted_ms, spent.params, spent.macs, candidate.num_blocks, 0.5, None, None,
+        )  # fmt: skip
+        return row._replace(**changes)
+
+    return made
+
+
+@pytest.fixture
+def make_entry(space):
+    """make_entry(candidate, **changes) -> an entry of winners.json, as winners.measured_entry makes it."""
+
+    def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, **changes):
+        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        latency = {
+            "measured_ms": ms, "median_ms": ms, "spread_pct": 1.0, "predicted_ms": ms, "table_ms": ms,
+            "budget_ms": budget_ms, "within_budget": ms <= budget_ms, "stand_in": None, "warning": None, "raw_ms": [ms],
+        }  # fmt: skip
+        entry = {
+            "role": role, "name": name or candidate.key, "key": candidate.key, "candidate": candidate.plain(),
+            "zen_score": score, "zen_std": 0.1, "params": spent.params, "macs": spent.macs,
+            "num_blocks": candidate.num_blocks, "megabytes": 1.0, "latency": latency, "onnx": None, "verdict": None,
+            "made_by": provenance(seed=0).model_dump(),
+        }  # fmt: skip
+        return entry | changes
+
+    return made

@@ -1,0 +1,110 @@
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import yaml
+
+from zennas.search.winners import correction, diverse_best, metadata, prediction_error, write_winners
+from zennas.space.candidate import Candidate, read_candidates
+from zennas.space.space import distance
+
+
+def timed(measured_ms, table_ms, predicted_ms=None):
+    return {"latency": {"measured_ms": measured_ms, "table_ms": table_ms, "predicted_ms": predicted_ms or table_ms}}
+
+
+milliseconds = st.floats(0.1, 1000)
+
+
+@hypothesis.given(milliseconds, milliseconds, st.floats(0.5, 2.0), st.integers(1, 5))
+def test_an_error_that_all_share_is_corrected_to_the_last_digit(ms, budget_ms, factor, num):
+    entries = [timed(ms * (1 + index), ms * (1 + index) / factor) for index in range(num)]
+    assert correction(entries, budget_ms) == pytest.approx(factor, abs=1e-4)  # it is rounded to four digits
+
+
+def test_without_a_measurement_nothing_is_corrected():
+    assert correction([], 10.0) == 1.0
+
+
+def test_networks_near_the_budget_count_most():
+    near, far = timed(10.0, 10.0), timed(20.0, 10.0)
+    assert correction([near, far], 10.0) == pytest.approx(2 ** (1 / 9), abs=1e-4)  # weights 1 and exp(-3 log 2) = 1/8
+    assert correction([near, far], 20.0) == pytest.approx(2 ** (8 / 9), abs=1e-4)
+
+
+@hypothesis.given(st.lists(st.tuples(milliseconds, st.floats(0.5, 2)), min_size=1, max_size=6), milliseconds)
+def test_a_correction_lies_among_the_errors(pairs, budget_ms):
+    factor = correction([timed(ms * error, ms) for ms, error in pairs], budget_ms)
+    errors = [error for _, error in pairs]
+    assert min(errors) - 1e-4 <= factor <= max(errors) + 1e-4
+
+
+@pytest.fixture
+def rows(space, make_row):
+    rng = np.random.default_rng(0)
+    return [make_row(space.sample(rng), score=float(index % 17)) for index in range(60)]
+
+
+@pytest.mark.parametrize("min_distance", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("num", [1, 6])
+def test_the_best_that_differ_enough(rows, num, min_distance):
+    taken = [rows[3].candidate, rows[30].candidate]
+    chosen = diverse_best(rows, taken, num=num, min_distance=min_distance)
+    allowed = [row for row in rows if min(distance(row.candidate, one) for one in taken) >= min_distance]
+    left_out = [row.score for row in allowed if row not in chosen]
+    assert len(chosen) == min(num, len(allowed)) and all(row in allowed for row in chosen)
+    assert [row.score for row in chosen] == sorted((row.score for row in chosen), reverse=True)
+    assert min(row.score for row in chosen) >= max(left_out)
+    assert diverse_best(rows[::-1], taken, num=num, min_distance=min_distance) == chosen
+
+
+def test_nothing_differs_enough_from_everything(rows):
+    assert diverse_best(rows, [rows[0].candidate], num=3, min_distance=10.0) == []
+
+
+def test_the_prediction_error_is_that_of_the_corrected_prediction():
+    entries = [timed(100.0, 1.0, 103.0), timed(50.0, 1.0, 49.5)]
+    assert prediction_error(entries) == {"num": 2, "mean_abs_pct": 2.0, "max_abs_pct": 3.0}
+    assert prediction_error([]) == {"num": 0, "mean_abs_pct": None, "max_abs_pct": None}
+
+
+@pytest.mark.parametrize("stand_in", [None, "stand-in: here another device"])
+def test_what_is_written_loads_again_as_candidates(tmp_path, space, make_entry, stand_in):
+    rng = np.random.default_rng(0)
+    candidates = [space.sample(rng) for _ in range(3)]
+    winners = [make_entry(one, role="winner", name=f"winner-{rank}") for rank, one in enumerate(candidates, start=1)]
+    for entry in winners:
+        entry["latency"]["stand_in"] = stand_in
+    write_winners(tmp_path, winners, seed=7)
+    assert [candidate for _, candidate in read_candidates(str(tmp_path / "winners.json"))] == candidates
+    assert json.loads((tmp_path / "winners.json").read_text()) == winners
+    for rank, candidate in enumerate(candidates, start=1):
+        path = tmp_path / f"winner-{rank}.yaml"
+        assert read_candidates(str(path)) == [(str(path), candidate)]
+        assert Candidate(**yaml.safe_load(path.read_text())) == candidate
+        assert "block: ir_se" in path.read_text() and f"widths: {list(candidate.widths)}" in path.read_text()
+        header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        for word in (
+            f"winner-{rank}",
+            "zennas 0.",
+            "seed 7",
+            "not an accuracy",
+            "ms of 2.0 ms",
+            *([stand_in] if stand_in else []),
+        ):
+            assert word in "\n".join(header)
+    written = ["winner-1.yaml", "winner-2.yaml", "winner-3.yaml", "winners.json"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == written
+
+
+def test_no_winner_is_an_empty_list(tmp_path):
+    write_winners(tmp_path, [], seed=0)
+    assert json.loads((tmp_path / "winners.json").read_text()) == []
+
+
+def test_a_file_says_that_it_is_not_trained(space):
+    told = metadata(space.cheapest(), {"zennas": "0.1.0", "seed": 0})
+    assert told["trained"] == "no" and told["candidate"] == space.cheapest().text
+    assert json.loads(told["zennas"])["seed"] == 0

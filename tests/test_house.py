@@ -1,0 +1,248 @@
+"""The house of zennas: rooms that import only backwards, fences round third parties, small files, a map that is true."""
+
+import ast
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "zennas"
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.parts)
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
+
+# The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version, and
+# `space` knows nothing of a track, which reads it.
+ROOMS = [
+    {"zennas"},
+    {"records"},
+    {"provenance"},
+    {"progress", "commands"},
+    {"space"},
+    {"track"},
+    {"score"},
+    {"export"},
+    {"latency"},
+    {"search"},
+]
+PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
+
+# A third party is spoken to from here alone.
+FENCES = {
+    "ray": {"zennas/search/workers.py"},
+    "optuna": {"zennas/search/store.py"},
+    "onnxruntime": {"zennas/export.py", "zennas/latency/backends.py"},
+    "torch.distributed": set(),
+}
+MAX_LINES = 450
+GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
+
+
+def room_of(path):
+    """The room that a file of the package is, or lies in."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "zennas" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imported(tree, path):
+    """(module, line) of everything a file imports, inside functions too; `from a import b` counts as a.b."""
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from ((arg.value, node.lineno) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def order_violations(path, text):
+    place = PLACE.get(room_of(path))
+    if place is None:
+        return [f"{path.name}: room '{room_of(path)}' has no place in the order"]
+    found = []
+    for module, line in imported(ast.parse(text), path):
+        if module.split(".")[0] != "zennas":
+            continue
+        _, *parts = module.split(".")
+        room = parts[0] if parts and parts[0] in PLACE else "zennas"
+        if room != room_of(path) and PLACE[room] > place:
+            found.append(f"line {line}: {room_of(path)} imports {module}, which comes later")
+    return found
+
+
+def fence_violations(name, text, path):
+    tree = ast.parse(text)
+    used = [*imported(tree, path)]
+    used += [(ast.unparse(node), node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [
+        f"line {line}: {module}"
+        for module, line in used
+        for fence, inside in FENCES.items()
+        if name not in inside and re.match(rf"{re.escape(fence)}(_\w+)?(\.|$)", module)
+    ]
+
+
+def test_there_is_a_house():
+    assert len(FILES) > 20 and set(PLACE) >= {room_of(path) for path in FILES if path.name != "__main__.py"}
+
+
+@each_file
+def test_imports_point_backwards(path):
+    if path.name == "__main__.py":  # a command may speak to every room
+        return
+    assert order_violations(path, path.read_text()) == []
+
+
+@each_file
+def test_third_parties_stay_behind_their_fences(path):
+    assert fence_violations(str(path.relative_to(ROOT)), path.read_text(), path) == []
+
+
+def test_the_two_tests_above_see_what_they_should():
+    space, track = PACKAGE / "space" / "space.py", PACKAGE / "track.py"
+    for line in (
+        "from zennas.track import Track",
+        "import zennas.track",
+        "from zennas import track",
+        "from ..track import Track",
+        "def f():\n    import zennas.search.loop",
+        "importlib.import_module('zennas.latency')",
+    ):
+        assert order_violations(space, line), line
+    for line in (
+        "from zennas.records import Record",
+        "from zennas.space.candidate import Candidate",
+        "from .blocks import ir",
+    ):
+        assert not order_violations(space, line), line
+    assert not order_violations(
+        track, "from zennas.space.space import Space\nimport zennas\nfrom zennas import __version__"
+    )
+    assert order_violations(PACKAGE / "attic" / "x.py", "")
+    for line in (
+        "import ray",
+        "from ray import tune",
+        "import optuna.storages",
+        "import optuna_dashboard",
+        "from onnxruntime import InferenceSession",
+        "import torch.distributed as dist",
+        "from torch import distributed",
+        "import torch\ntorch.distributed.init_process_group()",
+        "importlib.import_module('ray.tune')",
+    ):
+        assert fence_violations("zennas/search/loop.py", line, PACKAGE / "search" / "loop.py"), line
+    for line in ("import rayleigh", "import onnx", "from zennas.search import store", "array.ray", "import torch"):
+        assert not fence_violations("zennas/search/loop.py", line, PACKAGE / "search" / "loop.py"), line
+
+
+@pytest.mark.parametrize("fence", FENCES)
+def test_no_fence_stands_round_nothing(fence):
+    """A file that a fence names and that does not speak to that party any more is a fence in the wrong place."""
+    for name in FENCES[fence]:
+        modules = [module for module, _ in imported(ast.parse((ROOT / name).read_text()), ROOT / name)]
+        assert any(re.match(rf"{fence}(_\w+)?(\.|$)", module) for module in modules), name
+
+
+@each_file
+def test_files_are_small_and_called_after_what_they_hold(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert path.stem not in GRAB_BAGS
+
+
+# --- the map in README.md
+
+
+def read_map(text):
+    """Paths from the root that the map lists: the first fenced block behind a heading with the word "map" in it.
+
+    One path per line, its first word; a line stands in the folder above it that is indented less.
+
+    >>> read_map('''# The Map
+    ... ```
+    ... zennas/
+    ...     track.py      a track
+    ...     space/
+    ...         space.py  a space
+    ...     search/loop.py
+    ... tests/            the tests
+    ... ```''')
+    ['zennas/', 'zennas/track.py', 'zennas/space/', 'zennas/space/space.py', 'zennas/search/loop.py', 'tests/']
+    """
+    heading = re.search(r"^#+ .*\bmap\b.*$", text, re.IGNORECASE | re.MULTILINE)
+    assert heading, "README.md: no heading with the word 'map'"
+    block = re.search(r"^```\w*\n(.*?)^```", text[heading.end() :], re.DOTALL | re.MULTILINE)
+    assert block, "README.md: no fenced block behind the map's heading"
+    paths, folders = [], []
+    for line in filter(str.strip, block[1].splitlines()):
+        indent, word = len(line) - len(line.lstrip()), line.split()[0]
+        folders = [(depth, folder) for depth, folder in folders if depth < indent]
+        path = (folders[-1][1] if folders else "") + word
+        paths.append(path)
+        if word.endswith("/"):
+            folders.append((indent, path))
+    return paths
+
+
+def exists(path):
+    """Whether it is there; a word in capitals, as in latency/tracks/NAME.yaml, stands for any name."""
+    return (ROOT / path).exists() or any(ROOT.glob(re.sub(r"\b[A-Z]{4,}\b", "*", path.rstrip("/"))))
+
+
+def test_everything_on_the_map_is_there():
+    paths = read_map((ROOT / "README.md").read_text())
+    assert "zennas/" in paths
+    assert [path for path in paths if not exists(path)] == []
+    assert len(paths) == len(set(paths))
+
+
+def test_everything_in_the_package_is_on_the_map():
+    paths = read_map((ROOT / "README.md").read_text())
+    mapped = [name for name in NAMES if not name.endswith("__.py")]
+    assert [name for name in mapped if name not in paths] == []
+
+
+# --- nothing of the place where it was made
+
+# Folders of one machine, and what sends an installer elsewhere. Written in pieces, so that this file does not find itself.
+MACHINE_FOLDERS = "|".join(("home", "root", "work", "workspace", "Users", "mnt", "__w", "tm" + "p/v"))
+REGISTRIES = "|".join(("index" + "-url", "find" + "-links", "trusted" + "-host", r"https?://\S*(?:py" + "pi|simple/)"))
+FOREIGN = re.compile(rf"(?<![\w.])/(?:{MACHINE_FOLDERS})/|{REGISTRIES}")
+
+
+def tracked_files():
+    """What git tracks; skips where there is no git or no checkout."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"not a git checkout: {error}")
+    return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def foreign_words(text):
+    lines = enumerate(text.splitlines(), start=1)
+    return [f"line {number}: {line.strip()[:120]}" for number, line in lines if FOREIGN.search(line)]
+
+
+def test_no_file_speaks_of_the_place_where_it_was_made():
+    found = {}
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if words := foreign_words(text):
+            found[str(path.relative_to(ROOT))] = words[:3]
+    assert found == {}
+
+
+def test_the_search_above_sees_what_it_should():
+    folder, mirror = "/ho" + "me/someone/zennas", "http" + "s://mirror.example/py" + "pi/simple"
+    for line in (f"command: python {folder}", f'"{folder}"', "--index" + "-url x", mirror):
+        assert foreign_words(line), line
+    for line in ("zennas/work/x.py", "https://github.com/idstcv/ZenNAS", "a/home/b", "runs/webface-sfr", "$HOME/x"):
+        assert not foreign_words(line), line
