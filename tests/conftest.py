@@ -3,7 +3,12 @@
 import pathlib
 import textwrap
 
+import hypothesis
 import pytest
+
+# The same examples in every run, no database in the working folder, no clock: a failure is the code's, not the machine's.
+hypothesis.settings.register_profile("zennas", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("zennas")
 
 TINY_SPACE = """
     name: tiny

@@ -14,6 +14,7 @@ COMMANDS = {
 
 
 def main():
+    """Dispatch to a room's command; without one, list them."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]

@@ -188,8 +188,13 @@ def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size
         problems.append("the batch must be dynamic")
     if len(graph.output) != 1:
         problems.append(f"one output is allowed; given {len(graph.output)}")
-    elif (size := _last_dim(graph.output[0])) and max_embedding_size and size > max_embedding_size:
-        problems.append(f"the embedding may have {max_embedding_size} numbers; given {size}")
+    else:
+        dims = graph.output[0].type.tensor_type.shape.dim
+        if len(dims) != 2:
+            problems.append(f"the output must have two axes, batch and embedding; given {len(dims)}")
+        elif max_embedding_size and not 0 < dims[1].dim_value <= max_embedding_size:
+            given = dims[1].dim_value or "no fixed size"
+            problems.append(f"the embedding may have {max_embedding_size} numbers; given {given}")
     if len(graph.node) < min_nodes:
         problems.append(f"{min_nodes} nodes or more are allowed; given {len(graph.node)}")
     for tensor in graph.initializer:
@@ -209,23 +214,20 @@ def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size
     return problems
 
 
-def _last_dim(value):
-    dims = value.type.tensor_type.shape.dim
-    return dims[-1].dim_value if dims else 0
-
-
 def compare(network, onnx_bytes, input_shape):
     """The Proof for a network and its ONNX file, over batches of 1 and 3 random images."""
-    session = open_session(onnx_bytes)
+    session, training = open_session(onnx_bytes), network.training
+    network.eval()
     generator = torch.Generator().manual_seed(1)
     differences, outputs = [], []
     for batch in (1, 3):
         image_BCHW = torch.randn(batch, *input_shape, generator=generator)
         with torch.no_grad():
-            expected = network.eval()(image_BCHW).numpy()
+            expected = network(image_BCHW).numpy()
         (answer,) = session.run(None, {session.get_inputs()[0].name: image_BCHW.numpy()})
         differences.append(np.abs(answer - expected).max())
         outputs.append(np.abs(expected).max())
+    network.train(training)
     # numpy's maximum, not Python's: it lets a NaN through
     return Proof(max_abs_difference=float(np.max(differences)), max_abs_output=float(np.max(outputs)))
 

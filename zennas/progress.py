@@ -75,6 +75,7 @@ class Progress:
             self._live = None
 
     def close(self):
+        """End the stage and close the log."""
         self.end()
         if self._log:
             self._log.close()

@@ -6,6 +6,7 @@ import pydantic
 
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
 from zennas.space.candidate import Candidate
+from zennas.space.network import check_block
 from zennas.space.space import Space
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -124,7 +125,7 @@ class Experiment(Record):
 
 
 def load_experiment(name):
-    """(Experiment, Track, Space) that a name (experiments/NAME, else latency/tracks/NAME's own) or a path stands for."""
+    """(Experiment, Track, Space) that a name under experiments/ or a path stands for."""
     path = resolve(EXPERIMENTS, name)
     experiment = Experiment.load(path)
     try:
@@ -139,8 +140,15 @@ def load_track(name):
 
 
 def load_space(name):
-    """The Space of that name or path."""
-    return Space.load(resolve(SPACES, name))
+    """The Space of that name or path; its blocks are known."""
+    path = resolve(SPACES, name)
+    space = Space.load(path)
+    for one in (space, *space.baselines.values()):
+        try:
+            check_block(one.block)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    return space
 
 
 def lookup(table, name, what):

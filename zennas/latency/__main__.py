@@ -34,6 +34,7 @@ def latency(
         bool, typer.Option("--json", help="A JSON list of the measurements on standard output.")
     ] = False,
 ):
+    """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.latency.budget import choose_protocol, keep_reference, measure_network
     from zennas.latency.table import LatencyTable, parts_of_space

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
-from zennas.score.zen import zen
+from zennas.score.zen import plain_layers, zen
 from zennas.track import lookup
 
 # (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the score's.
@@ -47,12 +47,13 @@ def score_batch(candidates, plan, *, seed, repeats=None, device="cpu"):
     """[Scored] for each candidate, in order: a failure is a value, and the batch goes on."""
     results = []
     for candidate in candidates:
-        start = time.perf_counter()
+        start, stage = time.perf_counter(), "build"
         try:
+            plain_layers(candidate)
+            stage = "score"
             value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
-        except (RuntimeError, ArithmeticError, ValueError, MemoryError) as error:
-            stage = "build" if isinstance(error, ValueError) else "score"
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
+            first_line = next(iter(str(error).strip().splitlines()), "")
             results.append(
                 Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")
             )

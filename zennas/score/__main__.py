@@ -43,6 +43,7 @@ def score(
         bool, typer.Option("--json", help="A JSON list on standard output, in the order given.")
     ] = False,
 ):
+    """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
     from zennas.space.candidate import read_candidates

@@ -27,7 +27,6 @@ from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights of the fast path are views of
-PRELU_SLOPE = 0.25  # nn.PReLU's start, and insightface's
 
 
 def zen(network, image_px, batch, generator):
@@ -147,6 +146,8 @@ def zen_of_candidate(candidate, image_px, batch, generator, *, dtype=None, weigh
 
 
 class Convolution(NamedTuple):
+    """A convolution of the plain network, without bias."""
+
     shape: tuple[int, int, int, int]  # out, in / groups, kernel, kernel
     stride: int
     padding: int
@@ -154,10 +155,14 @@ class Convolution(NamedTuple):
 
 
 class Norm(NamedTuple):
+    """A BatchNorm of the plain network."""
+
     eps: float
 
 
 class Activation(NamedTuple):
+    """A piecewise linear activation, with slope 1 above zero."""
+
     slope_below_zero: float
 
 
@@ -191,7 +196,7 @@ def _layer(module):
         case nn.LeakyReLU():
             return Activation(module.negative_slope)
         case nn.PReLU():
-            return Activation(PRELU_SLOPE)
+            return Activation(module.init)
     return None
 
 

@@ -50,6 +50,7 @@ def search(
         bool, typer.Option("--json", help="Print the winners as JSON on standard output; all else on standard error.")
     ] = False,
 ):
+    """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
     from zennas.records import UserError

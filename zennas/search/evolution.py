@@ -23,6 +23,7 @@ class Population:
         return len(self.ranked)
 
     def add(self, score, candidate):
+        """Let a scored candidate in, and the worst out where there are too many."""
         bisect.insort(self.ranked, (-score, candidate.key, candidate), key=lambda entry: entry[:2])
         del self.ranked[self.size :]
 

@@ -87,6 +87,7 @@ class Ledger:
         return self.folder / "scored.parquet"
 
     def append(self, rows):
+        """Take rows in; `flush` writes them."""
         self.rows += rows
         self.unwritten += rows
 

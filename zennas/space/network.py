@@ -76,10 +76,12 @@ def calibrate(module, image_BCHW):
 
 
 def stem(channels):
+    """Conv3x3 - BN - PReLU at full resolution, from three channels."""
     return nn.Sequential(nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 
 def block(name, in_channels, out_channels, stride):
+    """One block of BLOCKS; UserError where there is no such row."""
     check_block(name)
     return BLOCKS[name](in_channels, out_channels, stride)
 

@@ -5,12 +5,13 @@ import math
 
 import pydantic
 
-from zennas.records import Record
+from zennas.records import Record, UserError
 from zennas.space.candidate import Candidate
 
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
 WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
 DEPTH_STEPS = (-2, -1, 1, 2)
+MAX_DRAWS, MAX_NEIGHBOURS = 100_000, 1000  # before a space counts as empty, a candidate as alone
 
 
 class Range(Record):
@@ -38,6 +39,7 @@ class Range(Record):
         return int(self.low + self.step * rng.integers((self.high - self.low) // self.step + 1))
 
     def values(self):
+        """All members, ascending."""
         return range(self.low, self.high + 1, self.step)
 
 
@@ -112,28 +114,37 @@ class Space(Record):
         return None
 
     def contains(self, candidate):
+        """Whether the candidate is in this space."""
         return self.violation(candidate) is None
 
     def sample(self, rng):
-        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy Generator."""
-        while True:
+        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy Generator.
+
+        UserError where the limits leave so little of the ranges that MAX_DRAWS draws find nothing.
+        """
+        for _ in range(MAX_DRAWS):
             candidate = self.candidate(span.draw(rng) for span in self.genes.values())
             if self.contains(candidate):
                 return candidate
+        raise UserError(
+            f"space {self.name}: {MAX_DRAWS} draws from its ranges found none within its limits; widen one or the other"
+        )
 
     def mutate(self, candidate, rng):
         """A neighbour that differs in one to three genes and is in the space.
 
-        Several at once, because under a budget that binds what one gene wins another must give back.
+        Several at once, because under a budget that binds what one gene wins another must give back. Where the limits leave
+        no neighbour to find, any candidate of the space.
         """
         values, names = list(genes_of(candidate)), list(self.genes)
-        while True:
+        for _ in range(MAX_NEIGHBOURS):
             child = list(values)
             for index in rng.choice(len(names), size=rng.integers(1, 4), replace=False):
                 child[index] = self._moved(names[index], child[index], rng)
             mutant = self.candidate(child)
             if mutant != candidate and self.contains(mutant):
                 return mutant
+        return self.sample(rng)
 
     def _moved(self, name, value, rng):
         span = self.genes[name]
