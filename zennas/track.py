@@ -101,7 +101,7 @@ class SearchPlan(Record):
 
     minutes: Positive = 5.0  # the whole run, set-up and final measurements included
     candidates: Count | None = None  # stop after this many scored, instead of by time
-    seed: int = 0
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     population: Count = 64
     batch_size: Count = 8  # candidates per task of a worker
     batches_in_flight: Count = 2  # per worker

@@ -103,7 +103,7 @@ def test_a_width_between_two_measured_ones_is_interpolated_per_mac(tmp_path, wid
     assert share(table, repeated(width)) == pytest.approx(rate * MS_PER_MAC * repeated_macs(width), rel=1e-9)
 
 
-@pytest.mark.parametrize("width", [96, 80, 56, 12])
+@pytest.mark.parametrize("width", [96, 80, 56])
 def test_what_cannot_be_interpolated_is_not_guessed(tmp_path, width):
     ms_of = {repeated(w): 1.0 for w in (16, 32, 64, 8, 40)}
     candidate = Candidate(block="ir", stem=16, widths=(width,), depths=(2,))

@@ -311,5 +311,5 @@ def test_what_goes_wrong_in_the_thread_is_told_at_the_end_and_stops_nothing(open
     store = open_store()
     store.add_scored(make_row(sampled[0], score=float("nan")), latency_ms=1.0, budget_ms=BUDGET_MS)  # Optuna refuses it
     store.add_scored(make_row(sampled[1]), latency_ms=1.0, budget_ms=BUDGET_MS)
-    assert "nan" in str(store.close()) and store.seconds > 0
+    assert "NaN" in str(store.close()) and store.seconds > 0
     assert [trial.user_attrs["key"] for trial in trials_of(url)] == [sampled[1].key]

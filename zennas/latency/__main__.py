@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from zennas import commands
-from zennas.records import UserError
 
 HELP = """Measure ONNX files or candidates by a track's own rule on this machine, or fill its table of block latencies.
 
@@ -81,16 +80,13 @@ def latency(
 
 def _things_to_measure(files, space):
     """[(name, protocol -> Measurement)] of ONNX files and of candidates in files."""
-    from zennas.latency.budget import measure_network
-    from zennas.latency.protocol import measure_calmly
+    from zennas.latency.budget import measure_network, measure_onnx_file
     from zennas.space.candidate import read_candidates
 
     things = []
     for file in files:
         if file.endswith(".onnx"):
-            if not pathlib.Path(file).is_file():
-                raise UserError(f"{file}: no such file")
-            things.append((file, lambda protocol, file=file: measure_calmly(file, protocol)))
+            things.append((file, lambda protocol, file=file: measure_onnx_file(file, protocol)))
         else:
             for name, candidate in read_candidates(file):
                 things.append(

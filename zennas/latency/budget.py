@@ -132,17 +132,22 @@ def _untrained(candidate, image_px, embedding_size):
 
 def measure_detector(path, protocol, *, input_px):
     """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic)."""
+    return measure_onnx_file(path, protocol, prepare=lambda onnx_bytes: fix_input_px(onnx_bytes, input_px))
+
+
+def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
+    """The Measurement of a user's ONNX file; `prepare` changes its bytes first. UserError where it is none that runs."""
     try:
         onnx_bytes = pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"--detector {path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return measure_calmly(fix_input_px(onnx_bytes, input_px), protocol)
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for a file that is not a model
+        return measure_calmly(prepare(onnx_bytes), protocol)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for what is no network
         first_line = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"--detector {path}: not an ONNX detector that ONNX Runtime can run: {first_line}") from None
+        raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line}") from None
 
 
 def _reference_path(protocol, machine):

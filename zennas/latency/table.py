@@ -77,7 +77,8 @@ def parts_of(candidate, *, image_px=112, embedding_size=512):
 def parts_of_space(space):
     """The parts to measure so that every candidate of the space can be predicted."""
     px, before = space.image_px, space.stem
-    parts = [Part("stem", 3, width, 1, px) for width in _grid(space.stem, MAX_STEM_WIDTHS)]
+    stems = dict.fromkeys(map(_on_quantum, [*_grid(space.stem, MAX_STEM_WIDTHS), space.stem.high]))
+    parts = [Part("stem", 3, width, 1, px) for width in stems]
     for widths in space.widths:
         parts += [
             Part(space.block, wide_in, wide_out, 2, px)
@@ -158,7 +159,7 @@ class LatencyTable:
             wider = {"out_channels": _on_quantum(width)} | ({} if rounds_up else {"in_channels": _on_quantum(width)})
             return self._part_ms(part._replace(**wider))
         known = sorted((getattr(row, axis), self.rows[row] / row.macs) for row in chosen)
-        if not known or not known[0][0] - QUANTUM <= width <= known[-1][0] + QUANTUM:
+        if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
             raise KeyError(part)
         return float(np.interp(width, *zip(*known, strict=True))) * part.macs
 

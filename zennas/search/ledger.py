@@ -81,6 +81,7 @@ class Ledger:
     rows: list
     measured: dict  # key -> entry
     unwritten: list = dataclasses.field(default_factory=list)
+    torn: bool = False  # whether measured.jsonl ends in half a line, of a process that was killed while it wrote
 
     @property
     def scored_folder(self):
@@ -118,7 +119,8 @@ class Ledger:
         """Keep an entry for good; the newest of a key counts."""
         self.measured[entry["key"]] = entry
         with _explaining(self.folder), open(self.folder / "measured.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write("\n" * self.torn + json.dumps(entry) + "\n")
+        self.torn = False
 
     @property
     def run_id(self):
@@ -230,20 +232,17 @@ def _loaded(folder, state):
     measured = {}
     path = folder / "measured.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if text and not text.endswith("\n"):
-        with _explaining(folder), open(path, "a", encoding="utf-8") as file:
-            file.write("\n")
     for line in text.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # the last line of a process that was killed while it wrote
+        except ValueError:  # torn
             continue
         measured[entry["key"]] = entry
     failed = {event["key"]: event for event in state["events"] if event["why"] == "failed"}
     for index, row in enumerate(rows):
         if row.key in failed:
             rows[index] = row._replace(score=None, stage=failed[row.key]["stage"], error=failed[row.key]["error"])
-    return Ledger(folder, state, rows, measured)
+    return Ledger(folder, state, rows, measured, torn=bool(text) and not text.endswith("\n"))
 
 
 def _differences(old, new):
