@@ -158,6 +158,6 @@ def test_what_is_no_detector_is_the_users_error(tmp_path, content):
     if content is not None:
         (tmp_path / "detector.onnx").write_bytes(content)
     with pytest.raises(
-        UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX detector)"
+        UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX network)"
     ):
         measure_detector(tmp_path / "detector.onnx", CPU, input_px=32)

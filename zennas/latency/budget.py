@@ -132,7 +132,10 @@ def _untrained(candidate, image_px, embedding_size):
 
 def measure_detector(path, protocol, *, input_px):
     """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic)."""
-    return measure_onnx_file(path, protocol, prepare=lambda onnx_bytes: fix_input_px(onnx_bytes, input_px))
+    try:
+        return measure_onnx_file(path, protocol, prepare=lambda onnx_bytes: fix_input_px(onnx_bytes, input_px))
+    except UserError as error:
+        raise UserError(f"--detector {error}") from None
 
 
 def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
