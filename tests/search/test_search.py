@@ -31,6 +31,7 @@ from zennas.track import load_experiment
 
 pytestmark = pytest.mark.slow
 
+LONG = 160
 # Long enough to be stopped in the middle: a candidate takes about 30 ms of a processor instead of 2.
 SLOW_SCORE = {"image_px": 64, "batch": 8, "repeats": 4, "final_repeats": 4}
 
@@ -180,14 +181,14 @@ def test_more_candidates_go_on_with_a_finished_run(finished, start, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished.out, out)
     arguments = [out if value == finished.out else value for value in finished.arguments]
-    arguments[arguments.index(CANDIDATES)] = CANDIDATES + 20
+    arguments[arguments.index(CANDIDATES)] = CANDIDATES + 100
     # A copy is another run to the study: it says so, and with a study of its own it goes on.
     assert "belongs to another run" in refused(start("search", *arguments).end())
     (out / "study.db").unlink()
     ended = start("search", *arguments).end()
     assert ended.code == 0, ended.said
     before, after = rows_of(finished.out), rows_of(out)
-    assert len(after) >= CANDIDATES + 20 and after["key"].is_unique
+    assert len(after) >= CANDIDATES + 100 and after["key"].is_unique
     assert after["key"].tolist()[: len(before)] == before["key"].tolist()
     assert after["score"].max() >= before["score"].max()
 
@@ -196,7 +197,9 @@ def test_the_same_seed_proposes_the_same_and_json_is_alone_on_standard_output(fi
     # A budget that refuses nothing: what is refused hangs on latencies, which vary by their noise from run to run.
     arguments = ["--track", finished.experiment, "--candidates", 40, "--budget-ms", 1000, "--workers", 2, "--json"]
     seeds = {"one": 5, "two": 5, "other": 6}
-    begun = {name: start("search", *arguments, "--seed", seed, "--out", tmp_path / name) for name, seed in seeds.items()}
+    begun = {
+        name: start("search", *arguments, "--seed", seed, "--out", tmp_path / name) for name, seed in seeds.items()
+    }
     proposed = {}
     for name, command in begun.items():
         ended = command.end()
@@ -212,9 +215,9 @@ def test_the_same_seed_proposes_the_same_and_json_is_alone_on_standard_output(fi
 @pytest.fixture
 def long_run(start, tmp_path, finished):
     """begin() -> a search that takes some ten seconds of scoring, the same each time, and its --out."""
-    experiment, out = write_tiny(tmp_path / "tiny", score=SLOW_SCORE), tmp_path / "run"
+    experiment, out = write_tiny(tmp_path / "tiny", score=SLOW_SCORE, num_winners=1, max_finalists=1), tmp_path / "run"
 
-    def begin(num=300):
+    def begin(num=LONG):
         return start(
             "search", "--track", experiment, "--out", out, "--candidates", num, "--budget-ms", BUDGET_MS, "--workers", 2
         )
@@ -245,10 +248,10 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(long_run):
     assert f"everything computed is kept in {out}: give the same command again to go on" in ended.stdout
     assert time.monotonic() - pressed < 15  # two seconds for the batches in flight, some for Ray to stop
     before, lines = rows_of(out), lines_of(out)
-    assert 0 < len(before) < 300 and not state_of(out)["finished"]
+    assert 0 < len(before) < LONG and not state_of(out)["finished"]
     ended = begin().end()
     assert ended.code == 0 and f"{len(before)} scored and {len(lines)} measured before" in ended.stdout, ended.said
-    assert_complete(out, num_candidates=300)
+    assert_complete(out, num_candidates=LONG)
     after = rows_of(out)
     assert after["key"].tolist()[: len(before)] == before["key"].tolist()
     assert after["score"].max() >= before["score"].max()
@@ -262,10 +265,10 @@ def test_a_killed_driver_loses_seconds_and_no_more(long_run):
     command.kill()
     command.process.wait()
     before = rows_of(out)
-    assert 0 < len(before) < 300
+    assert 0 < len(before) < LONG
     ended = begin().end()
     assert ended.code == 0, ended.said
-    assert_complete(out, num_candidates=300)
+    assert_complete(out, num_candidates=LONG)
     assert rows_of(out)["key"].tolist()[: len(before)] == before["key"].tolist()
 
 
@@ -299,7 +302,7 @@ def test_a_search_survives_the_death_of_its_scorers(long_run):
         time.sleep(0.5)
     ended = command.end()
     assert ended.code == 0 and "Traceback" not in ended.said, ended.said
-    assert_complete(out, num_candidates=300)
+    assert_complete(out, num_candidates=LONG)
     assert rows_of(out)["error"].isna().all()  # what a worker died over was scored again
 
 
@@ -443,8 +446,9 @@ def test_the_dashboard_shows_a_study_that_helps(finished, chromium, dashboard, t
     page.goto(f"{dashboard}/studies/1")
     page.get_by_text("Zen-Score").first.wait_for()
     page.wait_for_selector(".js-plotly-plot svg.main-svg")
-    page.wait_for_timeout(1500)  # plots move into place
-    page.screenshot(path=tmp_path / "study.png")
+    page.get_by_text("stage2_depth").first.wait_for()  # in the plot of importances, the slowest
+    page.wait_for_timeout(500)  # plots move into place
+    page.screenshot(path=tmp_path / "study.png", full_page=True)
     assert page.get_by_text("latency (ms)").first.is_visible()
     page.goto(f"{dashboard}/studies/1/note")
     page.get_by_role("heading", name=finished.experiment.parent.name).first.wait_for()
@@ -463,8 +467,5 @@ def test_the_dashboard_shows_a_study_that_helps(finished, chromium, dashboard, t
     page.goto(f"{dashboard}/studies/1/trials?numbers={winner}")
     page.get_by_text("winner-1.onnx").first.wait_for()
     page.screenshot(path=tmp_path / "winner.png")
-    page.goto(f"{dashboard}/studies/1/trialTable")
-    page.get_by_text("stage1_width").first.wait_for()
-    page.screenshot(path=tmp_path / "table.png")
     assert errors == []
     context.close()

@@ -6,6 +6,7 @@ import pathlib
 import time
 
 from zennas.latency.budget import LocalBudget, choose_protocol
+from zennas.latency.table import LatencyTable
 from zennas.progress import duration
 from zennas.provenance import machine_name
 from zennas.records import UserError
@@ -13,7 +14,7 @@ from zennas.search.batches import Batches
 from zennas.search.finals import settle_finals
 from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
-from zennas.search.prepare import measure_baselines, ready_table, settle_budget
+from zennas.search.prepare import measure_baselines, missing_parts, ready_table, settle_budget
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers
@@ -21,8 +22,9 @@ from zennas.space.cost import cost
 from zennas.space.space import Space
 from zennas.track import Experiment, SearchPlan, Track
 
-EXPORT_S = 8.0  # building, exporting and proving one network of IR-100's size and more; measured 4 to 12 s
+EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
 PUBLISH_S = 5.0
+PART_S = 0.45  # one part of the latency table
 MIN_SEARCH_SHARE = 0.2  # of the minutes that the search itself gets, however slow the device is
 
 
@@ -85,9 +87,11 @@ class Run:
             with self._timed("starting Ray"):
                 self.workers = Workers(options.num_workers, address=options.address)
                 self.workers.warm_up()
+                self.machine = self.workers.on_device(machine_name)
             self._open_store()
             with self._timed("measuring"):
                 self._settle_budget()
+                self._say_how_long()
                 self.table = ready_table(
                     self.space, self.protocol, self.workers, self.progress, num_runs=self.plan.table_runs
                 )
@@ -326,10 +330,31 @@ class Run:
         """What is left of the minutes for the search, once the finals have theirs; None when candidates are counted."""
         if self.plan.candidates is not None:
             return None
-        one_s = EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 1000
-        finals_s = one_s * (self.plan.num_winners + 1) + PUBLISH_S
         least_s = 60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"]
-        return max(least_s, self.deadline - time.monotonic() - finals_s)
+        return max(least_s, self.deadline - time.monotonic() - self._finals_seconds())
+
+    def _finals_seconds(self):
+        """What the finals are expected to take: a network measured whole per winner, and one that is over the budget."""
+        one_s = EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 1000
+        return one_s * (self.plan.num_winners + 1) + PUBLISH_S
+
+    def _say_how_long(self):
+        """What the run expects to take from here, stage by stage."""
+        table_s = PART_S * len(missing_parts(self.space, LatencyTable(self.protocol, machine=self.machine)))
+        todo = sum(one.key not in self.ledger.measured for one in self.space.baselines.values())
+        # Hand-made networks take less than the budget, most of them much less.
+        baselines_s = todo * (EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 2000)
+        parts = {"latency table": table_s, "baselines": baselines_s, "finals": self._finals_seconds()}
+        if self.plan.candidates is None:
+            parts["search"] = max(
+                60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"],
+                self.deadline - time.monotonic() - sum(parts.values()),
+            )
+        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0)
+        total = duration(sum(parts.values())) + (
+            f" and {self.plan.candidates} candidates" if self.plan.candidates else ""
+        )
+        self.progress.say(f"   time  about {total} from here: {listed}")
 
     def _state_of_search(self):
         """What the progress display says of the search so far."""

@@ -35,11 +35,7 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
 def ready_table(space, protocol, workers, progress, *, num_runs):
     """The LatencyTable that predicts every candidate and baseline of the space; what is missing is measured and kept."""
     table = LatencyTable(protocol, machine=workers.on_device(machine_name))
-    parts = parts_of_space(space)
-    for baseline in space.baselines.values():
-        if baseline.block != space.block:  # another block's: its own parts, measured just as they are
-            parts += parts_of(baseline, image_px=space.image_px, embedding_size=space.embedding_size)
-    missing = table.missing(dict.fromkeys(parts))
+    missing = missing_parts(space, table)
     if missing:
         progress.begin("measuring the latency table, once for this machine")
         table.ensure(
@@ -53,6 +49,15 @@ def ready_table(space, protocol, workers, progress, *, num_runs):
         progress.end()
         progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
     return table
+
+
+def missing_parts(space, table):
+    """The parts that the table lacks to predict every candidate and baseline of the space."""
+    parts = parts_of_space(space)
+    for baseline in space.baselines.values():
+        if baseline.block != space.block:  # another block's: its own parts, measured just as they are
+            parts += parts_of(baseline, image_px=space.image_px, embedding_size=space.embedding_size)
+    return table.missing(dict.fromkeys(parts))
 
 
 def measure_baselines(run):
