@@ -1,5 +1,6 @@
 """What a run says while it runs: a live panel on a terminal, plain lines now and then anywhere else; all of it in the log."""
 
+import contextlib
 import datetime
 import time
 
@@ -31,8 +32,11 @@ class Progress:
     def note(self, text):
         """One line, for the log alone."""
         if self._log:
-            self._log.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
-            self._log.flush()
+            try:
+                self._log.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
+                self._log.flush()
+            except OSError:  # a full disk: the ledger says so, and a log is no reason to stop
+                self._log = None
 
     def begin(self, stage):
         """Begin a stage whose state `update` shows."""
@@ -78,7 +82,8 @@ class Progress:
         """End the stage and close the log."""
         self.end()
         if self._log:
-            self._log.close()
+            with contextlib.suppress(OSError):
+                self._log.close()
             self._log = None
 
 

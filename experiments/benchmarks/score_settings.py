@@ -17,15 +17,14 @@ import torch
 from scipy import stats
 
 from zennas.provenance import provenance
-from zennas.score import score_candidate
+from zennas.score.scores import score_candidate
 from zennas.space.cost import cost
 from zennas.track import ScorePlan, load_space
 
 REFERENCE = ScorePlan(name="zen_reference", image_px=112, batch=16)
 TRUTH = ScorePlan(image_px=112, batch=4, repeats=8)
 SETTINGS = [
-    ScorePlan(image_px=px, batch=batch)
-    for px, batch in ((112, 2), (64, 2), (32, 4), (32, 2), (32, 1), (16, 4))
+    ScorePlan(image_px=px, batch=batch) for px, batch in ((112, 2), (64, 2), (32, 4), (32, 2), (32, 1), (16, 4))
 ]
 
 

@@ -111,7 +111,7 @@ def test_a_reference_is_kept_for_its_track_protocol_and_machine(track, own_folde
 
 def test_a_reference_that_cannot_be_read_or_kept_is_the_users_error(track, own_folder, monkeypatch, tmp_path):
     keep_reference(track, taken(40.0))
-    (path,) = own_folder.rglob("*-reference.json")
+    (path,) = own_folder.rglob("*-networks.json")
     path.write_text(path.read_text()[:-20])
     with pytest.raises(UserError, match="not valid JSON; delete the file"):
         kept_reference(track, CPU, machine="a-machine")
@@ -157,7 +157,5 @@ def test_a_symbolic_detector_runs_at_the_size_that_is_given(tmp_path):
 def test_what_is_no_detector_is_the_users_error(tmp_path, content):
     if content is not None:
         (tmp_path / "detector.onnx").write_bytes(content)
-    with pytest.raises(
-        UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX network)"
-    ):
+    with pytest.raises(UserError, match=r"^--detector .*detector\.onnx: (cannot be read: No such|not an ONNX network)"):
         measure_detector(tmp_path / "detector.onnx", CPU, input_px=32)

@@ -14,8 +14,8 @@ from torch.autograd import forward_ad
 
 from zennas import score
 from zennas.records import UserError
-from zennas.score import SCORES, score_batch, score_candidate
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
+from zennas.score.scores import SCORES, score_batch, score_candidate
 from zennas.score.zen import plain_layers, zen_of_candidate, zen_of_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate

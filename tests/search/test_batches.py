@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zennas.records import UserError
-from zennas.score import SCORES, score_batch
+from zennas.score.scores import SCORES, score_batch
 from zennas.search import evolution
 from zennas.search.batches import Batches
 from zennas.search.ledger import open_ledger

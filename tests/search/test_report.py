@@ -143,7 +143,7 @@ def failed_rows():
 
 
 ODD_RUNS = {
-    "nothing": dict.fromkeys(("entries", "facts", "corrections"), [])
+    "nothing": {key: [] for key in ("entries", "facts", "corrections")}
     | {"scored": pd.DataFrame(), "counters": {}, "prediction_error": {}},
     "nothing scored": {"scored": scored(0)},
     "one scored": {"scored": scored(1)},

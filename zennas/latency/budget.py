@@ -80,28 +80,38 @@ def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None
 
 def kept_reference(track, protocol, *, machine=None):
     """The Measurement of the track's reference network that is kept on this machine under this protocol, or None."""
-    path = _reference_path(protocol, machine or machine_name())
+    return kept_network(track.budget.reference.candidate, protocol, machine=machine)
+
+
+def keep_reference(track, measurement):
+    """Write the Measurement of the track's reference network where `kept_reference` finds it."""
+    keep_network(track.budget.reference.candidate, measurement)
+
+
+def kept_network(candidate, protocol, *, machine=None):
+    """The Measurement of a whole network that is kept on this machine under this protocol, or None."""
+    path = _networks_path(protocol, machine or machine_name())
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8")).get(track.budget.reference.candidate.text)
+        kept = json.loads(path.read_text(encoding="utf-8")).get(candidate.text)
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
     measurement = Measurement.parse(kept, path) if kept else None
     return measurement if measurement and measurement.protocol == protocol else None
 
 
-def keep_reference(track, measurement):
-    """Write the Measurement of the track's reference network where `kept_reference` finds it."""
-    path = _reference_path(measurement.protocol, measurement.machine)
+def keep_network(candidate, measurement):
+    """Write the Measurement of a whole network where `kept_network` finds it."""
+    path = _networks_path(measurement.protocol, measurement.machine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        kept[track.budget.reference.candidate.text] = measurement.model_dump()
+        kept[candidate.text] = measurement.model_dump()
         path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{path}: the reference cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
+            f"{path}: the measurement cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
         ) from None
 
 
@@ -153,5 +163,5 @@ def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
         raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line}") from None
 
 
-def _reference_path(protocol, machine):
-    return kept_folder(machine) / table_name(protocol).replace(".csv", "-reference.json")
+def _networks_path(protocol, machine):
+    return kept_folder(machine) / table_name(protocol).replace(".csv", "-networks.json")

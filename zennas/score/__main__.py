@@ -90,7 +90,7 @@ def _scored(candidates, names, plan, *, space, seed, progress):
     """A row per candidate: what it is, what it costs, its scores."""
     import torch
 
-    from zennas.score import SCORES, score_batch
+    from zennas.score.scores import SCORES, score_batch
     from zennas.space.cost import cost
     from zennas.space.network import check_block
     from zennas.track import lookup

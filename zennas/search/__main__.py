@@ -68,6 +68,8 @@ def search(
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
     if workers is not None and not 1 <= workers <= 4096:
         raise UserError(f"--workers: given {workers}, allowed: 1 to 4096")
+    if detector is not None and not detector.is_file():
+        raise UserError(f"--detector {detector}: no such file")
     out = out or pathlib.Path("runs") / experiment.name
     options = Options(
         experiment=experiment,

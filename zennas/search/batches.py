@@ -197,7 +197,7 @@ class Batches:
 
 def _results(workers, batch):
     """[Scored] of a batch; where its worker died each time, that is what every candidate of it failed with."""
-    from zennas.score import Scored
+    from zennas.score.scores import Scored
 
     try:
         return workers.results(batch.handle)

@@ -39,19 +39,19 @@ class Population:
 def propose(space, population, num, *, seed, batch, refusal, seen, counters):
     """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
 
-    Batch 0 begins with the hand-made baselines, so that no search ends below them. The random numbers depend on
+    The first batches begin with the hand-made baselines, so that no search ends below them. The random numbers depend on
     (seed, batch) alone. `refusal(candidate)` says why a candidate is not admitted, or None.
     Keys are added to the set `seen`; `counters` (a Counter) learns how many were seen and why they were rejected.
     """
     rng = np.random.default_rng((seed, batch))
     proposals = []
-    by_hand = [one.model_copy(update={"block": space.block}) for one in space.baselines.values()] if batch == 0 else []
+    by_hand = list(space.baselines.values())[batch * num : (batch + 1) * num]
     for _ in range(MAX_ATTEMPTS):
         if len(proposals) == num:
             break
         fresh = len(population) < MIN_PARENTS or rng.random() < FRESH_SHARE
         if by_hand:
-            candidate = by_hand.pop()
+            candidate = by_hand.pop().model_copy(update={"block": space.block})
         else:
             candidate = space.sample(rng) if fresh else space.mutate(population.parent(rng), rng)
         reason = refusal(candidate)

@@ -89,6 +89,9 @@ def crown(run):
         crowned.append(
             _settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx")
         )
+    for path in run.out.glob("winner-*"):  # of an earlier round that had more
+        if path.suffix in (".onnx", ".yaml") and path.stem not in {entry["name"] for entry in crowned}:
+            path.unlink()
     return crowned
 
 

@@ -146,9 +146,12 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
     UserError where the folder holds another run, something else, or cannot be written.
     """
     folder = pathlib.Path(folder)
-    if fresh and folder.exists():
+    with _explaining(folder):
+        there, anything = (folder / "run.json").is_file(), folder.exists()
+    if fresh and anything:
         _move_aside(folder)
-    if (folder / "run.json").is_file():
+        there = False
+    if there:
         state = _load_state(folder)
         if differing := _differences(state["settings"], settings):
             raise UserError(
@@ -158,6 +161,8 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
         return _loaded(folder, state)
     if resume:
         raise UserError(f"{folder}: holds no run to resume; leave --resume out to begin one")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out takes a folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty and holds no run of zennas; choose another --out")
     state = {

@@ -5,7 +5,8 @@ import dataclasses
 import pathlib
 import time
 
-from zennas.latency.budget import LocalBudget, choose_protocol
+from zennas.latency.budget import LocalBudget, choose_protocol, keep_network, kept_network
+from zennas.latency.protocol import Measurement
 from zennas.latency.table import LatencyTable
 from zennas.progress import duration
 from zennas.provenance import machine_name
@@ -18,6 +19,7 @@ from zennas.search.prepare import measure_baselines, missing_parts, ready_table,
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers
+from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.space import Space
 from zennas.track import Experiment, SearchPlan, Track
@@ -82,13 +84,15 @@ class Run:
         self.deadline = self.start + 60 * self.plan.minutes - self.spent_before_s
         self._announce()
         if self._finished_before():
-            return sorted((e for e in self.finalists if e["role"] == "winner"), key=lambda e: e["name"])
+            return sorted(
+                (e for e in self.finalists if e["role"] == "winner"), key=lambda e: (-e["zen_score"], e["key"])
+            )
         try:
+            self._open_store()
             with self._timed("starting Ray"):
                 self.workers = Workers(options.num_workers, address=options.address)
                 self.workers.warm_up()
                 self.machine = self.workers.on_device(machine_name)
-            self._open_store()
             with self._timed("measuring"):
                 self._settle_budget()
                 self._say_how_long()
@@ -313,7 +317,7 @@ class Run:
         if factors:
             self.factor = factors[-1]
         else:
-            self.correct(correction(self.baselines, self.budget.budget_ms), why="baselines")
+            self.correct(correction(self._calibration(), self.budget.budget_ms), why="baselines")
         cheapest = self.space.cheapest()
         if reason := self.refusal(cheapest):
             raise UserError(
@@ -325,6 +329,19 @@ class Run:
         self.batches = Batches(
             self.space, self.plan, self.ledger, lag=lag, refusal=self.refusal, predicted_ms=self.table_ms
         )
+
+    def _calibration(self):
+        """The baselines as this machine measured them the first time: the same table and the same correction in every run,
+        so that the same seed proposes the same candidates."""
+        entries = []
+        for entry in self.baselines:
+            candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
+            kept = kept_network(candidate, self.protocol, machine=self.machine)
+            if kept is None:
+                kept = Measurement(**{name: latency[name] for name in Measurement.model_fields})
+                keep_network(candidate, kept)
+            entries.append({"latency": {"measured_ms": kept.measured_ms, "table_ms": latency["table_ms"]}})
+        return entries
 
     def _search_seconds(self):
         """What is left of the minutes for the search, once the finals have theirs; None when candidates are counted."""

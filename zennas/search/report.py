@@ -160,7 +160,7 @@ def _table(measured):
             f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
             f"<td>{_number(row.score, '.2f')} <i>± {_number(row.zen_std, '.2f')}</i></td>"
-            f"<td>{_number(row.measured_ms)} <i>± {_number(row.spread_pct)} %</i></td>"
+            f"<td>{_number(row.measured_ms, '.2f')} <i>± {_number(row.spread_pct)} %</i></td>"
             f"<td{'' if row.within_budget else ' class=over'}>{_number(share_pct)} %</td>"
             f"<td>{_number(row.macs / 1e9, '.2f')}</td><td>{_number(row.params / 1e6, '.2f')}</td>"
             f"<td>{_number(row.num_blocks, '.0f')}</td><td>{_number(row.megabytes)}</td></tr>"
@@ -240,8 +240,8 @@ def _prediction(measured):
     equal = {"mode": "lines", "line": {"color": SCORED.colour, "dash": "dash"}, "hoverinfo": "skip", "col": 1}
     figure.add_scatter(x=span_ms, y=span_ms, row=1, **equal)
     figure.add_scatter(x=span_ms, y=[0, 0], row=2, **equal)
-    for row in rows.itertuples():
-        middle_ms = np.percentile(row.raw_ms or [row.measured_ms], (25, 75))
+    middles_ms = [np.percentile(row.raw_ms or [row.measured_ms], (25, 75)) for row in rows.itertuples()]
+    for row, middle_ms in zip(rows.itertuples(), middles_ms, strict=True):
         bar = {"x": [row.predicted_ms] * 2, "mode": "lines", "opacity": 0.45, "hoverinfo": "skip", "col": 1}
         bar["line"] = {"color": ROLES[row.role].colour, "width": 3}
         figure.add_scatter(y=middle_ms, row=1, **bar)
@@ -251,7 +251,7 @@ def _prediction(measured):
     _dots_by_role(figure, rows, "predicted_ms", "error_pct", hover=hover + "off by %{y:+.2f} %", row=2)
     figure.update_xaxes(range=span_ms)
     figure.update_xaxes(title="Predicted latency, ms", row=2)
-    figure.update_yaxes(title="Measured, ms", range=span_ms, row=1)
+    figure.update_yaxes(title="Measured, ms", range=_span(*span_ms, *np.concatenate(middles_ms)), row=1)
     figure.update_yaxes(title="Off by, %", row=2)
     _add_names(figure, rows, "predicted_ms", "measured_ms", height_px=560)
     looks = _looks(rows) | {"predicted = measured": Look(SCORED.colour, "┅")}

@@ -6,6 +6,7 @@ takes 20 of them a second (SQLite) to 60 (PostgreSQL).
 """
 
 import contextlib
+import datetime
 import logging
 import os
 import queue
@@ -84,7 +85,7 @@ class Store:
             row.candidate,
             [row.score, latency_ms],
             budget_ms,
-            {"key": row.key, "role": "scored"} | _costs(row._asdict()),
+            {"key": row.key, "role": "scored", "seconds": row.seconds} | _costs(row._asdict()),
         )
 
     def add_failed(self, row):
@@ -131,7 +132,7 @@ class Store:
 
     def _write(self, candidate, values, budget_ms, attributes, onnx):
         names = ["block", *self.space.genes]
-        values = None if values is None else [float(value) for value in values]
+        values = None if values is None else [round(float(value), 4) for value in values]
         finished = TrialState.FAIL if values is None else TrialState.COMPLETE
         trial = create_trial(
             # A finished trial takes no artifact any more: a trial with one is told its values afterwards.
@@ -141,9 +142,11 @@ class Store:
             distributions=self._distributions(),
             user_attrs={name: value for name, value in attributes.items() if value is not None}
             | {"candidate": candidate.text},
-            # The list form, positive where broken: the one that both Optuna and its dashboard honour.
+            # The list form, positive where broken: the one that Optuna and the dashboard's plots honour.
             system_attrs={} if values is None else {"constraints": [values[1] - budget_ms]},
         )
+        if attributes.get("seconds"):  # so that the dashboard's timeline shows it
+            trial.datetime_start = trial.datetime_start - datetime.timedelta(seconds=attributes["seconds"])
         self.study.add_trial(trial)
         if onnx:
             self._attach(attributes["key"], onnx, values)

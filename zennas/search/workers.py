@@ -13,7 +13,7 @@ import ray
 import torch
 
 from zennas.records import UserError
-from zennas.score import score_batch
+from zennas.score.scores import score_batch
 
 DEVICE_RESOURCE = "latency_device"
 TASK_RETRIES = 3  # of a batch whose worker process died, before its candidates count as failed
