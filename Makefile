@@ -13,7 +13,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not gpu and not data" $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check zennas tests experiments && $(BIN)/ruff format --check zennas tests experiments

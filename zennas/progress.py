@@ -9,6 +9,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zennas.records import UserError
+
 LINE_EVERY_S = 15.0  # where output is not a terminal
 
 
@@ -22,7 +24,12 @@ class Progress:
 
     def log_to(self, path):
         """Write everything said from here on to a log file as well."""
-        self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        try:
+            self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written: {error.strerror}; mend the rights or choose another --out"
+            ) from None
 
     def say(self, text, *, style=None):
         """One line, at once."""

@@ -45,6 +45,9 @@ def command_line():
     if program.name == "__main__.py":
         room = program.parent.name
         head = ["python", "-m", "zennas" if room == "zennas" else f"zennas.{room}"]
+    elif program.suffix == ".py":
+        inside = program.resolve().is_relative_to(pathlib.Path.cwd())
+        head = ["python", str(program.resolve().relative_to(pathlib.Path.cwd())) if inside else program.name]
     else:
         head = [program.name]
     return shlex.join(head + sys.argv[1:])
@@ -60,6 +63,11 @@ def versions():
         except importlib.metadata.PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **found}
+
+
+def num_cores():
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

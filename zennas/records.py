@@ -71,6 +71,15 @@ def _model_in(annotation):
     return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
 
 
+def first_line(error):
+    """The first line of an error's message, or its type where it has none.
+
+    >>> first_line(MemoryError())
+    'MemoryError'
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 def suggestion(given, known):
     """The half-sentence that helps after an unknown name: "did you mean 'x'? known: x, y".
 

@@ -71,7 +71,7 @@ class Limits(Record):
     max_embedding_size: Count | None = None
     max_mb: Positive | None = None  # file size / 2^20
     min_nodes: Count = 8
-    initializer_dtype: Literal["float32"] = "float32"
+    initializer_dtype: Literal["float32"] = "float32"  # the only one that export.py writes, and its checker admits
 
 
 class Track(Record):
@@ -107,7 +107,6 @@ class SearchPlan(Record):
     batches_in_flight: Count = 2  # per worker
     num_winners: Count = 3
     max_finalists: Count = 6  # measured whole before the run settles for what it has
-    pool_size: Count = 24  # best candidates re-scored with final_repeats, from which finalists are chosen
     min_distance: Annotated[float, pydantic.Field(ge=0)] = 0.15  # between two winners: mean |log ratio| over the genes
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table

@@ -14,7 +14,7 @@ import statistics
 import numpy as np
 
 from zennas.latency.budget import choose_protocol, keep_reference, kept_reference, local_budget, measure_network
-from zennas.latency.table import LatencyTable, parts_of_space
+from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, console_for
 from zennas.provenance import provenance
 from zennas.search.winners import correction
@@ -31,7 +31,7 @@ def main():
     arguments = parser.parse_args()
 
     progress = Progress(console_for(json_output=False))
-    _, track, space = load_experiment(arguments.track)
+    experiment, track, space = load_experiment(arguments.track)
     protocol, stand_in = choose_protocol(track)
     reference = kept_reference(track, protocol)
     if reference is None:
@@ -40,7 +40,7 @@ def main():
     budget_ms = local_budget(track, reference, stand_in).budget_ms
     table = LatencyTable(protocol)
     progress.begin("latency table")
-    table.ensure(parts_of_space(space), progress=progress.counting("blocks"))
+    table.ensure(table.missing_for(space), num_runs=experiment.search.table_runs, progress=progress.counting("blocks"))
 
     rng, rows = np.random.default_rng(arguments.seed), []
     progress.begin("measuring candidates whole")

@@ -32,7 +32,12 @@ def own_folder(monkeypatch, tmp_path):
 
 def taken(ms, *, protocol=CPU, machine="a-machine"):
     return Measurement(
-        raw_ms=(ms,) * protocol.num_runs, protocol=protocol, machine=machine, date="", versions={}, load_average=0.0
+        raw_ms=(ms,) * protocol.num_runs,
+        protocol=protocol,
+        machine=machine,
+        date="",
+        versions=versions(),
+        load_average=0.0,
     )
 
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
-from zennas import score
 from zennas.records import UserError
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
 from zennas.score.scores import SCORES, score_batch, score_candidate
@@ -529,4 +528,3 @@ def test_repeats_are_averaged(monkeypatch):
 def test_an_unknown_score_is_named():
     with pytest.raises(UserError, match="score 'zne' is not known; did you mean 'zen'"):
         score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), seed=0)
-    assert score.SCORES is SCORES

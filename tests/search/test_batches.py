@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zennas.records import UserError
-from zennas.score.scores import SCORES, score_batch
+from zennas.score.scores import SCORES, Scored, score_batch
 from zennas.search import evolution
 from zennas.search.batches import Batches
 from zennas.search.ledger import open_ledger
@@ -47,7 +47,7 @@ class Pool:
     def wait(self, handle, seconds):
         self._progress()
 
-    def results(self, handle):
+    def results(self, handle, num):
         while not self.ready(handle):
             pass
         _, candidates, plan, seed, repeats = self.waiting.pop(handle)
@@ -266,10 +266,10 @@ def test_a_failure_is_a_row_and_the_search_goes_on(search, setting, picky):
 
 def test_a_batch_whose_worker_died_is_rows_too(search):
     class Mortal(Pool):
-        def results(self, handle):
+        def results(self, handle, num):
             if handle == 2:
-                raise RuntimeError("the worker died 4 times: killed")
-            return super().results(handle)
+                return [Scored(None, 0.0, 0.0, "score", "the worker died 4 times: killed")] * num
+            return super().results(handle, num)
 
     batches = search("mortal")
     batches.run(Mortal(), num_scored=NUM)

@@ -181,7 +181,7 @@ def test_a_damaged_run_is_the_users_error(ledger, rows, name, content, said):
 
 def test_a_file_where_the_folder_should_be_is_the_users_error(tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(UserError, match="run: cannot be written: File exists"):
+    with pytest.raises(UserError, match="run: is a file; --out takes a folder"):
         open_ledger(tmp_path / "run", SETTINGS)
 
 

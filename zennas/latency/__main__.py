@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zennas import commands
+from zennas.records import UserError
 
 HELP = """Measure ONNX files or candidates by a track's own rule on this machine, or fill its table of block latencies.
 
@@ -36,10 +37,12 @@ def latency(
     """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.latency.budget import choose_protocol, keep_reference, measure_network
-    from zennas.latency.table import LatencyTable, parts_of_space
+    from zennas.latency.table import LatencyTable
     from zennas.progress import Progress, console_for
     from zennas.track import load_experiment
 
+    if folder is not None and not table:
+        raise UserError("--folder says where --table keeps the table; give both")
     experiment, the_track, space = load_experiment(track)
     protocol, stand_in = choose_protocol(the_track, backend)
     console = console_for(json_output=json_output)
@@ -49,7 +52,7 @@ def latency(
     measured = []
     if table:
         the_table = LatencyTable(protocol, folder=folder)
-        missing = the_table.missing(parts_of_space(space))
+        missing = the_table.missing_for(space)
         progress.begin("measuring the latency table")
         the_table.ensure(missing, num_runs=experiment.search.table_runs, progress=progress.counting("blocks"))
         progress.end()

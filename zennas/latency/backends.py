@@ -6,6 +6,7 @@ raises UserError, saying what is installed and what to install, where its device
 """
 
 import importlib.metadata
+import os
 
 import numpy as np
 import onnx
@@ -40,6 +41,7 @@ def torch_cuda(model, protocol):
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
     _require_cuda("torch-cuda")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is the rule
     network = model.eval().to("cuda", memory_format=torch.channels_last)
     image_BCHW = torch.from_numpy(_random_input((protocol.batch, *model.input_shape)))
     on_device = image_BCHW.to("cuda", memory_format=torch.channels_last)
@@ -128,9 +130,13 @@ def _installed():
 def _onnxruntime_gpu(model, protocol, *providers):
     # torch is imported first on purpose: it brings the CUDA libraries that onnxruntime-gpu then finds.
     _require_cuda(protocol.backend)
+    # fp32 is the rule, and the V100 of the tracks knows no TF32, which newer GPUs use for it unless told not to.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT's way of being told
+    options = [{"use_tf32": "0"} if name == "CUDAExecutionProvider" else {} for name in providers]
     session = open_session(
         _session_source(model),
         providers=[*providers, "CPUExecutionProvider"],
+        provider_options=[*options, {}],
         threads=protocol.threads,
         flush_denormals=protocol.flush_denormals,
     )

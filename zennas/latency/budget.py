@@ -8,9 +8,9 @@ import torch
 from zennas.export import export, fold
 from zennas.latency.backends import device_of, fix_input_px, missing, takes_network
 from zennas.latency.protocol import Measurement, measure_calmly
-from zennas.latency.table import kept_folder, table_name
-from zennas.provenance import machine_name
-from zennas.records import Record, UserError
+from zennas.latency.table import kept_folder, runtime_of, table_name
+from zennas.provenance import machine_name, versions
+from zennas.records import Record, UserError, first_line
 from zennas.space.network import build, calibrate
 
 
@@ -98,7 +98,8 @@ def kept_network(candidate, protocol, *, machine=None):
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
     measurement = Measurement.parse(kept, path) if kept else None
-    return measurement if measurement and measurement.protocol == protocol else None
+    current = measurement and measurement.protocol == protocol and runtime_of(protocol, measurement.versions)
+    return measurement if current and current == runtime_of(protocol, versions()) else None
 
 
 def keep_network(candidate, measurement):
@@ -159,8 +160,7 @@ def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for what is no network
-        first_line = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line}") from None
+        raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line(error)}") from None
 
 
 def _networks_path(protocol, machine):

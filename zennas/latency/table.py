@@ -26,6 +26,7 @@ from zennas.space.cost import build_part, part_cost
 
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
 MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4, 8
+TABLE_RUNS = 8  # of each part; an experiment's search.table_runs replaces it
 STACK = 3  # blocks in the tall stack; the difference to a single one is two blocks without the cost of a call
 CACHE_BYTES = (
     64 * 2**20
@@ -42,8 +43,7 @@ COLUMNS = (
     "raw_ms",
     "machine",
     "date",
-    "onnxruntime",
-    "torch",
+    "runtime",
 )
 
 
@@ -110,14 +110,23 @@ class LatencyTable:
         self.protocol = protocol
         self.path = (pathlib.Path(folder) if folder else kept_folder(machine)) / table_name(protocol)
         shipped = data_root() / MEASURED / machine / table_name(protocol)
-        self.rows = {**_read(shipped, machine), **_read(self.path, machine)}
+        runtime = runtime_of(protocol, versions())
+        self.rows = {**_read(shipped, machine, runtime), **_read(self.path, machine, runtime)}
         self._part_ms = functools.cache(self._part_ms_uncached)
 
     def missing(self, parts):
         """Those of the parts that are not in the table yet."""
         return [part for part in parts if part not in self.rows]
 
-    def ensure(self, parts, *, num_runs=10, progress=None, measure_one=None):
+    def missing_for(self, space):
+        """The parts that are missing to predict every candidate and baseline of a space."""
+        parts = parts_of_space(space)
+        for baseline in space.baselines.values():
+            if baseline.block != space.block:  # another block's: its own parts, measured just as they are
+                parts += parts_of(baseline, image_px=space.image_px, embedding_size=space.embedding_size)
+        return self.missing(dict.fromkeys(parts))
+
+    def ensure(self, parts, *, num_runs=TABLE_RUNS, progress=None, measure_one=None):
         """Measure the missing parts and keep each at once; `progress(done, total)` is called after every one.
 
         `measure_one` replaces `measure_part` where the device is another machine's.
@@ -173,16 +182,16 @@ class LatencyTable:
                 if new:
                     writer.writerow(COLUMNS)
                 raw_ms = " ".join(map(str, measurement.raw_ms))
-                versions_there = _ort_version(measurement.versions), measurement.versions.get("torch", "")
                 measured = round(ms, 5), round(measurement.spread_pct, 2), raw_ms
-                writer.writerow((*part, *measured, measurement.machine, measurement.date, *versions_there))
+                runtime = runtime_of(self.protocol, measurement.versions)
+                writer.writerow((*part, *measured, measurement.machine, measurement.date, runtime))
         except OSError as error:
             raise UserError(
                 f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
             ) from None
 
 
-def measure_part(part, protocol, *, num_runs=10):
+def measure_part(part, protocol, *, num_runs=TABLE_RUNS):
     """(milliseconds of one such part inside a network, the Measurement behind it)."""
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
     single = measure(_part_model(part, 1, protocol.backend), protocol, between_runs=_evict_caches)
@@ -249,19 +258,22 @@ def _terms(part):
     return np.array([wide_in * wide_out, wide_out * wide_out, wide_in, wide_out, 1.0])
 
 
-def _ort_version(found):
+def runtime_of(protocol, found):
+    """The version, among those found, of the runtime that a protocol's backend times; latencies do not outlive it."""
+    if takes_network(protocol.backend):
+        return found.get("torch", "")
     return found.get("onnxruntime-gpu") or found.get("onnxruntime", "")
 
 
-def _read(path, machine):
-    """{Part: ms} of the kept rows that this machine's ONNX Runtime took; rows of another one do not hold here."""
+def _read(path, machine, runtime):
+    """{Part: ms} of the kept rows that this machine's runtime took; rows of another version do not hold here."""
     if not path.is_file():
         return {}
     rows = {}
     with open(path, newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
-                if row["machine"] == machine and row["onnxruntime"] == _ort_version(versions()):
+                if row["machine"] == machine and row["runtime"] == runtime:
                     rows[Part(row["kind"], *(int(row[name]) for name in COLUMNS[1:5]))] = float(row["ms"])
             except (KeyError, TypeError, ValueError):
                 raise UserError(

@@ -11,6 +11,7 @@ from zennas import commands
 from zennas.records import UserError
 
 HELP = """Score candidates: Zen-Score (or others), parameters, MACs, blocks, predicted and measured latency against a budget.
+The prediction is the table's own sum; a search corrects it by what it measures whole.
 
 Candidates are YAML (one, or a list) or JSON lines, such as
 {block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}, from files or standard input ('-').
@@ -135,7 +136,7 @@ def _scored(candidates, names, plan, *, space, seed, progress):
 def _add_latency(rows, candidates, *, track, space, backend, budget_ms, whole, num_runs, progress):
     """Predicted, and where `whole` measured, latency of each row, against the track's budget here."""
     from zennas.latency.budget import choose_protocol, keep_reference, kept_reference, local_budget, measure_network
-    from zennas.latency.table import LatencyTable, parts_of, parts_of_space
+    from zennas.latency.table import LatencyTable, parts_of
 
     protocol, stand_in = choose_protocol(track, backend)
     reference = None
@@ -153,7 +154,7 @@ def _add_latency(rows, candidates, *, track, space, backend, budget_ms, whole, n
         progress.say(stand_in, style="yellow")
     sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
     table = LatencyTable(protocol)
-    if table.missing(parts_of_space(space)):  # not filled yet: a few candidates need only their own parts
+    if table.missing_for(space):  # not filled yet: a few candidates need only their own parts
         progress.begin("measuring the blocks of these candidates, once for this machine")
         own = dict.fromkeys(part for candidate in candidates for part in parts_of(candidate, **sizes))
         table.ensure(own, num_runs=num_runs, progress=progress.counting("blocks"))

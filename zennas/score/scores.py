@@ -34,7 +34,7 @@ class Scored(NamedTuple):
 def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
     """The mean score of a candidate over `repeats` (default: plan.repeats) under a ScorePlan. Raises what the score raises.
 
-    The random numbers depend on `seed` and the candidate alone: any worker, any order, any restart gives the same score.
+    The random numbers depend on `seed` and the candidate alone: any worker of the same kind, in any order, gives the same score.
     """
     function = lookup(SCORES, plan.name, "score")
     # 32 bits, because PyTorch's generator on the processor ignores all above them.

@@ -1,8 +1,8 @@
 """The command `search`: python -m zennas.search --track webface-sfr, the same as: zennas search --track webface-sfr."""
 
 import json
-import os
 import pathlib
+import shlex
 from typing import Annotated
 
 import typer
@@ -53,6 +53,7 @@ def search(
     """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
+    from zennas.provenance import num_cores
     from zennas.records import UserError
     from zennas.search.loop import Options, Run
     from zennas.search.outcome import print_winners
@@ -80,7 +81,7 @@ def search(
         backend=backend,
         budget_ms=budget_ms,
         detector=detector,
-        num_workers=workers or len(os.sched_getaffinity(0)),
+        num_workers=workers or num_cores(),
         address=address,
         storage=storage,
         resume=resume,
@@ -110,15 +111,40 @@ def search(
     if the_note := run.budget.stand_in if run.budget else None:
         console.print(the_note, style="yellow")
     storage_url = storage or f"sqlite:///{out / 'study.db'}"
+    same = {"--budget-ms": budget_ms, "--backend": backend}
+    again = same | {
+        "--space": space,
+        "--detector": detector,
+        "--storage": storage,
+        "--seed": seed,
+        "--workers": workers,
+    }
+    measure_it = [
+        "python",
+        "-m",
+        "zennas.score",
+        str(out / "winner-1.yaml"),
+        "--track",
+        track,
+        *_flags(same),
+        "--measure",
+    ]
+    more = {"--candidates": 2 * candidates} if candidates else {"--minutes": f"{2 * plan.minutes:g}"}
+    search_on = ["python", "-m", "zennas.search", "--track", track, "--out", str(out), *_flags(again | more)]
     console.print(
         f"A Zen-Score is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
         f"  open {out / 'report.html'}\n"
         f"  optuna-dashboard {storage_url} --artifact-dir {out / 'artifacts'}\n"
-        f"  python -m zennas.score {out / 'winner-1.yaml'} --track {track} --measure\n"
-        f"  python -m zennas.search --track {track} --out {out} --minutes {2 * plan.minutes:g}    # search on",
+        f"  {shlex.join(measure_it)}\n"
+        f"  {shlex.join(search_on)}    # search on",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _flags(options):
+    """The command-line words of the options that were given."""
+    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
 
 
 main = commands.command(search, help=HELP)

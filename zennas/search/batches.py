@@ -37,7 +37,6 @@ class Batches:
         self.seen = {row.key for row in ledger.rows}
         self.failures_in_a_row = 0
         self.next_index = ledger.rows[-1].batch + 1 if ledger.rows else 0
-        self.rebuild()
         self._replay()
 
     def rebuild(self):
@@ -141,15 +140,18 @@ class Batches:
         rows = batch.rows
         if rows is None:
             rows = [
-                self._row(batch.index, *pair) for pair in zip(batch.candidates, _results(workers, batch), strict=True)
+                self._row(batch.index, *pair)
+                for pair in zip(batch.candidates, workers.results(batch.handle, len(batch.candidates)), strict=True)
             ]
             counters = self.ledger.counters + batch.counters
             counters.update(
                 scored=sum(row.score is not None for row in rows), failed=sum(row.score is None for row in rows)
             )
             self.ledger.state["counters"] = {name: count for name, count in counters.items() if count}
+            self.in_flight.popleft()  # first, so that a Ctrl-C right here cannot take the batch in twice
             self.ledger.append(rows)
-        self.in_flight.popleft()
+        else:
+            self.in_flight.popleft()
         for row in rows:
             self._admit(row)
             if batch.rows is None:  # those of an earlier session do not count: what ailed them may be mended
@@ -193,13 +195,3 @@ class Batches:
                 if not workers.ready(batch.handle):
                     return
             self._take(workers)
-
-
-def _results(workers, batch):
-    """[Scored] of a batch; where its worker died each time, that is what every candidate of it failed with."""
-    from zennas.score.scores import Scored
-
-    try:
-        return workers.results(batch.handle)
-    except RuntimeError as error:
-        return [Scored(None, 0.0, 0.0, "score", str(error))] * len(batch.candidates)

@@ -8,6 +8,7 @@ import os
 import time
 
 from zennas.latency.budget import export_candidate
+from zennas.records import UserError, first_line
 from zennas.search.ledger import write_atomically
 from zennas.search.winners import correction, diverse_best, measured_entry, metadata
 from zennas.space.candidate import Candidate
@@ -17,6 +18,7 @@ MISJUDGED_PCT = 1.0  # a prediction further off than this corrects the table and
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 RESCORED_PER_SLOT = 6
+FINALIST_S = 30.0  # to export and measure one
 
 
 def settle_finals(run):
@@ -123,10 +125,16 @@ def _measure(run, row):
     path = run.out / f"{row.key}.onnx"
     try:
         entry = measured_entry(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
-    except (RuntimeError, MemoryError) as error:
-        run.fail(row, stage="measure", error=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
+    except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
+        run.fail(row, stage="measure", error=f"{type(error).__name__}: {first_line(error)}")
         path.unlink(missing_ok=True)
         return None
+    except KeyboardInterrupt:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         run.progress.end()
     run.ledger.add_measured(entry)
@@ -144,4 +152,5 @@ def _search_again(run):
     if run.plan.candidates is not None:
         run.evolve(num_scored=run.batches.num_scored + max(run.plan.batch_size, int(AGAIN_SHARE * run.plan.candidates)))
     else:
-        run.evolve(seconds=min(AGAIN_SHARE * run.ledger.state["search_s"], run.deadline - time.monotonic()))
+        left_s = run.deadline - time.monotonic() - FINALIST_S  # what it finds must be measured, too
+        run.evolve(seconds=min(AGAIN_SHARE * run.ledger.state["search_s"], left_s))

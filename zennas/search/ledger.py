@@ -243,6 +243,9 @@ def _loaded(folder, state):
         except ValueError:  # torn
             continue
         measured[entry["key"]] = entry
+    if rows:  # a process that was killed had no time to write down what it spent
+        state["search_s"] = max(state["search_s"], rows[-1].elapsed_s)
+        state["total_s"] = max(state["total_s"], state["search_s"])
     failed = {event["key"]: event for event in state["events"] if event["why"] == "failed"}
     for index, row in enumerate(rows):
         if row.key in failed:

@@ -15,7 +15,7 @@ from zennas.search.batches import Batches
 from zennas.search.finals import settle_finals
 from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
-from zennas.search.prepare import measure_baselines, missing_parts, ready_table, settle_budget
+from zennas.search.prepare import measure_baselines, ready_table, settle_budget
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers
@@ -25,6 +25,7 @@ from zennas.space.space import Space
 from zennas.track import Experiment, SearchPlan, Track
 
 EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
+FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
 PUBLISH_S = 5.0
 PART_S = 0.45  # one part of the latency table
 MIN_SEARCH_SHARE = 0.2  # of the minutes that the search itself gets, however slow the device is
@@ -76,6 +77,12 @@ class Run:
         """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the ledger."""
         options = self.options
         self.protocol, self.stand_in = choose_protocol(self.track, options.backend)
+        most = self.track.limits.max_embedding_size
+        if most is not None and self.space.embedding_size > most:
+            raise UserError(
+                f"space {self.space.name} has embeddings of {self.space.embedding_size} numbers; "
+                f"track {self.track.name} allows at most {most}"
+            )
         self.ledger = open_ledger(
             self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
         )
@@ -102,6 +109,8 @@ class Run:
                 measure_baselines(self)
             self._begin_search()
             self.evolve(seconds=self._search_seconds(), num_scored=self.plan.candidates)
+            with self._timed("waiting for the study"):
+                self.store.drain()  # nothing of ours beside the measurements
             with self._timed("finals"):
                 winners = settle_finals(self)
             with self._timed("publishing"):
@@ -145,12 +154,16 @@ class Run:
         return None
 
     def feasible_rows(self):
-        """The scored candidates that fit: by measurement where they were measured, by prediction elsewhere."""
-        measured = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
+        """The scored candidates that fit: by measurement where they were measured, by prediction elsewhere.
+
+        Without the baselines themselves, which the search starts from: a winner is new.
+        """
+        fits = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
+        fits |= {entry["key"]: False for entry in self.baselines}
         return [
             row
             for row in self.ledger.rows
-            if row.score is not None and measured.get(row.key, self.refusal(row.candidate) is None)
+            if row.score is not None and (fits[row.key] if row.key in fits else self.refusal(row.candidate) is None)
         ]
 
     def fail(self, row, *, stage, error):
@@ -158,6 +171,7 @@ class Run:
         failed = row._replace(score=None, stage=stage, error=error)
         self.ledger.event(why="failed", key=row.key, stage=stage, error=error, after_batch=-1)
         self.ledger.rows = [failed if known.key == row.key else known for known in self.ledger.rows]
+        self.batches.rebuild()
         self.store.add_failed(failed)
         self.progress.say(f"{row.text} failed at stage '{stage}': {error}", style="yellow")
 
@@ -175,7 +189,7 @@ class Run:
             ]
             count = self.progress.counting("finalists")
             for index, (row, handle) in enumerate(zip(todo, handles, strict=True)):
-                (scored,) = self.workers.results(handle)
+                (scored,) = self.workers.results(handle, 1)
                 if scored.error is None:
                     rescored[row.key] = [scored.value, scored.std]
                 else:
@@ -254,6 +268,7 @@ class Run:
                 f"{machine_name()}, backend {self.protocol.backend}, {self.protocol.threads} thread(s), "
                 f"batch {self.protocol.batch}",
             ),
+            ("metric", f"of the track, after training: {track.metric}"),
             ("rule", f"value {self.protocol.kth_fastest} of {self.protocol.num_runs} runs, sorted"),
             ("work", f"{self.options.num_workers} worker(s), {until}, seed {plan.seed}, out {self.out}{done}"),
         ):
@@ -325,6 +340,9 @@ class Run:
                 f"{cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here ({reason}, with a margin of "
                 f"{self.plan.margin_pct:g} %); give more with --budget-ms or another --space"
             )
+        for row in self.ledger.rows:
+            if row.score is not None:
+                self._on_front(row)
         lag = self.options.num_workers * self.plan.batches_in_flight
         self.batches = Batches(
             self.space, self.plan, self.ledger, lag=lag, refusal=self.refusal, predicted_ms=self.table_ms
@@ -352,12 +370,12 @@ class Run:
 
     def _finals_seconds(self):
         """What the finals are expected to take: a network measured whole per winner, and one that is over the budget."""
-        one_s = EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 1000
+        one_s = FINALIST_S + self.protocol.num_runs * self.budget.budget_ms / 1000
         return one_s * (self.plan.num_winners + 1) + PUBLISH_S
 
     def _say_how_long(self):
         """What the run expects to take from here, stage by stage."""
-        table_s = PART_S * len(missing_parts(self.space, LatencyTable(self.protocol, machine=self.machine)))
+        table_s = PART_S * len(LatencyTable(self.protocol, machine=self.machine).missing_for(self.space))
         todo = sum(one.key not in self.ledger.measured for one in self.space.baselines.values())
         # Hand-made networks take less than the budget, most of them much less.
         baselines_s = todo * (EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 2000)

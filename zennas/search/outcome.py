@@ -68,8 +68,12 @@ def summary(run, winners):
 
 def fill_study(run, winners):
     """The rest of what the study shows: the population and everything measured; and its note."""
-    for _, _, candidate in run.batches.population.ranked:
-        run.store_scored(next(row for row in run.ledger.rows if row.key == candidate.key))
+    population = {candidate.key for _, _, candidate in run.batches.population.ranked}
+    for row in run.ledger.rows:
+        if row.error is not None:
+            run.store.add_failed(row)
+        elif row.key in population:
+            run.store_scored(row)
     for entry in _in_order(run, winners):
         path = run.out / entry["onnx"] if entry["role"] == "winner" else None
         run.store.add_entry(entry, Candidate(**entry["candidate"]), onnx=path)

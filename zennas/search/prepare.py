@@ -1,14 +1,17 @@
 """What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the baselines."""
 
 from zennas.latency.budget import keep_reference, kept_reference, local_budget, measure_detector, measure_network
-from zennas.latency.table import LatencyTable, measure_part, parts_of, parts_of_space
+from zennas.latency.table import LatencyTable, measure_part
 from zennas.provenance import machine_name
-from zennas.records import UserError
+from zennas.records import UserError, first_line
 from zennas.search.winners import measured_entry
 
 
 def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=None, detector=None):
     """The LocalBudget of a run; the track's reference network is measured where this machine has not kept it."""
+    if detector is not None and (budget_ms is not None or not track.budget.detection_ms):
+        why = "--budget-ms says all of it" if budget_ms is not None else f"{track.name} times no detection"
+        raise UserError(f"--detector {detector}: would not change the budget: {why}; leave it out")
     if budget_ms is not None:
         return local_budget(track, None, stand_in, budget_ms=budget_ms)
     machine = workers.on_device(machine_name)
@@ -35,7 +38,7 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
 def ready_table(space, protocol, workers, progress, *, num_runs):
     """The LatencyTable that predicts every candidate and baseline of the space; what is missing is measured and kept."""
     table = LatencyTable(protocol, machine=workers.on_device(machine_name))
-    missing = missing_parts(space, table)
+    missing = table.missing_for(space)
     if missing:
         progress.begin("measuring the latency table, once for this machine")
         table.ensure(
@@ -51,15 +54,6 @@ def ready_table(space, protocol, workers, progress, *, num_runs):
     return table
 
 
-def missing_parts(space, table):
-    """The parts that the table lacks to predict every candidate and baseline of the space."""
-    parts = parts_of_space(space)
-    for baseline in space.baselines.values():
-        if baseline.block != space.block:  # another block's: its own parts, measured just as they are
-            parts += parts_of(baseline, image_px=space.image_px, embedding_size=space.embedding_size)
-    return table.missing(dict.fromkeys(parts))
-
-
 def measure_baselines(run):
     """Measure whole and score every baseline of the space that the ledger does not have yet."""
     todo = {name: one for name, one in run.space.baselines.items() if run.ledger.measured.get(one.key) is None}
@@ -68,14 +62,26 @@ def measure_baselines(run):
     run.progress.begin("measuring the baselines whole")
     count = run.progress.counting("networks")
     for index, (name, candidate) in enumerate(todo.items()):
-        (scored,) = run.workers.results(
-            run.workers.submit([candidate], run.plan.score, seed=run.plan.seed, repeats=run.plan.score.final_repeats)
+        handle = run.workers.submit(
+            [candidate], run.plan.score, seed=run.plan.seed, repeats=run.plan.score.final_repeats
         )
+        (scored,) = run.workers.results(handle, 1)
         if scored.error is not None:
             raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
         path = run.out / "baseline.onnx"
-        entry = measured_entry(run, candidate, role="baseline", name=name, score=(scored.value, scored.std), path=path)
-        path.unlink()
+        try:
+            entry = measured_entry(
+                run, candidate, role="baseline", name=name, score=(scored.value, scored.std), path=path
+            )
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
+            raise UserError(
+                f"baseline {name} ({candidate.text}) cannot be measured: {type(error).__name__}: {first_line(error)}; "
+                f"take it out of space {run.space.name}'s baselines to search without it"
+            ) from None
+        finally:
+            path.unlink(missing_ok=True)
         entry["onnx"] = None  # half a gigabyte each, and a line of Python makes them again
         run.ledger.add_measured(entry)
         count(index + 1, len(todo))

@@ -56,6 +56,9 @@ class Store:
                 self.study.set_metric_names(list(OBJECTIVES))
             for trial in self.study.get_trials(deepcopy=False):
                 if not trial.state.is_finished():  # a process was killed while it attached a file; it is written again
+                    reason = {"stage": "attaching a file", "error": "the process was killed; see the newer trial"}
+                    for attribute, text in reason.items():
+                        self.study._storage.set_trial_user_attr(trial._trial_id, attribute, text)
                     self.study.tell(trial.number, state=TrialState.FAIL)
                     continue
                 self._known.add(trial.user_attrs.get("key"))
@@ -90,7 +93,7 @@ class Store:
 
     def add_failed(self, row):
         """Queue a failed candidate with its stage and error."""
-        if self._num_failed < MAX_FAILED_TRIALS:
+        if self._num_failed < MAX_FAILED_TRIALS and f"{row.key} failed" not in self._known:
             self._num_failed += 1
             self._add(
                 row.candidate,
@@ -119,6 +122,10 @@ class Store:
             return
         self._known.add(attributes["key"])
         self._queue.put((candidate, values, budget_ms, attributes, onnx))
+
+    def drain(self):
+        """Wait until everything queued so far is written."""
+        self._queue.join()
 
     def _work(self):
         while (item := self._queue.get()) is not None:

@@ -6,6 +6,7 @@ import pathlib
 
 import yaml
 
+from zennas.export import checker_problems
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, timed_network
 from zennas.latency.protocol import measure_calmly
@@ -60,6 +61,15 @@ def measured_entry(run, candidate, *, role, name, score, path):
     exported = export_candidate(
         candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by)
     )
+    limits = run.track.limits
+    problems = checker_problems(
+        exported.onnx_bytes,
+        min_nodes=limits.min_nodes,
+        max_mb=limits.max_mb,
+        max_embedding_size=limits.max_embedding_size,
+    )
+    if problems and role != "baseline":
+        raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
     if takes_network(run.protocol.backend):
         network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
@@ -90,7 +100,7 @@ def measured_entry(run, candidate, *, role, name, score, path):
             "warning": measurement.warning,
             **measurement.model_dump(mode="json"),
         },
-        "export": exported.proof.model_dump(),
+        "export": exported.proof.model_dump() | {"checker": problems},
         "onnx": path.name,
         "verdict": None,
         "made_by": made_by,

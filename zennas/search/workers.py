@@ -6,14 +6,15 @@ is measured on nodes with the resource 'latency_device' (locally: this machine),
 
 import functools
 import logging
+import math
 import os
 import signal
 
 import ray
 import torch
 
-from zennas.records import UserError
-from zennas.score.scores import score_batch
+from zennas.records import UserError, first_line
+from zennas.score.scores import Scored, score_batch
 
 DEVICE_RESOURCE = "latency_device"
 TASK_RETRIES = 3  # of a batch whose worker process died, before its candidates count as failed
@@ -43,7 +44,7 @@ class Workers:
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = "a local Ray" if self.local else f"the Ray cluster at '{address}'"
-            raise UserError(f"{where} could not be reached: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{where} could not be reached: {first_line(error)}") from None
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which dumps a stack and exits
         if not ray.cluster_resources().get(DEVICE_RESOURCE):
             ray.shutdown()
@@ -53,24 +54,28 @@ class Workers:
             )
         self.num_workers = num_workers
         gpus = ray.cluster_resources().get("GPU", 0)
-        share = {"num_gpus": min(1.0, gpus / num_workers)} if gpus else {}
+        share = {"num_gpus": 1 / math.ceil(num_workers / gpus)} if gpus else {}
         self._score = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, **share)(_score_batch)
         self._on_device = ray.remote(num_cpus=0, max_retries=1, resources={DEVICE_RESOURCE: 1})(_call)
 
     def warm_up(self):
-        """Start the scorers' processes and their imports; gives back at once."""
-        self._warm = [self._score.remote([], None, 0, None) for _ in range(self.num_workers)]
+        """Start the scorers' processes and their imports, so that neither falls into a measurement."""
+        ray.get([self._score.remote([], None, 0, None) for _ in range(self.num_workers)])
 
     def submit(self, candidates, plan, *, seed, repeats=None):
         """A handle on [Scored] of these candidates."""
         return self._score.remote(candidates, plan, seed, repeats)
 
-    def results(self, handle):
-        """The [Scored] behind a handle, waiting for it. RuntimeError where its worker died again and again."""
+    def results(self, handle, num):
+        """[Scored] of the `num` candidates behind a handle, waiting for them.
+
+        Where their worker died again and again, that is what every one of them failed with.
+        """
         try:
             return ray.get(handle)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"the worker died {TASK_RETRIES + 1} times: {str(error).splitlines()[0]}") from None
+            reason = f"the worker died {TASK_RETRIES + 1} times: {first_line(error)}"
+            return [Scored(None, 0.0, 0.0, "score", reason)] * num
 
     def ready(self, handle):
         """Whether `results` would not have to wait."""
@@ -87,7 +92,7 @@ class Workers:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"the measuring process died: {str(error).splitlines()[0]}") from None
+            raise RuntimeError(f"the measuring process died: {first_line(error)}") from None
 
     def measure_file(self, measure, path, protocol):
         """measure(onnx, protocol) on the device: by path where the device is this machine, else the file travels."""

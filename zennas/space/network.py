@@ -109,6 +109,9 @@ def block_shapes(candidate, image_px):
     >>> block_shapes(Candidate(block="ir", stem=16, widths=(32,), depths=(2,)), 112)
     [(16, 32, 2, 112), (32, 32, 1, 56)]
     """
+    num_stages = len(candidate.widths)
+    if image_px % (1 << num_stages):
+        raise UserError(f"{candidate.text}: {num_stages} stages each halve the image; {image_px} px do not allow it")
     shapes, channels, px = [], candidate.stem, image_px
     for width, depth in zip(candidate.widths, candidate.depths, strict=True):
         shapes.append((channels, width, 2, px))
