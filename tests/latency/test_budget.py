@@ -11,6 +11,7 @@ from zennas.latency.budget import (
     measure_network,
 )
 from zennas.latency.protocol import Measurement
+from zennas.provenance import versions
 from zennas.records import TRACKS, UserError, names
 from zennas.space.candidate import Candidate
 from zennas.track import Protocol, load_experiment, load_track
