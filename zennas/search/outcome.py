@@ -42,14 +42,10 @@ def summary(run, winners):
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
     ]
-    if error["num"]:
-        facts.append(
-            (
-                "prediction",
-                f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, "
-                f"over {error['num']} whole networks",
-            )
-        )
+    for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
+        if (of_these := prediction_error(some))["num"]:
+            text = f"off by {of_these['mean_abs_pct']} % on average, {of_these['max_abs_pct']} % at worst, over {of_these['num']}"
+            facts.append(("prediction", f"{text} {what}"))
     return RunSummary(
         title=run.options.experiment.name,
         subtitle=run.track.title,
