@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import filelock
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -183,6 +184,19 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
         folder.mkdir(parents=True, exist_ok=True)
     ledger.save()
     return ledger
+
+
+def lock_folder(folder):
+    """A lock on a run folder that ends with this process, however it ends. UserError where another run holds it."""
+    folder = pathlib.Path(folder)
+    with _explaining(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UserError(f"{folder}: another run is under way there; wait for it or choose another --out") from None
+    return lock
 
 
 def write_atomically(path, content):

@@ -13,7 +13,7 @@ from zennas.provenance import machine_name
 from zennas.records import UserError
 from zennas.search.batches import Batches
 from zennas.search.finals import settle_finals
-from zennas.search.ledger import open_ledger
+from zennas.search.ledger import lock_folder, open_ledger
 from zennas.search.outcome import publish
 from zennas.search.prepare import measure_baselines, ready_table, settle_budget
 from zennas.search.store import Store
@@ -83,6 +83,7 @@ class Run:
                 f"space {self.space.name} has embeddings of {self.space.embedding_size} numbers; "
                 f"track {self.track.name} allows at most {most}"
             )
+        self.lock = lock_folder(self.out)
         self.ledger = open_ledger(
             self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
         )
@@ -106,6 +107,7 @@ class Run:
                 self.table = ready_table(
                     self.space, self.protocol, self.workers, self.progress, num_runs=self.plan.table_runs
                 )
+                self._check_possible(slack=1.2)  # the table is not corrected yet
                 measure_baselines(self)
             self._begin_search()
             self.evolve(seconds=self._search_seconds(), num_scored=self.plan.candidates)
@@ -117,6 +119,10 @@ class Run:
                 publish(self, winners)
             self.ledger.save(finished=True, minutes=self.plan.minutes, num_workers=options.num_workers)
             return winners
+        except KeyboardInterrupt:
+            self.progress.end()
+            self.progress.say("stopping: writing down what is done, ending Ray")
+            raise
         finally:
             self._close()
 
@@ -333,13 +339,7 @@ class Run:
             self.factor = factors[-1]
         else:
             self.correct(correction(self._calibration(), self.budget.budget_ms), why="baselines")
-        cheapest = self.space.cheapest()
-        if reason := self.refusal(cheapest):
-            raise UserError(
-                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space {self.space.name}: "
-                f"{cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here ({reason}, with a margin of "
-                f"{self.plan.margin_pct:g} %); give more with --budget-ms or another --space"
-            )
+        self._check_possible()
         for row in self.ledger.rows:
             if row.score is not None:
                 self._on_front(row)
@@ -347,6 +347,16 @@ class Run:
         self.batches = Batches(
             self.space, self.plan, self.ledger, lag=lag, refusal=self.refusal, predicted_ms=self.table_ms
         )
+
+    def _check_possible(self, *, slack=1.0):
+        """UserError where not even the cheapest candidate fits, its prediction divided by `slack`."""
+        cheapest, usable_ms = self.space.cheapest(), self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
+        if self.predicted_ms(cheapest) > slack * usable_ms:
+            raise UserError(
+                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space {self.space.name}: "
+                f"{cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here (over budget, with a margin of "
+                f"{self.plan.margin_pct:g} %); give more with --budget-ms or another --space"
+            )
 
     def _calibration(self):
         """The baselines as this machine measured them the first time: the same table and the same correction in every run,
@@ -435,3 +445,4 @@ class Run:
             with self._timed("stopping Ray"):
                 self.workers.close()
         self.ledger.save(total_s=self.spent_before_s + time.monotonic() - self.start)
+        self.lock.release()

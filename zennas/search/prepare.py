@@ -84,5 +84,7 @@ def measure_baselines(run):
             path.unlink(missing_ok=True)
         entry["onnx"] = None  # half a gigabyte each, and a line of Python makes them again
         run.ledger.add_measured(entry)
+        if entry["latency"]["warning"]:
+            run.progress.say(f"warning: {name}: {entry['latency']['warning']}", style="yellow")
         count(index + 1, len(todo))
     run.progress.end()
