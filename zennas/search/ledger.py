@@ -189,7 +189,7 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
 def lock_folder(folder):
     """A lock on a run folder that ends with this process, however it ends. UserError where another run holds it."""
     folder = pathlib.Path(folder)
-    with _explaining(folder.parent):
+    with _explaining(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
         try:
