@@ -233,7 +233,7 @@ def scarce(request, tmp_path):
     if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk, and not in every container")
     yield folder, 0
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("what", ["rows", "entries"])
