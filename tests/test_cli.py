@@ -197,7 +197,7 @@ def read_only(tmp_path):
     ).returncode:
         pytest.skip("root may write anywhere, and this container lets it mount nothing")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_an_unwritable_out_is_refused(refused, tiny, read_only):
