@@ -1,8 +1,8 @@
 """Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
 
 Each row is a function (model, protocol) -> run_once, where the model is the bytes or the path (str) of an ONNX file, or a
-network; run_once() returns only when the work is done. It
-raises UserError, saying what is installed and what to install, where its device or library is missing.
+network; run_once() returns only when the work is done. It raises UserError, saying what is installed and what to install,
+where its device or library is missing.
 """
 
 import importlib.metadata

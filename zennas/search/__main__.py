@@ -58,7 +58,8 @@ def search(
     from zennas.progress import Progress, console_for
     from zennas.provenance import num_cores
     from zennas.records import UserError
-    from zennas.search.loop import Options, Run
+    from zennas.search.loop import Run
+    from zennas.search.options import Options
     from zennas.search.outcome import print_winners
     from zennas.track import SearchPlan, load_experiment, load_space
 

@@ -147,11 +147,10 @@ class Batches:
             counters.update(
                 scored=sum(row.score is not None for row in rows), failed=sum(row.score is None for row in rows)
             )
+        self.in_flight.popleft()  # before the ledger has it, so that a Ctrl-C in between cannot take the batch in twice
+        if batch.rows is None:
             self.ledger.state["counters"] = {name: count for name, count in counters.items() if count}
-            self.in_flight.popleft()  # first, so that a Ctrl-C right here cannot take the batch in twice
             self.ledger.append(rows)
-        else:
-            self.in_flight.popleft()
         for row in rows:
             self._admit(row)
             if batch.rows is None:  # those of an earlier session do not count: what ailed them may be mended

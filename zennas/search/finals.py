@@ -18,7 +18,6 @@ MISJUDGED_PCT = 1.0  # a prediction further off than this corrects the table and
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 RESCORED_PER_SLOT = 6
-FINALIST_S = 30.0  # to export and measure one
 
 
 def settle_finals(run):
@@ -69,9 +68,8 @@ def crown(run):
             over_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["budget_ms"] - 1)
             verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else "fits, but a winner scores higher"
             _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
-    for (
-        entry
-    ) in winners:  # under their keys first: a winner of an earlier round may hold the name that another gets now
+    # Under their keys first: a winner of an earlier round may hold the name that another gets now.
+    for entry in winners:
         path, before = run.out / f"{entry['key']}.onnx", run.out / (entry["onnx"] or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
@@ -125,16 +123,12 @@ def _measure(run, row):
     path = run.out / f"{row.key}.onnx"
     try:
         entry = measured_entry(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
-    except UserError:
+    except BaseException as error:
         path.unlink(missing_ok=True)
-        raise
-    except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
         run.fail(row, stage="measure", error=f"{type(error).__name__}: {first_line(error)}")
-        path.unlink(missing_ok=True)
         return None
-    except KeyboardInterrupt:
-        path.unlink(missing_ok=True)
-        raise
     finally:
         run.progress.end()
     run.ledger.add_measured(entry)
@@ -152,5 +146,5 @@ def _search_again(run):
     if run.plan.candidates is not None:
         run.evolve(num_scored=run.batches.num_scored + max(run.plan.batch_size, int(AGAIN_SHARE * run.plan.candidates)))
     else:
-        left_s = run.deadline - time.monotonic() - FINALIST_S  # what it finds must be measured, too
+        left_s = run.deadline - time.monotonic() - run.finalist_seconds  # what it finds must be measured, too
         run.evolve(seconds=min(AGAIN_SHARE * run.ledger.state["search_s"], left_s))

@@ -1,8 +1,6 @@
 """The whole path of a search, from a track's name to winners on disk. Read `Run.go` first."""
 
 import contextlib
-import dataclasses
-import pathlib
 import time
 
 from zennas.latency.budget import LocalBudget, choose_protocol, keep_network, kept_network
@@ -15,52 +13,18 @@ from zennas.search.batches import Batches
 from zennas.search.finals import settle_finals
 from zennas.search.ledger import lock_folder, open_ledger
 from zennas.search.outcome import publish
-from zennas.search.prepare import measure_baselines, ready_table, settle_budget
+from zennas.search.prepare import fill_table, measure_baselines, settle_budget
 from zennas.search.store import Store
 from zennas.search.winners import correction
 from zennas.search.workers import Workers
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.space import Space
-from zennas.track import Experiment, SearchPlan, Track
 
 EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
 FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
 PUBLISH_S = 5.0
 PART_S = 0.45  # one part of the latency table
 MIN_SEARCH_SHARE = 0.2  # of the minutes that the search itself gets, however slow the device is
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user asks for."""
-
-    experiment: Experiment
-    track: Track
-    space: Space
-    plan: SearchPlan
-    out: pathlib.Path
-    backend: str | None = None
-    budget_ms: float | None = None
-    detector: pathlib.Path | None = None
-    num_workers: int = 1
-    address: str | None = None
-    storage: str | None = None
-    resume: bool = False
-    fresh: bool = False
-
-    def settings(self, protocol):
-        """What makes this run this run: a resumed one must agree in all of it."""
-        plan = self.plan.model_dump(mode="json", exclude={"minutes", "candidates"})
-        return {
-            "experiment": self.experiment.name,
-            "track": self.track.model_dump(mode="json"),
-            "space": self.space.model_dump(mode="json"),
-            "protocol": protocol.model_dump(mode="json"),
-            "budget_ms": self.budget_ms,
-            "detector": str(self.detector) if self.detector else None,
-            **plan,
-        }
 
 
 class Run:
@@ -103,10 +67,9 @@ class Run:
                 self.machine = self.workers.on_device(machine_name)
             with self._timed("measuring"):
                 self._settle_budget()
+                self.table = LatencyTable(self.protocol, machine=self.machine)
                 self._say_how_long()
-                self.table = ready_table(
-                    self.space, self.protocol, self.workers, self.progress, num_runs=self.plan.table_runs
-                )
+                fill_table(self.table, self.space, self.workers, self.progress, num_runs=self.plan.table_runs)
                 self._check_possible(slack=1.2)  # the table is not corrected yet
                 measure_baselines(self)
             self._begin_search()
@@ -375,26 +338,31 @@ class Run:
         """What is left of the minutes for the search, once the finals have theirs; None when candidates are counted."""
         if self.plan.candidates is not None:
             return None
+        return self._left_for_search(self._finals_seconds())
+
+    def _left_for_search(self, others_s):
+        """What the search gets of the minutes when everything else that is to come takes `others_s`."""
         least_s = 60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"]
-        return max(least_s, self.deadline - time.monotonic() - self._finals_seconds())
+        return max(least_s, self.deadline - time.monotonic() - others_s)
+
+    @property
+    def finalist_seconds(self):
+        """What one finalist is expected to take: scored again with others of its slot, exported, measured whole."""
+        return FINALIST_S + self.protocol.num_runs * self.budget.budget_ms / 1000
 
     def _finals_seconds(self):
         """What the finals are expected to take: a network measured whole per winner, and one that is over the budget."""
-        one_s = FINALIST_S + self.protocol.num_runs * self.budget.budget_ms / 1000
-        return one_s * (self.plan.num_winners + 1) + PUBLISH_S
+        return self.finalist_seconds * (self.plan.num_winners + 1) + PUBLISH_S
 
     def _say_how_long(self):
         """What the run expects to take from here, stage by stage."""
-        table_s = PART_S * len(LatencyTable(self.protocol, machine=self.machine).missing_for(self.space))
+        table_s = PART_S * len(self.table.missing_for(self.space))
         todo = sum(one.key not in self.ledger.measured for one in self.space.baselines.values())
         # Hand-made networks take less than the budget, most of them much less.
         baselines_s = todo * (EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 2000)
         parts = {"latency table": table_s, "baselines": baselines_s, "finals": self._finals_seconds()}
         if self.plan.candidates is None:
-            parts["search"] = max(
-                60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"],
-                self.deadline - time.monotonic() - sum(parts.values()),
-            )
+            parts["search"] = self._left_for_search(sum(parts.values()))
         listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0)
         total = duration(sum(parts.values())) + (
             f" and {self.plan.candidates} candidates" if self.plan.candidates else ""

@@ -1,7 +1,7 @@
 """What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the baselines."""
 
 from zennas.latency.budget import keep_reference, kept_reference, local_budget, measure_detector, measure_network
-from zennas.latency.table import LatencyTable, measure_part
+from zennas.latency.table import measure_part
 from zennas.provenance import machine_name
 from zennas.records import UserError, first_line
 from zennas.search.winners import measured_entry
@@ -35,9 +35,8 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
     return local_budget(track, reference, stand_in, detector_ms=detector_ms)
 
 
-def ready_table(space, protocol, workers, progress, *, num_runs):
-    """The LatencyTable that predicts every candidate and baseline of the space; what is missing is measured and kept."""
-    table = LatencyTable(protocol, machine=workers.on_device(machine_name))
+def fill_table(table, space, workers, progress, *, num_runs):
+    """Measure and keep what a LatencyTable lacks to predict every candidate and baseline of the space."""
     missing = table.missing_for(space)
     if missing:
         progress.begin("measuring the latency table, once for this machine")
@@ -51,7 +50,6 @@ def ready_table(space, protocol, workers, progress, *, num_runs):
         )
         progress.end()
         progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
-    return table
 
 
 def measure_baselines(run):
