@@ -8,6 +8,7 @@ from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resol
 from zennas.space.candidate import Candidate
 from zennas.space.network import check_block
 from zennas.space.space import Space
+from zennas.train_plan import TrainPlan
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -121,6 +122,7 @@ class Experiment(Record):
     space: str
     track: str
     search: SearchPlan = SearchPlan()
+    train: TrainPlan = TrainPlan()
 
 
 def load_experiment(name):

@@ -8,7 +8,8 @@ import pandas
 import pytest
 
 from zennas.records import UserError
-from zennas.search.ledger import Row, open_ledger, write_atomically
+from zennas.run_folder import write_atomically
+from zennas.search.ledger import Row, open_ledger
 
 SETTINGS = {"track": "tiny", "seed": 0, "score": {"repeats": 1}}
 

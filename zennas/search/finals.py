@@ -9,7 +9,7 @@ import time
 
 from zennas.latency.budget import export_candidate
 from zennas.records import UserError, first_line
-from zennas.search.ledger import write_atomically
+from zennas.run_folder import write_atomically
 from zennas.search.winners import correction, diverse_best, measured_entry, metadata
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance

@@ -12,16 +12,13 @@ import os
 import pathlib
 from typing import NamedTuple
 
-import filelock
 import pandas
 import pyarrow
 import pyarrow.parquet
 
-from zennas.provenance import provenance
 from zennas.records import UserError
+from zennas.run_folder import explaining, open_run, save_run
 from zennas.space.candidate import Candidate
-
-FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
 
 class Row(NamedTuple):
@@ -97,7 +94,7 @@ class Ledger:
         """Write the buffered rows as one more part; a part is there whole or not at all."""
         if not self.unwritten:
             return
-        with _explaining(self.folder):
+        with explaining(self.folder):
             self.scored_folder.mkdir(parents=True, exist_ok=True)
             table = pyarrow.Table.from_pylist([row._asdict() for row in self.unwritten], schema=SCHEMA)
             made_by = json.dumps({"made_by": self.state["made_by"], "counters": self.state["counters"]})
@@ -110,7 +107,7 @@ class Ledger:
     def save(self, **changes):
         """Change entries of run.json and write it."""
         self.state.update(changes)
-        write_atomically(self.folder / "run.json", json.dumps(self.state, indent=1))
+        save_run(self.folder, self.state)
 
     def event(self, **values):
         """Note something that changes the proposals after it."""
@@ -119,7 +116,7 @@ class Ledger:
     def add_measured(self, entry):
         """Keep an entry for good; the newest of a key counts."""
         self.measured[entry["key"]] = entry
-        with _explaining(self.folder), open(self.folder / "measured.jsonl", "a", encoding="utf-8") as file:
+        with explaining(self.folder), open(self.folder / "measured.jsonl", "a", encoding="utf-8") as file:
             file.write("\n" * self.torn + json.dumps(entry) + "\n")
         self.torn = False
 
@@ -146,30 +143,7 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
     UserError where the folder holds another run, something else, or cannot be written.
     """
-    folder = pathlib.Path(folder)
-    with _explaining(folder):
-        there, anything = (folder / "run.json").is_file(), folder.exists()
-    if fresh and anything:
-        _move_aside(folder)
-        there = False
-    if there:
-        state = _load_state(folder)
-        if differing := _differences(state["settings"], settings):
-            raise UserError(
-                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
-                "choose another --out, or --fresh to move it aside and begin anew"
-            )
-        return _loaded(folder, state)
-    if resume:
-        raise UserError(f"{folder}: holds no run to resume; leave --resume out to begin one")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --out takes a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty and holds no run of zennas; choose another --out")
-    state = {
-        "format": FORMAT,
-        "settings": settings,
-        "made_by": provenance(seed=seed).model_dump(),
+    start = {
         "budget": None,
         "events": [],
         "rescored": {},
@@ -179,64 +153,8 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
         "wall_s": {},
         "finished": False,
     }
-    ledger = Ledger(folder, state, [], {})
-    with _explaining(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    ledger.save()
-    return ledger
-
-
-def lock_folder(folder):
-    """A lock on a run folder that ends with this process, however it ends. UserError where another run holds it."""
-    folder = pathlib.Path(folder)
-    with _explaining(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise UserError(f"{folder}: another run is under way there; wait for it or choose another --out") from None
-    return lock
-
-
-def write_atomically(path, content):
-    """Write text or bytes to a file that is there whole or not at all."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _explaining(path.parent):
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-
-
-class _explaining:
-    """Turns a full or unwritable disk into one clear message."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{self.folder}: cannot be written: {error.strerror or error}; what was computed before is kept; "
-                "make room or mend the rights, then give the same command again"
-            ) from None
-
-
-def _load_state(folder):
-    try:
-        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(
-            f"{folder}/run.json: not valid JSON; choose another --out, or --fresh to move it aside"
-        ) from None
-    if state.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}/run.json: format {state.get('format')}, this version reads {FORMAT}; choose another --out"
-        )
-    return state
+    state, there = open_run(folder, settings, start=start, resume=resume, fresh=fresh, seed=seed)
+    return _loaded(pathlib.Path(folder), state) if there else Ledger(pathlib.Path(folder), state, [], {})
 
 
 def _loaded(folder, state):
@@ -265,23 +183,3 @@ def _loaded(folder, state):
         if row.key in failed:
             rows[index] = row._replace(score=None, stage=failed[row.key]["stage"], error=failed[row.key]["error"])
     return Ledger(folder, state, rows, measured, torn=bool(text) and not text.endswith("\n"))
-
-
-def _differences(old, new):
-    keys = sorted(set(old) | set(new))
-    return [
-        f"{key}: {_short(old.get(key))}, now {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)
-    ]
-
-
-def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _move_aside(folder):
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    with _explaining(folder.parent):
-        os.replace(folder, aside)

@@ -9,9 +9,10 @@ from zennas.latency.table import LatencyTable
 from zennas.progress import duration
 from zennas.provenance import machine_name
 from zennas.records import UserError
+from zennas.run_folder import lock_folder
 from zennas.search.batches import Batches
 from zennas.search.finals import settle_finals
-from zennas.search.ledger import lock_folder, open_ledger
+from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
 from zennas.search.prepare import fill_table, measure_baselines, settle_budget
 from zennas.search.store import Store

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from zennas.provenance import Provenance
-from zennas.search.ledger import write_atomically
+from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 
 MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole

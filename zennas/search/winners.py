@@ -11,7 +11,7 @@ from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, timed_network
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
-from zennas.search.ledger import write_atomically
+from zennas.run_folder import write_atomically
 from zennas.space.cost import cost
 from zennas.space.space import distance
 

@@ -1,0 +1,127 @@
+"""The folder of a run: one run at a time, the same settings when it is resumed, files that are there whole or not at all.
+
+run.json holds the settings, who made the run, and whatever else its room keeps there.
+"""
+
+import json
+import os
+import pathlib
+
+import filelock
+
+from zennas.provenance import provenance
+from zennas.records import UserError
+
+FORMAT = 1  # of run.json; raised when an older run could not be read any more
+
+
+def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None):
+    """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one that
+    begins with the entries of `start`.
+
+    resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
+    UserError where the folder holds another run, something else, or cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    with explaining(folder):
+        there, anything = (folder / "run.json").is_file(), folder.exists()
+    if fresh and anything:
+        _move_aside(folder)
+        there = False
+    if there:
+        state = _load_state(folder)
+        if differing := _differences(state["settings"], settings):
+            raise UserError(
+                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
+                "choose another --out, or --fresh to move it aside and begin anew"
+            )
+        return state, True
+    if resume:
+        raise UserError(f"{folder}: holds no run to resume; leave --resume out to begin one")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out takes a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty and holds no run of zennas; choose another --out")
+    state = {"format": FORMAT, "settings": settings, "made_by": provenance(seed=seed).model_dump(), **start}
+    with explaining(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    save_run(folder, state)
+    return state, False
+
+
+def save_run(folder, state):
+    """Write run.json."""
+    write_atomically(pathlib.Path(folder) / "run.json", json.dumps(state, indent=1))
+
+
+def lock_folder(folder):
+    """A lock on a run folder that ends with this process, however it ends. UserError where another run holds it."""
+    folder = pathlib.Path(folder)
+    with explaining(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UserError(f"{folder}: another run is under way there; wait for it or choose another --out") from None
+    return lock
+
+
+def write_atomically(path, content):
+    """Write text or bytes to a file that is there whole or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explaining(path.parent):
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+
+
+class explaining:
+    """Turns a full or unwritable disk into one clear message."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{self.folder}: cannot be written: {error.strerror or error}; what was computed before is kept; "
+                "make room or mend the rights, then give the same command again"
+            ) from None
+
+
+def _load_state(folder):
+    try:
+        state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"{folder}/run.json: not valid JSON; choose another --out, or --fresh to move it aside"
+        ) from None
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}/run.json: format {state.get('format')}, this version reads {FORMAT}; choose another --out"
+        )
+    return state
+
+
+def _differences(old, new):
+    keys = sorted(set(old) | set(new))
+    return [
+        f"{key}: {_short(old.get(key))}, now {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)
+    ]
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _move_aside(folder):
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with explaining(folder.parent):
+        os.replace(folder, aside)

@@ -1,0 +1,1 @@
+"""Winners -> trained networks: the command `train`."""

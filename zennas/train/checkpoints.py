@@ -1,0 +1,118 @@
+"""Checkpoints: everything a training needs to go on, whole or not at all, on any number of ranks.
+
+A checkpoint is a folder step-N: `common.pt` (network, optimizer, schedule position, what all ranks share) and a file of class
+centres from every rank. It is written under another name and renamed once all ranks have written, so a kill at any moment
+leaves the last whole one. Read with weights_only: a checkpoint from a stranger runs nothing.
+"""
+
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import zipfile
+
+import torch
+
+from zennas.records import UserError, first_line
+
+COMMON, CENTRES, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writing-"
+FORMAT = 1  # raised when a reader of today could not read it
+
+
+def save(folder, step, *, common, head, ranks, keep):
+    """Write checkpoint `step` under `folder` and drop all but the last `keep`. Called on every rank; `common` counts on the
+    first. UserError where it cannot be written; earlier checkpoints stay."""
+    folder = pathlib.Path(folder)
+    partial, final = folder / f"{WRITING}step-{step:09d}", folder / f"step-{step:09d}"
+    problem, state = None, head.state()
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        centres = {"first": head.first, "per_class": state["per_class"]}
+        _write(partial / CENTRES.format(rank=ranks.rank, num_ranks=ranks.num_ranks), centres)
+        if ranks.is_first:
+            whole = {"format": FORMAT, "step": step, "num_ranks": ranks.num_ranks, "head": state["shared"]}
+            _write(partial / COMMON, common | whole)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError when a disk is full
+        problem = f"{partial}: the checkpoint cannot be written: {first_line(error)}"
+    problems = [text for text in ranks.objects(problem) if text]
+    if problems:
+        if ranks.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{problems[0]}; earlier checkpoints are kept in {folder}")
+    if ranks.is_first:
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_folder(folder)
+        for old in checkpoints_in(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    ranks.barrier()
+
+
+def checkpoints_in(folder):
+    """The whole checkpoints in a folder, oldest first."""
+    found = [path for path in pathlib.Path(folder).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in found if (path / COMMON).is_file()), key=lambda path: int(path.name[5:]))
+
+
+def clean(folder):
+    """Remove what a killed process left half written."""
+    for path in pathlib.Path(folder).glob(f"{WRITING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load(path):
+    """(common, Centres) of a checkpoint. UserError where it is damaged, foreign or of a later zennas."""
+    path = pathlib.Path(path)
+    common = _read(path / COMMON)
+    if not isinstance(common, dict) or "format" not in common:
+        raise UserError(f"{path / COMMON}: not a checkpoint of zennas train")
+    if common["format"] != FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {common['format']}; this version reads {FORMAT}")
+    return common, Centres(path, common["num_ranks"])
+
+
+class Centres:
+    """The class centres of a checkpoint, whichever ranks wrote them: `read(name, first, last)` cuts any range."""
+
+    def __init__(self, path, num_ranks):
+        self.shards = []
+        for rank in range(num_ranks):
+            shard = _read(path / CENTRES.format(rank=rank, num_ranks=num_ranks), mmap=True)
+            self.shards.append((shard["first"], shard["per_class"]))
+
+    def read(self, name, first, last):
+        """The rows of classes first..last-1. UserError where the checkpoint has not all of them."""
+        if any(name not in per_class for _, per_class in self.shards):
+            raise UserError(f"the checkpoint has no '{name}' of its class centres: another optimizer wrote it")
+        parts = []
+        for start, per_class in self.shards:
+            low, high = max(first, start), min(last, start + len(per_class[name]))
+            if low < high:
+                parts.append(per_class[name][low - start : high - start])
+        rows = torch.cat(parts) if len(parts) != 1 else parts[0]
+        if len(rows) != last - first:
+            raise UserError(f"the checkpoint has {len(rows)} of the classes {first} to {last - 1}: other data wrote it")
+        return rows
+
+
+def _write(path, value):
+    with open(path, "wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path, **options):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from None
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

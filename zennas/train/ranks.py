@@ -1,0 +1,119 @@
+"""Ranks: the processes that train one network together, and what they say to each other (the only file that speaks to
+torch.distributed). One process alone is a Ranks too, whose sums and gathers are the identity."""
+
+import datetime
+import os
+
+import torch
+from torch import distributed
+
+from zennas.records import UserError
+
+# torch 2.13 renames it, and warns of the old name at every call.
+_all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+TIMEOUT = datetime.timedelta(minutes=30)  # a rank that waits longer than this for another has lost it
+
+
+class Ranks:
+    """Rank `rank` of `num_ranks`, on `device`."""
+
+    def __init__(self, rank=0, num_ranks=1, device="cpu"):
+        self.rank, self.num_ranks, self.device = rank, num_ranks, torch.device(device)
+
+    @property
+    def is_first(self):
+        return self.rank == 0
+
+    def sum_(self, x):
+        """x, in place, as the sum over all ranks."""
+        return self._reduce_(x, "SUM")
+
+    def max_(self, x):
+        """x, in place, as the largest over all ranks."""
+        return self._reduce_(x, "MAX")
+
+    def min_(self, x):
+        """x, in place, as the smallest over all ranks."""
+        return self._reduce_(x, "MIN")
+
+    def any(self, flag):
+        """Whether it is true on some rank."""
+        if self.num_ranks == 1:
+            return bool(flag)
+        return bool(self.max_(torch.tensor(float(flag), device=self.device)))
+
+    def gather(self, x):
+        """The x of all ranks, one behind the other in the order of the ranks; all have the same shape. Carries no gradient."""
+        if self.num_ranks == 1:
+            return x
+        everyone = x.new_empty((self.num_ranks * len(x), *x.shape[1:]))
+        _all_gather(everyone, x.contiguous())
+        return everyone
+
+    def sum_of_mine(self, everyone):
+        """Of tensors that hold a part for every rank, as `gather` lays them: the sum over ranks of this rank's part."""
+        if self.num_ranks == 1:
+            return everyone
+        size = len(everyone) // self.num_ranks
+        if distributed.get_backend() == "nccl":
+            mine = everyone.new_empty((size, *everyone.shape[1:]))
+            distributed.reduce_scatter_tensor(mine, everyone.contiguous())
+            return mine
+        return self.sum_(everyone)[self.rank * size : (self.rank + 1) * size]  # gloo has no reduce-scatter
+
+    def objects(self, value):
+        """A list of what every rank gives, in their order (small values: they are pickled)."""
+        if self.num_ranks == 1:
+            return [value]
+        everyone = [None] * self.num_ranks
+        distributed.all_gather_object(everyone, value)
+        return everyone
+
+    def barrier(self):
+        """Return once every rank has come here."""
+        if self.num_ranks > 1:
+            distributed.barrier()
+
+    def parallel(self, network):
+        """The network as this rank trains it: its gradients are the mean over ranks."""
+        if self.num_ranks == 1:
+            return network
+        from torch.nn.parallel import DistributedDataParallel
+
+        on_gpu = [self.device] if self.device.type == "cuda" else None
+        # Running statistics are those of rank 0, as in insightface's recipe: it alone writes checkpoints of them.
+        return DistributedDataParallel(
+            network, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def close(self):
+        """Leave the group that `join` made."""
+        if self.num_ranks > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def _reduce_(self, x, how):
+        if self.num_ranks > 1:
+            distributed.all_reduce(x, op=getattr(distributed.ReduceOp, how))
+        return x
+
+
+def join(device=None):
+    """The Ranks this process belongs to: those that torchrun or Ray Train started, or itself alone.
+
+    `device`: 'cpu' or 'cuda'; None takes a GPU where there is one. UserError where there is none for this rank.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"--device cuda: rank {local_rank} of this machine finds {torch.cuda.device_count()} GPU(s); "
+                "start at most one process per GPU, or give --device cpu"
+            )
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Ranks(device=device)
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), device)

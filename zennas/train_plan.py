@@ -1,0 +1,119 @@
+"""TrainPlan: how a winner becomes a trained network. The `train:` part of an experiment; names resolve in train/ and faces/."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from zennas.records import Record
+
+Positive = Annotated[float, pydantic.Field(gt=0)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
+
+
+class LossPlan(Record):
+    """The margin loss and what the sampled softmax does with it."""
+
+    name: str = "balanced_curricular"  # a row of LOSSES
+    knobs: Knobs = {}  # margins, scale, ...: those of the row's functions
+    sampling_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # of the class centres, a step
+    filter_threshold: Annotated[float, pydantic.Field(gt=-1, lt=1)] | None = None  # negatives more similar are left out
+    correct_sampling: bool = False  # weigh sampled negatives by one over their probability
+
+
+class TeacherPlan(Record):
+    """What the teacher expects of an image. Its file is given on the command line."""
+
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)  # of 0..255, RGB
+    std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
+    image_px: Count | None = None  # None: what its file says, or else the student's
+
+
+class DistillPlan(Record):
+    """What the student learns of a teacher, beside the labels."""
+
+    name: str = "l2"  # a row of DISTILLATIONS
+    weight: NotNegative = 1.0  # of the distillation
+    class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
+    knobs: Knobs = {}
+    precompute: bool = (
+        True  # the teacher's embeddings of the images as they are, once; False: of every augmented image, anew
+    )
+    teacher: TeacherPlan = TeacherPlan()
+
+
+class OptimizerPlan(Record):
+    """How weights move."""
+
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    lr: Positive = 0.1  # at a batch of lr_batch; scaled in proportion to the batch
+    lr_batch: Count = 1024
+    momentum: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.9  # sgd, lars
+    weight_decay: NotNegative = 5e-4
+    decay_norms: bool = (
+        True  # weight decay on norms, biases and PReLU slopes too (arcface_torch does, CVLFace does not)
+    )
+    clip_norm: Positive | None = 5.0  # of the backbone's gradient; None: never clipped
+    centre_lr: Positive = 1.0  # of the class centres, times the backbone's
+
+
+class SchedulePlan(Record):
+    """How the learning rate goes down, after a linear warm-up."""
+
+    name: Literal["polynomial", "step", "cosine", "constant"] = "polynomial"
+    warmup_epochs: NotNegative = 0.0
+    power: Positive = 1.0  # polynomial
+    milestones: tuple[NotNegative, ...] = ()  # step: epochs at which it drops
+    factor: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1  # step: what it drops by
+    final_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0  # polynomial, cosine: what is left of it at the end
+
+    @pydantic.model_validator(mode="after")
+    def _milestones_rise(self):
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise; given {list(self.milestones)}")
+        if self.name == "step" and not self.milestones:
+            raise ValueError("a step schedule needs milestones (epochs)")
+        return self
+
+
+class DataPlan(Record):
+    """What becomes of an image before the network sees it, and which images come."""
+
+    augment: dict[str, Knobs] = {"flip": {"p": 0.5}}  # rows of AUGMENTATIONS, in order, with their knobs
+    images_per_identity: Count | None = None  # identity-balanced: so many of everyone an epoch; None: every image once
+    workers: Annotated[int, pydantic.Field(ge=0)] | None = (
+        None  # decoding processes of a rank; None: its share of the cores
+    )
+
+
+class TrainPlan(Record):
+    """The training of one network."""
+
+    epochs: Positive = 20
+    batch: Count = 1024  # images a step, over all ranks and micro-batches
+    accumulate: Count = 1  # micro-batches a step
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
+        "auto"
+    # of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor
+    )
+    channels_last: bool = True
+    compile: bool = False  # torch.compile the backbone; pays on a GPU after the first minutes
+    loss: LossPlan = LossPlan()
+    distill: DistillPlan = DistillPlan()  # in force where --teacher is given
+    optimizer: OptimizerPlan = OptimizerPlan()
+    schedule: SchedulePlan = SchedulePlan()
+    data: DataPlan = DataPlan()
+    checkpoint_minutes: Positive = 10.0
+    keep_checkpoints: Count = 2
+    verify_epochs: Positive = 1.0  # between two verifications on the --verify sets
+    max_skipped_in_a_row: Count = 20  # steps without a finite loss and gradient, then the run stops
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self):
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.schedule.warmup_epochs:g} must be less than epochs {self.epochs:g}")
+        return self
