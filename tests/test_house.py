@@ -27,6 +27,7 @@ ROOMS = [
     {"latency"},
     {"search", "faces"},
     {"train"},
+    {"run"},
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 

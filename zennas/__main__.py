@@ -8,6 +8,8 @@ from zennas.records import suggestion
 
 COMMANDS = {
     "search": "find the best backbones within a latency budget, without training any",
+    "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
+    "run": "search, then train the best winner",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
     "latency": "measure a candidate or an ONNX file by a track's rule; fill this machine's latency table",
 }

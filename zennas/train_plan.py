@@ -96,7 +96,7 @@ class TrainPlan(Record):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = (
         "auto"
-    # of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor
+        # of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor
     )
     channels_last: bool = True
     compile: bool = False  # torch.compile the backbone; pays on a GPU after the first minutes

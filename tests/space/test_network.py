@@ -1,14 +1,17 @@
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zennas.records import UserError
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
-from zennas.space.cost import cost
+from zennas.space.cost import cost, part_cost
 from zennas.space.network import Network, build, calibrate, initialise
 
 UNITS = {
@@ -115,8 +118,23 @@ def test_cost_of_any_candidate_is_what_hooks_count(candidate, image_px, embeddin
 
 def test_an_unknown_block_is_named():
     for function in (cost, build):
-        with pytest.raises(UserError, match="block 'ir-se' is not known; did you mean 'ir_se'\\? known: ir, ir_se"):
+        with pytest.raises(
+            UserError, match="block 'ir-se' is not known; did you mean 'ir_se'\\? known: ir, ir_cbam, ir_se"
+        ):
             function(iresnet(UNITS["18"], "ir-se"))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_cost_counts_a_layer_once_per_pass(block):
+    """By hand for attention over 32 channels at 8 px: squeeze to 2 and back, over one or two poolings; 3x3 over two maps."""
+    squeeze, spatial = 2 * 32 * 2, 2 * 9
+    params, macs = {
+        "ir": (0, 0),
+        "ir_se": (squeeze, squeeze),
+        "ir_cbam": (squeeze + spatial, 2 * squeeze + spatial * 8 * 8),
+    }[block]
+    bare, whole = (part_cost(name, 32, 32, 1, 8) for name in ("ir", block))
+    assert (whole.params - bare.params, whole.macs - bare.macs) == (params, macs)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -265,6 +283,79 @@ def test_squeeze_excitation_scales_the_branch_before_the_sum():
     assert (ratio_BCHW.flatten(2) - factor_BC[:, :, None]).abs().median() < 1e-4
     assert factor_BC.std() > 1e-3
     assert [weight.shape for weight in block.attention.parameters()] == [(2, 32, 1, 1), (32, 2, 1, 1)]  # reduction 16
+
+
+def cbam_by_hand(first_SC, second_CS, kernel_233, x_BCHW):
+    """(gated x, channel map, spatial map), both maps before their sigmoid: loops over faces, channels and positions."""
+    num_faces, num_channels, height, width = x_BCHW.shape
+    x_BCHW = x_BCHW.clone()
+    channel_BC, spatial_BHW = x_BCHW.new_zeros(num_faces, num_channels), x_BCHW.new_zeros(num_faces, height, width)
+    for b in range(num_faces):
+        for pooled_C in (x_BCHW[b].mean((1, 2)), x_BCHW[b].flatten(1).max(1).values):
+            channel_BC[b] += second_CS @ (first_SC @ pooled_C).clamp_min(0)
+        for c in range(num_channels):
+            x_BCHW[b, c] /= 1 + torch.exp(-channel_BC[b, c])
+        maps_2HW = torch.stack([x_BCHW[b].mean(0), x_BCHW[b].max(0).values])
+        for h in range(height):
+            for w in range(width):
+                for dh, dw in itertools.product((-1, 0, 1), repeat=2):
+                    if 0 <= h + dh < height and 0 <= w + dw < width:
+                        spatial_BHW[b, h, w] += kernel_233[:, dh + 1, dw + 1] @ maps_2HW[:, h + dh, w + dw]
+        x_BCHW[b] /= 1 + torch.exp(-spatial_BHW[b])
+    return x_BCHW, channel_BC, spatial_BHW
+
+
+def test_cbam_gates_channels_and_then_positions_of_the_branch():
+    """Against loops in float64, and with its maps where `attention_maps` says they are."""
+    block = initialise(BLOCKS["ir_cbam"](32, 32, 1), generator=seeded(0)).double()
+    first, second, kernel = (weight.detach() for weight in block.attention.parameters())
+    assert (first.shape, second.shape, kernel.shape) == ((2, 32, 1, 1), (32, 2, 1, 1), (1, 2, 3, 3))  # reduction 16
+    image_BCHW = torch.randn(2, 32, 5, 5, generator=seeded(1), dtype=torch.float64)
+    maps = []
+    for part in block.attention.attention_maps:
+        part.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.no_grad():
+        answer_BCHW = block(image_BCHW)
+        gated_BCHW, channel_BC, spatial_BHW = cbam_by_hand(
+            first.flatten(1), second.flatten(1), kernel[0], block.residual(image_BCHW)
+        )
+    # The same float64 operations, differently grouped.
+    assert torch.allclose(answer_BCHW, gated_BCHW + image_BCHW, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(maps[0], channel_BC[:, :, None, None], rtol=1e-10, atol=1e-10)
+    assert torch.allclose(maps[1], spatial_BHW[:, None], rtol=1e-10, atol=1e-10)
+    assert channel_BC.std() > 0.01 and spatial_BHW.std() > 0.01
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_attention_maps_are_what_goes_into_the_sigmoids(block):
+    """Every number that a sigmoid sees is in a map that attention names, for every block there is."""
+    made = initialise(BLOCKS[block](32, 32, 1), generator=seeded(0))
+    named, seen = [], []
+    for part in getattr(made.attention, "attention_maps", ()):
+        part.register_forward_hook(lambda module, inputs, output: named.append(output))
+    with SigmoidInputs(seen), torch.no_grad():
+        made(torch.randn(2, 32, 4, 4, generator=seeded(1)))
+    assert len(named) == len(seen) == {"ir": 0, "ir_se": 1, "ir_cbam": 2}[block]
+    assert all(torch.equal(one, two) for one, two in zip(named, seen, strict=True))
+
+
+class SigmoidInputs(TorchDispatchMode):
+    """Keeps what every sigmoid is given, whichever way it is called."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.sigmoid.default:
+            self.seen.append(args[0].clone())
+        return function(*args, **(kwargs or {}))
+
+
+def test_squeeze_excitation_keeps_the_names_of_its_weights():
+    """Checkpoints of networks with it stay readable."""
+    names = [name for name, _ in BLOCKS["ir_se"](32, 32, 1).attention.named_parameters()]
+    assert names == ["gate.1.weight", "gate.3.weight"]
 
 
 def test_build_is_deterministic_in_its_generator_alone():

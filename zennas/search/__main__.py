@@ -47,6 +47,14 @@ def search(
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
     ] = None,
+    then_train: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Then train the best winner on these faces, into OUT-trained: zennas run with its options. "
+            "[default: search alone]",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run; an error where there is none.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move a run that is there aside and begin anew.")] = False,
     json_output: Annotated[
@@ -54,6 +62,15 @@ def search(
     ] = False,
 ):
     """See HELP."""
+    search_and_train(**locals())
+
+
+def search_and_train(
+    *, track, out, minutes, candidates, seed, workers, budget_ms, backend, detector, space, storage, address, then_train,
+    resume, fresh, json_output, training=None,
+):  # fmt: skip
+    """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
+    holds more of what zennas.train.request takes."""
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
     from zennas.provenance import num_cores
@@ -102,7 +119,7 @@ def search(
         raise
     finally:
         progress.close()
-    if json_output:
+    if json_output and then_train is None:
         print(json.dumps(winners, indent=2))
     if not winners:
         console.print(
@@ -135,15 +152,31 @@ def search(
     ]
     more = {"--candidates": 2 * candidates} if candidates else {"--minutes": f"{2 * plan.minutes:g}"}
     search_on = ["python", "-m", "zennas.search", "--track", track, "--out", str(out), *_flags(again | more)]
+    trained_out = out.with_name(f"{out.name}-trained")
+    train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / "winner-1.yaml")]
+    train_it += [*_flags(same | {"--space": space}), "--out", str(trained_out), "--data"]
     console.print(
         f"A Zen-Score is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
         f"  open {out / 'report.html'}\n"
         f"  optuna-dashboard {storage_url} --artifact-dir {out / 'artifacts'}\n"
         f"  {shlex.join(measure_it)}\n"
-        f"  {shlex.join(search_on)}    # search on",
+        f"  {shlex.join(search_on)}    # search on\n"
+        f"  {shlex.join(train_it)} DATA    # train the best one",
         markup=False,
         soft_wrap=True,
     )
+    if then_train is not None:
+        from zennas.train.outcome import train_and_tell
+        from zennas.train.request import request
+
+        wanted = {"budget_ms": budget_ms, "backend": backend, "space": space} | (training or {})
+        wanted = {"out": trained_out} | {name: value for name, value in wanted.items() if value is not None}
+        ranks = {name: wanted.pop(name) for name in ("num_ray_workers", "address") if name in wanted}
+        options = request(track, data=then_train, winner=out / "winner-1.yaml", **wanted)
+        result, code = train_and_tell(options, console, **ranks)
+        if json_output:
+            print(json.dumps({"winners": winners, "trained": result}, indent=2))
+        raise typer.Exit(code)
 
 
 def _flags(options):

@@ -4,14 +4,27 @@ import dataclasses
 import html
 import math
 import urllib.parse
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-from plotly.subplots import make_subplots
 
+from zennas.page import (
+    BUDGET,
+    FADED,
+    GRID,
+    LINE,
+    Look,
+    definitions,
+    document,
+    drawn,
+    legend,
+    notices,
+    number,
+    origin,
+    panels,
+    span,
+    table,
+)
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
@@ -20,25 +33,13 @@ MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front 
 LABEL_GAP_PX = 17  # between the middles of two labels of 12 px type
 
 
-class Look(NamedTuple):
-    """One colour and one mark for one kind of thing, the same on the whole page."""
-
-    colour: str
-    glyph: str  # in text
-    symbol: str = "circle"  # the same in plotly's words
-    size_px: int = 5
-    opacity: float = 1.0
-
-
 ROLES = {
     "winner": Look("#0f766e", "★", "star", 15),
     "finalist": Look("#7c3aed", "○", "circle-open", 9),
     "baseline": Look("#b45309", "◆", "diamond", 10),
 }
-SCORED, FRONT, BUDGET = Look("#94a3b8", "●", opacity=0.45), Look("#1e293b", "━"), Look("#be123c", "┃")
+SCORED, FRONT = Look(LINE, "●", opacity=0.45), Look("#1e293b", "━")
 STAGES = ("#8b95a5", "#93c5fd", "#4f9cf0", "#2563c9", "#1e3a8a", "#6d5bd0", "#a78bda")  # the stem, then each stage
-INK, FADED, GRID = "#334155", "#64748b", "#e2e8f0"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s} MACs, %{customdata[3]:.4s} parameters<br>"
 
 
@@ -66,19 +67,12 @@ def write_report(path, summary):
 
 
 def page(summary):
-    """The HTML of a RunSummary. It loads nothing, and its Content-Security-Policy forbids that anything be loaded."""
+    """The HTML of a RunSummary."""
     scored, measured = _scored(summary), _measured(summary)
-    title = html.escape(summary.title)
-    stand_ins = [html.escape(text) for text in dict.fromkeys([summary.stand_in, *measured["stand_in"]]) if text]
-    banner, note = ("".join(f"<p class='{kind}'>⚠ {text}</p>" for text in stand_ins) for kind in ("banner", "note"))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
-<title>{title} · zennas search</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>
-<header><p class="kicker">zennas search</p><h1>{title}</h1><p class="subtitle">{html.escape(summary.subtitle)}</p>
-{banner}{_definitions(summary.facts)}</header>
-<section><h2>Winners beside the hand-made networks</h2>{note}
+    stand_ins = [summary.stand_in, *measured["stand_in"]]
+    note = notices(stand_ins, "note")
+    made_by = origin(summary.provenance, list(zip(measured["machine"], measured["protocol"], strict=True)))
+    sections = f"""<section><h2>Winners beside the hand-made networks</h2>{note}
 <p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
 deviation of a score over its repeats, and the distance between the quartiles of a latency's runs.</p>
 {_table(measured)}</section>
@@ -113,11 +107,14 @@ its width will not train. The limits of the space stand for that: where a winner
 same network can be several times slower with other weights: measure it again once trained, where it counts.</li>
 <li><b>Predicted is not measured.</b> While searching, a latency is a sum over a table of measured blocks. The networks
 of the first table were timed whole; those timings alone decide whether a winner is within the budget.</li></ul>
-</section>
-<footer><h2>Where this page comes from</h2><p>What it takes to make the run again. The same command, seed, machine and
+</section>"""
+    again = f"""<p>What it takes to make the run again. The same command, seed, machine and
 versions give the same scores; latencies, and with them the winners, vary by their noise.</p>
-{_definitions(_origin(summary.provenance, measured))}</footer></body></html>
-"""
+{definitions(made_by)}"""
+    return document(
+        sections, again, kind="search", title=summary.title, subtitle=summary.subtitle,
+        banner=notices(stand_ins, "banner"), facts=summary.facts, style=STYLE,
+    )  # fmt: skip
 
 
 def _scored(summary):
@@ -151,7 +148,7 @@ def _table(measured):
     if measured.empty:
         return lead
     names = ("Network", "Candidate", "Zen-Score", "Latency, ms", "of budget", "GMACs", "Params, M", "Blocks", "MB")
-    head, rows = "".join(f"<th>{name}</th>" for name in names), ""
+    rows = ""
     for row in measured.itertuples():
         look, name, share_pct = ROLES[row.role], html.escape(row.name), 100 * row.measured_ms / row.budget_ms
         name = f"<a href='{urllib.parse.quote(row.onnx)}'>{name}</a>" if row.onnx else name
@@ -159,13 +156,13 @@ def _table(measured):
         rows += (
             f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
-            f"<td>{_number(row.score, '.2f')} <i>± {_number(row.zen_std, '.2f')}</i></td>"
-            f"<td>{_number(row.measured_ms, '.2f')} <i>± {_number(row.spread_pct)} %</i></td>"
-            f"<td{'' if row.within_budget else ' class=over'}>{_number(share_pct)} %</td>"
-            f"<td>{_number(row.macs / 1e9, '.2f')}</td><td>{_number(row.params / 1e6, '.2f')}</td>"
-            f"<td>{_number(row.num_blocks, '.0f')}</td><td>{_number(row.megabytes)}</td></tr>"
+            f"<td>{number(row.score, '.2f')} <i>± {number(row.zen_std, '.2f')}</i></td>"
+            f"<td>{number(row.measured_ms, '.2f')} <i>± {number(row.spread_pct)} %</i></td>"
+            f"<td{'' if row.within_budget else ' class=over'}>{number(share_pct)} %</td>"
+            f"<td>{number(row.macs / 1e9, '.2f')}</td><td>{number(row.params / 1e6, '.2f')}</td>"
+            f"<td>{number(row.num_blocks, '.0f')}</td><td>{number(row.megabytes)}</td></tr>"
         )
-    return f"{lead}<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return lead + table(names, rows)
 
 
 def _pareto(summary, scored, measured):
@@ -174,8 +171,8 @@ def _pareto(summary, scored, measured):
         return "<p class='empty'>No network has both a score and a latency.</p>"
     rows = rows.sort_values(["predicted_ms", "score"], ascending=[True, False])
     front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
-    span_ms = _span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
-    figure, hover = _panels([1.0]), COSTS + "Zen-Score %{y:.2f}, %{x:.1f} ms"
+    span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
+    figure, hover = panels([1.0]), COSTS + "Zen-Score %{y:.2f}, %{x:.1f} ms"
     _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
     _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
@@ -186,11 +183,11 @@ def _pareto(summary, scored, measured):
         annotation_yanchor="bottom", annotation_font_color=BUDGET.colour,
     )  # fmt: skip
     figure.update_xaxes(title="Latency, ms", range=span_ms)
-    figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"], *measured["score"]))
+    figure.update_yaxes(title="Zen-Score", range=span(*rows["score"], *measured["score"]))
     _add_names(figure, measured, "measured_ms", "score", height_px=560)
     looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}
     looks |= {f"{role}, measured": look for role, look in _looks(measured).items()}
-    return _legend(looks) + _drawn(figure, "pareto", height_px=560)
+    return legend(looks) + drawn(figure, "pareto", height_px=560)
 
 
 def _course(summary, scored):
@@ -204,7 +201,7 @@ def _course(summary, scored):
     # Results come in batches: in bins of fewer than 20 candidates one would see the batches, not the rate.
     counts, edges_s = np.histogram(timed["elapsed_s"], bins=max(1, min(60, len(timed) // 20)), range=(0, end_s))
     rates = counts / np.diff(edges_s)
-    figure, looks = _panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
+    figure, looks = panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
     hover = "%{customdata[0]}<br>Zen-Score %{y:.2f} after %{x:.1f} s"
     _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover=hover)
     _dots(figure, best, "elapsed_s", "best", look=FRONT, hover=hover, mode="lines")
@@ -217,17 +214,17 @@ def _course(summary, scored):
         at_s = 0.0 if math.isnan(at_s) else float(at_s)
         figure.add_vline(x=at_s, row="all", col=1, line={"color": BUDGET.colour, "width": 1, "dash": "dot"})
         looks[f"latencies corrected × {correction['factor']:.3f} after {at_s:.0f} s"] = Look(BUDGET.colour, "┊")
-    figure.update_xaxes(range=_span(0, end_s, pad=0.02))
+    figure.update_xaxes(range=span(0, end_s, pad=0.02))
     figure.update_xaxes(title="Seconds since the start of the search", row=2)
-    figure.update_yaxes(title="Zen-Score", range=_span(*rows["score"]), row=1)
+    figure.update_yaxes(title="Zen-Score", range=span(*rows["score"]), row=1)
     figure.update_yaxes(title="Per second", rangemode="tozero", row=2)
-    return _legend(looks) + _drawn(figure, "course", height_px=520)
+    return legend(looks) + drawn(figure, "course", height_px=520)
 
 
 def _error_sentence(*, num=0, mean_abs_pct=math.nan, max_abs_pct=math.nan):
     if not num:
         return ""
-    mean, most = _number(mean_abs_pct, ".2f"), _number(max_abs_pct, ".2f")
+    mean, most = number(mean_abs_pct, ".2f"), number(max_abs_pct, ".2f")
     return f"Over {num} whole networks it is off by {mean} % on average and {most} % at most."
 
 
@@ -236,7 +233,7 @@ def _prediction(measured):
     if rows.empty:
         return "<p class='empty'>No network has both a predicted and a measured latency.</p>"
     rows = rows.assign(error_pct=100 * (rows["predicted_ms"] / rows["measured_ms"] - 1))
-    figure, span_ms = _panels([0.66, 0.34]), _span(*rows["predicted_ms"], *rows["measured_ms"])
+    figure, span_ms = panels([0.66, 0.34]), span(*rows["predicted_ms"], *rows["measured_ms"])
     equal = {"mode": "lines", "line": {"color": SCORED.colour, "dash": "dash"}, "hoverinfo": "skip", "col": 1}
     figure.add_scatter(x=span_ms, y=span_ms, row=1, **equal)
     figure.add_scatter(x=span_ms, y=[0, 0], row=2, **equal)
@@ -251,11 +248,11 @@ def _prediction(measured):
     _dots_by_role(figure, rows, "predicted_ms", "error_pct", hover=hover + "off by %{y:+.2f} %", row=2)
     figure.update_xaxes(range=span_ms)
     figure.update_xaxes(title="Predicted latency, ms", row=2)
-    figure.update_yaxes(title="Measured, ms", range=_span(*span_ms, *np.concatenate(middles_ms)), row=1)
+    figure.update_yaxes(title="Measured, ms", range=span(*span_ms, *np.concatenate(middles_ms)), row=1)
     figure.update_yaxes(title="Off by, %", row=2)
     _add_names(figure, rows, "predicted_ms", "measured_ms", height_px=560)
     looks = _looks(rows) | {"predicted = measured": Look(SCORED.colour, "┅")}
-    return _legend(looks) + _drawn(figure, "prediction", height_px=560)
+    return legend(looks) + drawn(figure, "prediction", height_px=560)
 
 
 def _drawings(summary, measured):
@@ -280,24 +277,10 @@ def _drawing(row, *, num_bars, top, image_px):
         at += depth
     return (
         f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} "
-        f"<i>{row.candidate.num_blocks} blocks, {_number(row.macs / 1e9, '.2f')} GMACs</i></h3>"
+        f"<i>{row.candidate.num_blocks} blocks, {number(row.macs / 1e9, '.2f')} GMACs</i></h3>"
         f"<div class='drawing'><div><span>{top}</span><span>0</span></div>"
-        f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none'>{paths}</svg></div>{_legend(looks)}"
+        f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none'>{paths}</svg></div>{legend(looks)}"
     )
-
-
-def _origin(record, measured):
-    pairs = [("Command", record.command), ("Seed", "none" if record.seed is None else record.seed)]
-    pairs += [("Machine", record.machine), ("Date", record.date), ("zennas", record.zennas)]
-    pairs.append(("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
-    protocols = [", ".join(f"{key} {value}" for key, value in protocol.items()) for protocol in measured["protocol"]]
-    pairs += [("Timed on", machine) for machine in dict.fromkeys(measured["machine"])]
-    return pairs + [("Protocol", protocol) for protocol in dict.fromkeys(protocols)]
-
-
-def _definitions(pairs):
-    row = "<div><dt>{}</dt><dd>{}</dd></div>"
-    return f"<dl>{''.join(row.format(html.escape(name), html.escape(str(value))) for name, value in pairs)}</dl>"
 
 
 def _bars(title, counts):
@@ -306,18 +289,8 @@ def _bars(title, counts):
     return f"<h3>{title}</h3><div class='bars'>{rows}</div>" if counts else ""
 
 
-def _legend(looks):
-    # In HTML, not plotly's: it wraps on a phone without covering the plot.
-    items = (f"<span><b style='color:{look.colour}'>{look.glyph}</b> {name}</span>" for name, look in looks.items())
-    return f"<p class='legend'>{''.join(items)}</p>"
-
-
 def _looks(measured):
     return {role: look for role, look in ROLES.items() if (measured["role"] == role).any()}
-
-
-def _panels(heights):
-    return make_subplots(rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.05)
 
 
 def _dots(figure, rows, x, y, *, look, hover, mode="markers", row=1):
@@ -366,61 +339,12 @@ def _add_names(figure, measured, x, y, *, height_px):
         )  # fmt: skip
 
 
-def _drawn(figure, name, *, height_px):
-    axis = {"gridcolor": GRID, "linecolor": SCORED.colour, "zeroline": False, "automargin": True, "title_standoff": 8}
-    figure.update_xaxes(axis, showline=True, ticks="outside", tickcolor=SCORED.colour)
-    figure.update_yaxes(axis)
-    figure.update_layout(
-        template=go.layout.Template(), height=height_px, showlegend=False, margin={"l": 12, "r": 16, "t": 28, "b": 12},
-        font={"family": FONT, "size": 12, "color": INK}, paper_bgcolor="white", plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "bordercolor": SCORED.colour, "font": {"color": INK, "family": FONT}},
-    )  # fmt: skip
-    return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, default_height=f"{height_px}px",
-        config={"displayModeBar": False, "responsive": True},
-        # A finger on a plot must scroll the page, not zoom.
-        post_script="if (matchMedia('(pointer: coarse)').matches) Plotly.relayout('{plot_id}', {dragmode: false})",
-    )  # fmt: skip
-
-
-def _number(value, form=".1f"):
-    return f"{value:{form}}" if value is not None and math.isfinite(value) else "–"
-
-
-def _span(*values, pad=0.06):
-    """[low, high] of the finite values with room around them, or of 0 to 1 where there are none."""
-    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(values), max(values)
-    room = pad * (high - low) or max(abs(low) * pad, 0.5)
-    return [low - room, high + room]
-
-
 STYLE = f"""
-:root {{ color-scheme: light; }} * {{ box-sizing: border-box; }}
-body {{ max-width: 1150px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; }}
-body {{ font: 15px/1.55 {FONT}; }} a {{ color: inherit; }} i {{ font-style: normal; font-weight: 400; }}
-h1, h2, h3 {{ color: #0f172a; line-height: 1.25; margin: 0; }} h1 {{ font-size: 30px; }} h2 {{ font-size: 20px; }}
-h3 {{ font-size: 15px; margin: 22px 0 8px; }} i, small, dt, thead, .kicker, .empty {{ color: {FADED}; }}
-p {{ margin: 6px 0 12px; max-width: 860px; }} .subtitle {{ font-size: 17px; }}
-section {{ background: white; border: 1px solid {GRID}; border-radius: 10px; padding: 22px 24px; margin: 22px 0; }}
-.banner, .note {{ max-width: none; background: #fef3c7; color: #78350f; border-left: 4px solid #d97706; }}
-.banner {{ font-weight: 600; padding: 12px 16px; }} .note {{ font-size: 13px; padding: 6px 12px; }}
-dl {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 0 32px; }}
-dl div {{ display: flex; gap: 12px; border-bottom: 1px solid {GRID}; padding: 5px 0; }}
-dt {{ flex: 0 0 100px; }} dd {{ margin: 0; overflow-wrap: anywhere; }} .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 8px; text-align: right; border-bottom: 1px solid {GRID}; background: white; }}
-th, td {{ white-space: nowrap; }} thead th {{ font-weight: 500; }} th:nth-child(-n+2), td.text {{ text-align: left; }}
-th:first-child {{ position: sticky; left: 0; }} tr.winner > * {{ background: #ecfdf5; }}
-td.over {{ color: {BUDGET.colour}; font-weight: 600; }} td.text {{ font: 12px/1.5 ui-monospace, Menlo, monospace; }}
-small {{ display: block; font-weight: 400; font-size: 12px; white-space: normal; }}
-.legend {{ display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 10px 0 4px; max-width: none; font-size: 13px; }}
+th:nth-child(2) {{ text-align: left; }} tr.winner > * {{ background: #ecfdf5; }}
 .bars {{ display: grid; grid-template-columns: fit-content(60%) auto 1fr; gap: 4px 12px; font-size: 13px; }}
 .bars > :nth-child(3n+2) {{ text-align: right; }} .bars > * {{ overflow-wrap: anywhere; }}
-.bars span {{ display: block; height: 14px; margin-top: 3px; min-width: 1px; background: {SCORED.colour}; }}
+.bars span {{ display: block; height: 14px; margin-top: 3px; min-width: 1px; background: {LINE}; }}
 .drawing {{ display: flex; gap: 8px; height: 110px; font-size: 11px; line-height: 1; color: {FADED}; }}
 .drawing div {{ display: flex; flex-direction: column; justify-content: space-between; text-align: right; width: 4ch; }}
-.drawing svg {{ flex: 1; min-width: 0; height: 100%; border-bottom: 1px solid {SCORED.colour}; }}
-@media (max-width: 600px) {{ body {{ padding: 20px 10px; }} section {{ padding: 16px 12px; }}
-  td.text {{ white-space: normal; min-width: 165px; }} }}
+.drawing svg {{ flex: 1; min-width: 0; height: 100%; border-bottom: 1px solid {LINE}; }}
 """

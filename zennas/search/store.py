@@ -54,7 +54,11 @@ class Store:
             if owner is None:
                 self.study.set_user_attr(RUN_ATTRIBUTE, run_id)
                 self.study.set_metric_names(list(OBJECTIVES))
+            # Optuna allows no other choices than a study began with; a block may have been added to the house since.
+            self.blocks = list(BLOCKS)
             for trial in self.study.get_trials(deepcopy=False):
+                if "block" in trial.distributions:
+                    self.blocks = list(trial.distributions["block"].choices)
                 if not trial.state.is_finished():  # a process was killed while it attached a file; it is written again
                     reason = {"stage": "attaching a file", "error": "the process was killed; see the newer trial"}
                     for attribute, text in reason.items():
@@ -180,7 +184,7 @@ class Store:
 
     def _distributions(self):
         spans = {name: IntDistribution(span.low, span.high, step=span.step) for name, span in self.space.genes.items()}
-        return {"block": CategoricalDistribution(list(BLOCKS)), **spans}
+        return {"block": CategoricalDistribution(self.blocks), **spans}
 
     def close(self, *, note=None):
         """Wait until everything queued is written. Gives back the first error of the thread, or None."""

@@ -11,7 +11,8 @@ from zennas.records import UserError
 
 # torch 2.13 renames it, and warns of the old name at every call.
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-TIMEOUT = datetime.timedelta(minutes=30)  # a rank that waits longer than this for another has lost it
+# As long as the first rank may take to ask the teacher about every image; a rank that dies is torchrun's and Ray's to see.
+TIMEOUT = datetime.timedelta(hours=24)
 
 
 class Ranks:
@@ -68,6 +69,21 @@ class Ranks:
         everyone = [None] * self.num_ranks
         distributed.all_gather_object(everyone, value)
         return everyone
+
+    def on_first(self, function):
+        """What function() gives on the first rank, given to all; a UserError of it is raised on all."""
+        if self.num_ranks == 1:
+            return function()
+        found = [None, None]
+        if self.is_first:
+            try:
+                found[0] = function()
+            except UserError as error:
+                found[1] = str(error)
+        distributed.broadcast_object_list(found)
+        if found[1] is not None:
+            raise UserError(found[1])
+        return found[0]
 
     def barrier(self):
         """Return once every rank has come here."""

@@ -1,0 +1,255 @@
+"""Encoded bytes to pixels, and the augmentations. One row of AUGMENTATIONS is all that a new augmentation takes.
+
+An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the same size; with probability 1 - p it is the
+image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
+"""
+
+import inspect
+import math
+from typing import Annotated, NamedTuple
+
+import cv2
+import numpy as np
+
+from zennas.records import UserError, suggestion
+
+GREY = 127  # nearest to zero after normalisation
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+
+class CorruptImageError(ValueError):
+    """Bytes that do not decode to an image."""
+
+
+def decode(encoded, *, image_px=None):
+    """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px x image_px where that is given.
+
+    The resize does not keep the aspect ratio: faces come aligned. CorruptImageError where the bytes are no image or end too soon;
+    damage inside a JPEG that still decodes cannot be told.
+    """
+    if not encoded:
+        raise CorruptImageError("no bytes")
+    # OpenCV 4 fills what a cut JPEG lacks with grey and says nothing; OpenCV 5 refuses it.
+    if encoded[:3] == JPEG_START and encoded.rfind(JPEG_END) < 0:
+        raise CorruptImageError(f"a JPEG of {len(encoded)} bytes without its end: cut short")
+    try:
+        image_HW3 = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise CorruptImageError(str(error).strip().splitlines()[0]) from None
+    if image_HW3 is None:
+        raise CorruptImageError(f"{len(encoded)} bytes that are no image, or only part of one")
+    if image_px is not None and image_HW3.shape != (image_px, image_px, 3):
+        smaller = min(image_HW3.shape[:2]) >= image_px
+        image_HW3 = cv2.resize(
+            image_HW3, (image_px, image_px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        )
+    return image_HW3
+
+
+class Within(NamedTuple):
+    """The values that a knob may take."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value):
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+Share = Annotated[float, Within(0.0, 1.0)]
+Part = Annotated[float, Within(0.01, 1.0)]  # of a side or an area; never nothing
+
+
+def flip(image_HW3, rng, *, p: Share = 0.5):
+    """Left and right exchanged. Source: insightface, whose only augmentation it is."""
+    return image_HW3 if rng.random() >= p else cv2.flip(image_HW3, 1)
+
+
+def crop(
+    image_HW3,
+    rng,
+    *,
+    p: Share = 0.2,
+    min_area: Part = 0.2,
+    max_area: Part = 1.0,
+    max_aspect: Annotated[float, Within(1, 10)] = 4 / 3,
+):
+    """A random rectangle stays where it is, everything round it turns black.
+
+    Source: AdaFace and CVLFace (p read there, the knobs recalled). max_aspect: of the longer side to the shorter.
+    """
+    if rng.random() >= p:
+        return image_HW3
+    top, left, height, width = _rectangle(image_HW3, rng, min_area, max_area, max_aspect)
+    black_HW3 = np.zeros_like(image_HW3)
+    inside = slice(top, top + height), slice(left, left + width)
+    black_HW3[inside] = image_HW3[inside]
+    return black_HW3
+
+
+def photometric(
+    image_HW3, rng, *, p: Share = 0.2, brightness: Share = 0.5, contrast: Share = 0.5, saturation: Share = 0.5
+):
+    """Brightness, contrast and saturation each times a factor in [1 - knob, 1 + knob].
+
+    Contrast is about the mean grey, saturation about each pixel's grey. Source: AdaFace and CVLFace (p read there, the knobs
+    recalled); the order is fixed here.
+    """
+    if rng.random() >= p:
+        return image_HW3
+    bright, strong, vivid = (1 + knob * (2 * rng.random() - 1) for knob in (brightness, contrast, saturation))
+    value = np.clip(np.arange(256) * bright, 0, 255)
+    grey_HW = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY)
+    mean = cv2.mean(cv2.LUT(grey_HW, value))[0]
+    table = np.clip(mean + strong * (value - mean), 0, 255).round().astype(np.uint8)
+    image_HW3 = cv2.LUT(image_HW3, table)
+    return cv2.addWeighted(image_HW3, vivid, _grey3(image_HW3), 1 - vivid, 0)
+
+
+def low_resolution(image_HW3, rng, *, p: Share = 0.2, min_side: Part = 0.2, max_side: Part = 1.0):
+    """Shrunk to a random part of its side and enlarged again, each with a random interpolation.
+
+    Source: AdaFace and CVLFace (p read there, the knobs recalled).
+    """
+    if rng.random() >= p:
+        return image_HW3
+    height, width = image_HW3.shape[:2]
+    side = rng.uniform(min_side, max_side)
+    down, up = rng.integers(len(INTERPOLATIONS), size=2)
+    small = cv2.resize(
+        image_HW3, (max(1, round(width * side)), max(1, round(height * side))), interpolation=INTERPOLATIONS[down]
+    )
+    return cv2.resize(small, (width, height), interpolation=INTERPOLATIONS[up])
+
+
+def random_erasing(
+    image_HW3,
+    rng,
+    *,
+    p: Share = 0.5,
+    min_area: Part = 0.02,
+    max_area: Part = 0.4,
+    max_aspect: Annotated[float, Within(1, 10)] = 10 / 3,
+):
+    """A random rectangle of noise. Source: Zhong et al. 2020, arXiv:1708.04896 (knobs recalled)."""
+    if rng.random() >= p:
+        return image_HW3
+    top, left, height, width = _rectangle(image_HW3, rng, min_area, max_area, max_aspect)
+    image_HW3 = image_HW3.copy()
+    noise = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+    image_HW3[top : top + height, left : left + width] = noise
+    return image_HW3
+
+
+def cutout(image_HW3, rng, *, p: Share = 0.5, side: Part = 0.25):
+    """A grey square of `side` times the image's side, its centre anywhere in it, so that it may stick out.
+
+    Source: DeVries & Taylor 2017, arXiv:1708.04552 (recalled); p and side are our choice.
+    """
+    if rng.random() >= p:
+        return image_HW3
+    height, width = image_HW3.shape[:2]
+    size = max(1, round(side * min(height, width)))
+    top, left = rng.integers(height) - size // 2, rng.integers(width) - size // 2
+    image_HW3 = image_HW3.copy()
+    image_HW3[max(0, top) : top + size, max(0, left) : left + size] = GREY
+    return image_HW3
+
+
+def blur(
+    image_HW3,
+    rng,
+    *,
+    p: Share = 0.2,
+    min_sigma_px: Annotated[float, Within(0.05, 20)] = 0.1,
+    max_sigma_px: Annotated[float, Within(0.05, 20)] = 2.0,
+):
+    """Gaussian blur of random width. Source: arcface_torch's DALI option (p); the widths, at 112 px, are our choice."""
+    if rng.random() >= p:
+        return image_HW3
+    return cv2.GaussianBlur(image_HW3, (0, 0), rng.uniform(min_sigma_px, max_sigma_px))
+
+
+def grey(image_HW3, rng, *, p: Share = 0.1):
+    """Colour taken out. Source: arcface_torch's DALI option."""
+    return image_HW3 if rng.random() >= p else _grey3(image_HW3)
+
+
+# (image_HW3, rng, *, p, **knobs) -> image_HW3
+AUGMENTATIONS = {
+    "flip": flip,
+    "crop": crop,
+    "photometric": photometric,
+    "low_resolution": low_resolution,
+    "random_erasing": random_erasing,
+    "cutout": cutout,
+    "blur": blur,
+    "grey": grey,
+}
+
+
+def augment(image_HW3, augmentations, *, rng):
+    """The image after each of `augmentations` (name -> knobs), in the order in which they stand; the input is not changed."""
+    for name, knobs in augmentations.items():
+        image_HW3 = AUGMENTATIONS[name](image_HW3, rng, **knobs)
+    return image_HW3
+
+
+def check_augmentations(augmentations, where):
+    """The same plan (name -> knobs) with no knobs as {}; UserError naming `where` for a name, knob or value that is not known."""
+    if not isinstance(augmentations, dict):
+        raise UserError(f"{where}: expected names with knobs ({', '.join(AUGMENTATIONS)}), got {augmentations!r}")
+    checked = {}
+    for name, knobs in augmentations.items():
+        if name not in AUGMENTATIONS:
+            raise UserError(
+                f"{where}: augmentation '{name}' is not known; {suggestion(str(name), list(AUGMENTATIONS))}"
+            )
+        function = AUGMENTATIONS[name]
+        knobs = {} if knobs is None else knobs
+        at = f"{where}.{name}"
+        if not isinstance(knobs, dict):
+            raise UserError(f"{at}: expected knobs with values ({', '.join(knobs_of(function))}), got {knobs!r}")
+        known = knobs_of(function)
+        for knob, value in knobs.items():
+            if knob not in known:
+                raise UserError(f"{at}: knob '{knob}' is not known; {suggestion(str(knob), list(known))}")
+            _, within = known[knob]
+            if value not in within:
+                raise UserError(f"{at}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
+        values = {knob: default for knob, (default, _) in known.items()} | knobs
+        for knob in values:
+            upper = knob.replace("min_", "max_", 1)
+            if knob.startswith("min_") and values[knob] > values[upper]:
+                raise UserError(f"{at}: {knob} {values[knob]} must not exceed {upper} {values[upper]}")
+        checked[name] = dict(knobs)
+    return checked
+
+
+def knobs_of(function):
+    """{knob: (default, Within)} of an augmentation, as its signature states them.
+
+    >>> knobs_of(flip)
+    {'p': (0.5, Within(low=0.0, high=1.0))}
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        parameter.name: (parameter.default, parameter.annotation.__metadata__[0])
+        for parameter in parameters
+        if parameter.kind == inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _grey3(image_HW3):
+    return cv2.cvtColor(cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def _rectangle(image_HW3, rng, min_area, max_area, max_aspect):
+    """(top, left, height, width) of a random rectangle inside; its aspect gives way where it would not fit."""
+    height, width = image_HW3.shape[:2]
+    area = rng.uniform(min_area, max_area) * height * width
+    aspect = math.exp(rng.uniform(-1, 1) * math.log(max_aspect))
+    tall = min(height, max(1, round(math.sqrt(area * aspect)), math.ceil(area / width)))
+    wide = min(width, max(1, round(area / tall)))
+    return int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide

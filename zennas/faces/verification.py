@@ -1,0 +1,118 @@
+"""How well similarities tell same from different: ten-fold accuracy and TAR at a FAR. Pure functions over arrays.
+
+P pairs; similarity_P is larger where two faces are more alike
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.records import UserError
+
+
+class Accuracy(NamedTuple):
+    """Shares of pairs answered rightly; std is over the folds (of the population, as insightface's)."""
+
+    mean: float
+    std: float
+    threshold: float  # the folds' mean; a pair counts as same from it on
+
+
+def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
+    """The Accuracy of each fold at the threshold that is best on the others.
+
+    fold_P: the fold of each pair; without it, num_folds contiguous ones that are not shuffled. Pairs may be all same or all
+    different: the accuracy is then that of a threshold below or above everything. UserError for fewer pairs than folds, fewer
+    than two folds, or a similarity that is not finite.
+    Source: LFW's protocol (Huang et al. 2007) as insightface's verification.py has it. We differ: the threshold is the best of
+    all, half-way between two similarities, not the best on a grid of squared distances in steps of 0.01; of equally good ones
+    the strictest, as there.
+
+    >>> ten_fold_accuracy([.9, .1, .8, .2], [True, False, True, False], num_folds=2)
+    Accuracy(mean=1.0, std=0.0, threshold=0.5)
+    """
+    similarity_P, same_P = _checked(similarity_P, same_P)
+    if fold_P is None:
+        if not 2 <= num_folds <= len(same_P):
+            raise UserError(
+                f"{len(same_P)} pairs in {num_folds} folds: two folds or more, none of them empty, are needed"
+            )
+        fold_P = contiguous_folds(len(same_P), num_folds)
+    fold_P = np.asarray(fold_P)
+    if fold_P.shape != same_P.shape or len(np.unique(fold_P)) < 2:
+        raise UserError(
+            f"{len(np.unique(fold_P))} folds given for {len(same_P)} pairs: two or more are needed, one per pair"
+        )
+    accuracies, thresholds = [], []
+    for fold in np.unique(fold_P):
+        held_out_P = fold_P == fold
+        threshold = best_threshold(similarity_P[~held_out_P], same_P[~held_out_P])
+        accuracies.append(float(np.mean((similarity_P[held_out_P] >= threshold) == same_P[held_out_P])))
+        thresholds.append(threshold)
+    return Accuracy(float(np.mean(accuracies)), float(np.std(accuracies)), float(np.mean(thresholds)))
+
+
+def best_threshold(similarity_P, same_P):
+    """The threshold from which on calling pairs the same is right most often; the strictest of equally good ones.
+
+    >>> best_threshold(np.array([.2, .4, .6]), np.array([False, False, True]))
+    0.5
+    """
+    order = np.argsort(similarity_P)
+    value_P, same_P = similarity_P[order], same_P[order]
+    # With a threshold before place i, the pairs from i on count as same.
+    right = np.append(0, np.cumsum(~same_P)) + same_P.sum() - np.append(0, np.cumsum(same_P))
+    possible = np.append(True, np.append(value_P[1:] > value_P[:-1], True))  # equal values cannot be told apart
+    place = len(right) - 1 - int(np.argmax(np.where(possible, right, -1)[::-1]))
+    if place == 0:
+        return float(value_P[0])
+    if place == len(value_P):
+        return float(np.nextafter(value_P[-1], np.inf))
+    below, above = value_P[place - 1], value_P[place]
+    middle = below + (above - below) / 2
+    return float(middle if middle > below else above)  # of two neighbouring floats
+
+
+def contiguous_folds(num_pairs, num_folds):
+    """The fold of each pair: num_folds contiguous ones, the first ones larger by one where it does not come out even.
+
+    >>> contiguous_folds(5, 2).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    small, num_larger = divmod(num_pairs, num_folds)
+    return np.repeat(np.arange(num_folds), small + (np.arange(num_folds) < num_larger))
+
+
+def tar_at_far(similarity_P, same_P, far):
+    """The share of same pairs accepted at the lowest threshold that accepts at most the share `far` of the different ones.
+
+    NaN where there are no same pairs or no different ones. Where far times the number of different pairs is below one, none
+    of those is accepted. Nothing is interpolated, and pairs of equal similarity are accepted together or not at all.
+
+    >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
+    1.0
+    """
+    similarity_P, same_P = _checked(similarity_P, same_P)
+    if not 0 <= far <= 1:
+        raise UserError(f"far {far}: allowed: a share in [0, 1]")
+    positive, negative = similarity_P[same_P], np.sort(similarity_P[~same_P])[::-1]
+    if not len(positive) or not len(negative):
+        return math.nan
+    num_allowed = math.floor(far * len(negative) * (1 + 1e-12))  # 0.29 * 100 is 28.999999999999996
+    if num_allowed >= len(negative):
+        return 1.0
+    return float(np.mean(positive > negative[num_allowed]))
+
+
+def _checked(similarity_P, same_P):
+    similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)
+    if similarity_P.shape != same_P.shape or similarity_P.ndim != 1:
+        raise UserError(
+            f"similarities of shape {similarity_P.shape} for pairs of shape {same_P.shape}: expected one each"
+        )
+    if len(bad := np.flatnonzero(~np.isfinite(similarity_P))):
+        raise UserError(
+            f"pair {bad[0]}: similarity {similarity_P[bad[0]]} is not finite ({len(bad)} of {len(same_P)} are not)"
+        )
+    return similarity_P, same_P

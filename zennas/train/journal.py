@@ -1,0 +1,50 @@
+"""What a training says of itself while it runs: metrics.jsonl, which the report and a resumed run read, and TensorBoard."""
+
+import json
+import pathlib
+
+from zennas.run_folder import explaining, write_atomically
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+
+class Journal:
+    """Appends one line of JSON per entry, {"step": ..., "kind": ..., numbers}, and the same numbers to TensorBoard."""
+
+    def __init__(self, folder, *, first_step=0):
+        self.path, self._writer = pathlib.Path(folder) / METRICS, None
+        self.entries = [entry for entry in read_metrics(folder) if entry["step"] <= first_step]
+        # What a killed run wrote after its last checkpoint happens again.
+        write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+        from torch.utils.tensorboard import SummaryWriter
+
+        with explaining(pathlib.Path(folder)):
+            self._writer = SummaryWriter(str(pathlib.Path(folder) / TENSORBOARD), purge_step=first_step + 1)
+
+    def add(self, step, kind, numbers, **others):
+        """One entry; `numbers` go to TensorBoard too, as kind/name."""
+        entry = {"step": step, "kind": kind, **numbers, **others}
+        self.entries.append(entry)
+        with explaining(self.path.parent), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        for name, value in numbers.items():
+            if value is not None:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self):
+        """Have TensorBoard's file say what was added."""
+        self._writer.flush()
+
+    def close(self):
+        self._writer.close()
+
+
+def read_metrics(folder):
+    """The entries of metrics.jsonl, in order; a line that a kill tore is left out."""
+    path, entries = pathlib.Path(folder) / METRICS, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries

@@ -1,0 +1,109 @@
+"""How a training is started: in this process, by torchrun, or by Ray Train (the only file that imports ray for training)."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+
+import torch
+from rich.console import Console
+
+from zennas.progress import Progress, console_for
+from zennas.provenance import num_cores
+from zennas.records import UserError, first_line
+from zennas.train.ranks import join
+from zennas.train.run import run
+
+
+def launch(options, progress, *, num_ray_workers=None, address=None):
+    """The result of a training, or None on every rank but the first.
+
+    num_ray_workers: so many ranks on the Ray cluster at `address` (None: a private one on this machine). --out, --data and the
+    teacher must then be seen by every node.
+    """
+    if num_ray_workers is not None:
+        return _on_ray(options, progress, num_ray_workers, address)
+    ranks = join(options.device)
+    try:
+        return run(options, ranks, progress if ranks.is_first else silent())
+    finally:
+        ranks.close()
+
+
+def is_first_process():
+    """Whether this process is the one that speaks, before the ranks have met."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def silent():
+    """A Progress that says nothing."""
+    return Progress(Console(quiet=True))
+
+
+def _on_ray(options, progress, num_workers, address):
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    own = {"num_cpus": max(num_cores(), num_workers + 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(address=address or "local", configure_logging=False, **({} if address else own))
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at '{address}'" if address else "a local Ray"
+        raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+    try:
+        use_gpu = options.device == "cuda" or (options.device is None and ray.cluster_resources().get("GPU", 0) > 0)
+        kind = "GPU" if use_gpu else "CPU"
+        if num_workers > (have := int(ray.cluster_resources().get(kind, 0))):
+            raise UserError(f"--ray {num_workers}: the cluster has {have} {kind}(s); give at most so many")
+        folder = options.out.resolve()
+        trainer = TorchTrainer(
+            _on_ray_worker,
+            train_loop_config={"options": _absolute(options), "num_workers": num_workers, "local": address is None},
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            run_config=RunConfig(name="run", storage_path=str(folder.with_name(f".{folder.name}.ray"))),
+        )
+        progress.say(f"{num_workers} rank(s) on Ray, a {kind} each; they speak through Ray's log")
+        try:
+            answer = trainer.fit().return_value
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            # A rank that died, whatever of: its own lines stand above, in Ray's log.
+            raise UserError(
+                f"the training on Ray failed: {first_line(error)}; the same command goes on from its checkpoint"
+            ) from error
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer["result"]
+    finally:
+        ray.shutdown()
+
+
+def _absolute(options):
+    """The Options with paths that hold in the working folder of a worker."""
+    changes = {
+        name: pathlib.Path(path).resolve()
+        for name in ("data", "out", "identities", "teacher")
+        if (path := getattr(options, name)) is not None
+    }
+    sets = tuple("@".join(str(pathlib.Path(part).resolve()) for part in text.split("@")) for text in options.verify)
+    return dataclasses.replace(options, verify=sets, **changes)
+
+
+def _on_ray_worker(config):
+    """What a worker of Ray Train runs: a rank. A user's mistake travels back as words, not as a traceback."""
+    if config["local"]:  # Ray gives a worker of one core one thread
+        torch.set_num_threads(max(1, num_cores() // config["num_workers"]))
+    ranks = join(config["options"].device)
+    progress = Progress(console_for(json_output=False)) if ranks.is_first else silent()
+    try:
+        return {"result": run(config["options"], ranks, progress)}
+    except UserError as error:
+        return {"error": str(error)}
+    finally:
+        progress.close()

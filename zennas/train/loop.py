@@ -1,0 +1,331 @@
+"""The training itself. Read `Training.run` first."""
+
+import contextlib
+import copy
+import json
+import math
+import signal
+import time
+
+import torch
+from torch import nn
+
+from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.stream import FaceStream
+from zennas.progress import duration
+from zennas.records import UserError
+from zennas.run_folder import explaining
+from zennas.space.network import calibrate
+from zennas.train import checkpoints
+from zennas.train.guide import attention_maps_of
+from zennas.train.journal import Journal
+from zennas.train.optimizers import learning_rate, optimizer_of
+from zennas.train.verify import in_eval, normalised, verify
+
+MAX_POINTS = 2000  # of a curve
+CHECKPOINTS = "checkpoints"
+CALIBRATION_FACES = 64
+MAX_LISTED = 1000  # corrupt images written down; all are counted
+
+
+class Training:
+    """One training under way, on one rank of it."""
+
+    def __init__(self, job, ranks, progress):
+        self.job, self.ranks, self.progress = job, ranks, progress
+        self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
+        self.first_step = self.num_skipped = self.skipped_in_a_row = 0
+        self.seconds, self.corrupt, self.num_corrupt = 0.0, set(), 0
+        projection = job.guide.projection if job.guide else None
+        if self.plan.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.student = _Student(self.network, projection)
+        self.optimizer = optimizer_of([self.student], self.plan.optimizer)
+        self.scaler = torch.amp.GradScaler(
+            ranks.device.type, enabled=job.autocast is torch.float16, growth_interval=100, init_scale=2.0**14
+        )
+        self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        self.stopping = False
+
+    def run(self):
+        """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been written."""
+        job, plan = self.job, self.plan
+        self._resume()
+        self.parallel = self.ranks.parallel(self.student)
+        if plan.compile:
+            self.parallel = torch.compile(self.parallel)
+        self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
+        stream = FaceStream(
+            job.source, batch=plan.batch, image_px=job.options.space.image_px, seed=plan.seed,
+            augmentations=plan.data.augment, first_step=self.first_step, last_step=job.num_steps, rank=self.ranks.rank,
+            num_ranks=self.ranks.num_ranks, num_workers=job.num_workers,
+            images_per_identity=plan.data.images_per_identity, pin_memory=self.ranks.device.type == "cuda",
+        )  # fmt: skip
+        self.progress.begin("training")
+        verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
+        log_steps = max(1, job.num_steps // MAX_POINTS)
+        sums, start, saved_at = _Sums(), time.monotonic(), time.monotonic()
+        if self.first_step == 0:
+            self._verify(0)
+        with self._interruptible():
+            for batch in stream:
+                step = batch.step + 1  # steps taken when it is done
+                loss, norm = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
+                sums.add(loss, norm, plan.batch)
+                if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
+                    self._log(step, sums)
+                    sums = _Sums()
+                self._show(step, loss, time.monotonic() - start)
+                is_last = step == job.num_steps
+                if step % verify_steps == 0 or is_last:
+                    self._verify(step)
+                if is_last or self.must_stop or self.must_save:
+                    self.seconds += time.monotonic() - start
+                    start = saved_at = time.monotonic()
+                    self._save(step)
+                if self.must_stop and not is_last:
+                    self.progress.end()
+                    raise KeyboardInterrupt
+        self.progress.end()
+        if self.journal:
+            self.journal.close()
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def _step(self, batch, *, save):
+        """(loss, norm of the backbone's gradient) of one step, which is taken unless one of them is not finite."""
+        plan, ranks, head = self.plan, self.ranks, self.head
+        rate = learning_rate(batch.step, plan, steps_per_epoch=self.job.steps_per_epoch, num_steps=self.job.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._note_corrupt(batch)
+        before = [buffer.clone() for buffer in self.buffers]
+        self.optimizer.zero_grad(set_to_none=True)
+        head.begin(batch.label_B.to(ranks.device))
+        size, total = len(batch.label_B) // plan.accumulate, 0.0
+        for number in range(plan.accumulate):
+            here = slice(number * size, (number + 1) * size)
+            micro = batch._replace(
+                image_BHW3=batch.image_BHW3[here], label_B=batch.label_B[here], index_B=batch.index_B[here]
+            )
+            last = number == plan.accumulate - 1
+            with contextlib.nullcontext() if last or ranks.num_ranks == 1 else self.parallel.no_sync():
+                loss = self._loss(micro, epoch=batch.step / self.job.steps_per_epoch)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        norm = nn.utils.clip_grad_norm_(weights, plan.optimizer.clip_norm or math.inf)
+        # One exchange a step: is any rank's loss or gradient not finite, is one asked to stop, is it time to save.
+        finite = torch.isfinite(total) & torch.isfinite(norm)
+        asked = torch.tensor([0.0, self.stopping, save and ranks.is_first], device=ranks.device)
+        asked[0] = ~finite
+        bad, stop, save = ranks.max_(asked).bool().tolist()
+        self.must_stop, self.must_save = stop, save
+        if bad:
+            self._skip(batch.step, total, norm, before)
+        else:
+            self.scaler.step(self.optimizer)
+            head.step(rate * plan.optimizer.centre_lr)
+            self.skipped_in_a_row = 0
+        self.scaler.update()
+        return float(total), float(norm)
+
+    def _loss(self, micro, *, epoch):
+        """The loss of a micro-batch, as its share of the step's."""
+        plan, job, device = self.plan.distill, self.job, self.ranks.device
+        image_B3HW = normalised(micro.image_BHW3, device, channels_last=self.plan.channels_last)
+        with attention_maps_of(self.network, job.guide) as maps:
+            with torch.autocast(device.type, dtype=job.autocast, enabled=job.autocast is not None):
+                embedding_BD, projected_BD = self.parallel(image_B3HW)
+            class_weight = plan.class_weight if job.guide else 1.0
+            weight = class_weight / self.plan.accumulate
+            loss = self.head(embedding_BD, micro.label_B.to(device), weight=weight, epoch=epoch)
+            if job.guide is not None:
+                distilled = job.guide.loss(projected_BD.float(), maps.take(), micro)
+                loss = loss + (plan.weight / self.plan.accumulate) * distilled
+        return loss
+
+    def _skip(self, step, loss, norm, before):
+        """Undo what a step without finite numbers did: running statistics, class centres; count it, and stop if it goes on."""
+        with torch.no_grad():
+            for buffer, kept in zip(self.buffers, before, strict=True):
+                buffer.copy_(kept)
+        self.head.discard()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.num_skipped += 1
+        self.skipped_in_a_row += 1
+        said = f"step {step}: loss {float(loss):g}, gradient {float(norm):g}: not finite, skipped ({self.num_skipped} so far)"
+        self.progress.say(said, style="yellow")
+        if self.ranks.is_first:
+            self.journal.add(step + 1, "skipped", {"loss": None, "gradient": None}, why=said)
+        if self.skipped_in_a_row >= self.plan.max_skipped_in_a_row:
+            good = checkpoints.checkpoints_in(self.out / CHECKPOINTS)
+            raise UserError(
+                f"{self.skipped_in_a_row} steps in a row without a finite loss; the last good checkpoint is "
+                f"{good[-1] if good else 'none yet'}; try a lower optimizer.lr, a longer schedule.warmup_epochs, "
+                "precision fp32 or a smaller optimizer.clip_norm, with another --out"
+            )
+
+    # --- beside the steps -------------------------------------------------------------------------------------------------
+
+    def _log(self, step, sums):
+        rate = self.optimizer.param_groups[0]["lr"]
+        numbers = sums.means() | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
+        numbers |= {name: float(value) for name, value in self.head.buffers.items()}
+        self.journal.add(step, "train", {name: round(value, 6) for name, value in numbers.items()})
+
+    def _show(self, step, loss, elapsed_s):
+        done, todo = step - self.first_step, self.job.num_steps - step
+        state = {
+            "step": f"{step}/{self.job.num_steps}",
+            "epoch": f"{step / self.job.steps_per_epoch:.2f}",
+            "loss": f"{loss:.3f}",
+            "images/s": f"{done * self.plan.batch / max(elapsed_s, 1e-9):.0f}",
+            "left": duration(elapsed_s / max(1, done) * todo),
+        }
+        self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
+
+    def _verify(self, step):
+        """The accuracy on every set, by the first rank."""
+        network = self.network
+        if step == 0 and self.job.sets:  # without statistics, sums over many blocks would run away
+            network = calibrate(copy.deepcopy(network), self._some_faces())
+        for pair_set in self.job.sets:
+            start = time.monotonic()
+            found = verify(
+                pair_set, in_eval(network, self.ranks.device, autocast=self.job.autocast),
+                image_px=self.job.options.space.image_px,
+            )  # fmt: skip
+            numbers = {"accuracy": found.accuracy, "accuracy_std": found.accuracy_std, "tar": found.tar}
+            self.journal.add(step, f"verify/{pair_set.name}", numbers, epoch=step / self.job.steps_per_epoch)
+            self.journal.flush()
+            self.progress.say(
+                f"{pair_set.name} after {step} steps: accuracy {100 * found.accuracy:.2f} % ± {100 * found.accuracy_std:.2f}"
+                f" ({found.num_pairs} pairs, {duration(time.monotonic() - start)})"
+            )
+        self.ranks.barrier()
+
+    def _some_faces(self):
+        """The first images of the data that decode, as the network sees them."""
+        source, px, images = self.job.source, self.job.options.space.image_px, []
+        for number in range(source.num_images):
+            with contextlib.suppress(CorruptImageError):
+                images.append(torch.from_numpy(decode(source.read(number), image_px=px)))
+            if len(images) == CALIBRATION_FACES:
+                break
+        return normalised(torch.stack(images), self.ranks.device)
+
+    def _note_corrupt(self, batch):
+        """Write down the images that were replaced, each once."""
+        for where, why in batch.corrupt:
+            if where in self.corrupt:
+                continue
+            self.corrupt.add(where)
+            self.num_corrupt += 1
+            if self.num_corrupt <= MAX_LISTED:
+                path = self.out / f"corrupt-{self.ranks.rank}.jsonl"
+                with explaining(self.out), open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"where": where, "why": why}) + "\n")
+                self.progress.say(f"corrupt image skipped: {where}: {why}", style="yellow")
+
+    @contextlib.contextmanager
+    def _interruptible(self):
+        """Ctrl-C and SIGTERM end the step under way, and a checkpoint is written; a second one ends at once."""
+
+        def ask(number, frame):
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            self.progress.say("stopping after this step, with a checkpoint; once more to stop at once")
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # a thread other than the first, as under Ray: its signals are Ray's
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _save(self, step):
+        common = {
+            "network": self.network.state_dict(),
+            "projection": self.student.projection.state_dict() if self.student.projection is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "guide": self.job.guide.state() if self.job.guide else {},
+            "rng": torch.get_rng_state(),
+            "num_skipped": self.num_skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "seconds": self.seconds,
+            "num_identities": self.head.num_identities,
+        }
+        checkpoints.save(
+            self.out / CHECKPOINTS,
+            step,
+            common=common,
+            head=self.head,
+            ranks=self.ranks,
+            keep=self.plan.keep_checkpoints,
+        )
+        if self.journal:
+            self.journal.flush()
+
+    def _resume(self):
+        """Take up the last whole checkpoint, on however many ranks there are now."""
+        folder = self.out / CHECKPOINTS
+        self.ranks.on_first(lambda: checkpoints.clean(folder))
+        found = checkpoints.checkpoints_in(folder)
+        if not found:
+            return
+        common, centres = checkpoints.load(found[-1])
+        if common["num_identities"] != self.head.num_identities:
+            raise UserError(
+                f"{found[-1]}: of {common['num_identities']} identities; the data has {self.head.num_identities} now"
+            )
+        self.network.load_state_dict(common["network"])
+        if self.student.projection is not None:
+            self.student.projection.load_state_dict(common["projection"])
+        self.optimizer.load_state_dict(common["optimizer"])
+        self.scaler.load_state_dict(common["scaler"])
+        if self.job.guide:
+            self.job.guide.restore(common["guide"])
+        self.head.restore(common["head"], centres.read)
+        torch.set_rng_state(common["rng"])
+        self.first_step, self.seconds = common["step"], common["seconds"]
+        self.num_skipped, self.skipped_in_a_row = common["num_skipped"], common["skipped_in_a_row"]
+        if self.first_step < self.job.num_steps:
+            self.progress.say(f"going on from {found[-1]}: step {self.first_step} of {self.job.num_steps}")
+
+
+class _Student(nn.Module):
+    """The network with what distillation hangs on it, so that one wrapper trains both: (embedding, projected embedding)."""
+
+    def __init__(self, network, projection):
+        super().__init__()
+        self.network, self.projection = network, projection
+
+    def forward(self, image_B3HW):
+        embedding_BD = self.network(image_B3HW)
+        return embedding_BD, embedding_BD if self.projection is None else self.projection(embedding_BD)
+
+
+class _Sums:
+    """What a point of the curves is the mean of."""
+
+    def __init__(self):
+        self.loss, self.norm, self.num, self.images, self.start = 0.0, 0.0, 0, 0, time.monotonic()
+
+    def add(self, loss, norm, images):
+        """One step; a skipped one counts for the time alone."""
+        self.images += images
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.loss, self.norm, self.num = self.loss + loss, self.norm + norm, self.num + 1
+
+    def means(self):
+        seconds, num = max(time.monotonic() - self.start, 1e-9), max(1, self.num)
+        return {"loss": self.loss / num, "gradient": self.norm / num, "images_per_s": self.images / seconds}

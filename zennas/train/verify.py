@@ -1,0 +1,117 @@
+"""How good a network is so far: its accuracy on sets of pairs, with the flipped image added as insightface does."""
+
+import concurrent.futures
+import pathlib
+
+import numpy as np
+import torch
+
+from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.pairs import read_bin, read_pairs
+from zennas.faces.sources import open_source
+from zennas.faces.verification import tar_at_far, ten_fold_accuracy
+from zennas.provenance import num_cores
+from zennas.records import Record, UserError
+
+BATCH = 128
+FAR = 1e-3  # as insightface's verification reports beside the accuracy
+
+
+class Verification(Record):
+    """Shares, in [0, 1], on one set."""
+
+    set: str
+    accuracy: float
+    accuracy_std: float  # over the folds
+    threshold: float  # of the cosine
+    tar: float | None  # at FAR; None where the set has no pairs of one kind
+    num_pairs: int
+    num_corrupt: int
+
+
+def open_set(text):
+    """The PairSet that --verify names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
+
+    UserError where it is neither, or a file is missing.
+    """
+    if "@" in text:
+        pairs, _, source = text.partition("@")
+        return read_pairs(pathlib.Path(pairs), open_source(source))
+    if text.endswith(".txt"):
+        raise UserError(f"--verify {text}: say where its images are: {text}@SOURCE (a folder, a .tar, a train.rec)")
+    return read_bin(pathlib.Path(text))
+
+
+def check_images(pair_set):
+    """UserError where the first image of a set is none: a network has not to be trained to see that."""
+    try:
+        decode(pair_set.read(0))
+    except CorruptImageError as error:
+        raise UserError(f"{pair_set.name}: {pair_set.where(0)}: {error}") from None
+
+
+def embed(pair_set, embed_batch, *, image_px, batch=BATCH):
+    """(embedding_ND of every image with its mirror image's added, numbers of the corrupt ones, whose rows are zeros).
+
+    embed_batch: images_BHW3 of image_px (uint8, on the processor) -> embeddings_BD.
+    """
+    corrupt, parts = [], []
+
+    def decoded(number):
+        try:
+            return decode(pair_set.read(number), image_px=image_px)
+        except CorruptImageError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:  # cv2 decodes outside Python's lock
+        for start in range(0, pair_set.num_images, batch):
+            images = list(pool.map(decoded, range(start, min(start + batch, pair_set.num_images))))
+            corrupt += [start + place for place, image in enumerate(images) if image is None]
+            blank = np.zeros((image_px, image_px, 3), np.uint8)
+            image_BHW3 = torch.from_numpy(np.stack([blank if image is None else image for image in images]))
+            embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
+            parts.append(embedding_BD.cpu())
+    embedding_ND = torch.cat(parts)
+    embedding_ND[corrupt] = 0.0
+    return embedding_ND, corrupt
+
+
+def verify(pair_set, embed_batch, *, image_px):
+    """The Verification of whatever embeds. A pair with a corrupt image has a cosine of zero, and is counted."""
+    embedding_ND, corrupt = embed(pair_set, embed_batch, image_px=image_px)
+    unit_ND = torch.nn.functional.normalize(embedding_ND)
+    cosine_P = (unit_ND[pair_set.first_P] * unit_ND[pair_set.second_P]).sum(1).double().numpy()
+    if not np.isfinite(cosine_P).all():
+        raise UserError(f"{pair_set.name}: the network gives embeddings that are not finite")
+    accuracy = ten_fold_accuracy(cosine_P, pair_set.same_P, fold_P=pair_set.fold_P)
+    tar = tar_at_far(cosine_P, pair_set.same_P, FAR)
+    return Verification(
+        set=pair_set.name,
+        accuracy=accuracy.mean,
+        accuracy_std=accuracy.std,
+        threshold=accuracy.threshold,
+        tar=None if np.isnan(tar) else tar,
+        num_pairs=len(pair_set.same_P),
+        num_corrupt=len(corrupt),
+    )
+
+
+def in_eval(network, device, *, autocast=None):
+    """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it was in."""
+
+    def embed_batch(image_BHW3):
+        training = network.training
+        network.eval()
+        try:
+            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                return network(normalised(image_BHW3, device))
+        finally:
+            network.train(training)
+
+    return embed_batch
+
+
+def normalised(image_BHW3, device, *, channels_last=False):
+    """What the network sees: float32 B3HW, (x - 127.5) / 127.5 as insightface and the challenge's checker have it."""
+    image_B3HW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+    return image_B3HW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
