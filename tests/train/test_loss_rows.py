@@ -58,13 +58,13 @@ def test_one_class_alone_has_no_other():
 
 def functions(name):
     row = LOSSES[name]
-    return [one for one in (row.logits, row.update, row.relabel, row.penalty) if one]
+    return [one for one in (row.target, row.negatives, row.update, row.relabel, row.penalty) if one]
 
 
 @each_loss
 def test_a_row_keeps_the_contract(name):
     row, knobs = LOSSES[name], knobs_of(name)
-    first = {row.logits: "cosine_BC label_B norm_B state", row.update: "buffers target_B norm_B"}
+    first = {row.target: "own_B norm_B state", row.negatives: "cosine_BC state", row.update: "buffers target_B norm_B"}
     first |= dict.fromkeys((row.relabel, row.penalty), "target_B hardest_B")
     for function in functions(name):
         parameters = inspect.signature(function).parameters.values()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies
 
 from zennas.train import losses
-from zennas.train.losses import LOSSES, State, call, initial_buffers, knobs_of, unsharded_loss
+from zennas.train.losses import LOSSES, State, call, initial_buffers, knobs_of, logits_of, unsharded_loss
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # from here on, the epochs in which BoundaryFace relabels
@@ -329,8 +329,9 @@ def test_any_cut_of_the_columns_gives_the_same_logits_and_gradients(name):
         leaf_BC, parts = cosine_BC.clone().requires_grad_(), []
         for start, stop in itertools.pairwise([0, *cuts, len(COUNTS)]):
             chunk_B = torch.where((label_B >= start) & (label_B < stop), label_B - start, -1)
-            state = State(buffers, target_B, log_count_C[start:stop])
-            parts.append(call(LOSSES[name].logits, knobs, leaf_BC[:, start:stop], chunk_B, norm_B, state))
+            counts_C = log_count_C[start:stop] if LOSSES[name].needs_counts else None
+            state, columns_BC = State(buffers, target_B), leaf_BC[:, start:stop]
+            parts.append(logits_of(LOSSES[name], knobs, columns_BC, chunk_B, norm_B, state, log_count_C=counts_C))
         whole_BC = torch.cat(parts, dim=1)
         return whole_BC.detach(), torch.autograd.grad((whole_BC * weight_BC).sum(), leaf_BC)[0]
 
@@ -365,12 +366,10 @@ def test_a_loss_can_be_taken_without_gradients(name):
 @hypothesis.given(margin=strategies.floats(0, 1.5), m1=strategies.floats(0.5, 5), m2_rad=strategies.floats(0, 1.5))
 def test_the_target_never_rises_with_the_angle(margin, m1, m2_rad):
     """The reason for what is done beyond pi. 1e-5: roundings of a number of up to 10."""
-    cosine_BC = torch.cos(torch.linspace(0, math.pi, 400))[:, None].clamp(-1, 1)
-    label_B, state = torch.zeros(len(cosine_BC), dtype=torch.int64), State({}, cosine_BC[:, 0])
+    cosine_B = torch.cos(torch.linspace(0, math.pi, 400)).clamp(-1, 1)
     for name, knobs in (("arcface", {"margin_rad": margin}), ("combined", {"m1": m1, "m2_rad": m2_rad})):
-        knobs = knobs_of(name, {"scale": 1.0, **knobs})
-        logits_B = call(LOSSES[name].logits, knobs, cosine_BC, label_B, None, state)[:, 0]
-        assert (logits_B.diff() <= 1e-5).all(), name
+        target_B = call(LOSSES[name].target, knobs_of(name, knobs), cosine_B, None, None)
+        assert (target_B.diff() <= 1e-5).all(), name
 
 
 @pytest.mark.parametrize(
@@ -435,3 +434,14 @@ def test_validation_leaves_buffers_and_labels_alone(name):
 def test_every_row_has_its_formula():
     assert LOSSES.keys() == FORMULAS.keys()
     assert {name for name in LOSSES if LOSSES[name].needs_counts} == {name for name in FORMULAS if FORMULAS[name][2]}
+
+
+@each_loss
+def test_the_slope_of_the_negatives_is_their_derivative(name):
+    """Written by hand in losses.py, for the sake of one pass over memory; autograd knows better."""
+    cosine_BC = faces()[0]
+    knobs, leaf_BC = knobs_of(name), cosine_BC.clone().requires_grad_()
+    state = State({key: torch.tensor(value) for key, value in buffers_before(name).items()}, cosine_BC[:, 0])
+    changed_BC, slope_BC = call(LOSSES[name].negatives, knobs, leaf_BC, state)
+    (expected_BC,) = torch.autograd.grad(changed_BC.sum(), leaf_BC)
+    torch.testing.assert_close(torch.ones_like(cosine_BC) if slope_BC is None else slope_BC.detach(), expected_BC)

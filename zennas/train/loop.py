@@ -173,7 +173,7 @@ class Training:
         rate = self.optimizer.param_groups[0]["lr"]
         numbers = sums.means() | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
         numbers |= {name: float(value) for name, value in self.head.buffers.items()}
-        self.journal.add(step, "train", {name: round(value, 6) for name, value in numbers.items()})
+        self.journal.add(step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()})
 
     def _show(self, step, loss, elapsed_s):
         done, todo = step - self.first_step, self.job.num_steps - step
@@ -327,5 +327,6 @@ class _Sums:
             self.loss, self.norm, self.num = self.loss + loss, self.norm + norm, self.num + 1
 
     def means(self):
-        seconds, num = max(time.monotonic() - self.start, 1e-9), max(1, self.num)
-        return {"loss": self.loss / num, "gradient": self.norm / num, "images_per_s": self.images / seconds}
+        seconds = max(time.monotonic() - self.start, 1e-9)
+        loss, norm = (total / self.num if self.num else None for total in (self.loss, self.norm))
+        return {"loss": loss, "gradient": norm, "images_per_s": self.images / seconds}

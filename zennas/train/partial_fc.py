@@ -8,17 +8,23 @@ Source: An et al. 2021 (arXiv:2010.05222) and 2022 (arXiv:2203.15565); insightfa
 this does not.
 """
 
+import functools
+import warnings
+
 import numpy as np
 import torch
 
-from zennas.records import UserError
+from zennas.records import UserError, first_line
 from zennas.track import lookup
 from zennas.train.centres import BLOCK_ROWS, CentreOptimizer, inverse_norm
-from zennas.train.losses import LOSSES, State, applies, call, initial_buffers, knobs_of
+from zennas.train.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
 from zennas.train.ranks import Ranks
 
 CENTRE_STD = 0.01  # insightface's partial_fc_v2.py
 INIT_ROWS = 4096  # classes drawn from one generator, so that a centre starts alike however many ranks there are
+COMPILE_FROM = (
+    1 << 26
+)  # faces times classes of a step: eager, those take seconds a step; to compile takes half a minute, once
 LEAST_LOGIT = -1e30  # of a chunk whose classes are all filtered out, so that its exponentials are zeros, not NaN
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # of cosines worked on at a time; on a processor about its L2 cache
 
@@ -31,13 +37,14 @@ class PartialFC:
     always among them. count_C: images of every identity (all ranks'), for the losses that need them. filter_threshold: a
     negative more similar than this is left out, for noisy labels (Partial FC's robust variant; insightface uses 0.4).
     correct_sampling: weigh the sampled negatives by one over their probability, so that the expected softmax is the whole
-    one's; our choice to offer, off as in the sources.
+    one's; our choice to offer, off as in the sources. compile: fuse the margins and the softmax with torch.compile; None: where
+    a step compares so many faces and classes that it pays.
     """
 
     def __init__(
         self, num_identities, embedding_size, *, loss="balanced_curricular", knobs=None, optimizer="sgd",
         optimizer_knobs=None, sampling_rate=1.0, count_C=None, filter_threshold=None, correct_sampling=False, seed=0,
-        ranks=None,
+        ranks=None, compile=None,
     ):  # fmt: skip
         self.ranks = ranks or Ranks()
         if num_identities < self.ranks.num_ranks:
@@ -67,7 +74,7 @@ class PartialFC:
             # An identity without images is never a target; as if it had one, it is the least of the negatives.
             self.log_count_C = mine.clamp(min=1).to(device, torch.float32).log()
         self.buffers = initial_buffers(loss, device=device)
-        self.num_steps = 0
+        self.num_steps, self.compile, self._kernel = 0, compile, None
         self._work, self._sample, self._before = {}, None, self.buffers
 
     @property
@@ -108,6 +115,16 @@ class PartialFC:
         self._sample, self.buffers = None, self._before
         self.num_steps += 1
 
+    def kernel(self, num_faces):
+        """The pass over a chunk of classes, compiled where that pays; eager where this machine cannot compile."""
+        if self._kernel is None:
+            pass_over = functools.partial(
+                _chunk, bound(self.loss.negatives, self.knobs), self.knobs["scale"], self.filter_threshold
+            )
+            pays = self.num_sampled * num_faces >= COMPILE_FROM if self.compile is None else self.compile
+            self._kernel = _Compiled(pass_over) if pays else pass_over
+        return self._kernel
+
     def work(self, name, num_rows, num_columns):
         """A buffer kept from step to step: to allocate anew costs a processor more than a matrix product's margin ops."""
         held = self._work.get(name)
@@ -138,6 +155,22 @@ class PartialFC:
         self.num_steps, self._sample = shared["steps"], None
 
 
+class _Compiled:
+    """A function under torch.compile, or as it is from the first time that compiling fails: not every machine has a compiler."""
+
+    def __init__(self, function):
+        self.function, self.compiled = function, torch.compile(function, dynamic=True)
+
+    def __call__(self, *arguments):
+        if self.compiled is not None:
+            try:
+                return self.compiled(*arguments)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                warnings.warn(f"margins are not compiled, which is slower: {first_line(error)}", stacklevel=2)
+                self.compiled = None
+        return self.function(*arguments)
+
+
 class Sample:
     """The centres of one step: which, their directions, and the gradient that gathers for those."""
 
@@ -159,13 +192,14 @@ class Sample:
             else:
                 torch.index_select(centre_ND, 0, self.row_R[here], out=unit_RD)
             unit_RD.mul_(inverse_norm(unit_RD))
-        self.log_count_S = head.log_count_C
+        # What is added to the logits of each class, for its number of images and for the luck of being drawn.
+        self.log_weight_S = head.log_count_C
         if class_S is not None and head.log_count_C is not None:
-            self.log_count_S = head.log_count_C[class_S]
-        self.log_weight_S = None
+            self.log_weight_S = head.log_count_C[class_S]
         if head.correct_sampling and class_S is not None:
             drawn, negatives = int((~is_positive_S).sum()), head.num_local - int(is_positive_S.sum())
-            self.log_weight_S = torch.where(is_positive_S, 0.0, float(np.log(negatives / max(1, drawn))))
+            extra_S = torch.where(is_positive_S, 0.0, float(np.log(negatives / max(1, drawn))))
+            self.log_weight_S = extra_S if self.log_weight_S is None else self.log_weight_S + extra_S
 
     @classmethod
     def all(cls, head):
@@ -225,8 +259,8 @@ class _SampledSoftmax(torch.autograd.Function):
 def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     """(loss, its gradient for unit_BD or None); that of the sampled centres is added to the sample's.
 
-    Per chunk of classes: cosines, logits, exp(logits - their maximum m), and those times the slopes of the logits, which
-    replace the cosines. When all chunks and ranks are through, exp(m - log sum) makes probabilities of them.
+    Per chunk of classes: logits, exp(logits - their maximum m), and those times the slopes of the logits, which replace the
+    cosines. When all chunks and ranks are through, exp(m - log sum) makes probabilities of them.
     """
     sample, ranks, loss, knobs = head._sample, head.ranks, head.loss, head.knobs
     num_faces, num_sub = len(unit_BD), head.num_subcentres
@@ -252,36 +286,25 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
             penalty_B = call(loss.penalty, knobs, *pair)
             pull_B, push_B = torch.autograd.grad(penalty_B.sum(), pair)
 
-    def logits(cosine_BC, own_B, log_count_C):
-        state = State(buffers=head.buffers, target_B=target_B, log_count_C=log_count_C, epoch=epoch)
-        return call(loss.logits, knobs, cosine_BC, own_B, norm_B, state)
+    state = State(head.buffers, target_B)
+    own_logit_B, slope_B = _own_logits(loss, knobs, state, norm_B)
+    if sample.log_weight_S is not None:
+        own_logit_B = own_logit_B + sample.log_weight_S[column_B.clamp(min=0)]
+    own_logit_B = ranks.sum_(torch.where(column_B >= 0, own_logit_B, 0.0))
 
-    # Each face's own logit and its slope, by itself: as a matrix of one column.
-    is_mine_B = column_B >= 0
-    own_count_B1 = None if sample.log_count_S is None else sample.log_count_S[column_B.clamp(min=0), None]
-    with torch.enable_grad():
-        own_B1 = target_B[:, None].clone().requires_grad_()
-        own_logit_B1 = logits(own_B1, torch.zeros_like(column_B), own_count_B1)
-        (slope_B1,) = torch.autograd.grad(own_logit_B1.sum(), own_B1)
-    own_logit_B = ranks.sum_(torch.where(is_mine_B, own_logit_B1.detach()[:, 0], 0.0))
-
+    kernel = head.kernel(num_faces)
     highest_HB = unit_BD.new_empty(len(chunks), num_faces)  # m of each chunk
     sum_HB = torch.empty_like(highest_HB)
     for number, chunk in enumerate(chunks):
-        cosine_CKB = cosine_SKB[chunk]
         chunk_own_B = torch.where((column_B >= chunk.start) & (column_B < chunk.stop), column_B - chunk.start, -1)
-        with torch.set_grad_enabled(with_grad):
-            leaf_CKB = cosine_CKB.detach().requires_grad_(with_grad)
-            cosine_BC = (leaf_CKB[:, 0] if num_sub == 1 else leaf_CKB.max(1).values).t()
-            counts_C = None if sample.log_count_S is None else sample.log_count_S[chunk]
-            logit_BC = logits(cosine_BC, chunk_own_B, counts_C)
-        exp_BC = _adjusted(logit_BC.detach(), cosine_BC.detach(), chunk_own_B, sample, chunk, head.filter_threshold)
-        highest_HB[number] = exp_BC.amax(1).clamp_(min=LEAST_LOGIT)
-        exp_BC.sub_(highest_HB[number][:, None]).exp_()
-        sum_HB[number] = exp_BC.sum(1)
+        log_weight_C = None if sample.log_weight_S is None else sample.log_weight_S[chunk]
+        highest_HB[number], sum_HB[number], times_slope_CB, nearest_CKB = kernel(
+            cosine_SKB[chunk], chunk_own_B, own_logit_B, slope_B, state, log_weight_C
+        )
         if with_grad:
-            (times_slope_CKB,) = torch.autograd.grad(logit_BC, leaf_CKB, exp_BC)
-            cosine_CKB.copy_(times_slope_CKB)
+            cosine_SKB[chunk] = (
+                times_slope_CB[:, None] if nearest_CKB is None else times_slope_CB[:, None] * nearest_CKB
+            )
 
     log_sum_B = torch.logsumexp(highest_HB + sum_HB.log(), 0)
     highest_B = ranks.max_(log_sum_B.clone())
@@ -296,7 +319,7 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     for number, chunk in enumerate(chunks):
         cosine_SKB[chunk] *= factor_HB[number]
     # The cross-entropy's minus one at each face's own class, and the penalty's two gradients.
-    _add_at(cosine_SKB, sample, unit_BD, column_B, -share * slope_B1[:, 0])
+    _add_at(cosine_SKB, sample, unit_BD, column_B, -share * slope_B)
     if penalty_B is not None:
         _add_at(cosine_SKB, sample, unit_BD, column_B, share * pull_B)
         _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, share * push_B)
@@ -306,31 +329,68 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     return mean, cosine_RB.t() @ sample.unit_RD
 
 
+def _own_logits(loss, knobs, state, norm_B):
+    """(logit of each face's own class, but for its log count; its slope)."""
+    with torch.enable_grad():
+        own_B = state.target_B.clone().requires_grad_()
+        logit_B = knobs["scale"] * call(loss.target, knobs, own_B, norm_B, state)
+        (slope_B,) = torch.autograd.grad(logit_B.sum(), own_B)
+    return logit_B.detach(), slope_B
+
+
+def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, slope_B, state, log_weight_C):
+    """Of a chunk of classes: (largest logit of each face, sum of exp(logit - largest), exp(logit - largest) times the slope of
+    the logit [C, B], which sub-centre is the nearest [C, K, B] or None where there is but one).
+
+    Pointwise but for two reductions, so that torch.compile makes two passes over memory of it.
+    """
+    nearest_CKB = None
+    if cosine_CKB.shape[1] == 1:
+        cosine_CB = cosine_CKB[:, 0]
+    else:
+        best = cosine_CKB.max(1)
+        cosine_CB = best.values
+        within_K1 = torch.arange(cosine_CKB.shape[1], device=cosine_CB.device)[:, None]
+        nearest_CKB = within_K1 == best.indices[:, None]
+    changed_BC, slope_BC = negatives(cosine_CB.t(), state)
+    logit_CB = scale * changed_BC.t()
+    if log_weight_C is not None:
+        logit_CB = logit_CB + log_weight_C[:, None]
+    if filter_threshold is not None:
+        logit_CB = logit_CB.masked_fill(cosine_CB > filter_threshold, -torch.inf)
+    logit_CB = _placed(logit_CB, own_B, own_logit_B)
+    highest_B = logit_CB.amax(0).clamp(min=LEAST_LOGIT)
+    exp_CB = (logit_CB - highest_B).exp()
+    sum_B = exp_CB.sum(0)
+    slope_CB = torch.ones_like(exp_CB) if slope_BC is None else slope_BC.t()
+    times_slope_CB = exp_CB * _placed(scale * slope_CB, own_B, slope_B)
+    return highest_B, sum_B, times_slope_CB, nearest_CKB
+
+
+def _placed(x_CB, own_B, value_B):
+    """x_CB with the value of each face at the row of its own class; own_B is -1 where that is elsewhere."""
+    if torch.compiler.is_compiling():  # fused, a comparison costs nothing, and a scatter a pass of its own
+        within_C1 = torch.arange(x_CB.shape[0], device=x_CB.device)[:, None]
+        return torch.where(within_C1 == own_B, value_B, x_CB)
+    row_1B = own_B.clamp(min=0)[None]
+    return x_CB.scatter_(0, row_1B, torch.where(own_B >= 0, value_B, x_CB.gather(0, row_1B)))
+
+
 def _at(cosine_SKB, column_B):
     """The cosine of each face with a class of this rank; zero where column_B is -1."""
-    found_B = (column_B >= 0).nonzero().squeeze(1)
-    values_B = cosine_SKB.new_zeros(len(column_B))
-    return values_B.index_put_((found_B,), cosine_SKB[column_B[found_B], :, found_B].amax(1))
+    face_B = torch.arange(len(column_B), device=column_B.device)
+    best_B = cosine_SKB[column_B.clamp(min=0), :, face_B].amax(1)
+    return torch.where(column_B >= 0, best_B, 0.0)
 
 
 def _add_at(gradient_SKB, sample, unit_BD, column_B, value_B):
     """Add a gradient to the cosine of each face with one class; of its sub-centres the nearest has it."""
-    found_B = (column_B >= 0).nonzero().squeeze(1)
-    chosen_B, nearest_B = column_B[found_B], torch.zeros_like(found_B)
+    face_B = torch.arange(len(column_B), device=column_B.device)
+    chosen_B, nearest_B = column_B.clamp(min=0), torch.zeros_like(column_B)
     if gradient_SKB.shape[1] > 1:  # the cosines themselves are overwritten by now
         unit_SKD = sample.unit_RD.view(*gradient_SKB.shape[:2], -1)
-        nearest_B = torch.einsum("bkd,bd->bk", unit_SKD[chosen_B], unit_BD[found_B]).argmax(1)
-    gradient_SKB.index_put_((chosen_B, nearest_B, found_B), value_B[found_B], accumulate=True)
-
-
-def _adjusted(logit_BC, cosine_BC, own_B, sample, chunk, filter_threshold):
-    """The logits, filtered and weighted for the sampling, in memory that may be overwritten."""
-    if sample.log_weight_S is not None:
-        logit_BC = logit_BC.add_(sample.log_weight_S[chunk])
-    if filter_threshold is not None:
-        is_own_BC = own_B[:, None] == torch.arange(logit_BC.shape[1], device=own_B.device)
-        logit_BC = logit_BC.masked_fill_((cosine_BC > filter_threshold) & ~is_own_BC, -torch.inf)
-    return logit_BC
+        nearest_B = torch.einsum("bkd,bd->bk", unit_SKD[chosen_B], unit_BD).argmax(1)
+    gradient_SKB.index_put_((chosen_B, nearest_B, face_B), torch.where(column_B >= 0, value_B, 0.0), accumulate=True)
 
 
 def _hardest(cosine_SKB, chunks, column_B, ranks):
