@@ -19,7 +19,7 @@ ROOMS = [
     {"zennas"},
     {"records"},
     {"provenance"},
-    {"progress", "commands", "run_folder", "train_plan"},
+    {"progress", "commands", "run_folder", "train_plan", "page"},
     {"space"},
     {"track"},
     {"score"},
@@ -36,6 +36,8 @@ FENCES = {
     "ray": {"zennas/search/workers.py", "zennas/train/launch.py"},
     "optuna": {"zennas/search/store.py"},
     "onnxruntime": {"zennas/export.py", "zennas/latency/backends.py"},
+    "cv2": {"zennas/faces/images.py", "zennas/faces/stream.py"},
+    "torch.utils.tensorboard": {"zennas/train/journal.py"},
     "torch.distributed": {"zennas/train/ranks.py"},
 }
 MAX_LINES = 450

@@ -185,6 +185,8 @@ def _unchanged(batch):
 
 
 def _quiet_worker(_):
-    """Ctrl-C is the parent's to answer; OpenCV's own threads would fight with the other workers for the cores."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and SIGTERM to the whole group, are the parent's to answer: it still has a step to end. OpenCV's own threads would
+    fight with the other workers for the cores."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

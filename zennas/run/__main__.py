@@ -18,7 +18,7 @@ Exit codes: 0 trained; 1 no winner, or trained but over the budget; 2 something 
 
 
 def run(
-    experiment: Annotated[str, typer.Argument(help="A name under experiments/, or a path.")],
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A name under experiments/, or a path.")],
     data: Annotated[pathlib.Path, typer.Option(help=DATA_HELP)],
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the search. [default: runs/EXPERIMENT]")] = None,
     minutes: Annotated[float | None, typer.Option(help="Of the search. [default: the experiment's]")] = None,

@@ -5,7 +5,7 @@ import pathlib
 
 from zennas.run_folder import explaining, write_atomically
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD, CORRUPT = "metrics.jsonl", "tensorboard", "corrupt-{rank}.jsonl"
 
 
 class Journal:
@@ -40,8 +40,19 @@ class Journal:
 
 
 def read_metrics(folder):
-    """The entries of metrics.jsonl, in order; a line that a kill tore is left out."""
-    path, entries = pathlib.Path(folder) / METRICS, []
+    """The entries of metrics.jsonl, in order."""
+    return _entries(pathlib.Path(folder) / METRICS)
+
+
+def known_corrupt(folder):
+    """Where the images lie that any rank has written down as corrupt, in a run that goes on."""
+    paths = pathlib.Path(folder).glob(CORRUPT.format(rank="*"))
+    return {entry["where"] for path in paths for entry in _entries(path)}
+
+
+def _entries(path):
+    """The lines of a file of JSON lines; one that a kill tore is left out."""
+    entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             entries.append(json.loads(line))

@@ -100,7 +100,8 @@ def _on_ray_worker(config):
     if config["local"]:  # Ray gives a worker of one core one thread
         torch.set_num_threads(max(1, num_cores() // config["num_workers"]))
     ranks = join(config["options"].device)
-    progress = Progress(console_for(json_output=False)) if ranks.is_first else silent()
+    # On standard error, which Ray carries to the driver's: its standard output may have to be JSON alone.
+    progress = Progress(console_for(json_output=True)) if ranks.is_first else silent()
     try:
         return {"result": run(config["options"], ranks, progress)}
     except UserError as error:

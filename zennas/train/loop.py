@@ -18,14 +18,14 @@ from zennas.run_folder import explaining
 from zennas.space.network import calibrate
 from zennas.train import checkpoints
 from zennas.train.guide import attention_maps_of
-from zennas.train.journal import Journal
+from zennas.train.journal import CORRUPT, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
 from zennas.train.verify import in_eval, normalised, verify
 
 MAX_POINTS = 2000  # of a curve
 CHECKPOINTS = "checkpoints"
 CALIBRATION_FACES = 64
-MAX_LISTED = 1000  # corrupt images written down; all are counted
+MAX_LISTED = 1000  # corrupt images written down; more are counted, until the run is started again
 
 
 class Training:
@@ -35,9 +35,10 @@ class Training:
         self.job, self.ranks, self.progress = job, ranks, progress
         self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
-        self.seconds, self.corrupt, self.num_corrupt = 0.0, set(), 0
+        self.seconds, self.corrupt = 0.0, known_corrupt(self.out)
         projection = job.guide.projection if job.guide else None
-        if self.plan.channels_last:
+        self.channels_last = self.plan.channels_last and not _crashes_in_channels_last(self.network, ranks.device)
+        if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.student = _Student(self.network, projection)
         self.optimizer = optimizer_of([self.student], self.plan.optimizer)
@@ -64,7 +65,8 @@ class Training:
         self.progress.begin("training")
         verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
         log_steps = max(1, job.num_steps // MAX_POINTS)
-        sums, start, saved_at = _Sums(), time.monotonic(), time.monotonic()
+        sums, began = _Sums(), time.monotonic()
+        saved_at = counted_at = began
         if self.first_step == 0:
             self._verify(0)
         with self._interruptible():
@@ -75,14 +77,15 @@ class Training:
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
                     self._log(step, sums)
                     sums = _Sums()
-                self._show(step, loss, time.monotonic() - start)
+                self._show(step, loss, time.monotonic() - began)
                 is_last = step == job.num_steps
                 if step % verify_steps == 0 or is_last:
                     self._verify(step)
                 if is_last or self.must_stop or self.must_save:
-                    self.seconds += time.monotonic() - start
-                    start = saved_at = time.monotonic()
+                    now = time.monotonic()
+                    self.seconds, counted_at = self.seconds + now - counted_at, now
                     self._save(step)
+                    saved_at = time.monotonic()
                 if self.must_stop and not is_last:
                     self.progress.end()
                     raise KeyboardInterrupt
@@ -134,7 +137,7 @@ class Training:
     def _loss(self, micro, *, epoch):
         """The loss of a micro-batch, as its share of the step's."""
         plan, job, device = self.plan.distill, self.job, self.ranks.device
-        image_B3HW = normalised(micro.image_BHW3, device, channels_last=self.plan.channels_last)
+        image_B3HW = normalised(micro.image_BHW3, device, channels_last=self.channels_last)
         with attention_maps_of(self.network, job.guide) as maps:
             with torch.autocast(device.type, dtype=job.autocast, enabled=job.autocast is not None):
                 embedding_BD, projected_BD = self.parallel(image_B3HW)
@@ -173,7 +176,9 @@ class Training:
         rate = self.optimizer.param_groups[0]["lr"]
         numbers = sums.means() | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
         numbers |= {name: float(value) for name, value in self.head.buffers.items()}
-        self.journal.add(step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()})
+        self.journal.add(
+            step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()}
+        )
 
     def _show(self, step, loss, elapsed_s):
         done, todo = step - self.first_step, self.job.num_steps - step
@@ -222,9 +227,8 @@ class Training:
             if where in self.corrupt:
                 continue
             self.corrupt.add(where)
-            self.num_corrupt += 1
-            if self.num_corrupt <= MAX_LISTED:
-                path = self.out / f"corrupt-{self.ranks.rank}.jsonl"
+            if len(self.corrupt) <= MAX_LISTED:
+                path = self.out / CORRUPT.format(rank=self.ranks.rank)
                 with explaining(self.out), open(path, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"where": where, "why": why}) + "\n")
                 self.progress.say(f"corrupt image skipped: {where}: {why}", style="yellow")
@@ -312,6 +316,15 @@ class _Student(nn.Module):
     def forward(self, image_B3HW):
         embedding_BD = self.network(image_B3HW)
         return embedding_BD, embedding_BD if self.projection is None else self.projection(embedding_BD)
+
+
+def _crashes_in_channels_last(network, device):
+    """Whether torch may crash (seen in 2.13): on processors, the gradient of a 1x1 convolution with a stride from few channels."""
+    return device.type == "cpu" and any(
+        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels <= 8
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
 
 
 class _Sums:

@@ -9,7 +9,7 @@ from zennas.track import Track
 from zennas.train_plan import TrainPlan
 
 # What may change from one start of a run to the next: it moves no weight elsewhere.
-NOT_OF_THE_RUN = {"checkpoint_minutes", "keep_checkpoints", "max_skipped_in_a_row", "compile"}
+NOT_OF_THE_RUN = {"checkpoint_minutes", "keep_checkpoints", "max_skipped_in_a_row", "compile", "verify_epochs"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From what a user asks for to everything a training needs, or one clear error before the first step."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,10 @@ def check_fit(options):
 
 
 def check_plan(plan, where):
-    """UserError for a name or a knob that its table does not know."""
+    """UserError for a name or a knob that its table does not know, or a number of epochs that has no end."""
+    for name in ("epochs", "verify_epochs"):
+        if not math.isfinite(getattr(plan, name)):
+            raise UserError(f"{where}: train.{name}: given {getattr(plan, name)}, allowed: a finite number")
     knobs_of(plan.loss.name, plan.loss.knobs, where=f"{where}: train.loss")
     distill_knobs_of(plan.distill.name, plan.distill.knobs, where=f"{where}: train.distill")
     check_augmentations(plan.data.augment, f"{where}: train.data.augment")

@@ -36,7 +36,7 @@ def run(options, ranks, progress):
             _announce(job, spent, ranks, progress)
         training = Training(job, ranks, progress)
         training.run()
-        corrupt = sum(ranks.objects(training.num_corrupt))
+        corrupt = len(set().union(*ranks.objects(training.corrupt)))  # several ranks may have met the same image
         if not ranks.is_first:
             return None
         about = {
