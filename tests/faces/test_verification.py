@@ -37,7 +37,7 @@ def test_no_threshold_is_better(both):
 
 
 @settings(max_examples=200, deadline=None)
-@given(pairs, st.floats(0, 1))
+@given(pairs, st.integers(0, 64).map(lambda one: one / 64))  # floats: none where denormals are flushed
 def test_tar_is_the_most_that_the_far_allows(both, far):
     similarity, same = both
     tar = tar_at_far(similarity, same, far)

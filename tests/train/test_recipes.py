@@ -105,9 +105,9 @@ def test_the_figures_in_its_comments_follow_from_the_training_set(name):
 
 
 def test_the_laptop_s_recipe_has_about_as_many_steps_as_it_says():
-    """12,000 images of a hundred a step; and a scale that can tell 5,000 identities apart with probability 0.9."""
+    """9,021 images, of 128 a step; and a scale that can tell 5,000 identities apart with probability 0.9."""
     plan = plan_of("lfw-smoke")
-    assert round(12_000 // plan.batch * plan.epochs, -2) == 1100 and "about 1,100 steps" in text_of("lfw-smoke")
+    assert 9021 // plan.batch * plan.epochs == 840 and "840 steps on the 9,021 images" in text_of("lfw-smoke")
     assert math.log(5000 * 0.9 / 0.1) == pytest.approx(11, abs=0.5)  # the comment's rounding
     assert plan.loss.knobs["scale"] > math.log(5000 * 0.9 / 0.1)
     assert plan.distill.teacher.mean == pytest.approx([255 * share for share in (0.485, 0.456, 0.406)])

@@ -68,7 +68,8 @@ def best_threshold(similarity_P, same_P):
     if place == 0:
         return float(value_P[0])
     if place == len(value_P):
-        return float(np.nextafter(value_P[-1], np.inf))
+        # The next number, and of zero the least normal one: ONNX Runtime may have denormals flushed in this process.
+        return float(max(np.nextafter(value_P[-1], np.inf), value_P[-1] + np.finfo(np.float64).tiny))
     below, above = value_P[place - 1], value_P[place]
     middle = below + (above - below) / 2
     return float(middle if middle > below else above)  # of two neighbouring floats

@@ -11,7 +11,8 @@ import torch
 from zennas.records import UserError
 from zennas.track import lookup
 
-BLOCK_ROWS = 1024  # rows updated at a time: 2 MB of 512-d float32, which a processor's cache holds
+# Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it busy.
+BLOCK_ROWS = {"cpu": 1024, "cuda": 1 << 17}
 
 
 # R sampled rows (class centres of this rank, or their sub-centres), D embedding size
@@ -68,7 +69,7 @@ class CentreOptimizer:
         unit_RD: what they were divided by their lengths; grad_RD: the gradient of those, which is turned into the gradient
         of the centres here, in place, a block at a time.
         """
-        blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(unit_RD), BLOCK_ROWS)]
+        blocks = blocks_of(len(unit_RD), unit_RD.device)
         if ratio_first := self.function is lars:
             squares = torch.zeros(2, dtype=torch.float64, device=grad_RD.device)
             for here in blocks:
@@ -86,6 +87,12 @@ class CentreOptimizer:
                 for kind, values in state.items():
                     self.state[kind].index_copy_(0, rows, values)
                 centre_ND.index_copy_(0, rows, weight_RD)
+
+
+def blocks_of(num_rows, device):
+    """Slices that cover so many rows, each as large as suits the device."""
+    size = BLOCK_ROWS[device.type]
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
 def _through_normalise(grad_RD, unit_RD, weight_RD):

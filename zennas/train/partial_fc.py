@@ -16,7 +16,7 @@ import torch
 
 from zennas.records import UserError, first_line
 from zennas.track import lookup
-from zennas.train.centres import BLOCK_ROWS, CentreOptimizer, inverse_norm
+from zennas.train.centres import CentreOptimizer, blocks_of, inverse_norm
 from zennas.train.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
 from zennas.train.ranks import Ranks
 
@@ -184,8 +184,7 @@ class Sample:
             within_K = torch.arange(head.num_subcentres, device=class_S.device)
             self.row_R = (class_S[:, None] * head.num_subcentres + within_K).flatten()
         self.unit_RD, centre_ND = head.work("unit", num_rows, size), head.centre_CKD.view(-1, size)
-        for start in range(0, num_rows, BLOCK_ROWS):
-            here = slice(start, min(start + BLOCK_ROWS, num_rows))
+        for here in blocks_of(num_rows, centre_ND.device):
             unit_RD = self.unit_RD[here]
             if class_S is None:
                 unit_RD.copy_(centre_ND[here])
