@@ -1,6 +1,7 @@
 """The sharded, sampled head against the whole loss with plain autograd, over one, two and four processes."""
 
 import math
+import os
 import socket
 
 import numpy as np
@@ -60,6 +61,7 @@ def centre_gradient(head):
         {"momentum": 0.0, "weight_decay": 0.0},
         num_rows=before_CKD.shape[0] * before_CKD.shape[1],
         embedding_size=SIZE,
+        device=before_CKD.device,
     )
     head.step(1.0)
     gradient_CKD, head.centre_CKD[:] = before_CKD - head.centre_CKD, before_CKD
@@ -92,26 +94,24 @@ def test_one_rank_with_all_centres_is_the_whole_loss(name, epoch, chunk_bytes, m
         torch.testing.assert_close(head.buffers[buffer], value)
 
 
-def _on_rank(rank, num_ranks, port, folder, task, arguments):
-    import os
-
+def _on_rank(rank, num_ranks, port, folder, task, arguments, device):
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(num_ranks), LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank), WORLD_SIZE=str(num_ranks), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    ranks = join("cpu")
+    ranks = join(device)
     try:
         torch.save(task(ranks, *arguments), f"{folder}/{rank}.pt")
     finally:
         ranks.close()
 
 
-def on_ranks(num_ranks, folder, task, *arguments):
+def on_ranks(num_ranks, folder, task, *arguments, device="cpu"):
     """What task(ranks, *arguments) gives on each of so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_on_rank, (num_ranks, port, str(folder), task, arguments), nprocs=num_ranks)
+    multiprocessing.spawn(_on_rank, (num_ranks, port, str(folder), task, arguments, device), nprocs=num_ranks)
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(num_ranks)]
 
 
