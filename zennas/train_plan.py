@@ -6,8 +6,8 @@ import pydantic
 
 from zennas.records import Record
 
-Positive = Annotated[float, pydantic.Field(gt=0)]
-NotNegative = Annotated[float, pydantic.Field(ge=0)]
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 

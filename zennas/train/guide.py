@@ -18,6 +18,7 @@ from zennas.train.distill import (
     similar_identities,
 )
 from zennas.train.teacher import precompute
+from zennas.train.verify import normalised
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
 
@@ -41,6 +42,21 @@ class Guide:
             self.bank = _bank(self.embedding_ND, source, ranks, folder, progress)
         generator = torch.Generator().manual_seed(seed)
         self.projection = projection(student_size, teacher.embedding_size, generator=generator).to(ranks.device)
+
+    def check(self, network, *, image_px):
+        """UserError where the student's attention maps do not pair with the teacher's: two black faces show it."""
+        if not self.uses_attention:
+            return
+        black_BHW3 = torch.zeros(2, image_px, image_px, 3, dtype=torch.uint8)
+        training = network.training
+        with torch.no_grad(), attention_of(network.eval()) as maps:
+            embedding_BD = network(normalised(black_BHW3, torch.device("cpu")))
+            student = Features(self.projection.cpu()(embedding_BD), maps.take())
+        self.projection.to(self.ranks.device)
+        network.train(training)
+        teacher = self.teacher(black_BHW3)
+        teacher = Features(teacher.embedding_BD.cpu(), tuple(one.cpu() for one in teacher.attention))
+        self.function(student, teacher, **self.knobs)
 
     def loss(self, embedding_bD, maps, batch):
         """The distillation of some faces: the student's embeddings (projected), its attention maps, and their Batch."""

@@ -81,7 +81,8 @@ class Training:
                 is_last = step == job.num_steps
                 if step % verify_steps == 0 or is_last:
                     self._verify(step)
-                if is_last or self.must_stop or self.must_save:
+                # While steps are skipped, a checkpoint would only push out one of a time when they were not.
+                if is_last or self.must_stop or (self.must_save and not self.skipped_in_a_row):
                     now = time.monotonic()
                     self.seconds, counted_at = self.seconds + now - counted_at, now
                     self._save(step)
@@ -319,7 +320,7 @@ class _Student(nn.Module):
 
 
 def _crashes_in_channels_last(network, device):
-    """Whether torch may crash (seen in 2.13): on processors, the gradient of a 1x1 convolution with a stride from few channels."""
+    """Whether torch may crash (2.13 does): on processors, in the gradient of a 1x1 convolution with a stride, of few channels."""
     return device.type == "cpu" and any(
         layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels <= 8
         for layer in network.modules()

@@ -197,7 +197,7 @@ class Sample:
             self.log_weight_S = head.log_count_C[class_S]
         if head.correct_sampling and class_S is not None:
             drawn, negatives = int((~is_positive_S).sum()), head.num_local - int(is_positive_S.sum())
-            extra_S = torch.where(is_positive_S, 0.0, float(np.log(negatives / max(1, drawn))))
+            extra_S = torch.where(is_positive_S, 0.0, float(np.log(max(1, negatives) / max(1, drawn))))
             self.log_weight_S = extra_S if self.log_weight_S is None else self.log_weight_S + extra_S
 
     @classmethod

@@ -1,7 +1,6 @@
 """From what a user asks for to everything a training needs, or one clear error before the first step."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -65,10 +64,7 @@ def check_fit(options):
 
 
 def check_plan(plan, where):
-    """UserError for a name or a knob that its table does not know, or a number of epochs that has no end."""
-    for name in ("epochs", "verify_epochs"):
-        if not math.isfinite(getattr(plan, name)):
-            raise UserError(f"{where}: train.{name}: given {getattr(plan, name)}, allowed: a finite number")
+    """UserError for a name or a knob that its table does not know."""
     knobs_of(plan.loss.name, plan.loss.knobs, where=f"{where}: train.loss")
     distill_knobs_of(plan.distill.name, plan.distill.knobs, where=f"{where}: train.distill")
     check_augmentations(plan.data.augment, f"{where}: train.data.augment")
@@ -129,6 +125,7 @@ def prepare(options, source, ranks, progress):
             plan.distill, teacher, source,
             student_size=space.embedding_size, ranks=ranks, folder=options.out, seed=plan.seed, progress=progress,
         )  # fmt: skip
+        guide.check(network, image_px=space.image_px)
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
     if each:
