@@ -2,6 +2,7 @@
 
 import pathlib
 import textwrap
+from typing import NamedTuple
 
 import hypothesis
 import pytest
@@ -50,6 +51,18 @@ TINY_EXPERIMENT = """
     search: {minutes: 0.2, population: 16, batch_size: 4, num_winners: 2, max_finalists: 3, table_runs: 3,
              score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2}}
 """
+
+
+class Ended(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self):
+        return self.stdout + self.stderr
 
 
 @pytest.fixture

@@ -11,6 +11,25 @@ NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
+# part of the plan -> {value of it: the names that have it}; what is not here, every name has
+ONLY_OF = {
+    "optimizer": {"momentum": ("sgd", "lars")},
+    "schedule": {
+        "power": ("polynomial",),
+        "milestones": ("step",),
+        "factor": ("step",),
+        "final_share": ("polynomial", "cosine"),
+    },
+}
+
+
+def _check_only_of(plan, part):
+    """ValueError for a value that is not its default and that what `plan` names does not have: it would be ignored."""
+    for value, having in ONLY_OF[part].items():
+        default = type(plan).model_fields[value].default
+        if plan.name not in having and getattr(plan, value) != default:
+            raise ValueError(f"{value} is for {', '.join(having)}; {plan.name} has none, leave it out")
+
 
 class LossPlan(Record):
     """The margin loss and what the sampled softmax does with it."""
@@ -37,10 +56,15 @@ class DistillPlan(Record):
     weight: NotNegative = 1.0  # of the distillation
     class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
     knobs: Knobs = {}
-    precompute: bool = (
-        True  # the teacher's embeddings of the images as they are, once; False: of every augmented image, anew
-    )
+    # The teacher's embeddings of the images as they are, once; False: of every augmented image, anew.
+    precompute: bool = True
     teacher: TeacherPlan = TeacherPlan()
+
+    @pydantic.model_validator(mode="after")
+    def _something_counts(self):
+        if not self.weight and not self.class_weight:
+            raise ValueError("weight and class_weight not both 0: nothing would be left to learn")
+        return self
 
 
 class OptimizerPlan(Record):
@@ -51,11 +75,15 @@ class OptimizerPlan(Record):
     lr_batch: Count = 1024
     momentum: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.9  # sgd, lars
     weight_decay: NotNegative = 5e-4
-    decay_norms: bool = (
-        True  # weight decay on norms, biases and PReLU slopes too (arcface_torch does, CVLFace does not)
-    )
+    # Weight decay on norms, biases and PReLU slopes too (arcface_torch does, CVLFace does not).
+    decay_norms: bool = True
     clip_norm: Positive | None = 5.0  # of the backbone's gradient; None: never clipped
     centre_lr: Positive = 1.0  # of the class centres, times the backbone's
+
+    @pydantic.model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        _check_only_of(self, "optimizer")
+        return self
 
 
 class SchedulePlan(Record):
@@ -76,15 +104,19 @@ class SchedulePlan(Record):
             raise ValueError("a step schedule needs milestones (epochs)")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        _check_only_of(self, "schedule")
+        return self
+
 
 class DataPlan(Record):
     """What becomes of an image before the network sees it, and which images come."""
 
     augment: dict[str, Knobs] = {"flip": {"p": 0.5}}  # rows of AUGMENTATIONS, in order, with their knobs
     images_per_identity: Count | None = None  # identity-balanced: so many of everyone an epoch; None: every image once
-    workers: Annotated[int, pydantic.Field(ge=0)] | None = (
-        None  # decoding processes of a rank; None: its share of the cores
-    )
+    # Decoding processes of a rank; None: its share of the cores.
+    workers: Annotated[int, pydantic.Field(ge=0)] | None = None
 
 
 class TrainPlan(Record):
@@ -94,10 +126,8 @@ class TrainPlan(Record):
     batch: Count = 1024  # images a step, over all ranks and micro-batches
     accumulate: Count = 1  # micro-batches a step
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
-        "auto"
-        # of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor
-    )
+    # Of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False  # torch.compile the backbone; pays on a GPU after the first minutes
     loss: LossPlan = LossPlan()

@@ -12,6 +12,7 @@ import pytest
 from zennas.faces.images import decode
 from zennas.faces.pairs import read_bin, read_pairs
 from zennas.faces.sources import open_source
+from zennas.faces.verification import ten_fold_accuracy
 from zennas.records import UserError
 
 IMAGES = [b"\xff\xd8a", b"\xff\xd8b", b"\xff\xd8a", b"\x00\x80c"]
@@ -165,10 +166,17 @@ def test_pairs_by_hand(tmp_path, source):
     assert pairs.num_images == 5 and pairs.where(0) == "Ada_L/Ada_L_0001.png" and pairs.name == "pairs"
 
 
-def test_a_development_set_has_one_fold(tmp_path, source):
-    (tmp_path / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Cy 1\n\n")
+@pytest.mark.parametrize(
+    ("head", "folds"), [("1", [0, 1]), ("1\t1", [0, 1]), ("7", [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9])]
+)
+def test_a_single_fold_is_cut_into_as_many_as_can_be_verified(tmp_path, source, head, folds):
+    """As LFW's pairsDevTest.txt, one number in its head, which ten_fold_accuracy would otherwise refuse."""
+    half = len(folds) // 2
+    (tmp_path / "pairs.txt").write_text(f"{head}\n" + "Bo 1 2\n" * half + "Bo 1 Cy 1\n" * half + "\n")
     pairs = read_pairs(tmp_path / "pairs.txt", source)
-    assert pairs.fold_P.tolist() == [0, 0] and pairs.same_P.tolist() == [True, False]
+    assert pairs.fold_P.tolist() == folds and pairs.same_P.tolist() == [True] * half + [False] * half
+    found = ten_fold_accuracy(np.where(pairs.same_P, 0.9, 0.1), pairs.same_P, fold_P=pairs.fold_P)
+    assert found.mean == 1.0
 
 
 @pytest.mark.parametrize(

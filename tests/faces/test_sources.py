@@ -1,5 +1,6 @@
 """One contract for every layout: the same faces, whatever they lie in."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -219,6 +220,35 @@ def test_more_shards_than_open_files(tmp_path, monkeypatch):
     source = open_source(as_shards(tmp_path / "data"))
     assert [source.read(index) for index in (0, 5, 1, 4)] == [image_bytes(number) for number in (0, 5, 1, 4)]
     assert len(source._files) == 1
+
+
+def test_of_too_many_open_files_the_idle_one_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_OPEN_FILES", 2)
+    source = open_source(as_shards(tmp_path / "data"))
+    paths = [*source._index.files, str(tmp_path / "third")]
+    (tmp_path / "third").touch()
+    first, second = (source.descriptor(path) for path in paths[:2])
+    assert source.descriptor(paths[0]) is first  # opened before the other, and asked for after it
+    source.descriptor(paths[2])
+    assert source.descriptor(paths[0]) is first and source.descriptor(paths[1]) is not second
+
+
+@pytest.mark.parametrize("layout", [as_records, as_shards])
+@pytest.mark.parametrize("fails", ["open", "pread"])
+def test_a_disk_that_fails_is_a_corrupt_image(tmp_path, monkeypatch, layout, fails):
+    source = open_source(layout(tmp_path / "data"))
+
+    def failing(*args, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        if fails == "open":
+            patch.setattr(sources, "open", failing, raising=False)
+        else:
+            patch.setattr(os, "pread", failing)
+        with pytest.raises(CorruptImageError, match="cannot be read: Input/output error"):
+            source.read(0)
+    assert source.read(0) == image_bytes(0)
 
 
 def test_what_breaks_later_is_a_corrupt_image(tmp_path):

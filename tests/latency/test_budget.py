@@ -1,7 +1,11 @@
+import io
+
 import onnx
 import pytest
 import torch
+from rich.console import Console
 
+from zennas.latency import budget
 from zennas.latency.budget import (
     choose_protocol,
     keep_reference,
@@ -9,8 +13,10 @@ from zennas.latency.budget import (
     local_budget,
     measure_detector,
     measure_network,
+    reference_here,
 )
 from zennas.latency.protocol import Measurement
+from zennas.progress import Progress
 from zennas.provenance import versions
 from zennas.records import TRACKS, UserError, names
 from zennas.space.candidate import Candidate
@@ -124,6 +130,32 @@ def test_a_reference_that_cannot_be_read_or_kept_is_the_users_error(track, own_f
     monkeypatch.setenv("ZENNAS_CACHE", str(path))  # a file where a folder should be
     with pytest.raises(UserError, match=r"cannot be kept: .*; set ZENNAS_CACHE"):
         keep_reference(track, taken(40.0))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_reference_is_measured_once_and_kept_for_the_machine_that_measures(
+    track, own_folder, monkeypatch, elsewhere
+):
+    here, measured, console = ["here"], [], Console(file=io.StringIO())
+
+    def measure(candidate, protocol):
+        measured.append(candidate)
+        return taken(40.0, protocol=protocol, machine=here[0])
+
+    def on_another_machine(function, *arguments):
+        here[0] = "there"
+        answer = function(*arguments)
+        here[0] = "here"
+        return answer
+
+    monkeypatch.setattr(budget, "measure_network", measure)
+    monkeypatch.setattr(budget, "machine_name", lambda: here[0])
+    on_device, machine = (on_another_machine, "there") if elsewhere else (None, "here")
+    for _ in range(2):
+        found = reference_here(track, CPU, Progress(console), on_device=on_device)
+        assert found == taken(40.0, machine=machine) == kept_reference(track, CPU, machine=machine)
+    assert measured == [track.budget.reference.candidate]
+    assert console.file.getvalue().count("reference 40.00 ms measured, and kept") == 1
 
 
 def test_a_network_is_measured_from_its_export():

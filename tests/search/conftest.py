@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
 from zennas.provenance import provenance
 from zennas.search.ledger import Row
 from zennas.space.cost import cost
@@ -31,18 +31,6 @@ def write_tiny(folder, **search):
     experiment["search"] = experiment["search"] | search
     paths["experiment"].write_text(yaml.safe_dump(experiment))
     return paths["experiment"]
-
-
-class Ended(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def said(self):
-        return self.stdout + self.stderr
 
 
 class Command:

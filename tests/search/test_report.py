@@ -1,13 +1,11 @@
-import base64
 import dataclasses
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from plotly.offline import get_plotlyjs
 
+from tests.pages import figure, numbers, page_in
 from zennas.provenance import Provenance
 from zennas.search.report import LABEL_GAP_PX, MAX_POINTS, ROLES, RunSummary, write_report
 from zennas.space.candidate import Candidate
@@ -64,28 +62,10 @@ def summary(**changes):
 @pytest.fixture
 def written(tmp_path):
     def write(made):
-        """The page as written, without plotly's own source, in which any word may stand."""
         write_report(tmp_path / "report.html", made)
-        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]  # no draft is left behind
-        text = (tmp_path / "report.html").read_text(encoding="utf-8")
-        assert text.count(get_plotlyjs()) == 1
-        return text.replace(get_plotlyjs(), "")
+        return page_in(tmp_path)
 
     return write
-
-
-def figure(text, name):
-    """(traces, layout) of one figure of the page, read back from its call of plotly."""
-    decoder, at = json.JSONDecoder(), text.index("[", text.index(f'"{name}",'))
-    traces, end = decoder.raw_decode(text, at)
-    layout, _ = decoder.raw_decode(text, text.index("{", end))
-    return traces, layout
-
-
-def numbers(values):
-    if isinstance(values, dict):  # plotly's packed arrays
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
-    return np.array(values, dtype=float)
 
 
 def test_it_says_what_was_found_and_how(written):

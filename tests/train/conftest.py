@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
 from zennas.faces.recordio import RecordWriter
 from zennas.train import prepare
 from zennas.train.__main__ import main
@@ -190,18 +190,6 @@ def differing(one, other):
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-class Ended(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def said(self):
-        return self.stdout + self.stderr
 
 
 def ran(*arguments, command=main):

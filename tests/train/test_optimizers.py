@@ -1,5 +1,6 @@
 """Optimizers against torch's own and their formulas, schedules against torch's schedulers."""
 
+import inspect
 import math
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch import nn
 from zennas.records import UserError
 from zennas.train import centres
 from zennas.train.centres import CENTRE_OPTIMIZERS, CentreOptimizer
-from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, Lars, centre_knobs, learning_rate, optimizer_of
+from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, TRUST, Lars, centre_knobs, learning_rate, optimizer_of
 from zennas.train.ranks import Ranks
-from zennas.train_plan import OptimizerPlan, TrainPlan
+from zennas.train_plan import ONLY_OF, OptimizerPlan, SchedulePlan, TrainPlan
 
 ROWS, SIZE, STEPS = 21, 8, 4
 # The same float32 operations in another order, a few times over.
@@ -167,6 +168,56 @@ SCHEDULERS = {
     ),
     "constant": ({}, lambda one: schedulers.ConstantLR(one, factor=1.0)),
 }
+
+
+# values unlike their defaults
+OTHER_VALUES = {"momentum": 0.5, "power": 2.0, "milestones": (1.0, 4.0), "factor": 0.5, "final_share": 0.3}
+each_value = pytest.mark.parametrize(
+    ("part", "value"), [(part, value) for part, only in ONLY_OF.items() for value in only]
+)
+
+
+def moves_something(part, name, value):
+    """Whether training differs with this value of the plan, as the code that reads it has it."""
+    found = []
+    for changes in ({}, {value: OTHER_VALUES[value]}):
+        if part == "optimizer":
+            plan = OptimizerPlan().model_copy(update={"name": name, **changes})
+            found.append((optimizer_of([nn.Linear(2, 2)], plan).defaults, centre_knobs(plan)))
+        else:
+            start = {"name": name, "milestones": (3.0,)}  # some, so that factor has something to do
+            plan = TrainPlan().model_copy(update={"schedule": SchedulePlan().model_copy(update=start | changes)})
+            found.append([learning_rate(step, plan, steps_per_epoch=1, num_steps=9) for step in range(9)])
+    return found[0] != found[1]
+
+
+@each_value
+def test_a_plan_takes_a_value_exactly_where_it_moves_something(part, value):
+    for name in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[part]:
+        given = {"name": name, value: OTHER_VALUES[value]} | ({"milestones": (1.0, 4.0)} if name == "step" else {})
+        if moves_something(part, name, value):
+            assert getattr(getattr(TrainPlan.parse({part: given}, "here"), part), value) == OTHER_VALUES[value]
+        else:
+            with pytest.raises(UserError, match=f"here: {part}: .*{value} is for .*; {name} has none, leave it out"):
+                TrainPlan.parse({part: given}, "here")
+
+
+@each_value
+def test_a_default_is_taken_everywhere(part, value):
+    """A plan written out whole, as in result.json and on the report, can be read again."""
+    for name in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[part]:
+        plan = TrainPlan.parse({part: {"name": name} | ({"milestones": [2]} if name == "step" else {})}, "here")
+        assert TrainPlan.parse(plan.model_dump(mode="json"), "again") == plan
+
+
+def test_something_must_be_learned():
+    with pytest.raises(UserError, match="weight and class_weight not both 0"):
+        TrainPlan.parse({"distill": {"weight": 0, "class_weight": 0}}, "here")
+
+
+def test_both_lars_trust_alike():
+    one, other = (inspect.signature(one).parameters["trust"].default for one in (Lars, centres.lars))
+    assert one is other is TRUST
 
 
 def rates(schedule, *, batch=256, num_steps=EPOCHS * STEPS_PER_EPOCH):

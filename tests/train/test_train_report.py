@@ -1,14 +1,12 @@
-import base64
 import html.parser
-import json
 import math
 import re
 
 import numpy as np
 import pytest
 import yaml
-from plotly.offline import get_plotlyjs
 
+from tests.pages import figure, numbers, page_in
 from zennas.page import STYLE
 from zennas.train.report import COLUMNS, CURVES, MAX_SKIPPED, NUM_MEANS, RUNNING, SETS, write_report
 from zennas.train_plan import TrainPlan
@@ -86,28 +84,10 @@ def metrics():
 @pytest.fixture
 def written(tmp_path):
     def write(made, entries):
-        """The page as written, without plotly's own source, in which any word may stand."""
         write_report(tmp_path / "report.html", made, entries)
-        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]  # no draft is left behind
-        text = (tmp_path / "report.html").read_text(encoding="utf-8")
-        assert text.count(get_plotlyjs()) == 1
-        return text.replace(get_plotlyjs(), "")
+        return page_in(tmp_path)
 
     return write
-
-
-def figure(text, name):
-    """(traces, layout) of one figure of the page, read back from its call of plotly."""
-    decoder, at = json.JSONDecoder(), text.index("[", text.index(f'"{name}",'))
-    traces, end = decoder.raw_decode(text, at)
-    layout, _ = decoder.raw_decode(text, text.index("{", end))
-    return traces, layout
-
-
-def numbers(values):
-    if isinstance(values, dict):  # plotly's packed arrays
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).astype(float)
-    return np.array(values, dtype=float)
 
 
 class Page(html.parser.HTMLParser):

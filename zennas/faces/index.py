@@ -42,15 +42,29 @@ class Names:
         >>> list(Names.of(["Ada", "", "Grace"]))
         ['Ada', '', 'Grace']
         """
-        text, end = bytearray(), array.array("q")
+        collected = CollectedNames()
         for name in names:
-            text += os.fsencode(name)
-            end.append(len(text))
-        return cls(np.frombuffer(bytes(text), np.uint8), np.array(end, np.int64))
+            collected.append(name)
+        return collected.names()
 
     def taken(self, which_M):
         """The Names at these places."""
         return Names.of(self[int(index)] for index in which_M)
+
+
+class CollectedNames:
+    """Names while their number is not known."""
+
+    def __init__(self):
+        self.text, self.end = bytearray(), array.array("q")
+
+    def append(self, name):
+        self.text += os.fsencode(name)
+        self.end.append(len(self.text))
+
+    def names(self):
+        """The Names so far."""
+        return Names(np.frombuffer(bytes(self.text), np.uint8), np.array(self.end, np.int64))
 
 
 class Index(NamedTuple):

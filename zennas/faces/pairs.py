@@ -69,7 +69,7 @@ def read_bin(path):
         image_2P[0::2],
         image_2P[1::2],
         same_P,
-        contiguous_folds(len(same_P), min(NUM_FOLDS, len(same_P))),
+        _own_folds(len(same_P)),
     )
 
 
@@ -166,8 +166,9 @@ def read_pairs(pairs_path, source):
     """The PairSet of a pairs file in LFW's format over a Source with names.
 
     Its first line says folds and pairs of each kind in a fold ("10 300"; one number: a single fold); then "Name n m" is a pair
-    of the same identity and "Name n Other m" of two, where (Name, n) is the image Name/Name_000n. UserError for lines that are
-    neither, a wrong number of them, and images that are not in the source, named and counted.
+    of the same identity and "Name n Other m" of two, where (Name, n) is the image Name/Name_000n. No threshold can be held to
+    a single fold: its pairs are cut into contiguous ones, as those of a .bin. UserError for lines that are neither, a wrong
+    number of them, and images that are not in the source, named and counted.
     """
     pairs_path = pathlib.Path(pairs_path)
     try:
@@ -208,8 +209,13 @@ def read_pairs(pairs_path, source):
         np.array([image[first] for first, _ in pairs]),
         np.array([image[second] for _, second in pairs]),
         np.array([first[0] == second[0] for first, second in pairs]),
-        np.arange(len(pairs)) // (2 * per_kind),
+        np.arange(len(pairs)) // (2 * per_kind) if num_folds > 1 else _own_folds(len(pairs)),
     )
+
+
+def _own_folds(num_pairs):
+    """The fold of each pair of a set that says none."""
+    return contiguous_folds(num_pairs, min(NUM_FOLDS, num_pairs))
 
 
 def _pair(line, where):

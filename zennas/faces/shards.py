@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.index import Names
+from zennas.faces.index import CollectedNames, Names
 from zennas.records import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
@@ -34,7 +34,7 @@ def list_members(paths, *, progress=None):
     plain tar, is cut short, or labels only some of its images.
     """
     columns = {name: array.array("q") for name in ("shard", "offset", "size", "folder")}
-    class_of, folder_number, names = array.array("q"), {}, _Collected()
+    class_of, folder_number, names = array.array("q"), {}, CollectedNames()
     total, done = sum(pathlib.Path(path).stat().st_size for path in paths), 0
     for shard, path in enumerate(paths):
         classes, pending = {}, []  # of this shard: a sample's members lie in one shard
@@ -55,7 +55,7 @@ def list_members(paths, *, progress=None):
         class_of.extend(classes.get(key, -1) for key in pending)
         done += pathlib.Path(path).stat().st_size
     shard_N, offset_N, size_N, folder_N = (np.array(column, np.int64) for column in columns.values())
-    label_N, names, identities = np.array(class_of, np.int64), names.done(), None
+    label_N, names, identities = np.array(class_of, np.int64), names.names(), None
     if not len(label_N):
         raise UserError(f"{paths[0]}: no image among the members; expected names ending in {', '.join(IMAGE_SUFFIXES)}")
     if (label_N < 0).any():
@@ -72,20 +72,6 @@ def list_members(paths, *, progress=None):
         rank[[folder_number[name] for name in order]] = np.arange(len(order))
         label_N, identities = rank[folder_N], Names.of(order)
     return Members(shard_N, offset_N, size_N, names, label_N, identities)
-
-
-class _Collected:
-    """Names while their number is not known."""
-
-    def __init__(self):
-        self.text, self.end = bytearray(), array.array("q")
-
-    def append(self, name):
-        self.text += name.encode(errors="surrogateescape")
-        self.end.append(len(self.text))
-
-    def done(self):
-        return Names(np.frombuffer(bytes(self.text), np.uint8), np.array(self.end, np.int64))
 
 
 def _regular_members(path):

@@ -1,6 +1,7 @@
 """Where faces lie: RecordIO, tar shards or a folder of folders, behind one Source with random access."""
 
 import collections
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -46,7 +47,10 @@ class Source:
 
     def read(self, index):
         """The encoded bytes of image `index`; CorruptImageError where they cannot be had."""
-        return self._kind.read(self, self._index, index)
+        try:
+            return self._kind.read(self, self._index, index)
+        except OSError as error:
+            raise CorruptImageError(f"cannot be read: {error.strerror}") from None
 
     def where(self, index):
         """Where image `index` lies, for people: 'train.rec, record 17'."""
@@ -57,12 +61,16 @@ class Source:
         return self._index.names[index] if self._index.names is not None else None
 
     def descriptor(self, path):
-        """An open file that `os.pread` may read; the returned object must be held meanwhile."""
+        """An open file that `os.pread` may read; the returned object must be held meanwhile. Of too many, the one that was not
+        asked for the longest is closed."""
         file = self._files.get(path)
         if file is None:
             if len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)  # closes as soon as no thread holds it
             file = self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
+        else:
+            with contextlib.suppress(KeyError):  # another thread has just let go of it
+                self._files.move_to_end(path)
         return file
 
 
@@ -234,10 +242,7 @@ def _read_member(source, index, number):
 
 
 def _read_file(source, index, number):
-    try:
-        return pathlib.Path(index.files[0], index.names[number]).read_bytes()
-    except OSError as error:
-        raise CorruptImageError(f"cannot be read: {error.strerror}") from None
+    return pathlib.Path(index.files[0], index.names[number]).read_bytes()
 
 
 class Kind(NamedTuple):

@@ -88,6 +88,27 @@ def keep_reference(track, measurement):
     keep_network(track.budget.reference.candidate, measurement)
 
 
+def reference_here(track, protocol, progress, *, on_device=None):
+    """The Measurement of the track's reference network on this machine: the kept one, or one that is taken now and kept.
+
+    on_device(function, *arguments) calls it on the machine that measures, where that is not this process.
+    """
+    on_device = on_device or (lambda function, *arguments: function(*arguments))
+    reference = kept_reference(track, protocol, machine=on_device(machine_name))
+    if reference is not None:
+        return reference
+    candidate = track.budget.reference.candidate
+    progress.begin(f"measuring the reference network {candidate.text}, once for this machine")
+    progress.update({})
+    reference = on_device(measure_network, candidate, protocol)
+    progress.end()
+    keep_reference(track, reference)
+    progress.say(f"reference {reference.measured_ms:.2f} ms measured, and kept for this machine")
+    if reference.warning:
+        progress.say(f"warning: {reference.warning}; delete the kept reference to measure it again", style="yellow")
+    return reference
+
+
 def kept_network(candidate, protocol, *, machine=None):
     """The Measurement of a whole network that is kept on this machine under this protocol, or None."""
     path = _networks_path(protocol, machine or machine_name())

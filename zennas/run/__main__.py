@@ -32,7 +32,7 @@ def run(
     budget_ms: Annotated[float | None, typer.Option(help="Budget in milliseconds of this machine, unscaled.")] = None,
     backend: Annotated[str | None, typer.Option(help="Latency backend. [default: the track's]")] = None,
     device: Annotated[str | None, typer.Option(help="Of the training: cpu or cuda.")] = None,
-    ray: Annotated[int | None, typer.Option(help="Train with so many ranks on Ray.")] = None,
+    ray: Annotated[int | None, typer.Option(min=1, help="Train with so many ranks on Ray.")] = None,
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster. [default: private local Rays]")] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print winners and result as JSON on standard output.")
@@ -40,11 +40,7 @@ def run(
 ):
     """See HELP."""
     from zennas.search.__main__ import search_and_train
-    from zennas.track import load_experiment
-    from zennas.train.request import changed_plan
 
-    # A slip in what comes second is said before the first begins.
-    changed_plan(load_experiment(experiment)[0].train, set_ or [])
     training = {
         "teacher": teacher,
         "verify": tuple(verify or ()),

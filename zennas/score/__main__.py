@@ -135,19 +135,11 @@ def _scored(candidates, names, plan, *, space, seed, progress):
 
 def _add_latency(rows, candidates, *, track, space, backend, budget_ms, whole, num_runs, progress):
     """Predicted, and where `whole` measured, latency of each row, against the track's budget here."""
-    from zennas.latency.budget import choose_protocol, keep_reference, kept_reference, local_budget, measure_network
+    from zennas.latency.budget import choose_protocol, local_budget, measure_network, reference_here
     from zennas.latency.table import LatencyTable, parts_of
 
     protocol, stand_in = choose_protocol(track, backend)
-    reference = None
-    if budget_ms is None:
-        reference = kept_reference(track, protocol)
-        if reference is None:
-            progress.say(
-                f"measuring the track's reference network {track.budget.reference.candidate.text}, once for this machine"
-            )
-            reference = measure_network(track.budget.reference.candidate, protocol)
-            keep_reference(track, reference)
+    reference = reference_here(track, protocol, progress) if budget_ms is None else None
     budget = local_budget(track, reference, stand_in, budget_ms=budget_ms)
     progress.say(f"budget {budget.budget_ms:.2f} ms here: {budget.origin}")
     if stand_in:

@@ -93,6 +93,12 @@ def search_and_train(
     if detector is not None and not detector.is_file():
         raise UserError(f"--detector {detector}: no such file")
     out = out or pathlib.Path("runs") / experiment.name
+    trained_out = out.with_name(f"{out.name}-trained")
+    if then_train is not None:
+        wanted = {"budget_ms": budget_ms, "backend": backend, "space": space, "fresh": fresh} | (training or {})
+        training = {name: value for name, value in wanted.items() if value is not None}
+        ranks = {name: training.pop(name) for name in ("num_ray_workers", "address") if name in training}
+        _check_training(track, data=then_train, on_ray="num_ray_workers" in ranks, **training)
     options = Options(
         experiment=experiment,
         track=the_track,
@@ -119,8 +125,8 @@ def search_and_train(
         raise
     finally:
         progress.close()
-    if json_output and then_train is None:
-        print(json.dumps(winners, indent=2))
+    if json_output and (then_train is None or not winners):
+        print(json.dumps(winners if then_train is None else {"winners": winners, "trained": None}, indent=2))
     if not winners:
         console.print(
             "no winner: no candidate measured whole kept within the budget; "
@@ -152,7 +158,6 @@ def search_and_train(
     ]
     more = {"--candidates": 2 * candidates} if candidates else {"--minutes": f"{2 * plan.minutes:g}"}
     search_on = ["python", "-m", "zennas.search", "--track", track, "--out", str(out), *_flags(again | more)]
-    trained_out = out.with_name(f"{out.name}-trained")
     train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / "winner-1.yaml")]
     train_it += [*_flags(same | {"--space": space}), "--out", str(trained_out), "--data"]
     console.print(
@@ -169,14 +174,23 @@ def search_and_train(
         from zennas.train.outcome import train_and_tell
         from zennas.train.request import request
 
-        wanted = {"budget_ms": budget_ms, "backend": backend, "space": space} | (training or {})
-        wanted = {"out": trained_out} | {name: value for name, value in wanted.items() if value is not None}
-        ranks = {name: wanted.pop(name) for name in ("num_ray_workers", "address") if name in wanted}
-        options = request(track, data=then_train, winner=out / "winner-1.yaml", **wanted)
+        options = request(track, data=then_train, winner=out / "winner-1.yaml", out=trained_out, **training)
         result, code = train_and_tell(options, console, **ranks)
         if json_output:
             print(json.dumps({"winners": winners, "trained": result}, indent=2))
         raise typer.Exit(code)
+
+
+def _check_training(track, *, on_ray, **training):
+    """UserError for what the training after the search could not use: now, not when the search is over."""
+    import torch
+
+    from zennas.records import UserError
+    from zennas.train.request import check_request
+
+    check_request(track, **training)
+    if training.get("device") == "cuda" and not on_ray and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU on this machine; give --device cpu")
 
 
 def _flags(options):

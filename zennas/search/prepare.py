@@ -1,8 +1,7 @@
 """What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the baselines."""
 
-from zennas.latency.budget import keep_reference, kept_reference, local_budget, measure_detector, measure_network
+from zennas.latency.budget import local_budget, measure_detector, reference_here
 from zennas.latency.table import measure_part
-from zennas.provenance import machine_name
 from zennas.records import UserError, first_line
 from zennas.search.winners import measured_entry
 
@@ -14,17 +13,7 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
         raise UserError(f"--detector {detector}: would not change the budget: {why}; leave it out")
     if budget_ms is not None:
         return local_budget(track, None, stand_in, budget_ms=budget_ms)
-    machine = workers.on_device(machine_name)
-    reference = kept_reference(track, protocol, machine=machine)
-    if reference is None:
-        progress.begin(f"measuring the reference network {track.budget.reference.candidate.text}")
-        progress.update({})
-        reference = workers.on_device(measure_network, track.budget.reference.candidate, protocol)
-        progress.end()
-        keep_reference(track, reference)
-        progress.say(f"reference {reference.measured_ms:.2f} ms measured, and kept for this machine")
-        if reference.warning:
-            progress.say(f"warning: {reference.warning}; delete the kept reference to measure it again", style="yellow")
+    reference = reference_here(track, protocol, progress, on_device=workers.on_device)
     detector_ms = None
     if detector is not None:
         measurement = workers.on_device(

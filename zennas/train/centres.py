@@ -10,6 +10,7 @@ import torch
 
 from zennas.records import UserError
 from zennas.track import lookup
+from zennas.train.optimizers import TRUST
 
 # Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it busy.
 BLOCK_ROWS = {"cpu": 1024, "cuda": 1 << 17}
@@ -32,7 +33,7 @@ def adamw(weight_RD, grad_RD, state, *, lr, ratio, beta1=0.9, beta2=0.999, eps=1
     weight_RD.mul_(1 - lr * weight_decay).addcdiv_(mean_RD, root_RD, value=-lr)
 
 
-def lars(weight_RD, grad_RD, state, *, lr, ratio, momentum=0.9, weight_decay=5e-4, trust=0.001):
+def lars(weight_RD, grad_RD, state, *, lr, ratio, momentum=0.9, weight_decay=5e-4, trust=TRUST):
     """LARS (You et al. 2017, arXiv:1708.03888, eq. 6) with one ratio for all sampled rows of all ranks."""
     rate = lr * trust * ratio
     state["momentum"].mul_(momentum).add_(grad_RD, alpha=rate).add_(weight_RD, alpha=rate * weight_decay)
@@ -70,7 +71,7 @@ class CentreOptimizer:
         of the centres here, in place, a block at a time.
         """
         blocks = blocks_of(len(unit_RD), unit_RD.device)
-        if ratio_first := self.function is lars:
+        if is_lars := self.function is lars:
             squares = torch.zeros(2, dtype=torch.float64, device=grad_RD.device)
             for here in blocks:
                 weight_RD = centre_ND[here if row_R is None else row_R[here]]
@@ -80,9 +81,9 @@ class CentreOptimizer:
         for here in blocks:
             rows = here if row_R is None else row_R[here]
             weight_RD, state = centre_ND[rows], {kind: values[rows] for kind, values in self.state.items()}
-            if not ratio_first:
+            if not is_lars:
                 _through_normalise(grad_RD[here], unit_RD[here], weight_RD)
-            self.function(weight_RD, grad_RD[here], state, lr=lr, ratio=ratio if ratio_first else None, **self.knobs)
+            self.function(weight_RD, grad_RD[here], state, lr=lr, ratio=ratio if is_lars else None, **self.knobs)
             if row_R is not None:  # a slice was changed in place
                 for kind, values in state.items():
                     self.state[kind].index_copy_(0, rows, values)

@@ -36,13 +36,12 @@ def unchanged(cosine_BC, state):
 class Loss:
     """One row of LOSSES. Every keyword-only argument of its functions is a knob. Logits are `scale` times what they give."""
 
-    target: Callable  # (own_B, norm_B, state, *, knobs) -> what the cosine to the own class becomes; any slope autograd knows
-    negatives: Callable = (
-        unchanged  # (cosine_BC, state, *, knobs) -> (what cosines to other classes become, slope_BC or None)
-    )
-    update: Callable | None = (
-        None  # (buffers, target_B, norm_B, *, knobs) -> buffers; once per batch, before the others
-    )
+    # (own_B, norm_B, state, *, knobs) -> what the cosine to the own class becomes; any slope that autograd knows
+    target: Callable
+    # (cosine_BC, state, *, knobs) -> (what cosines to other classes become, slope_BC or None)
+    negatives: Callable = unchanged
+    # (buffers, target_B, norm_B, *, knobs) -> buffers; once per micro-batch, before the others
+    update: Callable | None = None
     buffers: dict[str, float] = dataclasses.field(default_factory=dict)  # the values that `update` begins from
     relabel: Callable | None = None  # (target_B, hardest_B, *, knobs) -> bool_B: take the hardest other class as label
     # (target_B, hardest_B, *, knobs) -> penalty_B >= 0, of the labels after relabelling
@@ -132,7 +131,7 @@ def curricular(cosine_BC, state, *, margin_rad=0.5):
 
 
 def curricular_update(buffers, target_B, norm_B, *, t_alpha=0.01):
-    """t, moved by the share `t_alpha` to the mean of target_B over the whole batch."""
+    """t, moved by the share `t_alpha` to the mean of target_B over the whole micro-batch, of all ranks."""
     return {"t": torch.lerp(buffers["t"], target_B.detach().mean().to(buffers["t"]), t_alpha)}
 
 
@@ -294,7 +293,8 @@ def unsharded_loss(name, cosine, label_B, norm_B, *, buffers=None, count_C=None,
     """(loss, buffers after this batch): the whole of it on one device, to which the sharded way is held.
 
     cosine_BC, or cosine_BCK with K sub-centres; it is clamped to [-1, 1] and taken to float32 (float64 stays), also under
-    autocast. norm_B: length of the embeddings before normalising, or None where no adaface asks. count_C: images of each class.
+    autocast. norm_B: length of the embeddings before normalising, or None where no adaface asks. count_C: images of each class;
+    one that has none counts as if it had one, as log 0 would take it out of the softmax.
     Not `training`: the buffers stay, labels are taken as they are, and there is no penalty. UserError as by `knobs_of`.
     """
     knobs = knobs_of(name, knobs)
@@ -317,7 +317,7 @@ def unsharded_loss(name, cosine, label_B, norm_B, *, buffers=None, count_C=None,
                 label_B = torch.where(noisy_B, other_B, label_B)
         target_B = _own(cosine_BC, label_B)
         state = State(buffers, target_B.detach())
-        log_count_C = count_C.to(cosine_BC).log() if loss.needs_counts else None
+        log_count_C = count_C.clamp(min=1).to(cosine_BC).log() if loss.needs_counts else None
         logits_BC = logits_of(loss, knobs, cosine_BC, label_B, norm_B, state, log_count_C=log_count_C)
         value = functional.cross_entropy(logits_BC, label_B)
         if rectifying and loss.penalty:

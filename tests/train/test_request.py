@@ -1,0 +1,74 @@
+"""From --set to a TrainPlan: what was given and nothing else, and what goes with the row that it belonged to."""
+
+import pytest
+
+from zennas.records import UserError
+from zennas.train.request import changed_plan, check_request
+from zennas.train_plan import TrainPlan
+
+RECIPE = {
+    "epochs": 9,
+    "loss": {"knobs": {"scale": 16.0}, "sampling_rate": 0.5},
+    "optimizer": {"momentum": 0.8, "lr": 0.3},
+    "schedule": {"name": "step", "milestones": [2, 4], "factor": 0.5, "warmup_epochs": 1},
+}
+
+
+def changed(*changes):
+    return changed_plan(TrainPlan.parse(RECIPE, "a recipe"), changes)
+
+
+def given(plan):
+    return plan.model_dump(mode="json", exclude_unset=True)
+
+
+def test_a_plan_carries_what_was_given():
+    assert given(changed()) == RECIPE
+    assert given(changed("optimizer.lr=0.5", "seed=4")) == RECIPE | {
+        "optimizer": {"momentum": 0.8, "lr": 0.5},
+        "seed": 4,
+    }
+
+
+def test_another_row_takes_only_what_it_has():
+    plan = changed("schedule.name=cosine", "optimizer.name=adamw", "loss.name=cosface")
+    assert given(plan) == {
+        "epochs": 9, "loss": {"name": "cosface", "sampling_rate": 0.5}, "optimizer": {"name": "adamw", "lr": 0.3},
+        "schedule": {"name": "cosine", "warmup_epochs": 1},
+    }  # fmt: skip
+    assert changed("optimizer.name=lars").optimizer.momentum == 0.8  # which it has too
+
+
+def test_the_same_row_keeps_all_of_it():
+    """Also where the recipe leaves the name to its default."""
+    plan = changed("loss.name=balanced_curricular", "optimizer.name=sgd", "schedule.name=step")
+    assert plan == TrainPlan.parse(RECIPE, "a recipe")
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_what_is_set_with_a_new_name_is_its_own_in_any_order(turn):
+    plan = changed(
+        *["loss.knobs.margin=0.3", "loss.name=cosface", "schedule.power=2", "schedule.name=polynomial"][::turn]
+    )
+    assert plan.loss.knobs == {"margin": 0.3}
+    assert given(plan)["schedule"] == {"name": "polynomial", "power": 2, "warmup_epochs": 1}
+
+
+def test_what_is_set_for_another_row_is_refused():
+    with pytest.raises(UserError, match=r"--set: optimizer: .*momentum is for sgd, lars; adamw has none"):
+        changed("optimizer.name=adamw", "optimizer.momentum=0.7")
+    with pytest.raises(UserError, match=r"--set: schedule: .*power is for polynomial; step has none"):
+        changed("schedule.power=2")
+
+
+def test_of_one_key_the_last_holds():
+    assert changed("epochs=3", "epochs=4").epochs == 4
+    assert changed("loss={name: cosface}", "loss.knobs.margin=0.2").loss.knobs == {"margin": 0.2}
+
+
+def test_distilling_without_a_teacher_is_refused(tiny, tmp_path):
+    for change in ("distill.weight=2", "distill={weight: 3}"):
+        with pytest.raises(UserError, match="is about a teacher, and without --teacher"):
+            check_request(str(tiny), data=tmp_path, changes=["epochs=3", change])
+    plan = check_request(str(tiny), data=tmp_path, teacher=tmp_path, changes=["distill.weight=3"])[-1]
+    assert plan.distill.weight == 3
