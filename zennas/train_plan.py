@@ -34,9 +34,12 @@ class DistillPlan(Record):
     """What the student learns of a teacher, beside the labels."""
 
     name: str = "l2"  # a row of DISTILLATIONS
-    weight: NotNegative = 1.0  # of the distillation
+    weight: NotNegative | None = None  # of the distillation; None: as published, or 1 (the row's)
     class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
     knobs: Knobs = {}
+    student_px: tuple[
+        Count, ...
+    ] = ()  # the student sees its images at one of these sizes and back, the teacher as they are
     precompute: bool = (
         True  # the teacher's embeddings of the images as they are, once; False: of every augmented image, anew
     )

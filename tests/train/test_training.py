@@ -30,7 +30,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
 from zennas.train import loop
 from zennas.train.checkpoints import checkpoints_in
-from zennas.train.distill import DISTILLATIONS, NEEDS
+from zennas.train.distill import DISTILLATIONS
 from zennas.train.journal import read_metrics
 from zennas.train.losses import LOSSES
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -304,7 +304,7 @@ def cbam_winner(tmp_path):
 @pytest.mark.parametrize("name", DISTILLATIONS)
 @pytest.mark.parametrize("precompute", [True, False])
 def test_every_distillation_trains(options, tmp_path, cbam_winner, name, precompute):
-    if NEEDS.get(name) == "neighbours_BKD" and not precompute:
+    if DISTILLATIONS[name].needs == "neighbours_BKD" and not precompute:
         pytest.skip("refused: it mines the embeddings before")
     changes = (f"distill.name={name}", f"distill.precompute={precompute}", TWO_STEPS)
     taught = options(*changes, teacher=teacher_file(tmp_path / "teacher"), winner=cbam_winner, out="taught")

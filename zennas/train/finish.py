@@ -22,6 +22,10 @@ from zennas.run_folder import write_atomically
 from zennas.train.teacher import NETWORK, save_network
 
 MODEL, RESULT = "model.onnx", "result.json"
+KEPT_SIZES = {
+    "image_px": 112,
+    "embedding_size": 512,
+}  # of the whole networks that latency/budget.py keeps: a track's reference
 TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
 
 
@@ -101,14 +105,14 @@ def budget_here(options, progress):
 
 def untrained_latency(options, protocol, *, again=False):
     """The Measurement of the candidate with untrained weights: kept on this machine, or taken now."""
-    kept = None if again else kept_network(options.candidate, protocol)
-    if kept is None:
-        kept = measure_network(
-            options.candidate, protocol, image_px=options.space.image_px, embedding_size=options.space.embedding_size
-        )
-        if (options.space.image_px, options.space.embedding_size) == (112, 512):  # what the kept ones are all of
-            keep_network(options.candidate, kept)
-    return kept
+    sizes = {"image_px": options.space.image_px, "embedding_size": options.space.embedding_size}
+    may_keep = sizes == KEPT_SIZES
+    if may_keep and not again and (kept := kept_network(options.candidate, protocol)) is not None:
+        return kept
+    taken = measure_network(options.candidate, protocol, **sizes)
+    if may_keep:
+        keep_network(options.candidate, taken)
+    return taken
 
 
 def measured(options, network, onnx_bytes, progress):
