@@ -53,16 +53,18 @@ class DistillPlan(Record):
     """What the student learns of a teacher, beside the labels."""
 
     name: str = "l2"  # a row of DISTILLATIONS
-    weight: NotNegative = 1.0  # of the distillation
+    weight: NotNegative | None = None  # of the distillation; None: as published, or 1 (the row's)
     class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
     knobs: Knobs = {}
+    # The student sees its images at one of these sizes and back, the teacher as they are; (): as they are, too.
+    student_px: tuple[Count, ...] = ()
     # The teacher's embeddings of the images as they are, once; False: of every augmented image, anew.
     precompute: bool = True
     teacher: TeacherPlan = TeacherPlan()
 
     @pydantic.model_validator(mode="after")
     def _something_counts(self):
-        if not self.weight and not self.class_weight:
+        if self.weight == 0 and self.class_weight == 0:
             raise ValueError("weight and class_weight not both 0: nothing would be left to learn")
         return self
 

@@ -13,7 +13,7 @@ import statistics
 
 import numpy as np
 
-from zennas.latency.budget import choose_protocol, keep_reference, kept_reference, local_budget, measure_network
+from zennas.latency.budget import choose_protocol, local_budget, measure_network, reference_here
 from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, console_for
 from zennas.provenance import provenance
@@ -33,11 +33,7 @@ def main():
     progress = Progress(console_for(json_output=False))
     experiment, track, space = load_experiment(arguments.track)
     protocol, stand_in = choose_protocol(track)
-    reference = kept_reference(track, protocol)
-    if reference is None:
-        reference = measure_network(track.budget.reference.candidate, protocol)
-        keep_reference(track, reference)
-    budget_ms = local_budget(track, reference, stand_in).budget_ms
+    budget_ms = local_budget(track, reference_here(track, protocol, progress), stand_in).budget_ms
     table = LatencyTable(protocol)
     progress.begin("latency table")
     table.ensure(table.missing_for(space), num_runs=experiment.search.table_runs, progress=progress.counting("blocks"))

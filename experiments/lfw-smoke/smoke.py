@@ -93,6 +93,8 @@ def folder_of(variant, seed, options):
 
 def train(variant, seed, identities, pairs, options):
     """Train one variant with one seed, unless that is done."""
+    if (folder_of(variant, seed, options) / "result.json").is_file():
+        return variant, seed
     changes = [f"seed={seed}", *VARIANTS[variant], *options.set]
     command = [sys.executable, "-m", "zennas.train", "--track", "lfw-smoke", "--winner", str(HERE / "winner-1.yaml")]
     command += ["--data", str(options.faces), "--identities", str(identities), "--verify", f"{pairs}@{options.faces}"]
@@ -188,7 +190,7 @@ def as_table(found):
     lines += ["", "Differences in points of accuracy, the same seed on both sides:", ""]
     for name, row in found["differences"].items():
         lines.append(
-            f"- {name}: {row['mean']:+.2f} ± {row['std']} ({', '.join(f'{one:+.2f}' for one in row['points'])})"
+            f"- {name}: {row['mean']:+.2f} ± {page.number(row['std'], '.2f')} ({', '.join(f'{one:+.2f}' for one in row['points'])})"
         )
     return "\n".join(lines) + "\n"
 

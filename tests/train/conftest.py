@@ -148,7 +148,8 @@ def training(options, *, ranks=None, progress=None):
     """The Training of some Options, ready to run: the loop without the measurements before and behind it."""
     ranks, progress = ranks or Ranks(), progress or silent()
     options.out.mkdir(parents=True, exist_ok=True)
-    return Training(prepare.prepare(options, prepare.open_data(options, progress), ranks, progress), ranks, progress)
+    source, teacher = prepare.open_data(options, progress), prepare.open_teacher_of(options, ranks)
+    return Training(prepare.prepare(options, source, teacher, ranks, progress), ranks, progress)
 
 
 def trained(options, **others):

@@ -34,6 +34,12 @@ def train(
         pathlib.Path | None,
         typer.Option(help="Teacher: a folder that zennas train wrote, an ONNX file, a .pt2. [default: none]"),
     ] = None,
+    from_: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--from", help="Checkpoint (a folder step-N of another run) whose weights and step to begin from."
+        ),
+    ] = None,
     verify: Annotated[
         list[str] | None, typer.Option(help="SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.")
     ] = None,
@@ -89,9 +95,9 @@ def train(
     given = {"epochs": epochs, "batch": batch, "seed": seed}
     changes = [f"{name}={value}" for name, value in given.items() if value is not None] + (set_ or [])
     options = request(
-        track, data=data, winner=winner, out=out, changes=changes, space=space, teacher=teacher, verify=tuple(verify or ()),
-        identities=identities, any_size=any_size, budget_ms=budget_ms, backend=backend, device=device, resume=resume,
-        fresh=fresh,
+        track, data=data, winner=winner, start=from_, out=out, changes=changes, space=space, teacher=teacher,
+        verify=tuple(verify or ()), identities=identities, any_size=any_size, budget_ms=budget_ms, backend=backend,
+        device=device, resume=resume, fresh=fresh,
     )  # fmt: skip
     result, code = train_and_tell(options, console_for(json_output=json_output), num_ray_workers=ray, address=address)
     if json_output and result is not None:

@@ -7,14 +7,13 @@ leaves the last whole one. Read with weights_only: a checkpoint from a stranger 
 
 import os
 import pathlib
-import pickle
 import re
 import shutil
-import zipfile
 
 import torch
 
 from zennas.records import UserError, first_line
+from zennas.train.ranks import EveryRankError
 
 COMMON, CENTRES, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writing-"
 FORMAT = 1  # raised when a reader of today could not read it
@@ -35,18 +34,34 @@ def save(folder, step, *, common, head, ranks, keep):
             _write(partial / COMMON, common | whole)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError when a disk is full
         problem = f"{partial}: the checkpoint cannot be written: {first_line(error)}"
-    problems = [text for text in ranks.objects(problem) if text]
-    if problems:
-        if ranks.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"{problems[0]}; earlier checkpoints are kept in {folder}")
+    _raise_together(ranks, problem, partial)
+    _raise_together(ranks, _incomplete(partial, ranks) if ranks.is_first else None, partial)
     if ranks.is_first:
+        _sync_folder(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync_folder(folder)
         for old in checkpoints_in(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     ranks.barrier()
+
+
+def _raise_together(ranks, problem, partial):
+    """UserError on all ranks where there is a problem on one; what was written is removed."""
+    problems = [text for text in ranks.objects(problem) if text]
+    if problems:
+        if ranks.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise EveryRankError(f"{problems[0]}; earlier checkpoints are kept in {partial.parent}")
+
+
+def _incomplete(partial, ranks):
+    """A sentence where a rank wrote somewhere else, into a folder that not all nodes share; None where all is here."""
+    for rank in range(ranks.num_ranks):
+        path = partial / CENTRES.format(rank=rank, num_ranks=ranks.num_ranks)
+        if not path.is_file():
+            return f"{path}: rank {rank} wrote it, and it is not here: --out must be a folder that every node sees"
+    return None
 
 
 def checkpoints_in(folder):
@@ -106,7 +121,7 @@ def _write(path, value):
 def _read(path, **options):
     try:
         return torch.load(path, map_location="cpu", weights_only=True, **options)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 - torch's reader raises whatever the damage leads it to
         raise UserError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from None
 
 

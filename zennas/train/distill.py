@@ -6,9 +6,11 @@ gradient for an embedding of zeros, which has no direction. What a sum over rows
 
 # B faces, N images, D embedding size, C identities, K identities similar to one, R and S rows of a block
 
+import dataclasses
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +46,8 @@ def _in_float32(function):
 
     @functools.wraps(function)
     def wrapped(student, teacher, **knobs):
-        if student.embedding_BD.shape != teacher.embedding_BD.shape:
+        # Attention is compared map by map; embeddings of another size are no matter there.
+        if function.__name__ != "attention" and student.embedding_BD.shape != teacher.embedding_BD.shape:
             raise UserError(
                 f"distillation '{function.__name__}': the student's embeddings are {_shape(student.embedding_BD)}, the "
                 f"teacher's {_shape(teacher.embedding_BD)}; they must agree: lead the student's through a projection"
@@ -163,18 +166,25 @@ def coupleface(student, teacher, *, alpha=1.0, tolerance=0.03, form="hinge"):
     return (student_BD - teacher_BD).square().sum(1).mean() + alpha * relation
 
 
-# (student Features, teacher Features, **knobs) -> scalar
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """One row of DISTILLATIONS: called as its function."""
+
+    function: Callable  # (student Features, teacher Features, *, knobs) -> scalar
+    needs: str | None = None  # the field of Features that it reads beside the embedding
+    weight: float = 1.0  # published, beside the classification loss; 1 is our choice where none is
+
+    def __call__(self, student, teacher, **knobs):
+        return self.function(student, teacher, **knobs)
+
+
 DISTILLATIONS = {
-    "l2": l2,
-    "feature_consistency": feature_consistency,
-    "angular": angular,
-    "attention": attention,
-    "coupleface": coupleface,
+    "l2": Distillation(l2),
+    "feature_consistency": Distillation(feature_consistency),
+    "angular": Distillation(angular, weight=9.0),
+    "attention": Distillation(attention, needs="attention", weight=5.0),
+    "coupleface": Distillation(coupleface, needs="neighbours_BKD"),
 }
-# Which field of Features a distillation reads beside the embedding.
-NEEDS = {"attention": "attention", "coupleface": "neighbours_BKD"}
-# The published weight beside the classification loss; 1 is our choice where none is published.
-WEIGHTS = {"l2": 1.0, "feature_consistency": 1.0, "angular": 9.0, "attention": 5.0, "coupleface": 1.0}
 
 
 def knobs_of(name, given=None, where="distillation"):
@@ -182,8 +192,8 @@ def knobs_of(name, given=None, where="distillation"):
 
     UserError for an unknown distillation or knob, or a value that is not a number >= 0 (for `form`: a row of RELATION_FORMS).
     """
-    function = lookup(DISTILLATIONS, name, f"{where}: distillation")
-    parameters = inspect.signature(function).parameters.values()
+    row = lookup(DISTILLATIONS, name, f"{where}: distillation")
+    parameters = inspect.signature(row.function).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
     for knob, value in (given or {}).items():
         if knob not in defaults:

@@ -10,11 +10,10 @@ from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
     keep_network,
-    keep_reference,
     kept_network,
-    kept_reference,
     local_budget,
     measure_network,
+    reference_here,
 )
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
@@ -22,6 +21,10 @@ from zennas.run_folder import write_atomically
 from zennas.train.teacher import NETWORK, save_network
 
 MODEL, RESULT = "model.onnx", "result.json"
+KEPT_SIZES = {
+    "image_px": 112,
+    "embedding_size": 512,
+}  # of the whole networks that latency/budget.py keeps: a track's reference
 TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
 
 
@@ -89,26 +92,20 @@ def budget_here(options, progress):
     protocol, stand_in = choose_protocol(options.track, options.backend)
     if options.budget_ms is not None:
         return protocol, local_budget(options.track, None, stand_in, budget_ms=options.budget_ms)
-    reference = kept_reference(options.track, protocol)
-    if reference is None:
-        progress.begin(f"measuring the reference network {options.track.budget.reference.candidate.text}")
-        progress.update({})
-        reference = measure_network(options.track.budget.reference.candidate, protocol)
-        keep_reference(options.track, reference)
-        progress.end()
+    reference = reference_here(options.track, protocol, progress)
     return protocol, local_budget(options.track, reference, stand_in)
 
 
 def untrained_latency(options, protocol, *, again=False):
     """The Measurement of the candidate with untrained weights: kept on this machine, or taken now."""
-    kept = None if again else kept_network(options.candidate, protocol)
-    if kept is None:
-        kept = measure_network(
-            options.candidate, protocol, image_px=options.space.image_px, embedding_size=options.space.embedding_size
-        )
-        if (options.space.image_px, options.space.embedding_size) == (112, 512):  # what the kept ones are all of
-            keep_network(options.candidate, kept)
-    return kept
+    sizes = {"image_px": options.space.image_px, "embedding_size": options.space.embedding_size}
+    may_keep = sizes == KEPT_SIZES
+    if may_keep and not again and (kept := kept_network(options.candidate, protocol)) is not None:
+        return kept
+    taken = measure_network(options.candidate, protocol, **sizes)
+    if may_keep:
+        keep_network(options.candidate, taken)
+    return taken
 
 
 def measured(options, network, onnx_bytes, progress):

@@ -5,10 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from zennas.records import UserError
 from zennas.train.distill import (
     DISTILLATIONS,
-    NEEDS,
     Bank,
     Features,
     attention_of,
@@ -16,60 +14,75 @@ from zennas.train.distill import (
     projection,
     prototypes,
     similar_identities,
+    unit,
 )
 from zennas.train.teacher import precompute
 from zennas.train.verify import normalised
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
+TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about at a time
 
 
 class Guide:
     """A distillation made ready for one training: `loss` of a batch, `projection` to train with the student."""
 
-    def __init__(self, plan, teacher, source, *, student_size, ranks, folder, seed, progress):
-        self.plan, self.teacher, self.ranks = plan, teacher, ranks
+    def __init__(self, plan, teacher, source, network, *, ranks, folder, seed, progress):
+        self.plan, self.teacher, self.ranks, self.seed = plan, teacher, ranks, seed
         self.knobs = knobs_of(plan.name, plan.knobs, where="distill")
-        self.function, need = DISTILLATIONS[plan.name], NEEDS.get(plan.name)
-        self.uses_attention, needs_bank = need == "attention", need == "neighbours_BKD"
+        self.row = DISTILLATIONS[plan.name]
+        self.weight = self.row.weight if plan.weight is None else plan.weight
+        self.uses_attention, needs_bank = self.row.needs == "attention", self.row.needs == "neighbours_BKD"
         self.embedding_ND = self.bank = None
-        if needs_bank and not plan.precompute:
-            raise UserError(
-                f"distill: '{plan.name}' mines the teacher's embeddings before training: precompute must be true"
-            )
+        self._check(network)
+        name = hashlib.sha256(f"{teacher.fingerprint} {source.fingerprint}".encode()).hexdigest()[:12]
         if plan.precompute and not self.uses_attention:
-            self.embedding_ND = _precomputed(teacher, source, ranks, folder, progress)
+            self.embedding_ND = _precomputed(teacher, source, ranks, folder / f"teacher-{name}.npy", progress)
         if needs_bank:
-            self.bank = _bank(self.embedding_ND, source, ranks, folder, progress)
-        generator = torch.Generator().manual_seed(seed)
-        self.projection = projection(student_size, teacher.embedding_size, generator=generator).to(ranks.device)
+            self.bank = _bank(self.embedding_ND, source, ranks, folder, name, progress)
+        generator, self.projection = torch.Generator().manual_seed(seed), None
+        if not self.uses_attention:  # a weight that no loss reads would keep parallel training waiting for its gradient
+            student_size = network.neck[-1].num_features
+            self.projection = projection(student_size, teacher.embedding_size, generator=generator).to(ranks.device)
 
-    def check(self, network, *, image_px):
+    def _check(self, network):
         """UserError where the student's attention maps do not pair with the teacher's: two black faces show it."""
         if not self.uses_attention:
             return
-        black_BHW3 = torch.zeros(2, image_px, image_px, 3, dtype=torch.uint8)
+        black_BHW3 = torch.zeros(2, *network.input_shape[1:], 3, dtype=torch.uint8)
         training = network.training
         with torch.no_grad(), attention_of(network.eval()) as maps:
             embedding_BD = network(normalised(black_BHW3, torch.device("cpu")))
-            student = Features(self.projection.cpu()(embedding_BD), maps.take())
-        self.projection.to(self.ranks.device)
+            student = Features(embedding_BD, maps.take())
         network.train(training)
         teacher = self.teacher(black_BHW3)
         teacher = Features(teacher.embedding_BD.cpu(), tuple(one.cpu() for one in teacher.attention))
-        self.function(student, teacher, **self.knobs)
+        self.row(student, teacher, **self.knobs)
 
     def loss(self, embedding_bD, maps, batch):
         """The distillation of some faces: the student's embeddings (projected), its attention maps, and their Batch."""
         if self.embedding_ND is not None:
-            rows_bD = np.asarray(self.embedding_ND[batch.index_B.numpy()], dtype=np.float32)
-            teacher = Features(torch.from_numpy(rows_bD).to(embedding_bD.device))
+            rows_bD = torch.from_numpy(np.asarray(self.embedding_ND[batch.index_B.numpy()], dtype=np.float32))
+            rows_bD = rows_bD.to(embedding_bD.device)
+            # An image that could not be read when the teacher was asked has a row of NaN: there is nothing to learn from it.
+            teacher = Features(torch.where(rows_bD.isfinite(), rows_bD, embedding_bD.detach()))
         else:
             teacher = self.teacher(batch.image_BHW3)
         if self.bank is not None:
             label_b = batch.label_B.to(embedding_bD.device)
             self.bank.update(self.ranks.gather(label_b), self.ranks.gather(teacher.embedding_BD))
             teacher = teacher._replace(neighbours_BKD=self.bank.neighbours(label_b))
-        return self.function(Features(embedding_bD, maps), teacher, **self.knobs)
+        return self.row(Features(embedding_bD, maps), teacher, **self.knobs)
+
+    def seen_by_student(self, image_B3HW, step):
+        """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher sees all.
+
+        Nearest neighbours both ways, as A-SKD's code has it.
+        """
+        if not self.plan.student_px:
+            return image_B3HW
+        px = np.random.default_rng((self.seed, step)).choice(self.plan.student_px)
+        small_B3HW = torch.nn.functional.interpolate(image_B3HW, size=(int(px), int(px)))
+        return torch.nn.functional.interpolate(small_B3HW, size=image_B3HW.shape[2:])
 
     def state(self):
         """What a checkpoint holds of it beside the projection."""
@@ -86,34 +99,36 @@ def attention_maps_of(network, guide):
     return attention_of(network if guide is not None and guide.uses_attention else torch.nn.Module())
 
 
-def _precomputed(teacher, source, ranks, folder, progress):
+def _precomputed(teacher, source, ranks, path, progress):
     """The teacher's embeddings of all images, made by the first rank; the others read its file."""
-    name = hashlib.sha256(f"{teacher.fingerprint} {source.fingerprint}".encode()).hexdigest()[:12]
-    path = folder / f"teacher-{name}.npy"
 
     def make():
         progress.begin("the teacher's embeddings, once")
-        precompute(teacher, source, path, progress=progress.counting("images"))
+        batch = TEACHER_BATCH[teacher.device.type]
+        precompute(teacher, source, path, batch=batch, progress=progress.counting("images"))
         progress.end()
 
     ranks.on_first(make)
     return np.load(path, mmap_mode="r")
 
 
-def _bank(embedding_ND, source, ranks, folder, progress):
-    """CoupleFace's bank; who is similar to whom is found by the first rank and kept."""
-    path = folder / "similar-identities.npy"
-    prototype_CD = prototypes(embedding_ND, source.label_N, source.num_identities)
+def _bank(embedding_ND, source, ranks, folder, name, progress):
+    """CoupleFace's bank. Prototypes and who is similar to whom are found by the first rank, and kept; at two million identities
+    that takes a GPU."""
+    similar, first = folder / f"similar-identities-{name}.npy", folder / f"prototypes-{name}.npy"
 
     def mine():
-        if not path.is_file():
-            progress.begin("similar identities, once")
-            on_device_CD = prototype_CD.to(ranks.device)
-            similar_CK = similar_identities(on_device_CD, NUM_NEIGHBOURS, progress=progress.counting("identities"))
-            np.save(path.with_suffix(".tmp.npy"), similar_CK.numpy())
+        if similar.is_file() and first.is_file():
+            return
+        progress.begin("similar identities, once")
+        prototype_CD = prototypes(embedding_ND, source.label_N, source.num_identities).to(ranks.device)
+        count = progress.counting("identities")
+        similar_CK = similar_identities(prototype_CD, NUM_NEIGHBOURS, progress=count).numpy()
+        for path, values in ((first, unit(prototype_CD).half().cpu().numpy()), (similar, similar_CK)):
+            np.save(path.with_suffix(".tmp.npy"), values)
             path.with_suffix(".tmp.npy").replace(path)
-            progress.end()
+        progress.end()
 
     ranks.on_first(mine)
-    similar_CK = torch.from_numpy(np.load(path))
+    similar_CK, prototype_CD = torch.from_numpy(np.load(similar)), torch.from_numpy(np.load(first))
     return Bank(similar_CK, embedding_ND.shape[1], prototype_CD=prototype_CD, device=ranks.device)

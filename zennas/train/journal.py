@@ -13,7 +13,7 @@ class Journal:
 
     def __init__(self, folder, *, first_step=0):
         self.path, self._writer = pathlib.Path(folder) / METRICS, None
-        self.entries = [entry for entry in read_metrics(folder) if entry["step"] <= first_step]
+        self.entries = [entry for entry in read_metrics(folder) if entry["step"] <= first_step and first_step]
         # What a killed run wrote after its last checkpoint happens again.
         write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
         from torch.utils.tensorboard import SummaryWriter

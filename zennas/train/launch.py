@@ -11,7 +11,7 @@ from rich.console import Console
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
-from zennas.train.ranks import join
+from zennas.train.ranks import TIMEOUT, join
 from zennas.train.run import run
 
 
@@ -64,24 +64,32 @@ def _on_ray(options, progress, num_workers, address):
             _on_ray_worker,
             train_loop_config={"options": _absolute(options), "num_workers": num_workers, "local": address is None},
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
             run_config=RunConfig(name="run", storage_path=str(folder.with_name(f".{folder.name}.ray"))),
         )
         progress.say(f"{num_workers} rank(s) on Ray, a {kind} each; they speak through Ray's log")
         try:
-            answer = trainer.fit().return_value
-        except KeyboardInterrupt:
-            raise
+            return trainer.fit().return_value
         except Exception as error:
+            if mistake := next((one for one in _causes(error) if isinstance(one, UserError)), None):
+                raise UserError(str(mistake)) from None
             # A rank that died, whatever of: its own lines stand above, in Ray's log.
             raise UserError(
                 f"the training on Ray failed: {first_line(error)}; the same command goes on from its checkpoint"
             ) from error
-        if "error" in answer:
-            raise UserError(answer["error"])
-        return answer["result"]
     finally:
         ray.shutdown()
+
+
+def _causes(error):
+    """What Ray wrapped in its own errors, however deep: by cause, and by the failures that it lists for each worker."""
+    seen, todo = [], [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseException) and one not in seen:
+            seen.append(one)
+            todo += [one.__cause__, getattr(one, "cause", None), *getattr(one, "worker_failures", {}).values()]
+    return seen
 
 
 def _absolute(options):
@@ -96,15 +104,13 @@ def _absolute(options):
 
 
 def _on_ray_worker(config):
-    """What a worker of Ray Train runs: a rank. A user's mistake travels back as words, not as a traceback."""
+    """What a worker of Ray Train runs: a rank. What it raises ends the others, too, and the driver says what it was."""
     if config["local"]:  # Ray gives a worker of one core one thread
         torch.set_num_threads(max(1, num_cores() // config["num_workers"]))
     ranks = join(config["options"].device)
     # On standard error, which Ray carries to the driver's: its standard output may have to be JSON alone.
     progress = Progress(console_for(json_output=True)) if ranks.is_first else silent()
     try:
-        return {"result": run(config["options"], ranks, progress)}
-    except UserError as error:
-        return {"error": str(error)}
+        return run(config["options"], ranks, progress)
     finally:
         progress.close()

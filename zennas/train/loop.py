@@ -17,6 +17,7 @@ from zennas.records import UserError
 from zennas.run_folder import explaining
 from zennas.space.network import calibrate
 from zennas.train import checkpoints
+from zennas.train.compiled import Compiled
 from zennas.train.guide import attention_maps_of
 from zennas.train.journal import CORRUPT, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
@@ -46,15 +47,14 @@ class Training:
             ranks.device.type, enabled=job.autocast is torch.float16, growth_interval=100, init_scale=2.0**14
         )
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        self.stopping = False
+        self.stopping, self.aside_s = False, 0.0
 
     def run(self):
         """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been written."""
         job, plan = self.job, self.plan
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
-        if plan.compile:
-            self.parallel = torch.compile(self.parallel)
+        self.forward = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
         stream = FaceStream(
             job.source, batch=plan.batch, image_px=job.options.space.image_px, seed=plan.seed,
@@ -65,10 +65,10 @@ class Training:
         self.progress.begin("training")
         verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
         log_steps = max(1, job.num_steps // MAX_POINTS)
-        sums, began = _Sums(), time.monotonic()
-        saved_at = counted_at = began
         if self.first_step == 0:
             self._verify(0)
+        began = counted_at = self._clock()
+        sums, saved_at = _Sums(began), time.monotonic()
         with self._interruptible():
             for batch in stream:
                 step = batch.step + 1  # steps taken when it is done
@@ -76,18 +76,19 @@ class Training:
                 sums.add(loss, norm, plan.batch)
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
                     self._log(step, sums)
-                    sums = _Sums()
-                self._show(step, loss, time.monotonic() - began)
+                    sums = _Sums(self._clock())
+                self._show(step, loss, self._clock() - began)
                 is_last = step == job.num_steps
                 if step % verify_steps == 0 or is_last:
                     self._verify(step)
                 # While steps are skipped, a checkpoint would only push out one of a time when they were not.
                 if is_last or self.must_stop or (self.must_save and not self.skipped_in_a_row):
-                    now = time.monotonic()
+                    now = self._clock()
                     self.seconds, counted_at = self.seconds + now - counted_at, now
                     self._save(step)
                     saved_at = time.monotonic()
                 if self.must_stop and not is_last:
+                    self.progress.say(f"asked to stop: step {step} is done, its checkpoint written")
                     self.progress.end()
                     raise KeyboardInterrupt
         self.progress.end()
@@ -139,15 +140,17 @@ class Training:
         """The loss of a micro-batch, as its share of the step's."""
         plan, job, device = self.plan.distill, self.job, self.ranks.device
         image_B3HW = normalised(micro.image_BHW3, device, channels_last=self.channels_last)
+        if job.guide is not None:
+            image_B3HW = job.guide.seen_by_student(image_B3HW, micro.step)
         with attention_maps_of(self.network, job.guide) as maps:
             with torch.autocast(device.type, dtype=job.autocast, enabled=job.autocast is not None):
-                embedding_BD, projected_BD = self.parallel(image_B3HW)
+                embedding_BD, projected_BD = self.forward(image_B3HW)
             class_weight = plan.class_weight if job.guide else 1.0
             weight = class_weight / self.plan.accumulate
             loss = self.head(embedding_BD, micro.label_B.to(device), weight=weight, epoch=epoch)
             if job.guide is not None:
                 distilled = job.guide.loss(projected_BD.float(), maps.take(), micro)
-                loss = loss + (plan.weight / self.plan.accumulate) * distilled
+                loss = loss + (job.guide.weight / self.plan.accumulate) * distilled
         return loss
 
     def _skip(self, step, loss, norm, before):
@@ -168,14 +171,26 @@ class Training:
             raise UserError(
                 f"{self.skipped_in_a_row} steps in a row without a finite loss; the last good checkpoint is "
                 f"{good[-1] if good else 'none yet'}; try a lower optimizer.lr, a longer schedule.warmup_epochs, "
-                "precision fp32 or a smaller optimizer.clip_norm, with another --out"
+                "precision fp32 or a smaller optimizer.clip_norm: --from CHECKPOINT begins another --out with its weights"
             )
 
     # --- beside the steps -------------------------------------------------------------------------------------------------
 
+    def _clock(self):
+        """Seconds of training: verifying and saving are not."""
+        return time.monotonic() - self.aside_s
+
+    @contextlib.contextmanager
+    def _aside(self):
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.aside_s += time.monotonic() - start
+
     def _log(self, step, sums):
         rate = self.optimizer.param_groups[0]["lr"]
-        numbers = sums.means() | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
+        numbers = sums.means(self._clock()) | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
         numbers |= {name: float(value) for name, value in self.head.buffers.items()}
         self.journal.add(
             step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()}
@@ -193,24 +208,31 @@ class Training:
         self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
 
     def _verify(self, step):
-        """The accuracy on every set, by the first rank."""
+        """The accuracy on every set, by the first rank. A network that has lost its head for the moment ends no training."""
+        with self._aside():
+            self.ranks.on_first(lambda: self._verify_sets(step))
+
+    def _verify_sets(self, step):
         network = self.network
         if step == 0 and self.job.sets:  # without statistics, sums over many blocks would run away
             network = calibrate(copy.deepcopy(network), self._some_faces())
         for pair_set in self.job.sets:
             start = time.monotonic()
-            found = verify(
-                pair_set, in_eval(network, self.ranks.device, autocast=self.job.autocast),
-                image_px=self.job.options.space.image_px,
-            )  # fmt: skip
+            embed_batch = in_eval(network, self.ranks.device, autocast=self.job.autocast)
+            name, epoch = f"verify/{pair_set.name}", step / self.job.steps_per_epoch
+            try:
+                found = verify(pair_set, embed_batch, image_px=self.job.options.space.image_px)
+            except UserError as error:
+                self.journal.add(step, name, dict.fromkeys(("accuracy", "accuracy_std", "tar")), epoch=epoch)
+                self.progress.say(f"warning: {error}", style="yellow")
+                continue
             numbers = {"accuracy": found.accuracy, "accuracy_std": found.accuracy_std, "tar": found.tar}
-            self.journal.add(step, f"verify/{pair_set.name}", numbers, epoch=step / self.job.steps_per_epoch)
+            self.journal.add(step, name, numbers, epoch=epoch)
             self.journal.flush()
             self.progress.say(
                 f"{pair_set.name} after {step} steps: accuracy {100 * found.accuracy:.2f} % ± {100 * found.accuracy_std:.2f}"
                 f" ({found.num_pairs} pairs, {duration(time.monotonic() - start)})"
             )
-        self.ranks.barrier()
 
     def _some_faces(self):
         """The first images of the data that decode, as the network sees them."""
@@ -241,8 +263,9 @@ class Training:
         def ask(number, frame):
             if self.stopping:
                 raise KeyboardInterrupt
-            self.stopping = True
-            self.progress.say("stopping after this step, with a checkpoint; once more to stop at once")
+            self.stopping = (
+                True  # and nothing else: a handler may have come between the halves of a line on the terminal
+            )
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -257,6 +280,10 @@ class Training:
     # --- checkpoints ------------------------------------------------------------------------------------------------------
 
     def _save(self, step):
+        with self._aside():
+            self._write_checkpoint(step)
+
+    def _write_checkpoint(self, step):
         common = {
             "network": self.network.state_dict(),
             "projection": self.student.projection.state_dict() if self.student.projection is not None else {},
@@ -281,22 +308,21 @@ class Training:
             self.journal.flush()
 
     def _resume(self):
-        """Take up the last whole checkpoint, on however many ranks there are now."""
-        folder = self.out / CHECKPOINTS
-        self.ranks.on_first(lambda: checkpoints.clean(folder))
-        found = checkpoints.checkpoints_in(folder)
-        if not found:
+        """Take up the last whole checkpoint, or the one that --from names, on however many ranks there are now."""
+        found = self.ranks.on_first(self._last_checkpoint)
+        if found is None:
             return
-        common, centres = checkpoints.load(found[-1])
+        common, centres = checkpoints.load(found)
         if common["num_identities"] != self.head.num_identities:
             raise UserError(
-                f"{found[-1]}: of {common['num_identities']} identities; the data has {self.head.num_identities} now"
+                f"{found}: of {common['num_identities']} identities; the data has {self.head.num_identities} now"
             )
         self.network.load_state_dict(common["network"])
         if self.student.projection is not None:
             self.student.projection.load_state_dict(common["projection"])
         self.optimizer.load_state_dict(common["optimizer"])
-        self.scaler.load_state_dict(common["scaler"])
+        if common["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(common["scaler"])
         if self.job.guide:
             self.job.guide.restore(common["guide"])
         self.head.restore(common["head"], centres.read)
@@ -304,7 +330,23 @@ class Training:
         self.first_step, self.seconds = common["step"], common["seconds"]
         self.num_skipped, self.skipped_in_a_row = common["num_skipped"], common["skipped_in_a_row"]
         if self.first_step < self.job.num_steps:
-            self.progress.say(f"going on from {found[-1]}: step {self.first_step} of {self.job.num_steps}")
+            self.progress.say(f"going on from {found}: step {self.first_step} of {self.job.num_steps}")
+
+    def _last_checkpoint(self):
+        """The path of the newest checkpoint that can be read; damaged ones are said and passed over. None if there is none."""
+        folder, asked = self.out / CHECKPOINTS, self.job.options.start
+        checkpoints.clean(folder)
+        there, damaged = checkpoints.checkpoints_in(folder), None
+        for path in reversed(there):
+            try:
+                checkpoints.load(path)
+                return path
+            except UserError as error:
+                damaged = error
+                self.progress.say(f"warning: {error}; trying the one before", style="yellow")
+        if damaged is not None:
+            raise UserError(f"{damaged}; no checkpoint in {folder} can be read: --fresh begins anew")
+        return asked
 
 
 class _Student(nn.Module):
@@ -331,8 +373,8 @@ def _crashes_in_channels_last(network, device):
 class _Sums:
     """What a point of the curves is the mean of."""
 
-    def __init__(self):
-        self.loss, self.norm, self.num, self.images, self.start = 0.0, 0.0, 0, 0, time.monotonic()
+    def __init__(self, start):
+        self.loss, self.norm, self.num, self.images, self.start = 0.0, 0.0, 0, 0, start
 
     def add(self, loss, norm, images):
         """One step; a skipped one counts for the time alone."""
@@ -340,7 +382,7 @@ class _Sums:
         if math.isfinite(loss) and math.isfinite(norm):
             self.loss, self.norm, self.num = self.loss + loss, self.norm + norm, self.num + 1
 
-    def means(self):
-        seconds = max(time.monotonic() - self.start, 1e-9)
+    def means(self, now):
+        seconds = max(now - self.start, 1e-9)
         loss, norm = (total / self.num if self.num else None for total in (self.loss, self.norm))
         return {"loss": loss, "gradient": norm, "images_per_s": self.images / seconds}

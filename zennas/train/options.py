@@ -9,7 +9,15 @@ from zennas.track import Track
 from zennas.train_plan import TrainPlan
 
 # What may change from one start of a run to the next: it moves no weight elsewhere.
-NOT_OF_THE_RUN = {"checkpoint_minutes", "keep_checkpoints", "max_skipped_in_a_row", "compile", "verify_epochs"}
+NOT_OF_THE_RUN = {
+    "accumulate",  # another number of ranks wants another
+    "channels_last",
+    "checkpoint_minutes",
+    "compile",
+    "keep_checkpoints",
+    "max_skipped_in_a_row",
+    "verify_epochs",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Options:
     out: pathlib.Path
     identities: pathlib.Path | None = None
     teacher: pathlib.Path | None = None
+    start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
     verify: tuple[str, ...] = ()  # SET.bin, or PAIRS.txt@SOURCE
     device: str | None = None
     backend: str | None = None
@@ -35,8 +44,18 @@ class Options:
     fresh: bool = False
     command: str = ""
 
-    def settings(self, source):
-        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved."""
+    def measured_with(self):
+        """What the result of a trained network depends on beside its training: where it differs, that alone is made again."""
+        return {
+            "budget_ms": self.budget_ms,
+            "backend": self.backend,
+            "verify": list(self.verify),
+            "any_size": self.any_size,
+        }
+
+    def settings(self, source, teacher_print):
+        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what they hold
+        must be the same (teacher_print: the teacher's fingerprint, or None)."""
         plan = self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
         plan["data"].pop("workers")
         return {
@@ -48,6 +67,6 @@ class Options:
             "data": source.fingerprint,
             "num_images": source.num_images,
             "num_identities": source.num_identities,
-            "teacher": self.teacher.name if self.teacher else None,
+            "teacher": teacher_print,
             **plan,
         }

@@ -1,5 +1,6 @@
 """A training as a command runs it: launched, told on the terminal, its exit code."""
 
+import os
 import shlex
 import sys
 
@@ -9,8 +10,9 @@ from zennas import commands
 from zennas.progress import Progress
 from zennas.records import UserError
 from zennas.train.launch import is_first_process, launch, silent
+from zennas.train.ranks import EveryRankError
 
-OVER_BUDGET = 1  # exit code: trained, but over the budget or refused by the checker
+REFUSED = 1  # exit code: trained, but over the budget or refused by the checker
 
 
 def train_and_tell(options, console, *, num_ray_workers=None, address=None):
@@ -23,10 +25,12 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
         progress.end()
         progress.say(f"stopped; checkpoints are kept in {options.out}: give the same command again to go on")
         raise
-    except UserError:
+    except EveryRankError:
         if not speaks:  # the first rank says it
             sys.exit(commands.WRONG_INPUT)
         raise
+    except UserError as error:
+        raise UserError(str(error) if speaks else f"rank {os.environ['RANK']}: {error}") from None
     finally:
         progress.close()
     if result is None:
@@ -40,7 +44,7 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
         markup=False,
         soft_wrap=True,
     )
-    return result, OVER_BUDGET if refused else 0
+    return result, REFUSED if refused else 0
 
 
 def print_result(result, options, console):

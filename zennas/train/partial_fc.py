@@ -9,23 +9,23 @@ this does not.
 """
 
 import functools
-import warnings
 
 import numpy as np
 import torch
 
-from zennas.records import UserError, first_line
+from zennas.records import UserError
 from zennas.track import lookup
 from zennas.train.centres import CentreOptimizer, blocks_of, inverse_norm
+from zennas.train.compiled import Compiled
 from zennas.train.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
 from zennas.train.ranks import Ranks
 
 CENTRE_STD = 0.01  # insightface's partial_fc_v2.py
 INIT_ROWS = 4096  # classes drawn from one generator, so that a centre starts alike however many ranks there are
-COMPILE_FROM = (
-    1 << 26
-)  # faces times classes of a step: eager, those take seconds a step; to compile takes half a minute, once
 LEAST_LOGIT = -1e30  # of a chunk whose classes are all filtered out, so that its exponentials are zeros, not NaN
+# Faces times classes of a step from which on compiling pays: eager, a processor takes seconds over them, a GPU tens of
+# milliseconds; compiling takes half a minute, once.
+COMPILE_FROM = 1 << 26
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # of cosines worked on at a time; on a processor about its L2 cache
 
 
@@ -122,7 +122,7 @@ class PartialFC:
                 _chunk, bound(self.loss.negatives, self.knobs), self.knobs["scale"], self.filter_threshold
             )
             pays = self.num_sampled * num_faces >= COMPILE_FROM if self.compile is None else self.compile
-            self._kernel = _Compiled(pass_over) if pays else pass_over
+            self._kernel = Compiled(pass_over, what="margins are", dynamic=True) if pays else pass_over
         return self._kernel
 
     def work(self, name, num_rows, num_columns):
@@ -153,22 +153,6 @@ class PartialFC:
         for name, value in shared["buffers"].items():
             self.buffers[name] = torch.tensor(value, device=self.centre_CKD.device)
         self.num_steps, self._sample = shared["steps"], None
-
-
-class _Compiled:
-    """A function under torch.compile, or as it is from the first time that compiling fails: not every machine has a compiler."""
-
-    def __init__(self, function):
-        self.function, self.compiled = function, torch.compile(function, dynamic=True)
-
-    def __call__(self, *arguments):
-        if self.compiled is not None:
-            try:
-                return self.compiled(*arguments)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                warnings.warn(f"margins are not compiled, which is slower: {first_line(error)}", stacklevel=2)
-                self.compiled = None
-        return self.function(*arguments)
 
 
 class Sample:
@@ -208,8 +192,8 @@ class Sample:
     def draw(cls, head, label_B):
         """The identities of the step and, up to the head's number, others drawn without replacement.
 
-        Drawn on the processor from (seed, step, rank), so that a resumed run draws what an unbroken one would have; numpy's
-        choice takes time with the number drawn, not with the number there is.
+        Drawn on the processor from (seed, step, rank), so that a resumed run draws what an unbroken one would have. numpy's
+        choice takes time with the number drawn: below a twentieth it keeps a set, above it fills an array of all.
         """
         mine = np.unique(label_B.cpu().numpy()) - head.first
         mine = mine[(mine >= 0) & (mine < head.num_local)]

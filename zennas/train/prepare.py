@@ -1,25 +1,24 @@
 """From what a user asks for to everything a training needs, or one clear error before the first step."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from zennas.faces.images import CorruptImageError, check_augmentations, decode
-from zennas.faces.sources import open_source
+from zennas.faces.sources import Source, open_source
 from zennas.faces.stream import steps_per_epoch
 from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.space.cost import cost
 from zennas.space.network import build
-from zennas.track import lookup
 from zennas.train.distill import DISTILLATIONS
 from zennas.train.distill import knobs_of as distill_knobs_of
 from zennas.train.guide import Guide
 from zennas.train.losses import knobs_of
 from zennas.train.optimizers import centre_knobs
+from zennas.train.options import Options
 from zennas.train.partial_fc import PartialFC
 from zennas.train.teacher import open_teacher
 from zennas.train.verify import check_images, open_set
@@ -32,8 +31,8 @@ CENTRE_MARGIN = 0.9  # of the machine's free memory that class centres and their
 class Job:
     """A training made ready."""
 
-    options: Any
-    source: Any
+    options: Options
+    source: Source
     network: nn.Module
     head: PartialFC
     guide: Guide | None
@@ -68,6 +67,15 @@ def check_plan(plan, where):
     knobs_of(plan.loss.name, plan.loss.knobs, where=f"{where}: train.loss")
     distill_knobs_of(plan.distill.name, plan.distill.knobs, where=f"{where}: train.distill")
     check_augmentations(plan.data.augment, f"{where}: train.data.augment")
+    if DISTILLATIONS[plan.distill.name].needs == "neighbours_BKD" and not plan.distill.precompute:
+        raise UserError(
+            f"{where}: train.distill: '{plan.distill.name}' mines the teacher's embeddings before training: "
+            "precompute must be true"
+        )
+    if plan.compile and DISTILLATIONS[plan.distill.name].needs == "attention":
+        raise UserError(
+            f"{where}: train.compile: attention maps are read by hooks, which compiling passes by; set it to false"
+        )
 
 
 def open_data(options, progress):
@@ -85,8 +93,8 @@ def open_data(options, progress):
     return source
 
 
-def prepare(options, source, ranks, progress):
-    """The Job of these Options; `source` is the opened data."""
+def prepare(options, source, teacher, ranks, progress):
+    """The Job of these Options; `source` and `teacher` (or None) are opened. What takes long comes last."""
     plan, space = options.plan, options.space
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
@@ -103,29 +111,22 @@ def prepare(options, source, ranks, progress):
             "their centres are only ever negatives",
             style="yellow",
         )
-    each = plan.data.images_per_identity
-    epoch_steps = steps_per_epoch(source, plan.batch, images_per_identity=each)
-    num_steps = max(1, round(plan.epochs * epoch_steps))
-    _check_memory(options, source, ranks)
-    teacher = None
-    if options.teacher is not None:
-        teacher = _teacher(options, ranks)
-        lookup(DISTILLATIONS, plan.distill.name, "distillation")
-    elif not plan.distill.class_weight:
+    if teacher is None and not plan.distill.class_weight:
         raise UserError(
             "distill.class_weight 0 leaves the labels out, and without --teacher nothing is left to learn from"
         )
-    sets = tuple(open_set(text) for text in options.verify) if ranks.is_first else ()
-    for pair_set in sets:
-        check_images(pair_set)
-    network = initial_network(options.candidate, space, seed=plan.seed)
-    guide = None
-    if teacher is not None:
-        guide = Guide(
-            plan.distill, teacher, source,
-            student_size=space.embedding_size, ranks=ranks, folder=options.out, seed=plan.seed, progress=progress,
-        )  # fmt: skip
-        guide.check(network, image_px=space.image_px)
+    autocast = autocast_of(plan.precision, ranks.device)
+    each = plan.data.images_per_identity
+    epoch_steps = steps_per_epoch(source, plan.batch, images_per_identity=each)
+    sets = []
+
+    def open_sets():
+        sets.extend(open_set(text) for text in options.verify)
+        for pair_set in sets:
+            check_images(pair_set)
+
+    ranks.on_first(open_sets)
+    _check_memory(options, source, ranks)
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
     if each:
@@ -136,14 +137,27 @@ def prepare(options, source, ranks, progress):
         optimizer_knobs=centre_knobs(plan.optimizer), sampling_rate=plan.loss.sampling_rate, count_C=count_C,
         filter_threshold=plan.loss.filter_threshold, correct_sampling=plan.loss.correct_sampling, seed=plan.seed, ranks=ranks,
     )  # fmt: skip
-    workers = plan.data.workers
-    if workers is None:
-        workers = min(MAX_WORKERS, num_cores() // ranks.num_ranks) if ranks.device.type == "cuda" else num_cores() > 1
+    network = initial_network(options.candidate, space, seed=plan.seed)
+    guide = None
+    if teacher is not None:
+        guide = Guide(
+            plan.distill, teacher, source, network,
+            ranks=ranks, folder=options.out, seed=plan.seed, progress=progress,
+        )  # fmt: skip
     return Job(
-        options=options, source=source, network=network.to(ranks.device), head=head, guide=guide, sets=sets,
-        steps_per_epoch=epoch_steps, num_steps=num_steps, num_workers=int(workers),
-        autocast=autocast_of(plan.precision, ranks.device),
+        options=options, source=source, network=network.to(ranks.device), head=head, guide=guide, sets=tuple(sets),
+        steps_per_epoch=epoch_steps, num_steps=max(1, round(plan.epochs * epoch_steps)),
+        num_workers=_num_workers(plan, ranks), autocast=autocast,
     )  # fmt: skip
+
+
+def _num_workers(plan, ranks):
+    """Decoding processes of a rank: on a GPU its share of the machine's cores; on a processor one, beside the training itself."""
+    if plan.data.workers is not None:
+        return plan.data.workers
+    if ranks.device.type == "cuda":
+        return max(1, min(MAX_WORKERS, num_cores() // ranks.num_local))
+    return int(num_cores() > 1)
 
 
 def initial_network(candidate, space, *, seed):
@@ -173,12 +187,16 @@ def autocast_of(precision, device):
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _teacher(options, ranks):
+def open_teacher_of(options, ranks):
+    """The Teacher that --teacher names, or None. UserError where it cannot see what it is to be shown."""
+    if options.teacher is None:
+        return None
     plan, px = options.plan.distill, options.space.image_px
-    live = not plan.precompute or plan.name == "attention"
+    live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
+    dtype = autocast_of("auto", ranks.device) or torch.float32
     teacher = open_teacher(
         options.teacher, mean=plan.teacher.mean, std=plan.teacher.std, device=ranks.device,
-        image_px=plan.teacher.image_px or px, resize=False,
+        image_px=plan.teacher.image_px or px, dtype=dtype,
     )  # fmt: skip
     if plan.teacher.image_px not in (None, teacher.input_px):
         raise UserError(
@@ -198,8 +216,11 @@ def _check_memory(options, source, ranks):
     subcentres = knobs_of(options.plan.loss.name, options.plan.loss.knobs)["subcentres"]
     mine = -(-source.num_identities // ranks.num_ranks) * subcentres
     rate = options.plan.loss.sampling_rate
-    needed = 4 * options.space.embedding_size * mine * (1 + states + 2 * rate) + 4 * options.plan.batch * mine * rate
+    faces = options.plan.batch / options.plan.accumulate
+    needed = 4 * options.space.embedding_size * mine * (1 + states + 2 * rate) + 4 * faces * mine * rate
     free = free_memory(ranks.device)
+    if free is not None and ranks.device.type == "cpu":
+        free /= ranks.num_local
     if free is not None and needed > CENTRE_MARGIN * free:
         raise UserError(
             f"{mine:,} class centres of {options.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step on this "

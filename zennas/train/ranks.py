@@ -15,11 +15,15 @@ _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all
 TIMEOUT = datetime.timedelta(hours=24)
 
 
-class Ranks:
-    """Rank `rank` of `num_ranks`, on `device`."""
+class EveryRankError(UserError):
+    """A mistake that all ranks know of, so that the first alone need say it."""
 
-    def __init__(self, rank=0, num_ranks=1, device="cpu"):
-        self.rank, self.num_ranks, self.device = rank, num_ranks, torch.device(device)
+
+class Ranks:
+    """Rank `rank` of `num_ranks`, of which `num_local` share this machine; its tensors lie on `device`."""
+
+    def __init__(self, rank=0, num_ranks=1, device="cpu", num_local=1):
+        self.rank, self.num_ranks, self.device, self.num_local = rank, num_ranks, torch.device(device), num_local
 
     @property
     def is_first(self):
@@ -36,12 +40,6 @@ class Ranks:
     def min_(self, x):
         """x, in place, as the smallest over all ranks."""
         return self._reduce_(x, "MIN")
-
-    def any(self, flag):
-        """Whether it is true on some rank."""
-        if self.num_ranks == 1:
-            return bool(flag)
-        return bool(self.max_(torch.tensor(float(flag), device=self.device)))
 
     def gather(self, x):
         """The x of all ranks, one behind the other in the order of the ranks; all have the same shape. Carries no gradient."""
@@ -82,7 +80,7 @@ class Ranks:
                 found[1] = str(error)
         distributed.broadcast_object_list(found)
         if found[1] is not None:
-            raise UserError(found[1])
+            raise EveryRankError(found[1])
         return found[0]
 
     def barrier(self):
@@ -132,4 +130,5 @@ def join(device=None):
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Ranks(device=device)
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), device)
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), device, num_local)

@@ -31,6 +31,7 @@ from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
+from zennas.train.distill import DISTILLATIONS
 from zennas.train.verify import FAR
 
 POINT, MEAN = Look(LINE, "●", opacity=0.55, size_px=4), Look("#1e293b", "━")
@@ -105,7 +106,8 @@ def _facts(result, candidate):
     plan, training, latency = result["plan"], result["training"], result["latency"]
     loss, distill = plan["loss"], plan["distill"]
     sampled = f", {100 * loss['sampling_rate']:g} % of the centres a step" if loss["sampling_rate"] < 1 else ""
-    teacher = f"{result['teacher']}: {distill['name']}, weight {distill['weight']:g}" if result["teacher"] else "none"
+    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
+    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
     knobs = "".join(f", {name} {value}" for name, value in loss["knobs"].items())
     rate = training["images_per_s"]
     return [

@@ -11,27 +11,27 @@ from zennas.train.loop import Training
 from zennas.train.report import write_report
 from zennas.train.verify import in_eval, verify
 
-OVER_BUDGET = (
-    1.05  # times the budget that an untrained winner may take before training is refused: twice a machine's noise
-)
+# Times the budget that an untrained winner may take before its training is refused: twice a machine's noise.
+OVER_BUDGET = 1.05
 
 
 def run(options, ranks, progress):
     """The result of a training (on the first rank; None on the others). UserError before the first step for bad input."""
-    lock = lock_folder(options.out) if ranks.is_first else None
+    locks = []
     try:
+        ranks.on_first(lambda: locks.append(lock_folder(options.out)))
         spent = prepare.check_fit(options)
         prepare.check_plan(options.plan, options.name)
-        ranks.on_first(
-            lambda: prepare.open_data(options, progress) and None
-        )  # builds the index; the others find it kept
+        ranks.on_first(lambda: _build_index(options, progress))
         source = prepare.open_data(options, progress)
-        state = ranks.on_first(lambda: _open_folder(options, source, progress))
-        if state.get("finished") and (options.out / RESULT).is_file() and (options.out / MODEL).is_file():
+        teacher = prepare.open_teacher_of(options, ranks)
+        settings = options.settings(source, teacher.fingerprint if teacher else None)
+        state = ranks.on_first(lambda: _open_folder(options, settings, progress))
+        if state["finished_with"] == options.measured_with() and (options.out / MODEL).is_file():
             progress.say(f"{options.out}: this training is done; --fresh trains again")
             return json.loads((options.out / RESULT).read_text(encoding="utf-8")) if ranks.is_first else None
-        ranks.on_first(lambda: _check_latency(options, state, progress))
-        job = prepare.prepare(options, source, ranks, progress)
+        state = ranks.on_first(lambda: _check_latency(options, state, progress))
+        job = prepare.prepare(options, source, teacher, ranks, progress)
         if ranks.is_first:
             _announce(job, spent, ranks, progress)
         training = Training(job, ranks, progress)
@@ -56,31 +56,32 @@ def run(options, ranks, progress):
             progress=progress,
         )  # fmt: skip
         write_report(options.out / "report.html", result, read_metrics(options.out))
-        save_run(options.out, state | {"finished": True})
+        save_run(options.out, state | {"finished_with": options.measured_with()})
         return result
     finally:
-        if lock is not None:
+        for lock in locks:
             lock.release()
 
 
-def _open_folder(options, source, progress):
-    start = {"finished": False, "untrained_checked": False}
+def _build_index(options, progress):
+    """Open the data once, so that the other ranks find its index kept."""
+    prepare.open_data(options, progress)
+
+
+def _open_folder(options, settings, progress):
+    start = {"finished_with": None, "untrained_checked": False}
     state, _ = open_run(
-        options.out,
-        options.settings(source),
-        start=start,
-        resume=options.resume,
-        fresh=options.fresh,
-        seed=options.plan.seed,
+        options.out, settings, start=start, resume=options.resume, fresh=options.fresh, seed=options.plan.seed
     )
     progress.log_to(options.out / "train.log")
     return state
 
 
 def _check_latency(options, state, progress):
-    """UserError where the winner is over the track's budget before it is trained: weeks later it would be no faster."""
+    """The state, once it is seen that the untrained winner keeps the track's budget: weeks later it would be no faster.
+    UserError where it does not."""
     if options.any_size or state["untrained_checked"]:
-        return
+        return state
     protocol, budget = budget_here(options, progress)
     progress.begin(f"measuring {options.candidate.text}, untrained")
     progress.update({})
@@ -94,7 +95,9 @@ def _check_latency(options, state, progress):
         )
     if here_ms > budget.budget_ms:
         progress.say(f"warning: {said}: over it by less than a machine's noise", style="yellow")
-    save_run(options.out, state | {"untrained_checked": True})
+    state = state | {"untrained_checked": True}
+    save_run(options.out, state)
+    return state
 
 
 def _announce(job, spent, ranks, progress):
@@ -106,7 +109,7 @@ def _announce(job, spent, ranks, progress):
         "winner": f"{options.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
         "data": f"{options.data}: {job.source.num_images:,} images of {job.source.num_identities:,} identities",
         "loss": f"{plan.loss.name} {head.knobs}{sampled}",
-        "teacher": f"{options.teacher}: {plan.distill.name}, weight {plan.distill.weight:g}"
+        "teacher": f"{options.teacher}: {plan.distill.name}, weight {job.guide.weight:g}"
         if options.teacher
         else "none",
         "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on {ranks.device}, "

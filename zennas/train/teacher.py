@@ -244,8 +244,9 @@ def _module_origin(network, device):
 
 def _onnx_origin(path, device):
     try:
-        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        session = open_session(str(path), providers=[*wanted, "CPUExecutionProvider"])
+        wanted = {"CUDAExecutionProvider": {"device_id": device.index or 0}} if device.type == "cuda" else {}
+        wanted["CPUExecutionProvider"] = {}
+        session = open_session(str(path), providers=list(wanted), provider_options=list(wanted.values()))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types for what is no network
         raise UserError(f"{path}: cannot be opened as a teacher: {first_line(error)}; allowed: {ACCEPTED}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()

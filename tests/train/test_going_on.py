@@ -1,0 +1,189 @@
+"""How a training goes on: from an older checkpoint, from another run's, after a verification that failed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, training
+from zennas.records import UserError
+from zennas.train import checkpoints, loop, run
+from zennas.train.guide import Guide
+from zennas.train.launch import silent
+from zennas.train.ranks import EveryRankError, Ranks
+from zennas.train.run import run as run_training
+from zennas.train.teacher import save_network
+from zennas.train.verify import verify
+
+
+def test_a_damaged_checkpoint_is_passed_over(options):
+    whole = trained(options("checkpoint_minutes=1e-9", "keep_checkpoints=3"))
+    folder = whole.out / "checkpoints"
+    newest = checkpoints.checkpoints_in(folder)[-1]
+    (newest / "common.pt").write_bytes(b"torn")
+    again = training(whole.job.options)
+    again.run()
+    assert again.first_step == 2 * STEPS_PER_EPOCH - 1
+    assert differing(tensors(again), tensors(whole)) == []
+
+
+def test_where_no_checkpoint_can_be_read_it_is_said(options):
+    whole = trained(options())
+    for path in checkpoints.checkpoints_in(whole.out / "checkpoints"):
+        (path / "common.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read: --fresh begins anew"):
+        trained(whole.job.options)
+
+
+def test_from_begins_with_the_weights_of_another_run(options):
+    one = trained(options("epochs=1"))
+    (kept,) = checkpoints.checkpoints_in(one.out / "checkpoints")
+    other = training(options("epochs=2", "optimizer.lr=0.01", out="other", start=kept))
+    other._resume()
+    assert other.first_step == STEPS_PER_EPOCH and differing(tensors(other), tensors(one)) == []
+    other = trained(options("epochs=2", "optimizer.lr=0.01", out="other", start=kept))
+    assert other.first_step == STEPS_PER_EPOCH and differing(tensors(other), tensors(one)) != []
+
+
+def test_another_number_of_micro_batches_goes_on(options):
+    """Eight ranks become one with eight micro-batches: the same run."""
+    source, one = training(options()).job.source, options()
+    other = options("accumulate=4", "channels_last=false", "verify_epochs=2")
+    assert one.settings(source, None) == other.settings(source, None)
+    assert one.settings(source, None) != options("optimizer.lr=1").settings(source, None)
+
+
+def test_another_teacher_of_the_same_name_is_another_run(options, tmp_path):
+    folders = []
+    for seed in (1, 2):
+        folders.append(tmp_path / str(seed) / "teacher")
+        folders[-1].mkdir(parents=True)
+        save_network(folders[-1] / "network.pt", training(options(f"seed={seed}", out=f"t{seed}")).network)
+    run_training(options("epochs=1", teacher=folders[0]), Ranks(), silent())
+    with pytest.raises(UserError, match=r"holds a run with other settings .*teacher"):
+        run_training(options("epochs=1", teacher=folders[1]), Ranks(), silent())
+
+
+def test_a_finished_training_is_measured_anew_where_that_is_asked(options, monkeypatch):
+    first = run_training(options("epochs=1"), Ranks(), silent())
+    steps = []
+    monkeypatch.setattr(loop.Training, "_step", lambda *_: steps.append(1))
+    again = run_training(options("epochs=1", budget_ms=5.0), Ranks(), silent())
+    assert steps == [] and again["latency"]["budget_ms"] == 5.0 != first["latency"]["budget_ms"]
+    monkeypatch.setattr(run, "finish", None)  # and not measured again without a reason
+    assert run_training(options("epochs=1", budget_ms=5.0), Ranks(), silent()) == again
+
+
+def test_a_verification_that_fails_ends_no_training(options, material, monkeypatch):
+    calls = []
+
+    def failing(*arguments, **others):
+        calls.append(1)
+        if len(calls) == 2:
+            raise UserError("the network gives embeddings that are not finite")
+        return verify(*arguments, **others)
+
+    monkeypatch.setattr(loop, "verify", failing)
+    one = trained(options(verify=(material.held_out,)))
+    entries = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [entry["accuracy"] for entry in entries if entry["kind"].startswith("verify/")]
+    assert len(accuracies) == 3 and accuracies[1] is None and None not in (accuracies[0], accuracies[2])
+
+
+def test_verifying_and_saving_are_no_time_of_training(options, material, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def slow(pair_set, embed_batch, *, image_px):
+        now[0] += 1000
+        return verify(pair_set, embed_batch, image_px=image_px)
+
+    def step(self, batch, *, save):
+        now[0] += 1
+        self.must_stop = self.must_save = False
+        return 1.0, 1.0
+
+    monkeypatch.setattr(loop, "verify", slow)
+    monkeypatch.setattr(loop.Training, "_step", step)
+    assert trained(options(verify=(material.held_out,))).seconds == 2 * STEPS_PER_EPOCH
+
+
+def test_an_image_the_teacher_could_not_see_teaches_nothing(options, material, tmp_path):
+    save_network(tmp_path / "network.pt", training(options(out="teacher")).network)
+    one = training(options("distill.name=feature_consistency", teacher=tmp_path / "network.pt"))
+    guide, batch = one.job.guide, next(iter_batches(one))
+    student_BD = torch.randn(len(batch.label_B), 64, requires_grad=True)
+    whole = guide.loss(student_BD, (), batch)
+    torn_ND = np.array(guide.embedding_ND)
+    torn_ND[batch.index_B[:4].numpy()] = np.nan
+    guide.embedding_ND = torn_ND
+    rest = guide.loss(student_BD, (), batch)
+    rest.backward()
+    assert torch.isfinite(rest) and rest < whole
+    assert not student_BD.grad[:4].any() and student_BD.grad[4:].any(1).all()
+
+
+def iter_batches(one):
+    from zennas.faces.stream import FaceStream
+
+    return iter(FaceStream(one.job.source, batch=16, image_px=32, seed=0, last_step=1))
+
+
+def test_the_student_alone_sees_little(options, tmp_path):
+    """A-SKD: the teacher has the whole image."""
+    save_network(tmp_path / "network.pt", training(options(out="teacher")).network)
+    one = training(options("distill.student_px=[8]", "distill.precompute=false", teacher=tmp_path / "network.pt"))
+    image_B3HW = torch.rand(2, 3, 32, 32)
+    seen_B3HW = one.job.guide.seen_by_student(image_B3HW, 0)
+    assert torch.equal(seen_B3HW, image_B3HW[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
+    one.run()
+
+
+def test_attention_has_no_projection(options, tmp_path):
+    """A weight without a gradient would stop parallel training."""
+    plan, winner = options().plan.distill, tmp_path / "winner.yaml"
+    winner.write_text("{block: ir_cbam, stem: 16, widths: [16, 32], depths: [1, 1]}\n")
+    teacher = training(options(out="teacher", winner=winner)).network
+    teacher.neck[2] = torch.nn.Linear(teacher.neck[2].in_features, 48)
+    teacher.neck[3] = torch.nn.BatchNorm1d(48)
+    save_network(tmp_path / "network.pt", teacher)
+    one = training(options("distill.name=attention", teacher=tmp_path / "network.pt", winner=winner))
+    assert one.job.guide.projection is None and one.job.guide.weight == 5.0 and plan.weight is None
+    one.run()
+
+
+def test_a_folder_that_not_all_nodes_share_is_said_before_an_older_checkpoint_goes(options):
+    one = trained(options())
+    lonely = Ranks(0, 2)
+    lonely.objects, lonely.barrier = lambda value: [value], lambda: None
+    with pytest.raises(EveryRankError, match=r"rank 1 wrote it, and it is not here: --out must be a folder that every"):
+        checkpoints.save(one.out / "checkpoints", 99, common={}, head=one.head, ranks=lonely, keep=1)
+    assert len(checkpoints.checkpoints_in(one.out / "checkpoints")) == 1
+
+
+def test_a_mistake_of_another_rank_is_said_with_its_number(options, monkeypatch):
+    from zennas.train import outcome
+
+    monkeypatch.setenv("RANK", "3")
+    for error, kind, words in (
+        (UserError("no room"), UserError, "rank 3: no room"),
+        (EveryRankError("no room"), SystemExit, "2"),
+    ):
+
+        def failing(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(outcome, "launch", failing)
+        with pytest.raises(kind, match=words):
+            outcome.train_and_tell(dataclasses.replace(options()), None)
+
+
+def test_guides_ask_a_teacher_before_anything_is_precomputed(options, tmp_path, monkeypatch):
+    save_network(tmp_path / "network.pt", training(options(out="teacher")).network)
+    monkeypatch.setattr(Guide, "loss", None)
+    winner = tmp_path / "winner.yaml"
+    winner.write_text("{block: ir_se, stem: 16, widths: [16, 32], depths: [1, 1]}\n")
+    with pytest.raises(UserError, match="do not pair"):
+        training(options("distill.name=attention", teacher=tmp_path / "network.pt", winner=winner))
