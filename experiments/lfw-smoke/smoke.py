@@ -189,9 +189,8 @@ def as_table(found):
     lines.append(f"| the teacher itself | {100 * teacher:.2f} |" + " |" * (len(untrained) + 1))
     lines += ["", "Differences in points of accuracy, the same seed on both sides:", ""]
     for name, row in found["differences"].items():
-        lines.append(
-            f"- {name}: {row['mean']:+.2f} ± {page.number(row['std'], '.2f')} ({', '.join(f'{one:+.2f}' for one in row['points'])})"
-        )
+        points, std = ", ".join(f"{one:+.2f}" for one in row["points"]), page.number(row["std"], ".2f")
+        lines.append(f"- {name}: {row['mean']:+.2f} ± {std} ({points})")
     return "\n".join(lines) + "\n"
 
 
