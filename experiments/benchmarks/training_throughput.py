@@ -141,7 +141,7 @@ def ours(candidate, experiment, track, space, data, sampling_rate, options):
             name=experiment.name, asked_track=experiment.name, track=track, space=space, plan=plan, candidate=candidate,
             data=data, out=pathlib.Path(folder), device=options.device,
         )  # fmt: skip
-        job = prepare(wanted, open_source(data), Ranks(device=options.device), silent())
+        job = prepare(wanted, open_source(data), None, Ranks(device=options.device), silent())
         training = Training(job, Ranks(device=options.device), silent())
         stamps = [time.perf_counter()]
 
