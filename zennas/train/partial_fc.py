@@ -137,6 +137,8 @@ class PartialFC:
         per_class = {"centre": self.centre_CKD}
         for name, values in self.optimizer.state.items():
             per_class[name] = values.view(self.num_local, self.num_subcentres, -1)
+        if self.log_count_C is not None:
+            per_class["log_count"] = self.log_count_C
         return {
             "per_class": per_class,
             "shared": {
