@@ -147,5 +147,7 @@ class TrainPlan(Record):
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
         if self.schedule.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.schedule.warmup_epochs:g} must be less than epochs {self.epochs:g}")
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be less than epochs {self.epochs:g}"
+            )
         return self

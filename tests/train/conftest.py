@@ -149,7 +149,8 @@ def training(options, *, ranks=None, progress=None):
     ranks, progress = ranks or Ranks(), progress or silent()
     options.out.mkdir(parents=True, exist_ok=True)
     source, teacher = prepare.open_data(options, progress), prepare.open_teacher_of(options, ranks)
-    return Training(prepare.prepare(options, source, teacher, ranks, progress), ranks, progress)
+    sets = prepare.open_sets(options, ranks)
+    return Training(prepare.prepare(options, source, teacher, ranks, progress, sets=sets), ranks, progress)
 
 
 def trained(options, **others):

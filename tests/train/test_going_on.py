@@ -47,6 +47,15 @@ def test_from_begins_with_the_weights_of_another_run(options):
     assert other.first_step == STEPS_PER_EPOCH and differing(tensors(other), tensors(one)) != []
 
 
+def test_from_a_checkpoint_beyond_the_end_is_refused(options, tmp_path):
+    one = trained(options("epochs=2"))
+    (kept,) = checkpoints.checkpoints_in(one.out / "checkpoints")
+    with pytest.raises(UserError, match=r"is at step 12, and this training ends at step 6: nothing would be trained"):
+        trained(options("epochs=1", out="other", start=kept))
+    with pytest.raises(UserError, match=r"--from .*: no checkpoint; give a folder such as OUT/checkpoints/step-0"):
+        trained(options(out="third", start=one.out))
+
+
 def test_another_number_of_micro_batches_goes_on(options):
     """Eight ranks become one with eight micro-batches: the same run."""
     source, one = training(options()).job.source, options()
@@ -96,7 +105,7 @@ def test_verifying_and_saving_are_no_time_of_training(options, material, monkeyp
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
-    def slow(pair_set, embed_batch, *, image_px):
+    def slow(pair_set, embed_batch, *, image_px, progress=None):
         now[0] += 1000
         return verify(pair_set, embed_batch, image_px=image_px)
 

@@ -207,8 +207,9 @@ def moves(one):
     before = {name: value.clone() for name, value in tensors(one).items()}
     one.run()
     after = tensors(one)
+    # The counts of images are what a checkpoint holds, and never move.
     still = [name for name in before if torch.equal(before[name], after[name]) and "running" not in name]
-    assert still == [] and one.num_skipped == 0
+    assert set(still) <= {"head.log_count"} and one.num_skipped == 0
     assert all(value.isfinite().all() for value in after.values())
     return one
 

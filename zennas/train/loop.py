@@ -313,6 +313,11 @@ class Training:
         if found is None:
             return
         common, centres = checkpoints.load(found)
+        if found == self.job.options.start and common["step"] >= self.job.num_steps:
+            raise UserError(
+                f"--from {found}: is at step {common['step']}, and this training ends at step {self.job.num_steps}: "
+                "nothing would be trained; give more epochs"
+            )
         if common["num_identities"] != self.head.num_identities:
             raise UserError(
                 f"{found}: of {common['num_identities']} identities; the data has {self.head.num_identities} now"

@@ -13,6 +13,7 @@ from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.space.cost import cost
 from zennas.space.network import build
+from zennas.train.checkpoints import COMMON
 from zennas.train.distill import DISTILLATIONS
 from zennas.train.distill import knobs_of as distill_knobs_of
 from zennas.train.guide import Guide
@@ -93,8 +94,25 @@ def open_data(options, progress):
     return source
 
 
-def prepare(options, source, teacher, ranks, progress):
-    """The Job of these Options; `source` and `teacher` (or None) are opened. What takes long comes last."""
+def open_sets(options, ranks):
+    """The verification sets, on the first rank; UserError for one that cannot be used, or a --from that is no checkpoint."""
+    sets = []
+
+    def open_them():
+        if options.start is not None and not (options.start / COMMON).is_file():
+            raise UserError(
+                f"--from {options.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840"
+            )
+        sets.extend(open_set(text) for text in options.verify)
+        for pair_set in sets:
+            check_images(pair_set)
+
+    ranks.on_first(open_them)
+    return tuple(sets)
+
+
+def prepare(options, source, teacher, ranks, progress, *, sets=()):
+    """The Job of these Options; `source`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
     plan, space = options.plan, options.space
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
@@ -118,14 +136,6 @@ def prepare(options, source, teacher, ranks, progress):
     autocast = autocast_of(plan.precision, ranks.device)
     each = plan.data.images_per_identity
     epoch_steps = steps_per_epoch(source, plan.batch, images_per_identity=each)
-    sets = []
-
-    def open_sets():
-        sets.extend(open_set(text) for text in options.verify)
-        for pair_set in sets:
-            check_images(pair_set)
-
-    ranks.on_first(open_sets)
     _check_memory(options, source, ranks)
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
@@ -145,7 +155,7 @@ def prepare(options, source, teacher, ranks, progress):
             ranks=ranks, folder=options.out, seed=plan.seed, progress=progress,
         )  # fmt: skip
     return Job(
-        options=options, source=source, network=network.to(ranks.device), head=head, guide=guide, sets=tuple(sets),
+        options=options, source=source, network=network.to(ranks.device), head=head, guide=guide, sets=sets,
         steps_per_epoch=epoch_steps, num_steps=max(1, round(plan.epochs * epoch_steps)),
         num_workers=_num_workers(plan, ranks), autocast=autocast,
     )  # fmt: skip

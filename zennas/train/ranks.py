@@ -2,6 +2,7 @@
 torch.distributed). One process alone is a Ranks too, whose sums and gathers are the identity."""
 
 import datetime
+import inspect
 import os
 
 import torch
@@ -96,9 +97,10 @@ class Ranks:
 
         on_gpu = [self.device] if self.device.type == "cuda" else None
         # Running statistics are those of rank 0, as in insightface's recipe: it alone writes checkpoints of them.
-        return DistributedDataParallel(
-            network, device_ids=on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        known = inspect.signature(DistributedDataParallel).parameters
+        # torch 2.13 renames it, and warns of the old name.
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(network, device_ids=on_gpu, gradient_as_bucket_view=True, **{sync: False})
 
     def close(self):
         """Leave the group that `join` made."""

@@ -13,6 +13,7 @@ from zennas.train.verify import in_eval, verify
 
 # Times the budget that an untrained winner may take before its training is refused: twice a machine's noise.
 OVER_BUDGET = 1.05
+OVER_BUDGET_WHERE_NOISY = 1.5
 
 
 def run(options, ranks, progress):
@@ -30,8 +31,9 @@ def run(options, ranks, progress):
         if state["finished_with"] == options.measured_with() and (options.out / MODEL).is_file():
             progress.say(f"{options.out}: this training is done; --fresh trains again")
             return json.loads((options.out / RESULT).read_text(encoding="utf-8")) if ranks.is_first else None
+        sets = prepare.open_sets(options, ranks)
         state = ranks.on_first(lambda: _check_latency(options, state, progress))
-        job = prepare.prepare(options, source, teacher, ranks, progress)
+        job = prepare.prepare(options, source, teacher, ranks, progress, sets=sets)
         if ranks.is_first:
             _announce(job, spent, ranks, progress)
         training = Training(job, ranks, progress)
@@ -89,12 +91,15 @@ def _check_latency(options, state, progress):
     progress.end()
     text, here_ms = options.candidate.text, untrained.measured_ms
     said = f"{text} takes {here_ms:.2f} ms here, untrained; the budget is {budget.budget_ms:.2f} ms"
-    if here_ms > OVER_BUDGET * budget.budget_ms:
+    # On a busy machine a figure a few per cent over the budget says nothing: then the trained network's decides.
+    allowed = OVER_BUDGET if untrained.warning is None else OVER_BUDGET_WHERE_NOISY
+    if here_ms > allowed * budget.budget_ms:
         raise UserError(
             f"{said} ({budget.origin}); choose another --winner or --track, or train it all the same with --any-size (a teacher)"
         )
     if here_ms > budget.budget_ms:
-        progress.say(f"warning: {said}: over it by less than a machine's noise", style="yellow")
+        why = untrained.warning or "over it by less than a machine's noise"
+        progress.say(f"warning: {said}: {why}", style="yellow")
     state = state | {"untrained_checked": True}
     save_run(options.out, state)
     return state
@@ -135,8 +140,10 @@ def _accuracies(options, job, ranks, progress):
         teacher = job.guide.teacher
         for pair_set in job.sets:
             progress.begin(f"the teacher on {pair_set.name}")
-            progress.update({})
-            answer = verify(pair_set, lambda image: teacher(image).embedding_BD, image_px=teacher.input_px)
+            answer = verify(
+                pair_set, lambda image: teacher(image).embedding_BD, image_px=teacher.input_px,
+                progress=progress.counting("images"),
+            )  # fmt: skip
             found[pair_set.name]["teacher"] = answer.model_dump()
             progress.end()
     return found

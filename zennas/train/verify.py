@@ -39,6 +39,8 @@ def open_set(text):
         return read_pairs(pathlib.Path(pairs), open_source(source))
     if text.endswith(".txt"):
         raise UserError(f"--verify {text}: say where its images are: {text}@SOURCE (a folder, a .tar, a train.rec)")
+    if text.endswith((".tar", ".rec")) or pathlib.Path(text).is_dir():
+        raise UserError(f"--verify {text}: faces without pairs; give PAIRS.txt@{text}, or an InsightFace SET.bin")
     return read_bin(pathlib.Path(text))
 
 
@@ -50,7 +52,7 @@ def check_images(pair_set):
         raise UserError(f"{pair_set.name}: {pair_set.where(0)}: {error}") from None
 
 
-def embed(pair_set, embed_batch, *, image_px, batch=BATCH):
+def embed(pair_set, embed_batch, *, image_px, batch=BATCH, progress=None):
     """(embedding_ND of every image with its mirror image's added, numbers of the corrupt ones, whose rows are zeros).
 
     embed_batch: images_BHW3 of image_px (uint8, on the processor) -> embeddings_BD.
@@ -71,14 +73,16 @@ def embed(pair_set, embed_batch, *, image_px, batch=BATCH):
             image_BHW3 = torch.from_numpy(np.stack([blank if image is None else image for image in images]))
             embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
             parts.append(embedding_BD.cpu())
+            if progress:
+                progress(start + len(images), pair_set.num_images)
     embedding_ND = torch.cat(parts)
     embedding_ND[corrupt] = 0.0
     return embedding_ND, corrupt
 
 
-def verify(pair_set, embed_batch, *, image_px):
+def verify(pair_set, embed_batch, *, image_px, progress=None):
     """The Verification of whatever embeds. A pair with a corrupt image has a cosine of zero, and is counted."""
-    embedding_ND, corrupt = embed(pair_set, embed_batch, image_px=image_px)
+    embedding_ND, corrupt = embed(pair_set, embed_batch, image_px=image_px, progress=progress)
     unit_ND = torch.nn.functional.normalize(embedding_ND)
     cosine_P = (unit_ND[pair_set.first_P] * unit_ND[pair_set.second_P]).sum(1).double().numpy()
     if not np.isfinite(cosine_P).all():
