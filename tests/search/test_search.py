@@ -31,7 +31,7 @@ from zennas.track import load_experiment
 
 pytestmark = pytest.mark.slow
 
-LONG = 400  # candidates: so many that a run is still under way when a test that watched it begin comes to stop it
+LONG = 160
 # Long enough to be stopped in the middle: a candidate takes about 30 ms of a processor instead of 2.
 SLOW_SCORE = {"image_px": 64, "batch": 8, "repeats": 4, "final_repeats": 4}
 
