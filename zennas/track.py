@@ -74,6 +74,11 @@ class Limits(Record):
     min_nodes: Count = 8
     initializer_dtype: Literal["float32"] = "float32"  # the only one that export.py writes, and its checker admits
 
+    @property
+    def of_a_file(self):
+        """The limits as export.checker_problems takes them."""
+        return self.model_dump(exclude={"initializer_dtype"})
+
 
 class Track(Record):
     """One track of a challenge, as its file in latency/tracks/ states it."""

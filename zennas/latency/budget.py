@@ -109,13 +109,13 @@ def reference_here(track, protocol, progress, *, on_device=None):
     return reference
 
 
-def kept_network(candidate, protocol, *, machine=None):
-    """The Measurement of a whole network that is kept on this machine under this protocol, or None."""
+def kept_network(candidate, protocol, *, machine=None, image_px=112, embedding_size=512):
+    """The Measurement of a whole network of these sizes that is kept on this machine under this protocol, or None."""
     path = _networks_path(protocol, machine or machine_name())
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8")).get(candidate.text)
+        kept = json.loads(path.read_text(encoding="utf-8")).get(_network_key(candidate, image_px, embedding_size))
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
     measurement = Measurement.parse(kept, path) if kept else None
@@ -123,18 +123,32 @@ def kept_network(candidate, protocol, *, machine=None):
     return measurement if current and current == runtime_of(protocol, versions()) else None
 
 
-def keep_network(candidate, measurement):
+def keep_network(candidate, measurement, *, image_px=112, embedding_size=512):
     """Write the Measurement of a whole network where `kept_network` finds it."""
     path = _networks_path(measurement.protocol, measurement.machine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        kept[candidate.text] = measurement.model_dump()
+        kept[_network_key(candidate, image_px, embedding_size)] = measurement.model_dump()
         path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: the measurement cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
         ) from None
+
+
+def judged(measurement, budget):
+    """What winners.json and result.json say of a Measurement beside a LocalBudget: a plain dict, the raw times included."""
+    return {
+        "measured_ms": measurement.measured_ms,
+        "median_ms": round(measurement.median_ms, 4),
+        "spread_pct": round(measurement.spread_pct, 2),
+        "budget_ms": budget.budget_ms,
+        "within_budget": measurement.measured_ms <= budget.budget_ms,
+        "stand_in": budget.stand_in,
+        "warning": measurement.warning,
+        **measurement.model_dump(mode="json"),
+    }
 
 
 def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
@@ -182,6 +196,12 @@ def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for what is no network
         raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line(error)}") from None
+
+
+def _network_key(candidate, image_px, embedding_size):
+    """What a kept network is found by: its text alone at the sizes that every track's reference has, as in the files of old."""
+    sizes = (image_px, embedding_size)
+    return candidate.text if sizes == (112, 512) else f"{candidate.text} at {image_px} px, {embedding_size}-d"
 
 
 def _networks_path(protocol, machine):

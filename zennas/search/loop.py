@@ -328,10 +328,11 @@ class Run:
         entries = []
         for entry in self.baselines:
             candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
-            kept = kept_network(candidate, self.protocol, machine=self.machine)
+            sizes = {"image_px": self.space.image_px, "embedding_size": self.space.embedding_size}
+            kept = kept_network(candidate, self.protocol, machine=self.machine, **sizes)
             if kept is None:
                 kept = Measurement(**{name: latency[name] for name in Measurement.model_fields})
-                keep_network(candidate, kept)
+                keep_network(candidate, kept, **sizes)
             entries.append({"latency": {"measured_ms": kept.measured_ms, "table_ms": latency["table_ms"]}})
         return entries
 

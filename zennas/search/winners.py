@@ -8,7 +8,7 @@ import yaml
 
 from zennas.export import checker_problems
 from zennas.latency.backends import takes_network
-from zennas.latency.budget import export_candidate, timed_network
+from zennas.latency.budget import export_candidate, judged, timed_network
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
@@ -61,13 +61,7 @@ def measured_entry(run, candidate, *, role, name, score, path):
     exported = export_candidate(
         candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by)
     )
-    limits = run.track.limits
-    problems = checker_problems(
-        exported.onnx_bytes,
-        min_nodes=limits.min_nodes,
-        max_mb=limits.max_mb,
-        max_embedding_size=limits.max_embedding_size,
-    )
+    problems = checker_problems(exported.onnx_bytes, **run.track.limits.of_a_file)
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
@@ -89,16 +83,9 @@ def measured_entry(run, candidate, *, role, name, score, path):
         "num_blocks": candidate.num_blocks,
         "megabytes": round(exported.megabytes, 2),
         "latency": {
-            "measured_ms": measurement.measured_ms,
-            "median_ms": round(measurement.median_ms, 4),
-            "spread_pct": round(measurement.spread_pct, 2),
+            **judged(measurement, run.budget),
             "predicted_ms": round(table_ms * run.factor, 4),
             "table_ms": round(table_ms, 4),
-            "budget_ms": run.budget.budget_ms,
-            "within_budget": measurement.measured_ms <= run.budget.budget_ms,
-            "stand_in": run.budget.stand_in,
-            "warning": measurement.warning,
-            **measurement.model_dump(mode="json"),
         },
         "export": exported.proof.model_dump() | {"checker": problems},
         "onnx": path.name,

@@ -9,6 +9,7 @@ from zennas.export import checker_problems, export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
+    judged,
     keep_network,
     kept_network,
     local_budget,
@@ -21,10 +22,6 @@ from zennas.run_folder import write_atomically
 from zennas.train.teacher import NETWORK, save_network
 
 MODEL, RESULT = "model.onnx", "result.json"
-KEPT_SIZES = {
-    "image_px": 112,
-    "embedding_size": 512,
-}  # of the whole networks that latency/budget.py keeps: a track's reference
 TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
 
 
@@ -42,13 +39,7 @@ def finish(options, network, *, spent, accuracy, training, progress):
     made_by = provenance(seed=options.plan.seed, command=options.command).model_dump()
     metadata = {"zennas": json.dumps(made_by), "candidate": options.candidate.text, "trained": "yes"}
     exported = export(network, image_px=space.image_px, metadata=metadata)
-    limits = track.limits
-    problems = checker_problems(
-        exported.onnx_bytes,
-        min_nodes=limits.min_nodes,
-        max_mb=limits.max_mb,
-        max_embedding_size=limits.max_embedding_size,
-    )
+    problems = checker_problems(exported.onnx_bytes, **track.limits.of_a_file)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(options, network, exported.onnx_bytes, progress)
     progress.end()
@@ -96,16 +87,14 @@ def budget_here(options, progress):
     return protocol, local_budget(options.track, reference, stand_in)
 
 
-def untrained_latency(options, protocol, *, again=False):
-    """The Measurement of the candidate with untrained weights: kept on this machine, or taken now."""
-    sizes = {"image_px": options.space.image_px, "embedding_size": options.space.embedding_size}
-    may_keep = sizes == KEPT_SIZES
-    if may_keep and not again and (kept := kept_network(options.candidate, protocol)) is not None:
-        return kept
-    taken = measure_network(options.candidate, protocol, **sizes)
-    if may_keep:
-        keep_network(options.candidate, taken)
-    return taken
+def untrained_latency(options, protocol):
+    """The Measurement of the candidate with untrained weights: kept on this machine, or taken now and kept."""
+    sizes = _sizes(options)
+    kept = kept_network(options.candidate, protocol, **sizes)
+    if kept is None:
+        kept = measure_network(options.candidate, protocol, **sizes)
+        keep_network(options.candidate, kept, **sizes)
+    return kept
 
 
 def measured(options, network, onnx_bytes, progress):
@@ -114,18 +103,11 @@ def measured(options, network, onnx_bytes, progress):
     progress.begin("measuring the trained network")
     progress.update({})
     model = fold(network) if takes_network(protocol.backend) else onnx_bytes
-    untrained = untrained_latency(options, protocol, again=True)
+    untrained = measure_network(options.candidate, protocol, **_sizes(options))
     trained = measure_calmly(model, protocol)
     progress.end()
-    return {
-        "measured_ms": trained.measured_ms,
-        "untrained_ms": untrained.measured_ms,
-        "median_ms": round(trained.median_ms, 4),
-        "spread_pct": round(trained.spread_pct, 2),
-        "budget_ms": budget.budget_ms,
-        "origin": budget.origin,
-        "within_budget": trained.measured_ms <= budget.budget_ms,
-        "stand_in": budget.stand_in,
-        "warning": trained.warning,
-        **trained.model_dump(mode="json"),
-    }
+    return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
+
+
+def _sizes(options):
+    return {"image_px": options.space.image_px, "embedding_size": options.space.embedding_size}

@@ -13,9 +13,9 @@ class Journal:
 
     def __init__(self, folder, *, first_step=0):
         self.path, self._writer = pathlib.Path(folder) / METRICS, None
-        self.entries = [entry for entry in read_metrics(folder) if entry["step"] <= first_step and first_step]
-        # What a killed run wrote after its last checkpoint happens again.
-        write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+        # What a killed run wrote after its last checkpoint happens again; without a checkpoint, all of it.
+        kept = [entry for entry in read_metrics(folder) if entry["step"] <= first_step] if first_step else []
+        write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         from torch.utils.tensorboard import SummaryWriter
 
         with explaining(pathlib.Path(folder)):
@@ -24,7 +24,6 @@ class Journal:
     def add(self, step, kind, numbers, **others):
         """One entry; `numbers` go to TensorBoard too, as kind/name."""
         entry = {"step": step, "kind": kind, **numbers, **others}
-        self.entries.append(entry)
         with explaining(self.path.parent), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         for name, value in numbers.items():

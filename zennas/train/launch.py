@@ -96,7 +96,7 @@ def _absolute(options):
     """The Options with paths that hold in the working folder of a worker."""
     changes = {
         name: pathlib.Path(path).resolve()
-        for name in ("data", "out", "identities", "teacher")
+        for name in ("data", "out", "identities", "teacher", "start")
         if (path := getattr(options, name)) is not None
     }
     sets = tuple("@".join(str(pathlib.Path(part).resolve()) for part in text.split("@")) for text in options.verify)

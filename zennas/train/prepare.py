@@ -13,6 +13,7 @@ from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.space.cost import cost
 from zennas.space.network import build
+from zennas.train.centres import CENTRE_OPTIMIZERS
 from zennas.train.checkpoints import COMMON
 from zennas.train.distill import DISTILLATIONS
 from zennas.train.distill import knobs_of as distill_knobs_of
@@ -222,7 +223,7 @@ def open_teacher_of(options, ranks):
 
 def _check_memory(options, source, ranks):
     """UserError where the class centres of this rank cannot fit, before hours are spent on reaching that."""
-    states = {"sgd": 1, "lars": 1, "adamw": 2}[options.plan.optimizer.name]
+    states = sum(CENTRE_OPTIMIZERS[options.plan.optimizer.name][1].values())
     subcentres = knobs_of(options.plan.loss.name, options.plan.loss.knobs)["subcentres"]
     mine = -(-source.num_identities // ranks.num_ranks) * subcentres
     rate = options.plan.loss.sampling_rate
