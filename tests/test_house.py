@@ -23,11 +23,16 @@ ROOMS = [
     {"space"},
     {"track"},
     {"score"},
+    {"checker"},
     {"export"},
     {"latency"},
-    {"search", "faces"},
+    {"search", "metrics"},
+    {"faces"},
+    {"embed"},
     {"train"},
     {"run"},
+    {"evaluate"},
+    {"submit"},
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -12,7 +12,7 @@ import pytest
 from zennas.faces.images import decode
 from zennas.faces.pairs import read_bin, read_pairs
 from zennas.faces.sources import open_source
-from zennas.faces.verification import ten_fold_accuracy
+from zennas.metrics.verification import ten_fold_accuracy
 from zennas.records import UserError
 
 IMAGES = [b"\xff\xd8a", b"\xff\xd8b", b"\xff\xd8a", b"\x00\x80c"]
@@ -48,10 +48,10 @@ DIALECTS = {
 def test_dialects(tmp_path, dialect):
     (tmp_path / "lfw.bin").write_bytes(DIALECTS[dialect])
     pairs = read_bin(tmp_path / "lfw.bin")
-    assert [pairs.read(image) for image in pairs.first_P] == [IMAGES[0], IMAGES[2]]
-    assert [pairs.read(image) for image in pairs.second_P] == [IMAGES[1], IMAGES[3]]
+    assert [pairs.images.read(image) for image in pairs.first_P] == [IMAGES[0], IMAGES[2]]
+    assert [pairs.images.read(image) for image in pairs.second_P] == [IMAGES[1], IMAGES[3]]
     assert pairs.same_P.tolist() == SAME and pairs.same_P.dtype == bool
-    assert pairs.num_images == 3 and pairs.name == "lfw" and pairs.where(2) == "lfw.bin, image 3"
+    assert pairs.images.num_images == 3 and pairs.name == "lfw" and pairs.images.where(2) == "lfw.bin, image 3"
     assert pairs.fold_P.tolist() == [0, 1]
 
 
@@ -155,7 +155,7 @@ PAIRS = "2\t1\nAda_L\t1\t2\nBo\t3\tCy\t1\nBo\t1\t3\nAda_L\t1\tBo\t1\n"
 
 
 def values(pairs, image_P):
-    return [int(decode(pairs.read(image))[0, 0, 0]) for image in image_P]
+    return [int(decode(pairs.images.read(image))[0, 0, 0]) for image in image_P]
 
 
 def test_pairs_by_hand(tmp_path, source):
@@ -163,7 +163,7 @@ def test_pairs_by_hand(tmp_path, source):
     pairs = read_pairs(tmp_path / "pairs.txt", source)
     assert values(pairs, pairs.first_P) == [1, 43, 41, 1] and values(pairs, pairs.second_P) == [2, 81, 43, 41]
     assert pairs.same_P.tolist() == [True, False, True, False] and pairs.fold_P.tolist() == [0, 0, 1, 1]
-    assert pairs.num_images == 5 and pairs.where(0) == "Ada_L/Ada_L_0001.png" and pairs.name == "pairs"
+    assert pairs.images.num_images == 5 and pairs.images.where(0) == "Ada_L/Ada_L_0001.png" and pairs.name == "pairs"
 
 
 @pytest.mark.parametrize(
@@ -210,4 +210,4 @@ def test_real_sets(tmp_path, monkeypatch):
     assert len(pairs.same_P) == 6000 and pairs.same_P.sum() == 3000 and np.bincount(pairs.fold_P).tolist() == [600] * 10
     small = read_bin(folder / "small_lfw.bin")
     assert small.same_P.tolist() == [True] * 10
-    assert all(decode(small.read(image)).shape == (112, 112, 3) for image in range(small.num_images))
+    assert all(decode(small.images.read(image)).shape == (112, 112, 3) for image in range(small.images.num_images))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from zennas.embed.features import Features, attention_of
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build
@@ -16,8 +17,6 @@ from zennas.train.distill import (
     DISTILLATIONS,
     RELATION_FORMS,
     Bank,
-    Features,
-    attention_of,
     knobs_of,
     projection,
     prototypes,

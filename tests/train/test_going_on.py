@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, training
+from zennas.embed.checkpoint import save_network
 from zennas.records import UserError
 from zennas.train import checkpoints, loop, run
 from zennas.train.guide import Guide
 from zennas.train.launch import silent
 from zennas.train.ranks import EveryRankError, Ranks
 from zennas.train.run import run as run_training
-from zennas.train.teacher import save_network
 from zennas.train.verify import verify
 
 

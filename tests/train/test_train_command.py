@@ -24,12 +24,13 @@ from tests.train.conftest import (
     write_records,
 )
 from tests.train.test_training import teacher_file
+from zennas.embed.checkpoint import load_network
+from zennas.embed.model import open_model
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
 from zennas.train import loop, prepare, run
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
-from zennas.train.teacher import load_network, open_teacher
 from zennas.train.verify import open_set, verify
 
 
@@ -106,7 +107,7 @@ def test_network_onnx_and_checkpoint_are_the_same_network(finished, material):
 def test_its_accuracy_is_that_of_the_network_it_leaves(finished, material):
     """Asked as a teacher is asked, through other code than the loop's."""
     out = finished[0]
-    teacher = open_teacher(out)
+    teacher = open_model(out)
     found = verify(open_set(material.held_out), lambda image: teacher(image).embedding_BD, image_px=PX)
     (row,) = json.loads((out / "result.json").read_text())["accuracy"].values()
     assert found.accuracy == pytest.approx(
@@ -240,7 +241,7 @@ BAD = {
     "a teacher without a network": (lambda f, m: ["--teacher", m.faces], "network.pt"),
     "a teacher of other images": (
         lambda f, m: ["--teacher", teacher_file(f / "t", px=40), "--set", "distill.precompute=false"],
-        "takes images of 40 px, the student of 32 px",
+        "takes images of 40 x 40, the student of 32 x 32",
     ),
     "attention of none": (
         lambda f, m: ["--teacher", teacher_file(f / "t", onnx=True), "--set", "distill.name=attention"],

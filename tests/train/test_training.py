@@ -23,6 +23,7 @@ from tests.train.conftest import (
     training,
     write_folder,
 )
+from zennas.embed.checkpoint import save_network
 from zennas.export import export
 from zennas.faces.images import AUGMENTATIONS
 from zennas.records import UserError
@@ -34,7 +35,6 @@ from zennas.train.distill import DISTILLATIONS
 from zennas.train.journal import read_metrics
 from zennas.train.losses import LOSSES
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES
-from zennas.train.teacher import save_network
 
 TWO_STEPS = f"epochs={2 / STEPS_PER_EPOCH}"
 
@@ -338,9 +338,9 @@ def test_a_distillation_that_cannot_be_is_refused(options, tmp_path):
     with pytest.raises(UserError, match="nothing is left to learn from"):
         training(options("distill.class_weight=0"))
     other = teacher_file(tmp_path / "other", px=40)
-    with pytest.raises(UserError, match="images of 40 px, the student of 32 px"):
+    with pytest.raises(UserError, match="images of 40 x 40, the student of 32 x 32"):
         training(options("distill.precompute=false", teacher=other))
-    with pytest.raises(UserError, match=r"takes images of 40 px; distill\.teacher\.image_px says 48"):
+    with pytest.raises(UserError, match=r"takes images of 40 x 40; distill\.teacher\.image_px says 48"):
         training(options("distill.teacher.image_px=48", teacher=other))
 
 

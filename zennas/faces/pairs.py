@@ -1,18 +1,18 @@
-"""Verification sets: InsightFace's .bin files, and LFW's pairs.txt over a Source.
+"""Verification sets: InsightFace's .bin files, and LFW's pairs.txt over a Source."""
 
-P pairs of the images 0..num_images-1 of a set
-"""
+# P pairs of images
 
+import hashlib
 import io
 import pathlib
 import pickle
 import pickletools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.verification import contiguous_folds
+from zennas.faces.image_set import ImageSet
+from zennas.metrics.verification import contiguous_folds
 from zennas.records import UserError
 
 NUM_FOLDS = 10
@@ -23,9 +23,7 @@ class PairSet(NamedTuple):
     """Pairs of images to be told same from different. An image that stands in several pairs is one image."""
 
     name: str
-    num_images: int
-    read: Callable  # image -> its encoded bytes
-    where: Callable  # image -> where it lies, for people
+    images: ImageSet
     first_P: np.ndarray  # int64
     second_P: np.ndarray  # int64
     same_P: np.ndarray  # bool
@@ -63,9 +61,12 @@ def read_bin(path):
     first_2P = {image: number for number, image in reversed(list(enumerate(image_2P.tolist())))}
     return PairSet(
         path.stem,
-        len(images),
-        images.__getitem__,
-        lambda image: f"{path.name}, image {first_2P[image]}",
+        ImageSet(
+            len(images),
+            images.__getitem__,
+            lambda image: f"{path.name}, image {first_2P[image]}",
+            hashlib.sha256(data).hexdigest()[:16],
+        ),
         image_2P[0::2],
         image_2P[1::2],
         same_P,
@@ -200,12 +201,9 @@ def read_pairs(pairs_path, source):
         named = ", ".join(missing[:NAMED_IN_ERRORS]) + (", ..." if len(missing) > NAMED_IN_ERRORS else "")
         raise UserError(f"{pairs_path}: {len(missing)} of {len(wanted)} images are not in {source.path}: {named}")
     image = {one: number for number, one in enumerate(wanted)}
-    index = [place[one] for one in wanted]
     return PairSet(
         pairs_path.stem,
-        len(wanted),
-        lambda one: source.read(index[one]),
-        lambda one: source.where(index[one]),
+        source.some([place[one] for one in wanted]),
         np.array([image[first] for first, _ in pairs]),
         np.array([image[second] for _, second in pairs]),
         np.array([first[0] == second[0] for first, second in pairs]),

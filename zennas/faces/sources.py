@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.faces import recordio
+from zennas.faces.image_set import ImageSet, changed_at
 from zennas.faces.images import CorruptImageError
 from zennas.faces.index import Index, Names, file_key, kept_index, load_index
 from zennas.faces.shards import IMAGE_SUFFIXES, list_members
@@ -59,6 +61,28 @@ class Source:
     def name(self, index):
         """The path or member name of image `index`, or None in a source without names."""
         return self._index.names[index] if self._index.names is not None else None
+
+    @property
+    def images(self):
+        """All of it as an ImageSet, with the source's own fingerprint: the same wherever the data lies."""
+        return ImageSet(self.num_images, self.read, self.where, self.fingerprint)
+
+    def some(self, index_M):
+        """The ImageSet of the images at these places; its fingerprint changes with any file that does."""
+        index_M = np.asarray(index_M, np.int64)
+        if self._index.kind == "folders":
+            files = (pathlib.Path(self._index.files[0], self.name(int(index))) for index in index_M)
+        else:
+            files = self._index.files
+        digest = hashlib.sha256(self.fingerprint.encode())
+        digest.update(index_M.tobytes())
+        digest.update("\n".join(map(changed_at, files)).encode())
+        return ImageSet(
+            len(index_M),
+            lambda image: self.read(int(index_M[image])),
+            lambda image: self.where(int(index_M[image])),
+            digest.hexdigest()[:16],
+        )
 
     def descriptor(self, path):
         """An open file that `os.pread` may read; the returned object must be held meanwhile. Of too many, the one that was not

@@ -11,24 +11,16 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from zennas.embed.features import Features
 from zennas.records import UserError, suggestion
 from zennas.track import lookup
 
 SHORTEST = 1e-8  # a vector shorter than this has no direction
-
-
-class Features(NamedTuple):
-    """What a network says of a batch. Student and teacher have embeddings of one size: `projection` sees to it."""
-
-    embedding_BD: torch.Tensor
-    attention: tuple = ()  # one tensor per attention map, B first, in the order in which they are computed
-    neighbours_BKD: torch.Tensor | None = None  # the teacher's, from its Bank
 
 
 def unit(x):
@@ -215,42 +207,6 @@ def projection(student_size, teacher_size, *, generator=None):
     linear = nn.Linear(student_size, teacher_size, bias=False)
     nn.init.normal_(linear.weight, 0.0, teacher_size**-0.5, generator=generator)
     return linear
-
-
-class attention_of:
-    """Collects the attention maps of a network's forward passes, while it is entered.
-
-    with attention_of(network) as maps:
-        features = Features(network(image_B3HW), maps.take())
-
-    The maps are those that blocks name in `attention_maps` (space/blocks.py), in the order in which they are computed; empty
-    for a network without attention. Each forward begins anew, so recomputation under gradient checkpointing does no harm.
-    """
-
-    def __init__(self, network):
-        self.network, self._maps, self._hooks = network, [], []
-
-    def __enter__(self):
-        parts = [part for module in self.network.modules() for part in getattr(module, "attention_maps", ())]
-        self._hooks = [part.register_forward_hook(self._keep) for part in parts]
-        self._hooks.append(self.network.register_forward_pre_hook(self._begin))
-        return self
-
-    def __exit__(self, kind, error, trace):
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-    def take(self):
-        """The maps of the last forward, which are then forgotten here."""
-        maps, self._maps = tuple(self._maps), []
-        return maps
-
-    def _keep(self, module, inputs, output):
-        self._maps.append(output)
-
-    def _begin(self, module, inputs):
-        self._maps = []
 
 
 def prototypes(embedding_ND, label_N, num_identities, *, block=65536):

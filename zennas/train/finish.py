@@ -5,6 +5,7 @@ import json
 
 import torch
 
+from zennas.embed.checkpoint import NETWORK, save_network
 from zennas.export import checker_problems, export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
@@ -19,7 +20,6 @@ from zennas.latency.budget import (
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
-from zennas.train.teacher import NETWORK, save_network
 
 MODEL, RESULT = "model.onnx", "result.json"
 TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over

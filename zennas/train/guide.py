@@ -5,18 +5,17 @@ import hashlib
 import numpy as np
 import torch
 
+from zennas.embed.embeddings import precompute
+from zennas.embed.features import Features, attention_of
 from zennas.train.distill import (
     DISTILLATIONS,
     Bank,
-    Features,
-    attention_of,
     knobs_of,
     projection,
     prototypes,
     similar_identities,
     unit,
 )
-from zennas.train.teacher import precompute
 from zennas.train.verify import normalised
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
@@ -105,7 +104,7 @@ def _precomputed(teacher, source, ranks, path, progress):
     def make():
         progress.begin("the teacher's embeddings, once")
         batch = TEACHER_BATCH[teacher.device.type]
-        precompute(teacher, source, path, batch=batch, progress=progress.counting("images"))
+        precompute(teacher, source.images, path, batch=batch, progress=progress.counting("images"))
         progress.end()
 
     ranks.on_first(make)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zennas.embed.model import open_model, sides
 from zennas.faces.images import CorruptImageError, check_augmentations, decode
 from zennas.faces.sources import Source, open_source
 from zennas.faces.stream import steps_per_epoch
@@ -22,7 +23,6 @@ from zennas.train.losses import knobs_of
 from zennas.train.optimizers import centre_knobs
 from zennas.train.options import Options
 from zennas.train.partial_fc import PartialFC
-from zennas.train.teacher import open_teacher
 from zennas.train.verify import check_images, open_set
 
 MAX_WORKERS = 8  # decoding processes of a rank, where the plan leaves it open
@@ -199,24 +199,26 @@ def autocast_of(precision, device):
 
 
 def open_teacher_of(options, ranks):
-    """The Teacher that --teacher names, or None. UserError where it cannot see what it is to be shown."""
+    """The Model that --teacher names, or None. UserError where it cannot see what it is to be shown."""
     if options.teacher is None:
         return None
     plan, px = options.plan.distill, options.space.image_px
     live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
     dtype = autocast_of("auto", ranks.device) or torch.float32
-    teacher = open_teacher(
-        options.teacher, mean=plan.teacher.mean, std=plan.teacher.std, device=ranks.device,
-        image_px=plan.teacher.image_px or px, dtype=dtype,
-    )  # fmt: skip
-    if plan.teacher.image_px not in (None, teacher.input_px):
+    try:
+        teacher = open_model(
+            options.teacher, mean=plan.teacher.mean, std=plan.teacher.std, device=ranks.device,
+            image_px=plan.teacher.image_px or px, dtype=dtype,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"--teacher {error}") from None
+    takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
+    if plan.teacher.image_px is not None and teacher.input_hw != (plan.teacher.image_px,) * 2:
+        raise UserError(f"{takes}; distill.teacher.image_px says {plan.teacher.image_px}")
+    if live and teacher.input_hw != (px, px):
         raise UserError(
-            f"{options.teacher}: takes images of {teacher.input_px} px; distill.teacher.image_px says {plan.teacher.image_px}"
-        )
-    if live and teacher.input_px != px:
-        raise UserError(
-            f"{options.teacher}: takes images of {teacher.input_px} px, the student of {px} px; a teacher that sees the "
-            "augmented images must take the same (distill.precompute: true asks it about the images as they are, at its own size)"
+            f"{takes}, the student of {px} x {px}; a teacher that sees the augmented images must take the same "
+            "(distill.precompute: true asks it about the images as they are, at its own size)"
         )
     return teacher
 

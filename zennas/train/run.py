@@ -141,7 +141,7 @@ def _accuracies(options, job, ranks, progress):
         for pair_set in job.sets:
             progress.begin(f"the teacher on {pair_set.name}")
             answer = verify(
-                pair_set, lambda image: teacher(image).embedding_BD, image_px=teacher.input_px,
+                pair_set, lambda image: teacher(image).embedding_BD, image_px=teacher.input_hw,
                 progress=progress.counting("images"),
             )  # fmt: skip
             found[pair_set.name]["teacher"] = answer.model_dump()

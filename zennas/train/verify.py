@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import torch
 
-from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.images import CorruptImageError
 from zennas.faces.pairs import read_bin, read_pairs
 from zennas.faces.sources import open_source
-from zennas.faces.verification import tar_at_far, ten_fold_accuracy
+from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 
@@ -47,34 +47,34 @@ def open_set(text):
 def check_images(pair_set):
     """UserError where the first image of a set is none: a network has not to be trained to see that."""
     try:
-        decode(pair_set.read(0))
+        pair_set.images.pixels(0, 112)
     except CorruptImageError as error:
-        raise UserError(f"{pair_set.name}: {pair_set.where(0)}: {error}") from None
+        raise UserError(f"{pair_set.name}: {pair_set.images.where(0)}: {error}") from None
 
 
-def embed(pair_set, embed_batch, *, image_px, batch=BATCH, progress=None):
-    """(embedding_ND of every image with its mirror image's added, numbers of the corrupt ones, whose rows are zeros).
+def embed(images, embed_batch, *, image_px, batch=BATCH, progress=None):
+    """(embedding_ND of an ImageSet with the mirrored images' added, numbers of the corrupt ones, whose rows are zeros).
 
-    embed_batch: images_BHW3 of image_px (uint8, on the processor) -> embeddings_BD.
+    embed_batch: images_BHW3 of image_px, a side or (height, width), (uint8, on the processor) -> embeddings_BD.
     """
     corrupt, parts = [], []
 
     def decoded(number):
         try:
-            return decode(pair_set.read(number), image_px=image_px)
+            return images.pixels(number, image_px)
         except CorruptImageError:
             return None
 
     with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:  # cv2 decodes outside Python's lock
-        for start in range(0, pair_set.num_images, batch):
-            images = list(pool.map(decoded, range(start, min(start + batch, pair_set.num_images))))
-            corrupt += [start + place for place, image in enumerate(images) if image is None]
-            blank = np.zeros((image_px, image_px, 3), np.uint8)
-            image_BHW3 = torch.from_numpy(np.stack([blank if image is None else image for image in images]))
+        for start in range(0, images.num_images, batch):
+            now = list(pool.map(decoded, range(start, min(start + batch, images.num_images))))
+            corrupt += [start + place for place, image in enumerate(now) if image is None]
+            blank_HW3 = np.zeros((*np.broadcast_to(image_px, 2), 3), np.uint8)
+            image_BHW3 = torch.from_numpy(np.stack([blank_HW3 if image is None else image for image in now]))
             embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
             parts.append(embedding_BD.cpu())
             if progress:
-                progress(start + len(images), pair_set.num_images)
+                progress(start + len(now), images.num_images)
     embedding_ND = torch.cat(parts)
     embedding_ND[corrupt] = 0.0
     return embedding_ND, corrupt
@@ -82,7 +82,7 @@ def embed(pair_set, embed_batch, *, image_px, batch=BATCH, progress=None):
 
 def verify(pair_set, embed_batch, *, image_px, progress=None):
     """The Verification of whatever embeds. A pair with a corrupt image has a cosine of zero, and is counted."""
-    embedding_ND, corrupt = embed(pair_set, embed_batch, image_px=image_px, progress=progress)
+    embedding_ND, corrupt = embed(pair_set.images, embed_batch, image_px=image_px, progress=progress)
     unit_ND = torch.nn.functional.normalize(embedding_ND)
     cosine_P = (unit_ND[pair_set.first_P] * unit_ND[pair_set.second_P]).sum(1).double().numpy()
     if not np.isfinite(cosine_P).all():

@@ -16,21 +16,17 @@ import pytest
 import torch
 from torch import nn
 
+from zennas.embed.checkpoint import load_network, save_network
+from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
+from zennas.embed.features import Features, attention_of
+from zennas.embed.model import open_model
 from zennas.export import to_onnx
 from zennas.faces.images import decode
 from zennas.faces.sources import open_source
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
-from zennas.train.distill import DISTILLATIONS, Features, attention_of
-from zennas.train.teacher import (
-    Sidecar,
-    load_network,
-    open_teacher,
-    precompute,
-    save_network,
-    sidecar_of,
-)
+from zennas.train.distill import DISTILLATIONS
 
 CANDIDATE = Candidate(block="ir_cbam", stem=8, widths=(8, 16), depths=(1, 2))
 PX, SIZE = 16, 6
@@ -173,7 +169,7 @@ def test_damaged_bytes_are_refused(tmp_path):
     before, name, after = whole.rpartition(b"data.pkl")  # of the archive's directory
     (tmp_path / "bad.pt").write_bytes(before + b"\xca" + name[1:] + after)
     with pytest.raises(UserError, match=r"bad\.pt: not a network of zennas"):
-        open_teacher(tmp_path / "bad.pt")
+        open_model(tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"nowhere: no such file; allowed: a zennas checkpoint"):
         load_network(tmp_path / "nowhere")
 
@@ -224,8 +220,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_teacher_says_the_same_in_every_form(form, tmp_path):
     network = made()
-    teacher = open_teacher(FORMS[form](network, tmp_path), mean=MEAN, std=STD, image_px=PX)
-    assert (teacher.input_px, teacher.embedding_size) == (PX, SIZE)
+    teacher = open_model(FORMS[form](network, tmp_path), mean=MEAN, std=STD, image_px=PX)
+    assert (teacher.input_hw, teacher.embedding_size) == ((PX, PX), SIZE)
     for batch in (1, 3, 5):
         expected_BD = answer_by_hand(network, images(batch))
         features = teacher(images(batch))
@@ -239,7 +235,7 @@ def test_a_teacher_says_the_same_in_every_form(form, tmp_path):
 def test_the_module_that_was_given_stays_as_it_was():
     network = made().train()
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
-    teacher = open_teacher(network, image_px=PX)
+    teacher = open_model(network, image_px=PX)
     teacher(images(4))
     assert network.training and all(weight.requires_grad for weight in network.parameters())
     assert all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
@@ -247,7 +243,7 @@ def test_the_module_that_was_given_stays_as_it_was():
 
 @pytest.mark.parametrize("name", DISTILLATIONS)
 def test_a_student_learns_and_its_teacher_does_not(name, tmp_path):
-    teacher = open_teacher(as_checkpoint(made(), tmp_path))
+    teacher = open_model(as_checkpoint(made(), tmp_path))
     assert not isinstance(teacher, nn.Module)
     student = made(seed=1)
     before, first = teacher(images(4)).embedding_BD.clone(), None
@@ -278,7 +274,7 @@ def test_no_gradient_reaches_a_teacher():
             seen.append((self.training, torch.is_grad_enabled(), self.weight.requires_grad))
             return image_B3HW.mean((2, 3)) @ self.weight
 
-    open_teacher(Watched().train())(images(2, px=112))
+    open_model(Watched().train())(images(2, px=112))
     assert set(seen) == {(False, False, False)}
 
 
@@ -286,9 +282,9 @@ def test_no_gradient_reaches_a_teacher():
 
 
 def test_images_of_another_size(tmp_path):
-    teacher = open_teacher(as_checkpoint(made(), tmp_path), image_px=112)  # the file knows better
-    assert teacher.input_px == PX
-    with pytest.raises(UserError, match="takes images of 16 x 16, given 8 x 8; decode the faces at 16 px"):
+    teacher = open_model(as_checkpoint(made(), tmp_path), image_px=112)  # the file knows better
+    assert teacher.input_hw == (PX, PX)
+    with pytest.raises(UserError, match="takes images of 16 x 16, given 8 x 8; decode the faces at 16 x 16"):
         teacher(images(2, px=8))
     with pytest.raises(
         UserError, match=r"given images \(2, 3, 16, 16\) of torch.uint8, allowed: \(B, H, W, 3\) of uint8"
@@ -299,34 +295,34 @@ def test_images_of_another_size(tmp_path):
 
 
 def test_resizing_is_asked_for(tmp_path):
-    teacher = open_teacher(as_checkpoint(made(), tmp_path), resize=True)
+    teacher = open_model(as_checkpoint(made(), tmp_path), resize=True)
     grey = torch.full((1, 40, 40, 3), 90, dtype=torch.uint8)
     assert torch.allclose(teacher(grey).embedding_BD, teacher(grey[:, :PX, :PX]).embedding_BD, atol=1e-5)
     halves = torch.cat([grey[:, :, :20] // 9, grey[:, :, 20:]], 2)
     assert not torch.allclose(teacher(halves).embedding_BD, teacher(grey).embedding_BD, atol=1e-2)
-    assert teacher.fingerprint != open_teacher(tmp_path).fingerprint
+    assert teacher.fingerprint != open_model(tmp_path).fingerprint
 
 
 def test_autocast_around_does_not_reach_it_and_its_own_does(tmp_path):
     path, image_BHW3 = as_checkpoint(made(), tmp_path), images(3)
-    exact = open_teacher(path)(image_BHW3).embedding_BD
+    exact = open_model(path)(image_BHW3).embedding_BD
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(open_teacher(path)(image_BHW3).embedding_BD, exact)
-    low = open_teacher(path, dtype=torch.bfloat16)
+        assert torch.equal(open_model(path)(image_BHW3).embedding_BD, exact)
+    low = open_model(path, dtype=torch.bfloat16)
     difference = (low(image_BHW3).embedding_BD.float() - exact).abs().max()
-    assert 0 < difference < 0.2 * exact.abs().max() and low.fingerprint != open_teacher(path).fingerprint
+    assert 0 < difference < 0.2 * exact.abs().max() and low.fingerprint != open_model(path).fingerprint
 
 
 def test_the_fingerprint_is_of_what_the_answers_depend_on(tmp_path):
     (tmp_path / "other").mkdir()
     path, other = as_checkpoint(made(), tmp_path), as_checkpoint(made(seed=1), tmp_path / "other")
-    one = open_teacher(path).fingerprint
-    assert one == open_teacher(path / "network.pt").fingerprint == open_teacher(path, image_px=7).fingerprint
-    others = [open_teacher(other), open_teacher(path, mean=MEAN), open_teacher(path, std=STD)]
+    one = open_model(path).fingerprint
+    assert one == open_model(path / "network.pt").fingerprint == open_model(path, image_px=7).fingerprint
+    others = [open_model(other), open_model(path, mean=MEAN), open_model(path, std=STD)]
     onnx_path = as_onnx(made(), tmp_path)
-    others += [open_teacher(onnx_path), open_teacher(as_pt2(made(), tmp_path))]
+    others += [open_model(onnx_path), open_model(as_pt2(made(), tmp_path))]
     assert len({one, *(teacher.fingerprint for teacher in others)}) == 6
-    assert open_teacher(onnx_path).fingerprint == others[3].fingerprint
+    assert open_model(onnx_path).fingerprint == others[3].fingerprint
 
 
 class Wrong(nn.Module):
@@ -349,8 +345,8 @@ class Wrong(nn.Module):
     ],
 )
 def test_what_is_no_teacher_is_said_before_the_first_step(answer, words):
-    with pytest.raises(UserError, match=f"teacher Wrong: {words}"):
-        open_teacher(Wrong(answer))
+    with pytest.raises(UserError, match=f"Wrong: {words}"):
+        open_model(Wrong(answer))
 
 
 def plant(change):
@@ -414,26 +410,50 @@ def two_inputs(graph):
     [
         (lambda folder: folder / "nowhere.onnx", r"nowhere\.onnx: no such file; allowed: a zennas checkpoint"),
         (lambda folder: folder, r"network\.pt: no such file"),
-        (written(b""), "x: cannot be opened as a teacher: .*allowed: a zennas checkpoint"),
-        (written(b"hello"), "x: cannot be opened as a teacher"),
+        (written(b""), "x: cannot be opened as a network: .*allowed: a zennas checkpoint"),
+        (written(b"hello"), "x: cannot be opened as a network"),
         (other_pt, "x: not a network of zennas; one holds candidate"),
         (cut_pt2, r"x: cannot be opened as a torch\.export program"),
-        (onnx_of(["n", 3, 16, 20]), r"takes \['n', 3, 16, 20\], allowed for a teacher: one input \[batch, 3, px, px\]"),
-        (onnx_of(["n", 1, 16, 16]), r"takes \['n', 1, 16, 16\], allowed for a teacher"),
+        (onnx_of(["n", 1, 16, 16]), r"takes \['n', 1, 16, 16\], allowed: one input \[batch, 3, height, width\]"),
         (onnx_of(["n", 3, 16]), r"x: "),
         (onnx_of(["n", 3, 16, 16], onnx.TensorProto.FLOAT16), r"takes tensor\(float16\) and gives 1 outputs; allowed"),
         (plant(two_outputs), "gives 2 outputs; allowed"),
-        (plant(two_inputs), "allowed for a teacher: one input"),
+        (plant(two_inputs), "allowed: one input"),
     ],
 )
 def test_files_that_are_no_teacher(path, words, tmp_path):
     with pytest.raises(UserError, match=words):
-        open_teacher(path(tmp_path))
+        open_model(path(tmp_path))
+
+
+def test_images_need_not_be_square(tmp_path):
+    model = open_model(onnx_of(["n", 3, 16, 20])(tmp_path), mean=(0, 0, 0), std=(1, 2, 4))
+    assert model.input_hw == (16, 20)
+    grey = torch.full((2, 16, 20, 3), 100, dtype=torch.uint8)
+    assert model(grey).embedding_BD.tolist() == [[100.0, 50.0, 25.0]] * 2
+    with pytest.raises(UserError, match="takes images of 16 x 20, given 20 x 16"):
+        model(grey.transpose(1, 2))
+    tall = open_model(onnx_of(["n", 3, "height", "width"])(tmp_path), image_px=(24, 12))
+    assert tall.input_hw == (24, 12)
+
+
+def test_channels_may_be_the_other_way_round(tmp_path):
+    image_BHW3 = torch.tensor([30, 20, 10], dtype=torch.uint8).expand(2, 16, 16, 3)
+    model = open_model(onnx_of(["n", 3, 16, 16])(tmp_path), mean=(1, 2, 3), std=(1, 1, 1), bgr=True)
+    assert model(image_BHW3).embedding_BD.tolist() == [[9.0, 18.0, 27.0]] * 2
+    assert model.fingerprint != open_model(tmp_path / "x", mean=(1, 2, 3), std=(1, 1, 1)).fingerprint
+
+
+@pytest.mark.parametrize("form", ["pt2", "torchscript"])
+def test_what_may_run_code_is_not_opened_from_strangers(form, tmp_path):
+    path = {"pt2": as_pt2, "torchscript": as_torchscript}[form](made(), tmp_path)
+    with pytest.raises(UserError, match="which can run code of its author's when it is opened; give it as FILE,trusted=yes"):
+        open_model(path, trusted=False)
 
 
 def test_a_side_that_a_file_leaves_open_is_the_one_given(tmp_path):
-    teacher = open_teacher(onnx_of(["n", 3, "height", "width"])(tmp_path), mean=(0, 0, 0), std=(1, 2, 4), image_px=24)
-    assert (teacher.input_px, teacher.embedding_size) == (24, 3)
+    teacher = open_model(onnx_of(["n", 3, "height", "width"])(tmp_path), mean=(0, 0, 0), std=(1, 2, 4), image_px=24)
+    assert (teacher.input_hw, teacher.embedding_size) == ((24, 24), 3)
     image_BHW3 = images(2, px=24)
     expected_BD = image_BHW3.double().mean((1, 2)) / torch.tensor([1, 2, 4])
     assert torch.allclose(teacher(image_BHW3).embedding_BD.double(), expected_BD, rtol=1e-5)  # float32 sums of 576
@@ -442,7 +462,7 @@ def test_a_side_that_a_file_leaves_open_is_the_one_given(tmp_path):
 @pytest.mark.parametrize("bad", [{"std": (0, 1, 1)}, {"mean": (1, 2)}, {"std": (1, 1, float("nan"))}])
 def test_a_normalisation_that_cannot_be(bad, tmp_path):
     with pytest.raises(UserError, match="allowed: three numbers each, std above 0"):
-        open_teacher(as_checkpoint(made(), tmp_path), **bad)
+        open_model(as_checkpoint(made(), tmp_path), **bad)
 
 
 # --- embeddings computed once
@@ -465,14 +485,14 @@ def source(tmp_path):
 @pytest.fixture
 def teacher(tmp_path):
     (tmp_path / "teacher").mkdir()
-    return open_teacher(as_checkpoint(made(), tmp_path / "teacher"))
+    return open_model(as_checkpoint(made(), tmp_path / "teacher"))
 
 
 class Unused:
     """A teacher that must not be asked."""
 
     def __init__(self, teacher):
-        self.fingerprint, self.embedding_size, self.input_px = teacher.fingerprint, teacher.embedding_size, PX
+        self.fingerprint, self.embedding_size, self.input_hw = teacher.fingerprint, teacher.embedding_size, (PX, PX)
 
     def __call__(self, image_BHW3):
         raise AssertionError("asked")
@@ -480,7 +500,7 @@ class Unused:
 
 def test_precomputed_embeddings_are_the_teacher_s(teacher, source, tmp_path):
     path, seen = tmp_path / "kept" / "embeddings.npy", []
-    embedding_ND = precompute(teacher, source, path, batch=4, progress=lambda *at: seen.append(at))
+    embedding_ND = precompute(teacher, source.images, path, batch=4, progress=lambda *at: seen.append(at))
     assert embedding_ND.shape == (NUM_IMAGES, SIZE) and embedding_ND.dtype == np.float16
     assert isinstance(embedding_ND, np.memmap) and not embedding_ND.flags.writeable
     for index in range(NUM_IMAGES):
@@ -496,7 +516,7 @@ def test_precomputed_embeddings_are_the_teacher_s(teacher, source, tmp_path):
     assert (sidecar.done, sidecar.num_corrupt, len(sidecar.corrupt)) == (NUM_IMAGES, 2, 2)
     for said, index in zip(sidecar.corrupt, CORRUPT, strict=True):
         assert said.startswith(f"{source.where(index)}: ")
-    again_ND = precompute(Unused(teacher), source, path)  # whole: opened, not computed
+    again_ND = precompute(Unused(teacher), source.images, path)  # whole: opened, not computed
     assert np.array_equal(again_ND, embedding_ND, equal_nan=True)
 
 
@@ -504,21 +524,21 @@ KILLED = """
     import os, signal, sys
     import torch
     from zennas.faces.sources import open_source
-    from zennas.train import teacher as rooms
+    from zennas.embed import embeddings
+    from zennas.embed.model import open_model
 
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
     folder, when = sys.argv[1:]
-    rooms.SAVE_EVERY_S = 0.0
+    embeddings.SAVE_EVERY_S = 0.0
     if when == "before a count":  # rows of a third batch are written, and nobody knows
-        write, counts = rooms.write_atomically, []
-        rooms.write_atomically = lambda *given: die() if len(counts) == 3 else (counts.append(0), write(*given))
+        write, counts = embeddings.write_atomically, []
+        embeddings.write_atomically = lambda *given: die() if len(counts) == 3 else (counts.append(0), write(*given))
     progress = (lambda done, total: done == 8 and die()) if when == "after a count" else None
-    rooms.precompute(
-        rooms.open_teacher(folder + "/teacher"), open_source(folder + "/faces"), folder + "/x.npy", batch=4, progress=progress
-    )
+    teacher, images = open_model(folder + "/teacher"), open_source(folder + "/faces").images
+    embeddings.precompute(teacher, images, folder + "/x.npy", batch=4, progress=progress)
 """
 
 
@@ -531,10 +551,10 @@ def test_killed_it_goes_on_where_it_was(when, teacher, source, tmp_path):
     assert Sidecar.load(sidecar_of(tmp_path / "x.npy")).done == 8
     seen = []
     resumed_ND = precompute(
-        teacher, source, tmp_path / "x.npy", batch=4, progress=lambda done, total: seen.append(done)
+        teacher, source.images, tmp_path / "x.npy", batch=4, progress=lambda done, total: seen.append(done)
     )
     assert seen == [12, 16, 20, 23]
-    whole_ND = precompute(teacher, source, tmp_path / "whole.npy", batch=4)
+    whole_ND = precompute(teacher, source.images, tmp_path / "whole.npy", batch=4)
     # Exact would be too much to ask of two numbers of threads: the last bit of float16.
     assert np.allclose(resumed_ND, whole_ND, rtol=2**-10, atol=1e-4, equal_nan=True)
     assert Sidecar.load(sidecar_of(tmp_path / "x.npy")) == Sidecar.load(sidecar_of(tmp_path / "whole.npy"))
@@ -542,24 +562,24 @@ def test_killed_it_goes_on_where_it_was(when, teacher, source, tmp_path):
 
 def test_embeddings_of_somebody_else_are_left_alone(teacher, source, tmp_path):
     path = tmp_path / "x.npy"
-    before = precompute(teacher, source, path)
-    other = open_teacher(made(seed=1))
-    with pytest.raises(UserError, match=r"x\.npy: holds embeddings of another teacher .*choose another path"):
-        precompute(other, source, path)
+    before = precompute(teacher, source.images, path)
+    other = open_model(made(seed=1))
+    with pytest.raises(UserError, match=r"x\.npy: holds other embeddings \(model: .*choose another path"):
+        precompute(other, source.images, path)
     (tmp_path / "faces" / "person0" / "more.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"holds embeddings of another source"):
-        precompute(teacher, open_source(tmp_path / "faces"), path)
+    with pytest.raises(UserError, match=r"holds other embeddings \(images: "):
+        precompute(teacher, open_source(tmp_path / "faces").images, path)
     assert np.array_equal(np.load(path), before, equal_nan=True)
     (tmp_path / "mine.npy").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"mine\.npy: is there and holds no embeddings of zennas"):
-        precompute(teacher, source, tmp_path / "mine.npy")
+        precompute(teacher, source.images, tmp_path / "mine.npy")
     assert (tmp_path / "mine.npy").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another shape", "garbage"])
 def test_embeddings_that_are_not_what_was_noted_are_said(damage, teacher, source, tmp_path):
     path = tmp_path / "x.npy"
-    precompute(teacher, source, path)
+    precompute(teacher, source.images, path)
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -570,32 +590,32 @@ def test_embeddings_that_are_not_what_was_noted_are_said(damage, teacher, source
     else:
         path.write_bytes(whole[:-10] if damage == "cut" else b"garbage")
     with pytest.raises(UserError, match=r"x\.npy: .*is not what its \.json says"):
-        precompute(teacher, source, path)
+        precompute(teacher, source.images, path)
 
 
 def test_one_process_at_a_time(teacher, source, tmp_path):
     path = tmp_path / "x.npy"
     with filelock.FileLock(tmp_path / ".x.npy.lock"), pytest.raises(UserError, match="another run is under way there"):
-        precompute(teacher, source, path)
-    precompute(teacher, source, path)
-    precompute(teacher, source, path)  # the first one's lock has ended
+        precompute(teacher, source.images, path)
+    precompute(teacher, source.images, path)
+    precompute(teacher, source.images, path)  # the first one's lock has ended
 
 
 @pytest.mark.parametrize("value", [1e6, float("nan")])
 def test_an_embedding_that_float16_cannot_hold_is_no_corrupt_image(value, source, tmp_path):
-    teacher = open_teacher(Wrong(lambda x: x.mean((2, 3)) * 0 + (value if x.std() > 0 else 1)), image_px=PX)
+    teacher = open_model(Wrong(lambda x: x.mean((2, 3)) * 0 + (value if x.std() > 0 else 1)), image_px=PX)
     with pytest.raises(UserError, match=r"its embedding of .*01\.png.* is not finite in float16"):
-        precompute(teacher, source, tmp_path / "x.npy")
+        precompute(teacher, source.images, tmp_path / "x.npy")
 
 
 @pytest.mark.data
 def test_the_real_teacher_knows_people():
     """MobileFaceNet, RGB with ImageNet's mean and std: two images of a person are nearer than those of two people."""
     data = pathlib.Path(os.environ["ZENNAS_DATA"])
-    teacher = open_teacher(
+    teacher = open_model(
         data / "models" / "mobilefacenet_foamliu.onnx", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
     )
-    assert (teacher.input_px, teacher.embedding_size) == (112, 128)
+    assert (teacher.input_hw, teacher.embedding_size) == ((112, 112), 128)
     source = open_source(data / "faces" / "lfw_aligned_112.tar")
     label_N = np.asarray(source.label_N)
     several = np.flatnonzero(np.bincount(label_N) >= 2)[:40]

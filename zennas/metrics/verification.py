@@ -32,7 +32,7 @@ def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
     >>> ten_fold_accuracy([.9, .1, .8, .2], [True, False, True, False], num_folds=2)
     Accuracy(mean=1.0, std=0.0, threshold=0.5)
     """
-    similarity_P, same_P = _checked(similarity_P, same_P)
+    similarity_P, same_P = checked(similarity_P, same_P)
     if fold_P is None:
         if not 2 <= num_folds <= len(same_P):
             raise UserError(
@@ -51,6 +51,30 @@ def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
         accuracies.append(float(np.mean((similarity_P[held_out_P] >= threshold) == same_P[held_out_P])))
         thresholds.append(threshold)
     return Accuracy(float(np.mean(accuracies)), float(np.std(accuracies)), float(np.mean(thresholds)))
+
+
+def grid_accuracy(similarity_P, same_P, fold_P):
+    """The Accuracy as insightface's verification.py counts it, for comparison with what is published: the threshold of each fold
+    is the best on the others among squared distances 0, 0.01, ... 3.99, of equally good ones the smallest; a pair counts as same
+    below it. similarity_P: cosines, so that the squared distance of unit embeddings is 2 - 2 cosine. The Accuracy's threshold is
+    a cosine too. UserErrors as ten_fold_accuracy.
+    """
+    similarity_P, same_P = checked(similarity_P, same_P)
+    distance_P, grid_T = 2 - 2 * similarity_P, np.arange(0, 4, 0.01)
+    fold_P = np.asarray(fold_P)
+    folds = np.unique(fold_P)
+    if fold_P.shape != same_P.shape or len(folds) < 2:
+        raise UserError(f"{len(folds)} folds given for {len(same_P)} pairs: two or more are needed, one per pair")
+    right_TF = np.empty((len(grid_T), len(folds)))
+    for place, fold in enumerate(folds):
+        inside_P = fold_P == fold
+        same, different = (np.sort(distance_P[inside_P & (same_P == kind)]) for kind in (True, False))
+        right_TF[:, place] = np.searchsorted(same, grid_T) + len(different) - np.searchsorted(different, grid_T)
+    others_TF = right_TF.sum(axis=1, keepdims=True) - right_TF
+    size_F = np.array([(fold_P == fold).sum() for fold in folds])
+    chosen_F = np.argmax(others_TF / (size_F.sum() - size_F), axis=0)
+    accuracy_F = right_TF[chosen_F, np.arange(len(folds))] / size_F
+    return Accuracy(float(accuracy_F.mean()), float(accuracy_F.std()), float(1 - grid_T[chosen_F].mean() / 2))
 
 
 def best_threshold(similarity_P, same_P):
@@ -94,7 +118,7 @@ def tar_at_far(similarity_P, same_P, far):
     >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
     1.0
     """
-    similarity_P, same_P = _checked(similarity_P, same_P)
+    similarity_P, same_P = checked(similarity_P, same_P)
     if not 0 <= far <= 1:
         raise UserError(f"far {far}: allowed: a share in [0, 1]")
     positive, negative = similarity_P[same_P], np.sort(similarity_P[~same_P])[::-1]
@@ -106,7 +130,25 @@ def tar_at_far(similarity_P, same_P, far):
     return float(np.mean(positive > negative[num_allowed]))
 
 
-def _checked(similarity_P, same_P):
+def roc(similarity_P, same_P, *, num_points=200):
+    """(far_K, tar_K): at most num_points of the curve, evenly spread over the logarithm of FARs from 1/different to 1, tar_at_far
+    at each. UserError where there are no same pairs or no different ones.
+
+    >>> far_K, tar_K = roc([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, num_points=3)
+    >>> far_K.round(2).tolist(), tar_K.round(2).tolist()
+    ([0.25, 0.5, 1.0], [1.0, 1.0, 1.0])
+    """
+    similarity_P, same_P = checked(similarity_P, same_P)
+    same, different = np.sort(similarity_P[same_P]), np.sort(similarity_P[~same_P])[::-1]
+    if not len(same) or not len(different):
+        raise UserError(f"{len(same)} same and {len(different)} different pairs: a ROC curve needs both")
+    num_K = np.unique(np.geomspace(1, len(different), num_points).round().astype(int))  # accepted different pairs
+    bar_K = np.append(different, -np.inf)[num_K]
+    return num_K / len(different), 1 - np.searchsorted(same, bar_K, side="right") / len(same)
+
+
+def checked(similarity_P, same_P):
+    """(similarity_P as float64, same_P as bool); UserError for shapes that do not match and similarities that are not finite."""
     similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)
     if similarity_P.shape != same_P.shape or similarity_P.ndim != 1:
         raise UserError(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zennas.faces.verification import best_threshold, contiguous_folds, tar_at_far, ten_fold_accuracy
+from zennas.metrics.verification import best_threshold, contiguous_folds, tar_at_far, ten_fold_accuracy
 from zennas.records import UserError
 
 # Few values, so that many are equal.

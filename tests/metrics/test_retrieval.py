@@ -1,0 +1,402 @@
+"""Retrieval against loops that try everything, scikit-learn, the definitions of re-ranking written as sets, and by hand."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, top_k_accuracy_score
+
+from zennas.metrics import retrieval
+from zennas.metrics.retrieval import average_precision, identify, k_reciprocal, reidentify, unit_rows
+from zennas.metrics.verification import tar_at_far
+from zennas.records import UserError
+
+
+def clustered(num, num_identities, *, size=6, noise=0.8, seed=0):
+    """(embeddings, labels from 1, cameras) of identities that overlap, of lengths from 0.5 to 3."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(num_identities, size))
+    labels = rng.integers(num_identities, size=num)
+    rows = centres[labels] + noise * rng.normal(size=(num, size))
+    return rows * rng.uniform(0.5, 3, size=(num, 1)), labels + 1, rng.integers(3, size=num)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def angles(*degrees):
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+
+
+def assert_same(one, other):
+    """Two results are equal in every number."""
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.fixture(params=[(1, 1, 1), (40, 3, 7), (2**26, 4096, 8192)])
+def blocks(request, monkeypatch):
+    for name, value in zip(("BLOCK_VALUES", "BLOCK_ROWS", "BLOCK_COLUMNS"), request.param, strict=True):
+        monkeypatch.setattr(retrieval, name, value)
+
+
+# --- average precision, re-identification
+
+
+def test_average_precision_by_hand():
+    assert average_precision([20, 8, 4, 3, 1]) == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 8 + 5 / 20) / 5, abs=1e-15)
+    assert average_precision([1]) == 1.0 and average_precision([4]) == 0.25
+    for ranks in ([], [0, 1], [2, 2], [[1]]):
+        with pytest.raises(UserError, match="ranks"):
+            average_precision(ranks)
+
+
+def test_a_gallery_by_hand():
+    """Twenty images, each a degree further away, the right ones at places 1, 3, 4, 8 and 20; with junk in between."""
+    places = np.arange(1, 21)
+    labels = np.where(np.isin(places, [1, 3, 4, 8, 20]), 5, 0)  # the others are Market-1501's distractors
+    gallery = angles(*places, 0.2, 3.5)
+    labels, cameras = np.append(labels, [-1, 5]), np.append(np.full(20, 2), [2, 1])
+    found = reidentify(angles(0, 0), [5, 9], [1, 1], gallery, labels, cameras, ranks=(1, 20))
+    assert round(found.mean_ap, 4) == 0.6333 and found.first_rank_Q.tolist() == [1, 0]
+    assert found.num_queries == 2 and found.unanswerable.tolist() == [1] and math.isnan(found.ap_Q[1])
+    assert found.at_rank == {1: 1.0, 20: 1.0} and len(found.cmc) == 50
+
+    known_camera = reidentify(angles(0), [5], None, gallery, labels, None)  # the image at 3.5 degrees is no junk then
+    assert known_camera.mean_ap == pytest.approx(average_precision([1, 3, 4, 5, 9, 21]), abs=1e-15)
+
+
+def test_as_scikit_learn_and_loops_have_it(blocks):
+    query, query_label, query_camera = clustered(25, 9, seed=1)
+    gallery, gallery_label, gallery_camera = clustered(60, 8, seed=2)  # the ninth identity is not in the gallery
+    gallery_label[::10] = -1
+    done = []
+    found = reidentify(
+        query.astype(np.float16),
+        query_label,
+        query_camera,
+        gallery,
+        gallery_label,
+        gallery_camera,
+        progress=lambda *both: done.append(both),
+    )
+    first, aps = [], []
+    for row, label, camera in zip(query.astype(np.float16).astype(float), query_label, query_camera, strict=True):
+        shown = (gallery_label >= 0) & ~((gallery_label == label) & (gallery_camera == camera))
+        cosine = unit(gallery[shown]) @ row / np.linalg.norm(row)
+        right = gallery_label[shown] == label
+        aps.append(average_precision_score(right, cosine) if right.any() else math.nan)
+        first.append(np.flatnonzero(right[np.argsort(-cosine)])[0] + 1 if right.any() else 0)
+    np.testing.assert_allclose(found.ap_Q, aps, atol=1e-12)  # sums of a few dozen shares in another order
+    assert found.first_rank_Q.tolist() == first
+    answered = np.array(first) > 0
+    assert 0 < len(found.unanswerable) < 25 and found.unanswerable.tolist() == np.flatnonzero(~answered).tolist()
+    assert found.mean_ap == pytest.approx(np.nanmean(aps), abs=1e-12)
+    for rank in (1, 5, 10, 50):
+        assert found.cmc[rank - 1] == np.mean(np.array(first)[answered] <= rank)
+    assert found.at_rank == {rank: found.cmc[rank - 1] for rank in (1, 5, 10)} and found.at_rank[1] < found.at_rank[10]
+    assert done[-1] == (25, 25)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.booleans()), min_size=1, max_size=25))
+def test_wrong_ones_come_first_among_equals(images):
+    """Images that point in one of four directions: many are equal, whatever their lengths."""
+    similar = np.array([0.9, 0.5, 0.0, -0.3])
+    rows = np.array([[similar[place], math.sqrt(1 - similar[place] ** 2)] for place, _, _ in images])
+    rows *= np.array([[length] for _, length, _ in images])
+    right = np.array([one[2] for one in images])
+    order = sorted(range(len(images)), key=lambda place: (images[place][0], right[place]))
+    ranks = [rank for rank, place in enumerate(order, 1) if right[place]]
+    found = reidentify([[1.0, 0.0]], [1], None, rows, right.astype(int), None)
+    if not ranks:
+        assert math.isnan(found.mean_ap) and found.unanswerable.tolist() == [0] and np.isnan(found.cmc).all()
+    else:
+        assert found.first_rank_Q.tolist() == ranks[:1] and found.mean_ap == average_precision(ranks)
+
+
+def test_a_row_of_zeros_is_similar_to_nothing():
+    gallery = [[1, 0], [0, 0], [-1, 0], [0, 0]]
+    found = reidentify([[1, 0], [0, 0]], [1, 2], None, gallery, [3, 1, 3, 2], None)
+    # 1: behind (1, 0), and behind the equal zeros of a wrong one. 2: all are equal, the three wrong ones first.
+    assert found.first_rank_Q.tolist() == [3, 4]
+
+
+def test_order_and_length_of_rows_do_not_matter_and_a_distractor_never_helps():
+    query, query_label, query_camera = clustered(20, 8, seed=3)
+    gallery, gallery_label, gallery_camera = clustered(50, 8, seed=4)
+    plain = reidentify(query, query_label, query_camera, gallery, gallery_label, gallery_camera)
+    order = np.random.default_rng(5).permutation(50)
+    lengths = 2.0 ** np.random.default_rng(6).integers(
+        -40, 40, size=(50, 1)
+    )  # powers of two: not even a rounding differs
+    moved = reidentify(
+        query, query_label, query_camera, (gallery * lengths)[order], gallery_label[order], gallery_camera[order]
+    )
+    assert_same(plain, moved)
+    huge = unit_rows("gallery", gallery * 1e300)  # squares overflow
+    np.testing.assert_array_equal(huge, unit_rows("gallery", gallery))
+    worse = []
+    for distractor in np.random.default_rng(7).normal(size=(10, 6)):
+        more = reidentify(
+            query,
+            query_label,
+            query_camera,
+            np.vstack([gallery, distractor]),
+            np.append(gallery_label, 0),
+            np.append(gallery_camera, 0),
+        )
+        assert (more.cmc <= plain.cmc).all() and not (more.ap_Q > plain.ap_Q).any()
+        worse.append(more.mean_ap < plain.mean_ap)
+    assert any(worse)
+
+
+# --- re-ranking
+
+
+def naive_k_reciprocal(query, gallery, k1, k2, lambda_value):
+    """The paper's definitions as they stand, with sets and dictionaries; distances in float64."""
+    rows = np.concatenate([query, gallery])
+    rows = [row / np.linalg.norm(row) if np.any(row) else row for row in rows]
+    everyone = range(len(rows))
+    squared = [[0.0 if i == j else 2 - 2 * float(np.dot(rows[i], rows[j])) for j in everyone] for i in everyone]
+    d = [[value / max(line) for value in line] for line in squared]
+    nearest = [sorted(everyone, key=lambda j, i=i: (j != i, d[i][j])) for i in everyone]
+
+    def reciprocal(i, k):
+        return {j for j in nearest[i][: k + 1] if i in nearest[j][: k + 1]}
+
+    def code(i):
+        own = reciprocal(i, k1)
+        larger = set(own)
+        for member in own:
+            theirs = reciprocal(member, round(k1 / 2))
+            if len(theirs & own) * 3 > len(theirs) * 2:
+                larger |= theirs
+        total = sum(math.exp(-d[i][j]) for j in larger)
+        return {j: math.exp(-d[i][j]) / total for j in larger}
+
+    first = [code(i) for i in everyone]
+    codes = [{j: np.mean([first[near].get(j, 0.0) for near in nearest[i][:k2]]) for j in everyone} for i in everyone]
+    result = np.empty((len(query), len(gallery)))
+    for q in range(len(query)):
+        for g in range(len(gallery)):
+            other = codes[len(query) + g]
+            least = sum(min(codes[q][j], other[j]) for j in everyone)
+            most = sum(max(codes[q][j], other[j]) for j in everyone)
+            result[q, g] = (1 - lambda_value) * (1 - least / most) + lambda_value * d[q][len(query) + g]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("k1", "k2", "lambda_value"), [(6, 3, 0.3), (5, 1, 0.0), (1, 4, 0.5), (3, 9, 1.0), (40, 6, 0.3)]
+)
+def test_k_reciprocal_is_what_the_paper_defines(k1, k2, lambda_value):
+    query, gallery = clustered(8, 5, seed=8)[0], clustered(25, 5, seed=9)[0]
+    gallery[3], query[2] = 0, 0  # what could not be used
+    distance = k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
+    expected = naive_k_reciprocal(query, gallery, k1, k2, lambda_value)
+    assert distance.dtype == np.float32 and np.ptp(expected) > 0.3
+    np.testing.assert_allclose(distance, expected, atol=1e-6)  # unit rows, similarities and the result are float32
+
+
+def test_the_case_of_two_thirds_occurs():
+    """In the data of the test above; or it could not tell "more than 2/3" from "at least"."""
+    query, gallery = clustered(8, 5, seed=8)[0], clustered(25, 5, seed=9)[0]
+    rows = np.concatenate([unit_rows("query", query), unit_rows("gallery", gallery)])
+    near, _ = retrieval._neighbours(rows, 7, None)
+    larger = list(retrieval._expanded(near, 6))
+    own = [set(line[mutual]) for line, mutual in zip(near, retrieval._mutual(near), strict=True)]
+    short = near[:, :4]
+    theirs = [set(line[mutual]) for line, mutual in zip(short, retrieval._mutual(short), strict=True)]
+    shares = {len(theirs[member] & one) / len(theirs[member]) for one in own for member in one}
+    assert 2 / 3 in shares and min(shares) < 2 / 3 < max(shares)
+    assert any(set(more) > one for more, one in zip(larger, own, strict=True))
+
+
+def test_with_lambda_1_it_ranks_as_the_distance_and_below_it_helps():
+    query, query_label, query_camera = clustered(30, 12, noise=0.9, seed=10)
+    gallery, gallery_label, gallery_camera = clustered(150, 12, noise=0.9, seed=11)
+    both = query, query_label, query_camera, gallery, gallery_label, gallery_camera
+    plain = reidentify(*both)
+    assert_same(plain, reidentify(*both, rerank=functools.partial(k_reciprocal, lambda_value=1.0)))
+    again = reidentify(*both, rerank=functools.partial(k_reciprocal, k1=10, k2=4))
+    assert again.mean_ap > plain.mean_ap + 0.03  # 0.36 -> 0.41
+
+
+def test_an_image_is_its_own_nearest_and_of_equal_ones_the_first_are_next(blocks):
+    rows = unit_rows("images", np.array([[1, 0], [0, 1], [2, 0], [3, 3], [4, 0], [0, 0], [5, 0], [0, 2.0]]))
+    near, farthest = retrieval._neighbours(rows, 3, None)
+    assert near.tolist() == [[0, 2, 4], [1, 7, 3], [2, 0, 4], [3, 0, 1], [4, 0, 2], [5, 0, 1], [6, 0, 2], [7, 1, 3]]
+    np.testing.assert_allclose(farthest, [2, 2, 2, 2, 2, 2, 2, 2], atol=1e-6)
+
+
+def test_k_reciprocal_by_blocks_and_in_any_order(monkeypatch):
+    query, gallery = clustered(9, 5, seed=12)[0], clustered(40, 5, seed=13)[0]
+    gallery[20:30] = gallery[10]  # eleven equal ones, more than k1
+    whole, order = k_reciprocal(query, gallery, k1=6, k2=3), np.random.default_rng(14).permutation(40)
+    for values, rows, columns in ((1, 1, 1), (100, 3, 7)):
+        monkeypatch.setattr(retrieval, "BLOCK_VALUES", values)
+        monkeypatch.setattr(retrieval, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(retrieval, "BLOCK_COLUMNS", columns)
+        np.testing.assert_array_equal(k_reciprocal(query, gallery, k1=6, k2=3), whole)
+    gallery = clustered(40, 5, seed=13)[0]  # without equal ones: of those the first are the nearer
+    moved = k_reciprocal(query, gallery[order], k1=6, k2=3)
+    np.testing.assert_allclose(moved, k_reciprocal(query, gallery, k1=6, k2=3)[:, order], atol=1e-6)  # other sums
+    collapsed = k_reciprocal(np.ones((2, 3)), np.ones((4, 3)))
+    assert len(np.unique(collapsed)) == 1 and abs(collapsed[0, 0]) < 1e-6  # no distance but for float32's rounding
+
+
+# --- 1:N
+
+
+def naive_identify(probe, probe_label, gallery, gallery_label):
+    """(rank, own, other) of each probe; equal wrong identities first; rank 0 and NaN where not mated."""
+    found = []
+    for row, label in zip(unit(probe), probe_label, strict=True):
+        best = {}
+        for image, identity in zip(unit(gallery), gallery_label, strict=True):
+            best[identity] = max(best.get(identity, -2), float(np.float32(row @ image)))
+        own = best.pop(label, math.nan)
+        rank = 0 if math.isnan(own) else 1 + sum(value >= own for value in best.values())
+        found.append((rank, own, max(best.values())))
+    return np.array(found).T
+
+
+def identities():
+    probe, probe_label, _ = clustered(40, 12, seed=15)
+    gallery, gallery_label, _ = clustered(60, 12, seed=16)
+    known = gallery_label <= 8
+    return probe, np.where(probe_label == 12, -5, probe_label), gallery[known], gallery_label[known]
+
+
+def test_identify_as_loops_have_it(blocks):
+    probe, probe_label, gallery, gallery_label = identities()
+    done = []
+    found = identify(probe, probe_label, gallery, gallery_label, progress=lambda *both: done.append(both))
+    rank, own, other = naive_identify(probe, probe_label, gallery, gallery_label)
+    mated = rank > 0
+    assert found.num_mated == mated.sum() > 10 and found.num_non_mated == (~mated).sum() > 5 and done[-1] == (40, 40)
+    assert found.rank_P.tolist() == rank.tolist() and len(set(rank)) > 3
+    np.testing.assert_allclose(found.own_P, own, atol=2e-7)  # unit rows of float32
+    np.testing.assert_allclose(found.other_P, other, atol=2e-7)
+    for probe_number in range(40):
+        for image, value in (
+            (found.own_image_P[probe_number], found.own_P[probe_number]),
+            (found.other_image_P[probe_number], found.other_P[probe_number]),
+        ):
+            if image >= 0:
+                assert unit(probe)[probe_number] @ unit(gallery)[image] == pytest.approx(value, abs=2e-7)
+    assert (gallery_label[found.own_image_P[mated]] == probe_label[mated]).all()
+    assert (found.own_image_P[~mated] == -1).all()
+    assert (gallery_label[found.other_image_P] != probe_label).all()
+
+
+def test_rank_k_as_scikit_learn_has_it():
+    probe, probe_label, gallery, gallery_label = identities()
+    found = identify(probe, probe_label, gallery, gallery_label, ranks=(1, 2, 3))
+    known = np.unique(gallery_label)
+    mated = np.isin(probe_label, known)
+    cosine = unit(probe[mated]) @ unit(gallery).T
+    best = np.stack([cosine[:, gallery_label == identity].max(axis=1) for identity in known], axis=1)
+    for rank, share in found.at_rank.items():
+        expected = top_k_accuracy_score(probe_label[mated], best, k=rank, labels=known)
+        assert share == found.cmc[rank - 1] == pytest.approx(expected, abs=1e-15)
+
+
+def test_tpir_is_tar_at_far_of_those_found_first():
+    probe, probe_label, gallery, gallery_label = identities()
+    fpirs = (0.0, 0.05, 0.1, 0.3, 0.99, 1.0)
+    found = identify(probe, probe_label, gallery, gallery_label, fpirs=fpirs)
+    mated = found.rank_P > 0
+    first = np.where(found.rank_P[mated] == 1, found.own_P[mated], -2.0)  # below every cosine
+    tpirs = []
+    for point in found.points:
+        pairs = np.append(first, found.other_P[~mated]), np.arange(40) < found.num_mated
+        expected = found.at_rank[1] if point.fpir == 1 else tar_at_far(*pairs, point.fpir)
+        assert point.tpir == expected == np.mean(first > max(point.threshold, -1.5))
+        assert point.num_accepted == (found.other_P[~mated] > point.threshold).sum() <= point.fpir * found.num_non_mated
+        tpirs.append(point.tpir)
+    assert [point.fpir for point in found.points] == list(fpirs)
+    assert tpirs == sorted(tpirs) and tpirs[0] < tpirs[-1] and found.points[-1].threshold == -math.inf
+
+
+def test_identities_that_are_equal_and_images_that_are_many():
+    """One identity with three images nearer than the right one is one identity; one as near as the right one is before it."""
+    gallery = angles(1, 2, 3, 10, 10, 40)
+    found = identify(angles(0), [7], gallery, [1, 1, 1, 2, 7, 3])
+    assert found.rank_P.tolist() == [3] and found.at_rank == {1: 0.0, 5: 1.0, 10: 1.0}
+    assert found.own_image_P.tolist() == [4] and found.other_image_P.tolist() == [0]
+    # Equal non-mated probes: one of four may be accepted, but two are equally strong.
+    strong = identify(angles(0, 1, 1, 60, 80), [7, 8, 8, 8, 8], angles(0, 1.5), [7, 1], fpirs=(0.25, 0.5))
+    assert [point.num_accepted for point in strong.points] == [0, 2]
+    # A mated probe exactly as strong as the strongest refused one is refused too.
+    level = identify(angles(0, 0), [7, 8], angles(5, 30), [7, 1], fpirs=(0.0, 1.0))
+    assert level.own_P[0] == level.other_P[1] and [point.tpir for point in level.points] == [0.0, 1.0]
+
+
+def test_order_of_the_gallery_does_not_matter():
+    probe, probe_label, gallery, gallery_label = identities()
+    order = np.random.default_rng(17).permutation(len(gallery))
+    plain, moved = (
+        identify(probe, probe_label, gallery, gallery_label),
+        identify(probe, probe_label, gallery[order], gallery_label[order]),
+    )
+    assert order[moved.other_image_P].tolist() == plain.other_image_P.tolist()
+    images = {"own_image_P": 0, "other_image_P": 0}
+    assert_same(plain._replace(**images), moved._replace(**images))
+
+
+def test_without_one_kind_of_probe():
+    nobody = identify(angles(0, 50), [-1, 4], angles(1, 2), [1, 2])
+    assert nobody.num_mated == 0 and np.isnan(nobody.cmc).all() and np.isnan(nobody.own_P).all()
+    assert all(math.isnan(point.tpir) for point in nobody.points) and nobody.other_image_P.tolist() == [0, 1]
+    all_known = identify(angles(0, 50), [1, 1], angles(1, 2), [1, 1])
+    assert all_known.at_rank[1] == 1.0 and all_known.other_image_P.tolist() == [-1, -1]
+    assert all(math.isnan(point.tpir) and math.isnan(point.threshold) for point in all_known.points)
+
+
+# --- what cannot be judged
+
+ROWS, LABELS = np.eye(3), np.arange(3)
+BAD_ROWS = np.array([[1, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: reidentify(ROWS, LABELS[:2], None, ROWS, LABELS, None),
+            r"query: 3 embeddings, and a label of shape \(2,",
+        ),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS / 2, None), "gallery: labels of type float64"),
+        (lambda: reidentify(ROWS, LABELS, LABELS, ROWS, LABELS, None), "cameras are given for one"),
+        (lambda: reidentify(ROWS, LABELS, LABELS, ROWS, LABELS, LABELS[:1]), r"gallery: 3 embeddings, and a camera"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS[:, :2], LABELS, None), "query embeddings have 3 numbers, gallery"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS[:0], [], None), r"gallery: embeddings of shape \(0, 3\)"),
+        (lambda: reidentify(ROWS[:0], [], None, ROWS, LABELS, None), r"query: embeddings of shape \(0, 3\)"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS - 3, None), "all 3 labels are below zero"),
+        (lambda: reidentify(ROWS, LABELS, None, BAD_ROWS, LABELS, None), "gallery row 1 of 3: the embedding is not"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, ranks=(0,)), r"ranks \[0\]"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=lambda q, g: q[:2]), r"shape \(2, 3\)"),
+        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=lambda q, g: q * np.nan), "finite"),
+        (lambda: identify(BAD_ROWS, LABELS, ROWS, LABELS), "probe row 1 of 3"),
+        (lambda: identify(ROWS, LABELS, ROWS, LABELS - 1), "gallery row 0: label -1 .1 below zero"),
+        (lambda: identify(ROWS, LABELS, ROWS, LABELS, fpirs=(2,)), r"fpirs \[2\]"),
+        (lambda: identify(ROWS, LABELS, ROWS, LABELS, ranks=()), r"ranks \[\]"),
+        (lambda: k_reciprocal(ROWS, BAD_ROWS), "gallery row 1 of 3"),
+        (lambda: k_reciprocal(ROWS, ROWS, k2=0), "k1 20, k2 0"),
+        (lambda: k_reciprocal(ROWS, ROWS, lambda_value=3), "lambda_value 3"),
+        (
+            lambda: k_reciprocal(*[np.broadcast_to(np.float32(1), (40_000, 4))] * 2),
+            r"40000 queries against 40000 .*4\.0 GiB",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_said(call, says):
+    with pytest.raises(UserError, match=says):
+        call()

@@ -1,0 +1,1 @@
+"""Faces -> embeddings, by a trained network of any origin; asked once per image, and kept."""

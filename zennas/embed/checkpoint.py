@@ -1,0 +1,74 @@
+"""The form in which a trained network of ours is kept: network.pt, its candidate, sizes and weights and nothing that runs."""
+
+import io
+import pathlib
+
+import torch
+
+from zennas.records import UserError, first_line
+from zennas.run_folder import write_atomically
+from zennas.space.candidate import Candidate
+from zennas.space.network import Network
+
+NETWORK = "network.pt"
+ACCEPTED = (
+    f"a zennas checkpoint ({NETWORK} or the folder that holds it), an ONNX file, a torch.export program (.pt2) "
+    "or a TorchScript file"
+)
+
+
+def save_network(path, network):
+    """Write a Network to a file that is there whole or not at all: its candidate, its sizes and its weights, nothing else."""
+    buffer = io.BytesIO()
+    content = {
+        "candidate": network.candidate.plain(),
+        "image_px": network.input_shape[-1],
+        "embedding_size": network.neck[-1].num_features,
+        "weights": {name: weight.detach().cpu().clone() for name, weight in network.state_dict().items()},
+    }
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_network(path):
+    """The Network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of network.pt.
+
+    Only tensors and plain values are read: a file from a stranger runs nothing. UserError where it is something else, damaged,
+    or its weights are not those of its candidate.
+    """
+    path = file_of(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make the unpickler raise whatever they like
+        raise UserError(f"{path}: not a network of zennas: {first_line(error)}") from None
+    keys = ("candidate", "image_px", "embedding_size", "weights")
+    if not isinstance(content, dict) or set(content) != set(keys) or not isinstance(content["weights"], dict):
+        raise UserError(f"{path}: not a network of zennas; one holds {', '.join(keys)}")
+    candidate, weights = Candidate.parse(content["candidate"], path), content["weights"]
+    sizes = {key: content[key] for key in ("image_px", "embedding_size")}
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"{path}: {key}: given {size!r}, allowed: an integer of at least 1")
+    if candidate.num_blocks > len(weights):  # before a hostile depth is built
+        raise UserError(f"{path}: {len(weights)} weights cannot be those of {candidate.num_blocks} blocks")
+    try:
+        with torch.device("meta"):
+            network = Network(candidate, **sizes)
+        network.load_state_dict(weights, assign=True)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (RuntimeError, AttributeError, TypeError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: its weights are not those of {candidate.text}: {said}") from None
+    if any(weight.layout != torch.strided or weight.is_complex() for weight in network.state_dict().values()):
+        raise UserError(f"{path}: weights that are sparse or complex; allowed: dense numbers")
+    return network.float().eval()
+
+
+def file_of(path):
+    """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is none."""
+    path = pathlib.Path(path)
+    path = path / NETWORK if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; allowed: {ACCEPTED}")
+    return path

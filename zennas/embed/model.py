@@ -1,0 +1,264 @@
+"""Model: a trained network of any origin, images in, embeddings out; it never learns.
+
+A teacher is one, and so is whatever `zennas evaluate` is asked about.
+"""
+
+# B faces, D embedding size, H height, W width
+
+import concurrent.futures
+import copy
+import hashlib
+import math
+import warnings
+import zipfile
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
+from zennas.embed.features import Features, attention_of
+from zennas.export import open_session
+from zennas.provenance import num_cores
+from zennas.records import UserError, first_line
+
+
+class Model:
+    """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds it.
+
+    input_hw: height and width of the images it is called with. embedding_size. fingerprint: of everything its answers depend on.
+    """
+
+    def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):
+        self._origin, self.where, self.device, self._dtype = origin, where, device, dtype
+        self.input_hw, self._resize, self._bgr = origin.input_hw or image_hw, resize, bgr
+        self._mean_311, self._std_311 = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
+        says = [origin.fingerprint, self.input_hw, *map(float, mean), *map(float, std), bgr, resize, str(dtype)]
+        self.fingerprint = hashlib.sha256(repr(says).encode()).hexdigest()[:16]
+        self.embedding_size = self._probe()
+
+    def __call__(self, image_BHW3):
+        """The Features of uint8 RGB images of input_hw (with `resize`: of any size), on the model's device, without gradient.
+
+        UserError for images of another size.
+        """
+        # No inference_mode: what it makes cannot be saved for a student's backward.
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            return self._answer(self._prepared(image_BHW3))
+
+    def _prepared(self, image_BHW3):
+        if image_BHW3.dtype != torch.uint8 or image_BHW3.ndim != 4 or image_BHW3.shape[3] != 3:
+            raise UserError(
+                f"{self.where}: given images {tuple(image_BHW3.shape)} of {image_BHW3.dtype}, allowed: (B, H, W, 3) of uint8"
+            )
+        given_hw = tuple(image_BHW3.shape[1:3])
+        if given_hw != self.input_hw and not self._resize:
+            raise UserError(
+                f"{self.where}: takes images of {sides(self.input_hw)}, given {sides(given_hw)}; "
+                f"decode the faces at {sides(self.input_hw)} for it as well, or let it resize them"
+            )
+        image_B3HW = (image_BHW3.flip(3) if self._bgr else image_BHW3).to(self.device).permute(0, 3, 1, 2).float()
+        if given_hw != self.input_hw:
+            image_B3HW = F.interpolate(image_B3HW, self.input_hw, mode="bilinear", antialias=True, align_corners=False)
+        return ((image_B3HW - self._mean_311) / self._std_311).contiguous()
+
+    def _answer(self, image_B3HW):
+        fixed, num_faces = self._origin.fixed_batch, len(image_B3HW)
+        size = fixed or math.ceil(num_faces / self._origin.at_once)
+        if not fixed and size >= num_faces:
+            return self._origin.answer(image_B3HW)
+        if fixed:
+            image_B3HW = torch.cat([image_B3HW, image_B3HW[-1:].expand(-num_faces % fixed, -1, -1, -1)])
+        pieces = [piece.contiguous() for piece in image_B3HW.split(size)]
+        if self._origin.at_once > 1 and len(pieces) > 1:
+            with concurrent.futures.ThreadPoolExecutor(self._origin.at_once) as pool:
+                answers = list(pool.map(self._origin.answer, pieces))
+        else:
+            answers = [self._origin.answer(piece) for piece in pieces]
+        return Features(torch.cat([one.embedding_BD for one in answers])[:num_faces])
+
+    def _probe(self):
+        """The embedding size, as two black images show it; UserError where it does not do what a model does."""
+        image_BHW3 = torch.zeros(2, *self.input_hw, 3, dtype=torch.uint8)
+        try:
+            embedding_BD = self(image_BHW3).embedding_BD
+        except Exception as error:  # noqa: BLE001 - a foreign network, asked for the first time
+            raise UserError(f"{self.where}: fails on images of {sides(self.input_hw)}: {first_line(error)}") from None
+        if not isinstance(embedding_BD, torch.Tensor) or embedding_BD.ndim != 2 or len(embedding_BD) != 2:
+            shape = tuple(embedding_BD.shape) if isinstance(embedding_BD, torch.Tensor) else type(embedding_BD).__name__
+            raise UserError(f"{self.where}: answers two images with {shape}, allowed: a tensor (2, embedding size)")
+        if not embedding_BD.isfinite().all():
+            raise UserError(f"{self.where}: its embedding of a black image is not finite: a training that diverged?")
+        return embedding_BD.shape[1]
+
+
+def sides(hw):
+    """
+    >>> sides((256, 128))
+    '256 x 128'
+    """
+    return f"{hw[0]} x {hw[1]}"
+
+
+class Origin(NamedTuple):
+    """What an opened file or module offers a Model."""
+
+    answer: Any  # image_B3HW, normalised -> Features
+    fingerprint: str
+    input_hw: tuple | None = None  # where it says so itself
+    fixed_batch: int | None = None  # where it takes no other
+    at_once: int = 1  # how many parts of a batch are answered best at one time
+
+
+def open_model(
+    source,
+    *,
+    mean=(127.5,) * 3,
+    std=(127.5,) * 3,
+    bgr=False,
+    device="cpu",
+    image_px=112,
+    resize=False,
+    dtype=torch.float32,
+    trusted=True,
+):
+    """The Model in a file or folder, or an nn.Module B3HW -> BD (which is copied).
+
+    A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
+    TorchScript; its content decides, not its name. The last two can run code of their author's: refused with trusted=False.
+    mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR order,
+    mean and std too. image_px: the side of its images, or (height, width), where it does not say itself. resize: images of
+    another size are scaled to its own (A-SKD: the teacher sees more than the student); without, they are refused. dtype: of
+    autocast on the way; float32: none. UserError where the file is none of these, or the network fails or gives no embeddings.
+    """
+    device = torch.device(device)
+    if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise UserError(f"mean {mean} and std {std}: allowed: three numbers each, std above 0")
+    image_hw = (image_px, image_px) if isinstance(image_px, int) else tuple(image_px)
+    if isinstance(source, nn.Module):
+        origin, where = _module_origin(copy.deepcopy(source), device), type(source).__name__
+    else:
+        where = file_of(source)
+        kind = kind_of(where)
+        if kind in MAY_RUN_CODE and not trusted:
+            raise UserError(
+                f"{where}: is {MAY_RUN_CODE[kind]}, which can run code of its author's when it is opened; "
+                "give it as FILE,trusted=yes if it is your own, or export it to ONNX"
+            )
+        origin = ORIGINS[kind](where, device)
+    return Model(
+        origin, where, mean=mean, std=std, bgr=bgr, device=device, image_hw=image_hw, resize=resize, dtype=dtype
+    )
+
+
+def kind_of(path):
+    """The row of ORIGINS for a file, by what is in it: torch's files are zip archives, ONNX is none."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return "onnx"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = {name.partition("/")[2] for name in archive.namelist()}
+    except Exception:  # noqa: BLE001 - a damaged archive makes zipfile raise whatever it likes; torch says what is wrong
+        inside = set()
+    if "archive_format" in inside:
+        return "pt2"
+    if any(name.startswith("code/") for name in inside):
+        return "torchscript"
+    return "checkpoint"
+
+
+def _checkpoint_origin(path, device):
+    return _module_origin(load_network(path), device)
+
+
+def _module_origin(network, device):
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for name, weight in network.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    network = network.to(device).eval().requires_grad_(False)
+
+    def answer(image_B3HW):
+        with attention_of(network) as maps:
+            return Features(network(image_B3HW), maps.take())
+
+    shape = getattr(network, "input_shape", None)
+    return Origin(answer, digest.hexdigest(), tuple(shape[1:]) if shape else None)
+
+
+def _onnx_origin(path, device):
+    try:
+        wanted = {"CUDAExecutionProvider": {"device_id": device.index or 0}} if device.type == "cuda" else {}
+        wanted["CPUExecutionProvider"] = {}
+        # On a processor one thread for each part of a batch, and as many parts at a time as there are cores.
+        at_once = num_cores() if device.type == "cpu" else 1
+        options = {"provider_options": list(wanted.values()), "threads": 1 if device.type == "cpu" else 0}
+        session = open_session(str(path), providers=list(wanted), **options)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types for what is no network
+        raise UserError(f"{path}: cannot be opened as a network: {first_line(error)}; allowed: {ACCEPTED}") from None
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    batch, input_hw = _sizes_of(shape, path)
+    if inputs[0].type != "tensor(float)" or len(outputs) != 1:
+        raise UserError(
+            f"{path}: takes {inputs[0].type} and gives {len(outputs)} outputs; allowed: tensor(float) and one"
+        )
+
+    def answer(image_B3HW):
+        (embedding_BD,) = session.run(None, {inputs[0].name: image_B3HW.cpu().numpy()})
+        return Features(torch.from_numpy(embedding_BD).to(device))
+
+    return Origin(answer, _hash_of(path), input_hw, batch, at_once)
+
+
+def _pt2_origin(path, device):
+    try:
+        program = torch.export.load(path)
+        module = program.module().to(device).requires_grad_(False)
+        (name,) = program.graph_signature.user_inputs
+        (node,) = [node for node in program.graph.nodes if node.name == name]
+        shape = [size if isinstance(size, int) else None for size in node.meta["val"].shape]
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever it likes
+        raise UserError(
+            f"{path}: cannot be opened as a torch.export program of one input: {first_line(error)}"
+        ) from None
+    batch, input_hw = _sizes_of(shape, path)
+    return Origin(lambda image_B3HW: Features(module(image_B3HW)), _hash_of(path), input_hw, batch)
+
+
+def _torchscript_origin(path, device):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be opened as TorchScript: {first_line(error)}") from None
+    for weight in module.parameters():
+        weight.requires_grad_(False)
+    return Origin(lambda image_B3HW: Features(module(image_B3HW)), _hash_of(path))
+
+
+MAY_RUN_CODE = {"pt2": "a torch.export program", "torchscript": "TorchScript"}
+
+# kind -> (path, device) -> Origin
+ORIGINS = {
+    "checkpoint": _checkpoint_origin,
+    "onnx": _onnx_origin,
+    "pt2": _pt2_origin,
+    "torchscript": _torchscript_origin,
+}
+
+
+def _sizes_of(shape, path):
+    """(batch, (height, width)) of an input's shape; None where it may be any."""
+    sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
+    if len(sizes) != 4 or sizes[1] not in (3, None) or (sizes[2] is None) != (sizes[3] is None):
+        raise UserError(f"{path}: takes {list(shape)}, allowed: one input [batch, 3, height, width]")
+    return sizes[0], (sizes[2], sizes[3]) if sizes[2] else None
+
+
+def _hash_of(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

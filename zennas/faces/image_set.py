@@ -1,0 +1,43 @@
+"""ImageSet: images by number, wherever they come from; what a source, a list and a set of pairs have in common."""
+
+# N images, H height, W width
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.faces.images import align, decode, resized
+
+
+class ImageSet(NamedTuple):
+    """Images 0..num_images-1. fingerprint: of what they are; another one where any of them changed."""
+
+    num_images: int
+    read: Callable  # image -> its encoded bytes; CorruptImageError
+    where: Callable  # image -> where it lies, for people
+    fingerprint: str
+    points_N52: np.ndarray | None = (
+        None  # landmarks in pixels (eyes, nose, corners of the mouth) by which faces are aligned
+    )
+
+    def pixels(self, image, size):
+        """The RGB image_HW3 at `size`, an integer or (height, width): aligned where there are landmarks, else resized.
+
+        CorruptImageError where it cannot be had.
+        """
+        height_width = (size, size) if isinstance(size, int) else tuple(size)
+        image_HW3 = decode(self.read(image))
+        if self.points_N52 is None:
+            return resized(image_HW3, height_width)
+        return align(image_HW3, self.points_N52[image], height_width)
+
+
+def changed_at(path):
+    """What tells a file from what it was before: size and time of change; nothing where it is missing."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
