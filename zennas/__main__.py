@@ -10,8 +10,10 @@ COMMANDS = {
     "search": "find the best backbones within a latency budget, without training any",
     "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
     "run": "search, then train the best winner",
+    "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
     "latency": "measure a candidate or an ONNX file by a track's rule; fill this machine's latency table",
+    "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",
 }
 
 

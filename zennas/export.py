@@ -13,10 +13,9 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils import fusion
 
+from zennas.checker import BROKEN, IR_VERSION, NOTED, OPSET, file_rules
 from zennas.records import Record
 
-# The challenge's server ran ONNX Runtime 1.6, whose newest operator set is 13 and newest IR version 7.
-OPSET, IR_VERSION = 13, 7
 # Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and more.
 MAX_RELATIVE_DIFFERENCE = 1e-4
 INPUT_NAME, OUTPUT_NAME = "image", "embedding"
@@ -174,44 +173,15 @@ def _attach_weights(graph, weights):
 
 
 def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size=None):
-    """What the challenge's checker would refuse in this file, each in words; empty if nothing.
+    """What must not be in a file of ours, each in words; empty if nothing.
 
-    Source: insightface, challenges/iccv21-mfr/onnx_helper.py, class ArcFaceORT.
+    That is what the challenge's checker refuses, and what checker.file_rules merely notes: a fixed batch, which the checker
+    rewrites, and sizes that only a run tells.
     """
-    model = onnx.load_from_string(onnx_bytes)
-    graph, problems = model.graph, []
-    initializers = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in initializers]
-    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        problems.append(f"one input of four axes is allowed; given {len(inputs)}")
-    elif inputs[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
-        problems.append("the batch must be dynamic")
-    if len(graph.output) != 1:
-        problems.append(f"one output is allowed; given {len(graph.output)}")
-    else:
-        dims = graph.output[0].type.tensor_type.shape.dim
-        if len(dims) != 2:
-            problems.append(f"the output must have two axes, batch and embedding; given {len(dims)}")
-        elif max_embedding_size and not 0 < dims[1].dim_value <= max_embedding_size:
-            given = dims[1].dim_value or "no fixed size"
-            problems.append(f"the embedding may have {max_embedding_size} numbers; given {given}")
-    if len(graph.node) < min_nodes:
-        problems.append(f"{min_nodes} nodes or more are allowed; given {len(graph.node)}")
-    for tensor in graph.initializer:
-        if onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize < 4:
-            problems.append(
-                f"initializer '{tensor.name}' is {onnx.TensorProto.DataType.Name(tensor.data_type)}; fp32 is the rule"
-            )
-    names = [node.name for node in graph.node[:8]]
-    subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
-    multiplies = any(name.startswith(("Mul", "_mul", "Div")) for name in names)
-    if subtracts and multiplies:
-        problems.append(
-            "a Sub and a Mul among the first eight node names: the checker would take image normalisation for built in"
-        )
-    if max_mb and len(onnx_bytes) / 2**20 > max_mb:
-        problems.append(f"{len(onnx_bytes) / 2**20:.1f} MB; at most {max_mb} MB are allowed")
-    return problems
+    rules = file_rules(
+        onnx_bytes, min_nodes=min_nodes, max_mb=max_mb, max_embedding_size=max_embedding_size, normalise="insightface"
+    )
+    return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
 
 
 def compare(network, onnx_bytes, input_shape):

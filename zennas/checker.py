@@ -1,0 +1,273 @@
+"""What a challenge's checker sees in an ONNX file without running it: each rule with its measured value, limit and verdict."""
+
+from typing import Literal
+
+import onnx
+from onnx import TensorProto
+
+from zennas.records import Record, UserError, first_line
+
+# The challenge's server ran ONNX Runtime 1.6, whose newest operator set is 13 and newest IR version 7.
+OPSET, IR_VERSION = 13, 7
+NUM_NAMED = 8  # the checkers look for normalisation in the names of so many nodes
+# (mean, std) that a checker subtracts from pixels of 0 to 255, and by which it divides them
+NORMALISATIONS = {"insightface": (127.5, 127.5), "none": (0.0, 1.0)}
+KEPT, BROKEN, NOTED, NOT_JUDGED = "kept", "broken", "noted", "not judged here"
+
+
+class Rule(Record):
+    """One rule of a challenge, and what became of it."""
+
+    name: str
+    measured: str
+    limit: str
+    verdict: Literal["kept", "broken", "noted", "not judged here"]
+    said: str = ""  # a sentence, wherever the verdict needs one
+
+
+def file_rules(
+    onnx_bytes,
+    *,
+    min_nodes=8,
+    max_mb=None,
+    max_embedding_size=None,
+    image_px=None,
+    checker="insightface",
+    normalise=None,
+):
+    """The Rules that can be judged from the file alone, in the order in which the checker comes to them.
+
+    Limits that are None are not known, and kept. image_px: the side that the input must have; None asks for none.
+    checker: whose, 'insightface' or 'webface' (whose server's versions nobody wrote down, and whose sample system runs single
+    images). normalise: what the model needs, a name of NORMALISATIONS; None: not known, unless the file's metadata says that
+    zennas exported it. "noted" is what the checker does not refuse but answers in its own way. UserError where the bytes are no
+    ONNX network.
+    Source: insightface, challenges/iccv21-mfr/onnx_helper.py, class ArcFaceORT; WebFace260M, webface260m-iccv21-mfr,
+    pywebface260mmfr_implement.py.
+    """
+    model = parse(onnx_bytes)
+    if normalise is None and any(entry.key == "zennas" for entry in model.metadata_props):
+        normalise = "insightface"
+    rules = [
+        *_input_rules(model.graph, image_px, single=checker == "webface"),
+        *_output_rules(model.graph, max_embedding_size),
+        _node_rule(model.graph, min_nodes),
+        _initializer_rule(model.graph),
+        _size_rule(onnx_bytes, max_mb),
+        _normalisation_rule(model.graph, checker, normalise),
+        _version_rule(model, checker),
+        _outside_rule(model.graph),
+    ]
+    return rules
+
+
+def parse(onnx_bytes):
+    """The onnx.ModelProto in the bytes; UserError where they hold no network."""
+    try:
+        model = onnx.load_from_string(onnx_bytes)
+    except Exception as error:  # noqa: BLE001 - protobuf's types, which onnx passes on
+        raise UserError(f"not an ONNX network: {first_line(error)}") from None
+    if not model.HasField("graph"):  # no bytes at all are a valid protocol buffer too
+        raise UserError("not an ONNX network: it holds no graph")
+    return model
+
+
+def with_dynamic_batch(onnx_bytes):
+    """The file as the checker runs it: a batch without a name is called 'None', whether the nodes can follow or not."""
+    model = parse(onnx_bytes)
+    dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
+    if not len(dims) or dims[0].dim_param:
+        return onnx_bytes
+    dims[0].dim_param = "None"
+    return model.SerializeToString()
+
+
+def detected_normalisation(graph, checker):
+    """The name in NORMALISATIONS that a checker takes to be needed, from the names of the first nodes."""
+    names = [node.name for node in graph.node[:NUM_NAMED]]
+    if checker == "webface":
+        subtracts = any("_sub" in name or "_minus" in name for name in names)
+        multiplies = any("_mul" in name for name in names)
+    else:
+        subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
+        multiplies = any(name.startswith(("Mul", "_mul", "Div")) for name in names)
+    return "none" if subtracts and multiplies else "insightface"
+
+
+def in_words(normalise):
+    """
+    >>> in_words("insightface")
+    'mean 127.5, std 127.5'
+    """
+    mean, std = NORMALISATIONS[normalise]
+    return f"mean {mean:g}, std {std:g}"
+
+
+def _rule(name, measured, limit, said=None):
+    """A Rule that is broken where something is said, and kept where not."""
+    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN if said else KEPT, said=said or "")
+
+
+def _input_rules(graph, image_px, *, single):
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    dims = [_dims(value) for value in inputs]
+    measured = "; ".join(_shape(one) for one in dims) or "no input"
+    if len(inputs) != 1 or len(dims[0] or ()) != 4:
+        said = f"one input of four axes is allowed; given {len(inputs)}" + (f" ({measured})" if inputs else "")
+        return [_rule("input", measured, "one, of four axes", said)]
+    ((batch, *image),) = dims
+    rules = [_rule("input", measured, "one, of four axes"), _batch_rule(batch, single=single)]
+    if image_px is not None:
+        limit = _shape((3, image_px, image_px))
+        given = _shape(image)
+        said = None if given == limit else f"an image must be {limit}; given {given}"
+        rules.append(_rule("input size", given, limit, said))
+    return rules
+
+
+def _batch_rule(batch, *, single):
+    name, limit = "batch", "1, or dynamic" if single else "dynamic"
+    if not isinstance(batch, int):
+        return _rule(name, "dynamic", limit)
+    said = "the batch must be dynamic"
+    if single and batch == 1:
+        return _rule(name, "1", limit)
+    if single:
+        return _rule(name, str(batch), limit, said + f" or 1; given {batch}")
+    said += f"; given {batch}, which the checker rewrites before it runs a batch of its own"
+    return Rule(name=name, measured=f"fixed at {batch}", limit=limit, verdict=NOTED, said=said)
+
+
+def _output_rules(graph, max_embedding_size):
+    one = "one"
+    if len(graph.output) != 1:
+        return [
+            _rule("output", str(len(graph.output)), one, f"one output is allowed; given {len(graph.output)}"),
+        ]
+    dims = _dims(graph.output[0])
+    rules = [_rule("output", "one", one)]
+    axes, limit = "output axes", "two: batch and embedding"
+    if dims is None:
+        said = "the output must have two axes, batch and embedding; the file states none, and a run decides"
+        return [*rules, Rule(name=axes, measured="not stated", limit=limit, verdict=NOTED, said=said)]
+    if len(dims) != 2:
+        said = f"the output must have two axes, batch and embedding; given {len(dims)}"
+        return [*rules, _rule(axes, _shape(dims), limit, said)]
+    rules.append(_rule(axes, _shape(dims), limit))
+    size, name = dims[1], "embedding size"
+    limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
+    if max_embedding_size and not isinstance(size, int):
+        said = f"the embedding may have {max_embedding_size} numbers; given no fixed size, and a run decides"
+        return [*rules, Rule(name=name, measured="no fixed size", limit=limit, verdict=NOTED, said=said)]
+    said = None
+    if max_embedding_size and not 0 < size <= max_embedding_size:
+        said = f"the embedding may have {max_embedding_size} numbers; given {size}"
+    return [*rules, _rule(name, str(size), limit, said)]
+
+
+def _node_rule(graph, min_nodes):
+    given = len(graph.node)
+    said = f"{min_nodes} nodes or more are allowed; given {given}" if given < min_nodes else None
+    return _rule("nodes", str(given), f">= {min_nodes}", said)
+
+
+def _initializer_rule(graph):
+    small = [tensor for tensor in graph.initializer if _itemsize(tensor.data_type) < 4]
+    name, limit = "weights", "4 bytes a number or more"
+    if not small:
+        kinds = sorted({_type_name(tensor.data_type) for tensor in graph.initializer})
+        return _rule(name, ", ".join(kinds) or "none", limit)
+    kinds = sorted({_type_name(tensor.data_type) for tensor in small})
+    said = f"initializer '{small[0].name}' is {_type_name(small[0].data_type)}; fp32 is the rule"
+    if len(small) > 1:
+        said += f" ({len(small)} of {len(graph.initializer)} initializers break it)"
+    return _rule(name, f"{len(small)} of {', '.join(kinds)}", limit, said)
+
+
+def _size_rule(onnx_bytes, max_mb):
+    given = len(onnx_bytes) / 2**20
+    said = f"{given:.1f} MB; at most {max_mb:g} MB are allowed" if max_mb and given > max_mb else None
+    return _rule("file size", f"{given:.1f} MB", f"<= {max_mb:g} MB" if max_mb else "none known", said)
+
+
+def _normalisation_rule(graph, checker, needs):
+    name, detected = "normalisation", detected_normalisation(graph, checker)
+    if checker == "webface":
+        used = needs or detected
+        said = (
+            f"the system feeds images with {in_words(used)}"
+            + (f"; the organisers' sample would take {in_words(detected)}" if used != detected else "")
+            + ("" if needs else "; --normalise says otherwise")
+        )
+        return Rule(name=name, measured=in_words(used), limit="as the model needs", verdict=NOTED, said=said)
+    if needs is None:
+        said = (
+            f"the checker will feed images with {in_words(detected)}: make sure that the model needs that (--normalise)"
+        )
+        return Rule(name=name, measured=in_words(detected), limit="as the model needs", verdict=NOTED, said=said)
+    said = None
+    if needs != detected and detected == "none":
+        said = (
+            "a Sub and a Mul among the first eight node names: the checker would take image normalisation for built in"
+        )
+    elif needs != detected:
+        said = (
+            f"the model needs {in_words(needs)}, but the checker will feed {in_words(detected)}: none of the first eight "
+            "node names begins with Sub or _minus, or none with Mul, _mul or Div"
+        )
+    return _rule(name, in_words(detected), in_words(needs), said)
+
+
+def _version_rule(model, checker):
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    name, measured = "operator set", f"{opset}, IR {model.ir_version}"
+    if checker == "webface":
+        said = "which ONNX Runtime the server has is written nowhere"
+        return Rule(name=name, measured=measured, limit="not known", verdict=NOT_JUDGED, said=said)
+    newer = opset > OPSET or model.ir_version > IR_VERSION
+    said = f"the server's ONNX Runtime 1.6 reads operator sets up to {OPSET} and IR versions up to {IR_VERSION}; given {measured}"
+    return _rule(name, measured, f"<= {OPSET}, IR <= {IR_VERSION}", said if newer else None)
+
+
+def _outside_rule(graph):
+    outside = [tensor for tensor in _tensors(graph) if tensor.data_location == TensorProto.EXTERNAL]
+    name, limit = "one file", "all weights inside"
+    if not outside:
+        return _rule(name, "all weights inside", limit)
+    where = next((entry.value for entry in outside[0].external_data if entry.key == "location"), "another file")
+    said = (
+        f"{len(outside)} tensors lie outside the file ('{outside[0].name}' in {where}), and the zip holds one file; "
+        "save it with all weights inside"
+    )
+    return _rule(name, f"{len(outside)} outside", limit, said)
+
+
+def _tensors(graph):
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _dims(value):
+    """Sizes (int), names, or None of a value's axes; None as a whole where the file states no shape."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param or None for dim in tensor.shape.dim]
+
+
+def _shape(dims):
+    return "no shape" if dims is None else " x ".join(str(size) if size is not None else "?" for size in dims)
+
+
+def _itemsize(data_type):
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    except KeyError:
+        return 0
+
+
+def _type_name(data_type):
+    known = data_type in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(data_type) if known else f"of type {data_type}"

@@ -1,0 +1,1 @@
+"""Would the challenge accept it? Every rule with its measured value and verdict, then the zip: the command `submit`."""

@@ -1,0 +1,102 @@
+"""The rules that need running: it loads, a batch as the checker's gives finite embeddings, and it keeps the time."""
+
+# B images, D embedding size
+
+import numpy as np
+
+from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, with_dynamic_batch
+from zennas.export import open_session
+from zennas.latency.budget import judged
+from zennas.latency.protocol import measure_calmly
+from zennas.provenance import versions
+from zennas.records import UserError, first_line
+
+CHECKED_BATCH = 32  # of InsightFace's checker
+IMAGE_SEED = 0
+
+
+def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None):
+    """The Rules of one run on `batch` copies of one random image; the rest is not judged where it fails.
+
+    A fixed batch is rewritten first, as the checker does. normalise: a name of checker.NORMALISATIONS.
+    """
+    runtime = next((f"{name} {what}" for name, what in versions().items() if name.startswith("onnxruntime")), "")
+    try:
+        session = open_session(with_dynamic_batch(onnx_bytes) if batch > 1 else onnx_bytes)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types
+        return [_broken("loads", f"not in {runtime}", "loads", f"ONNX Runtime cannot load it: {first_line(error)}")]
+    rules = [Rule(name="loads", measured=f"in {runtime}", limit="loads", verdict=KEPT)]
+    name, limit = f"batch of {batch}", f"runs, {batch} x embedding"
+    try:
+        answers = session.run(None, {session.get_inputs()[0].name: _images(batch, image_px, normalise)})
+    except Exception as error:  # noqa: BLE001 - the same
+        why = f"{batch} images in one batch do not run: {first_line(error)}"
+        return [*rules, _broken(name, "does not run", limit, why)]
+    answer_BD = np.asarray(answers[0])
+    shape = " x ".join(map(str, answer_BD.shape))
+    if answer_BD.ndim != 2 or len(answer_BD) != batch:
+        said = (
+            f"{batch} images must give {batch} embeddings, in an output of two axes; given {shape or 'one number'}: "
+            "do the nodes follow the batch?"
+        )
+        return [*rules, _broken(name, shape or "one number", limit, said)]
+    rules.append(Rule(name=name, measured=shape, limit=limit, verdict=KEPT))
+    # The checker looks at the sum, which is no number as soon as one of them is none, or they are too large together.
+    with np.errstate(all="ignore"):
+        total = answer_BD.sum()
+    if np.isfinite(total):
+        rules.append(Rule(name="finite", measured="all numbers", limit="no NaN, no infinity", verdict=KEPT))
+    else:
+        bad = int((~np.isfinite(answer_BD)).sum())
+        said = f"{bad} of {answer_BD.size} outputs are no finite numbers, or their sum is none"
+        rules.append(_broken("finite", f"{bad} are not", "no NaN, no infinity", said))
+    size, name = answer_BD.shape[1], "embedding, when run"
+    limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
+    if max_embedding_size and size > max_embedding_size:
+        said = f"the embedding may have {max_embedding_size} numbers; a run gives {size}"
+        return [*rules, _broken(name, str(size), limit, said)]
+    return [*rules, Rule(name=name, measured=str(size), limit=limit, verdict=KEPT)]
+
+
+def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
+    """(Rule, what was measured as a plain dict) of one forward pass by a track's Protocol against a LocalBudget.
+
+    of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only noted.
+    """
+    kth, runs = protocol.kth_fastest, protocol.num_runs
+    name = "time" if of_the_challenge else "time of the network alone"
+    try:
+        measurement = measure_calmly(with_dynamic_batch(onnx_bytes), protocol)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types
+        said = f"one image does not run: {first_line(error)}"
+        return _broken(name, "does not run", f"<= {budget.budget_ms:.2f} ms", said), None
+    latency = judged(measurement, budget)
+    ms, within = measurement.measured_ms, latency["within_budget"]
+    parts = [f"{ms:.2f} ms, {'within' if within else 'over'} the budget of {budget.budget_ms:.2f} ms: {budget.origin}"]
+    parts += [text for text in (budget.stand_in, measurement.warning) if text]
+    verdict = (KEPT if within else BROKEN) if of_the_challenge else NOTED
+    measured = f"{ms:.2f} ms ({kth} of {runs}{', stand-in' if budget.stand_in else ''})"
+    return (
+        Rule(
+            name=name, measured=measured, limit=f"<= {budget.budget_ms:.2f} ms", verdict=verdict, said="; ".join(parts)
+        ),
+        latency,
+    )
+
+
+def untimed_rule(why):
+    """The Rule of a time that was not taken."""
+    return Rule(name="time", measured="not taken", limit="the track's", verdict=NOT_JUDGED, said=why)
+
+
+def _images(batch, image_px, normalise):
+    """The same random image again and again, normalised as the checker would."""
+    pixels_3HW = np.random.default_rng(IMAGE_SEED).integers(0, 256, (3, image_px, image_px))
+    mean, std = NORMALISATIONS[normalise]
+    return np.repeat(((pixels_3HW - mean) / std).astype(np.float32)[None], batch, axis=0)
+
+
+def _broken(name, measured, limit, said):
+    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN, said=said)

@@ -1,0 +1,234 @@
+"""submit(...): every rule of a track judged for what the user gave, and the submission written where none is broken."""
+
+import pathlib
+
+from zennas.checker import BROKEN, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, detected_normalisation, file_rules, parse
+from zennas.latency.backends import device_of, takes_network
+from zennas.latency.budget import choose_protocol, local_budget, reference_here
+from zennas.provenance import Provenance, provenance
+from zennas.records import Record, UserError, suggestion
+from zennas.run_folder import lock_folder
+from zennas.submit.given import find_images, read_detector, read_model
+from zennas.submit.package import check_name, earlier_files, write_submission
+from zennas.submit.runtime import CHECKED_BATCH, run_rules, time_rule, untimed_rule
+from zennas.submit.system import FACE_PX, OURS, build_system, read_system, run_system, system_rules
+from zennas.track import load_experiment
+
+# What no program can see in a file, as the challenges' own pages have it.
+YOURS = {
+    "insightface": (
+        "train on the track's own set alone; no external data, no pretrained models",
+        "no re-alignment: the network takes the 112 x 112 crop, RGB, as it comes",
+        "no implicit batch in the graph, such as a flip test",
+        "no fp16 weights, not even where the checker does not look",
+        "augmentation with masks is allowed where its tool can be had by others",
+        "at most 3 submissions a day; the best teams hand over their code",
+    ),
+    "webface": (
+        "run demo_feat.py in the organisers' image webface260m/mfr: its versions are not written down",
+        "compare the feature of one image with your own framework's, as the organisers ask",
+        "sign up with the organisation's real name",
+    ),
+}
+
+
+class Submission(Record):
+    """What submission.json holds, but for where the files are."""
+
+    track: str
+    model: str  # where the recognition network comes from
+    accepted: bool  # no rule that was judged is broken
+    rules: tuple[Rule, ...]
+    yours: tuple[str, ...]  # rules that no program can check
+    latency: dict | None = None  # the network alone, by the track's protocol
+    system: dict | None = None  # the whole system, where the track times that
+    made_by: Provenance
+
+
+def submit(
+    track,
+    *,
+    model=None,
+    detector=None,
+    images=(),
+    system=None,
+    name=None,
+    out=None,
+    budget_ms=None,
+    backend=None,
+    normalise=None,
+    anyway=False,
+    progress,
+):
+    """(Submission, path of the zip or None, folder). Everything that the user gave wrongly is said before anything is measured.
+
+    A refused submission is written only with `anyway`; submission.json always.
+    """
+    experiment, the_track, space = load_experiment(track)
+    budget = the_track.budget
+    whole = budget.detection_ms + budget.alignment_ms > 0  # the clock stands for a system, and the zip holds one
+    _check_options(experiment.name, whole, model, detector, images, system, normalise, budget_ms)
+    protocol, stand_in = _protocol(the_track, backend, whole)
+    name, out = name or experiment.name, pathlib.Path(out or f"runs/{experiment.name}-submission")
+    check_name(name)
+    lock = lock_folder(out)
+    try:
+        earlier_files(out)
+        made_by = provenance()
+        found = find_images(images) if images else []
+        made_system = read_system(system) if system else None
+        given = made_system.recognizer if made_system else read_model(model)
+        try:
+            network = parse(given.onnx_bytes)
+        except UserError as error:
+            raise UserError(f"{given.where}: {error}") from None
+        checker = "webface" if whole else "insightface"
+        metadata = {entry.key: entry.value for entry in network.metadata_props}
+        used = normalise or ("insightface" if "zennas" in metadata else None)
+        fed = used if used and whole else detected_normalisation(network.graph, checker)
+        del network
+        if whole and not made_system:
+            content, file = read_detector(detector), pathlib.Path(detector).name
+            made_system = build_system(given, content, file, normalise=fed)
+
+        progress.begin(f"checking {given.where}")
+        progress.update({})
+        limits, image_px = the_track.limits.of_a_file, FACE_PX if whole else space.image_px
+        rules = file_rules(given.onnx_bytes, **limits, image_px=image_px, checker=checker, normalise=used)
+        if system:
+            rules = [_fed_by_itself() if rule.name == "normalisation" else rule for rule in rules]
+        rules += _history_rules(metadata, given)
+        ran = run_rules(
+            given.onnx_bytes, batch=1 if whole else CHECKED_BATCH, image_px=image_px, normalise=fed,
+            max_embedding_size=limits["max_embedding_size"],
+        )  # fmt: skip
+        rules += ran
+        progress.end()
+        unfit = [rule for rule in rules if rule.name in ("input", "input size", "loads") and rule.verdict == BROKEN]
+        timed, latency, system_runs = _times(
+            given, made_system, not unfit, the_track, protocol, stand_in, budget_ms, whole, found, progress
+        )
+        rules += timed
+        accepted = not any(rule.verdict == BROKEN for rule in rules)
+        submission = Submission(
+            track=the_track.name, model=given.where, accepted=accepted, rules=rules, yours=_yours(the_track.name),
+            latency=latency, system=system_runs, made_by=made_by,
+        )  # fmt: skip
+        files = {}
+        if accepted or anyway:
+            files = made_system.files if made_system else {"model.onnx": given.onnx_bytes}
+        path = write_submission(
+            out, submission.model_dump(mode="json"), name=name, files=files, as_folder=made_system is not None
+        )
+        return submission, path, out
+    finally:
+        progress.end()
+        lock.release()
+
+
+def _check_options(name, whole, model, detector, images, system, normalise, budget_ms):
+    if normalise is not None and normalise not in NORMALISATIONS:
+        raise UserError(f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}")
+    if budget_ms is not None and not budget_ms > 0:
+        raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
+    if not whole:
+        for option, value in (("--detector", detector), ("--images", images), ("--system", system)):
+            if value:
+                raise UserError(f"{option}: track {name} takes one ONNX file and no system; leave it out")
+        if model is None:
+            raise UserError("--model is missing: the ONNX file to submit")
+        return
+    if system and (model or detector or normalise):
+        raise UserError(
+            "--system is a whole system already; --model, --detector and --normalise build one: give one or the other"
+        )
+    if not system and model is None:
+        raise UserError(f"--model is missing: track {name} takes a system of a recognition network and a detector")
+    if not system and detector is None:
+        raise UserError(
+            f"--detector is missing: track {name} takes a whole system; give a YuNet ONNX file, or a system of your own "
+            "with --system DIR"
+        )
+
+
+def _protocol(track, backend, whole):
+    protocol, stand_in = choose_protocol(track, backend)
+    if takes_network(protocol.backend):
+        raise UserError(
+            f"--backend {protocol.backend}: times torch networks, not an ONNX file; use an onnxruntime backend"
+        )
+    if whole and device_of(protocol.backend) != "cpu":
+        raise UserError(f"--backend {protocol.backend}: a whole system runs on one thread of the processor")
+    return protocol, stand_in
+
+
+def _history_rules(metadata, given):
+    """What the file says of its own past, and what stays behind."""
+    rules = []
+    if metadata.get("trained") == "no":
+        said = "zennas search exported it with random weights: train it first (zennas train)"
+        rules.append(Rule(name="trained", measured="no", limit="yes", verdict=NOTED, said=said))
+    if given.others:
+        said = f"the zip will hold the network alone; {', '.join(given.others[:5])} beside it stays behind"
+        measured = f"{len(given.others)} more files"
+        rules.append(Rule(name="alone", measured=measured, limit="one ONNX file", verdict=NOTED, said=said))
+    return rules
+
+
+def _fed_by_itself():
+    """The rule of normalisation where somebody's own code decides."""
+    said = f"the system's own code decides: see {OURS[1]}"
+    return Rule(name="normalisation", measured="not seen", limit="as the model needs", verdict=NOT_JUDGED, said=said)
+
+
+def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, found, progress):
+    """(rules, latency, system) of what is timed: the network where the track times it, the system where images were given."""
+    if not fit:
+        return [untimed_rule("a network that cannot be loaded, or takes other images, is not timed")], None, None
+    reference = reference_here(track, protocol, progress) if budget_ms is None else None
+    if not whole:
+        budget = local_budget(track, reference, stand_in, budget_ms=budget_ms)
+        progress.begin("measuring the network")
+        progress.update({})
+        rule, latency = time_rule(given.onnx_bytes, protocol, budget, of_the_challenge=True)
+        progress.end()
+        return [rule], latency, None
+    total_ms, origin = budget_ms, f"--budget-ms {budget_ms or 0:g}, milliseconds of this machine, unscaled"
+    if reference is not None:
+        scale = reference.measured_ms / track.budget.reference.latency_ms
+        total_ms = track.budget.total_ms * scale
+        origin = f"{track.budget.total_ms:g} ms on {track.budget.reference.machine}, carried here (x {scale:.3f})"
+    if found:
+        progress.begin(f"running the whole system {protocol.num_runs} times")
+        progress.update({})
+        taken = run_system(made_system, found, protocol)
+        progress.end()
+        rules = system_rules(taken, total_ms=total_ms, origin=origin)
+        return rules, None, None if isinstance(taken, str) else taken.model_dump(mode="json")
+    said = f"give photographs with --images to run the whole system; its budget is {total_ms:.1f} ms: {origin}"
+    rules = [
+        Rule(
+            name="time of the system",
+            measured="not taken",
+            limit=f"<= {total_ms:.1f} ms",
+            verdict=NOT_JUDGED,
+            said=said,
+        )
+    ]
+    if reference is None:
+        return rules, None, None
+    progress.begin("measuring the recognition network alone")
+    progress.update({})
+    rule, latency = time_rule(
+        given.onnx_bytes, protocol, local_budget(track, reference, stand_in), of_the_challenge=False
+    )
+    progress.end()
+    return [rule, *rules], latency, None
+
+
+def _yours(track):
+    """The rules of the challenge that a track belongs to, by its name."""
+    for challenge, rules in YOURS.items():
+        if track.startswith(challenge):
+            return rules
+    return (f"track {track} is no challenge's: nobody but zennas checks it",)
