@@ -24,17 +24,19 @@ BUDGET = Look("#be123c", "┃")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def document(sections, origin, *, kind, title, subtitle, banner, facts, style=""):
+def document(sections, origin, *, kind, title, subtitle, banner, facts, style="", has_pictures=False):
     """The HTML of a page. It loads nothing, and its Content-Security-Policy forbids that anything be loaded.
 
     sections, origin: HTML, the latter of the footer. banner: HTML of `notices`. kind: what was done, one word.
-    title, subtitle, facts (pairs of texts): as text, not HTML. style: CSS beside the page's own.
+    title, subtitle, facts (pairs of texts): as text, not HTML. style: CSS beside the page's own. has_pictures: whether
+    pictures are part of it, as data URIs.
     """
+    pictures = " img-src data:;" if has_pictures else ""
     title, kicker = html.escape(title), f"zennas {kind}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
+ content="default-src 'none';{pictures} script-src 'unsafe-inline'; style-src 'unsafe-inline'">
 <title>{title} · {kicker}</title><style>{STYLE}{style}</style><script>{get_plotlyjs()}</script></head><body>
 <header><p class="kicker">{kicker}</p><h1>{title}</h1><p class="subtitle">{html.escape(subtitle)}</p>
 {banner}{definitions(facts)}</header>
