@@ -1,6 +1,7 @@
 """The form in which a trained network of ours is kept: network.pt, its candidate, sizes and weights and nothing that runs."""
 
 import io
+import os
 import pathlib
 
 import torch
@@ -68,7 +69,7 @@ def load_network(path):
 def file_of(path):
     """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is none."""
     path = pathlib.Path(path)
-    path = path / NETWORK if path.is_dir() else path
-    if not path.is_file():
+    path = path / NETWORK if os.path.isdir(path) else path
+    if not os.path.isfile(path):  # unlike pathlib's, no error for a name that is too long
         raise UserError(f"{path}: no such file; allowed: {ACCEPTED}")
     return path

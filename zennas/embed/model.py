@@ -9,10 +9,12 @@ import concurrent.futures
 import copy
 import hashlib
 import math
+import pathlib
 import warnings
 import zipfile
 from typing import Any, NamedTuple
 
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -154,9 +156,12 @@ def open_model(
 
 def kind_of(path):
     """The row of ORIGINS for a file, by what is in it: torch's files are zip archives, ONNX is none."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            return "onnx"
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":
+                return "onnx"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {name.partition("/")[2] for name in archive.namelist()}
@@ -189,6 +194,7 @@ def _module_origin(network, device):
 
 
 def _onnx_origin(path, device):
+    files = [path, *_beside(path)]
     try:
         wanted = {"CUDAExecutionProvider": {"device_id": device.index or 0}} if device.type == "cuda" else {}
         wanted["CPUExecutionProvider"] = {}
@@ -210,7 +216,38 @@ def _onnx_origin(path, device):
         (embedding_BD,) = session.run(None, {inputs[0].name: image_B3HW.cpu().numpy()})
         return Features(torch.from_numpy(embedding_BD).to(device))
 
-    return Origin(answer, _hash_of(path), input_hw, batch, at_once)
+    return Origin(answer, " ".join(map(_hash_of, files)), input_hw, batch, at_once)
+
+
+def _beside(path):
+    """The files in which an ONNX file keeps weights. UserError where one does not lie beside or below it: the file of a stranger
+    reads nothing else. Only newer releases of ONNX Runtime look after that themselves."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf's types, which onnx passes on
+        raise UserError(f"{path}: cannot be opened as a network: {first_line(error)}; allowed: {ACCEPTED}") from None
+    tensors = [*_tensors([model.graph]), *_tensors(model.functions)]
+    outside = [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+    for place in map(pathlib.PurePath, sorted(places)):
+        if place.is_absolute() or ".." in place.parts:
+            raise UserError(f"{path}: keeps weights in {place}, which does not lie in its folder; it was not opened")
+        if not (path.parent / place).is_file():
+            raise UserError(f"{path}: keeps weights in {place}, which is not beside it")
+    return [path.parent / place for place in sorted(places)]
+
+
+def _tensors(graphs):
+    """Every tensor of graphs and functions, those of their nodes and of the graphs inside nodes too."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        sparse = [*getattr(graph, "sparse_initializer", ())]
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+                yield from _tensors([attribute.g, *attribute.graphs])
+        yield from (tensor for one in sparse for tensor in (one.values, one.indices))
 
 
 def _pt2_origin(path, device):

@@ -62,6 +62,10 @@ class Source:
         """The path or member name of image `index`, or None in a source without names."""
         return self._index.names[index] if self._index.names is not None else None
 
+    def record(self, index):
+        """The number of image `index` in RecordIO, as `where` says it, or None in a source of another kind."""
+        return int(self._index.places["record"][index]) if "record" in self._index.places else None
+
     @property
     def images(self):
         """All of it as an ImageSet, with the source's own fingerprint: the same wherever the data lies."""
@@ -106,7 +110,7 @@ def open_source(path, *, identities=None, progress=None):
     called while the index is built. UserError where nothing that is accepted lies there, or it is damaged.
     """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     kind, files, key = _what_lies_at(path)
     folder = kept_index(f"{kind}\n{key}", lambda: KINDS[kind].build(files, progress), what=path)

@@ -1,0 +1,124 @@
+"""A set as a network sees it: its embeddings, kept between evaluations, and what of them cannot be used."""
+
+# N images, D embedding size
+
+import collections
+import hashlib
+import itertools
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
+from zennas.faces.images import CorruptImageError, decode
+from zennas.records import UserError
+
+SHORTEST = 1e-12  # an embedding that is shorter has no direction
+NAMED = 5
+ROWS = 65536  # looked at at a time
+BATCH = {"cpu": 64, "cuda": 512}
+
+
+class Embedded(NamedTuple):
+    """embedding_ND (float32; rows of zeros for images that cannot be used), how many those are, and sentences about them."""
+
+    embedding_ND: np.ndarray
+    num_unusable: int
+    notices: list
+
+
+def embedded(the_set, model, *, flip, progress=None):
+    """The Embedded set. Asked of the model once: $ZENNAS_CACHE/embeddings keeps it, by model, images and flip.
+
+    UserError where no image at all can be used.
+    """
+    path = kept_path(f"{model.fingerprint} {the_set.images.fingerprint} {the_set.images.num_images} {flip}", ".npy")
+    batch = BATCH[model.device.type]
+    precompute(model, the_set.images, path, flip=flip, dtype=np.float32, batch=batch, strict=False, progress=progress)
+    embedding_ND = np.load(path, mmap_mode="c")  # what is written to it stays in memory
+    return usable(embedding_ND, the_set, corrupt=Sidecar.load(sidecar_of(path)), model=model)
+
+
+def usable(embedding_ND, the_set, *, corrupt, model):
+    """The Embedded of raw rows: those that are not finite or too short for a direction become zeros, counted and named."""
+    not_finite, short = [], []
+    for start in range(0, len(embedding_ND), ROWS):
+        rows_BD = embedding_ND[start : start + ROWS]
+        finite_B = np.isfinite(rows_BD).all(axis=1)
+        length_B = np.linalg.norm(np.where(finite_B[:, None], rows_BD, 0), axis=1)
+        not_finite += (start + np.flatnonzero(~finite_B)).tolist()
+        short += (start + np.flatnonzero(finite_B & (length_B < SHORTEST))).tolist()
+    if len(not_finite) + len(short) == len(embedding_ND):
+        first = f"; the first: {corrupt.corrupt[0]}" if corrupt.corrupt else ""
+        raise UserError(
+            f"{the_set.name}: none of its {len(embedding_ND)} images can be used: {corrupt.num_corrupt} cannot be read, "
+            f"of the others {model.where} gives no embedding that is finite and not zero{first}"
+        )
+    if not_finite or short:
+        embedding_ND[[*not_finite, *short]] = 0.0
+    return Embedded(
+        embedding_ND, len(not_finite) + len(short), _notices(embedding_ND, the_set, corrupt, not_finite, short)
+    )
+
+
+def kept_path(key, suffix):
+    """A file in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas/embeddings) that belongs to `key`; its folder is made."""
+    folder = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "embeddings"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; set ZENNAS_CACHE to a folder with room"
+        ) from None
+    return folder / (hashlib.sha256(key.encode()).hexdigest()[:24] + suffix)
+
+
+def _notices(embedding_ND, the_set, corrupt, not_finite, short):
+    said, where = [], the_set.images.where
+    if corrupt.num_corrupt:
+        said.append(
+            f"{corrupt.num_corrupt} images cannot be read and are like nobody: {_some(corrupt.corrupt, corrupt.num_corrupt)}"
+        )
+    if (num := len(not_finite) - corrupt.num_corrupt) > 0:
+        named = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
+        said.append(f"{num} embeddings are not finite and count as like nobody: {_some(list(named), num)}")
+    if short:
+        said.append(
+            f"{len(short)} embeddings are zero and count as like nobody: {_some([where(image) for image in short], len(short))}"
+        )
+    groups = _equal_rows(embedding_ND)
+    if groups:
+        named = [" = ".join(where(image) for image in group[:2]) for group in groups]
+        said.append(
+            f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture twice, or a "
+            f"network that gave up): {_some(named, len(groups))}"
+        )
+        label_N = the_set.column.get("label_N")
+        torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]
+        if torn:
+            named = [" = ".join(where(image) for image in group[:2]) for group in torn]
+            said.append(f"of these, {len(torn)} groups have more than one label: {_some(named, len(torn))}")
+    return said
+
+
+def _can_be_read(images, image):
+    try:
+        decode(images.read(image))
+    except CorruptImageError:
+        return False
+    return True
+
+
+def _equal_rows(embedding_ND):
+    """Lists of images whose embeddings are equal, bit by bit; zeros aside."""
+    of_hash = collections.defaultdict(list)
+    for image, row_D in enumerate(embedding_ND):
+        if row_D.any():
+            of_hash[hashlib.blake2b(row_D.tobytes(), digest_size=12).digest()].append(image)
+    return [images for images in of_hash.values() if len(images) > 1]
+
+
+def _some(named, num):
+    return ", ".join(map(str, named[:NAMED])) + (", ..." if num > NAMED else "")

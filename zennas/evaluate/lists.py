@@ -1,0 +1,202 @@
+"""Lists of images and what is known of each: a table with a header, over a folder or any source of faces."""
+
+# N images of a list
+
+import csv
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from zennas.faces.image_set import ImageSet, changed_at
+from zennas.faces.images import CorruptImageError
+from zennas.faces.sources import open_source
+from zennas.records import UserError, suggestion
+
+NAMED_IN_ERRORS = 5
+TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
+
+
+class ImageList(NamedTuple):
+    """Images with a label each, and the other columns of their list as text."""
+
+    images: ImageSet
+    label_N: np.ndarray  # int64, from 0
+    label_names: np.ndarray  # of each of them, as the list has it
+    column: dict  # name -> array of text
+    line_N: np.ndarray  # of the file, for errors
+    notices: list  # what is odd about the list
+
+
+def read_list(path, images_path, *, required=(), optional=(), progress=None):
+    """The ImageList of a table whose header names `image`, `label` and the `required` columns, and perhaps `optional` ones.
+
+    Columns are parted by commas, tabs where the file ends in .tsv. images_path: a folder, to which the paths in `image` are
+    relative, or a .tar, a folder of .tar shards or RecordIO, in which they are the members' names (in RecordIO the number of
+    the record). UserError for columns that are missing or unknown, paths that lead out of the folder, and images that are not
+    there, counted and named. An image that stands in several lines is several images, and said to be.
+    """
+    path, images_path = pathlib.Path(path), pathlib.Path(images_path)
+    line_N, table = _table(path)
+    known = ("image", "label", *required, *optional)
+    if missing := [name for name in ("image", "label", *required) if name not in table]:
+        raise UserError(f"{path}, line 1: columns {_short(', '.join(table))}; missing: {', '.join(missing)}")
+    if unknown := [name for name in table if name not in known]:
+        raise UserError(
+            f"{path}, line 1: column '{_short(unknown[0])}' is not known; {suggestion(unknown[0], list(known))}"
+        )
+    if not len(line_N):
+        raise UserError(f"{path}: names no image")
+    for name in ("image", "label"):
+        if len(empty := np.flatnonzero(table[name] == "")):
+            raise UserError(f"{path}, line {line_N[empty[0]]}: no {name} ({len(empty)} such lines)")
+    image_N = table["image"]
+    images = _images(path, image_N, images_path, progress)
+    label_N, names = pd.factorize(table["label"], sort=True)
+    column = {name: values_N for name, values_N in table.items() if name not in ("image", "label")}
+    return ImageList(images, label_N.astype(np.int64), names, column, line_N, _oddities(image_N, label_N))
+
+
+def truths(listed, name, path):
+    """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing. UserError naming the line of another."""
+    lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
+    true_N = np.isin(lower_N, TRUE)
+    if len(bad := np.flatnonzero(~true_N & ~np.isin(lower_N, FALSE))):
+        raise _wrong(listed, name, bad[0], path, "1 or 0")
+    return true_N
+
+
+def choices(listed, name, allowed, path):
+    """The values of an ImageList's column in lower case. UserError naming the line of one that is not allowed."""
+    lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
+    if len(bad := np.flatnonzero(~np.isin(lower_N, allowed))):
+        raise _wrong(listed, name, bad[0], path, ", ".join(one or "nothing" for one in allowed))
+    return lower_N
+
+
+def _wrong(listed, name, row, path, allowed):
+    given = _short(listed.column[name][row])
+    return UserError(f"{path}, line {listed.line_N[row]}: {name}: given {given!r}, allowed: {allowed}")
+
+
+def _table(path):
+    """(line_N, {column: values_N}) of a table with a header; lines without anything in them are passed over.
+
+    Not by pandas, which takes the first column for a name of the rows where a line is longer than the header, and fills up
+    lines that are shorter.
+    """
+    rows, lines = [], []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            end = 0
+            for row in reader:
+                start, end = end + 1, reader.line_num  # a value in quotes may go over several lines
+                if any(map(str.strip, row)):
+                    rows.append([value.strip() for value in row])
+                    lines.append(start)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a table with a header: {error}") from None
+    except csv.Error as error:
+        raise UserError(f"{path}, line {end + 1}: not a table with a header: {error}") from None
+    if not rows:
+        raise UserError(f"{path}: is empty; expected a table with a header")
+    header = [name.lower() for name in rows[0]]
+    if "\0" in "".join(header):
+        raise UserError(f"{path}: not a table with a header: it holds no text")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}, line {lines[0]}: a column stands twice: {_short(', '.join(header))}")
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) != len(header):
+            raise UserError(f"{path}, line {line}: {len(row)} values; the header has {len(header)} columns")
+        if "\0" in row[0]:
+            raise UserError(f"{path}, line {line}: not a table with a header: it holds no text")
+    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else [()] * len(header)
+    return np.array(lines[1:], np.int64), {
+        name: np.array(values, object) for name, values in zip(header, columns, strict=True)
+    }
+
+
+def _images(path, image_N, images_path, progress):
+    if not os.path.exists(images_path):
+        raise UserError(f"{path}: its images: {images_path}: no such file or folder")
+    is_folder = images_path.is_dir() and not (images_path / "train.rec").exists() and not any(images_path.glob("*.tar"))
+    return _in_folder(path, image_N, images_path) if is_folder else _in_source(path, image_N, images_path, progress)
+
+
+def _in_folder(path, image_N, folder):
+    if outside := [name for name in image_N if leads_out(name)]:
+        raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
+    digest, missing = hashlib.sha256(str(folder.resolve()).encode()), []
+    for name in image_N:
+        changed = changed_at(folder / name)
+        if changed == "missing":
+            missing.append(name)
+        digest.update(f"{name}\n{changed}\n".encode())
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(image_N)} images are not in {folder}: {some(missing)}")
+
+    def read(image):
+        try:
+            return (folder / image_N[image]).read_bytes()
+        except OSError as error:
+            raise CorruptImageError(f"cannot be read: {error.strerror}") from None
+
+    return ImageSet(len(image_N), read, image_N.__getitem__, digest.hexdigest()[:16])
+
+
+def _in_source(path, image_N, source_path, progress):
+    source = open_source(source_path, progress=progress)
+    if source.name(0) is None:
+        place = {str(source.record(number)): number for number in range(source.num_images)}
+    else:
+        place = {source.name(number): number for number in range(source.num_images)}
+    missing = [name for name in image_N if name not in place]
+    if missing:
+        near = (
+            f"a name there: {source.name(0)}" if source.name(0) else f"records go by number there: {source.record(0)}"
+        )
+        raise UserError(
+            f"{path}: {len(missing)} of {len(image_N)} images are not in {source_path}: {some(missing)}; {near}"
+        )
+    return source.some([place[name] for name in image_N])
+
+
+def _oddities(image_N, label_N):
+    """Sentences about images that stand in the list more than once."""
+    frame = pd.DataFrame({"image": image_N, "label": label_N})
+    counts = frame.groupby("image")["label"].agg(["size", "nunique"])
+    said = []
+    if len(twice := counts.index[counts["size"] > 1]):
+        said.append(f"{len(twice)} images stand in the list more than once and count as often: {some(twice)}")
+    if len(torn := counts.index[counts["nunique"] > 1]):
+        said.append(f"{len(torn)} images stand there with different labels: {some(torn)}")
+    return said
+
+
+def _short(text):
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def leads_out(name):
+    """Whether a path is not one below the folder to which it is relative.
+
+    >>> leads_out("a/../../b"), leads_out("a/b..png")
+    (True, False)
+    """
+    path = pathlib.PurePath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def some(names):
+    """The first few names, for a message.
+
+    >>> some(["a", "b"])
+    'a, b'
+    """
+    return ", ".join(map(str, names[:NAMED_IN_ERRORS])) + (", ..." if len(names) > NAMED_IN_ERRORS else "")

@@ -1,0 +1,137 @@
+"""Any network by what a user says of it: FILE[,key=value...]."""
+
+import math
+import os
+import pathlib
+from typing import NamedTuple
+
+from zennas.checker import detected_normalisation, parse
+from zennas.embed.checkpoint import ACCEPTED, file_of
+from zennas.embed.model import kind_of, open_model, sides
+from zennas.records import UserError, suggestion
+
+INSIGHTFACE, IMAGENET = (127.5,) * 3, ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# name -> (mean, std) of RGB channels in 0..255: (image - mean) / std
+NORMALISATIONS = {
+    "insightface": (INSIGHTFACE, INSIGHTFACE),
+    "imagenet": IMAGENET,
+    "unit": ((0.0,) * 3, (255.0,) * 3),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
+SPELLING = (
+    "FILE[,name=NAME][,normalise="
+    + "|".join(NORMALISATIONS)
+    + "|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH]"
+    "[,trusted=yes]"
+)
+KEYS = ("name", "normalise", "colour", "px", "trusted")
+
+
+class Named(NamedTuple):
+    """A Model as a user named it."""
+
+    name: str
+    file: pathlib.Path
+    kind: str  # a row of embed.model.ORIGINS
+    normalisation: str  # for people
+    model: object
+
+
+def open_named(text, *, device="cpu"):
+    """The Named model that `--model TEXT` says, SPELLING. UserError where it cannot be opened, or a key or value is not known.
+
+    Without `normalise`: what the challenge's checker would take an ONNX file to need, else (x - 127.5) / 127.5.
+    """
+    path, given = _parsed(text)
+    try:
+        file = file_of(path)
+        kind = kind_of(file)
+        mean, std, said = _normalisation(given.get("normalise"), file, kind)
+        model = open_model(
+            path,
+            mean=mean,
+            std=std,
+            bgr=_one_of(given, "colour", ("rgb", "bgr")) == "bgr",
+            image_px=_px(given.get("px")),
+            device=device,
+            trusted=_one_of(given, "trusted", ("no", "yes")) == "yes",
+        )
+    except UserError as error:
+        raise UserError(f"--model {error}") from None
+    if "px" in given and model.input_hw != _px(given["px"]):
+        raise UserError(f"--model {text}: takes images of {sides(model.input_hw)} itself; leave px out")
+    colour = ", BGR" if given.get("colour") == "bgr" else ""
+    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model)
+
+
+def _parsed(text):
+    """(path, {key: value}); a comma that no key follows belongs to the path."""
+    path, given = text, {}
+    while "," in path and not os.path.exists(path):  # a folder may be called lr=0.1,wd=5e-4
+        head, _, last = path.rpartition(",")
+        key, equals, value = last.partition("=")
+        if not equals or not key.isidentifier():
+            break
+        if key not in KEYS:
+            raise UserError(
+                f"--model {text}: '{key}' is not known; {suggestion(key, list(KEYS))}; spelling: {SPELLING}"
+            )
+        if key in given:
+            raise UserError(f"--model {text}: says {key} twice")
+        if not value:
+            raise UserError(f"--model {text}: {key}= says nothing; spelling: {SPELLING}")
+        path, given[key] = head, value
+    return pathlib.Path(path), given
+
+
+def _name_of(file):
+    """A network.pt and a model.onnx are called by their folder."""
+    generic = file.name in ("network.pt", "model.onnx") and file.absolute().parent.name
+    return file.absolute().parent.name if generic else file.stem
+
+
+def _one_of(given, key, allowed):
+    value = given.get(key, allowed[0])
+    if value not in allowed:
+        raise UserError(f"{key}={value}: allowed: {' or '.join(allowed)}")
+    return value
+
+
+def _px(text):
+    """(height, width); 112 x 112 where nothing is said."""
+    if text is None:
+        return 112, 112
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and 1 <= int(part) <= 4096 for part in parts):
+        raise UserError(f"px={text}: allowed: SIDE or HEIGHTxWIDTH in pixels, such as 112 or 256x128")
+    height, width = int(parts[0]), int(parts[-1])
+    return height, width
+
+
+def _normalisation(text, file, kind):
+    """(mean, std, in words)."""
+    if text is None:
+        if kind != "onnx":
+            return *NORMALISATIONS["insightface"], "insightface"
+        try:
+            name = detected_normalisation(parse(file.read_bytes()).graph, "insightface")
+        except UserError as error:
+            raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
+        return *NORMALISATIONS[name], f"{name}, as the challenge's checker takes it to be"
+    if text in NORMALISATIONS:
+        return *NORMALISATIONS[text], text
+    means, _, stds = text.partition(":") if ":" in text else text.partition("/")
+    try:
+        mean, std = (_three(part) for part in (means, stds))
+    except ValueError:
+        raise UserError(
+            f"normalise={text}: allowed: {', '.join(NORMALISATIONS)}, MEAN/STD, or M/M/M:S/S/S for R, G and B in 0..255"
+        ) from None
+    return mean, std, f"(x - {means}) / ({stds})"
+
+
+def _three(text):
+    values = [float(part) for part in text.split("/")]
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise ValueError(text)
+    return tuple(values * 3 if len(values) == 1 else values)

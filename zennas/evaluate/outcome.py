@@ -1,0 +1,79 @@
+"""An evaluation as a command runs it: told on the terminal."""
+
+from rich.table import Table
+from rich.text import Text
+
+from zennas.evaluate.run import REPORT, TABLE, evaluate
+from zennas.progress import Progress
+
+
+def evaluate_and_tell(options, console):
+    """The results, told."""
+    progress = Progress(console)
+    try:
+        results = evaluate(options, progress)
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say("stopped; embeddings are kept: give the same command again to go on")
+        raise
+    finally:
+        progress.close()
+    for one in results["sets"]:
+        console.print(_table(one, results))
+    if results["budget"]:
+        console.print(_latency_table(results))
+    console.print(
+        f"\nNext:\n  open {options.out / REPORT}\n  {options.out / TABLE}: every number in a line",
+        markup=False,
+        soft_wrap=True,
+    )
+    return results
+
+
+def _table(one, results):
+    """A set's numbers in rows, a column for each model."""
+    title = f"{one['name']} ({one['protocol']}, {one['num_images']:,} images{', flipped ones added' if one['flip'] else ''})"
+    table = Table(title=Text(title), title_justify="left")  # a name with brackets is no markup
+    table.add_column("in per cent")
+    entries = [entry for entry in results["results"] if entry["set"] == one["name"]]
+    for entry in entries:
+        table.add_column(Text(entry["model"]), justify="right")
+    table.add_column("same pairs", justify="right")
+    table.add_column("different", justify="right")
+    for row in zip(*(entry["metrics"] for entry in entries), strict=True):
+        name = " ".join(filter(None, (row[0]["subset"], row[0]["name"])))
+        style = "bold" if row[0]["headline"] else None
+        counts = (_count(row[0][key]) for key in ("num_same", "num_different"))
+        table.add_row(name, *map(_cell, row), *counts, style=style)
+    return table
+
+
+def _cell(metric):
+    if metric["value"] is None:
+        return "-"
+    std = f" ±{100 * metric['std']:.2f}" if metric["std"] is not None else ""
+    return f"{100 * metric['value']:.2f}{std}"
+
+
+def _count(value):
+    return "" if value is None else f"{value:,}"
+
+
+def _latency_table(results):
+    table = Table(title=Text(f"latency, by the rule of {results['track']}"), title_justify="left")
+    for name in ("model", "ms", "budget", "spread"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    budget_ms = results["budget"]["budget_ms"]
+    for one in results["models"]:
+        latency = one["latency"]
+        cells = (
+            (
+                f"{latency['measured_ms']:.2f}",
+                f"{100 * latency['measured_ms'] / budget_ms:.1f} %",
+                f"{latency['spread_pct']:.1f} %",
+            )
+            if latency
+            else ("-", "-", "-")
+        )
+        table.add_row(Text(one["name"]), *cells)
+    return table

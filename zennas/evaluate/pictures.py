@@ -1,0 +1,91 @@
+"""The hardest pairs of a report, as pictures: each picture stands in the page once, however many pairs show it."""
+
+import html
+import re
+
+from zennas.page import FADED, GRID, number
+
+NUM_SHOWN = 12  # pairs of each kind, of one network on one set
+PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
+KINDS = {
+    True: ("Same, and least alike", "same pair"),
+    False: ("Different, and most alike", "different pair"),
+}
+
+
+def hardest(pairs):
+    """{same: [(pair, subsets)]}: the hardest first, at most NUM_SHOWN of each kind.
+
+    pairs: of one network on one set, as in results.json. A pair that is hard in several subsets is one pair.
+    """
+    found, known = {True: {}, False: {}}, [pair for pair in pairs if pair["similarity"] is not None]
+    for pair in sorted(known, key=lambda pair: pair["similarity"]):
+        images = frozenset((pair["first"], pair["second"]))
+        found[bool(pair["same"])].setdefault(images, (pair, []))[1].append(pair["subset"])
+    alike = list(found[False].values())[::-1]  # of different pairs the most similar are the hard ones
+    return {True: list(found[True].values())[:NUM_SHOWN], False: alike[:NUM_SHOWN]}
+
+
+def pictures(results, classes):
+    """The HTML of the hardest pairs of each network on one set, or "" where there are none.
+
+    results: the entries of results.json of this set. classes: {picture: CSS class} of the page so far; grows.
+    """
+    shown, num_pairs = "", 0
+    for result in results:
+        found = hardest(result.get("pairs") or [])
+        blocks = "".join(_kind(same, pairs, result, classes) for same, pairs in found.items() if pairs)
+        if not blocks:
+            continue
+        said = ", ".join(
+            f"{KINDS[same][1]} {number(pairs[0][0]['similarity'], '.3f')}" for same, pairs in found.items() if pairs
+        )
+        is_open = "" if num_pairs else " open"
+        num_pairs += 1
+        shown += (
+            f"<details{is_open}><summary>{html.escape(result['model'])} <i>hardest {said}</i></summary>"
+            f"{blocks}</details>"
+        )
+    return shown
+
+
+def style(classes):
+    """CSS of all pictures that `pictures` met."""
+    return STYLE + "".join(f".{name}{{background-image:url({picture})}}" for picture, name in classes.items())
+
+
+def _kind(same, pairs, result, classes):
+    cards = "".join(_card(pair, subsets, result, classes) for pair, subsets in pairs)
+    return f"<h4>{KINDS[same][0]}</h4><div class='pairs'>{cards}</div>"
+
+
+def _card(pair, subsets, result, classes):
+    boxes, places = "", []
+    for image in (pair["first"], pair["second"]):
+        place = (result.get("where") or {}).get(str(image)) or f"image {image}"
+        places.append(html.escape(place))
+        boxes += _box((result.get("thumbnails") or {}).get(str(image)), place, classes)
+    among = html.escape(", ".join(dict.fromkeys(filter(None, subsets))))
+    return (
+        f"<figure><div class='two'>{boxes}</div><figcaption><b>{number(pair['similarity'], '.3f')}</b> {among}"
+        f"<small>{places[0]}</small><small>{places[1]}</small></figcaption></figure>"
+    )
+
+
+def _box(picture, place, classes):
+    # What is not plainly a picture could carry anything into the style sheet.
+    if not isinstance(picture, str) or not PICTURE.fullmatch(picture):
+        return "<span class='picture missing'>no picture</span>"
+    name = classes.setdefault(picture, f"picture-{len(classes)}")
+    return f"<span class='picture {name}' role='img' aria-label='{html.escape(place)}'></span>"
+
+
+STYLE = f"""
+h4 {{ margin: 12px 0 6px; font-size: 13px; color: {FADED}; font-weight: 600; }} summary i {{ color: {FADED}; font-size: 13px; }}
+.pairs {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 14px 16px; }}
+.pairs figure {{ margin: 0; }} .pairs figcaption {{ font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }}
+.pairs small {{ font-size: 11px; color: {FADED}; line-height: 1.35; }}
+.two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 3px; }}
+.picture {{ aspect-ratio: 1; border-radius: 4px; background: {GRID} center / contain no-repeat; print-color-adjust: exact; }}
+.missing {{ display: grid; place-items: center; font-size: 11px; color: {FADED}; border: 1px dashed {FADED}; background: none; }}
+"""

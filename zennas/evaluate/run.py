@@ -1,0 +1,267 @@
+"""The whole path of an evaluation: read `evaluate` first."""
+
+import base64
+import collections
+import csv
+import io
+import itertools
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from zennas.embed.checkpoint import load_network
+from zennas.evaluate.embedded import embedded, kept_path
+from zennas.evaluate.models import open_named
+from zennas.evaluate.protocols import PROTOCOLS, Work
+from zennas.evaluate.report import write_report
+from zennas.export import export, fold
+from zennas.faces.images import CorruptImageError, as_jpeg
+from zennas.latency.backends import takes_network
+from zennas.latency.budget import choose_protocol, judged, local_budget, measure_onnx_file, reference_here
+from zennas.latency.protocol import measure_calmly
+from zennas.provenance import provenance
+from zennas.records import UserError, first_line, suggestion
+from zennas.run_folder import lock_folder, write_atomically
+from zennas.track import load_experiment
+
+RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
+THUMBNAIL_PX = 112
+PAGE_EVERY_S = 60.0
+
+
+class Options(NamedTuple):
+    """What a user asks of an evaluation."""
+
+    models: tuple[str, ...]
+    sets: tuple[str, ...]
+    out: pathlib.Path
+    track: str | None = None
+    backend: str | None = None
+    budget_ms: float | None = None
+    device: str | None = None
+    flip: bool | None = None  # None: as each protocol has it
+
+
+class Opened(NamedTuple):
+    """A set as it was given, its protocol, and what it holds."""
+
+    given: str
+    protocol: str
+    flip: bool
+    set: Any  # an EvaluationSet
+
+
+def evaluate(options, progress):
+    """The results of every model on every set, as results.json has them; files are written after each of them.
+
+    UserError for everything that was given and cannot be used, before any network is asked.
+    """
+    options = options._replace(out=options.out.absolute())  # "." has no name
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device cuda: torch {torch.__version__} finds no GPU here; allowed: cpu")
+    track = load_experiment(options.track)[1] if options.track else None
+    for option, given in (("--model", options.models), ("--set", options.sets)):
+        if twice := [text for text, count in collections.Counter(given).items() if count > 1]:
+            raise UserError(f"{option} {twice[0]}: is given twice")
+    opened = _opened_sets(options, progress)
+    models = _distinct([open_named(text, device=device) for text in options.models])
+    lock = lock_folder(options.out)
+    try:
+        _begin(options.out, progress)
+        results = {
+            "made_by": provenance().model_dump(),
+            "track": options.track,
+            "budget": None,
+            "models": [_model_entry(named) for named in models],
+            "sets": [_set_entry(one) for one in opened],
+            "results": [],
+        }
+        if track is not None:
+            results["budget"] = _measure_latencies(results["models"], models, track, options, progress)
+        _evaluate_all(models, opened, results, device, options.out, progress)
+        return results
+    finally:
+        lock.release()
+
+
+def _evaluate_all(models, opened, results, device, out, progress):
+    """Adds every model on every set to `results`, and writes what there is so far after each: the page, which holds all of it
+    again and takes a second, only now and then, and in the end."""
+    shown, pages, last = [], 0, time.monotonic()
+    try:
+        for named in models:
+            for one in opened:
+                entry, thumbnails = _result(named, one, device, progress)
+                results["results"].append(entry)
+                shown.append(entry | {"thumbnails": thumbnails})
+                write_atomically(out / RESULTS, json.dumps(results, indent=1))
+                write_atomically(out / TABLE, as_csv(results))
+                if time.monotonic() - last >= PAGE_EVERY_S:
+                    write_report(out / REPORT, results | {"results": shown})
+                    pages, last = len(shown), time.monotonic()
+    finally:
+        if len(shown) > pages:
+            write_report(out / REPORT, results | {"results": shown})
+
+
+def as_csv(results):
+    """One line for each number."""
+    models, sets = ({one["name"]: one for one in results[name]} for name in ("models", "sets"))
+    text = io.StringIO()
+    fields = ("name", "value", "std", "better", "threshold", "num_same", "num_different", "headline", "note")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["model", "set", "protocol", "subset", "metric", *fields[1:], "num_unusable", "measured_ms", "within_budget"]
+    )
+    for entry in results["results"]:
+        latency = models[entry["model"]]["latency"] or {}
+        for metric in entry["metrics"]:
+            head = [entry["model"], entry["set"], sets[entry["set"]]["protocol"], metric["subset"]]
+            tail = [entry["num_unusable"], latency.get("measured_ms"), latency.get("within_budget")]
+            writer.writerow([*head, *(metric[field] for field in fields), *tail])
+    return text.getvalue()
+
+
+def _begin(out, progress):
+    """The folder, made; UserError where it holds something else. What an earlier evaluation left is written over."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out takes a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / LOG).is_file():
+        raise UserError(f"{out}: is not empty and holds no evaluation; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
+    progress.log_to(out / LOG)
+
+
+def _opened_sets(options, progress):
+    opened = []
+    for text in options.sets:
+        head, colon, rest = text.partition(":")
+        name, where = (head, rest) if colon and head in PROTOCOLS else ("pairs", text)
+        if colon and head not in PROTOCOLS and head.isidentifier() and not os.path.exists(text.partition("@")[0]):
+            raise UserError(f"--set {text}: protocol '{head}' is not known; {suggestion(head, list(PROTOCOLS))}")
+        protocol = PROTOCOLS[name]
+        progress.begin(f"opening {where}")
+        progress.update({})
+        try:
+            the_set = protocol.open(where, progress.counting("files"))
+        except UserError as error:
+            raise UserError(f"--set {text}: {error}") from None
+        finally:
+            progress.end()
+        opened.append(Opened(text, name, protocol.flip if options.flip is None else options.flip, the_set))
+    names = _distinct([one.set for one in opened])
+    return [one._replace(set=the_set) for one, the_set in zip(opened, names, strict=True)]
+
+
+def _distinct(things):
+    """The things with names that no two share: of equal ones the later are numbered, from 2."""
+    found, taken = [], {thing.name for thing in things}
+    for thing in things:
+        same, name = [one for one in found if one.name == thing.name], thing.name
+        numbers = itertools.count(2)
+        while same and name in taken:
+            name = f"{thing.name}-{next(numbers)}"
+        taken.add(name)
+        found.append(thing._replace(name=name))
+    return found
+
+
+def _model_entry(named):
+    size = named.file.stat().st_size / 2**20
+    return {
+        "name": named.name, "file": str(named.file), "kind": named.kind, "fingerprint": named.model.fingerprint,
+        "embedding_size": named.model.embedding_size, "input": list(named.model.input_hw),
+        "normalisation": named.normalisation, "megabytes": round(size, 2), "latency": None,
+    }  # fmt: skip
+
+
+def _set_entry(one):
+    return {
+        "name": one.set.name, "protocol": one.protocol, "num_images": one.set.images.num_images, "flip": one.flip,
+        "given": one.given, "how": PROTOCOLS[one.protocol].how,
+    }  # fmt: skip
+
+
+def _result(named, one, device, progress):
+    """(the entry of results.json, the pictures of its pairs)."""
+    start, the_set, what = time.monotonic(), one.set, f"{named.name} on {one.set.name}"
+    progress.begin(f"{what}: embedding")
+    found = embedded(the_set, named.model, flip=one.flip, progress=progress.counting("images"))
+    progress.begin(f"{what}: judging")
+    progress.update({})
+    key = f"{named.model.fingerprint} {the_set.images.fingerprint} {one.given} {one.flip}"
+    work = Work(
+        device=device,
+        kept=lambda subset: kept_path(f"{key} {subset}", ".pairs"),
+        counting=progress.counting,
+    )
+    judgement = PROTOCOLS[one.protocol].judge(the_set, found.embedding_ND, work)
+    progress.end()
+    judgement = judgement._replace(notices=[*the_set.notices, *found.notices, *judgement.notices])
+    for notice in judgement.notices:
+        progress.say(f"{what}: {notice}", style="yellow")
+    shown = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
+    entry = {
+        "model": named.name, "set": the_set.name, **judgement.plain(),
+        "where": {str(image): the_set.images.where(image) for image in sorted(shown)},
+        "num_unusable": found.num_unusable, "seconds": round(time.monotonic() - start, 1),
+    }  # fmt: skip
+    return entry, _thumbnails(the_set.images, shown)
+
+
+def _thumbnails(images, shown):
+    """{number as text: data URI} of the images that can be read."""
+    found = {}
+    for image in shown:
+        try:
+            encoded = as_jpeg(images.pixels(image, THUMBNAIL_PX))
+        except CorruptImageError:
+            continue
+        found[str(image)] = "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
+    return found
+
+
+def _measure_latencies(entries, models, track, options, progress):
+    """The budget here, as results.json has it; the latency of each model is put into its entry."""
+    protocol, stand_in = choose_protocol(track, options.backend)
+    if stand_in:
+        progress.say(stand_in, style="yellow")
+    reference = None if options.budget_ms is not None else reference_here(track, protocol, progress)
+    budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
+    for entry, named in zip(entries, models, strict=True):
+        progress.begin(f"measuring {named.name}")
+        progress.update({})
+        try:
+            measurement = _measured(named, protocol)
+        except UserError as error:
+            progress.say(f"latency of {named.name} was not measured: {error}", style="yellow")
+            continue
+        finally:
+            progress.end()
+        entry["latency"] = judged(measurement, budget)
+    return budget.model_dump()
+
+
+def _measured(named, protocol):
+    if named.kind == "onnx":
+        return measure_onnx_file(named.file, protocol)
+    if named.kind != "checkpoint":
+        raise UserError(f"{named.file}: only ONNX files and zennas checkpoints are measured; export it to ONNX")
+    network = load_network(named.file)
+    if takes_network(protocol.backend):
+        return measure_calmly(fold(network), protocol)
+    try:
+        exported = export(network, image_px=network.input_shape[-1])
+    except (
+        RuntimeError
+    ) as error:  # numbers so large that ONNX Runtime and PyTorch differ: no reason to lose all results
+        raise UserError(f"{named.file}: {first_line(error)}") from None
+    return measure_calmly(exported.onnx_bytes, protocol)

@@ -1,0 +1,247 @@
+"""What `--set` names: [PROTOCOL:]WHERE, opened, everything in it checked before any network is asked."""
+
+# N images, P pairs
+
+import csv
+import hashlib
+import os
+import pathlib
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from zennas.evaluate.lists import choices, leads_out, read_list, some, truths
+from zennas.faces.image_set import ImageSet, changed_at
+from zennas.faces.images import CorruptImageError
+from zennas.faces.pairs import read_bin, read_pairs
+from zennas.faces.sources import open_source
+from zennas.records import UserError
+
+RACES = ("african", "caucasian", "indian", "asian")
+MFR_SUBSETS = ("mask", "children", *RACES)
+SCENES = ("controlled", "wild")
+GALLERY = "gallery"
+LARGEST = 2**53  # whole numbers up to here are exact as float64
+
+
+class EvaluationSet(NamedTuple):
+    """Images, and what a protocol has to know of them."""
+
+    name: str
+    images: ImageSet
+    column: dict  # name -> array, as the protocol's judge reads it
+    notices: list = []  # what is odd about it
+
+
+def open_pairs(where, progress=None):
+    """SET.bin, or PAIRS.txt@SOURCE: columns first_P, second_P, same_P, fold_P."""
+    pairs_path, _, faces = where.partition("@")
+    if faces:
+        source = open_source(faces, progress=progress)
+        pairs = read_pairs(pathlib.Path(pairs_path), source)
+        pairs = pairs._replace(name=f"{pairs.name}@{source.path.stem}")
+    elif where.endswith(".txt"):
+        raise UserError(f"{where}: say where its images are: {where}@SOURCE (a folder, a .tar, a train.rec)")
+    elif where.endswith((".tar", ".rec")) or os.path.isdir(where):
+        raise UserError(f"{where}: faces without pairs; give PAIRS.txt@{where}, an InsightFace SET.bin, or all:{where}")
+    else:
+        pairs = read_bin(pathlib.Path(where))
+    column = {name: getattr(pairs, name) for name in ("first_P", "second_P", "same_P", "fold_P")}
+    return EvaluationSet(pairs.name, pairs.images, column, _pair_oddities(pairs))
+
+
+def open_ijb(where, progress=None):
+    """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/; faces are aligned by the landmarks there.
+
+    Columns template_N, media_N, score_N (the detector's), first_P, second_P (template numbers), same_P.
+    """
+    folder = pathlib.Path(where)
+    points_path, media_path, pairs_path = (
+        _one_file(folder / "meta", pattern)
+        for pattern in ("*_name_5pts_score.txt", "*_face_tid_mid.txt", "*_template_pair_label.txt")
+    )
+    points = _columns(points_path, 12)
+    media = _columns(media_path, 3)
+    if list(points[0]) != list(media[0]):
+        raise UserError(
+            f"{media_path} has {len(media)} images and {points_path.name} {len(points)}, or in another order; "
+            "line by line they must be the same images"
+        )
+    pairs = _columns(pairs_path, 3)
+    name_N, crops = points[0].to_numpy(), folder / "loose_crop"
+    if outside := [name for name in name_N if leads_out(name)]:
+        raise UserError(f"{points_path}: {len(outside)} paths lead out of {crops}: {some(outside)}")
+    changes = [changed_at(crops / name) for name in name_N]
+    if missing := [name for name, changed in zip(name_N, changes, strict=True) if changed == "missing"]:
+        raise UserError(f"{folder}: {len(missing)} of {len(name_N)} images are not in {crops}: {some(missing)}")
+    numbers = _numbers(points.drop(columns=0), points_path)
+    template_N, media_N = _numbers(media.drop(columns=0), media_path, whole=True).T
+    first_P, second_P, same_P = _numbers(pairs, pairs_path, whole=True).T
+    if len(bad := np.flatnonzero((same_P != 0) & (same_P != 1))):
+        raise UserError(f"{pairs_path}, line {pairs.index[bad[0]] + 1}: given {same_P[bad[0]]}, allowed: 1 (same) or 0")
+    if len(missing := np.setdiff1d([first_P, second_P], template_N)):
+        raise UserError(
+            f"{pairs_path}: names {len(missing)} templates that {media_path.name} does not have: {some(missing)}"
+        )
+    digest = hashlib.sha256("\n".join([*name_N, *changes]).encode())
+    digest.update(numbers.tobytes())
+    images = ImageSet(
+        len(name_N),
+        lambda image: _read(crops / name_N[image]),
+        name_N.__getitem__,
+        digest.hexdigest()[:16],
+        numbers[:, :10].reshape(-1, 5, 2),
+    )
+    column = {"template_N": template_N, "media_N": media_N, "score_N": numbers[:, 10]}
+    column |= {"first_P": first_P, "second_P": second_P, "same_P": same_P.astype(bool)}
+    return EvaluationSet(folder.absolute().name, images, column)
+
+
+def open_mfr(where, progress=None):
+    """LIST.csv@IMAGES with columns image, label, subset (mask, children, african, caucasian, indian, asian), masked."""
+    path, images = _list_and_images(where, "mfr")
+    listed = read_list(path, images, required=("subset",), optional=("masked",), progress=progress)
+    subset_N = choices(listed, "subset", MFR_SUBSETS, path)
+    masked_N = _masked(listed, path)
+    if (subset_N == "mask").any() and not masked_N[subset_N == "mask"].any():
+        raise UserError(f"{path}: subset mask has no image with masked = 1; who wears one stands in column 'masked'")
+    column = {"label_N": listed.label_N, "subset_N": subset_N, "masked_N": masked_N}
+    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+
+
+def open_webface(where, progress=None):
+    """LIST.csv@IMAGES with columns image, label, masked, and perhaps scene (controlled, wild) of the masked ones."""
+    path, images = _list_and_images(where, "webface")
+    listed = read_list(path, images, required=("masked",), optional=("scene",), progress=progress)
+    column = {"label_N": listed.label_N, "masked_N": _masked(listed, path)}
+    if column["masked_N"].all():
+        raise UserError(f"{path}: every image is masked; the standard faces, that all comparisons need, are missing")
+    if "scene" in listed.column:
+        column["scene_N"] = choices(listed, "scene", (*SCENES, ""), path)
+    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+
+
+def open_reid(where, progress=None):
+    """LIST.csv@IMAGES with columns image, label, camera, role (query, gallery); a label of -1 is junk."""
+    path, images = _list_and_images(where, "reid")
+    listed = read_list(path, images, required=("camera", "role"), progress=progress)
+    if len(empty := np.flatnonzero(listed.column["camera"] == "")):
+        raise UserError(f"{path}, line {listed.line_N[empty[0]]}: no camera ({len(empty)} such lines)")
+    camera_N, _ = pd.factorize(listed.column["camera"], sort=True)
+    role_N = _roles(listed, path, "query")
+    column = {"label_N": listed.label_N, "camera_N": camera_N.astype(np.int64), "first_N": role_N == "query"}
+    junk = listed.label_names == "-1"
+    if junk.any():
+        column["label_N"] = np.where(junk[listed.label_N], -1, listed.label_N)
+    if (column["label_N"][role_N == GALLERY] == -1).all():
+        raise UserError(f"{path}: every gallery image has the label -1, which is junk: nothing is left to search")
+    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+
+
+def open_identification(where, progress=None):
+    """LIST.csv@IMAGES with columns image, label, role (probe, gallery)."""
+    path, images = _list_and_images(where, "identification")
+    listed = read_list(path, images, required=("role",), progress=progress)
+    column = {"label_N": listed.label_N, "first_N": _roles(listed, path, "probe") == "probe"}
+    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+
+
+def open_all(where, progress=None):
+    """LIST.csv@IMAGES with columns image and label, or any source of faces whose identities are the labels."""
+    if "@" in where:
+        path, images = _list_and_images(where, "all")
+        listed = read_list(path, images, progress=progress)
+        return EvaluationSet(path.stem, listed.images, {"label_N": listed.label_N}, listed.notices)
+    source = open_source(where, progress=progress)
+    label_N = np.asarray(source.label_N, np.int64)
+    return EvaluationSet(source.path.absolute().stem, source.some(np.arange(source.num_images)), {"label_N": label_N})
+
+
+def _list_and_images(where, protocol):
+    path, _, images = where.partition("@")
+    if not images:
+        raise UserError(f"{where}: say where its images are: {protocol}:LIST.csv@IMAGES")
+    return pathlib.Path(path), pathlib.Path(images)
+
+
+def _masked(listed, path):
+    if "masked" not in listed.column:
+        return np.zeros(listed.images.num_images, bool)
+    return truths(listed, "masked", path)
+
+
+def _roles(listed, path, first):
+    role_N = choices(listed, "role", (first, GALLERY), path)
+    for role in (first, GALLERY):
+        if not (role_N == role).any():
+            raise UserError(f"{path}: no image has the role '{role}'")
+    return role_N
+
+
+def _pair_oddities(pairs):
+    """Sentences about pairs that say nothing of a network."""
+    alike = np.flatnonzero(pairs.first_P == pairs.second_P)
+    said = []
+    if len(alike):
+        named = some([pairs.images.where(int(pairs.first_P[pair])) for pair in alike])
+        said.append(f"{len(alike)} pairs are of an image with itself: {named}")
+    for same, kind in ((True, "same"), (False, "different")):
+        if not (pairs.same_P == same).any():
+            said.append(f"no pair is of {kind} people: there is no TAR at a FAR, and accuracy means little")
+    return said
+
+
+def _one_file(folder, pattern):
+    try:
+        found = sorted(folder.glob(pattern))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    if len(found) != 1:
+        given = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"{folder}/{pattern}: {given}; exactly one such file is expected, as in IJB-B and IJB-C by insightface"
+        )
+    return found[0]
+
+
+def _columns(path, num_columns):
+    """A table without a header, parted by blanks, as text."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # more columns than that are said below
+            table = pd.read_csv(
+                path, sep=r"\s+", header=None, dtype=str, keep_default_na=False, names=range(num_columns + 1),
+                index_col=False, quoting=csv.QUOTE_NONE, encoding="utf-8", skip_blank_lines=False,
+            )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table: {error}") from None
+    table = table[(table != "").any(axis=1)]  # without blank lines; the index is of all lines, for errors
+    if table.empty:
+        raise UserError(f"{path}: is empty; expected {num_columns} columns")
+    bad_N = (table[num_columns] != "").to_numpy() | (table[num_columns - 1] == "").to_numpy()
+    if len(bad := np.flatnonzero(bad_N)):
+        raise UserError(
+            f"{path}, line {table.index[bad[0]] + 1}: expected {num_columns} columns ({len(bad)} such lines)"
+        )
+    return table.drop(columns=num_columns)
+
+
+def _numbers(table, path, *, whole=False):
+    """A table's values as float64, or as int64 where they must be whole numbers; UserError naming the line of another."""
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    bad_N = ~np.isfinite(values).all(axis=1)
+    if whole:
+        bad_N |= (values != np.round(values)).any(axis=1) | (np.abs(values) > LARGEST).any(axis=1)
+    if len(bad := np.flatnonzero(bad_N)):
+        what = "a whole number" if whole else "a number"
+        raise UserError(f"{path}, line {table.index[bad[0]] + 1}: not {what} ({len(bad)} such lines)")
+    return values.astype(np.int64) if whole else values
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorruptImageError(f"cannot be read: {error.strerror}") from None
