@@ -54,8 +54,9 @@ def save_run(folder, state):
     write_atomically(pathlib.Path(folder) / "run.json", json.dumps(state, indent=1))
 
 
-def lock_folder(folder):
-    """A lock on a run folder that ends with this process, however it ends. UserError where another run holds it."""
+def lock_folder(folder, *, otherwise="wait for it or choose another --out"):
+    """A lock on a run folder (or a file) that ends with this process, however it ends. UserError where another run holds it;
+    `otherwise`: what can be done then."""
     folder = pathlib.Path(folder)
     with explaining(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def lock_folder(folder):
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            raise UserError(f"{folder}: another run is under way there; wait for it or choose another --out") from None
+            raise UserError(f"{folder}: another run is under way there; {otherwise}") from None
     return lock
 
 

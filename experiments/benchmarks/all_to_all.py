@@ -17,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -40,6 +41,12 @@ def main():
     if options.memory_of:
         print(json.dumps(memory(options.memory_of, options)))
         return
+    if options.alone:
+        found = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        found["alone"] = alone(options.alone, options)
+        print(found["alone"])
+        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
+        return
     rows = []
     for num_rows in sorted({rows for rows in (20_000, 60_000) if rows < options.rows} | {options.rows}):
         rows.append(one_size(num_rows, options))
@@ -61,6 +68,7 @@ def arguments():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=HERE.with_suffix(".json"))
+    parser.add_argument("--alone", type=int, help="one call on so many rows that stay on disk, without baselines")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -156,6 +164,38 @@ def one_size(num_rows, options):
         "embeddings_mib": round(embedding_ND.nbytes / 2**20, 1),
         "table_mib": round(pairs.left.table_ND.nbytes / 2**20, 1),
     }  # fmt: skip
+
+
+def alone(num_rows, options):
+    """A row of one call, without baselines: its embeddings stay in a file."""
+    rng, part = np.random.default_rng(options.seed), 100_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "embeddings.npy")
+        embedding_ND = np.lib.format.open_memmap(path, "w+", np.float16, (num_rows, options.size))
+        label_N = rng.integers(0, num_rows // IMAGES_EACH, num_rows)
+        centre_CD = rng.standard_normal((num_rows // IMAGES_EACH, options.size), dtype=np.float32)
+        for start in range(0, num_rows, part):
+            label_R = label_N[start : start + part]
+            noise_RD = rng.standard_normal((len(label_R), options.size), dtype=np.float32)
+            noise_RD *= rng.uniform(0.7, 2.2, (len(label_R), 1)).astype(np.float32)
+            embedding_ND[start : start + part] = noise_RD + centre_CD[label_R]
+        del embedding_ND, centre_CD, noise_RD
+        embedding_ND = np.load(path, mmap_mode="r")
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before, start_s, said_s = peak_bytes(options.device), time.perf_counter(), [0.0]
+
+        def progress(done, total):
+            if time.perf_counter() - said_s[0] > 60:
+                said_s[0] = time.perf_counter()
+                print(f"{done}/{total} blocks after {said_s[0] - start_s:.0f} s", flush=True)
+
+        kept = pathlib.Path(folder, "state")
+        found = all_to_all(embedding_ND, label_N, [FAR], device=options.device, kept=kept, progress=progress)
+        return {
+            "rows": num_rows, "pairs": found.num_same + found.num_different, "seconds": round(time.perf_counter() - start_s, 1),
+            "memory_mib": round((peak_bytes(options.device) - before) / 2**20, 1), "tar": found.points[0].tar,
+            "threshold": found.points[0].threshold, "made_by": provenance(seed=options.seed).model_dump(),
+        }  # fmt: skip
 
 
 def memory(num_rows, options):

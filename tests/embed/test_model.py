@@ -447,7 +447,9 @@ def test_channels_may_be_the_other_way_round(tmp_path):
 @pytest.mark.parametrize("form", ["pt2", "torchscript"])
 def test_what_may_run_code_is_not_opened_from_strangers(form, tmp_path):
     path = {"pt2": as_pt2, "torchscript": as_torchscript}[form](made(), tmp_path)
-    with pytest.raises(UserError, match="which can run code of its author's when it is opened; give it as FILE,trusted=yes"):
+    with pytest.raises(
+        UserError, match="which can run code of its author's when it is opened; give it as FILE,trusted=yes"
+    ):
         open_model(path, trusted=False)
 
 

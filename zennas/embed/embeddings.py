@@ -49,7 +49,7 @@ def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, s
     another model or other images or somebody else's, and where another process works at it.
     """
     path = pathlib.Path(path)
-    lock = lock_folder(path)
+    lock = lock_folder(path, otherwise="wait for it, then give the same command again")
     try:
         sidecar, embedding_ND = _begin(path, model, images, flip, np.dtype(dtype))
         with concurrent.futures.ThreadPoolExecutor(min(8, num_cores())) as pool:  # cv2 decodes outside Python's lock

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
-from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.images import CorruptImageError
 from zennas.records import UserError
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction
 NAMED = 5
-ROWS = 65536  # looked at at a time
+ROWS = 8192  # looked at at a time
 BATCH = {"cpu": 64, "cuda": 512}
 
 
@@ -105,7 +105,7 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
 
 def _can_be_read(images, image):
     try:
-        decode(images.read(image))
+        images.pixels(image, 8)
     except CorruptImageError:
         return False
     return True
@@ -113,11 +113,23 @@ def _can_be_read(images, image):
 
 def _equal_rows(embedding_ND):
     """Lists of images whose embeddings are equal, bit by bit; zeros aside."""
-    of_hash = collections.defaultdict(list)
-    for image, row_D in enumerate(embedding_ND):
-        if row_D.any():
-            of_hash[hashlib.blake2b(row_D.tobytes(), digest_size=12).digest()].append(image)
-    return [images for images in of_hash.values() if len(images) > 1]
+    size = embedding_ND.shape[1]
+    odd_D = np.random.default_rng(0).integers(0, 2**63, size, dtype=np.uint64) * 2 + 1
+    hash_N = np.empty(len(embedding_ND), np.uint64)
+    for start in range(0, len(embedding_ND), ROWS):
+        bits_BD = np.ascontiguousarray(embedding_ND[start : start + ROWS]).view(np.uint32)
+        hash_N[start : start + ROWS] = (bits_BD * odd_D).sum(axis=1)  # modulo 2^64; rows of zeros have 0
+    order = np.argsort(hash_N, kind="stable")
+    equal = np.diff(hash_N[order]) == 0
+    order = order[np.append(False, equal) | np.append(equal, False)]
+    groups = np.split(order, np.flatnonzero(np.diff(hash_N[order])) + 1)
+    found = []
+    for group in (group.tolist() for group in groups):
+        alike = collections.defaultdict(list)  # hashes may be equal by chance
+        for image in group:
+            alike[embedding_ND[image].tobytes()].append(image)
+        found += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
+    return sorted(found)
 
 
 def _some(named, num):

@@ -134,9 +134,8 @@ def judge_mfr(the_set, embedding_ND, work):
     note += f"; MR-ALL is without {', '.join(missing)}" if missing else ""
     both = mask is not None and everyone is not None
     if not both:  # then what there is of its parts is what people look at
-        parts = [
-            part._replace(metrics=[_headlined(metric, ("mask", "MR-ALL")) for metric in part.metrics]) for part in parts
-        ]
+        heads = {"mask", "MR-ALL"} & set(values) or set(values)
+        parts = [part._replace(metrics=[_headlined(metric, heads) for metric in part.metrics]) for part in parts]
     score = MASK_WEIGHT * mask + ALL_WEIGHT * everyone if both else None
     note = note if both else "needs both mask and MR-ALL"
     joined = _joined(parts)

@@ -37,10 +37,14 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
         return None, 0
     print_result(result, options, console)
     refused = result["export"]["checker"] or not (result["latency"]["within_budget"] or options.any_size)
-    measure_it = ["python", "-m", "zennas.latency", str(options.out / result["onnx"]), "--track", options.asked_track]
+    trained, track = str(options.out), ("--track", options.asked_track)
+    commands_next = (
+        ["tensorboard", "--logdir", str(options.out / "tensorboard")],
+        ["python", "-m", "zennas.evaluate", "--model", trained, "--set", "lfw.bin", *track],
+        ["python", "-m", "zennas.submit", *track, "--model", trained],
+    )
     console.print(
-        f"\nNext:\n  open {options.out / 'report.html'}\n  tensorboard --logdir {options.out / 'tensorboard'}\n"
-        f"  {shlex.join(measure_it)}",
+        f"\nNext:\n  open {options.out / 'report.html'}\n  " + "\n  ".join(map(shlex.join, commands_next)),
         markup=False,
         soft_wrap=True,
     )
