@@ -4,7 +4,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.submit.conftest import network
-from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, file_rules, with_dynamic_batch
+from zennas.checker import (
+    BROKEN,
+    KEPT,
+    NORMALISATIONS,
+    NOT_JUDGED,
+    NOTED,
+    file_rules,
+    outside_files,
+    tensors,
+    with_dynamic_batch,
+)
 from zennas.export import checker_problems, open_session
 from zennas.records import UserError
 
@@ -89,7 +99,7 @@ BREAKS = {
     "int8": (weight_as(np.int8, 3), "weights", "1 of INT8", "initializer 'wg' is INT8"),
     "bool": (weight_as(bool), "weights", "1 of BOOL", "initializer 'w0' is BOOL"),
     "megabytes": (padded, "file size", "1.0 MB", "1.0 MB; at most 1 MB"),
-    "outside": (outside, "one file", "1 outside", "'w1' in weights.bin"),
+    "outside": (outside, "one file", "1 outside", "in weights.bin: 'w1'; save it"),
 }
 
 
@@ -144,6 +154,109 @@ def test_sizes_that_the_file_does_not_state_are_left_to_a_run_but_not_in_files_o
     model.graph.output[0].type.tensor_type.ClearField("shape")
     assert not_kept(rules_of(model, normalise="insightface")) == {"output axes": NOTED}
     assert len(checker_problems(model.SerializeToString())) == 1
+
+
+# --- weights outside the file
+
+
+def a_graph(*nodes, weights=(), sparse=()):
+    return helper.make_graph(nodes, "inner", [], [], list(weights), sparse_initializer=list(sparse))
+
+
+def holding(**attributes):
+    return helper.make_node("Held", [], ["held"], domain="mine", **attributes)
+
+
+def sparse_of(values, indices):
+    one = onnx.SparseTensorProto(dims=[4])
+    one.values.CopyFrom(values)
+    one.indices.CopyFrom(indices)
+    return one
+
+
+def a_function(*nodes):
+    return helper.make_function("mine", "Held", [], [], list(nodes), [helper.make_opsetid("", 13)])
+
+
+def default_of_a_function(model, one, _):
+    function = a_function()
+    function.attribute_proto.append(helper.make_attribute("value", one))
+    model.functions.append(function)
+
+
+# Wherever an ONNX file can hold a tensor: (model, the tensor, another one) are given.
+PLACES = {
+    "weight": lambda model, one, _: model.graph.initializer.append(one),
+    "constant": lambda model, one, _: model.graph.node.append(holding(value=one)),
+    "list": lambda model, one, other: model.graph.node.append(holding(values=[other, one])),
+    "sparse weight": lambda model, one, other: model.graph.sparse_initializer.append(sparse_of(one, other)),
+    "indices": lambda model, one, other: model.graph.sparse_initializer.append(sparse_of(other, one)),
+    "sparse constant": lambda model, one, other: model.graph.node.append(holding(value=sparse_of(one, other))),
+    "sparse list": lambda model, one, other: model.graph.node.append(holding(values=[sparse_of(other, one)])),
+    "branch": lambda model, one, _: model.graph.node.append(holding(then_branch=a_graph(weights=[one]))),
+    "constant of a branch": lambda model, one, _: model.graph.node.append(holding(body=a_graph(holding(value=one)))),
+    "graphs": lambda model, one, _: model.graph.node.append(holding(graphs=[a_graph(), a_graph(weights=[one])])),
+    "branch of a branch": lambda model, one, other: model.graph.node.append(
+        holding(body=a_graph(holding(body=a_graph(sparse=[sparse_of(other, one)]))))
+    ),
+    "function": lambda model, one, _: model.functions.append(a_function(holding(value=one))),
+    "branch of a function": lambda model, one, _: model.functions.append(
+        a_function(holding(body=a_graph(weights=[one])))
+    ),
+    "default of a function": default_of_a_function,
+    "training": lambda model, one, _: model.training_info.add().initialization.initializer.append(one),
+    "step of a training": lambda model, one, _: model.training_info.add().algorithm.node.append(holding(value=one)),
+}
+
+
+def as_outside(name, place="weights.bin"):
+    one = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    one.external_data.add(key="offset", value="0")
+    if place:
+        one.external_data.add(key="location", value=place)
+    return one
+
+
+def every_tensor(message):
+    """By what protocol buffers know of themselves: every message within a message, whatever its field is called."""
+    if isinstance(message, TensorProto):
+        yield message
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for one in value if hasattr(value, "append") else [value]:
+                yield from every_tensor(one)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_tensor_is_found_wherever_a_file_can_hold_it(place):
+    model = network()
+    PLACES[place](model, as_outside("away"), numpy_helper.from_array(np.ones(4, np.float32), "here"))
+    found = sorted(tensor.name for tensor in tensors(model))
+    assert found == sorted(tensor.name for tensor in every_tensor(model)) and found.count("away") == 1
+    assert outside_files(model) == ["weights.bin"]
+    rules = rules_of(model, normalise="insightface")
+    assert not_kept(rules) == {"one file": BROKEN}
+    assert rules["one file"].said.startswith("outside the file, in weights.bin: 'away'; save it")
+
+
+def test_all_places_at_once():
+    model = network()
+    for number, plant in enumerate(PLACES.values()):
+        plant(model, as_outside(f"away{number}", f"{number % 3}.bin"), numpy_helper.from_array(np.ones(4, np.float32)))
+    assert len(list(tensors(model))) == len(list(every_tensor(model))) > len(PLACES)
+    assert outside_files(model) == ["0.bin", "1.bin", "2.bin"]
+    rule = rules_of(model)["one file"]
+    assert rule.measured == f"{len(PLACES)} outside"
+    assert f"in 0.bin, 1.bin, 2.bin: 'away0' and {len(PLACES) - 1} more; save it" in rule.said
+
+
+def test_a_tensor_is_outside_because_it_says_so_not_because_it_names_a_place():
+    model = network()
+    assert outside_files(model) == [] and len(list(tensors(model))) == 5
+    model.graph.initializer[0].external_data.add(key="location", value="unused.bin")
+    assert outside_files(model) == [] and not_kept(rules_of(model, normalise="insightface")) == {}
+    model.graph.initializer.append(as_outside("away", place=None))
+    assert outside_files(model) == [] and "in a place that it does not name: 'away'" in rules_of(model)["one file"].said
 
 
 # --- the batch

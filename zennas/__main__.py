@@ -1,6 +1,7 @@
 """The console script `zennas`: each room that has a command answers to its name, as `python -m zennas.ROOM` does."""
 
 import importlib
+import os
 import sys
 
 import zennas
@@ -22,9 +23,9 @@ def main():
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]
-        print("usage: zennas COMMAND ...   (zennas COMMAND --help says more)\n\n" + "\n".join(lines))
+        _say("usage: zennas COMMAND ...   (zennas COMMAND --help says more)\n\n" + "\n".join(lines))
     elif arguments[0] == "--version":
-        print(zennas.__version__)
+        _say(zennas.__version__)
     elif arguments[0] in COMMANDS:
         room = importlib.import_module(f"zennas.{arguments[0]}.__main__")
         room.main(arguments[1:], prog_name=f"zennas {arguments[0]}")
@@ -33,6 +34,16 @@ def main():
             f"error: command '{arguments[0]}' is not known; {suggestion(arguments[0], list(COMMANDS))}", file=sys.stderr
         )
         sys.exit(2)
+
+
+def _say(text):
+    """Print, also into a pipe that nobody reads to its end (zennas --help | head)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what Python flushes at its end has somewhere to go
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def file_rules(
         _size_rule(onnx_bytes, max_mb),
         _normalisation_rule(model.graph, checker, normalise),
         _version_rule(model, checker),
-        _outside_rule(model.graph),
+        _outside_rule(model),
     ]
     return rules
 
@@ -70,6 +70,24 @@ def parse(onnx_bytes):
     if not model.HasField("graph"):  # no bytes at all are a valid protocol buffer too
         raise UserError("not an ONNX network: it holds no graph")
     return model
+
+
+def tensors(model):
+    """Every TensorProto of an onnx.ModelProto: weights of its graphs, and what nodes and functions hold as attributes, in graphs
+    inside nodes (the branches of an If, the body of a Loop) too; of a sparse tensor its values and its indices.
+    """
+    yield from _tensors_of(model.graph)
+    for function in model.functions:
+        yield from _tensors_of(function)
+    for training in model.training_info:
+        yield from _tensors_of(training.initialization)
+        yield from _tensors_of(training.algorithm)
+
+
+def outside_files(model):
+    """The places, sorted, that an onnx.ModelProto names for tensors outside its file: as they stand there, a stranger's words."""
+    entries = (entry for tensor in tensors(model) if _is_outside(tensor) for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def with_dynamic_batch(onnx_bytes):
@@ -230,23 +248,39 @@ def _version_rule(model, checker):
     return _rule(name, measured, f"<= {OPSET}, IR <= {IR_VERSION}", said if newer else None)
 
 
-def _outside_rule(graph):
-    outside = [tensor for tensor in _tensors(graph) if tensor.data_location == TensorProto.EXTERNAL]
+def _outside_rule(model):
+    outside = [tensor for tensor in tensors(model) if _is_outside(tensor)]
     name, limit = "one file", "all weights inside"
     if not outside:
         return _rule(name, "all weights inside", limit)
-    where = next((entry.value for entry in outside[0].external_data if entry.key == "location"), "another file")
-    said = (
-        f"{len(outside)} tensors lie outside the file ('{outside[0].name}' in {where}), and the zip holds one file; "
-        "save it with all weights inside"
-    )
+    places = ", ".join(outside_files(model)) or "a place that it does not name"
+    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+    said = f"outside the file, in {places}: '{outside[0].name}'{more}; save it with all weights inside"
     return _rule(name, f"{len(outside)} outside", limit, said)
 
 
-def _tensors(graph):
-    yield from graph.initializer
-    for node in graph.node:
-        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+def _is_outside(tensor):
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def _tensors_of(graph):
+    """Those of a GraphProto, or of a FunctionProto, which has attributes of its own and no weights."""
+    attributes = [*getattr(graph, "attribute_proto", ()), *(one for node in graph.node for one in node.attribute)]
+    sparse = [*getattr(graph, "sparse_initializer", ())]
+    yield from getattr(graph, "initializer", ())
+    for attribute in attributes:
+        yield from attribute.tensors
+        sparse += attribute.sparse_tensors
+        if attribute.HasField("t"):
+            yield attribute.t
+        if attribute.HasField("sparse_tensor"):
+            sparse.append(attribute.sparse_tensor)
+        for inner in attribute.graphs:
+            yield from _tensors_of(inner)
+        if attribute.HasField("g"):
+            yield from _tensors_of(attribute.g)
+    for one in sparse:
+        yield from (one.values, one.indices)
 
 
 def _dims(value):

@@ -10,6 +10,7 @@ import yaml
 
 # The folders beside the package that ship inside the wheel, and what a name in each stands for.
 SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "experiments", "latency/measured"
+NAMED = 5  # of many wrong things, a message names so many
 FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
 
 
@@ -78,6 +79,16 @@ def first_line(error):
     'MemoryError'
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def some(names, num=None):
+    """The first few of them, for a message; num: how many there are, where `names` are not all.
+
+    >>> some(["a", "b"]), some([1, 2, 3, 4, 5, 6])
+    ('a, b', '1, 2, 3, 4, 5, ...')
+    """
+    more = (len(names) if num is None else num) > NAMED
+    return ", ".join(map(str, names[:NAMED])) + (", ..." if more else "")
 
 
 def suggestion(given, known):

@@ -59,6 +59,11 @@ class Budget(Record):
     detector_input_px: Count = 224  # the side of the square image a detector with a symbolic input size is timed on
     reference: Reference
 
+    @property
+    def of_a_system(self):
+        """Whether the time covers a whole system, not the recognition network alone."""
+        return self.detection_ms + self.alignment_ms > 0
+
     @pydantic.model_validator(mode="after")
     def _something_left(self):
         if self.detection_ms + self.alignment_ms >= self.total_ms:

@@ -220,7 +220,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_teacher_says_the_same_in_every_form(form, tmp_path):
     network = made()
-    teacher = open_model(FORMS[form](network, tmp_path), mean=MEAN, std=STD, image_px=PX)
+    teacher = open_model(FORMS[form](network, tmp_path), mean=MEAN, std=STD, image_px=PX, trusted=True)
     assert (teacher.input_hw, teacher.embedding_size) == ((PX, PX), SIZE)
     for batch in (1, 3, 5):
         expected_BD = answer_by_hand(network, images(batch))
@@ -320,7 +320,7 @@ def test_the_fingerprint_is_of_what_the_answers_depend_on(tmp_path):
     assert one == open_model(path / "network.pt").fingerprint == open_model(path, image_px=7).fingerprint
     others = [open_model(other), open_model(path, mean=MEAN), open_model(path, std=STD)]
     onnx_path = as_onnx(made(), tmp_path)
-    others += [open_model(onnx_path), open_model(as_pt2(made(), tmp_path))]
+    others += [open_model(onnx_path), open_model(as_pt2(made(), tmp_path), trusted=True)]
     assert len({one, *(teacher.fingerprint for teacher in others)}) == 6
     assert open_model(onnx_path).fingerprint == others[3].fingerprint
 
@@ -337,11 +337,11 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x: (x.mean((2, 3)), x), "answers two images with tuple, allowed: a tensor"),
-        (lambda x: x, r"answers two images with \(2, 3, 112, 112\)"),
-        (lambda x: x.mean((0, 2))[:1], r"answers two images with \(1, 112\)"),
+        (lambda x: (x.mean((2, 3)), x), "answers 2 images with tuple, allowed: a tensor"),
+        (lambda x: x, r"answers 2 images with \(2, 3, 112, 112\)"),
+        (lambda x: x.mean((0, 2))[:0], r"answers 2 images with \(0, 112\)"),
         (lambda x: x.mean((2, 3)) * torch.nan, "its embedding of a black image is not finite"),
-        (lambda x: x.mean((2, 3)) @ torch.ones(4, 2), "fails on images of 112 x 112: mat1 and mat2"),
+        (lambda x: x.mean((2, 3)) @ torch.ones(4, 2), "fails on 2 images of 112 x 112: mat1 and mat2"),
     ],
 )
 def test_what_is_no_teacher_is_said_before_the_first_step(answer, words):
@@ -423,7 +423,38 @@ def two_inputs(graph):
 )
 def test_files_that_are_no_teacher(path, words, tmp_path):
     with pytest.raises(UserError, match=words):
-        open_model(path(tmp_path))
+        open_model(path(tmp_path), trusted=True)
+
+
+def test_a_file_with_the_shape_of_one_image_in_its_nodes_is_asked_for_one_at_a_time(tmp_path):
+    """Its input says that any batch is taken; its Reshape knows of one image."""
+    shape = onnx.numpy_helper.from_array(np.array([1, -1], np.int64), "shape")
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        onnx.helper.make_node("Reshape", ["mean", "shape"], ["embedding"]),
+    ]
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, one)
+        for name, one in (("image", ["n", 3, 16, 16]), ("embedding", None))
+    ]
+    graph = onnx.helper.make_graph(nodes, "baked", values[:1], values[1:], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    (tmp_path / "x").write_bytes(model.SerializeToString())
+    opened = open_model(tmp_path / "x", mean=(0, 0, 0), std=(1, 1, 1))
+    grey_BHW3 = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 16, 16, 3)
+    assert opened.embedding_size == 3
+    assert opened(grey_BHW3).embedding_BD.tolist() == [[grey] * 3 for grey in range(7)]
+
+
+def test_what_fails_only_later_is_one_line(tmp_path):
+    def answer(image_B3HW):
+        if image_B3HW.max() > 1:
+            raise RuntimeError("out of memory\nand more")
+        return image_B3HW.mean((2, 3))
+
+    model = open_model(Wrong(answer), mean=(0, 0, 0), std=(1, 1, 1), image_px=PX)
+    with pytest.raises(UserError, match=r"Wrong: fails on 3 images of 16 x 16: out of memory$"):
+        model(torch.full((3, PX, PX, 3), 9, dtype=torch.uint8))
 
 
 def test_images_need_not_be_square(tmp_path):

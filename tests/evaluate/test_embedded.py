@@ -142,13 +142,29 @@ def test_what_cannot_be_used_is_counted_and_named(drawn, tmp_path):
     found = embedded(the_set, model, flip=False)
     assert found.num_unusable == 7
     assert np.flatnonzero(~found.embedding_ND.any(axis=1)).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    corrupt, not_finite, zero, equal, torn = found.notices
-    assert corrupt.startswith("3 images cannot be read and are like nobody: 1.png: cannot be read: No such file")
-    assert "2.png: " in corrupt and "6.png: " in corrupt
+    corrupt, unreadable, not_finite, zero, equal, torn = found.notices
+    assert corrupt.startswith("2 images cannot be read and are like nobody: 2.png: ") and "6.png: " in corrupt
+    assert unreadable.startswith("1 images could not be read this time") and unreadable.endswith("nobody: 1.png")
     assert not_finite == "2 embeddings are not finite and count as like nobody: 3.png, 4.png"
     assert zero == "2 embeddings are zero and count as like nobody: 5.png, 7.png"
     assert equal.startswith("2 images have the same embedding as another one") and equal.endswith(": 10.png = 11.png")
     assert torn == "of these, 1 groups have more than one label: 10.png = 11.png"
+
+
+def test_what_could_not_be_read_is_asked_for_again(drawn, tmp_path):
+    """A disk that was away is no corrupt image; only what failed is asked for again."""
+    the_set, path = open_all(drawn), tmp_path / "images" / "1.png"
+    away = path.rename(tmp_path / "away.png")
+    model, network = model_of({})
+    found = embedded(the_set, model, flip=False)
+    assert found.num_unusable == 1 and not found.embedding_ND[0].any()
+    count = len(network.asked)
+    assert embedded(the_set, model, flip=False).num_unusable == 1  # still away
+    away.rename(path)
+    found = embedded(the_set, model, flip=False)
+    assert found.num_unusable == 0 and found.embedding_ND.any(axis=1).all()
+    assert len(network.asked) == count + 1  # that image alone
+    assert embedded(the_set, model, flip=False).num_unusable == 0 and len(network.asked) == count + 1
 
 
 def test_the_network_that_gave_up_is_seen(drawn):
@@ -172,8 +188,8 @@ def test_all_unusable_is_an_error(drawn, tmp_path, value):
     (tmp_path / "images" / "9.png").write_bytes(b"no image")
     model, _ = model_of(fallback=value)
     says = (
-        "drawn: none of its 11 images can be used: 1 cannot be read, of the others Answering gives no embedding that is finite "
-        r"and not zero; the first: 9\.png: "
+        "drawn: none of its 11 images can be used: Answering gives no embedding of the others that is finite and not zero; "
+        r"1 cannot be read, the first: 9\.png: "
     )
     with pytest.raises(UserError, match=says):
         embedded(open_all(drawn), model, flip=False)

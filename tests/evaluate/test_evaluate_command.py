@@ -334,7 +334,6 @@ def mistakes(folder):
         "somebody else's folder": (["--out", "other"], None, "is not empty and holds no evaluation"),
         "a folder inside a file": (["--out", "list.csv/run"], None, "cannot be written"),
         "a folder under way": (["--out", "locked"], None, "another run is under way there"),
-        "embeddings that are all zero": (["--set", "all:dead.csv@dead"], None, "none of its 2 images can be used"),
     }
 
 
@@ -343,10 +342,6 @@ def test_a_mistake_is_one_line(name, given, faces, tmp_path, asked):
     (tmp_path / "list.csv").write_text(f"image,label\n{image_name(0, 1)},1\n")
     (tmp_path / "missing.csv").write_text("image,label\na.png,1\nb.png,1\n")
     (tmp_path / "outside.csv").write_text("image,label\n../x.png,1\n")
-    (tmp_path / "dead.csv").write_text("image,label\na.png,1\nb.png,1\n")
-    (tmp_path / "dead").mkdir()
-    for image in "ab":
-        (tmp_path / "dead" / f"{image}.png").write_bytes(b"no image")
     (tmp_path / "hostile.bin").write_bytes(hostile(tmp_path / "marker")["posix.system"])
     (tmp_path / "cut.bin").write_bytes(pickle.dumps(([b"x"] * 4, [True] * 2))[:-9])
     (tmp_path / "cut.tar").write_bytes(b"x" * 3000)
@@ -364,9 +359,27 @@ def test_a_mistake_is_one_line(name, given, faces, tmp_path, asked):
     assert ended.code == 2 and says in ended.stderr, ended.said
     lines = ended.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in ended.said
-    # The evaluation goes as far as the set that nobody could have seen to be of no use.
-    assert (asked == []) == ("all zero" not in name) and not (tmp_path / "marker").exists()
-    assert (tmp_path / "runs" / "evaluation" / "results.json").exists() == ("all zero" in name)
+    assert asked == [] and not (tmp_path / "marker").exists()
+    assert not (tmp_path / "runs" / "evaluation" / "results.json").exists()
+
+
+def test_one_that_fails_leaves_the_others_their_results(given, tmp_path):
+    """A set of which nobody could see before that it is of no use."""
+    (tmp_path / "dead.csv").write_text("image,label\na.png,1\nb.png,1\n")
+    (tmp_path / "dead").mkdir()
+    for image in "ab":
+        (tmp_path / "dead" / f"{image}.png").write_bytes(b"no image")
+    words = ["--model", "one.onnx", "--set", "all:dead.csv@dead", "--device", "cpu"]
+    ended = ran(*words, "--set", given[5], "--out", "run")
+    assert ended.code == 1 and "none of its 2 images can be used" in ended.stdout and "Traceback" not in ended.said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [entry["set"] for entry in results["results"]] == ["drawn@faces"]
+    (failure,) = results["failures"]
+    assert (failure["model"], failure["set"]) == ("one", "dead") and "none of its 2 images" in failure["error"]
+    assert "one on dead could not be evaluated" in (tmp_path / "run" / "report.html").read_text()
+    ended = ran(*words, "--out", "alone")
+    assert ended.code == 2 and ended.stderr.startswith("error: dead: none of its 2 images can be used")
+    assert not (tmp_path / "alone" / "results.json").exists()
 
 
 def test_there_is_no_gpu_where_there_is_none(given):
@@ -398,15 +411,20 @@ def test_embeddings_that_another_process_computes_are_waited_for_by_nobody(given
     assert ended.code == 0
     (kept,) = (tmp_path / "cache" / "embeddings").glob("*.npy")
     with lock_folder(kept):
+        assert ran(*given[:2], *given[4:6], "--out", "run").code == 0  # whole, they are only read
+        kept.unlink()
         ended = ran(*given[:2], *given[4:6], "--out", "run")
-    assert ended.code == 2 and "another run is under way there" in ended.stderr
+    assert ended.code == 2 and "another run is under way there; wait for it" in ended.stderr
     assert kept.parent == kept_path("", "").parent
 
 
 def test_help_names_every_protocol_and_code():
     ended = ran("--help")
     assert ended.code == 0 and all(f"{name}:" in ended.stdout for name in SETS if name != "pairs")
-    assert "0 done; 2 something given cannot be used; 130 stopped by Ctrl-C" in " ".join(ended.stdout.split())
+    assert (
+        "0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used; 130 stopped by"
+        in " ".join(ended.stdout.split())
+    )
 
 
 # --- the anchor

@@ -335,6 +335,6 @@ def test_a_network_that_gives_no_embeddings(tmp_path):
             open_named(str(path))
     maps = saved(onnx_of([helper.make_node("Relu", ["image"], ["embedding"])]), tmp_path / "maps.onnx")
     with pytest.raises(
-        UserError, match=r"answers two images with \(2, 3, 16, 16\), allowed: a tensor \(2, embedding size\)"
+        UserError, match=r"answers 2 images with \(2, 3, 16, 16\), allowed: a tensor \(2, embedding size\)"
     ):
         open_named(str(maps))

@@ -12,9 +12,10 @@ from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
 
 from tests.evaluate.conftest import SETS, perfect, random_rows, write_list
-from zennas.evaluate import protocols
+from zennas.evaluate import judges
 from zennas.evaluate.judgement import NUM_PAIRS, Judgement
-from zennas.evaluate.protocols import PROTOCOLS, Work
+from zennas.evaluate.judges import Work
+from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.sets import EvaluationSet, open_identification, open_reid
 from zennas.faces.image_set import ImageSet
 from zennas.metrics.verification import contiguous_folds, grid_accuracy, roc, tar_at_far
@@ -157,8 +158,8 @@ def test_constants_are_those_of_the_challenges():
     """InsightFace's README of the ICCV 2021 challenge (mask 1e-4, children 1e-4, races and MR-ALL 1e-6; 0.25 and 0.75 since
     2021-06-17); WebFace260M's (FNMR at FMR 1e-5)."""
     names = ("MASK_FAR", "CHILDREN_FAR", "RACE_FAR", "MASK_WEIGHT", "ALL_WEIGHT", "WEBFACE_FMR")
-    assert [getattr(protocols, name) for name in names] == [1e-4, 1e-4, 1e-6, 0.25, 0.75, 1e-5]
-    assert protocols.IJB_FARS == (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    assert [getattr(judges, name) for name in names] == [1e-4, 1e-4, 1e-6, 0.25, 0.75, 1e-5]
+    assert judges.IJB_FARS == (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     flips = {name for name, row in PROTOCOLS.items() if row.flip}
     assert flips == {"pairs", "ijb"}
 
@@ -166,14 +167,14 @@ def test_constants_are_those_of_the_challenges():
 def test_mfr_against_loops(tmp_path, faces, monkeypatch):
     fars = {"mask": 0.1, "children": 0.2, "race": 0.05}
     for name, far in (("MASK_FAR", 0.1), ("CHILDREN_FAR", 0.2), ("RACE_FAR", 0.05)):
-        monkeypatch.setattr(protocols, name, far)
+        monkeypatch.setattr(judges, name, far)
     the_set = PROTOCOLS["mfr"].open(SETS["mfr"](tmp_path, faces))
     rows_ND, column = some_good_rows(the_set), the_set.column
     found = by_name(PROTOCOLS["mfr"].judge(the_set, rows_ND, Work()))
     assert column["masked_N"].sum() == 4
     values = {}
     for subset in ("mask", "children", "african", "caucasian", "indian", "asian", "MR-ALL"):
-        inside = protocols.RACES if subset == "MR-ALL" else (subset,)
+        inside = judges.RACES if subset == "MR-ALL" else (subset,)
         images, others = np.flatnonzero(np.isin(column["subset_N"], inside)), None
         if subset == "mask":
             others = images[~column["masked_N"][images]]
@@ -218,7 +219,7 @@ def test_mfr_without_a_part_has_no_ranking(tmp_path, faces):
 
 
 def test_webface_against_loops(tmp_path, faces, monkeypatch):
-    monkeypatch.setattr(protocols, "WEBFACE_FMR", 0.03)
+    monkeypatch.setattr(judges, "WEBFACE_FMR", 0.03)
     the_set = PROTOCOLS["webface"].open(SETS["webface"](tmp_path, faces))
     rows_ND, column = some_good_rows(the_set), the_set.column
     found = by_name(PROTOCOLS["webface"].judge(the_set, rows_ND, Work()))
@@ -239,7 +240,7 @@ def test_webface_against_loops(tmp_path, faces, monkeypatch):
 
 
 def test_all_against_loops(tmp_path, faces, monkeypatch):
-    monkeypatch.setattr(protocols, "ALL_FARS", (0.001, 0.01, 0.1))
+    monkeypatch.setattr(judges, "ALL_FARS", (0.001, 0.01, 0.1))
     the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
     rows_ND, label_N = some_good_rows(the_set), the_set.column["label_N"]
     judgement = PROTOCOLS["all"].judge(the_set, rows_ND, Work())
@@ -262,7 +263,7 @@ def test_a_note_says_where_a_far_is_out_of_reach(tmp_path, faces):
     judgement = PROTOCOLS["all"].judge(the_set, perfect(the_set), Work())
     num = judgement.metrics[0].num_different
     assert num == 48 * 47 // 2 - 12 * 6
-    assert [bool(metric.note) for metric in judgement.metrics] == [far * num < 1 for far in protocols.ALL_FARS]
+    assert [bool(metric.note) for metric in judgement.metrics] == [far * num < 1 for far in judges.ALL_FARS]
     assert judgement.metrics[0].note == "1e-6 of 1,056 different pairs is less than one: none of them is accepted"
 
 
@@ -375,7 +376,7 @@ def test_pairs_against_loops():
     mean, std, _ = insightface_accuracy(distance_P, same, 10)
     published = found["accuracy, thresholds in steps of 0.01", ""]
     assert (published.value, published.std) == pytest.approx((mean, std), abs=1e-12)
-    for far in protocols.PAIR_FARS:
+    for far in judges.PAIR_FARS:
         strictest = np.sort(similarity_P[~same])[::-1][math.floor(far * (~same).sum())]
         assert found[f"TAR@FAR={RATE[far]}", ""].value == np.mean(similarity_P[same] > strictest + 1e-9)
     hardest = [pair for pair in judgement.pairs if not pair.same]
@@ -436,7 +437,7 @@ def test_ijb_against_loops_and_scikit_learn():
     judgement = PROTOCOLS["ijb"].judge(the_set, embedding_ND.astype(np.float32), Work())
     check_contract(judgement, num_images, protocol="ijb")
     expected = naive_ijb(
-        embedding_ND.astype(np.float32), template_N, media_N, score_N, first_P, second_P, same_P, protocols.IJB_FARS
+        embedding_ND.astype(np.float32), template_N, media_N, score_N, first_P, second_P, same_P, judges.IJB_FARS
     )
     for far, tar in expected.items():
         assert by_name(judgement)[f"TAR@FAR={RATE[far]}", ""].value == pytest.approx(tar, abs=1e-12), far
@@ -522,7 +523,7 @@ def test_reid_without_any_answer(tmp_path):
 
 def test_reid_that_is_too_large_to_be_ranked_again_says_so(tmp_path, faces, monkeypatch):
     the_set = PROTOCOLS["reid"].open(SETS["reid"](tmp_path, faces))
-    monkeypatch.setattr(protocols, "MAX_DISTANCES", 10)
+    monkeypatch.setattr(judges, "MAX_DISTANCES", 10)
     judgement = PROTOCOLS["reid"].judge(the_set, perfect(the_set), Work())
     check_contract(judgement, the_set.images.num_images, protocol="reid")
     again = by_name(judgement)["mAP", "re-ranked"]
@@ -611,3 +612,43 @@ def test_what_is_kept_of_all_pairs_has_a_file_for_each_subset(tmp_path, faces):
     PROTOCOLS["mfr"].judge(the_set, perfect(the_set), work)
     assert asked == ["mask", "children", "african", "caucasian", "indian", "asian", "MR-ALL"]
     assert list(tmp_path.glob("*.pairs")) == []  # what is done needs no state
+
+
+def test_a_far_that_accepts_too_many_pairs_is_left_to_the_curve(tmp_path, faces, monkeypatch):
+    monkeypatch.setattr(judges, "ALL_FARS", (0.001, 0.01, 0.1))
+    monkeypatch.setattr(judges, "ALL_HEADLINE", 0.1)
+    the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
+    rows_ND = some_good_rows(the_set)
+    whole = by_name(PROTOCOLS["all"].judge(the_set, rows_ND, Work()))
+    num_different = next(iter(whole.values())).num_different
+    monkeypatch.setattr(judges, "MAX_KEPT", int(0.1 * num_different))
+    judgement = PROTOCOLS["all"].judge(the_set, rows_ND, Work())
+    found = by_name(judgement)
+    assert (
+        found["TAR@FAR=1e-1", ""].value is None and "the curve goes there by a sample" in found["TAR@FAR=1e-1", ""].note
+    )
+    assert found["TAR@FAR=1e-2", ""].value == whole["TAR@FAR=1e-2", ""].value
+    assert [metric.name for metric in judgement.metrics if metric.headline] == ["TAR@FAR=1e-2"]
+    assert judgement.curves[0].x_K[-1] == 1
+
+
+def test_ijb_leaves_out_what_cannot_be_used(tmp_path, faces):
+    """As if the line of that image were not there, not as an image of zeros among those of its medium."""
+    the_set = PROTOCOLS["ijb"].open(SETS["ijb"](tmp_path, faces))
+    rows_ND, column = some_good_rows(the_set), the_set.column
+    template, count = np.unique(column["template_N"], return_counts=True)
+    assert count.max() > 1, "a template of several images is needed"
+    gone = int(np.flatnonzero(column["template_N"] == template[count.argmax()])[0])
+    rows_ND[gone] = 0
+    kept_N = np.arange(len(rows_ND)) != gone
+    names = ("template_N", "media_N", "score_N")
+    without = the_set._replace(column=column | {name: column[name][kept_N] for name in names})
+    values = [
+        [metric.value for metric in PROTOCOLS["ijb"].judge(*given, Work()).metrics]
+        for given in ((the_set, rows_ND), (without, rows_ND[kept_N]))
+    ]
+    similarities = [
+        PROTOCOLS["ijb"].judge(*given, Work()).pairs for given in ((the_set, rows_ND), (without, rows_ND[kept_N]))
+    ]
+    assert values[0] == values[1]
+    assert [pair.similarity for pair in similarities[0]] == [pair.similarity for pair in similarities[1]]

@@ -31,14 +31,14 @@ A, B, C, D = (image_name(*one) for one in ((0, 1), (0, 2), (1, 1), (1, 2)))
 def test_every_protocol_opens_its_set(protocol, tmp_path, faces):
     where = SETS[protocol](tmp_path, faces)
     the_set = PROTOCOLS[protocol].open(where)
-    assert the_set.name.partition("@")[0] in where and the_set.notices == []
+    assert the_set.name.partition("@")[0] in where and not the_set.notices
     assert all(len(values) in (the_set.images.num_images, len(the_set.column.get("same_P", ())))
                for values in the_set.column.values())  # fmt: skip
     assert len({the_set.images.where(image) for image in range(the_set.images.num_images)}) > 1
     assert the_set.images.pixels(0, (16, 12)).shape == (16, 12, 3)
     again = PROTOCOLS[protocol].open(where)
     assert again.images.fingerprint == the_set.images.fingerprint
-    assert PROTOCOLS[protocol].takes and set(SETS) == set(PROTOCOLS)
+    assert PROTOCOLS[protocol].how and set(SETS) == set(PROTOCOLS)
 
 
 # --- pairs
@@ -97,7 +97,7 @@ def test_what_is_no_set_of_pairs(tmp_path, faces, own_embeddings):
     pairs, _, folder = as_pairs(tmp_path, faces).partition("@")
     for where, says in (
         (pairs, "say where its images are: .*drawn.txt@SOURCE"),
-        (folder, "faces without pairs; give PAIRS.txt@.*, an InsightFace SET.bin, or all:"),
+        (folder, "faces without pairs; give PAIRS.txt@.*, or an InsightFace SET.bin"),
         (f"{pairs}@{folder}/nowhere", "nowhere: no such file or folder; accepted are"),
         (f"{tmp_path}/nowhere.txt@{folder}", "nowhere.txt: cannot be read"),
         (f"{tmp_path}/nowhere.bin", "nowhere.bin: cannot be read"),

@@ -1,6 +1,8 @@
 """Decoding, and the contract of every augmentation."""
 
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -192,3 +194,13 @@ def test_a_plan_is_applied_in_its_order():
 def test_a_wrong_plan_is_refused(plan, says):
     with pytest.raises(UserError, match=says):
         check_augmentations(plan, "x.yaml")
+
+
+def test_a_picture_that_would_be_gigabytes_is_refused(tmp_path):
+    """OpenCV reads its limit when it is imported: so in a process of its own. 9,000 squared are 81 million pixels."""
+    (tmp_path / "bomb.png").write_bytes(cv2.imencode(".png", np.zeros((9_000, 9_000), np.uint8))[1].tobytes())
+    script = "import sys; from zennas.faces.images import decode; decode(open(sys.argv[1], 'rb').read())"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "bomb.png"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 1 and "zennas.faces.images.CorruptImageError" in ended.stderr

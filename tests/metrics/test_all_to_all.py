@@ -167,7 +167,12 @@ def test_more_pairs_than_may_be_held_are_counted(monkeypatch):
     for plan in SMALL:
         counted = all_to_all(embedding_ND, label_N, FARS, _plan=plan)
         assert counted.points == held.points and counted.hardest_different == held.hardest_different
-        assert counted.exact_up_to == 0.003 and held.exact_up_to == 0.5
+        assert counted.exact_up_to == held.exact_up_to == 1  # the sample left none out
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
+    assert all_to_all(embedding_ND, label_N, FARS).exact_up_to == 0.003
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
+    assert all_to_all(embedding_ND, label_N, FARS).exact_up_to == 0.5
 
 
 @pytest.mark.parametrize("guess", [0.9, 0.3, -2.0])
@@ -244,7 +249,7 @@ def test_the_points_of_the_curve_are_those_of_scikit_learn():
     false_K, true_K, _ = roc_curve(same, similarity, drop_intermediate=False)
     for far, tar in [*zip(found.far_K, found.tar_K, strict=True), *((point.far, point.tar) for point in found.points)]:
         assert tar == true_K[false_K <= far * (1 + 1e-12)].max()
-    assert found.exact_up_to == 1e-2 and len(found.far_K) == 200
+    assert found.exact_up_to == 1 and len(found.far_K) == 200
 
 
 def test_the_curve_rises_and_ends_at_one_and_its_sample_is_seeded(monkeypatch):

@@ -50,6 +50,16 @@ def network(px=32, size=8, *, batch="batch", opset=13, ir_version=7, metadata=No
     return model
 
 
+def scaled(factor, *names):
+    """The network with its last weights scaled until float32 ends; its first nodes are called so."""
+    model = network()
+    for tensor in model.graph.initializer[3:]:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    for node, name in zip(model.graph.node, names, strict=False):
+        node.name = name
+    return model
+
+
 def detector(points_52, box, *, px=DETECTION_PX):
     """A real graph with YuNet's outputs: one face with this box (left, top, right, bottom) and these landmarks, in pixels of
     the detector's image, with a score of min(1, the image's mean); it stands in the grid of stride 8."""

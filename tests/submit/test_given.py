@@ -16,9 +16,9 @@ from zennas.submit.given import copy_images, find_images, read_model
 CONTENT = b"the network"
 
 
-def zip_of(path, members):
+def zip_of(path, members, compression=zipfile.ZIP_DEFLATED):
     """A zip of [(ZipInfo or name, content)], names as they are."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for member, content in members:
             archive.writestr(member, content)
     return path
@@ -190,6 +190,45 @@ def test_a_damaged_zip_is_refused(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:200] + bytes([content[200] ^ 255]) + content[201:])
     with pytest.raises(UserError, match="a damaged zip, or one that nobody can read: Bad CRC-32"):
+        read_model(path)
+
+
+COMPRESSIONS = {
+    "stored": zipfile.ZIP_STORED,
+    "deflate": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_zip_that_is_damaged_anywhere_is_refused_or_read_as_it_was(tmp_path, compression):
+    """Each byte in turn, with other bits: of the headers, and of what each decompressor takes for its own."""
+    content = np.random.default_rng(0).bytes(100) + bytes(200)
+    path = zip_of(tmp_path / "mine.zip", [("model.onnx", content)], COMPRESSIONS[compression])
+    assert read_model(path).onnx_bytes == content
+    whole, refused = path.read_bytes(), []
+    for place in range(len(whole)):
+        for bits in (1, 0x10, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
+            try:
+                found = read_model(path)
+            except UserError as error:
+                refused.append(str(error))
+            else:  # no zip any more, and taken for a network; or a byte that nobody needs, such as the date's
+                assert found.onnx_bytes in (content, path.read_bytes())
+    assert all(one.startswith("--model ") for one in refused)
+    assert sum("a damaged zip" in one for one in refused) > 100
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_member_with_a_hole_is_refused(tmp_path, compression):
+    content = np.random.default_rng(0).bytes(1000)
+    path = zip_of(tmp_path / "mine.zip", [("model.onnx", content)], COMPRESSIONS[compression])
+    whole = bytearray(path.read_bytes())
+    whole[60:200] = bytes(140)  # of the member's content, behind its header of 40 bytes
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"^--model .*mine\.zip: a damaged zip, or one that nobody can read: "):
         read_model(path)
 
 

@@ -1,7 +1,11 @@
+import errno
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -118,6 +122,114 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         written(tmp_path)
     with pytest.raises(UserError, match="is a file; --out takes a folder"):
         written(tmp_path / "thesis.txt")
+
+
+# --- killed, and on a full disk
+
+KILLED = """
+import itertools, json, os, pathlib, signal, sys
+from zennas.submit.package import write_submission
+
+root, first, second = pathlib.Path(sys.argv[1]), *(json.loads(text) for text in sys.argv[2:])
+
+def write(out, what):
+    files = {name: text.encode() for name, text in what["files"].items()}
+    write_submission(out, {"accepted": True}, name=what["name"], files=files, as_folder=what["as_folder"])
+
+for number in itertools.count():
+    out = root / str(number)
+    if first:
+        write(out, first)
+    child = os.fork()
+    if not child:
+        left = number
+        def count(event, arguments):
+            global left
+            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+        sys.addaudithook(count)
+        write(out, second)
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if ended != -signal.SIGKILL:
+        sys.exit(ended)
+"""
+SYSTEM = {"model.onnx": "weights", "assets/det/d.onnx": "detector", "a.py": ""}
+FIRST = {"name": "mine", "files": SYSTEM, "as_folder": True}
+OTHER = {"name": "other", "files": {"model.onnx": "new"}, "as_folder": False}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is killed at each of its steps, by fork")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(None, FIRST), (FIRST, FIRST), (FIRST, OTHER), (OTHER, FIRST), (FIRST, FIRST | {"files": {}})],
+    ids=["new", "again", "another", "larger", "refused"],
+)
+def test_a_folder_is_taken_again_wherever_its_writer_was_killed(tmp_path, first, second):
+    """Killed at each step at which it touches the disk, in turn; then given the same command, and a smaller one."""
+    root = tmp_path / "killed"
+    root.mkdir()
+    words = [sys.executable, "-c", KILLED, root, json.dumps(first), json.dumps(second)]
+    subprocess.run(list(map(str, words)), check=True)
+    folders = sorted(root.iterdir(), key=lambda folder: int(folder.name))
+    *killed, finished = folders
+    assert len(killed) >= 2 * (len(second["files"]) + 1)  # each file and the record is opened, then renamed
+    for out in killed:
+        out.mkdir(exist_ok=True)  # killed before it came to that
+        shutil.copytree(out, tmp_path / "copy")
+        files = {name: text.encode() for name, text in second["files"].items()}
+        written(out, files, name=second["name"], as_folder=second["as_folder"])
+        assert tree(out) == tree(finished)
+        written(tmp_path / "copy", {}, name="third")
+        assert set(tree(tmp_path / "copy")) == {"submission.json"}
+        assert [path.name for path in (tmp_path / "copy").iterdir()] == ["submission.json"]  # no empty folder either
+        shutil.rmtree(tmp_path / "copy")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+@pytest.mark.parametrize("limit", [0, 100, 9000])
+def test_a_full_disk_is_one_clear_line_and_the_folder_is_taken_again(tmp_path, limit):
+    """A limit of the process stands for the disk: nothing fits, not even the record, all but the network."""
+    import resource
+
+    written(tmp_path / "out")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UserError) as refused:
+            written(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert f"cannot be written: {os.strerror(errno.EFBIG)}" in str(refused.value)
+    assert str(tmp_path / "out") in str(refused.value) and "give the same command again" in str(refused.value)
+    assert not (tmp_path / "out" / "mine.zip").exists()  # nor half of one
+    assert written(tmp_path / "out") == tmp_path / "out" / "mine.zip" and tree(tmp_path / "out" / "mine") == FILES
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"thesis\.txt/out: cannot be written: Not a directory"):
+        written(tmp_path / "thesis.txt" / "out")
+    written(tmp_path / "out", {"model.onnx": b"old"}, as_folder=False)
+    (tmp_path / "out" / "mine").write_text("my own")  # where the folder would have to be
+    with pytest.raises(UserError, match=r"/out: cannot be written: File exists"):
+        written(tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "my own"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_may_not_be_written_is_one_clear_line(tmp_path):
+    written(tmp_path / "out")
+    (tmp_path / "out").chmod(0o555)
+    try:
+        with pytest.raises(UserError, match=r"/out: cannot be written: Permission denied"):
+            written(tmp_path / "out")
+    finally:
+        (tmp_path / "out").chmod(0o755)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", ".hidden", "-x", "a b", "a\n", "x" * 101])

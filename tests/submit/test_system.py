@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -18,6 +19,7 @@ from zennas.export import open_session
 from zennas.records import UserError
 from zennas.submit.given import Given, find_images
 from zennas.submit.system import (
+    ONE_THREAD,
     OURS,
     SHIPPED,
     SystemRuns,
@@ -326,6 +328,16 @@ def test_the_time_of_a_system_against_its_budget(ms, verdict, said):
     assert f"detection {ms / 4:.1f} ms, alignment and recognition {ms / 2:.1f} ms" in rule.said
 
 
+@pytest.mark.parametrize(("ms", "where"), [(99, "within"), (101, "over"), (201, "over")])
+def test_a_stand_in_decides_nothing_of_a_system_either(ms, where):
+    *others, rule = system_rules(runs_of(ms), total_ms=100, origin="from there", stand_in="stand-in: here")
+    assert rule.verdict == "not judged here" and rule.measured == f"{ms:.1f} ms (2 of 9, stand-in)"
+    assert (
+        rule.limit == "<= 100.0 ms" and f"{where} the budget of 100.0 ms" in rule.said and "stand-in: here" in rule.said
+    )
+    assert {one.verdict for one in others} == {"kept"}
+
+
 def test_only_the_runs_of_the_rule_count():
     """More images than runs are all looked at, and the first num_runs are timed."""
     runs = runs_of(5, raw_ms=(9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5), num_runs=4)
@@ -388,6 +400,31 @@ def test_a_system_that_fails_says_where(photographs, name, text, said):
     assert isinstance(runs, str) and said in runs
     (rule,) = system_rules(runs, total_ms=1, origin="")
     assert rule.verdict == "broken" and said in rule.said
+
+
+TELLING = f"""
+import json
+import os
+import cv2
+import numpy as np
+class PyWebFace260M:
+    def load(self, rdir):
+        np.ones((300, 300)) @ np.ones((300, 300))
+        cv2.GaussianBlur(np.ones((999, 999, 3), np.uint8), (9, 9), 0)
+        said = {{name: os.environ.get(name) for name in {list(ONE_THREAD)}}}
+        tasks = "/proc/self/task"
+        at_work = len(os.listdir(tasks)) if os.path.isdir(tasks) else 1
+        return json.dumps(said | {{"cv2": cv2.getNumThreads(), "at work": at_work}})
+"""
+
+
+def test_a_system_runs_on_one_thread_whatever_the_user_has_set(photographs, monkeypatch):
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "2")
+    answered = run_system(edited(made(), OURS[1], TELLING), find_images([photographs]), PROTOCOL)
+    assert isinstance(answered, str) and "load() says: {" in answered, answered
+    expected = dict.fromkeys(ONE_THREAD, "1") | {"cv2": 1, "at work": 1}
+    assert json.loads(answered.partition("load() says: ")[2]) == expected
 
 
 def test_a_system_lacking_its_own_detection_does_not_get_ours(photographs):

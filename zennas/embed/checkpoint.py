@@ -6,7 +6,7 @@ import pathlib
 
 import torch
 
-from zennas.records import UserError, first_line
+from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.network import Network
@@ -41,7 +41,10 @@ def load_network(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make the unpickler raise whatever they like
-        raise UserError(f"{path}: not a network of zennas: {first_line(error)}") from None
+        raise UserError(
+            f"{path}: not a network of zennas ({type(error).__name__}); a checkpoint is read without running anything in it: "
+            "export a network of another origin to ONNX"
+        ) from None
     keys = ("candidate", "image_px", "embedding_size", "weights")
     if not isinstance(content, dict) or set(content) != set(keys) or not isinstance(content["weights"], dict):
         raise UserError(f"{path}: not a network of zennas; one holds {', '.join(keys)}")

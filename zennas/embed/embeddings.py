@@ -10,7 +10,7 @@ import time
 import numpy as np
 import torch
 
-from zennas.faces.images import CorruptImageError
+from zennas.faces.images import CorruptImageError, UnreadableImageError
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import lock_folder, write_atomically
@@ -31,6 +31,7 @@ class Sidecar(Record):
     done: int = 0  # the first rows
     num_corrupt: int = 0  # rows of NaN
     corrupt: list[str] = []  # the first of them, with the reason
+    unreadable: list[int] = []  # images whose bytes could not be had: rows of NaN too, asked for again the next time
 
 
 def sidecar_of(path):
@@ -44,55 +45,74 @@ def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, s
 
     flip: the mirrored image's embedding is added, as insightface's evaluation has it (the sum is not made unit length).
     Kept at `path` (.npy) with a Sidecar; there already, it is only opened; interrupted, even by kill -9, it goes on where it
-    was. progress(done, total). A corrupt image has a row of NaN; Sidecar.load(sidecar_of(path)) counts and names them.
+    was. progress(done, total). A corrupt image has a row of NaN; Sidecar.load(sidecar_of(path)) counts and names them. Images
+    whose bytes cannot be had, which may pass, are asked for again by every later call.
     strict: UserError where an embedding is not finite in `dtype`; without, it stays in its row. UserError where the file is of
     another model or other images or somebody else's, and where another process works at it.
     """
-    path = pathlib.Path(path)
+    path, dtype = pathlib.Path(path), np.dtype(dtype)
+    if _is_whole(path, _sidecar(model, images, flip, dtype)):  # read by any number of processes
+        return np.lib.format.open_memmap(path, mode="r")
     lock = lock_folder(path, otherwise="wait for it, then give the same command again")
     try:
-        sidecar, embedding_ND = _begin(path, model, images, flip, np.dtype(dtype))
+        sidecar, embedding_ND = _begin(path, _sidecar(model, images, flip, dtype))
+        before = len(sidecar.unreadable)
+        todo_M = np.append(np.array(sidecar.unreadable, np.int64), np.arange(sidecar.done, images.num_images))
         with concurrent.futures.ThreadPoolExecutor(min(8, num_cores())) as pool:  # cv2 decodes outside Python's lock
 
             def pixels(start):
-                stop = min(start + batch, images.num_images)
-                return [pool.submit(_pixels, images, image, model.input_hw) for image in range(start, stop)]
+                return [
+                    pool.submit(_pixels, images, int(image), model.input_hw) for image in todo_M[start : start + batch]
+                ]
 
-            ahead, saved_at = pixels(sidecar.done), time.monotonic()
-            corrupt, num_corrupt = list(sidecar.corrupt), sidecar.num_corrupt
-            for start in range(sidecar.done, images.num_images, batch):
+            ahead, saved_at = pixels(0), time.monotonic()
+            corrupt, num_corrupt, unreadable = list(sidecar.corrupt), sidecar.num_corrupt, []
+            for start in range(0, len(todo_M), batch):
                 now, ahead = [future.result() for future in ahead], pixels(start + batch)
-                stop = start + len(now)
-                rows_BD = _rows(model, now, flip, embedding_ND.dtype)
+                stop, image_B = start + len(now), todo_M[start : start + batch]
+                rows_BD = _rows(model, now, flip, dtype)
                 if strict:
-                    _check_finite(rows_BD, now, model, images, start)
-                embedding_ND[start:stop] = rows_BD
-                bad = [f"{images.where(start + at)}: {one}" for at, one in enumerate(now) if isinstance(one, str)]
+                    _check_finite(rows_BD, now, model, images, image_B)
+                embedding_ND[image_B] = rows_BD
+                failed = [
+                    (int(image), one) for image, one in zip(image_B, now, strict=True) if isinstance(one, Exception)
+                ]
+                unreadable += [image for image, error in failed if isinstance(error, UnreadableImageError)]
+                bad = [
+                    f"{images.where(image)}: {first_line(error)}"
+                    for image, error in failed
+                    if not isinstance(error, UnreadableImageError)
+                ]
                 corrupt, num_corrupt = (corrupt + bad)[:MAX_LISTED], num_corrupt + len(bad)
-                if stop == images.num_images or time.monotonic() - saved_at >= SAVE_EVERY_S:
+                if stop == len(todo_M) or time.monotonic() - saved_at >= SAVE_EVERY_S:
                     embedding_ND.flush()  # the rows before their count
-                    counts = {"done": stop, "num_corrupt": num_corrupt, "corrupt": corrupt}
+                    counts = {
+                        "done": max(sidecar.done, int(image_B[-1]) + 1 if stop > before else 0),
+                        "num_corrupt": num_corrupt,
+                        "corrupt": corrupt,
+                        "unreadable": unreadable + sidecar.unreadable[stop:],
+                    }
                     write_atomically(sidecar_of(path), sidecar.model_copy(update=counts).model_dump_json(indent=1))
                     saved_at = time.monotonic()
                 if progress:
-                    progress(stop, images.num_images)
+                    progress(images.num_images - len(todo_M) + stop, images.num_images)
     finally:
         lock.release()
     return np.lib.format.open_memmap(path, mode="r")
 
 
 def _pixels(images, image, input_hw):
-    """The image, or in words why there is none."""
+    """The image, or the error that says why there is none."""
     try:
         return images.pixels(image, input_hw)
     except CorruptImageError as error:
-        return first_line(error)
+        return error
 
 
 def _rows(model, pixels, flip, dtype):
     """The rows of some images, those of corrupt ones NaN."""
     rows_BD = np.full((len(pixels), model.embedding_size), np.nan, dtype)
-    good = [at for at, image in enumerate(pixels) if not isinstance(image, str)]
+    good = [at for at, image in enumerate(pixels) if not isinstance(image, Exception)]
     if good:
         image_BHW3 = torch.from_numpy(np.stack([pixels[at] for at in good]))
         embedding_BD = model(image_BHW3).embedding_BD.float()
@@ -103,17 +123,17 @@ def _rows(model, pixels, flip, dtype):
     return rows_BD
 
 
-def _check_finite(rows_BD, pixels, model, images, start):
-    for at, image in enumerate(pixels):
-        if not isinstance(image, str) and not np.isfinite(rows_BD[at]).all():
+def _check_finite(rows_BD, pixels, model, images, image_B):
+    for row_D, one, image in zip(rows_BD, pixels, image_B, strict=True):
+        if not isinstance(one, Exception) and not np.isfinite(row_D).all():
             raise UserError(
-                f"{model.where}: its embedding of {images.where(start + at)} is not finite in {rows_BD.dtype.name}"
+                f"{model.where}: its embedding of {images.where(int(image))} is not finite in {rows_BD.dtype.name}"
             )
 
 
-def _begin(path, model, images, flip, dtype):
-    """(Sidecar, writable memmap) of the embeddings at `path`, begun or as they were left."""
-    mine = Sidecar(
+def _sidecar(model, images, flip, dtype):
+    """The Sidecar of embeddings of which nothing is done yet."""
+    return Sidecar(
         model=model.fingerprint,
         images=images.fingerprint,
         num_images=images.num_images,
@@ -121,18 +141,47 @@ def _begin(path, model, images, flip, dtype):
         flip=flip,
         dtype=dtype.name,
     )
+
+
+def _is_whole(path, mine):
+    """Whether all embeddings are there, and none is to be asked for again."""
+    if not (path.is_file() and sidecar_of(path).is_file()):
+        return False
+    there = _load_sidecar(path)
+    if there.done != mine.num_images or there.unreadable or _differing(there, mine):
+        return False
+    try:
+        embedding_ND = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        return False  # `_begin` says what is wrong with it
+    return embedding_ND.shape == (mine.num_images, mine.embedding_size) and embedding_ND.dtype == mine.dtype
+
+
+def _load_sidecar(path):
+    try:
+        return Sidecar.load(sidecar_of(path))
+    except UserError as error:
+        raise UserError(f"{error}; of an older version? remove it and {path.name} to begin anew") from None
+
+
+def _differing(there, mine):
+    names = ("model", "images", "num_images", "embedding_size", "flip", "dtype")
+    return next((name for name in names if getattr(there, name) != getattr(mine, name)), None)
+
+
+def _begin(path, mine):
+    """(Sidecar, writable memmap) of the embeddings at `path`, begun or as they were left."""
     shape = mine.num_images, mine.embedding_size
     if not sidecar_of(path).exists():
         if path.exists():
             raise UserError(f"{path}: is there and holds no embeddings of zennas; choose another path")
         write_atomically(sidecar_of(path), mine.model_dump_json(indent=1))
-    there = Sidecar.load(sidecar_of(path))
-    for what in ("model", "images", "num_images", "embedding_size", "flip", "dtype"):
-        if getattr(there, what) != getattr(mine, what):
-            raise UserError(
-                f"{path}: holds other embeddings ({what}: {getattr(there, what)}, now {getattr(mine, what)}); "
-                "choose another path, or remove it and its .json"
-            )
+    there, dtype = _load_sidecar(path), np.dtype(mine.dtype)
+    if what := _differing(there, mine):
+        raise UserError(
+            f"{path}: holds other embeddings ({what}: {getattr(there, what)}, now {getattr(mine, what)}); "
+            "choose another path, or remove it and its .json"
+        )
     try:
         if there.done == 0:
             embedding_ND = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -9,7 +9,6 @@ import concurrent.futures
 import copy
 import hashlib
 import math
-import pathlib
 import warnings
 import zipfile
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zennas.checker import outside_files
 from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
 from zennas.embed.features import Features, attention_of
 from zennas.export import open_session
@@ -35,6 +35,7 @@ class Model:
     def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):
         self._origin, self.where, self.device, self._dtype = origin, where, device, dtype
         self.input_hw, self._resize, self._bgr = origin.input_hw or image_hw, resize, bgr
+        self._fixed_batch = origin.fixed_batch
         self._mean_311, self._std_311 = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
         says = [origin.fingerprint, self.input_hw, *map(float, mean), *map(float, std), bgr, resize, str(dtype)]
         self.fingerprint = hashlib.sha256(repr(says).encode()).hexdigest()[:16]
@@ -66,30 +67,55 @@ class Model:
         return ((image_B3HW - self._mean_311) / self._std_311).contiguous()
 
     def _answer(self, image_B3HW):
-        fixed, num_faces = self._origin.fixed_batch, len(image_B3HW)
+        fixed, num_faces = self._fixed_batch, len(image_B3HW)
         size = fixed or math.ceil(num_faces / self._origin.at_once)
         if not fixed and size >= num_faces:
-            return self._origin.answer(image_B3HW)
+            return self._checked(image_B3HW)
         if fixed:
             image_B3HW = torch.cat([image_B3HW, image_B3HW[-1:].expand(-num_faces % fixed, -1, -1, -1)])
         pieces = [piece.contiguous() for piece in image_B3HW.split(size)]
         if self._origin.at_once > 1 and len(pieces) > 1:
             with concurrent.futures.ThreadPoolExecutor(self._origin.at_once) as pool:
-                answers = list(pool.map(self._origin.answer, pieces))
+                answers = list(pool.map(self._checked, pieces))
         else:
-            answers = [self._origin.answer(piece) for piece in pieces]
+            answers = [self._checked(piece) for piece in pieces]
         return Features(torch.cat([one.embedding_BD for one in answers])[:num_faces])
 
-    def _probe(self):
-        """The embedding size, as two black images show it; UserError where it does not do what a model does."""
-        image_BHW3 = torch.zeros(2, *self.input_hw, 3, dtype=torch.uint8)
+    def _checked(self, image_B3HW):
+        """The Features of one run; UserError where it fails, or does not answer each image with an embedding."""
+        num = len(image_B3HW)
         try:
-            embedding_BD = self(image_BHW3).embedding_BD
-        except Exception as error:  # noqa: BLE001 - a foreign network, asked for the first time
-            raise UserError(f"{self.where}: fails on images of {sides(self.input_hw)}: {first_line(error)}") from None
-        if not isinstance(embedding_BD, torch.Tensor) or embedding_BD.ndim != 2 or len(embedding_BD) != 2:
+            features = self._origin.answer(image_B3HW)
+            embedding_BD = features.embedding_BD
+        except Exception as error:  # noqa: BLE001 - a foreign network raises whatever it likes, also out of memory
+            raise UserError(
+                f"{self.where}: fails on {num} images of {sides(self.input_hw)}: {first_line(error)}"
+            ) from None
+        if not isinstance(embedding_BD, torch.Tensor) or embedding_BD.ndim != 2 or len(embedding_BD) != num:
             shape = tuple(embedding_BD.shape) if isinstance(embedding_BD, torch.Tensor) else type(embedding_BD).__name__
-            raise UserError(f"{self.where}: answers two images with {shape}, allowed: a tensor (2, embedding size)")
+            raise UserError(
+                f"{self.where}: answers {num} images with {shape}, allowed: a tensor ({num}, embedding size)"
+            )
+        return features
+
+    def _probe(self):
+        """The embedding size, as two black images show it; UserError where it does not do what a model does.
+
+        A file may say that it takes any batch and have the shape of one image written into its nodes: then it is given one.
+        """
+        image_BHW3 = torch.zeros(2, *self.input_hw, 3, dtype=torch.uint8)
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            image_B3HW = self._prepared(image_BHW3)
+            if self._fixed_batch is None:
+                try:
+                    self._checked(image_B3HW)  # in one run
+                except UserError as error:
+                    try:
+                        self._checked(image_B3HW[:1].contiguous())
+                    except UserError:
+                        raise error from None
+                    self._fixed_batch = 1
+            embedding_BD = self._answer(image_B3HW).embedding_BD
         if not embedding_BD.isfinite().all():
             raise UserError(f"{self.where}: its embedding of a black image is not finite: a training that diverged?")
         return embedding_BD.shape[1]
@@ -123,12 +149,12 @@ def open_model(
     image_px=112,
     resize=False,
     dtype=torch.float32,
-    trusted=True,
+    trusted=False,
 ):
     """The Model in a file or folder, or an nn.Module B3HW -> BD (which is copied).
 
     A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
-    TorchScript; its content decides, not its name. The last two can run code of their author's: refused with trusted=False.
+    TorchScript; its content decides, not its name. The last two can run code of their author's: refused unless trusted.
     mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR order,
     mean and std too. image_px: the side of its images, or (height, width), where it does not say itself. resize: images of
     another size are scaled to its own (A-SKD: the teacher sees more than the student); without, they are refused. dtype: of
@@ -226,28 +252,15 @@ def _beside(path):
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's types, which onnx passes on
         raise UserError(f"{path}: cannot be opened as a network: {first_line(error)}; allowed: {ACCEPTED}") from None
-    tensors = [*_tensors([model.graph]), *_tensors(model.functions)]
-    outside = [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-    for place in map(pathlib.PurePath, sorted(places)):
-        if place.is_absolute() or ".." in place.parts:
+    folder = path.absolute().parent.resolve()
+    places = outside_files(model)
+    for place in places:
+        file = path.parent / place
+        if not file.resolve().is_relative_to(folder):  # a link may lead out too
             raise UserError(f"{path}: keeps weights in {place}, which does not lie in its folder; it was not opened")
-        if not (path.parent / place).is_file():
+        if not file.is_file():
             raise UserError(f"{path}: keeps weights in {place}, which is not beside it")
-    return [path.parent / place for place in sorted(places)]
-
-
-def _tensors(graphs):
-    """Every tensor of graphs and functions, those of their nodes and of the graphs inside nodes too."""
-    for graph in graphs:
-        yield from getattr(graph, "initializer", ())
-        sparse = [*getattr(graph, "sparse_initializer", ())]
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
-                yield from _tensors([attribute.g, *attribute.graphs])
-        yield from (tensor for one in sparse for tensor in (one.values, one.indices))
+    return [path.parent / place for place in places]
 
 
 def _pt2_origin(path, device):

@@ -33,7 +33,8 @@ goes on where it was.
 
 Under --out: report.html, results.csv, results.json.
 
-Exit codes: 0 done; 2 something given cannot be used; 130 stopped by Ctrl-C (the same command goes on).
+Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used; 130 stopped
+by Ctrl-C (the same command goes on).
 """
 
 
@@ -74,9 +75,10 @@ def evaluate(
     options = Options(
         tuple(model), tuple(set_), out, track=track, backend=backend, budget_ms=budget_ms, device=device, flip=flip
     )
-    results = evaluate_and_tell(options, console_for(json_output=json_output))
+    results, code = evaluate_and_tell(options, console_for(json_output=json_output))
     if json_output:
         print(json.dumps(results, indent=2))
+    raise typer.Exit(code)
 
 
 main = commands.command(evaluate, help=HELP)

@@ -108,7 +108,7 @@ def _sentence(row, models, over):
         return f"no number{html.escape(': ' + '; '.join(sorted(notes)) if notes else '')}."
     best = [model for model in order if row.values[model] == row.values[order[0]]]
     others = order[len(best) :]
-    few = " Fewer than ten pairs set its threshold." if _few(row.metrics[order[0]]) else ""
+    few = " Fewer than ten pairs set its threshold." if by_chance(row.metrics[order[0]]) else ""
     if len(models) == 1:
         return f"<b>{told(order[0])}</b>.{few}"
     if len(order) == 1:
@@ -125,7 +125,7 @@ def _sentence(row, models, over):
     return f"{said}.{near}{few}"
 
 
-def _few(metric):
+def by_chance(metric):
     """Whether so few different pairs lie above the threshold that chance has set it."""
     far = asked_far(metric.name) if metric.value is not None else None
     return far is not None and metric.num_different is not None and far * metric.num_different < FEW_PAIRS * (1 - 1e-9)
@@ -184,7 +184,8 @@ def _basis(metric):
     counted = ("same", "different pairs") if in_pairs else ("queries", "strangers")
     counts = zip((metric.num_same, metric.num_different), counted, strict=True)
     said = ", ".join(f"{num:,} {kind}" for num, kind in counts if num is not None)
-    if _few(metric):
+    if by_chance(metric):
         num_allowed = asked_far(metric.name) * metric.num_different
-        said += f"<em>⚠ fewer than ten {counted[1]} set the threshold: {num_allowed:.2g}</em>"
+        many = f"{num_allowed:.2g}" if num_allowed >= 1 else "less than one"
+        said += f"<em>⚠ fewer than ten {counted[1]} set the threshold: {many}</em>"
     return said

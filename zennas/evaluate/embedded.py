@@ -13,10 +13,9 @@ import numpy as np
 
 from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
 from zennas.faces.images import CorruptImageError
-from zennas.records import UserError
+from zennas.records import NAMED, UserError, some
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction
-NAMED = 5
 ROWS = 8192  # looked at at a time
 BATCH = {"cpu": 64, "cuda": 512}
 
@@ -51,11 +50,14 @@ def usable(embedding_ND, the_set, *, corrupt, model):
         not_finite += (start + np.flatnonzero(~finite_B)).tolist()
         short += (start + np.flatnonzero(finite_B & (length_B < SHORTEST))).tolist()
     if len(not_finite) + len(short) == len(embedding_ND):
-        first = f"; the first: {corrupt.corrupt[0]}" if corrupt.corrupt else ""
-        raise UserError(
-            f"{the_set.name}: none of its {len(embedding_ND)} images can be used: {corrupt.num_corrupt} cannot be read, "
-            f"of the others {model.where} gives no embedding that is finite and not zero{first}"
-        )
+        num, num_unread = len(embedding_ND), corrupt.num_corrupt + len(corrupt.unreadable)
+        said = f"{the_set.name}: none of its {num} images can be used"
+        if num_unread < num:
+            of_whom = " of the others" if num_unread else ""
+            said += f": {model.where} gives no embedding{of_whom} that is finite and not zero"
+        if num_unread:
+            said += f"; {num_unread} cannot be read" + (f", the first: {corrupt.corrupt[0]}" if corrupt.corrupt else "")
+        raise UserError(said)
     if not_finite or short:
         embedding_ND[[*not_finite, *short]] = 0.0
     return Embedded(
@@ -79,27 +81,33 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
     said, where = [], the_set.images.where
     if corrupt.num_corrupt:
         said.append(
-            f"{corrupt.num_corrupt} images cannot be read and are like nobody: {_some(corrupt.corrupt, corrupt.num_corrupt)}"
+            f"{corrupt.num_corrupt} images cannot be read and are like nobody: {some(corrupt.corrupt, corrupt.num_corrupt)}"
         )
-    if (num := len(not_finite) - corrupt.num_corrupt) > 0:
+    if corrupt.unreadable:
+        named = some([where(image) for image in corrupt.unreadable[: NAMED + 1]])
+        said.append(
+            f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) and are like "
+            f"nobody: {named}"
+        )
+    if (num := len(not_finite) - corrupt.num_corrupt - len(corrupt.unreadable)) > 0:
         named = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
-        said.append(f"{num} embeddings are not finite and count as like nobody: {_some(list(named), num)}")
+        said.append(f"{num} embeddings are not finite and count as like nobody: {some(list(named), num)}")
     if short:
         said.append(
-            f"{len(short)} embeddings are zero and count as like nobody: {_some([where(image) for image in short], len(short))}"
+            f"{len(short)} embeddings are zero and count as like nobody: {some([where(image) for image in short], len(short))}"
         )
     groups = _equal_rows(embedding_ND)
     if groups:
         named = [" = ".join(where(image) for image in group[:2]) for group in groups]
         said.append(
             f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture twice, or a "
-            f"network that gave up): {_some(named, len(groups))}"
+            f"network that gave up): {some(named, len(groups))}"
         )
         label_N = the_set.column.get("label_N")
         torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]
         if torn:
             named = [" = ".join(where(image) for image in group[:2]) for group in torn]
-            said.append(f"of these, {len(torn)} groups have more than one label: {_some(named, len(torn))}")
+            said.append(f"of these, {len(torn)} groups have more than one label: {some(named, len(torn))}")
     return said
 
 
@@ -130,7 +138,3 @@ def _equal_rows(embedding_ND):
             alike[embedding_ND[image].tobytes()].append(image)
         found += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
     return sorted(found)
-
-
-def _some(named, num):
-    return ", ".join(map(str, named[:NAMED])) + (", ..." if num > NAMED else "")

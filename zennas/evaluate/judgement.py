@@ -59,10 +59,10 @@ class Judgement(NamedTuple):
     """One network on one set."""
 
     metrics: list[Metric]
-    curves: list[Curve] = []
-    histograms: list[Histogram] = []
-    pairs: list[Pair] = []  # hardest first
-    notices: list[str] = []  # what was wrong with the data, counted and named
+    curves: tuple[Curve, ...] | list[Curve] = ()
+    histograms: tuple[Histogram, ...] | list[Histogram] = ()
+    pairs: tuple[Pair, ...] | list[Pair] = ()  # hardest first
+    notices: tuple[str, ...] | list[str] = ()  # what was wrong with the data, counted and named
 
     def plain(self):
         """For a JSON file."""

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import CorruptImageError
+from zennas.faces.images import UnreadableImageError
 from zennas.faces.sources import open_source
-from zennas.records import UserError, suggestion
+from zennas.records import UserError, some, suggestion
 
-NAMED_IN_ERRORS = 5
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
@@ -43,7 +42,10 @@ def read_list(path, images_path, *, required=(), optional=(), progress=None):
     line_N, table = _table(path)
     known = ("image", "label", *required, *optional)
     if missing := [name for name in ("image", "label", *required) if name not in table]:
-        raise UserError(f"{path}, line 1: columns {_short(', '.join(table))}; missing: {', '.join(missing)}")
+        raise UserError(
+            f"{path}, line 1: columns {_short(', '.join(table))}; missing: {', '.join(missing)}; "
+            "commas part them, in a .tsv tabs"
+        )
     if unknown := [name for name in table if name not in known]:
         raise UserError(
             f"{path}, line 1: column '{_short(unknown[0])}' is not known; {suggestion(unknown[0], list(known))}"
@@ -145,7 +147,7 @@ def _in_folder(path, image_N, folder):
         try:
             return (folder / image_N[image]).read_bytes()
         except OSError as error:
-            raise CorruptImageError(f"cannot be read: {error.strerror}") from None
+            raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
 
     return ImageSet(len(image_N), read, image_N.__getitem__, digest.hexdigest()[:16])
 
@@ -191,12 +193,3 @@ def leads_out(name):
     """
     path = pathlib.PurePath(name)
     return path.is_absolute() or ".." in path.parts
-
-
-def some(names):
-    """The first few names, for a message.
-
-    >>> some(["a", "b"])
-    'a, b'
-    """
-    return ", ".join(map(str, names[:NAMED_IN_ERRORS])) + (", ..." if len(names) > NAMED_IN_ERRORS else "")

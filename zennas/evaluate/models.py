@@ -5,19 +5,21 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from zennas.checker import detected_normalisation, parse
+from zennas import checker
 from zennas.embed.checkpoint import ACCEPTED, file_of
 from zennas.embed.model import kind_of, open_model, sides
 from zennas.records import UserError, suggestion
 
-INSIGHTFACE, IMAGENET = (127.5,) * 3, ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_PLAIN = {name: ((mean,) * 3, (std,) * 3) for name, (mean, std) in checker.NORMALISATIONS.items()}
 # name -> (mean, std) of RGB channels in 0..255: (image - mean) / std
 NORMALISATIONS = {
-    "insightface": (INSIGHTFACE, INSIGHTFACE),
+    "insightface": _PLAIN["insightface"],
     "imagenet": IMAGENET,
     "unit": ((0.0,) * 3, (255.0,) * 3),
-    "none": ((0.0,) * 3, (1.0,) * 3),
+    "none": _PLAIN["none"],
 }
+GUESSED = ", as the challenge's checker takes it to be"
 SPELLING = (
     "FILE[,name=NAME][,normalise="
     + "|".join(NORMALISATIONS)
@@ -35,6 +37,18 @@ class Named(NamedTuple):
     kind: str  # a row of embed.model.ORIGINS
     normalisation: str  # for people
     model: object
+
+    @property
+    def notice(self):
+        """A sentence where its normalisation was guessed; None where it is known."""
+        if not self.normalisation.startswith(tuple(name + GUESSED for name in NORMALISATIONS)):
+            return None
+        if any(entry.key == "zennas" for entry in checker.parse(self.file.read_bytes()).metadata_props):
+            return None
+        return (
+            f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one costs "
+            "accuracy: say it with ,normalise="
+        )
 
 
 def open_named(text, *, device="cpu"):
@@ -114,10 +128,10 @@ def _normalisation(text, file, kind):
         if kind != "onnx":
             return *NORMALISATIONS["insightface"], "insightface"
         try:
-            name = detected_normalisation(parse(file.read_bytes()).graph, "insightface")
+            name = checker.detected_normalisation(checker.parse(file.read_bytes()).graph, "insightface")
         except UserError as error:
             raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
-        return *NORMALISATIONS[name], f"{name}, as the challenge's checker takes it to be"
+        return *NORMALISATIONS[name], f"{name}{GUESSED}"
     if text in NORMALISATIONS:
         return *NORMALISATIONS[text], text
     means, _, stds = text.partition(":") if ":" in text else text.partition("/")

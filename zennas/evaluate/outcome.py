@@ -1,14 +1,18 @@
-"""An evaluation as a command runs it: told on the terminal."""
+"""An evaluation as a command runs it: told on the terminal, its exit code."""
 
 from rich.table import Table
 from rich.text import Text
 
+from zennas.evaluate.comparison import FEW_PAIRS, by_chance
+from zennas.evaluate.judgement import Metric
 from zennas.evaluate.run import REPORT, TABLE, evaluate
 from zennas.progress import Progress
 
+FAILED = 1  # exit code: a network could not be evaluated on a set; the others were
+
 
 def evaluate_and_tell(options, console):
-    """The results, told."""
+    """(results, exit code) of an evaluation."""
     progress = Progress(console)
     try:
         results = evaluate(options, progress)
@@ -27,7 +31,7 @@ def evaluate_and_tell(options, console):
         markup=False,
         soft_wrap=True,
     )
-    return results
+    return results, FAILED if results["failures"] else 0
 
 
 def _table(one, results):
@@ -38,14 +42,27 @@ def _table(one, results):
     entries = [entry for entry in results["results"] if entry["set"] == one["name"]]
     for entry in entries:
         table.add_column(Text(entry["model"]), justify="right")
-    table.add_column("same pairs", justify="right")
-    table.add_column("different", justify="right")
+    one_to_many = one["protocol"] in ("reid", "identification")
+    for what in ("queries", "strangers") if one_to_many else ("same pairs", "different"):
+        table.add_column(what, justify="right")
+    notes = {}
     for row in zip(*(entry["metrics"] for entry in entries), strict=True):
         name = " ".join(filter(None, (row[0]["subset"], row[0]["name"])))
+        name += " (lower is better)" if row[0]["better"] == "lower" else ""
+        marks = [notes.setdefault(note, len(notes) + 1) for note in dict.fromkeys(map(_footnote, row)) if note]
         style = "bold" if row[0]["headline"] else None
         counts = (_count(row[0][key]) for key in ("num_same", "num_different"))
-        table.add_row(name, *map(_cell, row), *counts, style=style)
+        table.add_row(Text(" ".join([name, *(f"[{mark}]" for mark in marks)])), *map(_cell, row), *counts, style=style)
+    table.caption = Text("\n".join(f"[{mark}] {note}" for note, mark in notes.items()))
+    table.caption_justify = "left"
     return table
+
+
+def _footnote(metric):
+    """What to keep in mind of a number, or why there is none."""
+    if metric["note"]:
+        return metric["note"]
+    return f"fewer than {FEW_PAIRS} different ones set the threshold" if by_chance(Metric(**metric)) else None
 
 
 def _cell(metric):
@@ -60,10 +77,11 @@ def _count(value):
 
 
 def _latency_table(results):
-    table = Table(title=Text(f"latency, by the rule of {results['track']}"), title_justify="left")
+    budget_ms = results["budget"]["budget_ms"]
+    title = f"latency, by the rule of {results['track']}; budget {budget_ms:.2f} ms: {results['budget']['origin']}"
+    table = Table(title=Text(title), title_justify="left")
     for name in ("model", "ms", "budget", "spread"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    budget_ms = results["budget"]["budget_ms"]
     for one in results["models"]:
         latency = one["latency"]
         cells = (

@@ -1,19 +1,18 @@
-"""PROTOCOLS: how each kind of set is judged. One row is all that a new protocol takes."""
-
-# N images, P pairs, D embedding size
+"""PROTOCOLS: how each kind of set is opened, embedded and judged. One row is all that a new protocol takes."""
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
-
-from zennas.evaluate.judgement import NUM_PAIRS, Curve, Histogram, Judgement, Metric, Pair
-from zennas.evaluate.lists import some
+from zennas.evaluate.judges import (
+    judge_all,
+    judge_identification,
+    judge_ijb,
+    judge_mfr,
+    judge_pairs,
+    judge_reid,
+    judge_webface,
+)
 from zennas.evaluate.sets import (
-    RACES,
-    SCENES,
     open_all,
     open_identification,
     open_ijb,
@@ -22,30 +21,6 @@ from zennas.evaluate.sets import (
     open_reid,
     open_webface,
 )
-from zennas.metrics.all_to_all import all_to_all
-from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
-from zennas.metrics.templates import pool_templates, tar_at_nearest_far, template_pairs
-from zennas.metrics.verification import grid_accuracy, roc, tar_at_far, ten_fold_accuracy
-
-PAIR_FARS = (1e-3, 1e-2)  # of sets with thousands of pairs
-IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-ALL_FARS = (1e-6, 1e-5, 1e-4, 1e-3)
-MASK_FAR, CHILDREN_FAR, RACE_FAR = 1e-4, 1e-4, 1e-6  # of the InsightFace tracks' README
-MASK_WEIGHT, ALL_WEIGHT = 0.25, 0.75  # of the ranking, since 2021-06-17
-WEBFACE_FMR = 1e-5
-IJB_HEADLINE, ALL_HEADLINE = 1e-4, 1e-4
-RANKS = (1, 5, 10)
-NUM_BINS, NUM_POINTS = 200, 200
-CHUNK = 65536  # pairs at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """Where a judge works, and whom it tells how far it is."""
-
-    device: str = "cpu"
-    kept: Callable = lambda subset: None  # subset -> where the state of its pairs is kept, or None
-    counting: Callable = lambda what: None  # what is counted -> progress(done, total), or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,199 +30,15 @@ class Protocol:
     open: Callable  # (where, progress) -> EvaluationSet
     judge: Callable  # (EvaluationSet, embedding_ND with rows of zeros for what could not be used, Work) -> Judgement
     flip: bool  # whether the mirrored image's embedding is added
-    takes: str  # what WHERE may be
     how: str  # what is done, for people
 
 
-def judge_pairs(the_set, embedding_ND, work):
-    """Ten-fold accuracy and TAR at FARs over given pairs."""
-    column = the_set.column
-    similarity_P = similarities(embedding_ND, column["first_P"], column["second_P"])
-    same_P, fold_P = column["same_P"], column["fold_P"]
-    counts = _counts(same_P)
-    if len(np.unique(fold_P)) < 2:
-        note = "one pair or fold: no threshold can be chosen"
-        metrics = [Metric(name="accuracy", value=None, headline=True, note=note, **counts)]
-    else:
-        ours, grid = ten_fold_accuracy(similarity_P, same_P, fold_P=fold_P), grid_accuracy(similarity_P, same_P, fold_P)
-        one_kind = (
-            None if same_P.any() and not same_P.all() else "pairs of one kind only: any network can be right on them"
-        )
-        metrics = [
-            _accuracy("accuracy", ours, counts, headline=True, note=one_kind),
-            _accuracy("accuracy, thresholds in steps of 0.01", grid, counts, note="as insightface publishes it"),
-        ]
-    metrics += [_tar(similarity_P, same_P, far, tar_at_far, counts) for far in PAIR_FARS]
-    return Judgement(metrics, *_pictures(similarity_P, same_P, column["first_P"], column["second_P"]))
-
-
-def judge_ijb(the_set, embedding_ND, work):
-    """TAR at the FAR nearest to 1e-6 ... 1e-1 over pairs of templates: N1D1F1 of insightface."""
-    column = the_set.column
-    template_T, pooled_TD = pool_templates(
-        embedding_ND, column["template_N"], column["media_N"], score_N=column["score_N"]
-    )
-    similarity_P = template_pairs(pooled_TD, template_T, column["first_P"], column["second_P"])
-    counts = _counts(column["same_P"])
-    metrics = [
-        _tar(similarity_P, column["same_P"], far, tar_at_nearest_far, counts, headline=far == IJB_HEADLINE)
-        for far in IJB_FARS
-    ]
-    empty = template_T[~pooled_TD.any(axis=1)]
-    notices = [f"{len(empty)} templates have no image that can be used: {some(empty)}"] if len(empty) else []
-    # A template is shown by the first of its images.
-    first_image = dict(zip(column["template_N"][::-1].tolist(), range(len(embedding_ND) - 1, -1, -1), strict=True))
-    of_P = (np.array([first_image[one] for one in column[name].tolist()]) for name in ("first_P", "second_P"))
-    return Judgement(metrics, *_pictures(similarity_P, column["same_P"], *of_P), notices)
-
-
-def judge_all(the_set, embedding_ND, work):
-    """TAR at FARs over all pairs of the images."""
-    found = _all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, ALL_FARS, "", work)
-    return _joined([found])
-
-
-def judge_mfr(the_set, embedding_ND, work):
-    """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the ranking."""
-    subset_N, masked_N = the_set.column["subset_N"], the_set.column["masked_N"]
-    parts, values = [], {}
-
-    def part(subset, image_M, against_M, far):
-        found = _all_pairs(the_set, embedding_ND, image_M, against_M, (far,), subset, work)
-        parts.append(found)
-        values[subset] = found.metrics[0].value
-
-    where = {subset: np.flatnonzero(subset_N == subset) for subset in np.unique(subset_N).tolist()}
-    if "mask" in where:
-        image_M = where["mask"]
-        part("mask", image_M[masked_N[image_M]], image_M[~masked_N[image_M]], MASK_FAR)
-    if "children" in where:
-        part("children", where["children"], None, CHILDREN_FAR)
-    races = [race for race in RACES if race in where]
-    for race in races:
-        part(race, where[race], None, RACE_FAR)
-    if races:
-        part("MR-ALL", np.flatnonzero(np.isin(subset_N, RACES)), None, RACE_FAR)
-    mask, everyone = values.get("mask"), values.get("MR-ALL")
-    missing = [race for race in RACES if race not in where] if races else []
-    note = f"{MASK_WEIGHT} x mask + {ALL_WEIGHT} x MR-ALL, the ranking of the InsightFace tracks"
-    note += f"; MR-ALL is without {', '.join(missing)}" if missing else ""
-    both = mask is not None and everyone is not None
-    if not both:  # then what there is of its parts is what people look at
-        heads = {"mask", "MR-ALL"} & set(values) or set(values)
-        parts = [part._replace(metrics=[_headlined(metric, heads) for metric in part.metrics]) for part in parts]
-    score = MASK_WEIGHT * mask + ALL_WEIGHT * everyone if both else None
-    note = note if both else "needs both mask and MR-ALL"
-    joined = _joined(parts)
-    return joined._replace(
-        metrics=[Metric(name="ranking score", value=score, headline=both, note=note), *joined.metrics]
-    )
-
-
-def judge_webface(the_set, embedding_ND, work):
-    """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone (SFR)."""
-    column = the_set.column
-    masked_M, standard_M = np.flatnonzero(column["masked_N"]), np.flatnonzero(~column["masked_N"])
-    parts = []
-    if len(masked_M):
-        parts.append(("All-Masked", masked_M, standard_M))
-        for scene in SCENES if "scene_N" in column else ():
-            inside_M = masked_M[column["scene_N"][masked_M] == scene]
-            if len(inside_M):
-                parts.append((f"{scene.capitalize()}-Masked", inside_M, standard_M))
-    parts.append(("SFR", standard_M, None))
-    found = [
-        _all_pairs(the_set, embedding_ND, image_M, against_M, (WEBFACE_FMR,), subset, work, fnmr=True)
-        for subset, image_M, against_M in parts
-    ]
-    return _joined(found, headlines=("All-Masked", "SFR"))
-
-
-def judge_reid(the_set, embedding_ND, work):
-    """Mean average precision and CMC of queries in a gallery, plain and re-ranked by k-reciprocal neighbours."""
-    column = the_set.column
-    query_Q, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
-    given = [
-        part
-        for image_M in (query_Q, gallery_G)
-        for part in (embedding_ND[image_M], column["label_N"][image_M], column["camera_N"][image_M])
-    ]
-    metrics, curves, notices = [], [], []
-    for subset, rerank in (("", None), ("re-ranked", k_reciprocal)):
-        if rerank and len(query_Q) * len(gallery_G) > MAX_DISTANCES:
-            note = f"re-ranking holds {MAX_DISTANCES:,} distances at most: fewer queries at a time can have it"
-            metrics.append(Metric(name="mAP", subset=subset, value=None, note=note))
-            continue
-        found = reidentify(*given, ranks=RANKS, rerank=rerank, progress=work.counting("queries"))
-        num = found.num_queries - len(found.unanswerable)
-        others = {
-            "subset": subset,
-            "num_same": num,
-            "note": None if num else "no query has a right answer in the gallery",
-        }
-        metrics.append(Metric(name="mAP", value=_known(found.mean_ap), headline=not rerank, **others))
-        metrics += [Metric(name=f"rank-{rank}", value=_known(share), **others) for rank, share in found.at_rank.items()]
-        curves += [_cmc(found.cmc, subset)] if num else []
-        if rerank is None and len(found.unanswerable):
-            named = some([the_set.images.where(int(query_Q[query])) for query in found.unanswerable[:6]])
-            notices.append(
-                f"{len(found.unanswerable)} of {found.num_queries} queries have no right answer in the gallery (junk aside) "
-                f"and are in no mean: {named}"
-            )
-    return Judgement(metrics, curves, notices=notices)
-
-
-def judge_identification(the_set, embedding_ND, work):
-    """Closed-set rank-k and open-set TPIR at FPIRs of probes in a gallery."""
-    column = the_set.column
-    probe_P, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
-    found = identify(
-        embedding_ND[probe_P], column["label_N"][probe_P], embedding_ND[gallery_G], column["label_N"][gallery_G],
-        ranks=RANKS, progress=work.counting("probes"),
-    )  # fmt: skip
-    no_mated = None if found.num_mated else "no probe's identity is in the gallery"
-    metrics = [
-        Metric(name=f"rank-{rank}", value=_known(share), headline=rank == 1, num_same=found.num_mated, note=no_mated)
-        for rank, share in found.at_rank.items()
-    ]
-    for point in found.points:
-        counts = {"num_same": found.num_mated, "num_different": found.num_non_mated}
-        note = no_mated or (
-            None if found.num_non_mated else "every probe's identity is in the gallery: nobody can be wrongly found"
-        )
-        threshold = point.threshold if math.isfinite(point.threshold) else None
-        metrics.append(
-            Metric(
-                name=f"TPIR@FPIR={power(point.fpir)}",
-                value=_known(point.tpir),
-                threshold=threshold,
-                note=note,
-                **counts,
-            )
-        )
-    mated_P = np.flatnonzero(found.rank_P > 0)
-    hard = mated_P[np.argsort(found.own_P[mated_P], kind="stable")][:NUM_PAIRS]
-    pairs = [
-        Pair("", True, float(found.own_P[one]), int(probe_P[one]), int(gallery_G[found.own_image_P[one]]))
-        for one in hard
-    ]
-    with_other_P = np.flatnonzero(found.other_image_P >= 0)
-    hard = with_other_P[np.argsort(-found.other_P[with_other_P], kind="stable")][:NUM_PAIRS]
-    pairs += [
-        Pair("", False, float(found.other_P[one]), int(probe_P[one]), int(gallery_G[found.other_image_P[one]]))
-        for one in hard
-    ]
-    return Judgement(metrics, [_cmc(found.cmc, "")] if found.num_mated else [], [], pairs)
-
-
-LIST = "LIST.csv@IMAGES"
 # name -> how such a set is opened, embedded and judged; the first is what a set without a name is
 PROTOCOLS = {
     "pairs": Protocol(
         open_pairs,
         judge_pairs,
         flip=True,
-        takes="SET.bin, or PAIRS.txt@SOURCE in LFW's format",
         how="Pairs of images. Accuracy: the share told right, same person or not, by a threshold chosen on the "
         "other folds; behind ± the standard deviation over the folds. TAR@FAR over all pairs, nothing "
         "interpolated.",
@@ -256,7 +47,6 @@ PROTOCOLS = {
         open_ijb,
         judge_ijb,
         flip=True,
-        takes="a folder of IJB-B or IJB-C as insightface ships it (loose_crop/, meta/)",
         how="Templates of several images, N1D1F1 as insightface counts it: embeddings are weighted by the "
         "detector's score and not normalised before pooling, averaged over each medium, summed over the "
         "template; then cosines of the listed pairs, and the TAR at that FAR of the curve which is nearest to"
@@ -266,23 +56,20 @@ PROTOCOLS = {
         open_mfr,
         judge_mfr,
         flip=False,
-        takes=f"{LIST}: image, label, subset (mask, children, {', '.join(RACES)}), masked",
         how="Every image against every other of its subset; in mask, masked against unmasked; in MR-ALL, all "
-        "races together.",
+        "races together. A pair is counted once, not in both orders.",
     ),
     "webface": Protocol(
         open_webface,
         judge_webface,
         flip=False,
-        takes=f"{LIST}: image, label, masked, perhaps scene ({', '.join(SCENES)})",
         how="All-Masked: every masked image against every unmasked one; SFR: every unmasked image against every "
-        "other. FNMR is the share of same pairs that are missed.",
+        "other. FNMR is the share of same pairs that are missed. (FMR 1e-5 and the subsets are recalled, not found in writing.)",
     ),
     "reid": Protocol(
         open_reid,
         judge_reid,
         flip=False,
-        takes=f"{LIST}: image, label, camera, role (query, gallery)",
         how="Each query against the gallery. Images of the same identity by the same camera, and junk, are passed"
         " over; mAP is the plain mean of average precision, rank-k the share of queries whose first right "
         "answer is among the first k.",
@@ -291,7 +78,6 @@ PROTOCOLS = {
         open_identification,
         judge_identification,
         flip=False,
-        takes=f"{LIST}: image, label, role (probe, gallery)",
         how="Each probe against the gallery (1:N). Ranks are of identities, each as similar as its best image. "
         "TPIR@FPIR counts probes that are found at rank 1 above a threshold that hardly any stranger passes.",
     ),
@@ -299,147 +85,6 @@ PROTOCOLS = {
         open_all,
         judge_all,
         flip=False,
-        takes=f"{LIST}: image, label; or a source of faces: TAR at FARs over all pairs",
         how="Every image against every other.",
     ),
 }
-
-
-class Parts(NamedTuple):
-    """What all pairs of a subset gave."""
-
-    metrics: list
-    curves: list
-    histograms: list
-    pairs: list
-
-
-def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, work, *, fnmr=False):
-    label_N = the_set.column["label_N"]
-    against = None if against_M is None else (embedding_ND[against_M], label_N[against_M])
-    if not len(image_M) or (against_M is not None and not len(against_M)):
-        note = "no masked images" if not len(image_M) else "no unmasked images"
-        return Parts([Metric(name=_name(far, fnmr), subset=subset, value=None, note=note) for far in fars], [], [], [])
-    found = all_to_all(
-        embedding_ND if len(image_M) == len(embedding_ND) else embedding_ND[image_M], label_N[image_M], fars,
-        against=against, device=work.device, kept=work.kept(subset), progress=work.counting(f"{subset} pairs".strip()),
-        num_hardest=NUM_PAIRS,
-    )  # fmt: skip
-    counts = {"num_same": found.num_same, "num_different": found.num_different}
-    metrics = []
-    for point in found.points:
-        tar, note = _known(point.tar), _why_not(point.far, found.num_same, found.num_different)
-        value = None if tar is None else 1 - tar if fnmr else tar
-        threshold = point.threshold if point.threshold is not None and math.isfinite(point.threshold) else None
-        metrics.append(
-            Metric(
-                name=_name(point.far, fnmr),
-                subset=subset,
-                value=value,
-                better="lower" if fnmr else "higher",
-                threshold=threshold,
-                note=note,
-                headline=not fnmr and point.far == ALL_HEADLINE and subset == "",
-                **counts,
-            )
-        )
-    other_M = image_M if against_M is None else against_M
-    pairs = [
-        Pair(subset, same, float(similarity), int(image_M[first]), int(other_M[second]))
-        for same, hardest in ((True, found.hardest_same), (False, found.hardest_different))
-        for similarity, first, second in hardest
-    ]
-    has_both = found.num_same and found.num_different
-    curves = [Curve("roc", subset, found.far_K, found.tar_K, found.exact_up_to)] if has_both else []
-    edge_B1, same_B, different_B = found.histogram
-    histogram = Histogram(subset, edge_B1, same_B / max(1, same_B.sum()), different_B)
-    return Parts(metrics, curves, [histogram], pairs)
-
-
-def _joined(parts, headlines=()):
-    metrics = [metric for part in parts for metric in part.metrics]
-    if headlines:
-        metrics = [_headlined(metric, headlines) for metric in metrics]
-    return Judgement(metrics, *([one for part in parts for one in getattr(part, name)] for name in Parts._fields[1:]))
-
-
-def _headlined(metric, subsets):
-    return metric.model_copy(update={"headline": metric.subset in subsets})
-
-
-def _name(far, fnmr=False):
-    return f"FNMR@FMR={power(far)}" if fnmr else f"TAR@FAR={power(far)}"
-
-
-def power(share):
-    """
-    >>> power(1e-4), power(0.1)
-    ('1e-4', '1e-1')
-    """
-    return f"{share:.0e}".replace("e-0", "e-")
-
-
-def _why_not(far, num_same, num_different):
-    """Why a TAR is none, or what to keep in mind of it; None where there is nothing."""
-    if not num_same:
-        return "the set has no pair of the same person"
-    if not num_different:
-        return "the set has no pair of different people"
-    if far * num_different < 1:
-        return f"{power(far)} of {num_different:,} different pairs is less than one: none of them is accepted"
-    return None
-
-
-def _counts(same_P):
-    return {"num_same": int(same_P.sum()), "num_different": int((~same_P).sum())}
-
-
-def _accuracy(name, found, counts, **others):
-    return Metric(name=name, value=found.mean, std=found.std, threshold=found.threshold, **counts, **others)
-
-
-def _tar(similarity_P, same_P, far, function, counts, *, headline=False):
-    value = _known(function(similarity_P, same_P, far))
-    note = _why_not(far, counts["num_same"], counts["num_different"])
-    return Metric(name=_name(far), value=value, note=note, headline=headline, **counts)
-
-
-def _known(value):
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def similarities(embedding_ND, first_P, second_P):
-    """Cosines of pairs in float64, some at a time; zero where an image has none."""
-    unit_ND, similarity_P = unit_rows("set", embedding_ND), np.empty(len(first_P))
-    for start in range(0, len(first_P), CHUNK):
-        part = slice(start, start + CHUNK)
-        similarity_P[part] = np.einsum(
-            "pd,pd->p", unit_ND[first_P[part]].astype(np.float64), unit_ND[second_P[part]].astype(np.float64)
-        )
-    return similarity_P
-
-
-def _pictures(similarity_P, same_P, first_P, second_P):
-    """(curves, histograms, pairs) of given pairs."""
-    curves = []
-    if same_P.any() and not same_P.all():
-        far_K, tar_K = roc(similarity_P, same_P, num_points=NUM_POINTS)
-        curves = [Curve("roc", "", far_K, tar_K)]
-    edge_B1 = np.linspace(-1, 1, NUM_BINS + 1)
-    shares = []
-    for same in (True, False):
-        count_B, _ = np.histogram(np.clip(similarity_P[same_P == same], -1, 1), edge_B1)
-        shares.append(count_B / max(1, count_B.sum()))
-    pairs = []
-    for same in (True, False):
-        place_P = np.flatnonzero(same_P == same)
-        order = np.argsort(similarity_P[place_P] * (1 if same else -1), kind="stable")[:NUM_PAIRS]
-        pairs += [
-            Pair("", same, float(similarity_P[pair]), int(first_P[pair]), int(second_P[pair]))
-            for pair in place_P[order]
-        ]
-    return curves, [Histogram("", edge_B1, *shares)], pairs
-
-
-def _cmc(share_K, subset):
-    return Curve("cmc", subset, np.arange(1, len(share_K) + 1), np.asarray(share_K))

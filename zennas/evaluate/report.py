@@ -1,4 +1,4 @@
-"""report.html: what networks came to on sets of images, side by side, drawn from results.json alone."""
+"""report.html: what networks came to on sets of images, side by side, drawn from what results.json holds, and the pictures."""
 
 import html
 
@@ -142,10 +142,16 @@ def _oddities(results):
     num_models = {
         name: sum(result["set"] == name for result in results["results"]) for name in {one for one, _ in told}
     }
-    return [
-        f"{name}: {text}" if len(models) == num_models[name] else f"{name}, {listed(models, 3)}: {text}"
-        for (name, text), models in told.items()
-    ]
+    failed = [f"{one['model']} on {one['set']} could not be evaluated: {one['error']}" for one in results["failures"]]
+    fed = [model["notice"] for model in results["models"] if model.get("notice")]
+    return (
+        fed
+        + failed
+        + [
+            f"{name}: {text}" if len(models) == num_models[name] else f"{name}, {listed(models, 3)}: {text}"
+            for (name, text), models in told.items()
+        ]
+    )
 
 
 def _facts(results):

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zennas.checker import with_dynamic_batch
 from zennas.embed.checkpoint import load_network
 from zennas.evaluate.embedded import embedded, kept_path
+from zennas.evaluate.judges import Work
 from zennas.evaluate.models import open_named
-from zennas.evaluate.protocols import PROTOCOLS, Work
+from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
 from zennas.export import export, fold
 from zennas.faces.images import CorruptImageError, as_jpeg
@@ -58,7 +60,8 @@ class Opened(NamedTuple):
 def evaluate(options, progress):
     """The results of every model on every set, as results.json has them; files are written after each of them.
 
-    UserError for everything that was given and cannot be used, before any network is asked.
+    UserError for everything that was given and cannot be used, before any network is asked. What fails afterwards, a network
+    on a set, is among the "failures", and the others go on; UserError where nothing is left.
     """
     options = options._replace(out=options.out.absolute())  # "." has no name
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +83,11 @@ def evaluate(options, progress):
             "models": [_model_entry(named) for named in models],
             "sets": [_set_entry(one) for one in opened],
             "results": [],
+            "failures": [],
         }
+        for entry in results["models"]:
+            if entry["notice"]:
+                progress.say(entry["notice"], style="yellow")
         if track is not None:
             results["budget"] = _measure_latencies(results["models"], models, track, options, progress)
         _evaluate_all(models, opened, results, device, options.out, progress)
@@ -96,7 +103,13 @@ def _evaluate_all(models, opened, results, device, out, progress):
     try:
         for named in models:
             for one in opened:
-                entry, thumbnails = _result(named, one, device, progress)
+                try:
+                    entry, thumbnails = _result(named, one, device, out, progress)
+                except UserError as error:
+                    progress.end()
+                    progress.say(f"{named.name} on {one.set.name}: {error}", style="red")
+                    results["failures"].append({"model": named.name, "set": one.set.name, "error": str(error)})
+                    continue
                 results["results"].append(entry)
                 shown.append(entry | {"thumbnails": thumbnails})
                 write_atomically(out / RESULTS, json.dumps(results, indent=1))
@@ -104,8 +117,10 @@ def _evaluate_all(models, opened, results, device, out, progress):
                 if time.monotonic() - last >= PAGE_EVERY_S:
                     write_report(out / REPORT, results | {"results": shown})
                     pages, last = len(shown), time.monotonic()
+        if not shown:
+            raise UserError(results["failures"][0]["error"])
     finally:
-        if len(shown) > pages:
+        if shown and (len(shown) > pages or results["failures"]):
             write_report(out / REPORT, results | {"results": shown})
 
 
@@ -138,6 +153,8 @@ def _begin(out, progress):
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
     progress.log_to(out / LOG)
+    for name in (RESULTS, TABLE, REPORT):  # an earlier evaluation's, which would look like this one's
+        (out / name).unlink(missing_ok=True)
 
 
 def _opened_sets(options, progress):
@@ -145,6 +162,8 @@ def _opened_sets(options, progress):
     for text in options.sets:
         head, colon, rest = text.partition(":")
         name, where = (head, rest) if colon and head in PROTOCOLS else ("pairs", text)
+        if not where:
+            raise UserError(f"--set {text!r}: names nothing; --help says what a set is")
         if colon and head not in PROTOCOLS and head.isidentifier() and not os.path.exists(text.partition("@")[0]):
             raise UserError(f"--set {text}: protocol '{head}' is not known; {suggestion(head, list(PROTOCOLS))}")
         protocol = PROTOCOLS[name]
@@ -180,6 +199,7 @@ def _model_entry(named):
         "name": named.name, "file": str(named.file), "kind": named.kind, "fingerprint": named.model.fingerprint,
         "embedding_size": named.model.embedding_size, "input": list(named.model.input_hw),
         "normalisation": named.normalisation, "megabytes": round(size, 2), "latency": None,
+        "notice": named.notice,
     }  # fmt: skip
 
 
@@ -190,14 +210,15 @@ def _set_entry(one):
     }  # fmt: skip
 
 
-def _result(named, one, device, progress):
+def _result(named, one, device, out, progress):
     """(the entry of results.json, the pictures of its pairs)."""
     start, the_set, what = time.monotonic(), one.set, f"{named.name} on {one.set.name}"
     progress.begin(f"{what}: embedding")
     found = embedded(the_set, named.model, flip=one.flip, progress=progress.counting("images"))
     progress.begin(f"{what}: judging")
     progress.update({})
-    key = f"{named.model.fingerprint} {the_set.images.fingerprint} {one.given} {one.flip}"
+    # Of this folder, which is locked: another evaluation of the same at the same time keeps its own.
+    key = f"{out} {named.model.fingerprint} {the_set.images.fingerprint} {one.given} {one.flip}"
     work = Work(
         device=device,
         kept=lambda subset: kept_path(f"{key} {subset}", ".pairs"),
@@ -252,7 +273,7 @@ def _measure_latencies(entries, models, track, options, progress):
 
 def _measured(named, protocol):
     if named.kind == "onnx":
-        return measure_onnx_file(named.file, protocol)
+        return measure_onnx_file(named.file, protocol, prepare=with_dynamic_batch)
     if named.kind != "checkpoint":
         raise UserError(f"{named.file}: only ONNX files and zennas checkpoints are measured; export it to ONNX")
     network = load_network(named.file)

@@ -4,7 +4,6 @@
 
 import csv
 import hashlib
-import os
 import pathlib
 import warnings
 from typing import NamedTuple
@@ -12,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from zennas.evaluate.lists import choices, leads_out, read_list, some, truths
+from zennas.evaluate.lists import choices, leads_out, read_list, truths
 from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import CorruptImageError
-from zennas.faces.pairs import read_bin, read_pairs
+from zennas.faces.images import UnreadableImageError
+from zennas.faces.pairs import list_and_images
+from zennas.faces.pairs import open_pairs as open_pair_set
 from zennas.faces.sources import open_source
-from zennas.records import UserError
+from zennas.records import UserError, some
 
 RACES = ("african", "caucasian", "indian", "asian")
 MFR_SUBSETS = ("mask", "children", *RACES)
@@ -32,24 +32,16 @@ class EvaluationSet(NamedTuple):
     name: str
     images: ImageSet
     column: dict  # name -> array, as the protocol's judge reads it
-    notices: list = []  # what is odd about it
+    notices: tuple | list = ()  # what is odd about it
 
 
 def open_pairs(where, progress=None):
     """SET.bin, or PAIRS.txt@SOURCE: columns first_P, second_P, same_P, fold_P."""
-    pairs_path, _, faces = where.partition("@")
-    if faces:
-        source = open_source(faces, progress=progress)
-        pairs = read_pairs(pathlib.Path(pairs_path), source)
-        pairs = pairs._replace(name=f"{pairs.name}@{source.path.stem}")
-    elif where.endswith(".txt"):
-        raise UserError(f"{where}: say where its images are: {where}@SOURCE (a folder, a .tar, a train.rec)")
-    elif where.endswith((".tar", ".rec")) or os.path.isdir(where):
-        raise UserError(f"{where}: faces without pairs; give PAIRS.txt@{where}, an InsightFace SET.bin, or all:{where}")
-    else:
-        pairs = read_bin(pathlib.Path(where))
-    column = {name: getattr(pairs, name) for name in ("first_P", "second_P", "same_P", "fold_P")}
-    return EvaluationSet(pairs.name, pairs.images, column, _pair_oddities(pairs))
+    found = open_pair_set(where, progress=progress)
+    _, faces = list_and_images(where)
+    name = f"{found.name}@{pathlib.Path(faces).absolute().stem}" if faces else found.name
+    column = {name: getattr(found, name) for name in ("first_P", "second_P", "same_P", "fold_P")}
+    return EvaluationSet(name, found.images, column, _pair_oddities(found))
 
 
 def open_ijb(where, progress=None):
@@ -150,7 +142,7 @@ def open_identification(where, progress=None):
 
 def open_all(where, progress=None):
     """LIST.csv@IMAGES with columns image and label, or any source of faces whose identities are the labels."""
-    if "@" in where:
+    if list_and_images(where)[1]:
         path, images = _list_and_images(where, "all")
         listed = read_list(path, images, progress=progress)
         return EvaluationSet(path.stem, listed.images, {"label_N": listed.label_N}, listed.notices)
@@ -160,7 +152,7 @@ def open_all(where, progress=None):
 
 
 def _list_and_images(where, protocol):
-    path, _, images = where.partition("@")
+    path, images = list_and_images(where)
     if not images:
         raise UserError(f"{where}: say where its images are: {protocol}:LIST.csv@IMAGES")
     return pathlib.Path(path), pathlib.Path(images)
@@ -244,4 +236,4 @@ def _read(path):
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CorruptImageError(f"cannot be read: {error.strerror}") from None
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None

@@ -38,6 +38,6 @@ def changed_at(path):
     """What tells a file from what it was before: size and time of change; nothing where it is missing."""
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte in it is no file's
         return "missing"
     return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -28,6 +28,10 @@ class CorruptImageError(ValueError):
     """Bytes that do not decode to an image."""
 
 
+class UnreadableImageError(CorruptImageError):
+    """Bytes that cannot be had now: the disk's fault, or the network's, which may pass."""
+
+
 def decode(encoded, *, image_px=None):
     """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px x image_px where that is given.
 

@@ -4,6 +4,7 @@
 
 import hashlib
 import io
+import os
 import pathlib
 import pickle
 import pickletools
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.faces.image_set import ImageSet
+from zennas.faces.sources import open_source
 from zennas.metrics.verification import contiguous_folds
 from zennas.records import UserError
 
@@ -28,6 +30,34 @@ class PairSet(NamedTuple):
     second_P: np.ndarray  # int64
     same_P: np.ndarray  # bool
     fold_P: np.ndarray  # int64
+
+
+def list_and_images(text):
+    """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are there.
+
+    >>> list_and_images("pairs.txt@faces.tar"), list_and_images("lfw.bin")
+    (('pairs.txt', 'faces.tar'), ('lfw.bin', ''))
+    """
+    if os.path.exists(text):
+        return text, ""
+    places = [place for place, letter in enumerate(text) if letter == "@"]
+    place = next((place for place in places if os.path.isfile(text[:place])), next(iter(places), len(text)))
+    return text[:place], text[place + 1 :]
+
+
+def open_pairs(text, *, progress=None):
+    """The PairSet that a user names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
+
+    UserError where it is neither, or a file is missing.
+    """
+    pairs_path, source = list_and_images(text)
+    if source:
+        return read_pairs(pathlib.Path(pairs_path), open_source(source, progress=progress))
+    if text.endswith(".txt"):
+        raise UserError(f"{text}: say where its images are: {text}@SOURCE (a folder, a .tar, a train.rec)")
+    if text.endswith((".tar", ".rec")) or os.path.isdir(text):
+        raise UserError(f"{text}: faces without pairs; give PAIRS.txt@{text}, or an InsightFace SET.bin")
+    return read_bin(pathlib.Path(text))
 
 
 def read_bin(path):

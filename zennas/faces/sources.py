@@ -12,7 +12,7 @@ import numpy as np
 
 from zennas.faces import recordio
 from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import CorruptImageError
+from zennas.faces.images import CorruptImageError, UnreadableImageError
 from zennas.faces.index import Index, Names, file_key, kept_index, load_index
 from zennas.faces.shards import IMAGE_SUFFIXES, list_members
 from zennas.records import UserError, suggestion
@@ -52,7 +52,7 @@ class Source:
         try:
             return self._kind.read(self, self._index, index)
         except OSError as error:
-            raise CorruptImageError(f"cannot be read: {error.strerror}") from None
+            raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
 
     def where(self, index):
         """Where image `index` lies, for people: 'train.rec, record 17'."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from zennas.metrics.blocks import GRID, exact, masked, paired
+from zennas.metrics.verification import num_allowed
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 
@@ -85,7 +86,7 @@ def all_to_all(
         setattr(cuda, reduced, False)
         pairs = paired(embedding_ND, label_N, against, device=device, plan=_plan)
         total, num_columns = pairs.num_different, len(pairs.right.label_N)
-        rank_of = {far: _num_allowed(far, total) + 1 for far in fars}  # the strongest that is not accepted
+        rank_of = {far: num_allowed(far, total) + 1 for far in fars}  # the strongest that is not accepted
         held = [far for far in fars if rank_of[far] <= min(MAX_KEPT, total)]
         wide = sorted({rank for rank in rank_of.values() if MAX_KEPT < rank <= total})
         need = max([min(num_hardest, total), *(rank_of[far] for far in held)])
@@ -112,17 +113,20 @@ def all_to_all(
     return AllToAll(
         [Point(far, float(found[far][0]), tar.get(found[far][0], math.nan), found[far][1]) for far in fars],
         pairs.num_same, total, far_K, np.array([tar.get(one, math.nan) for one in threshold_K]),
-        1.0 if need >= total else max(held, default=0.0), (np.linspace(-1, 1, NUM_BINS + 1), same_B, different_B), *hardest,
+        _exact_up_to(pairs, held, need), (np.linspace(-1, 1, NUM_BINS + 1), same_B, different_B), *hardest,
     )  # fmt: skip
 
 
-def _num_allowed(far, num_different):
-    return min(math.floor(far * num_different * (1 + 1e-12)), num_different)  # as tar_at_far: 0.29 * 100 is below 29
+def _exact_up_to(pairs, held, need):
+    """The largest FAR at which the curve rests on all different pairs: on those held, or on a sample that left none out."""
+    if need >= pairs.num_different or max(len(side.label_N) for side in (pairs.left, pairs.right)) <= SAMPLE_SIDE:
+        return 1.0
+    return max([*held, (need - 1) / pairs.num_different])
 
 
 def _curve_threshold(far, num_different, tail_P, sample_S):
     """Exact where the pairs held reach; beyond, the sample's, but never above the last exact one."""
-    allowed, guess = _num_allowed(far, num_different), _num_allowed(far, len(sample_S))
+    allowed, guess = num_allowed(far, num_different), num_allowed(far, len(sample_S))
     if allowed < len(tail_P):
         return tail_P[allowed]
     if allowed == num_different or not len(sample_S):
@@ -315,7 +319,7 @@ class _Journal:
 
 
 def _fingerprint(pairs, ranks, seed, need):
-    """A name of everything that a kept state depends on; the screening and the device are no part of it."""
+    """A name of everything that a kept state depends on; the screening is no part of it, blocks are."""
     name = hashlib.blake2b(repr((1, GRID, pairs.plan[:3], pairs.alone, ranks, seed, need)).encode(), digest_size=16)
     for side in (pairs.left, pairs.right)[: 2 - pairs.alone]:
         shape = repr((side.source_ND.shape, side.source_ND.dtype.str)).encode()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.metrics.verification import num_allowed
 from zennas.records import UserError
 
 CURVE_RANKS = 50  # a CMC curve goes on to here at least
@@ -225,8 +226,8 @@ def identify(
 
 def _open_set_point(rank_M, own_M, other_U, fpir):
     """M mated probes, U others."""
-    num_allowed = math.floor(fpir * len(other_U) * (1 + 1e-12))  # as tar_at_far: 0.29 * 100 is 28.999999999999996
-    threshold = -math.inf if num_allowed >= len(other_U) else float(np.sort(other_U)[::-1][num_allowed])
+    allowed = num_allowed(fpir, len(other_U))
+    threshold = -math.inf if allowed == len(other_U) else float(np.sort(other_U)[::-1][allowed])
     known = len(rank_M) and len(other_U)
     tpir = float(np.mean((rank_M == 1) & (own_M > threshold))) if known else math.nan
     return OpenSetPoint(fpir, threshold if len(other_U) else math.nan, tpir, int((other_U > threshold).sum()))

@@ -121,13 +121,28 @@ def tar_at_far(similarity_P, same_P, far):
     similarity_P, same_P = checked(similarity_P, same_P)
     if not 0 <= far <= 1:
         raise UserError(f"far {far}: allowed: a share in [0, 1]")
-    positive, negative = similarity_P[same_P], np.sort(similarity_P[~same_P])[::-1]
-    if not len(positive) or not len(negative):
+    if same_P.all() or not same_P.any():
         return math.nan
-    num_allowed = math.floor(far * len(negative) * (1 + 1e-12))  # 0.29 * 100 is 28.999999999999996
-    if num_allowed >= len(negative):
-        return 1.0
-    return float(np.mean(positive > negative[num_allowed]))
+    return float(np.mean(similarity_P[same_P] > threshold_at_far(similarity_P, same_P, far)))
+
+
+def threshold_at_far(similarity_P, same_P, far):
+    """The similarity above which pairs are accepted at a FAR: that of the strongest different pair which must not be.
+
+    -inf where all may be accepted or there is no different pair.
+    """
+    different = np.sort(np.asarray(similarity_P, np.float64)[~np.asarray(same_P, bool)])[::-1]
+    allowed = num_allowed(far, len(different))
+    return -math.inf if allowed == len(different) else float(different[allowed])
+
+
+def num_allowed(far, num_different):
+    """How many different pairs a FAR lets be accepted.
+
+    >>> num_allowed(0.29, 100)  # though 0.29 * 100 is 28.999999999999996
+    29
+    """
+    return min(math.floor(far * num_different * (1 + 1e-12)), num_different)
 
 
 def roc(similarity_P, same_P, *, num_points=200):

@@ -12,7 +12,8 @@ can check: measured value, limit, verdict. Then write the zip that the challenge
 
 The insightface tracks take one ONNX file in a zip. The webface tracks take a folder of code with a detector and a recognition
 network: it is built from --model and --detector, or checked as it is with --system, and timed as a whole over --images.
-What is measured is the time of this machine, beside a budget that the track's reference network carried here.
+What is measured is the time of this machine, beside a budget that the track's reference network carried here. Where another
+kind of device stands in for the track's, the time is shown beside its budget and not judged.
 
 Exit codes: 0 no rule that could be judged is broken; 1 the challenge would refuse it (no zip is written without --anyway);
 2 something given cannot be used; 130 stopped by Ctrl-C.

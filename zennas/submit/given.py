@@ -1,5 +1,6 @@
 """What the user gave: the one ONNX file that a challenge's checker would take from it, and the images to run a system on."""
 
+import collections
 import io
 import json
 import pathlib
@@ -9,6 +10,7 @@ import tarfile
 import zipfile
 from typing import NamedTuple
 
+from zennas.checker import outside_files, parse
 from zennas.faces.shards import IMAGE_SUFFIXES
 from zennas.records import UserError, first_line
 
@@ -44,8 +46,17 @@ def read_model(path):
 
 
 def read_detector(path):
-    """The bytes of --detector; UserError where they cannot be read."""
-    return _read(pathlib.Path(path), option="--detector")
+    """The bytes of --detector; UserError where they cannot be read, are no network, or lack weights that lie outside the file."""
+    content = _read(pathlib.Path(path), option="--detector")
+    try:
+        outside = outside_files(parse(content))
+    except UserError as error:
+        raise UserError(f"--detector {path}: {error}") from None
+    if outside:
+        raise UserError(
+            f"--detector {path}: keeps weights in {', '.join(outside)}, which the zip would lack; save it with all weights inside"
+        )
+    return content
 
 
 def _read(path, option="--model"):
@@ -85,12 +96,15 @@ def _from_zip(path, content):
                 _refuse_hostile(member, where)
             _refuse_bomb(members, where)
             names = [member.filename for member in members if not member.is_dir()]
-            twice = next((name for name in names if names.count(name) > 1), None)
+            counts = collections.Counter(names)
+            twice = next((name for name in names if counts[name] > 1), None)
             if twice:
                 raise UserError(f"{where}: member '{twice}' is there twice, and unzip may take either")
             name = _last_onnx([name for name in names if "/" not in name], where, all_names=names)
             onnx_bytes = archive.read(name)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of a damaged member each decompressor raises errors of its own
         raise UserError(f"{where}: a damaged zip, or one that nobody can read: {first_line(error)}") from None
     return Given(onnx_bytes, f"{path}, member {name}", tuple(other for other in names if other != name))
 

@@ -50,7 +50,8 @@ def earlier_files(out):
     out = pathlib.Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; --out takes a folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    begun = _begun(out / RECORD)  # all that a process leaves that is killed while it writes its first record
+    if not out.is_dir() or set(out.iterdir()) <= {begun}:
         return {}
     if not (out / RECORD).is_file():
         raise UserError(f"{out}: is not empty and holds no submission of zennas; choose another --out")
@@ -70,10 +71,13 @@ def earlier_files(out):
 
 
 def write_submission(out, record, *, name, files, as_folder):
-    """Write OUT/NAME.zip, and OUT/NAME/ where as_folder, and submission.json last; the path of the zip, None without files.
+    """Write OUT/NAME.zip, and OUT/NAME/ where as_folder, and submission.json; the path of the zip, None without files.
 
     files: {name in the zip: bytes}. An earlier submission's files are removed first. record: a plain dict; where the files are
     and what they are is added to it.
+
+    Killed anywhere, the folder is one that the same command takes again: the record names each file before it is there and
+    until it is gone. Written last, it would leave files of which nobody could say whose they are.
     """
     out = pathlib.Path(out)
     earlier = earlier_files(out)
@@ -86,20 +90,26 @@ def write_submission(out, record, *, name, files, as_folder):
         raise UserError(
             f"{out / strangers[0]}: is no file of zennas submit, and is not overwritten; choose another --name"
         )
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in wanted.items()}
+    where = {"zip": f"{name}.zip" if files else None, "folder": name if files and as_folder else None, "files": digests}
     with explaining(out):
         out.mkdir(parents=True, exist_ok=True)
         for path in earlier:
-            (out / path).unlink(missing_ok=True)
+            for one in (out / path, _begun(out / path)):
+                one.unlink(missing_ok=True)
             _remove_empty_parents(out, path)
+        write_atomically(out / RECORD, json.dumps(record | where, indent=2) + "\n")
         for path, content in wanted.items():
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out / path, content)
     if files:
         read_again(out / f"{name}.zip", files)
-    digests = {path: hashlib.sha256(content).hexdigest() for path, content in wanted.items()}
-    where = {"zip": f"{name}.zip" if files else None, "folder": name if files and as_folder else None, "files": digests}
-    write_atomically(out / RECORD, json.dumps(record | where, indent=2) + "\n")
     return out / f"{name}.zip" if files else None
+
+
+def _begun(path):
+    """Where write_atomically begins a file."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _unchanged(path, digest):
@@ -109,6 +119,7 @@ def _unchanged(path, digest):
 
 def _remove_empty_parents(out, path):
     for parent in (out / path).parents:
-        if parent == out or not parent.is_dir() or any(parent.iterdir()):
+        if parent == out or (parent.is_dir() and any(parent.iterdir())):
             return
-        parent.rmdir()
+        if parent.is_dir():  # who was killed may have come to make the upper ones only
+            parent.rmdir()

@@ -63,8 +63,7 @@ def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
 
     of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only noted.
     """
-    kth, runs = protocol.kth_fastest, protocol.num_runs
-    name = "time" if of_the_challenge else "time of the network alone"
+    name = _name_of_time(of_the_challenge)
     try:
         measurement = measure_calmly(with_dynamic_batch(onnx_bytes), protocol)
     except UserError:
@@ -72,23 +71,43 @@ def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types
         said = f"one image does not run: {first_line(error)}"
         return _broken(name, "does not run", f"<= {budget.budget_ms:.2f} ms", said), None
-    latency = judged(measurement, budget)
-    ms, within = measurement.measured_ms, latency["within_budget"]
+    return time_verdict(measurement, budget, of_the_challenge=of_the_challenge), judged(measurement, budget)
+
+
+def time_verdict(measurement, budget, *, of_the_challenge):
+    """The Rule that a Measurement keeps or breaks beside a LocalBudget; not judged where another kind of device stood in, for
+    which of two networks is faster may differ between kinds. A noisy one is judged, and its sentence says that it is noisy.
+    """
+    ms, protocol = measurement.measured_ms, measurement.protocol
+    within = ms <= budget.budget_ms
+    verdict = (KEPT if within else BROKEN) if of_the_challenge else NOTED
+    if of_the_challenge and budget.stand_in:
+        verdict = NOT_JUDGED
     parts = [f"{ms:.2f} ms, {'within' if within else 'over'} the budget of {budget.budget_ms:.2f} ms: {budget.origin}"]
     parts += [text for text in (budget.stand_in, measurement.warning) if text]
-    verdict = (KEPT if within else BROKEN) if of_the_challenge else NOTED
-    measured = f"{ms:.2f} ms ({kth} of {runs}{', stand-in' if budget.stand_in else ''})"
-    return (
-        Rule(
-            name=name, measured=measured, limit=f"<= {budget.budget_ms:.2f} ms", verdict=verdict, said="; ".join(parts)
-        ),
-        latency,
-    )
+    if measurement.warning and verdict in (KEPT, BROKEN):
+        parts.append("the verdict may be chance: measure again when the machine is quiet")
+    how = f"{protocol.kth_fastest} of {protocol.num_runs}{', stand-in' if budget.stand_in else ''}"
+    return Rule(
+        name=_name_of_time(of_the_challenge), measured=f"{ms:.2f} ms ({how})", limit=f"<= {budget.budget_ms:.2f} ms",
+        verdict=verdict, said="; ".join(parts),
+    )  # fmt: skip
+
+
+def unopened_rule():
+    """The Rule in place of a run, of a file that has weights outside: where to look for them is a stranger's word, and even where
+    they are found here, the challenge would not find them."""
+    said = "weights lie outside the file, and ONNX Runtime is not let near them: neither run nor timed"
+    return Rule(name="loads", measured="not opened", limit="loads", verdict=NOT_JUDGED, said=said)
 
 
 def untimed_rule(why):
     """The Rule of a time that was not taken."""
     return Rule(name="time", measured="not taken", limit="the track's", verdict=NOT_JUDGED, said=why)
+
+
+def _name_of_time(of_the_challenge):
+    return "time" if of_the_challenge else "time of the network alone"
 
 
 def _images(batch, image_px, normalise):

@@ -10,10 +10,11 @@ from zennas.records import Record, UserError, suggestion
 from zennas.run_folder import lock_folder
 from zennas.submit.given import find_images, read_detector, read_model
 from zennas.submit.package import check_name, earlier_files, write_submission
-from zennas.submit.runtime import CHECKED_BATCH, run_rules, time_rule, untimed_rule
+from zennas.submit.runtime import CHECKED_BATCH, run_rules, time_rule, unopened_rule, untimed_rule
 from zennas.submit.system import FACE_PX, OURS, build_system, read_system, run_system, system_rules
 from zennas.track import load_experiment
 
+UNTIMED_IF_BROKEN = ("input", "input size", "one file", "loads")
 # What no program can see in a file, as the challenges' own pages have it.
 YOURS = {
     "insightface": (
@@ -98,13 +99,15 @@ def submit(
         if system:
             rules = [_fed_by_itself() if rule.name == "normalisation" else rule for rule in rules]
         rules += _history_rules(metadata, given)
-        ran = run_rules(
-            given.onnx_bytes, batch=1 if whole else CHECKED_BATCH, image_px=image_px, normalise=fed,
-            max_embedding_size=limits["max_embedding_size"],
-        )  # fmt: skip
-        rules += ran
+        if any(rule.name == "one file" and rule.verdict == BROKEN for rule in rules):
+            rules.append(unopened_rule())
+        else:
+            rules += run_rules(
+                given.onnx_bytes, batch=1 if whole else CHECKED_BATCH, image_px=image_px, normalise=fed,
+                max_embedding_size=limits["max_embedding_size"],
+            )  # fmt: skip
         progress.end()
-        unfit = [rule for rule in rules if rule.name in ("input", "input size", "loads") and rule.verdict == BROKEN]
+        unfit = [rule for rule in rules if rule.name in UNTIMED_IF_BROKEN and rule.verdict == BROKEN]
         timed, latency, system_runs = _times(
             given, made_system, not unfit, the_track, protocol, stand_in, budget_ms, whole, found, progress
         )
@@ -184,7 +187,8 @@ def _fed_by_itself():
 def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, found, progress):
     """(rules, latency, system) of what is timed: the network where the track times it, the system where images were given."""
     if not fit:
-        return [untimed_rule("a network that cannot be loaded, or takes other images, is not timed")], None, None
+        why = "a network that cannot be loaded, has weights outside its file, or takes other images, is not timed"
+        return [untimed_rule(why)], None, None
     reference = reference_here(track, protocol, progress) if budget_ms is None else None
     if not whole:
         budget = local_budget(track, reference, stand_in, budget_ms=budget_ms)
@@ -203,7 +207,7 @@ def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole,
         progress.update({})
         taken = run_system(made_system, found, protocol)
         progress.end()
-        rules = system_rules(taken, total_ms=total_ms, origin=origin)
+        rules = system_rules(taken, total_ms=total_ms, origin=origin, stand_in=stand_in)
         return rules, None, None if isinstance(taken, str) else taken.model_dump(mode="json")
     said = f"give photographs with --images to run the whole system; its budget is {total_ms:.1f} ms: {origin}"
     rules = [

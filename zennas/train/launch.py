@@ -8,6 +8,7 @@ import pathlib
 import torch
 from rich.console import Console
 
+from zennas.faces.pairs import list_and_images
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
@@ -99,7 +100,10 @@ def _absolute(options):
         for name in ("data", "out", "identities", "teacher", "start")
         if (path := getattr(options, name)) is not None
     }
-    sets = tuple("@".join(str(pathlib.Path(part).resolve()) for part in text.split("@")) for text in options.verify)
+    sets = tuple(
+        "@".join(str(pathlib.Path(part).resolve()) for part in filter(None, list_and_images(text)))
+        for text in options.verify
+    )
     return dataclasses.replace(options, verify=sets, **changes)
 
 

@@ -38,10 +38,12 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
     print_result(result, options, console)
     refused = result["export"]["checker"] or not (result["latency"]["within_budget"] or options.any_size)
     trained, track = str(options.out), ("--track", options.asked_track)
+    # What a track of whole systems asks for beside the network.
+    needed = ("--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS") if options.track.budget.of_a_system else ()
     commands_next = (
         ["tensorboard", "--logdir", str(options.out / "tensorboard")],
         ["python", "-m", "zennas.evaluate", "--model", trained, "--set", "lfw.bin", *track],
-        ["python", "-m", "zennas.submit", *track, "--model", trained],
+        ["python", "-m", "zennas.submit", *track, "--model", trained, *needed],
     )
     console.print(
         f"\nNext:\n  open {options.out / 'report.html'}\n  " + "\n  ".join(map(shlex.join, commands_next)),

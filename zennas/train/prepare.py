@@ -208,7 +208,7 @@ def open_teacher_of(options, ranks):
     try:
         teacher = open_model(
             options.teacher, mean=plan.teacher.mean, std=plan.teacher.std, device=ranks.device,
-            image_px=plan.teacher.image_px or px, dtype=dtype,
+            image_px=plan.teacher.image_px or px, dtype=dtype, trusted=True,  # the user's own, as --help says
         )  # fmt: skip
     except UserError as error:
         raise UserError(f"--teacher {error}") from None

@@ -4,6 +4,7 @@ import pathlib
 
 import yaml
 
+from zennas.faces.pairs import list_and_images
 from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import read_candidates
@@ -51,7 +52,7 @@ def check_request(track, *, data, changes=(), space=None, **others):
         if path is not None and not pathlib.Path(path).exists():
             raise UserError(f"{name} {path}: no such file or folder")
     for text in others.get("verify", ()):
-        for path in filter(None, text.partition("@")[::2]):
+        for path in filter(None, list_and_images(text)):
             if not pathlib.Path(path).exists():
                 raise UserError(f"--verify {text}: {path}: cannot be read: no such file or folder")
     for change in changes if teacher is None else ():

@@ -1,14 +1,12 @@
 """How good a network is so far: its accuracy on sets of pairs, with the flipped image added as insightface does."""
 
 import concurrent.futures
-import pathlib
 
 import numpy as np
 import torch
 
 from zennas.faces.images import CorruptImageError
-from zennas.faces.pairs import read_bin, read_pairs
-from zennas.faces.sources import open_source
+from zennas.faces.pairs import open_pairs
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
@@ -34,14 +32,10 @@ def open_set(text):
 
     UserError where it is neither, or a file is missing.
     """
-    if "@" in text:
-        pairs, _, source = text.partition("@")
-        return read_pairs(pathlib.Path(pairs), open_source(source))
-    if text.endswith(".txt"):
-        raise UserError(f"--verify {text}: say where its images are: {text}@SOURCE (a folder, a .tar, a train.rec)")
-    if text.endswith((".tar", ".rec")) or pathlib.Path(text).is_dir():
-        raise UserError(f"--verify {text}: faces without pairs; give PAIRS.txt@{text}, or an InsightFace SET.bin")
-    return read_bin(pathlib.Path(text))
+    try:
+        return open_pairs(text)
+    except UserError as error:
+        raise UserError(f"--verify {error}") from None
 
 
 def check_images(pair_set):
