@@ -30,6 +30,13 @@ def test_the_checkers_run_feeds_what_the_normalisation_says():
     assert fed == {"insightface": "kept", "none": "broken"}
 
 
+@pytest.mark.parametrize(("factor", "verdicts_there"), [(1.0, []), (0.0, ["noted"])])
+def test_a_network_that_answers_all_images_alike_is_noted(factor, verdicts_there):
+    """No checker looks, and it recognises nobody."""
+    rules = run_rules(scaled(factor).SerializeToString(), normalise="insightface", batch=32, image_px=32)
+    assert [rule.verdict for rule in rules if rule.name == "two images"] == verdicts_there
+
+
 @pytest.mark.parametrize("normalise", [None, "insightface", "none"])
 @pytest.mark.parametrize(("names", "finite"), [((), "kept"), (("Sub_1", "Mul_2"), "broken")])
 def test_what_insightfaces_checker_feeds_is_not_the_users_to_say(submitted, flat, saved, normalise, names, finite):

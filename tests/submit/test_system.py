@@ -312,7 +312,7 @@ def runs_of(ms, **changes):
     given = {
         "raw_ms": (ms,) * 9, "raw_detection_ms": (ms / 4,) * 9, "raw_recognition_ms": (ms / 2,) * 9, "loaded_ms": (1, 1, 0),
         "feature_size": 8, "wrong_features": 0, "images": 7, "images_with_face": 7, "without_face": (), "kth_fastest": 2,
-        "num_runs": 9, "made_by": {},
+        "num_runs": 9, "made_by": {}, "median_hw": (480, 640),
     }  # fmt: skip
     return SystemRuns(**(given | changes))
 
@@ -336,6 +336,13 @@ def test_a_stand_in_decides_nothing_of_a_system_either(ms, where):
         rule.limit == "<= 100.0 ms" and f"{where} the budget of 100.0 ms" in rule.said and "stand-in: here" in rule.said
     )
     assert {one.verdict for one in others} == {"kept"}
+
+
+@pytest.mark.parametrize(("median_hw", "verdict"), [((480, 640), "kept"), ((200, 112), "kept"), ((112, 112), "noted")])
+def test_crops_are_told_from_photographs(median_hw, verdict):
+    rules = system_rules(runs_of(99, median_hw=median_hw), total_ms=100, origin="from there")
+    (rule,) = [rule for rule in rules if rule.name == "images"]
+    assert rule.verdict == verdict and rule.measured == f"{median_hw[0]} x {median_hw[1]} px (median)"
 
 
 def test_only_the_runs_of_the_rule_count():

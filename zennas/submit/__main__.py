@@ -26,7 +26,10 @@ def submit(
     track: Annotated[str, typer.Option(help="Experiment: a name under experiments/, or a path.")] = "insightface-ms1m",
     model: Annotated[
         pathlib.Path | None,
-        typer.Option(help="ONNX file, a folder or zip that holds one, or a folder that zennas train wrote."),
+        typer.Option(
+            help="ONNX file, a folder or zip with one at its top (of several the last by name), or a folder that "
+            "zennas train wrote."
+        ),
     ] = None,
     detector: Annotated[
         pathlib.Path | None, typer.Option(help="YuNet ONNX file; the webface tracks need a detector.")
@@ -38,7 +41,8 @@ def submit(
     system: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="A folder of your own with pywebface260mmfr_implement.py, in place of --model and --detector."
+            help="A folder of your own with pywebface260mmfr_implement.py, face_detection.py, assets/det/*.onnx and "
+            "assets/face_reg/*.onnx, in place of --model and --detector."
         ),
     ] = None,
     normalise: Annotated[
@@ -100,7 +104,8 @@ def print_submission(submission, path, folder, console):
     for rule in submission.yours:
         console.print(Text(f"  - {rule}"), soft_wrap=True)
     counts = {verdict: sum(rule.verdict == verdict for rule in submission.rules) for verdict in STYLES}
-    unjudged = f"; {counts['not judged here']} could not be judged here" if counts["not judged here"] else ""
+    names = ", ".join(rule.name for rule in submission.rules if rule.verdict == "not judged here")
+    unjudged = f"; not judged here: {names}" if names else ""
     if submission.accepted:
         said = Text(f"\nAccepted: {counts['kept']} rules are kept, none is broken{unjudged}.", "green")
     else:

@@ -63,7 +63,8 @@ def _read(path, option="--model"):
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{option} {path}: cannot be read: {error.strerror}; accepted: {ACCEPTED}") from None
+        accepted = ACCEPTED if option == "--model" else "a YuNet ONNX file"
+        raise UserError(f"{option} {path}: cannot be read: {error.strerror}; accepted: {accepted}") from None
 
 
 def _from_folder(path):

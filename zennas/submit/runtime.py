@@ -50,6 +50,16 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
         bad = int((~np.isfinite(answer_BD)).sum())
         said = f"{bad} of {answer_BD.size} outputs are no finite numbers, or their sum is none"
         rules.append(_broken("finite", f"{bad} are not", "no NaN, no infinity", said))
+    other_BD = np.asarray(
+        session.run(None, {session.get_inputs()[0].name: _images(batch, image_px, normalise, seed=1)})[0]
+    )
+    if np.array_equal(answer_BD[0], other_BD[0]):
+        said = (
+            "two random images have the same embedding: the checker does not look, but such a network recognises nobody"
+        )
+        rules.append(
+            Rule(name="two images", measured="equal embeddings", limit="different ones", verdict=NOTED, said=said)
+        )
     size, name = answer_BD.shape[1], "embedding, when run"
     limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
     if max_embedding_size and size > max_embedding_size:
@@ -110,9 +120,9 @@ def _name_of_time(of_the_challenge):
     return "time" if of_the_challenge else "time of the network alone"
 
 
-def _images(batch, image_px, normalise):
+def _images(batch, image_px, normalise, *, seed=IMAGE_SEED):
     """The same random image again and again, normalised as the checker would."""
-    pixels_3HW = np.random.default_rng(IMAGE_SEED).integers(0, 256, (3, image_px, image_px))
+    pixels_3HW = np.random.default_rng(seed).integers(0, 256, (3, image_px, image_px))
     mean, std = NORMALISATIONS[normalise]
     return np.repeat(((pixels_3HW - mean) / std).astype(np.float32)[None], batch, axis=0)
 

@@ -70,7 +70,8 @@ def submit(
     whole = budget.detection_ms + budget.alignment_ms > 0  # the clock stands for a system, and the zip holds one
     _check_options(experiment.name, whole, model, detector, images, system, normalise, budget_ms)
     protocol, stand_in = _protocol(the_track, backend, whole)
-    name, out = name or experiment.name, pathlib.Path(out or f"runs/{experiment.name}-submission")
+    name = experiment.name if name is None else name.removesuffix(".zip")
+    out = pathlib.Path(out or f"runs/{experiment.name}-submission")
     check_name(name)
     lock = lock_folder(out)
     try:
@@ -131,7 +132,10 @@ def submit(
 
 def _check_options(name, whole, model, detector, images, system, normalise, budget_ms):
     if normalise is not None and normalise not in NORMALISATIONS:
-        raise UserError(f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}")
+        raise UserError(
+            f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}; the checkers feed nothing "
+            "else: a network that needs another one must have it inside its graph"
+        )
     if budget_ms is not None and not budget_ms > 0:
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
     if not whole:
@@ -172,7 +176,9 @@ def _history_rules(metadata, given):
         said = "zennas search exported it with random weights: train it first (zennas train)"
         rules.append(Rule(name="trained", measured="no", limit="yes", verdict=NOTED, said=said))
     if given.others:
-        said = f"the zip will hold the network alone; {', '.join(given.others[:5])} beside it stays behind"
+        several = sum(other.endswith(".onnx") for other in given.others)
+        said = f"the zip will hold {given.where} alone; {', '.join(given.others[:5])} beside it stays behind"
+        said += "; of several ONNX files the last by name is taken, as the checker does" if several else ""
         measured = f"{len(given.others)} more files"
         rules.append(Rule(name="alone", measured=measured, limit="one ONNX file", verdict=NOTED, said=said))
     return rules

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ FACE_PX = 112  # what a system of ours aligns faces to, and what the organisers'
 # README of the organisers: above 1000 ms breaks the rule, "exceeding 2000ms will not be evaluated".
 NOT_EVALUATED = 2.0
 MAX_LENGTH_ERROR = 1e-3  # of a feature's length from one: float32 over a few thousand numbers is a hundred times nearer
+PHOTOGRAPH_PX = 200  # the long side below which an image is taken to be a crop
 TIMEOUT_S = 3600  # of fifty runs in load() and fifty of ours; at the limit itself both take two minutes
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
@@ -37,6 +39,7 @@ class SystemRuns(Record):
     feature_size: int
     wrong_features: int  # of another size, not of unit length, or no numbers
     images: int
+    median_hw: tuple[int, int]  # pixels
     images_with_face: int
     without_face: tuple[str, ...]  # names of the others
     kth_fastest: int
@@ -90,12 +93,12 @@ def read_system(folder):
                 files[path.relative_to(folder).as_posix()] = path.read_bytes()
             except OSError as error:
                 raise UserError(f"--system {path}: cannot be read: {error.strerror}") from None
-    for needed in OURS:
-        if needed not in files:
-            raise UserError(f"--system {folder}: lacks {needed} at its top")
+    missing = [f"{needed} at its top" for needed in OURS if needed not in files]
     for needed in (DETECTORS, RECOGNIZERS):
         if not any(name.startswith(needed) and name.endswith(".onnx") for name in files):
-            raise UserError(f"--system {folder}: lacks {needed}*.onnx")
+            missing.append(f"{needed}*.onnx")
+    if missing:
+        raise UserError(f"--system {folder}: lacks {', '.join(missing)}")
     name = max(name for name in files if name.startswith(RECOGNIZERS) and name.endswith(".onnx"))
     return System(files, Given(files[name], str(folder / name), ()))
 
@@ -147,6 +150,7 @@ def _taken(answered, names, protocol):
         feature_size=size,
         wrong_features=len(wrong),
         images=len(names),
+        median_hw=[int(statistics.median(sides)) for sides in zip(*answered["sizes"], strict=True)],
         images_with_face=len(names) - len(missed),
         without_face=[names[image] for image in missed],
         kth_fastest=protocol.kth_fastest,
@@ -180,6 +184,18 @@ def system_rules(runs, *, total_ms, origin, stand_in=None):
         said += ", ..." if len(runs.without_face) > 3 else ""
     verdict = KEPT if not said else NOTED if runs.images_with_face else BROKEN
     rules.append(Rule(name="faces found", measured=found, limit="at least one", verdict=verdict, said=said))
+    height, width = runs.median_hw
+    small = max(runs.median_hw) < PHOTOGRAPH_PX
+    said = "these are crops rather than photographs: a system meets larger images, and more in them" if small else ""
+    rules.append(
+        Rule(
+            name="images",
+            measured=f"{height} x {width} px (median)",
+            limit="photographs",
+            verdict=NOTED if small else KEPT,
+            said=said,
+        )
+    )
     return [*rules, _system_time(runs, total_ms, limit, origin, stand_in)]
 
 

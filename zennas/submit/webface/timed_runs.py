@@ -17,15 +17,19 @@ import numpy as np
 
 
 def main(system, images, num_runs, answer):
-    """Write to the file `answer` {"loaded", "feat_dim", "runs": [...]}, {"error": text} or {"unreadable": numbers of images}."""
+    """Write to the file `answer` {"loaded", "feat_dim", "sizes" (height, width), "runs": [...]}, {"error": text}, or
+    {"unreadable": numbers of images}."""
     system, answer = os.path.abspath(system), os.path.abspath(answer)
     sys.path[0] = system  # in place of this file's folder, where a face_detection.py lies too
     os.chdir(images)  # load() looks for 0.png to 5.png here
     num_images = len(glob.glob("*.png"))
-    unreadable = [number for number in range(num_images) if cv2.imread(f"{number}.png") is None]
+    images = [cv2.imread(f"{number}.png") for number in range(num_images)]
+    unreadable = [number for number, image in enumerate(images) if image is None]
     if unreadable:
         write(answer, {"unreadable": unreadable})
         return
+    sizes = [image.shape[:2] for image in images]
+    del images
     stage = "loading"
     try:
         recognizer = importlib.import_module("pywebface260mmfr_implement").PyWebFace260M()
@@ -34,6 +38,7 @@ def main(system, images, num_runs, answer):
             raise RuntimeError(f"load() says: {loaded}")
         stage = "get_feature"
         found = {"loaded": [float(one) for one in loaded], "feat_dim": int(recognizer.feat_dim)}
+        found["sizes"] = sizes
         found["runs"] = timed(recognizer, num_images, num_runs)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the answer
         found = {"error": f"{stage}: {type(error).__name__}: {error}"}
