@@ -24,7 +24,9 @@ def evaluate_and_tell(options, console):
         progress.close()
     for one in results["sets"]:
         console.print(_table(one, results))
-    if results["budget"]:
+    if budget := results["budget"]:
+        console.print(Text(f"latency, by the rule of {results['track']}"))
+        console.print(Text(f"budget {budget['budget_ms']:.2f} ms: {budget['origin']}"), soft_wrap=True)
         console.print(_latency_table(results))
     console.print(
         f"\nNext:\n  open {options.out / REPORT}\n  {options.out / TABLE}: every number in a line",
@@ -78,8 +80,7 @@ def _count(value):
 
 def _latency_table(results):
     budget_ms = results["budget"]["budget_ms"]
-    title = f"latency, by the rule of {results['track']}; budget {budget_ms:.2f} ms: {results['budget']['origin']}"
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     for name in ("model", "ms", "budget", "spread"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for one in results["models"]:
