@@ -1,6 +1,7 @@
 """What the tests share: a space small enough to search in seconds, and a latency cache of their own."""
 
 import pathlib
+import shutil
 import textwrap
 from typing import NamedTuple
 
@@ -92,3 +93,17 @@ def own_cache(tmp_path_factory):
 def checkout():
     """The root of the repository."""
     return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real headless Chromium that reaches nothing but this machine."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*flags.split(), "--disable-sync"])
+        yield browser
+        browser.close()

@@ -46,8 +46,7 @@ def file_rules(
     pywebface260mmfr_implement.py.
     """
     model = parse(onnx_bytes)
-    if normalise is None and any(entry.key == "zennas" for entry in model.metadata_props):
-        normalise = "insightface"
+    normalise = normalise or needed_normalisation(model)
     rules = [
         *_input_rules(model.graph, image_px, single=checker == "webface"),
         *_output_rules(model.graph, max_embedding_size),
@@ -98,6 +97,11 @@ def with_dynamic_batch(onnx_bytes):
         return onnx_bytes
     dims[0].dim_param = "None"
     return model.SerializeToString()
+
+
+def needed_normalisation(model):
+    """The name in NORMALISATIONS that an onnx.ModelProto needs, where its metadata says that zennas exported it; else None."""
+    return "insightface" if any(entry.key == "zennas" for entry in model.metadata_props) else None
 
 
 def detected_normalisation(graph, checker):

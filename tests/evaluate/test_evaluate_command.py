@@ -363,14 +363,16 @@ def test_a_mistake_is_one_line(name, given, faces, tmp_path, asked):
     assert not (tmp_path / "runs" / "evaluation" / "results.json").exists()
 
 
-def test_one_that_fails_leaves_the_others_their_results(given, tmp_path):
+@pytest.mark.parametrize("first", [True, False])
+def test_one_that_fails_leaves_the_others_their_results(first, given, tmp_path):
     """A set of which nobody could see before that it is of no use."""
     (tmp_path / "dead.csv").write_text("image,label\na.png,1\nb.png,1\n")
     (tmp_path / "dead").mkdir()
     for image in "ab":
         (tmp_path / "dead" / f"{image}.png").write_bytes(b"no image")
     words = ["--model", "one.onnx", "--set", "all:dead.csv@dead", "--device", "cpu"]
-    ended = ran(*words, "--set", given[5], "--out", "run")
+    order = ["--set", given[5]]
+    ended = ran(*words, *order, "--out", "run") if first else ran(*words[:2], *order, *words[2:], "--out", "run")
     assert ended.code == 1 and "none of its 2 images can be used" in ended.stdout and "Traceback" not in ended.said
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [entry["set"] for entry in results["results"]] == ["drawn@faces"]

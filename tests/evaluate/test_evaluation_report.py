@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 
 import numpy as np
 import PIL.Image
@@ -458,19 +457,6 @@ def test_a_failed_write_leaves_the_old_page(tmp_path):
     with pytest.raises(ValueError, match="big on lfw: better: given 'sideways'"):
         write_report(path, broken)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags.split())
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

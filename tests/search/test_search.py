@@ -371,20 +371,6 @@ def test_a_full_disk_is_one_message_and_with_more_room_the_run_goes_on(finished,
 # --- what is looked at ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A real headless Chromium that reaches nothing but this machine."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*flags.split(), "--disable-sync"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_the_report_opens_offline_and_is_drawn(finished, chromium, tmp_path, width_px):
     context = chromium.new_context(viewport={"width": width_px, "height": 900}, offline=True)

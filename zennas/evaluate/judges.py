@@ -216,12 +216,11 @@ def judge_identification(the_set, embedding_ND, work):
         note = no_mated or (
             None if found.num_non_mated else "every probe's identity is in the gallery: nobody can be wrongly found"
         )
-        threshold = point.threshold if math.isfinite(point.threshold) else None
         metrics.append(
             Metric(
                 name=f"TPIR@FPIR={power(point.fpir)}",
                 value=_known(point.tpir),
-                threshold=threshold,
+                threshold=_known(point.threshold),
                 note=note,
                 **counts,
             )
@@ -266,14 +265,13 @@ def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, work, *,
     for point in found.points:
         tar, note = _known(point.tar), _why_not(point.far, found.num_same, found.num_different)
         value = None if tar is None else 1 - tar if fnmr else tar
-        threshold = point.threshold if point.threshold is not None and math.isfinite(point.threshold) else None
         metrics.append(
             Metric(
                 name=_name(point.far, fnmr),
                 subset=subset,
                 value=value,
                 better="lower" if fnmr else "higher",
-                threshold=threshold,
+                threshold=_known(point.threshold),
                 note=note,
                 headline=not fnmr and point.far == ALL_HEADLINE and subset == "",
                 **counts,

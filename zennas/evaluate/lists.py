@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import UnreadableImageError
+from zennas.faces.image_set import ImageSet, changed_at, read_file
 from zennas.faces.sources import open_source
 from zennas.records import UserError, some, suggestion
 
@@ -128,10 +127,11 @@ def _images(path, image_N, images_path, progress):
     if not os.path.exists(images_path):
         raise UserError(f"{path}: its images: {images_path}: no such file or folder")
     is_folder = images_path.is_dir() and not (images_path / "train.rec").exists() and not any(images_path.glob("*.tar"))
-    return _in_folder(path, image_N, images_path) if is_folder else _in_source(path, image_N, images_path, progress)
+    return in_folder(path, image_N, images_path) if is_folder else _in_source(path, image_N, images_path, progress)
 
 
-def _in_folder(path, image_N, folder):
+def in_folder(path, image_N, folder):
+    """The ImageSet of the files that `path` names below a folder; UserError where some lead out of it or are not there."""
     if outside := [name for name in image_N if leads_out(name)]:
         raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
     digest, missing = hashlib.sha256(str(folder.resolve()).encode()), []
@@ -142,14 +142,8 @@ def _in_folder(path, image_N, folder):
         digest.update(f"{name}\n{changed}\n".encode())
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(image_N)} images are not in {folder}: {some(missing)}")
-
-    def read(image):
-        try:
-            return (folder / image_N[image]).read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
-
-    return ImageSet(len(image_N), read, image_N.__getitem__, digest.hexdigest()[:16])
+    fingerprint = digest.hexdigest()[:16]
+    return ImageSet(len(image_N), lambda image: read_file(folder / image_N[image]), image_N.__getitem__, fingerprint)
 
 
 def _in_source(path, image_N, source_path, progress):

@@ -19,7 +19,6 @@ NORMALISATIONS = {
     "unit": ((0.0,) * 3, (255.0,) * 3),
     "none": _PLAIN["none"],
 }
-GUESSED = ", as the challenge's checker takes it to be"
 SPELLING = (
     "FILE[,name=NAME][,normalise="
     + "|".join(NORMALISATIONS)
@@ -37,18 +36,16 @@ class Named(NamedTuple):
     kind: str  # a row of embed.model.ORIGINS
     normalisation: str  # for people
     model: object
+    guessed: bool  # whether nobody said how images are normalised
 
     @property
     def notice(self):
         """A sentence where its normalisation was guessed; None where it is known."""
-        if not self.normalisation.startswith(tuple(name + GUESSED for name in NORMALISATIONS)):
-            return None
-        if any(entry.key == "zennas" for entry in checker.parse(self.file.read_bytes()).metadata_props):
-            return None
-        return (
+        said = (
             f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one costs "
             "accuracy: say it with ,normalise="
         )
+        return said if self.guessed else None
 
 
 def open_named(text, *, device="cpu"):
@@ -60,7 +57,7 @@ def open_named(text, *, device="cpu"):
     try:
         file = file_of(path)
         kind = kind_of(file)
-        mean, std, said = _normalisation(given.get("normalise"), file, kind)
+        mean, std, said, guessed = _normalisation(given.get("normalise"), file, kind)
         model = open_model(
             path,
             mean=mean,
@@ -75,7 +72,7 @@ def open_named(text, *, device="cpu"):
     if "px" in given and model.input_hw != _px(given["px"]):
         raise UserError(f"--model {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
-    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model)
+    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model, guessed)
 
 
 def _parsed(text):
@@ -123,17 +120,22 @@ def _px(text):
 
 
 def _normalisation(text, file, kind):
-    """(mean, std, in words)."""
+    """(mean, std, in words, whether it was guessed)."""
     if text is None:
         if kind != "onnx":
-            return *NORMALISATIONS["insightface"], "insightface"
+            return *NORMALISATIONS["insightface"], "insightface", False
         try:
-            name = checker.detected_normalisation(checker.parse(file.read_bytes()).graph, "insightface")
+            network = checker.parse(file.read_bytes())
         except UserError as error:
             raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
-        return *NORMALISATIONS[name], f"{name}{GUESSED}"
+        name = checker.detected_normalisation(network.graph, "insightface")
+        return (
+            *NORMALISATIONS[name],
+            f"{name}, as the challenge's checker takes it to be",
+            checker.needed_normalisation(network) is None,
+        )
     if text in NORMALISATIONS:
-        return *NORMALISATIONS[text], text
+        return *NORMALISATIONS[text], text, False
     means, _, stds = text.partition(":") if ":" in text else text.partition("/")
     try:
         mean, std = (_three(part) for part in (means, stds))
@@ -141,7 +143,7 @@ def _normalisation(text, file, kind):
         raise UserError(
             f"normalise={text}: allowed: {', '.join(NORMALISATIONS)}, MEAN/STD, or M/M/M:S/S/S for R, G and B in 0..255"
         ) from None
-    return mean, std, f"(x - {means}) / ({stds})"
+    return mean, std, f"(x - {means}) / ({stds})", False
 
 
 def _three(text):

@@ -109,9 +109,11 @@ def _evaluate_all(models, opened, results, device, out, progress):
                     progress.end()
                     progress.say(f"{named.name} on {one.set.name}: {error}", style="red")
                     results["failures"].append({"model": named.name, "set": one.set.name, "error": str(error)})
+                else:
+                    results["results"].append(entry)
+                    shown.append(entry | {"thumbnails": thumbnails})
+                if not shown:
                     continue
-                results["results"].append(entry)
-                shown.append(entry | {"thumbnails": thumbnails})
                 write_atomically(out / RESULTS, json.dumps(results, indent=1))
                 write_atomically(out / TABLE, as_csv(results))
                 if time.monotonic() - last >= PAGE_EVERY_S:

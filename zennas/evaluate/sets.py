@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from zennas.evaluate.lists import choices, leads_out, read_list, truths
-from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import UnreadableImageError
+from zennas.evaluate.lists import choices, in_folder, read_list, truths
+from zennas.faces.image_set import ImageSet
 from zennas.faces.pairs import list_and_images
 from zennas.faces.pairs import open_pairs as open_pair_set
 from zennas.faces.sources import open_source
@@ -62,12 +61,7 @@ def open_ijb(where, progress=None):
             "line by line they must be the same images"
         )
     pairs = _columns(pairs_path, 3)
-    name_N, crops = points[0].to_numpy(), folder / "loose_crop"
-    if outside := [name for name in name_N if leads_out(name)]:
-        raise UserError(f"{points_path}: {len(outside)} paths lead out of {crops}: {some(outside)}")
-    changes = [changed_at(crops / name) for name in name_N]
-    if missing := [name for name, changed in zip(name_N, changes, strict=True) if changed == "missing"]:
-        raise UserError(f"{folder}: {len(missing)} of {len(name_N)} images are not in {crops}: {some(missing)}")
+    images = in_folder(points_path, points[0].to_numpy(), folder / "loose_crop")
     numbers = _numbers(points.drop(columns=0), points_path)
     template_N, media_N = _numbers(media.drop(columns=0), media_path, whole=True).T
     first_P, second_P, same_P = _numbers(pairs, pairs_path, whole=True).T
@@ -77,14 +71,9 @@ def open_ijb(where, progress=None):
         raise UserError(
             f"{pairs_path}: names {len(missing)} templates that {media_path.name} does not have: {some(missing)}"
         )
-    digest = hashlib.sha256("\n".join([*name_N, *changes]).encode())
-    digest.update(numbers.tobytes())
-    images = ImageSet(
-        len(name_N),
-        lambda image: _read(crops / name_N[image]),
-        name_N.__getitem__,
-        digest.hexdigest()[:16],
-        numbers[:, :10].reshape(-1, 5, 2),
+    landmarks = hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
+    images = images._replace(
+        fingerprint=f"{images.fingerprint}-{landmarks}", points_N52=numbers[:, :10].reshape(-1, 5, 2)
     )
     column = {"template_N": template_N, "media_N": media_N, "score_N": numbers[:, 10]}
     column |= {"first_P": first_P, "second_P": second_P, "same_P": same_P.astype(bool)}
@@ -230,10 +219,3 @@ def _numbers(table, path, *, whole=False):
         what = "a whole number" if whole else "a number"
         raise UserError(f"{path}, line {table.index[bad[0]] + 1}: not {what} ({len(bad)} such lines)")
     return values.astype(np.int64) if whole else values
-
-
-def _read(path):
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.images import align, decode, resized
+from zennas.faces.images import UnreadableImageError, align, decode, resized
 
 
 class ImageSet(NamedTuple):
@@ -32,6 +32,14 @@ class ImageSet(NamedTuple):
         if self.points_N52 is None:
             return resized(image_HW3, height_width)
         return align(image_HW3, self.points_N52[image], height_width)
+
+
+def read_file(path):
+    """The bytes of a file; UnreadableImageError where they cannot be had."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
 
 
 def changed_at(path):

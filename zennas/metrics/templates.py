@@ -106,9 +106,7 @@ def tar_at_nearest_far(similarity_P, same_P, far):
     >>> tar_at_nearest_far(*pairs, 0.13)  # tar_at_far accepts none of the four different pairs, and so 1 of 3
     1.0
     """
-    similarity_P, same_P = checked(similarity_P, same_P)
-    if not 0 <= far <= 1:
-        raise UserError(f"far {far}: allowed: a share in [0, 1]")
+    similarity_P, same_P = checked(similarity_P, same_P, far=far)
     if same_P.all() or not same_P.any():
         return math.nan
     order = np.argsort(similarity_P)[::-1]

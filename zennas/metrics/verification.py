@@ -118,9 +118,7 @@ def tar_at_far(similarity_P, same_P, far):
     >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
     1.0
     """
-    similarity_P, same_P = checked(similarity_P, same_P)
-    if not 0 <= far <= 1:
-        raise UserError(f"far {far}: allowed: a share in [0, 1]")
+    similarity_P, same_P = checked(similarity_P, same_P, far=far)
     if same_P.all() or not same_P.any():
         return math.nan
     return float(np.mean(similarity_P[same_P] > threshold_at_far(similarity_P, same_P, far)))
@@ -162,8 +160,9 @@ def roc(similarity_P, same_P, *, num_points=200):
     return num_K / len(different), 1 - np.searchsorted(same, bar_K, side="right") / len(same)
 
 
-def checked(similarity_P, same_P):
-    """(similarity_P as float64, same_P as bool); UserError for shapes that do not match and similarities that are not finite."""
+def checked(similarity_P, same_P, *, far=0.0):
+    """(similarity_P as float64, same_P as bool); UserError for shapes that do not match, similarities that are not finite, and a
+    `far` that is no share."""
     similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)
     if similarity_P.shape != same_P.shape or similarity_P.ndim != 1:
         raise UserError(
@@ -173,4 +172,6 @@ def checked(similarity_P, same_P):
         raise UserError(
             f"pair {bad[0]}: similarity {similarity_P[bad[0]]} is not finite ({len(bad)} of {len(same_P)} are not)"
         )
+    if not 0 <= far <= 1:
+        raise UserError(f"far {far}: allowed: a share in [0, 1]")
     return similarity_P, same_P

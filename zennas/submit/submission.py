@@ -2,7 +2,17 @@
 
 import pathlib
 
-from zennas.checker import BROKEN, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, detected_normalisation, file_rules, parse
+from zennas.checker import (
+    BROKEN,
+    NORMALISATIONS,
+    NOT_JUDGED,
+    NOTED,
+    Rule,
+    detected_normalisation,
+    file_rules,
+    needed_normalisation,
+    parse,
+)
 from zennas.latency.backends import device_of, takes_network
 from zennas.latency.budget import choose_protocol, local_budget, reference_here
 from zennas.provenance import Provenance, provenance
@@ -86,7 +96,7 @@ def submit(
             raise UserError(f"{given.where}: {error}") from None
         checker = "webface" if whole else "insightface"
         metadata = {entry.key: entry.value for entry in network.metadata_props}
-        used = normalise or ("insightface" if "zennas" in metadata else None)
+        used = normalise or needed_normalisation(network)
         fed = used if used and whole else detected_normalisation(network.graph, checker)
         del network
         if whole and not made_system:
