@@ -346,6 +346,6 @@ def test_the_checker_tells_every_problem_at_once(onnx_bytes):
 
 
 def test_a_file_that_breaks_the_rules_is_not_exported(monkeypatch):
-    monkeypatch.setattr(export_module, "checker_problems", lambda onnx_bytes: ["one thing", "another"])
+    monkeypatch.setattr(export_module, "checker_problems", lambda onnx_bytes, **limits: ["one thing", "another"])
     with pytest.raises(RuntimeError, match="breaks the challenge's rules: one thing; another"):
         export(made(CANDIDATES["ir"]), image_px=IMAGE_PX)

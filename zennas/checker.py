@@ -12,6 +12,12 @@ OPSET, IR_VERSION = 13, 7
 NUM_NAMED = 8  # the checkers look for normalisation in the names of so many nodes
 # (mean, std) that a checker subtracts from pixels of 0 to 255, and by which it divides them
 NORMALISATIONS = {"insightface": (127.5, 127.5), "none": (0.0, 1.0)}
+# Weights of fewer than four bytes a number that a file in each precision has; those of four and more are in files of all.
+SMALL_WEIGHTS = {
+    "float32": (),
+    "float16": (TensorProto.FLOAT16,),
+    "int8": (TensorProto.INT8, TensorProto.UINT8),
+}
 KEPT, BROKEN, NOTED, NOT_JUDGED = "kept", "broken", "noted", "not judged here"
 
 
@@ -31,17 +37,18 @@ def file_rules(
     min_nodes=8,
     max_mb=None,
     max_embedding_size=None,
+    initializer_dtype=("float32",),
     image_px=None,
     checker="insightface",
     normalise=None,
 ):
     """The Rules that can be judged from the file alone, in the order in which the checker comes to them.
 
-    Limits that are None are not known, and kept. image_px: the side that the input must have; None asks for none.
-    checker: whose, 'insightface' or 'webface' (whose server's versions nobody wrote down, and whose sample system runs single
-    images). normalise: what the model needs, a name of NORMALISATIONS; None: not known, unless the file's metadata says that
-    zennas exported it. "noted" is what the checker does not refuse but answers in its own way. UserError where the bytes are no
-    ONNX network.
+    Limits that are None are not known, and kept. initializer_dtype: the precisions that weights may have, names of
+    SMALL_WEIGHTS. image_px: the side that the input must have; None asks for none. checker: whose, 'insightface' or 'webface'
+    (whose server's versions nobody wrote down, and whose sample system runs single images). normalise: what the model needs, a
+    name of NORMALISATIONS; None: not known, unless the file's metadata says that zennas exported it. "noted" is what the checker
+    does not refuse but answers in its own way. UserError where the bytes are no ONNX network.
     Source: insightface, challenges/iccv21-mfr/onnx_helper.py, class ArcFaceORT; WebFace260M, webface260m-iccv21-mfr,
     pywebface260mmfr_implement.py.
     """
@@ -51,7 +58,7 @@ def file_rules(
         *_input_rules(model.graph, image_px, single=checker == "webface"),
         *_output_rules(model.graph, max_embedding_size),
         _node_rule(model.graph, min_nodes),
-        _initializer_rule(model.graph),
+        _initializer_rule(model.graph, initializer_dtype),
         _size_rule(onnx_bytes, max_mb),
         _normalisation_rule(model.graph, checker, normalise),
         _version_rule(model, checker),
@@ -87,6 +94,16 @@ def outside_files(model):
     """The places, sorted, that an onnx.ModelProto names for tensors outside its file: as they stand there, a stranger's words."""
     entries = (entry for tensor in tensors(model) if _is_outside(tensor) for entry in tensor.external_data)
     return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def precision_of(onnx_bytes):
+    """The precision, a name of SMALL_WEIGHTS, that a file's weights are in: the least that one of them has.
+
+    Weights are initializers of two axes and more; those of fewer are biases, scales and zero points. UserError where the bytes
+    are no ONNX network.
+    """
+    kinds = {tensor.data_type for tensor in parse(onnx_bytes).graph.initializer if len(tensor.dims) > 1}
+    return next((name for name in ("int8", "float16") if kinds & set(SMALL_WEIGHTS[name])), "float32")
 
 
 def with_dynamic_batch(onnx_bytes):
@@ -194,14 +211,19 @@ def _node_rule(graph, min_nodes):
     return _rule("nodes", str(given), f">= {min_nodes}", said)
 
 
-def _initializer_rule(graph):
-    small = [tensor for tensor in graph.initializer if _itemsize(tensor.data_type) < 4]
-    name, limit = "weights", "4 bytes a number or more"
+def _initializer_rule(graph, admitted):
+    allowed = {data_type for precision in admitted for data_type in SMALL_WEIGHTS[precision]}
+    small = [
+        tensor for tensor in graph.initializer if _itemsize(tensor.data_type) < 4 and tensor.data_type not in allowed
+    ]
+    smaller = [precision for precision in admitted if SMALL_WEIGHTS[precision]]
+    name, limit = "weights", ", or ".join(["4 bytes a number or more", *smaller])
     if not small:
         kinds = sorted({_type_name(tensor.data_type) for tensor in graph.initializer})
         return _rule(name, ", ".join(kinds) or "none", limit)
     kinds = sorted({_type_name(tensor.data_type) for tensor in small})
-    said = f"initializer '{small[0].name}' is {_type_name(small[0].data_type)}; fp32 is the rule"
+    rule = "fp32 is the rule" if not allowed else f"allowed: {', '.join(admitted)}"
+    said = f"initializer '{small[0].name}' is {_type_name(small[0].data_type)}; {rule}"
     if len(small) > 1:
         said += f" ({len(small)} of {len(graph.initializer)} initializers break it)"
     return _rule(name, f"{len(small)} of {', '.join(kinds)}", limit, said)

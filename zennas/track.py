@@ -10,6 +10,7 @@ from zennas.space.network import check_block
 from zennas.space.space import Space
 from zennas.train_plan import TrainPlan
 
+Precision = Literal["float32", "float16", "int8"]  # of a network's weights; the rows of export.PRECISIONS
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 
@@ -25,6 +26,9 @@ class Protocol(Record):
     warmup_runs: Annotated[int, pydantic.Field(ge=0)] = 0
     flush_denormals: bool = True
     io: Literal["host", "device"] = "host"  # where inputs and outputs lie while the clock runs
+    # What a network is converted to before the clock starts, and handed out in; the track's limits must admit it. Inputs and
+    # outputs stay float32.
+    precision: Precision = "float32"
 
     @pydantic.model_validator(mode="after")
     def _kth_exists(self):
@@ -77,12 +81,18 @@ class Limits(Record):
     max_embedding_size: Count | None = None
     max_mb: Positive | None = None  # file size / 2^20
     min_nodes: Count = 8
-    initializer_dtype: Literal["float32"] = "float32"  # the only one that export.py writes, and its checker admits
+    # What weights its checker admits: one name or a list. Those of four bytes a number are admitted by all.
+    initializer_dtype: tuple[Precision, ...] = ("float32",)
+
+    @pydantic.field_validator("initializer_dtype", mode="before")
+    @classmethod
+    def _one_or_several(cls, value):
+        return [value] if isinstance(value, str) else value
 
     @property
     def of_a_file(self):
-        """The limits as export.checker_problems takes them."""
-        return self.model_dump(exclude={"initializer_dtype"})
+        """The limits as export.checker_problems and checker.file_rules take them."""
+        return self.model_dump()
 
 
 class Track(Record):
@@ -96,6 +106,17 @@ class Track(Record):
     metric: str
     sources: list[str]
 
+    @pydantic.field_validator("limits")
+    @classmethod
+    def _admit_the_precision(cls, limits, info):
+        protocol = info.data.get("protocol")  # None where it is wrong itself
+        if protocol is not None and protocol.precision not in ("float32", *limits.initializer_dtype):
+            raise ValueError(
+                f"an initializer_dtype that admits the {protocol.precision} of protocol.precision; "
+                f"this one admits {', '.join(limits.initializer_dtype)}"
+            )
+        return limits
+
 
 class ScorePlan(Record):
     """How a score is computed: more of everything is quieter and slower."""
@@ -106,6 +127,43 @@ class ScorePlan(Record):
     repeats: Count = 1
     final_repeats: Count = 8  # for finalists and baselines
 
+    @property
+    def label(self):
+        """What people read."""
+        return "Zen-Score" if self.name == "zen" else f"score {self.name}"
+
+
+class EvidencePlan(Record):
+    """Which other scores are asked about the networks of the finals, and what they decide there."""
+
+    names: tuple[str, ...] = (
+        "equal_cost",
+        "naswot",
+        "swap",
+        "meco",
+        "near",
+        "vkdnw",
+        "synflow",
+        "az_expressivity",
+        "az_progressivity",
+        "az_trainability",
+        "effectiveness",
+    )  # rows of SCORES
+    image_px: Count = 32
+    batch: Count = 4
+    rank_by: str | None = "equal_cost"  # ranks winners that score alike; None: the search's own score alone
+    near_pct: Annotated[float, pydantic.Field(ge=0, lt=100)] = 0.5  # of the best score: alike
+
+    @pydantic.model_validator(mode="after")
+    def _ranks_by_one_of_them(self):
+        if self.rank_by is not None and self.rank_by not in self.names:
+            raise ValueError(f"rank_by must be one of names; given {self.rank_by}")
+        return self
+
+    def of(self, name):
+        """The ScorePlan of one of the names."""
+        return ScorePlan(name=name, image_px=self.image_px, batch=self.batch)
+
 
 class SearchPlan(Record):
     """The evolutionary search and what happens around it."""
@@ -114,7 +172,7 @@ class SearchPlan(Record):
     candidates: Count | None = None  # stop after this many scored, instead of by time
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     population: Count = 64
-    batch_size: Count = 8  # candidates per task of a worker
+    batch_size: Count = 192  # candidates per task of a worker; where there is no closed form, at most 8
     batches_in_flight: Count = 2  # per worker
     num_winners: Count = 3
     max_finalists: Count = 6  # measured whole before the run settles for what it has
@@ -122,7 +180,14 @@ class SearchPlan(Record):
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
+    # Beside the latency here, each a limit that every candidate keeps.
+    max_mb: Positive | None = None  # of the exported file, whatever more the track asks
+    max_gmacs: Positive | None = None
+    devices: dict[
+        str, Positive
+    ] = {}  # latency table of another machine, as zennas.latency --show names it -> milliseconds there
     score: ScorePlan = ScorePlan()
+    evidence: EvidencePlan = EvidencePlan()
 
 
 class Experiment(Record):

@@ -92,10 +92,12 @@ def share(table, part):
 
 @pytest.mark.parametrize(
     "width, rate",
-    [(16, 1.0), (32, 2.0), (64, 4.0), (48, 3.0), (8, 7.0), (40, 9.0), (24, 8.0)],
+    [(16, 1.0), (32, 2.0), (64, 4.0), (48, 2 + 2 * 2 / 3), (8, 7.0), (40, 9.0), (24, 7 + 2 * 5 / 6)],
     ids=["low end", "measured", "high end", "between", "off low", "off high", "off between"],
 )
 def test_a_width_between_two_measured_ones_is_interpolated_per_mac(tmp_path, width, rate):
+    """Over the inverse of the width: by hand, 1/48 lies at two thirds of the way from 1/32 to 1/64, 1/24 at five sixths of it
+    from 1/8 to 1/40."""
     rates = {16: 1.0, 32: 2.0, 64: 4.0, 8: 7.0, 40: 9.0}  # widths off the quantum know only each other
     ms_of = {repeated(w): r * MS_PER_MAC * repeated_macs(w) for w, r in rates.items()}
     around = {part: 1.0 for part in parts_of(Candidate(block="ir", stem=16, widths=(width,), depths=(1,)), **SIZES)}

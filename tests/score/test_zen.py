@@ -1,29 +1,28 @@
 # B images, C channels, HW map
 
 import functools
-import importlib
 import itertools
+import json
 import math
+import pathlib
 import statistics
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.autograd import forward_ad
 
 from zennas.records import UserError
+from zennas.score import plain as plain_module
+from zennas.score import together
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
-from zennas.score.scores import SCORES, score_batch, score_candidate
-from zennas.score.zen import plain_layers, zen_of_candidate, zen_of_module
+from zennas.score.plain import plain_layers
+from zennas.score.scores import SCORES, TOGETHER, WORTH, score_batch, score_candidate
+from zennas.score.zen import zen, zen_of_candidate, zen_of_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.network import build, initialise, plain
 from zennas.track import ScorePlan
-
-zen_module = importlib.import_module("zennas.score.zen")  # `zennas.score.zen` is the function
-zen = zen_module.zen
 
 SMALL = Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 2))
 SMALL_SE = Candidate(block="ir_se", stem=8, widths=(8, 16), depths=(1, 2))
@@ -38,99 +37,7 @@ def std_of_mean(values):
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
-# --- the number is the paper's: three ways of computing it, on the same weights and the same images
-
-
-class Draws:
-    """The images, directions and weights that the fast path used, so that others can use them too."""
-
-    def __init__(self, monkeypatch, candidate, *, image_px, batch, seed):
-        generator = seeded(seed)
-        self.plain = initialise(plain(candidate), generator=generator)
-        convolutions = [part for part in self.plain if isinstance(part, nn.Conv2d)]
-        for part in convolutions:
-            part.weight.data.normal_(generator=generator)
-        inputs, conv2d = [], F.conv2d
-
-        def spying_conv2d(x, *arguments):
-            inputs.append(x.clone())
-            return conv2d(x, *arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(F, "conv2d", spying_conv2d)
-            weights = [part.weight.detach() for part in convolutions]
-            self.fast = fp32(candidate, image_px, batch, seeded(seed), weight_of=weights.__getitem__)
-        assert len(inputs) == len(convolutions)
-        self.image_BCHW, self.direction_BCHW = inputs[0].contiguous().split(batch)
-
-    def by_module(self, monkeypatch):
-        """zen_of_module on these weights, images and directions."""
-        with monkeypatch.context() as patch:
-            patch.setattr(zen_module, "_redraw", lambda weight, bias, generator: None)
-            pinned = nn.Sequential(Pinned(self.image_BCHW, self.direction_BCHW), *self.plain)
-            return zen_of_module(pinned, self.image_BCHW.shape[-1], len(self.image_BCHW), seeded(99))
-
-
-class Pinned(nn.Module):
-    """Whatever comes in, these images go on, and their derivative is this direction."""
-
-    def __init__(self, image_BCHW, direction_BCHW):
-        super().__init__()
-        self.image_BCHW, self.direction_BCHW = image_BCHW, direction_BCHW
-
-    def forward(self, x_BCHW):
-        return forward_ad.make_dual(self.image_BCHW, self.direction_BCHW)
-
-
-@torch.no_grad()
-def by_finite_difference(layers, image_BCHW, direction_BCHW, *, step=1e-6):
-    """log || (f(x + step d) - f(x - step d)) / (2 step) || + sum of log sigma, in float64, norms frozen at their batch's."""
-    frozen = {}
-
-    def run(x):
-        for index, layer in enumerate(layers):
-            if isinstance(layer, nn.Conv2d):
-                x = F.conv2d(x, layer.weight.double(), stride=layer.stride, padding=layer.padding)
-            elif isinstance(layer, nn.PReLU):
-                x = torch.where(x > 0, x, 0.25 * x)
-            else:
-                if index not in frozen:
-                    mean_C = x.mean((0, 2, 3), keepdim=True)
-                    frozen[index] = mean_C, ((x - mean_C) ** 2).mean((0, 2, 3), keepdim=True)
-                mean_C, variance_C = frozen[index]
-                x = (x - mean_C) / (variance_C + layer.eps).sqrt()
-        return x
-
-    run(image_BCHW)
-    derivative_BCHW = (run(image_BCHW + step * direction_BCHW) - run(image_BCHW - step * direction_BCHW)) / (2 * step)
-    log_sigmas = [0.5 * math.log(variance_C.mean()) for _, variance_C in frozen.values()]
-    return math.log(derivative_BCHW.abs().sum((1, 2, 3)).mean()) + sum(log_sigmas)
-
-
-DRAWN = [
-    (Candidate(block="ir", stem=4, widths=(4,), depths=(1,)), 8, 2, 0),
-    (SMALL, 8, 3, 1),
-    (Candidate(block="ir_se", stem=24, widths=(16, 8, 24), depths=(2, 1, 3)), 16, 2, 2),
-]
-each_draw = pytest.mark.parametrize(
-    ("candidate", "image_px", "batch", "seed"), DRAWN, ids=["one block", "small", "wider"]
-)
-
-
-@each_draw
-def test_the_fast_path_is_the_module_s_score(candidate, image_px, batch, seed, monkeypatch):
-    draws = Draws(monkeypatch, candidate, image_px=image_px, batch=batch, seed=seed)
-    # float32 on both sides: 1e-7 per operation, some ten operations per layer that add up at random.
-    assert draws.fast == pytest.approx(draws.by_module(monkeypatch), abs=1e-4)
-
-
-@each_draw
-def test_both_are_the_naive_derivative(candidate, image_px, batch, seed, monkeypatch):
-    draws = Draws(monkeypatch, candidate, image_px=image_px, batch=batch, seed=seed)
-    naive = by_finite_difference(draws.plain, draws.image_BCHW.double(), draws.direction_BCHW.double())
-    # 1e-4 for float32. The step crosses a PReLU's kink at one activation in 10^6: nothing beside it.
-    assert draws.fast == pytest.approx(naive, abs=2e-4)
-    assert draws.by_module(monkeypatch) == pytest.approx(naive, abs=2e-4)
+# --- the number is the paper's; on given weights it is that of test_together.py
 
 
 def test_the_wide_limit_has_a_closed_form():
@@ -168,78 +75,20 @@ def test_the_reference_code_s_way_agrees_on_a_shallow_network():
     assert statistics.fmean(ours) == pytest.approx(statistics.fmean(theirs), abs=5 * noise + 0.05)
 
 
-# --- the fast path
-
-
-def test_the_bank_s_views_are_as_good_as_fresh_weights():
-    ours = [fp32(SMALL, 16, 4, seeded(seed)) for seed in range(40)]
-    fresh = [zen_of_module(initialise(plain(SMALL)), 16, 4, seeded(seed)) for seed in range(40)]
-    noise = math.hypot(std_of_mean(ours), std_of_mean(fresh))
-    assert statistics.fmean(ours) == pytest.approx(statistics.fmean(fresh), abs=5 * noise)  # 5 deviations
-    assert 0.5 < statistics.stdev(ours) / statistics.stdev(fresh) < 2  # nor is it quieter: 40 draws tell it to 16 %
-
-
-def test_every_layer_of_every_seed_has_weights_of_its_own(monkeypatch):
-    def weights_of(seed):
-        used, conv2d = [], F.conv2d
-        with monkeypatch.context() as patch:
-            patch.setattr(F, "conv2d", lambda x, weight, *rest: used.append(weight) or conv2d(x, weight, *rest))
-            fp32(SMALL, 8, 2, seeded(seed))
-        return used
-
-    one, other = weights_of(0), weights_of(1)
-    assert len({weight.storage_offset() for weight in one + other}) == len(one + other)
-    assert len({weight.untyped_storage().data_ptr() for weight in one}) == 1  # views of the bank, no copies
-    numbers = torch.cat([weight.flatten() for weight in one + other])
-    noise = 5 / math.sqrt(numbers.numel())  # five deviations of a mean; a standard deviation is told to less
-    assert abs(numbers.mean()) < noise and abs(numbers.std() - 1) < noise
-
-
-def test_bfloat16_is_within_the_noise_of_float32():
-    """The same seed draws the same numbers, so what is left is rounding; it must be small beside another seed's score."""
-    seeds = range(12)
-    exact = [fp32(SMALL, 16, 4, seeded(seed)) for seed in seeds]
-    rough = [zen_of_candidate(SMALL, 16, 4, seeded(seed), dtype=torch.bfloat16) for seed in seeds]
-    differences = [abs(a - b) for a, b in zip(exact, rough, strict=True)]
-    assert max(differences) < statistics.stdev(exact) / 2
-    assert max(differences) > 0  # it was bfloat16 indeed
-
-
-@pytest.mark.parametrize("score_of", [fp32, zen], ids=["candidate", "default dtype"])
-def test_a_score_is_the_seed_s_alone(score_of):
-    first = score_of(SMALL, 16, 2, seeded(7))
-    score_of(Candidate(block="ir", stem=64, widths=(256, 256), depths=(1, 2)), 8, 2, seeded(1))  # a larger bank
-    torch.manual_seed(123)
-    assert score_of(SMALL, 16, 2, seeded(7)) == first
-    zen_module._bank.cache_clear()
-    assert score_of(SMALL, 16, 2, seeded(7)) == first
-    assert score_of(SMALL, 16, 2, seeded(8)) != first
+# --- the generator is the only chance
 
 
 def test_scoring_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    zen_module._bank.cache_clear()
+    together._bank.cache_clear()
     zen(SMALL, 8, 2, seeded(0))
     zen(build(SMALL, image_px=8, embedding_size=4), 8, 2, seeded(0))
     reference_zen(SMALL, 8, 2, seeded(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    "larger",
-    [
-        Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 4)),
-        Candidate(block="ir", stem=8, widths=(8, 16), depths=(3, 2)),
-        Candidate(block="ir", stem=16, widths=(16, 32), depths=(1, 2)),
-    ],
-    ids=["deeper", "deeper first", "wider"],
-)
-def test_deeper_and_wider_score_higher(larger):
-    """In the wide limit two blocks are worth 4 * 0.5 ln(9 * 8 * 0.53) = 7, twice the width 7 * 0.5 ln 2 = 2.4."""
-    scores = [[fp32(candidate, 16, 2, seeded(seed)) for seed in range(12)] for candidate in (SMALL, larger)]
-    noise = math.hypot(*map(std_of_mean, scores))
-    assert statistics.fmean(scores[1]) - statistics.fmean(scores[0]) > max(1.0, 5 * noise)
+# --- what the fast path sees of a network, and what it leaves to the slow one
 
 
 def test_plain_layers_are_those_of_the_plain_network():
@@ -259,7 +108,7 @@ def test_plain_layers_are_those_of_the_plain_network():
     ids=["ReLU", "LeakyReLU", "PReLU", "PReLU from 0.1"],
 )
 def test_an_activation_has_the_slope_that_it_starts_with(activation, slope):
-    assert zen_module._layer(activation).slope_below_zero == slope
+    assert plain_module._layer(activation).slope_below_zero == slope
 
 
 @pytest.fixture
@@ -274,7 +123,7 @@ def smooth(monkeypatch):
 
     monkeypatch.setitem(BLOCKS, "smooth", Smooth)
     yield Candidate(block="smooth", stem=8, widths=(8,), depths=(2,))
-    zen_module._part_layers.cache_clear()
+    plain_module.part_layers.cache_clear()
 
 
 def test_a_block_that_the_fast_path_does_not_know_is_scored_by_the_slow_one(smooth):
@@ -387,13 +236,6 @@ def test_vanishing_or_overflowing_activations_raise(factor, place):
     layers[place:place] = [Times(factor)] * 2  # 1e38 twice, or once behind a sum, is more than float32 holds
     with pytest.raises(FloatingPointError, match="overflow or vanish"):
         zen(nn.Sequential(*layers), 8, 2, seeded(0))
-
-
-@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
-def test_the_fast_path_raises_too(value):
-    weights = [torch.full(layer.shape, value) for layer in plain_layers(SMALL) if hasattr(layer, "groups")]
-    with pytest.raises(FloatingPointError, match="overflow or vanish"):
-        fp32(SMALL, 8, 2, seeded(0), weight_of=weights.__getitem__)
 
 
 def test_an_output_without_an_input_raises():
@@ -510,11 +352,60 @@ def test_a_score_is_the_same_in_any_order():
             assert (scored.value, scored.std) == alone[candidate]
 
 
-def test_a_score_depends_on_seed_and_candidate():
-    """Candidates of one plain network, ir and ir_se, draw apart: neither wins by the other's luck."""
-    one, again, other = (score_candidate(SMALL, PLAN, seed=seed)[0] for seed in (0, 0, 1))
+def test_a_score_is_the_seed_s_and_the_plain_network_s():
+    """Common random numbers: candidates of one plain network, ir and ir_se, have one score, so that none wins by its luck."""
+    one, again, other = (score_candidate(SMALL, PLAN, seed=seed) for seed in (0, 0, 1))
     assert one == again != other
-    assert score_candidate(SMALL_SE, PLAN, seed=0)[0] != one
+    assert score_candidate(SMALL_SE, PLAN, seed=0) == one
+
+
+def test_every_repeat_draws_anew():
+    _, std = score_candidate(SMALL, PLAN, seed=0)
+    of_seeds = [score_candidate(SMALL, PLAN, seed=seed, repeats=1)[0] for seed in range(12)]
+    assert std > statistics.stdev(of_seeds) / 100  # equal draws would have none
+    assert score_candidate(SMALL, PLAN, seed=0, repeats=1) == (of_seeds[0], 0.0)
+
+
+# --- batches that are scored together
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The batches that were scored together."""
+    batches = []
+    monkeypatch.setitem(
+        TOGETHER, "zen", lambda some, *rest: batches.append(some) or together.zen_of_candidates(some, *rest)
+    )
+    return batches
+
+
+def test_each_candidate_of_a_batch_goes_once(asked, smooth):
+    scored = score_batch([SMALL, SMALL_SE, ODD, smooth, SMALL], PLAN, seed=0)
+    assert asked == [[SMALL, SMALL_SE]] * PLAN.repeats  # the fast path knows neither the odd one nor the smooth one
+    assert scored[0] == scored[4] and [one.stage for one in scored] == [None, None, "build", None, None]
+    assert score_candidate(smooth, PLAN, seed=0) == (scored[3].value, scored[3].std)
+    assert asked == [[SMALL, SMALL_SE]] * PLAN.repeats
+
+
+def test_one_that_overflows_is_alone_in_that(asked, monkeypatch):
+    def failing(some, *rest):
+        return [math.nan if one == SMALL else value for one, value in zip(some, zen_of(some, *rest), strict=True)]
+
+    zen_of = TOGETHER["zen"]
+    monkeypatch.setitem(TOGETHER, "zen", failing)
+    failed, scored = score_batch([SMALL, SMALL_SE], PLAN, seed=0)
+    assert (failed.value, failed.std, failed.stage) == (None, 0.0, "score")
+    assert failed.error.startswith("FloatingPointError: Zen-Score is nan")
+    assert (scored.value, scored.std) == score_candidate(SMALL_SE, PLAN, seed=0)
+
+
+def test_what_cannot_go_together_goes_alone(asked):
+    """Networks of different numbers of stages; so it is where the memory holds one of them and not all."""
+    longer = Candidate(block="ir", stem=8, widths=(8, 8, 8), depths=(1, 1, 1))
+    for batch in ([SMALL, longer], [longer, SMALL]):
+        scored = score_batch(batch, PLAN, seed=0)
+        assert [(one.value, one.std) for one in scored] == [score_candidate(one, PLAN, seed=0) for one in batch]
+    assert len(asked) == 2
 
 
 def test_repeats_are_averaged(monkeypatch):
@@ -528,3 +419,11 @@ def test_repeats_are_averaged(monkeypatch):
 def test_an_unknown_score_is_named():
     with pytest.raises(UserError, match="score 'zne' is not known; did you mean 'zen'"):
         score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), seed=0)
+
+
+def test_what_scores_are_worth_is_what_the_study_found():
+    study = pathlib.Path(__file__).parents[2] / "experiments" / "equal-latency" / "nb201.json"
+    found = json.loads(study.read_text(encoding="utf-8"))["test"]
+    assert WORTH and set(WORTH) <= set(SCORES)
+    for name, worth in WORTH.items():
+        assert worth == pytest.approx((found[name]["overall"][0], found[name]["latency"][0]), abs=1e-3)

@@ -15,7 +15,7 @@ from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
 from zennas.provenance import provenance
 from zennas.search.ledger import Row
 from zennas.space.cost import cost
-from zennas.track import load_experiment
+from zennas.track import ScorePlan, load_experiment
 
 BUDGET_MS = 0.8  # of the finished run: about half of the tiny space keeps it
 CANDIDATES = 60
@@ -131,7 +131,7 @@ def make_entry(space):
         }  # fmt: skip
         entry = {
             "role": role, "name": name or candidate.key, "key": candidate.key, "candidate": candidate.plain(),
-            "zen_score": score, "zen_std": 0.1, "params": spent.params, "macs": spent.macs,
+            "score": ScorePlan().model_dump(), "score_mean": score, "score_std": 0.1, "params": spent.params, "macs": spent.macs,
             "num_blocks": candidate.num_blocks, "megabytes": 1.0, "latency": latency, "onnx": None, "verdict": None,
             "made_by": provenance(seed=0).model_dump(),
         }  # fmt: skip

@@ -22,8 +22,8 @@ def entry(role, name, *, ms=100.0, score=500.0, candidate=IR_SE_100, **changes):
         "protocol": {"backend": "onnxruntime-cpu", "batch": 1}, "machine": "a-machine",
     }  # fmt: skip
     costs = {"params": 65_528_384, "macs": 12_089_978_368, "num_blocks": candidate.num_blocks, "megabytes": 250.1}
-    head = {"role": role, "name": name, "key": candidate.key, "candidate": candidate.plain(), "zen_score": score}
-    return head | {"zen_std": 0.1, **costs, "latency": latency, "onnx": None, "verdict": None} | changes
+    head = {"role": role, "name": name, "key": candidate.key, "candidate": candidate.plain(), "score_mean": score}
+    return head | {"score_std": 0.1, **costs, "latency": latency, "onnx": None, "verdict": None} | changes
 
 
 def scored(num, *, seed=0):
@@ -111,7 +111,7 @@ def test_names_are_text_not_html(written):
 def without_numbers():
     rows = scored(3)
     rows[["score", "predicted_ms", "elapsed_s", "params", "macs"]] = math.nan
-    empty = entry("winner", "winner-1") | dict.fromkeys(("zen_score", "zen_std", "params", "macs", "num_blocks"))
+    empty = entry("winner", "winner-1") | dict.fromkeys(("score_mean", "score_std", "params", "macs", "num_blocks"))
     empty["latency"] |= dict.fromkeys(("measured_ms", "predicted_ms", "spread_pct", "raw_ms"))
     return {"scored": rows, "entries": [empty]}
 

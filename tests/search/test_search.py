@@ -89,7 +89,7 @@ def test_a_run_says_what_it_does_and_what_it_found(finished):
     for word in (
         "track  tiny: a track for the tests", "space  tiny: block ir_se, 5 genes", "backend onnxruntime-cpu",
         "value 2 of 10 runs",
-        f"{CANDIDATES} candidates, seed 0", f"budget  {BUDGET_MS:.2f} ms here: --budget-ms", "searched: seen", "winner-1",
+        f"{CANDIDATES} candidates, seed 0", f"budget  {BUDGET_MS:.2f} ms here: --budget-ms", "searched: screened", "winner-1",
         "IR-SE-small", "IR [2,3]", "A Zen-Score is not an accuracy", "optuna-dashboard sqlite:///", "report.html", "zennas.score",
     ):  # fmt: skip
         assert word in finished.ended.stdout, finished.ended.said
@@ -101,13 +101,15 @@ def test_winners_json_is_what_the_issue_says(finished):
     _, track, space = load_experiment(str(finished.experiment))
     winners = winners_of(finished.out)
     assert [entry["name"] for entry in winners] == [f"winner-{rank}" for rank in range(1, len(winners) + 1)]
-    assert [entry["zen_score"] for entry in winners] == sorted((entry["zen_score"] for entry in winners), reverse=True)
+    assert [entry["score_mean"] for entry in winners] == sorted(
+        (entry["score_mean"] for entry in winners), reverse=True
+    )
     for entry in winners:
         candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
         spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
         assert space.contains(candidate) and entry["key"] == candidate.key
         assert (entry["params"], entry["macs"], entry["num_blocks"]) == (spent.params, spent.macs, candidate.num_blocks)
-        assert math.isfinite(entry["zen_score"]) and entry["zen_std"] >= 0
+        assert math.isfinite(entry["score_mean"]) and entry["score_std"] >= 0
         assert latency["measured_ms"] == sorted(latency["raw_ms"])[track.protocol.kth_fastest - 1] <= BUDGET_MS
         assert latency["budget_ms"] == BUDGET_MS and latency["stand_in"] is None and latency["predicted_ms"] > 0
         assert len(latency["raw_ms"]) == track.protocol.num_runs and latency["protocol"] == track.protocol.model_dump()
@@ -160,7 +162,7 @@ def test_a_winner_scores_by_the_command_that_the_run_ended_with(finished, start)
     assert (row["params"], row["macs"], row["num_blocks"]) == (winner["params"], winner["macs"], winner["num_blocks"])
     assert row["budget_ms"] == BUDGET_MS and row["outside_space"] is None and row["error"] is None
     # Other random numbers: the mean of 8 lies within a few standard deviations of the mean of 2.
-    assert abs(row["scores"]["zen"] - winner["zen_score"]) < 8 * max(winner["zen_std"], 0.05)
+    assert abs(row["scores"]["zen"] - winner["score_mean"]) < 8 * max(winner["score_std"], 0.05)
     assert (
         1 / 3 < row["measured_ms"] / winner["latency"]["measured_ms"] < 3
     )  # the same file on a machine of other noise
@@ -204,7 +206,9 @@ def test_the_same_seed_proposes_the_same_and_json_is_alone_on_standard_output(fi
     for name, command in begun.items():
         ended = command.end()
         assert ended.code == 0 and json.loads(ended.stdout) == winners_of(tmp_path / name), ended.said
-        assert "searched: seen" in ended.stderr and "block measurements kept" not in ended.stderr  # the table was kept
+        assert (
+            "searched: screened" in ended.stderr and "block measurements kept" not in ended.stderr
+        )  # the table was kept
         proposed[name] = rows_of(tmp_path / name)["key"].tolist()[:40]
     assert proposed["one"] == proposed["two"] != proposed["other"]
 

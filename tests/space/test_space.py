@@ -10,9 +10,11 @@ import yaml
 from torch import nn
 
 from zennas.records import UserError
+from zennas.space.blocks import BLOCKS, NECKS
 from zennas.space.candidate import Candidate
 from zennas.space.network import Network
-from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, Range, Space, distance, effectiveness, genes_of
+from zennas.space.parts import parts_of
+from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, Range, Space, distance, effectiveness, fan_in, genes_of
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SHIPPED = {path.stem: Space.load(path) for path in sorted((ROOT / "search_spaces").glob("*.yaml"))}
@@ -34,13 +36,20 @@ each_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 few = hypothesis.settings(max_examples=40, deadline=None)
 
 
+# The fan-ins of a block's convolutions, read from the drawings in the papers: c channels come in, the block is w wide.
+BY_HAND = {
+    "inverted_residual": lambda c, w: [c, 9, 2 * w],
+    "separable_residual": lambda c, w: [c, 9, w],
+    "bottleneck": lambda c, w: [c, 9 * max(1, w // 4), max(1, w // 4)],
+} | dict.fromkeys(("ir", "ir_se", "ir_cbam"), lambda c, w: [9 * c, 9 * w])
+
+
 def naive_effectiveness(candidate):
     """Layer by layer: convolutions over the geometric mean of their fan-in (Shen et al. 2023, rho = L / w)."""
     fan_ins, channels = [], candidate.stem
     for stage in range(len(candidate.widths)):
         for _ in range(candidate.depths[stage]):
-            for c_in, _c_out in ((channels, candidate.widths[stage]), (candidate.widths[stage],) * 2):
-                fan_ins.append(3 * 3 * c_in)
+            fan_ins += BY_HAND[candidate.block](channels, candidate.widths[stage])
             channels = candidate.widths[stage]
     return len(fan_ins) / math.prod(fan_in ** (1 / len(fan_ins)) for fan_in in fan_ins)
 
@@ -169,6 +178,50 @@ def test_every_baseline_s_genes_are_held(name):
         assert naive_contains(space, Candidate(**candidate.plain() | {"block": space.block}))
 
 
+def test_a_stem_that_shrinks_the_image_leaves_one_stage_fewer(tiny):
+    path = tiny.parent / "space.yaml"
+    values = yaml.safe_load(path.read_text()) | {
+        "block": "inverted_residual",
+        "limits": {"max_blocks": 9, "max_effectiveness": 9},
+    }
+    for image_px in (8, 24, 32):
+        assert Space.parse(values | {"image_px": image_px}, "here").image_px == image_px
+    with pytest.raises(UserError) as caught:
+        Space.parse(values | {"image_px": 28}, "here")
+    assert "image_px must be divisible by 8: the stem divides it by 2, each of the 2 stages halves it" in str(
+        caught.value
+    )
+
+
+def test_every_space_of_faces_ends_in_7_by_7():
+    """The map that every neck of the field reads; IR's four stages and MobileFaceNet's stem and three stages alike."""
+    for name in ("ir", "ir_se", "mobilefacenet", "resnet"):
+        space = SHIPPED[name]
+        necks = [part for part in parts_of(space.cheapest(), image_px=space.image_px) if part.kind in NECKS]
+        assert [part.in_px for part in necks] == [7] and space.image_px == 112
+
+
+def test_ir_is_ir_se_without_its_attention():
+    ir, ir_se = (SHIPPED[name].model_dump(exclude={"name", "block", "baselines"}) for name in ("ir", "ir_se"))
+    assert ir == ir_se
+    assert [one.depths for one in SHIPPED["ir"].baselines.values()] == [
+        one.depths for one in SHIPPED["ir_se"].baselines.values()
+    ]
+
+
+def test_the_limits_stand_just_above_the_deepest_known_network():
+    """As the files say: TFace's 200, and mbf_large of 29 blocks with the insides that insightface gives them."""
+    limits = SHIPPED["resnet"].limits
+    deepest = SHIPPED["resnet"].baselines["ResNet-200"]
+    assert deepest.num_blocks == 66 < limits.max_blocks <= 66 * 1.05
+    assert effectiveness(deepest) < limits.max_effectiveness <= effectiveness(deepest) * 1.05
+    limits = SHIPPED["mobilefacenet"].limits
+    blocks = [(256, 128)] * (2 + 1 + 8) + [(256, 256)] + [(512, 256)] * 12 + [(512, 512)] + [(512, 256)] * 4
+    fan_ins = [fan_in for width, inside in blocks for fan_in in (width, 9, inside)]
+    rho = len(fan_ins) / math.exp(np.mean(np.log(fan_ins)))
+    assert len(blocks) == 29 < limits.max_blocks <= 29 * 1.05 and rho < limits.max_effectiveness <= rho * 1.05
+
+
 def test_ir_se_holds_the_hand_made_networks():
     depths = {"IR-SE-18": (2, 2, 2, 2), "IR-SE-34": (3, 4, 6, 3), "IR-SE-50": (3, 4, 14, 3)}
     depths |= {"IR-SE-100": (3, 13, 30, 3), "IR-SE-200": (6, 26, 60, 6), "IR [3,25,88,3]": (3, 25, 88, 3)}
@@ -191,13 +244,18 @@ def test_effectiveness_is_the_naive_loop_s(space, seed):
     assert effectiveness(candidate) == pytest.approx(naive_effectiveness(candidate), rel=1e-12)
 
 
-def test_effectiveness_counts_the_convolutions_that_are_built():
-    candidate = Candidate(block="ir_se", stem=5, widths=(4, 9), depths=(2, 3))
+@pytest.mark.parametrize("block", BLOCKS)
+def test_effectiveness_counts_the_convolutions_that_are_built(block):
+    candidate = Candidate(block=block, stem=5, widths=(4, 9), depths=(2, 3))
     with torch.device("meta"):
         blocks = Network(candidate, image_px=8, embedding_size=4).blocks
     convolutions = [m for block in blocks for m in block.residual if isinstance(m, nn.Conv2d)]
     fan_ins = [m.weight[0].numel() for m in convolutions]
     assert effectiveness(candidate) == pytest.approx(len(fan_ins) / math.exp(np.mean(np.log(fan_ins))), rel=1e-12)
+    num, log_fan_in = np.sum(
+        [times * np.array(fan_in(part)) for part, times in parts_of(candidate, image_px=8).items()], 0
+    )
+    assert num == len(fan_ins) and log_fan_in == pytest.approx(np.log(fan_ins).sum(), rel=1e-12)
 
 
 @each_space
@@ -251,6 +309,7 @@ def test_the_cheapest_has_every_gene_at_its_lowest(space):
         ("stem", {"low": 8, "hihg": 32}, "key 'stem.hihg' is not known; did you mean 'high'?"),
         ("widths", [{"low": 8, "hihg": 32}] * 2, "key 'widths.0.hihg' is not known; did you mean 'high'?"),
         ("image_px", 34, "image_px must be divisible by 4: each of the 2 stages halves it"),
+        ("block", "ir-se", "block 'ir-se' is not known; did you mean 'ir_se'?"),
         ("limits", {"max_blocks": 1, "max_effectiveness": 0.5}, "smallest candidate of the ranges (2 blocks"),
         ("limits", {"max_blocks": 9, "max_effectiveness": 0.001}, "smallest candidate of the ranges (effectiveness"),
         ("limits", {"max_blocks": 9}, "key 'limits.max_effectiveness' is missing"),

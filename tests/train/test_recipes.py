@@ -38,7 +38,7 @@ def plan_of(name):
 
 
 def test_every_challenge_and_the_laptop_have_a_recipe():
-    assert set(NAMES) == {*CHALLENGES, "lfw-smoke"}
+    assert set(NAMES) == {*CHALLENGES, "lfw-smoke", "equal-latency"}
 
 
 @each_recipe

@@ -2,16 +2,21 @@
 
 import json
 import pathlib
+import re
 
 import torch
 
+from zennas.checker import precision_of
 from zennas.export import export, fold
-from zennas.latency.backends import device_of, fix_input_px, missing, takes_network
+from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name
 from zennas.provenance import machine_name, versions
 from zennas.records import Record, UserError, first_line
+from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
+
+CANDIDATE_TEXT = re.compile(r"(?P<block>\w+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
 
 
 class LocalBudget(Record):
@@ -41,6 +46,7 @@ def choose_protocol(track, backend=None):
             raise UserError(reason)
     elif missing(wanted.backend):
         wanted = wanted.model_copy(update={"backend": "onnxruntime-cpu"})
+    check_precision(wanted)
     if device_of(wanted.backend) == device:
         return wanted, None
     return wanted, (
@@ -123,6 +129,30 @@ def kept_network(candidate, protocol, *, machine=None, image_px=112, embedding_s
     return measurement if current and current == runtime_of(protocol, versions()) else None
 
 
+def kept_networks(protocol, *, image_px=112, embedding_size=512):
+    """[(Candidate, Measurement)] of the whole networks of these sizes that are kept on this machine under this protocol."""
+    path, found = _networks_path(protocol, machine_name()), []
+    if not path.is_file():
+        return found
+    try:
+        keys = list(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
+    for key in keys:
+        named = CANDIDATE_TEXT.match(key)
+        if named is None:
+            continue
+        stages = [stage.split("x") for stage in named["stages"].split("-")[1:]]
+        widths, depths = zip(*stages, strict=True)
+        candidate = Candidate(block=named["block"], stem=named["stem"], widths=widths, depths=depths)
+        if key != _network_key(candidate, image_px, embedding_size):
+            continue
+        measurement = kept_network(candidate, protocol, image_px=image_px, embedding_size=embedding_size)
+        if measurement is not None:
+            found.append((candidate, measurement))
+    return found
+
+
 def keep_network(candidate, measurement, *, image_px=112, embedding_size=512):
     """Write the Measurement of a whole network where `kept_network` finds it."""
     path = _networks_path(measurement.protocol, measurement.machine)
@@ -155,14 +185,16 @@ def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
     """The Measurement of a candidate as a whole: from its exported ONNX file, or its folded network on a torch backend."""
     if takes_network(protocol.backend):
         return measure_calmly(timed_network(candidate, image_px=image_px, embedding_size=embedding_size), protocol)
-    exported = export_candidate(candidate, image_px=image_px, embedding_size=embedding_size)
+    exported = export_candidate(
+        candidate, image_px=image_px, embedding_size=embedding_size, precision=protocol.precision
+    )
     return measure_calmly(exported.onnx_bytes, protocol)
 
 
-def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=None):
+def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=None, precision="float32"):
     """The Export of a candidate's untrained network, its norms calibrated on random images."""
     network = _untrained(candidate, image_px, embedding_size)
-    return export(network, image_px=image_px, metadata=metadata)
+    return export(network, image_px=image_px, metadata=metadata, precision=precision)
 
 
 def timed_network(candidate, *, image_px=112, embedding_size=512):
@@ -185,12 +217,16 @@ def measure_detector(path, protocol, *, input_px):
 
 
 def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
-    """The Measurement of a user's ONNX file; `prepare` changes its bytes first. UserError where it is none that runs."""
+    """The Measurement of a user's ONNX file; `prepare` changes its bytes first. UserError where it is none that runs.
+
+    A file is timed in the precision that it has, and the Measurement's protocol says which that is.
+    """
     try:
         onnx_bytes = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
+        protocol = protocol.model_copy(update={"precision": precision_of(onnx_bytes)})
         return measure_calmly(prepare(onnx_bytes), protocol)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

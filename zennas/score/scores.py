@@ -1,5 +1,6 @@
 """SCORES names every score of this room; `score_batch` is what a worker runs."""
 
+import contextlib
 import statistics
 import time
 import zlib
@@ -7,17 +8,69 @@ from typing import NamedTuple
 
 import torch
 
+from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
-from zennas.score.zen import plain_layers, zen
+from zennas.score.meanfield import mean_field
+from zennas.score.plain import plain_layers
+from zennas.score.proxies import (
+    az_expressivity,
+    az_progressivity,
+    az_trainability,
+    meco,
+    naswot,
+    near,
+    swap,
+    synflow,
+)
+from zennas.score.together import zen_of_candidates
+from zennas.score.zen import finite, zen
 from zennas.track import lookup
 
 # (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the score's.
 SCORES = {
     "zen": zen,
+    "zen_closed": mean_field,
     "zen_reference": reference_zen,
     "params": total_params,
     "macs": total_macs,
     "convolutions": num_convolutions,
+    "effectiveness": effectiveness,
+    "naswot": naswot,
+    "swap": swap,
+    "meco": meco,
+    "near": near,
+    "synflow": synflow,
+    "az_expressivity": az_expressivity,
+    "az_progressivity": az_progressivity,
+    "az_trainability": az_trainability,
+    "vkdnw": vkdnw,
+    "equal_cost": equal_cost,
+}
+
+
+# Rows that score many candidates faster together: (candidates, image_px, batch, generator) -> [float], not finite where one
+# failed.
+TOGETHER = {"zen": zen_of_candidates}
+
+
+# What a score is worth, measured: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10) that were
+# not looked at while choosing: (among all, among those of about the same latency). From experiments/equal-latency/nb201.json.
+WORTH = {
+    "zen": (0.245, 0.093),
+    "zen_reference": (0.233, 0.089),
+    "params": (0.561, 0.323),
+    "macs": (0.561, 0.323),
+    "convolutions": (0.501, 0.207),
+    "naswot": (0.494, 0.203),
+    "swap": (0.579, 0.433),
+    "meco": (0.666, 0.535),
+    "near": (0.641, 0.503),
+    "synflow": (0.573, 0.373),
+    "az_expressivity": (0.574, 0.465),
+    "az_progressivity": (0.494, 0.430),
+    "az_trainability": (0.350, 0.312),
+    "vkdnw": (0.594, 0.468),
+    "equal_cost": (0.785, 0.685),
 }
 
 
@@ -32,31 +85,71 @@ class Scored(NamedTuple):
 
 
 def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
-    """The mean score of a candidate over `repeats` (default: plan.repeats) under a ScorePlan. Raises what the score raises.
+    """(mean, standard deviation) of a candidate's score over `repeats` (default: plan.repeats) under a ScorePlan. Raises what the
+    score raises.
 
-    The random numbers depend on `seed` and the candidate alone: any worker of the same kind, in any order, gives the same score.
+    The random numbers depend on `seed` alone, not on the candidate: what two candidates have in common, they score alike, and any
+    worker of the same kind, in any order, gives the same score.
     """
     function = lookup(SCORES, plan.name, "score")
-    # 32 bits, because PyTorch's generator on the processor ignores all above them.
-    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {candidate.text}".encode()))
-    values = [function(candidate, plan.image_px, plan.batch, generator) for _ in range(repeats or plan.repeats)]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    values = [
+        function(candidate, plan.image_px, plan.batch, _generator(seed, repeat, device))
+        for repeat in range(repeats or plan.repeats)
+    ]
+    return _mean_and_std(values)
 
 
 def score_batch(candidates, plan, *, seed, repeats=None, device="cpu"):
     """[Scored] for each candidate, in order: a failure is a value, and the batch goes on."""
-    results = []
-    for candidate in candidates:
-        start, stage = time.perf_counter(), "build"
+    together = _scored_together(candidates, plan, seed=seed, repeats=repeats, device=device)
+    return [
+        together[one] if one in together else _scored(one, plan, seed=seed, repeats=repeats, device=device)
+        for one in candidates
+    ]
+
+
+def _scored_together(candidates, plan, *, seed, repeats, device):
+    """{candidate: Scored} of those that can be scored together, and were."""
+    known, start = [], time.perf_counter()
+    if len(candidates) < 2 or plan.name not in TOGETHER:
+        return {}
+    for one in dict.fromkeys(candidates):
+        with contextlib.suppress(Exception):  # whatever ails it will be told of it alone
+            known += [one] if plain_layers(one) is not None else []
+    try:
+        values_RN = [
+            TOGETHER[plan.name](known, plan.image_px, plan.batch, _generator(seed, repeat, device))
+            for repeat in range(repeats or plan.repeats)
+        ]
+    except Exception:  # noqa: BLE001 - one of them, or all of them in the memory of one: each alone says which
+        return {}
+    seconds = (time.perf_counter() - start) / max(1, len(known))
+    scored = {}
+    for one, values in zip(known, zip(*values_RN, strict=True), strict=True):
         try:
-            plain_layers(candidate)
-            stage = "score"
-            value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
-        except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
-            first_line = next(iter(str(error).strip().splitlines()), "")
-            results.append(
-                Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")
-            )
-        else:
-            results.append(Scored(value, std, time.perf_counter() - start))
-    return results
+            mean, std = _mean_and_std([finite(value) for value in values])
+            scored[one] = Scored(mean, std, seconds)
+        except FloatingPointError as error:
+            scored[one] = Scored(None, 0.0, seconds, "score", f"FloatingPointError: {error}")
+    return scored
+
+
+def _scored(candidate, plan, *, seed, repeats, device):
+    start, stage = time.perf_counter(), "build"
+    try:
+        plain_layers(candidate)
+        stage = "score"
+        value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
+    except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")
+    return Scored(value, std, time.perf_counter() - start)
+
+
+def _generator(seed, repeat, device):
+    # 32 bits, because PyTorch's generator on the processor ignores all above them.
+    return torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {repeat}".encode()))
+
+
+def _mean_and_std(values):
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

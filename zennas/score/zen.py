@@ -14,19 +14,16 @@ Source: Lin et al. 2021 (ZenNAS), arXiv:2102.01063. Where we differ, and why:
 
 # B images, C channels, HW map; N = 2B: the first B rows of a pair are images, the last B their directions
 
-import functools
 import math
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
+from zennas.score.plain import plain_layers
+from zennas.score.together import zen_of_candidates
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
-
-BANK_SEED = 20210201  # of the one bank of Gaussians that all weights of the fast path are views of
 
 
 def zen(network, image_px, batch, generator):
@@ -70,7 +67,7 @@ def zen_of_module(module, image_px, batch, generator):
             tangent = forward_ad.unpack_dual(feature).tangent
         if tangent is None:
             raise RuntimeError("the network's output does not depend on its input: nothing to score")
-        return _finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)))
+        return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)))
     finally:
         for handle in handles:
             handle.remove()
@@ -110,106 +107,11 @@ class _FixedScaleNorm:
 
 
 def zen_of_candidate(candidate, image_px, batch, generator, *, dtype=None, weight_of=None):
-    """The Zen-Score of a Candidate: the image and its direction go through every convolution as one batch.
-
-    Convolution is linear, a norm divides the direction by the image's sigma, an activation multiplies it by its slope at
-    the image. The weights are views of one bank of Gaussians at random offsets: drawing up to 10^8 fresh numbers per
-    candidate would cost as much as the rest. `dtype` defaults to bfloat16 where the hardware multiplies it, else float32;
-    `weight_of(index)` gives the weight of the index-th convolution instead of the bank (for the tests).
-    """
-    layers = plain_layers(candidate)
-    if layers is None:
+    """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
+    if plain_layers(candidate) is None:
         return zen_of_module(_plain_on(generator.device, candidate), image_px, batch, generator)
-    device = generator.device
-    dtype = dtype or fast_dtype(device.type)
-    num_weights = max(math.prod(layer.shape) for layer in layers if isinstance(layer, Convolution))
-    bank = _bank(1 << max(20, (num_weights * 5 // 4).bit_length()), dtype, str(device))
-    offsets = torch.randint(bank.numel() - num_weights, (len(layers),), generator=generator, device=device).tolist()
-
-    pair_NCHW = torch.randn(2 * batch, 3, image_px, image_px, generator=generator, device=device)
-    pair_NCHW = pair_NCHW.to(dtype).contiguous(memory_format=torch.channels_last)
-    log_sigma, index, normal = 0.0, 0, False
-    with torch.inference_mode():
-        for layer, offset in zip(layers, offsets, strict=True):
-            if isinstance(layer, Convolution):
-                weight = _view(bank, offset, layer.shape) if weight_of is None else weight_of(index)
-                pair_NCHW = F.conv2d(pair_NCHW, weight, None, layer.stride, layer.padding, 1, layer.groups)
-                index += 1
-            elif isinstance(layer, Activation):
-                slope = torch.where(pair_NCHW[:batch] > 0, 1.0, layer.slope_below_zero).to(dtype)
-                pair_NCHW = (pair_NCHW.unflatten(0, (2, batch)) * slope).flatten(0, 1)
-            elif not normal:  # a norm right behind a norm changes nothing
-                pair_NCHW, log_sigma_l = _norm_pair(pair_NCHW, batch, layer.eps)
-                log_sigma = log_sigma + log_sigma_l
-            normal = isinstance(layer, Norm)
-        return _finite(log_sigma + torch.log(_mean_l1(pair_NCHW[batch:])))
-
-
-class Convolution(NamedTuple):
-    """A convolution of the plain network, without bias."""
-
-    shape: tuple[int, int, int, int]  # out, in / groups, kernel, kernel
-    stride: int
-    padding: int
-    groups: int
-
-
-class Norm(NamedTuple):
-    """A BatchNorm of the plain network."""
-
-    eps: float
-
-
-class Activation(NamedTuple):
-    """A piecewise linear activation, with slope 1 above zero."""
-
-    slope_below_zero: float
-
-
-def plain_layers(candidate):
-    """The plain network of a candidate as a flat list of layers; None if it has a layer the fast path does not know."""
-    layers = list(_part_layers(None, 3, candidate.stem, 1))
-    for shape in networks.block_shapes(candidate, 1 << len(candidate.widths)):
-        layers += _part_layers(candidate.block, *shape[:3])
-    return None if None in layers else layers
-
-
-@functools.lru_cache(maxsize=65536)
-def _part_layers(block, in_channels, out_channels, stride):
-    with torch.device("meta"):
-        part = (
-            networks.stem(out_channels)
-            if block is None
-            else networks.block(block, in_channels, out_channels, stride).residual
-        )
-    return tuple(_layer(module) for module in part)
-
-
-def _layer(module):
-    match module:
-        case nn.Conv2d(bias=None, dilation=(1, 1), padding_mode="zeros"):
-            return Convolution(tuple(module.weight.shape), module.stride[0], module.padding[0], module.groups)
-        case nn.BatchNorm2d():
-            return Norm(module.eps)
-        case nn.ReLU():
-            return Activation(0.0)
-        case nn.LeakyReLU():
-            return Activation(module.negative_slope)
-        case nn.PReLU():
-            return Activation(module.init)
-    return None
-
-
-def _norm_pair(pair_NCHW, batch, eps):
-    """(the pair behind a norm with the image's statistics, log sigma of what entered it)."""
-    image_BCHW = pair_NCHW[:batch].float()
-    variance_C, mean_C = torch.var_mean(image_BCHW, (0, 2, 3), correction=0)
-    scale_C = torch.rsqrt(variance_C + eps)
-    shift_NC = torch.stack([-mean_C * scale_C, torch.zeros_like(mean_C)]).repeat_interleave(batch, 0)
-    scaled = torch.addcmul(
-        shift_NC[:, :, None, None].to(pair_NCHW.dtype), pair_NCHW, scale_C[None, :, None, None].to(pair_NCHW.dtype)
-    )
-    return scaled, 0.5 * torch.log(variance_C.mean())
+    (score,) = zen_of_candidates([candidate], image_px, batch, generator, dtype=dtype, weight_of=weight_of)
+    return finite(score)
 
 
 def _mean_l1(direction_BCHW):
@@ -217,32 +119,9 @@ def _mean_l1(direction_BCHW):
     return direction_BCHW.float().abs().sum() / direction_BCHW.shape[0]
 
 
-def _finite(score):
+def finite(score):
+    """The score as a float; FloatingPointError where it is none."""
     score = float(score)
     if not math.isfinite(score):
         raise FloatingPointError(f"Zen-Score is {score}: the activations of this network overflow or vanish")
     return score
-
-
-def _view(bank, offset, shape):
-    """A weight of `shape`, channels-last, without a copy."""
-    out_channels, in_channels, height, width = shape
-    flat = bank[offset : offset + math.prod(shape)]
-    return flat.view(out_channels, height, width, in_channels).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(maxsize=4)
-def _bank(size, dtype, device):
-    """`size` standard Gaussians. The size is a function of the candidate alone, so a score never depends on what ran before."""
-    generator = torch.Generator().manual_seed(BANK_SEED)
-    return torch.randn(size, generator=generator).to(device=device, dtype=dtype)
-
-
-@functools.cache
-def fast_dtype(device_type):
-    """bfloat16 where the hardware multiplies it, else float32."""
-    if device_type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return (
-        torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
-    )

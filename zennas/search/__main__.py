@@ -43,6 +43,21 @@ def search(
         pathlib.Path | None, typer.Option(help="Detector ONNX, measured in place of the track's reserve.")
     ] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a name or path. [default: the experiment's]")] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(help="Most megabytes (2^20) of the file. [default: the track's]")
+    ] = None,
+    max_gmacs: Annotated[float | None, typer.Option(help="Most billions of multiply-accumulates.")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE=MS",
+            help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there. "
+            "Repeatable.",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Objective: a row of SCORES. [default: the experiment's, zen]")
+    ] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: sqlite:///OUT/study.db]")] = None,
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
@@ -67,7 +82,7 @@ def search(
 
 def search_and_train(
     *, track, out, minutes, candidates, seed, workers, budget_ms, backend, detector, space, storage, address, then_train,
-    resume, fresh, json_output, training=None,
+    resume, fresh, json_output, training=None, max_mb=None, max_gmacs=None, also=None, score=None,
 ):  # fmt: skip
     """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
     holds more of what zennas.train.request takes."""
@@ -75,16 +90,21 @@ def search_and_train(
     from zennas.progress import Progress, console_for
     from zennas.provenance import num_cores
     from zennas.records import UserError
+    from zennas.score.scores import SCORES
     from zennas.search.loop import Run
     from zennas.search.options import Options
     from zennas.search.outcome import print_winners
-    from zennas.track import SearchPlan, load_experiment, load_space
+    from zennas.track import SearchPlan, load_experiment, load_space, lookup
 
     if resume and fresh:
         raise UserError("--resume and --fresh exclude each other")
     experiment, the_track, the_space = load_experiment(track)
-    given = {"minutes": minutes, "candidates": candidates, "seed": seed}
+    given = {"minutes": minutes, "candidates": candidates, "seed": seed, "max_mb": max_mb, "max_gmacs": max_gmacs}
+    given["devices"] = _devices(also) if also else None
     values = experiment.search.model_dump() | {name: value for name, value in given.items() if value is not None}
+    if score is not None:
+        lookup(SCORES, score, "score")
+        values["score"] = values["score"] | {"name": score}
     plan = SearchPlan.parse(values, "command line")
     if budget_ms is not None and not budget_ms > 0:
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
@@ -140,6 +160,10 @@ def search_and_train(
     storage_url = storage or f"sqlite:///{out / 'study.db'}"
     same = {"--budget-ms": budget_ms, "--backend": backend}
     again = same | {
+        "--max-mb": max_mb,
+        "--max-gmacs": max_gmacs,
+        "--also": also,
+        "--score": score,
         "--space": space,
         "--detector": detector,
         "--storage": storage,
@@ -161,7 +185,7 @@ def search_and_train(
     train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / "winner-1.yaml")]
     train_it += [*_flags(same | {"--space": space}), "--out", str(trained_out), "--data"]
     console.print(
-        f"A Zen-Score is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
+        f"A {plan.score.label} is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
         f"  open {out / 'report.html'}\n"
         f"  optuna-dashboard {storage_url} --artifact-dir {out / 'artifacts'}\n"
         f"  {shlex.join(measure_it)}\n"
@@ -195,7 +219,28 @@ def _check_training(track, *, on_ray, **training):
 
 def _flags(options):
     """The command-line words of the options that were given."""
-    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    given = {
+        name: value if isinstance(value, list) else [value] for name, value in options.items() if value is not None
+    }
+    return [word for name, values in given.items() for value in values for word in (name, str(value))]
+
+
+def _devices(texts):
+    """{table: milliseconds} of TABLE=MS; UserError for what is none."""
+    from zennas.records import UserError
+
+    devices = {}
+    for text in texts:
+        table, equals, ms = text.rpartition("=")
+        try:
+            devices[table] = float(ms)
+        except ValueError:
+            equals = ""
+        if not equals or not table or not devices.get(table, 0) > 0:
+            raise UserError(
+                f"--also {text}: expected TABLE=MS, such as amd-epyc-fam26-mod2-2c=250, with more than 0 ms"
+            )
+    return devices
 
 
 main = commands.command(search, help=HELP)

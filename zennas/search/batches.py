@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from zennas.records import UserError
 from zennas.search.evolution import Population, propose
+from zennas.search.funnel import Niches
 from zennas.search.ledger import Row
 from zennas.space.cost import cost
 
 FLUSH_EVERY_S = 5.0  # what a kill -9 may cost
+ALONE = 8  # candidates of a task where they share nothing: a second or two
 LAST_WORDS_S = 2.0  # how long Ctrl-C waits for batches in flight; ray job stop kills after three
 
 
@@ -30,8 +32,8 @@ class Batch(NamedTuple):
 class Batches:
     """The search's state: a population, the keys seen, the batches in flight. Built anew from the ledger at any time."""
 
-    def __init__(self, space, plan, ledger, *, lag, refusal, predicted_ms):
-        self.space, self.plan, self.ledger, self.lag = space, plan, ledger, lag
+    def __init__(self, space, plan, ledger, *, lag, refusal, predicted_ms, funnel=None):
+        self.space, self.plan, self.ledger, self.lag, self.funnel = space, plan, ledger, lag, funnel
         self.refusal, self.predicted_ms = refusal, predicted_ms
         self.in_flight = collections.deque()
         self.seen = {row.key for row in ledger.rows}
@@ -41,7 +43,7 @@ class Batches:
 
     def rebuild(self):
         """Choose the population again from all rows: after a correction other candidates fit the budget."""
-        self.population = Population(self.plan.population)
+        self.population = (Niches if self.funnel else Population)(self.plan.population)
         waiting = {batch.index for batch in self.in_flight}
         for row in self.ledger.rows:
             if row.batch not in waiting:
@@ -117,15 +119,16 @@ class Batches:
         size = self.plan.batch_size
         if num_scored is not None:
             size = min(size, num_scored - self.num_scored - self.num_under_way)
-        candidates = propose(
+        known = {"batch": self.next_index, "seen": self.seen, "counters": counters}
+        candidates = self.funnel.propose(self.population, most=size, **known) if self.funnel else []
+        # Where the families are used up, or there are none, candidates come one by one.
+        candidates = candidates or propose(
             self.space,
             self.population,
-            size,
+            min(size, ALONE),
             seed=self.plan.seed,
-            batch=self.next_index,
             refusal=self.refusal,
-            seen=self.seen,
-            counters=counters,
+            **known,
         )
         if not candidates:
             return False

@@ -10,7 +10,8 @@ import time
 from zennas.latency.budget import export_candidate
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
-from zennas.search.winners import correction, diverse_best, measured_entry, metadata
+from zennas.search.evidence import gather, ranked
+from zennas.search.winners import correction, measured_entry, metadata
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance
 
@@ -55,13 +56,14 @@ def settle_finals(run):
 def crown(run):
     """The winners among all finalists measured so far, best first; role, name, verdict and file of every one settled."""
     winners = []
-    for entry in sorted(run.finalists, key=lambda entry: (-entry["zen_score"], entry["key"])):
+    for entry in sorted(run.finalists, key=lambda entry: (-entry["score_mean"], entry["key"])):
         candidate = Candidate(**entry["candidate"])
         differs = all(
             distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners
         )
         if entry["latency"]["within_budget"] and differs and len(winners) < run.plan.num_winners:
             winners.append(entry)
+    winners = ranked(winners, gather(run, [*winners, *run.baselines]), run.plan.evidence)
     for entry in run.finalists:
         if entry not in winners:
             (run.out / f"{entry['key']}.onnx").unlink(missing_ok=True)
@@ -83,6 +85,7 @@ def crown(run):
                 image_px=run.space.image_px,
                 embedding_size=run.space.embedding_size,
                 metadata=metadata(candidate, run.ledger.state["made_by"]),
+                precision=run.protocol.precision,
             )
             write_atomically(path, exported.onnx_bytes)
         os.replace(path, run.out / f"winner-{rank}.onnx")
@@ -106,20 +109,52 @@ def _settle(run, entry, **changes):
 def _next_finalist(run, slots):
     """The row for the next slot: the best by the re-scored mean among the best that differ enough from `slots`."""
     while True:
-        pool = diverse_best(run.feasible_rows(), slots, num=RESCORED_PER_SLOT, min_distance=run.plan.min_distance)
-        rescored = run.rescore(pool)
+        pool = run.diverse_best(slots, num=RESCORED_PER_SLOT)
+        rescored = _rescored(run, pool)
         pool = [row for row in pool if row.key in rescored]
         if pool:
             return max(pool, key=lambda row: (rescored[row.key][0], row.key))
-        if not diverse_best(run.feasible_rows(), slots, num=1, min_distance=run.plan.min_distance):
+        if not run.diverse_best(slots, num=1):
             return None
+
+
+def _rescored(run, rows):
+    """{key: [mean, std]} of these rows, scored again with more repeats; kept, so that none is done twice."""
+    rescored = dict(run.ledger.state["rescored"])
+    todo = [row for row in rows if row.key not in rescored]
+    if todo:
+        run.progress.begin("scoring finalists again, with more repeats")
+        # As many tasks as workers: together, those with one trunk cost little more than one.
+        shares = [
+            share for share in (todo[at :: run.options.num_workers] for at in range(run.options.num_workers)) if share
+        ]
+        handles = [
+            run.workers.submit(
+                [row.candidate for row in share],
+                run.plan.score,
+                seed=run.plan.seed + 1,
+                repeats=run.plan.score.final_repeats,
+            )
+            for share in shares
+        ]
+        count = run.progress.counting("finalists")
+        for share, handle in zip(shares, handles, strict=True):
+            for row, scored in zip(share, run.workers.results(handle, len(share)), strict=True):
+                if scored.error is None:
+                    rescored[row.key] = [scored.value, scored.std]
+                else:
+                    run.fail(row, stage=scored.stage, error=scored.error)
+            count(min(len(todo), len(rescored)), len(todo))
+        run.progress.end()
+        run.ledger.save(rescored=rescored)
+    return rescored
 
 
 def _measure(run, row):
     """The entry of a row's candidate, measured whole; None where it could not be, which is noted as its failure."""
     score = run.ledger.state["rescored"][row.key]
     run.progress.begin(f"measuring finalist {row.key} whole")
-    run.progress.update({"Zen-Score": f"{score[0]:.2f}"})
+    run.progress.update({run.plan.score.label: f"{score[0]:.2f}"})
     path = run.out / f"{row.key}.onnx"
     try:
         entry = measured_entry(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
@@ -134,7 +169,7 @@ def _measure(run, row):
     run.ledger.add_measured(entry)
     latency = entry["latency"]
     run.progress.say(
-        f"finalist {row.key}: Zen-Score {entry['zen_score']:.2f}, {latency['measured_ms']:.2f} ms measured, "
+        f"finalist {row.key}: {run.plan.score.label} {entry['score_mean']:.2f}, {latency['measured_ms']:.2f} ms measured, "
         f"{latency['predicted_ms']:.2f} predicted, budget {latency['budget_ms']:.2f}"
     )
     if latency["warning"]:

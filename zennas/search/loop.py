@@ -11,15 +11,16 @@ from zennas.provenance import machine_name
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
 from zennas.search.batches import Batches
+from zennas.search.budgets import check_possible, other_budgets
 from zennas.search.finals import settle_finals
+from zennas.search.funnel import Funnel, knows
 from zennas.search.ledger import open_ledger
 from zennas.search.outcome import publish
 from zennas.search.prepare import fill_table, measure_baselines, settle_budget
 from zennas.search.store import Store
-from zennas.search.winners import correction
+from zennas.search.winners import correction, diverse_best
 from zennas.search.workers import Workers
 from zennas.space.candidate import Candidate
-from zennas.space.cost import cost
 
 EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
 FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
@@ -36,7 +37,7 @@ class Run:
         self.track, self.space, self.plan, self.out = options.track, options.space, options.plan, options.out
         self.start = time.monotonic()
         self.factor, self.front, self.note, self.inner_s = 1.0, [], None, 0.0
-        self.budget = self.table = self.batches = self.store = self.workers = None
+        self.budget = self.table = self.batches = self.store = self.workers = self.funnel = None
 
     def go(self):
         """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the ledger."""
@@ -48,6 +49,7 @@ class Run:
                 f"space {self.space.name} has embeddings of {self.space.embedding_size} numbers; "
                 f"track {self.track.name} allows at most {most}"
             )
+        self.others = other_budgets(self.track, self.plan, self.space)
         self.lock = lock_folder(self.out)
         self.ledger = open_ledger(
             self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
@@ -58,7 +60,7 @@ class Run:
         self._announce()
         if self._finished_before():
             return sorted(
-                (e for e in self.finalists if e["role"] == "winner"), key=lambda e: (-e["zen_score"], e["key"])
+                (e for e in self.finalists if e["role"] == "winner"), key=lambda e: (-e["score_mean"], e["key"])
             )
         try:
             self._open_store()
@@ -80,7 +82,7 @@ class Run:
             with self._timed("finals"):
                 winners = settle_finals(self)
             with self._timed("publishing"):
-                publish(self, winners)
+                winners = publish(self, winners)
             self.ledger.save(finished=True, minutes=self.plan.minutes, num_workers=options.num_workers)
             return winners
         except KeyboardInterrupt:
@@ -114,27 +116,25 @@ class Run:
 
     def refusal(self, candidate):
         """Why a candidate of the space is not worth scoring, cheapest question first; None if it is."""
-        max_mb = self.track.limits.max_mb
-        if max_mb is not None:
-            spent = cost(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
-            if spent.megabytes > max_mb:
-                return f"over {max_mb:g} MB"
+        for budget in self.others:
+            if budget.of(candidate, self.space) > budget.most:
+                return f"over {budget.most:g} {budget.name}"
         if self.predicted_ms(candidate) > self.budget.budget_ms * (1 - self.plan.margin_pct / 100):
             return "over budget"
         return None
 
-    def feasible_rows(self):
-        """The scored candidates that fit: by measurement where they were measured, by prediction elsewhere.
-
-        Without the baselines themselves, which the search starts from: a winner is new.
-        """
-        fits = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
-        fits |= {entry["key"]: False for entry in self.baselines}
-        return [
-            row
-            for row in self.ledger.rows
-            if row.score is not None and (fits[row.key] if row.key in fits else self.refusal(row.candidate) is None)
-        ]
+    def diverse_best(self, taken, *, num):
+        """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were measured, by
+        prediction elsewhere. Without the baselines themselves, which the search starts from: a winner is new."""
+        measured = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
+        measured |= {entry["key"]: False for entry in self.baselines}
+        return diverse_best(
+            [row for row in self.ledger.rows if row.score is not None],
+            taken,
+            num=num,
+            min_distance=self.plan.min_distance,
+            fits=lambda row: measured[row.key] if row.key in measured else self.refusal(row.candidate) is None,
+        )
 
     def fail(self, row, *, stage, error):
         """A scored candidate that failed later: it stays in the ledger, out of the finals, and shows in the study."""
@@ -145,30 +145,6 @@ class Run:
         self.store.add_failed(failed)
         self.progress.say(f"{row.text} failed at stage '{stage}': {error}", style="yellow")
 
-    def rescore(self, rows):
-        """{key: [mean, std]} of these rows, scored again with more repeats; kept, so that none is done twice."""
-        rescored = dict(self.ledger.state["rescored"])
-        todo = [row for row in rows if row.key not in rescored]
-        if todo:
-            self.progress.begin("scoring finalists again, with more repeats")
-            handles = [
-                self.workers.submit(
-                    [row.candidate], self.plan.score, seed=self.plan.seed + 1, repeats=self.plan.score.final_repeats
-                )
-                for row in todo
-            ]
-            count = self.progress.counting("finalists")
-            for index, (row, handle) in enumerate(zip(todo, handles, strict=True)):
-                (scored,) = self.workers.results(handle, 1)
-                if scored.error is None:
-                    rescored[row.key] = [scored.value, scored.std]
-                else:
-                    self.fail(row, stage=scored.stage, error=scored.error)
-                count(index + 1, len(todo))
-            self.progress.end()
-            self.ledger.save(rescored=rescored)
-        return rescored
-
     def correct(self, factor, *, why):
         """Correct the table's predictions from here on; the population is chosen again under it."""
         self.factor = factor
@@ -176,8 +152,25 @@ class Run:
         self.ledger.event(
             why=why, factor=factor, after_batch=last_batch, elapsed_s=round(self.ledger.state["search_s"], 2)
         )
+        self._prove()
         if self.batches:
             self.batches.rebuild()
+
+    def _prove(self):
+        """The proven optimum under the corrected budget, where the closed form knows the score; said when it changes."""
+        if self.funnel is None:
+            return
+        before = self.funnel.optimum
+        with self._timed("proving the optimum"):
+            self.funnel.set_budget(self.budget.budget_ms / self.factor, margin_pct=self.plan.margin_pct)
+        optimum = self.funnel.optimum
+        if optimum is None:
+            self.progress.say(f"optimum  not proven: {self.funnel.why_not or 'no candidate is within the limits'}")
+        elif before is None or before.candidate != optimum.candidate:
+            self.progress.say(
+                f"optimum  {optimum.candidate.text}: closed form {optimum.score:.2f} at {optimum.costs[0] * self.factor:.2f} ms; "
+                "nothing else in the space has more within the budget, as table and closed form have it"
+            )
 
     def evolve(self, *, seconds=None, num_scored=None):
         """Search on, for so many seconds or until so many candidates are scored."""
@@ -273,6 +266,7 @@ class Run:
                 self.out.name,
                 run_id=self.ledger.run_id,
                 note=f"Search on {self.track.title}: under way.",
+                label=self.plan.score.label,
             )
 
     def _settle_budget(self):
@@ -298,9 +292,13 @@ class Run:
 
     def _begin_search(self):
         """Correct the table by the baselines, see that the budget is possible at all, and take up the search."""
+        if knows(self.space, self.plan):
+            with self._timed("proving the optimum"):
+                self.funnel = Funnel(self.space, self.plan, self.table.part_ms, others=self.others)
         factors = [event["factor"] for event in self.ledger.state["events"] if "factor" in event]
         if factors:
             self.factor = factors[-1]
+            self._prove()
         else:
             self.correct(correction(self._calibration(), self.budget.budget_ms), why="baselines")
         self._check_possible()
@@ -309,11 +307,18 @@ class Run:
                 self._on_front(row)
         lag = self.options.num_workers * self.plan.batches_in_flight
         self.batches = Batches(
-            self.space, self.plan, self.ledger, lag=lag, refusal=self.refusal, predicted_ms=self.table_ms
+            self.space,
+            self.plan,
+            self.ledger,
+            lag=lag,
+            refusal=self.refusal,
+            predicted_ms=self.table_ms,
+            funnel=self.funnel,
         )
 
     def _check_possible(self, *, slack=1.0):
         """UserError where not even the cheapest candidate fits, its prediction divided by `slack`."""
+        check_possible(self.others, self.space)
         cheapest, usable_ms = self.space.cheapest(), self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
         if self.predicted_ms(cheapest) > slack * usable_ms:
             raise UserError(
@@ -377,7 +382,8 @@ class Run:
         rejected = {
             name.removeprefix("rejected: "): count for name, count in counters.items() if name.startswith("rejected")
         }
-        state = {"seen": counters["seen"], "scored": counters["scored"], "failed": counters["failed"]}
+        state = {name: counters[name] for name in ("screened", "seen") if counters[name]}
+        state |= {"scored": counters["scored"], "failed": counters["failed"]}
         state |= {f"rejected ({why})": count for why, count in sorted(rejected.items())}
         return state | ({"best": f"{best[0]:.2f}"} if best else {})
 

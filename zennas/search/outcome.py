@@ -5,16 +5,23 @@ from rich.text import Text
 
 from zennas.progress import duration
 from zennas.provenance import Provenance
+from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.candidate import Candidate
 
 
 def publish(run, winners):
-    """Write everything that people and scripts look at, from the ledger."""
+    """Write everything that people and scripts look at, from the ledger; the winners with their distance from the optimum."""
+    for entry in _in_order(run, winners):
+        if (known := with_gap(run, entry)) != entry:
+            run.ledger.add_measured(known)
+    winners = [run.ledger.measured[entry["key"]] for entry in winners]
+    run.ledger.save(optimum=optimum_of(run), closed_form_error=closed_form_error(run))
     write_winners(run.out, winners, seed=run.plan.seed)
     write_report(run.out / "report.html", summary(run, winners))
     fill_study(run, winners)
+    return winners
 
 
 def summary(run, winners):
@@ -22,6 +29,7 @@ def summary(run, winners):
     state, entries = run.ledger.state, _in_order(run, winners)
     error = prediction_error(entries)
     counters, budget = run.ledger.counters, run.budget
+    screened = f"{counters['screened']:,} candidates screened, " if counters["screened"] else ""
     facts = [
         ("track", run.track.name),
         ("space", f"{run.space.name}, block {run.space.block}"),
@@ -37,10 +45,12 @@ def summary(run, winners):
         ),
         (
             "searched",
-            f"{counters['seen']} candidates seen, {counters['scored']} scored in {duration(state['search_s'])}, "
+            f"{screened}{counters['seen'] or counters['scored']} seen, {counters['scored']} scored in "
+            f"{duration(state['search_s'])}, "
             f"{counters['failed']} failed",
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
+        *_proof(run, winners),
     ]
     for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
         if (of_these := prediction_error(some))["num"]:
@@ -57,9 +67,38 @@ def summary(run, winners):
         counters=dict(counters),
         corrections=[event for event in state["events"] if "factor" in event],
         prediction_error=error,
+        score_label=run.plan.score.label,
+        evidence=state.get("evidence", {}),
+        rank_by=run.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),
         image_px=run.space.image_px,
     )
+
+
+def _proof(run, winners):
+    """What the report says of the proven optimum and of the closed form."""
+    optimum, error = run.ledger.state.get("optimum"), run.ledger.state.get("closed_form_error")
+    facts = []
+    if optimum:
+        best = f"; {winners[0]['name']} is {gap_text(winners[0])} below it" if winners else ""
+        facts.append(
+            (
+                "optimum",
+                f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms predicted: "
+                f"proven, nothing in the space has more within the budget, as closed form and table have it{best}",
+            )
+        )
+    elif run.funnel is not None:
+        facts.append(("optimum", f"not proven: {run.funnel.why_not or 'no candidate is within the limits'}"))
+    if error:
+        text = f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']} scored"
+        facts.append(("closed form", text))
+    return facts
+
+
+def gap_text(entry):
+    """How far a network is below the proven optimum, in points and per cent of the score; '-' where nothing is known."""
+    return "-" if entry.get("gap") is None else f"{entry['gap']:.2f} ({entry['gap_pct']:.2f} %)"
 
 
 def fill_study(run, winners):
@@ -92,15 +131,17 @@ def note(run, winners):
         f"{len(run.ledger.rows)} scored candidates are in scored.parquet",
         "- latency of a trial with role *scored* is predicted by the table, of all others measured",
         "",
-        "| winner | candidate | Zen-Score | ms | GMACs | M params |",
+        f"| winner | candidate | {run.plan.score.label} | ms | GMACs | M params |",
         "|---|---|---|---|---|---|",
     ]
     for entry in winners:
         lines.append(
-            f"| {entry['name']} | {Candidate(**entry['candidate']).text} | {entry['zen_score']:.2f} | "
+            f"| {entry['name']} | {Candidate(**entry['candidate']).text} | {entry['score_mean']:.2f} | "
             f"{entry['latency']['measured_ms']:.2f} | {entry['macs'] / 1e9:.2f} | {entry['params'] / 1e6:.1f} |"
         )
-    return "\n".join([*lines, "", "A Zen-Score is not an accuracy: it ranks untrained networks of one space."])
+    return "\n".join(
+        [*lines, "", f"A {run.plan.score.label} is not an accuracy: it ranks untrained networks of one space."]
+    )
 
 
 def print_winners(run, winners, console):
@@ -110,13 +151,14 @@ def print_winners(run, winners, console):
         title_justify="left",
     )
     table.add_column("network", no_wrap=True)
-    for name in ("Zen-Score", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
+    for name in (run.plan.score.label, "below optimum", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in [*winners, *sorted(run.baselines, key=lambda entry: entry["latency"]["measured_ms"])]:
         latency = entry["latency"]
         table.add_row(
             Text(entry["name"]),
-            f"{entry['zen_score']:.2f} ±{entry['zen_std']:.2f}",
+            f"{entry['score_mean']:.2f} ±{entry['score_std']:.2f}",
+            gap_text(entry),
             f"{latency['measured_ms']:.2f}",
             f"{latency['spread_pct']:.1f} %",
             f"{100 * latency['measured_ms'] / latency['budget_ms']:.1f} %",

@@ -27,6 +27,7 @@ from zennas.page import (
 )
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
+from zennas.score.scores import WORTH
 from zennas.space.candidate import Candidate
 
 MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole
@@ -59,6 +60,10 @@ class RunSummary:
     prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
     provenance: Provenance
     image_px: int = 112
+    score_label: str = "Zen-Score"
+    # A measured network's key -> other score's name -> its value, None where it failed.
+    evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+    rank_by: str | None = None  # the one of them that ranked winners that score alike
 
 
 def write_report(path, summary):
@@ -74,8 +79,10 @@ def page(summary):
     made_by = origin(summary.provenance, list(zip(measured["machine"], measured["protocol"], strict=True)))
     sections = f"""<section><h2>Winners beside the hand-made networks</h2>{note}
 <p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
-deviation of a score over its repeats, and the distance between the quartiles of a latency's runs.</p>
-{_table(measured)}</section>
+deviation of a score over its repeats, and the distance between the quartiles of a latency's runs. "Below optimum" is the distance
+to the best candidate that the space holds within the budget, proven under the closed form of the score and the latency table.</p>
+{_table(measured, summary.score_label)}</section>
+{_evidence(summary, measured)}
 <section><h2>Score against latency</h2>{note}
 <p>Up is a higher score, left is faster. Scored candidates stand at their predicted latency, the networks of the table
 at their measured one; the line joins the candidates that no other beats in both.</p>
@@ -133,21 +140,22 @@ def _measured(summary):
     for row in rows:
         row["candidate"] = Candidate.parse(row["candidate"], row["name"])
         row["hover"] = f"<b>{html.escape(row['name'])}</b><br>{html.escape(row['candidate'].text)}"
-    numbers = ["zen_score", "zen_std", "params", "macs", "num_blocks", "megabytes"]
-    numbers += ["measured_ms", "predicted_ms", "budget_ms", "spread_pct"]
+    numbers = ["score_mean", "score_std", "params", "macs", "num_blocks", "megabytes"]
+    numbers += ["measured_ms", "predicted_ms", "budget_ms", "spread_pct", "gap", "gap_pct"]
     others = ["role", "name", "key", "candidate", "hover", "onnx", "verdict"]
     others += ["within_budget", "warning", "stand_in", "raw_ms", "protocol", "machine"]
     frame = pd.DataFrame(rows, columns=[*others, *numbers], dtype=object)
     frame[numbers] = frame[numbers].astype(float)
-    return frame.rename(columns={"zen_score": "score"})
+    return frame.rename(columns={"score_mean": "score"})
 
 
-def _table(measured):
+def _table(measured, label):
     found = (measured["role"] == "winner").any()
     lead = "" if found else "<p class='empty'>No winner: no new network was measured within the budget.</p>"
     if measured.empty:
         return lead
-    names = ("Network", "Candidate", "Zen-Score", "Latency, ms", "of budget", "GMACs", "Params, M", "Blocks", "MB")
+    names = ("Network", "Candidate", label, "below optimum", "Latency, ms", "of budget")
+    names += ("GMACs", "Params, M", "Blocks", "MB")
     rows = ""
     for row in measured.itertuples():
         look, name, share_pct = ROLES[row.role], html.escape(row.name), 100 * row.measured_ms / row.budget_ms
@@ -156,13 +164,51 @@ def _table(measured):
         rows += (
             f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
-            f"<td>{number(row.score, '.2f')} <i>± {number(row.zen_std, '.2f')}</i></td>"
+            f"<td>{number(row.score, '.2f')} <i>± {number(row.score_std, '.2f')}</i></td>"
+            f"<td>{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i></td>"
             f"<td>{number(row.measured_ms, '.2f')} <i>± {number(row.spread_pct)} %</i></td>"
             f"<td{'' if row.within_budget else ' class=over'}>{number(share_pct)} %</td>"
             f"<td>{number(row.macs / 1e9, '.2f')}</td><td>{number(row.params / 1e6, '.2f')}</td>"
             f"<td>{number(row.num_blocks, '.0f')}</td><td>{number(row.megabytes)}</td></tr>"
         )
     return lead + table(names, rows)
+
+
+def _evidence(summary, measured):
+    """What every other score says of winners and baselines, and what it is worth."""
+    rows = measured[measured["key"].isin(summary.evidence) & measured["role"].isin(["winner", "baseline"])]
+    if rows.empty:
+        return ""
+    names = list(dict.fromkeys(name for of in summary.evidence.values() for name in of))
+    lines = []
+    for row in rows.itertuples():
+        values, mark = (
+            summary.evidence[row.key],
+            f"<b style='color:{ROLES[row.role].colour}'>{ROLES[row.role].glyph}</b>",
+        )
+        cells = [number(row.score, ".2f"), *(_value(values.get(name), ".4g") for name in names)]
+        lines.append((f" class='{row.role}'", f"{mark} {html.escape(row.name)}", cells))
+    for at, what in enumerate(("worth, among all", "worth, at equal latency")):
+        lines.append(
+            ("", f"<i>{what}</i>", [_value(WORTH.get(name, (None, None))[at], ".2f") for name in ("zen", *names)])
+        )
+    body = "".join(
+        f"<tr{kind}><th>{name}</th><td></td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for kind, name, cells in lines
+    )
+    label, rank_by = html.escape(summary.score_label), html.escape(summary.rank_by or "")
+    ranked = f"Winners whose {label} is about the same stand in the order of <b>{rank_by}</b>." if rank_by else ""
+    return f"""<section><h2>What other scores say</h2>
+<p>Every score that needs neither labels nor training, of the networks as they are built. The last two rows say what a score is
+worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and among those of about
+the same latency; 1 is the same order, 0 is chance. Compare winners with one another by it: a column only ranks networks of about
+equal cost. {ranked}</p>
+{table(("Network", "", summary.score_label, *names), body)}</section>"""
+
+
+def _value(value, form):
+    """A number, or the mark of a missing one."""
+    return number(math.nan if value is None else value, form)
 
 
 def _pareto(summary, scored, measured):
@@ -172,7 +218,7 @@ def _pareto(summary, scored, measured):
     rows = rows.sort_values(["predicted_ms", "score"], ascending=[True, False])
     front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
     span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
-    figure, hover = panels([1.0]), COSTS + "Zen-Score %{y:.2f}, %{x:.1f} ms"
+    figure, hover = panels([1.0]), COSTS + f"{summary.score_label} %{{y:.2f}}, %{{x:.1f}} ms"
     _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
     _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
@@ -183,7 +229,7 @@ def _pareto(summary, scored, measured):
         annotation_yanchor="bottom", annotation_font_color=BUDGET.colour,
     )  # fmt: skip
     figure.update_xaxes(title="Latency, ms", range=span_ms)
-    figure.update_yaxes(title="Zen-Score", range=span(*rows["score"], *measured["score"]))
+    figure.update_yaxes(title=summary.score_label, range=span(*rows["score"], *measured["score"]))
     _add_names(figure, measured, "measured_ms", "score", height_px=560)
     looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}
     looks |= {f"{role}, measured": look for role, look in _looks(measured).items()}
@@ -202,7 +248,7 @@ def _course(summary, scored):
     counts, edges_s = np.histogram(timed["elapsed_s"], bins=max(1, min(60, len(timed) // 20)), range=(0, end_s))
     rates = counts / np.diff(edges_s)
     figure, looks = panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
-    hover = "%{customdata[0]}<br>Zen-Score %{y:.2f} after %{x:.1f} s"
+    hover = f"%{{customdata[0]}}<br>{summary.score_label} %{{y:.2f}} after %{{x:.1f}} s"
     _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover=hover)
     _dots(figure, best, "elapsed_s", "best", look=FRONT, hover=hover, mode="lines")
     figure.add_scatter(
@@ -216,7 +262,7 @@ def _course(summary, scored):
         looks[f"latencies corrected × {correction['factor']:.3f} after {at_s:.0f} s"] = Look(BUDGET.colour, "┊")
     figure.update_xaxes(range=span(0, end_s, pad=0.02))
     figure.update_xaxes(title="Seconds since the start of the search", row=2)
-    figure.update_yaxes(title="Zen-Score", range=span(*rows["score"]), row=1)
+    figure.update_yaxes(title=summary.score_label, range=span(*rows["score"]), row=1)
     figure.update_yaxes(title="Per second", rangemode="tozero", row=2)
     return legend(looks) + drawn(figure, "course", height_px=520)
 

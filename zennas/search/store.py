@@ -25,14 +25,14 @@ from zennas.space.space import genes_of
 
 MAX_TRIALS = 2000
 MAX_FAILED_TRIALS, MAX_MEASURED_TRIALS = 200, 100  # of them, kept free for these
-OBJECTIVES = ("Zen-Score", "latency (ms)")
 RUN_ATTRIBUTE = "zennas:run"
 
 
 class Store:
     """An open study and the thread that writes to it."""
 
-    def __init__(self, space, storage, name, *, run_id, note):
+    def __init__(self, space, storage, name, *, run_id, note, label="Zen-Score"):
+        """label: what the first objective, the score, is called."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self.space = space
@@ -53,7 +53,7 @@ class Store:
                 )
             if owner is None:
                 self.study.set_user_attr(RUN_ATTRIBUTE, run_id)
-                self.study.set_metric_names(list(OBJECTIVES))
+                self.study.set_metric_names([label, "latency (ms)"])
             # Optuna allows no other choices than a study began with; a block may have been added to the house since.
             self.blocks = list(BLOCKS)
             for trial in self.study.get_trials(deepcopy=False):
@@ -117,7 +117,7 @@ class Store:
         }
         if entry["verdict"]:
             attributes["verdict"] = entry["verdict"]
-        self._add(candidate, [entry["zen_score"], latency["measured_ms"]], latency["budget_ms"], attributes, onnx=onnx)
+        self._add(candidate, [entry["score_mean"], latency["measured_ms"]], latency["budget_ms"], attributes, onnx=onnx)
 
     def _add(self, candidate, values, budget_ms, attributes, *, onnx=None):
         if attributes["key"] in self._known:

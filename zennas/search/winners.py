@@ -14,6 +14,7 @@ from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.space.cost import cost
 from zennas.space.space import distance
+from zennas.track import ScorePlan
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
@@ -33,13 +34,13 @@ def correction(entries, budget_ms):
     return round(math.exp(weighted / total), 4) if total else 1.0
 
 
-def diverse_best(rows, taken, *, num, min_distance):
-    """The best `num` rows (by score, highest first) that are at least `min_distance` from every candidate in `taken`."""
+def diverse_best(rows, taken, *, num, min_distance, fits=lambda row: True):
+    """The best `num` rows (by score, highest first) that `fits`, at least `min_distance` from every candidate in `taken`."""
     chosen = []
     for row in sorted(rows, key=lambda row: (-row.score, row.key)):
         if len(chosen) == num:
             break
-        if all(distance(row.candidate, other) >= min_distance for other in taken):
+        if all(distance(row.candidate, other) >= min_distance for other in taken) and fits(row):
             chosen.append(row)
     return chosen
 
@@ -59,8 +60,9 @@ def measured_entry(run, candidate, *, role, name, score, path):
     spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
     table_ms = run.table_ms(candidate)
     exported = export_candidate(
-        candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by)
-    )
+        candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by),
+        precision=run.protocol.precision,
+    )  # fmt: skip
     problems = checker_problems(exported.onnx_bytes, **run.track.limits.of_a_file)
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
@@ -75,8 +77,8 @@ def measured_entry(run, candidate, *, role, name, score, path):
         "name": name,
         "key": candidate.key,
         "candidate": candidate.plain(),
-        "zen_score": round(score[0], 4),
-        "zen_std": round(score[1], 4),
+        "score_mean": round(score[0], 4),
+        "score_std": round(score[1], 4),
         "score": run.plan.score.model_dump(),
         "params": spent.params,
         "macs": spent.macs,
@@ -115,7 +117,7 @@ def write_winners(folder, winners, *, seed):
         latency = entry["latency"]
         lines = [
             f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, {made_by.date})",
-            f"Zen-Score {entry['zen_score']} (untrained; not an accuracy), "
+            f"{ScorePlan(**entry['score']).label} {entry['score_mean']} (untrained; not an accuracy), "
             f"{latency['measured_ms']} ms of {latency['budget_ms']} ms",
         ]
         lines += [latency["stand_in"]] if latency["stand_in"] else []

@@ -1,8 +1,9 @@
-"""The blocks of a stage. One row of BLOCKS is all that a new block takes.
+"""The blocks of a stage, and what their networks begin and end with. One row of BLOCKS is all that a new block takes.
 
-A block is an nn.Module with two parts: `residual`, a Sequential of convolutions, norms and activations, of which the
-Zen-Score sees nothing but those, and `shortcut`; attention that only the built network has comes behind `residual`.
-Attention says in `attention_maps` which of its parts give what goes into the sigmoid, in the order in which they run.
+A block is an nn.Module with three parts: `residual`, a Sequential of convolutions, norms and activations, of which the
+Zen-Score sees nothing but those; `attention`, which only the built network has, behind it; and `shortcut`, None where there is
+none. Attention says in `attention_maps` which of its parts give what goes into the sigmoid, in the order in which they run.
+Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
 """
 
 import torch
@@ -87,51 +88,193 @@ class ConvolutionalAttention(nn.Module):
         return x_BCHW * torch.sigmoid(self.spatial(x_BCHW))
 
 
-class ImprovedResidual(nn.Module):
-    """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut, nothing after the sum.
+class Residual(nn.Module):
+    """x_BCHW -> attention(residual(x)) + shortcut(x), nothing after the sum; no sum where `shortcut` is None."""
+
+    def __init__(self, residual, *, shortcut, attention=None):
+        super().__init__()
+        self.residual = nn.Sequential(*residual)
+        self.attention = nn.Identity() if attention is None else attention
+        self.shortcut = shortcut
+
+    def forward(self, x_BCHW):
+        branch_BCHW = self.attention(self.residual(x_BCHW))
+        return branch_BCHW if self.shortcut is None else branch_BCHW + self.shortcut(x_BCHW)
+
+
+def improved_residual(in_channels, out_channels, stride, attention=None):
+    """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut.
 
     The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape changes
     (insightface; TFace uses max-pooling where only the size does).
     Source: Deng et al. 2019, arXiv:1801.07698; insightface's iresnet.py.
     """
+    residual = [
+        nn.BatchNorm2d(in_channels),
+        nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.PReLU(out_channels),
+        nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    attention = attention and attention(out_channels)
+    return Residual(residual, shortcut=projection(in_channels, out_channels, stride), attention=attention)
 
-    def __init__(self, in_channels, out_channels, stride, attention=nn.Identity):
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.BatchNorm2d(in_channels),
-            nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.PReLU(out_channels),
-            nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
-        self.attention = attention(out_channels)
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and in_channels == out_channels
-            else nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
-        )
 
-    def forward(self, x_BCHW):
-        return self.attention(self.residual(x_BCHW)) + self.shortcut(x_BCHW)
+def projection(in_channels, out_channels, stride):
+    """The identity, or conv1x1(stride) - BN where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def depthwise_separable(in_channels, inner_channels, out_channels, stride):
+    """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the identity where shapes agree.
+
+    Source: Sandler et al. 2018 (MobileNetV2), arXiv:1801.04381, with the PReLU of MobileFaceNet; no shortcut where the shape
+    changes, as in both.
+    """
+    residual = [
+        nn.Conv2d(in_channels, inner_channels, 1, bias=False),
+        nn.BatchNorm2d(inner_channels),
+        nn.PReLU(inner_channels),
+        nn.Conv2d(inner_channels, inner_channels, 3, stride, 1, groups=inner_channels, bias=False),
+        nn.BatchNorm2d(inner_channels),
+        nn.PReLU(inner_channels),
+        nn.Conv2d(inner_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    keeps = stride == 1 and in_channels == out_channels
+    return Residual(residual, shortcut=nn.Identity() if keeps else None)
 
 
 def ir(in_channels, out_channels, stride):
     """The improved residual block."""
-    return ImprovedResidual(in_channels, out_channels, stride)
+    return improved_residual(in_channels, out_channels, stride)
 
 
 def ir_se(in_channels, out_channels, stride):
     """The improved residual block with squeeze-excitation."""
-    return ImprovedResidual(in_channels, out_channels, stride, attention=SqueezeExcitation)
+    return improved_residual(in_channels, out_channels, stride, attention=SqueezeExcitation)
 
 
 def ir_cbam(in_channels, out_channels, stride):
     """The improved residual block with channel and spatial attention (CBAM), whose maps A-SKD distils."""
-    return ImprovedResidual(in_channels, out_channels, stride, attention=ConvolutionalAttention)
+    return improved_residual(in_channels, out_channels, stride, attention=ConvolutionalAttention)
+
+
+def inverted_residual(in_channels, out_channels, stride):
+    """MobileFaceNet's block: twice as wide inside as the block's own width.
+
+    That is the paper's expansion (2 where the stride is 1; 4 where stage 2 doubles the width; 2 at the head of stage 1) but for
+    one block, the head of its last stage, which the paper makes four times as wide inside: the width and the stride, all
+    that a block knows, do not tell it from the head of stage 1.
+    Source: Chen et al. 2018, arXiv:1804.07573, table 1; insightface's mobilefacenet.py at scale 1.
+    """
+    return depthwise_separable(in_channels, 2 * out_channels, out_channels, stride)
+
+
+def separable_residual(in_channels, out_channels, stride):
+    """The block of insightface's "mbf": as wide inside as outside.
+
+    Its networks of scale 2 double MobileFaceNet's widths and keep what is inside; again but for the head of the last stage.
+    Source: insightface's mobilefacenet.py.
+    """
+    return depthwise_separable(in_channels, out_channels, out_channels, stride)
+
+
+def bottleneck(in_channels, out_channels, stride):
+    """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the
+    shortcut of the IR block; a quarter as wide inside.
+
+    The stride sits on the 3x3, as torchvision has it; TFace has it on the last 1x1, which then throws three quarters of the
+    3x3 convolution's work away.
+    Source: He et al. 2016, arXiv:1512.03385; TFace's model_irse.py (the norm in front, PReLU, nothing after the sum).
+    """
+    inner_channels = max(1, out_channels // 4)
+    residual = [
+        nn.BatchNorm2d(in_channels),
+        nn.Conv2d(in_channels, inner_channels, 1, bias=False),
+        nn.BatchNorm2d(inner_channels),
+        nn.PReLU(inner_channels),
+        nn.Conv2d(inner_channels, inner_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(inner_channels),
+        nn.PReLU(inner_channels),
+        nn.Conv2d(inner_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return Residual(residual, shortcut=projection(in_channels, out_channels, stride))
+
+
+def full_stem(channels):
+    """Conv3x3 - BN - PReLU at full resolution, from three channels. Source: insightface's iresnet.py."""
+    return nn.Sequential(nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels))
+
+
+def mobile_stem(channels):
+    """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from three channels.
+
+    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution by two.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.PReLU(channels),
+        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.PReLU(channels),
+    )
+
+
+def flat_neck(channels, px, embedding_size):
+    """BN - flatten - FC - BN: the embedding is read from every position of the last map, not from their mean.
+
+    Source: insightface's iresnet.py.
+    """
+    return nn.Sequential(
+        nn.BatchNorm2d(channels),
+        nn.Flatten(),
+        nn.Linear(channels * px * px, embedding_size),
+        nn.BatchNorm1d(embedding_size),
+    )
+
+
+GDC_CHANNELS = 512  # of MobileFaceNet's head, whatever the widths before it
+
+
+def gdc_neck(channels, px, embedding_size):
+    """Conv1x1 - BN - PReLU - depthwise convolution over the whole map - BN - flatten - FC without bias - BN.
+
+    The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs them all.
+    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573; insightface's mobilefacenet.py.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, GDC_CHANNELS, 1, bias=False),
+        nn.BatchNorm2d(GDC_CHANNELS),
+        nn.PReLU(GDC_CHANNELS),
+        nn.Conv2d(GDC_CHANNELS, GDC_CHANNELS, px, groups=GDC_CHANNELS, bias=False),
+        nn.BatchNorm2d(GDC_CHANNELS),
+        nn.Flatten(),
+        nn.Linear(GDC_CHANNELS, embedding_size, bias=False),
+        nn.BatchNorm1d(embedding_size),
+    )
 
 
 # (in_channels, out_channels, stride) -> nn.Module
-BLOCKS = {"ir": ir, "ir_se": ir_se, "ir_cbam": ir_cbam}
+BLOCKS = {
+    "ir": ir,
+    "ir_se": ir_se,
+    "ir_cbam": ir_cbam,
+    "inverted_residual": inverted_residual,
+    "separable_residual": separable_residual,
+    "bottleneck": bottleneck,
+}
+# (channels) -> nn.Sequential that sees the image; the stride of its convolutions says by how much it shrinks it
+STEMS = {"stem": full_stem, "mobile_stem": mobile_stem}
+# (channels, px of the last map, embedding_size) -> nn.Sequential, whose last layer is the embedding's norm
+NECKS = {"neck": flat_neck, "gdc_neck": gdc_neck}
+# block -> (row of STEMS, row of NECKS), where they are not "stem" and "neck"
+ENDS = {
+    "inverted_residual": ("mobile_stem", "gdc_neck"),
+    "separable_residual": ("mobile_stem", "gdc_neck"),
+}

@@ -1,4 +1,4 @@
-"""What a candidate costs before anything is measured: parameters and multiply-accumulates, from the shapes alone."""
+"""What a candidate costs before anything is measured: parameters, multiply-accumulates and fan-ins, from the shapes alone."""
 
 import functools
 
@@ -6,7 +6,11 @@ import torch
 from torch import nn
 
 from zennas.records import Record
-from zennas.space.network import block, block_shapes, neck, stem
+from zennas.space.blocks import BLOCKS, NECKS, STEMS
+from zennas.space.network import block, block_shapes, ends, last_px, neck, plain_part, stem, stem_stride
+
+# Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has whole numbers.
+TOLD_BY, CHECKED_BY = (1, 2, 3), 37
 
 
 class Cost(Record):
@@ -37,10 +41,9 @@ def cost(candidate, *, image_px=112, embedding_size=512):
     >>> f"{r100.params / 1e6:.3f} M, {r100.macs / 1e9:.3f} G"
     '65.156 M, 12.090 G'
     """
-    last_px = image_px >> len(candidate.widths)
-    total = part_cost("stem", 3, candidate.stem, 1, image_px) + part_cost(
-        "neck", candidate.widths[-1], embedding_size, 1, last_px
-    )
+    stem_kind, neck_kind = ends(candidate.block)
+    total = part_cost(stem_kind, 3, candidate.stem, stem_stride(candidate.block), image_px)
+    total += part_cost(neck_kind, candidate.widths[-1], embedding_size, 1, last_px(candidate, image_px))
     shapes = block_shapes(candidate, image_px)
     for shape in dict.fromkeys(shapes):
         total = total + part_cost(candidate.block, *shape) * shapes.count(shape)
@@ -49,19 +52,65 @@ def cost(candidate, *, image_px=112, embedding_size=512):
 
 @functools.lru_cache(maxsize=65536)
 def part_cost(kind, in_channels, out_channels, stride, in_px):
-    """The Cost of one part of a network: a block of BLOCKS, the 'stem' or the 'neck' (out_channels: the embedding size)."""
-    with torch.device("meta"):
-        part = build_part(kind, in_channels, out_channels, stride, in_px)
-    return Cost(params=sum(weight.numel() for weight in part.parameters()), macs=_macs(part, in_px)[0])
+    """The Cost of one part of a network: a block of BLOCKS, a row of STEMS or one of NECKS (whose out_channels is the embedding
+    size)."""
+    params, macs = _by_in_channels(_counts, kind, in_channels, out_channels, stride, in_px)
+    return Cost(params=params, macs=macs)
+
+
+@functools.lru_cache(maxsize=65536)
+def fan_ins(kind, in_channels, out_channels, stride):
+    """How many numbers each output of a convolution of the plain residual branch is the sum of, convolution by convolution."""
+    return _by_in_channels(_fan_ins, kind, in_channels, out_channels, stride)
 
 
 def build_part(kind, in_channels, out_channels, stride, in_px):
     """The nn.Module of one part of a network, on the current default device."""
-    if kind == "stem":
-        return stem(out_channels)
-    if kind == "neck":
-        return neck(in_channels, in_px, out_channels)
+    if kind in STEMS:
+        return stem(out_channels, kind)
+    if kind in NECKS:
+        return neck(in_channels, in_px, out_channels, kind)
     return block(kind, in_channels, out_channels, stride)
+
+
+def _counts(*part):
+    with torch.device("meta"):
+        module = build_part(*part)
+    return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-1])[0]
+
+
+def _fan_ins(*part):
+    with torch.device("meta"):
+        layers = plain_part(*part)
+    return tuple(layer.weight[0].numel() for layer in layers if isinstance(layer, nn.Conv2d))
+
+
+def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_px):
+    """values_of(*part), whole numbers; of a stage's first block, whose two widths are free, without building every pair of them.
+
+    To build one takes half a millisecond, and a space has thousands; but what it counts is, in its in_channels, a parabola.
+    """
+    if kind in BLOCKS and stride != 1:
+        parabolas = _parabolas(values_of, kind, out_channels, stride, *in_px)
+        if parabolas is not None:
+            return _along(parabolas, in_channels)
+    return values_of(kind, in_channels, out_channels, stride, *in_px)
+
+
+@functools.lru_cache(maxsize=65536)
+def _parabolas(values_of, kind, out_channels, stride, *in_px):
+    """(value at 1, its first difference, its second) of each of the values; None where they are no parabolas."""
+    try:
+        at = {width: values_of(kind, width, out_channels, stride, *in_px) for width in (*TOLD_BY, CHECKED_BY)}
+    except ValueError:  # a block that not every width can be put into
+        return None
+    parabolas = [(a, b - a, c - 2 * b + a) for a, b, c in zip(*(at[width] for width in TOLD_BY), strict=True)]
+    return parabolas if _along(parabolas, CHECKED_BY) == at[CHECKED_BY] else None
+
+
+def _along(parabolas, width):
+    steps = width - TOLD_BY[0]
+    return tuple(at + steps * first + steps * (steps - 1) // 2 * second for at, first, second in parabolas)
 
 
 def _macs(module, px):
@@ -88,5 +137,6 @@ def _macs(module, px):
         return 0, px
     if hasattr(module, "residual"):
         macs, out_px = _macs(module.residual, px)
-        return macs + _macs(module.attention, out_px)[0] + _macs(module.shortcut, px)[0], out_px
+        shortcut_macs = 0 if module.shortcut is None else _macs(module.shortcut, px)[0]
+        return macs + _macs(module.attention, out_px)[0] + shortcut_macs, out_px
     return sum(_macs(child, px)[0] for child in module.children()), px

@@ -1,16 +1,20 @@
 """network(candidate): the backbone a candidate stands for, and the pieces of which the score and the latency table speak."""
 
+import functools
+import math
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from zennas.records import UserError, suggestion
-from zennas.space.blocks import BLOCKS
+from zennas.space.blocks import BLOCKS, ENDS, NECKS, STEMS
 
 WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNorm behind it
 
 
 class Network(nn.Module):
-    """Images_B3HW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is.
+    """Images_B3HW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends with.
 
     Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
     """
@@ -19,12 +23,12 @@ class Network(nn.Module):
         super().__init__()
         self.candidate = candidate
         self.input_shape = (3, image_px, image_px)
-        self.stem = stem(candidate.stem)
+        stem_kind, neck_kind = ends(candidate.block)
+        self.stem = stem(candidate.stem, stem_kind)
         self.blocks = nn.Sequential(
             *(block(candidate.block, *shape[:3]) for shape in block_shapes(candidate, image_px))
         )
-        last_px = image_px >> len(candidate.widths)
-        self.neck = neck(candidate.widths[-1], last_px, embedding_size)
+        self.neck = neck(candidate.widths[-1], last_px(candidate, image_px), embedding_size, neck_kind)
 
     def forward(self, image_B3HW):
         return self.neck(self.blocks(self.stem(image_B3HW)))
@@ -75,9 +79,14 @@ def calibrate(module, image_BCHW):
     return module
 
 
-def stem(channels):
-    """Conv3x3 - BN - PReLU at full resolution, from three channels."""
-    return nn.Sequential(nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels))
+def stem(channels, kind="stem"):
+    """What sees the image first: a row of STEMS."""
+    return STEMS[kind](channels)
+
+
+def neck(channels, px, embedding_size, kind="neck"):
+    """What turns the last map, of px x px, into the embedding: a row of NECKS."""
+    return NECKS[kind](channels, px, embedding_size)
 
 
 def block(name, in_channels, out_channels, stride):
@@ -92,14 +101,38 @@ def check_block(name):
         raise UserError(f"block '{name}' is not known; {suggestion(name, list(BLOCKS))}")
 
 
-def neck(channels, px, embedding_size):
-    """BN - flatten - FC - BN: the embedding is read from every position of the last map, not from their mean."""
-    return nn.Sequential(
-        nn.BatchNorm2d(channels),
-        nn.Flatten(),
-        nn.Linear(channels * px * px, embedding_size),
-        nn.BatchNorm1d(embedding_size),
-    )
+class Ends(NamedTuple):
+    """What the networks of a block begin and end with."""
+
+    stem: str  # a row of STEMS
+    neck: str  # a row of NECKS
+
+
+def ends(name):
+    """The Ends of a block's networks; UserError where BLOCKS has no such row."""
+    check_block(name)
+    return Ends(*ENDS.get(name, ("stem", "neck")))
+
+
+def stem_stride(name):
+    """By how much the stem of a block's networks shrinks the image."""
+    return _stride_of(STEMS[ends(name).stem])
+
+
+@functools.cache
+def _stride_of(make_stem):
+    with torch.device("meta"):
+        return math.prod(layer.stride[0] for layer in make_stem(1) if isinstance(layer, nn.Conv2d))
+
+
+def shrinkage(name, num_stages):
+    """By how much the networks of a block shrink the image before their neck, each stage by two: image_px divides by it."""
+    return stem_stride(name) << num_stages
+
+
+def last_px(candidate, image_px):
+    """The side of the map that the neck sees."""
+    return image_px // shrinkage(candidate.block, len(candidate.widths))
 
 
 def block_shapes(candidate, image_px):
@@ -109,10 +142,13 @@ def block_shapes(candidate, image_px):
     >>> block_shapes(Candidate(block="ir", stem=16, widths=(32,), depths=(2,)), 112)
     [(16, 32, 2, 112), (32, 32, 1, 56)]
     """
-    num_stages = len(candidate.widths)
-    if image_px % (1 << num_stages):
-        raise UserError(f"{candidate.text}: {num_stages} stages each halve the image; {image_px} px do not allow it")
-    shapes, channels, px = [], candidate.stem, image_px
+    num_stages, stride = len(candidate.widths), stem_stride(candidate.block)
+    if image_px % (stride << num_stages):
+        also = f", and the stem divides it by {stride}" if stride > 1 else ""
+        raise UserError(
+            f"{candidate.text}: {num_stages} stages each halve the image{also}; {image_px} px do not allow it"
+        )
+    shapes, channels, px = [], candidate.stem, image_px // stride
     for width, depth in zip(candidate.widths, candidate.depths, strict=True):
         shapes.append((channels, width, 2, px))
         px //= 2
@@ -127,7 +163,16 @@ def plain(candidate):
     Shortcuts, attention and neck are left out: this is the feature map before pooling that the Zen-Score is defined on.
     """
     with torch.device("meta"):
-        parts = list(stem(candidate.stem))
-        for shape in block_shapes(candidate, 1 << len(candidate.widths)):
-            parts += block(candidate.block, *shape[:3]).residual
-    return nn.Sequential(*parts)
+        return nn.Sequential(*(layer for part in plain_parts(candidate) for layer in plain_part(*part)))
+
+
+def plain_parts(candidate):
+    """(kind, in_channels, out_channels, stride) of every part of the plain network of a candidate, in order."""
+    name, smallest_px = candidate.block, shrinkage(candidate.block, len(candidate.widths))
+    shapes = block_shapes(candidate, smallest_px)
+    return [(ends(name).stem, 3, candidate.stem, stem_stride(name)), *((name, *shape[:3]) for shape in shapes)]
+
+
+def plain_part(kind, in_channels, out_channels, stride):
+    """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of STEMS."""
+    return stem(out_channels, kind) if kind in STEMS else block(kind, in_channels, out_channels, stride).residual

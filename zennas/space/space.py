@@ -1,5 +1,6 @@
 """Space: which candidates may be built. Samples, mutates and judges them; every answer is a Candidate or a reason."""
 
+import collections
 import functools
 import math
 
@@ -7,6 +8,8 @@ import pydantic
 
 from zennas.records import Record, UserError
 from zennas.space.candidate import Candidate
+from zennas.space.cost import fan_ins
+from zennas.space.network import shrinkage, stem_stride
 
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
 WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
@@ -67,9 +70,10 @@ class Space(Record):
     def _consistent(self):
         if len(self.widths) != len(self.depths):
             raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
-        if self.image_px % 2 ** len(self.widths):
+        if self.image_px % (divisor := shrinkage(self.block, len(self.widths))):
+            stem = f"the stem divides it by {stride}, " if (stride := stem_stride(self.block)) > 1 else ""
             raise ValueError(
-                f"image_px must be divisible by {2 ** len(self.widths)}: each of the {len(self.widths)} stages halves it"
+                f"image_px must be divisible by {divisor}: {stem}each of the {len(self.widths)} stages halves it"
             )
         if reason := self.violation(self.cheapest()):
             raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
@@ -175,20 +179,34 @@ def distance(one, other):
     return sum(abs(math.log2(a / b)) for a, b in pairs) / len(pairs)
 
 
+def fan_in(part):
+    """(convolutions that `effectiveness` counts in one Part of a network, the sum of the logs of their fan-in)."""
+    if not part.is_block:
+        return 0, 0.0
+    found = fan_ins(*part[:4])
+    return len(found), sum(map(math.log, found))
+
+
 @functools.lru_cache(maxsize=65536)
 def effectiveness(candidate):
-    """Depth against width: 3x3 convolutions in the residual branches over the geometric mean of their fan-in.
+    """Depth against width: the convolutions in the residual branches over the geometric mean of their fan-in.
 
-    Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2. Too large a rho does not train.
-    We count the two 3x3 convolutions of each block, which dominate; the stem is left out.
+    Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2; that of a depthwise 3x3 is 9, however wide.
+    Too large a rho does not train; how large is too large differs from block to block. We count the convolutions of the blocks,
+    which dominate; the stem is left out.
 
     >>> round(effectiveness(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 25, 88, 3))), 3)
     0.123
     """
-    channels = candidate.stem
-    log_fan_in = 0.0
-    for width, depth in zip(candidate.widths, candidate.depths, strict=True):
-        log_fan_in += math.log(9 * channels) + (2 * depth - 1) * math.log(9 * width)
+    channels, depth, log_fan_in = candidate.stem, 0, 0.0
+    for width, num_blocks in zip(candidate.widths, candidate.depths, strict=True):
+        found = fan_ins(candidate.block, channels, width, 2)
+        repeated = fan_ins(candidate.block, width, width, 1)
+        times = collections.Counter(found[1:])
+        for one in repeated:
+            times[one] += num_blocks - 1
+        # The first apart and the rest by value: the order of the sums in which every kept effectiveness was computed.
+        log_fan_in += sum(map(math.log, found[:1])) + sum(num * math.log(one) for one, num in times.items())
+        depth += len(found) + (num_blocks - 1) * len(repeated)
         channels = width
-    depth = 2 * candidate.num_blocks
-    return depth / math.exp(log_fan_in / depth)
+    return depth / math.exp(log_fan_in / depth) if depth else 0.0

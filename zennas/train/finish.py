@@ -1,5 +1,6 @@
 """From trained weights to what is handed on: network.pt, model.onnx with its proof, its latency measured anew, result.json."""
 
+import contextlib
 import copy
 import json
 
@@ -7,6 +8,7 @@ import torch
 
 from zennas.embed.checkpoint import NETWORK, save_network
 from zennas.export import checker_problems, export, fold
+from zennas.faces.images import CorruptImageError
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
@@ -20,15 +22,18 @@ from zennas.latency.budget import (
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.train.verify import normalised
 
 MODEL, RESULT = "model.onnx", "result.json"
+CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little
 TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
 
 
-def finish(options, network, *, spent, accuracy, training, progress):
+def finish(options, network, *, spent, accuracy, training, progress, images=None):
     """Export the trained network, measure it by the track's rule, and write and give the result (a plain dict).
 
-    spent: its Cost. accuracy, training: what goes into the result as it is.
+    spent: its Cost. accuracy, training: what goes into the result as it is. images: an ImageSet, of which some calibrate a
+    network whose track asks for another precision than float32.
     """
     space, track, out = options.space, options.track, options.out
     network = copy.deepcopy(network).cpu().float().eval().to(memory_format=torch.contiguous_format)
@@ -38,7 +43,11 @@ def finish(options, network, *, spent, accuracy, training, progress):
     progress.update({})
     made_by = provenance(seed=options.plan.seed, command=options.command).model_dump()
     metadata = {"zennas": json.dumps(made_by), "candidate": options.candidate.text, "trained": "yes"}
-    exported = export(network, image_px=space.image_px, metadata=metadata)
+    precision = choose_protocol(track, options.backend)[0].precision
+    calibration_BCHW = None if precision == "float32" or images is None else _calibration(images, space.image_px)
+    exported = export(
+        network, image_px=space.image_px, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW
+    )
     problems = checker_problems(exported.onnx_bytes, **track.limits.of_a_file)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(options, network, exported.onnx_bytes, progress)
@@ -107,6 +116,17 @@ def measured(options, network, onnx_bytes, progress):
     trained = measure_calmly(model, protocol)
     progress.end()
     return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
+
+
+def _calibration(images, image_px):
+    """image_BCHW of the first faces that can be read, as a network sees them: what its activations' ranges are told from."""
+    pixels = []
+    for number in range(images.num_images):
+        with contextlib.suppress(CorruptImageError):
+            pixels.append(torch.from_numpy(images.pixels(number, image_px)))
+        if len(pixels) == CALIBRATION_IMAGES:
+            break
+    return normalised(torch.stack(pixels), torch.device("cpu"))
 
 
 def _sizes(options):

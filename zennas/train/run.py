@@ -55,7 +55,7 @@ def run(options, ranks, progress):
         }
         result = finish(
             options, job.network, spent=spent, accuracy=_accuracies(options, job, ranks, progress), training=about,
-            progress=progress,
+            progress=progress, images=source.images,
         )  # fmt: skip
         write_report(options.out / "report.html", result, read_metrics(options.out))
         save_run(options.out, state | {"finished_with": options.measured_with()})

@@ -1,0 +1,130 @@
+"""Two latency tables beside each other: how well one device stands in for another."""
+
+import math
+import statistics
+
+import numpy as np
+
+from zennas.latency.tables import predictor
+from zennas.records import Record
+
+NUM_CANDIDATES, SEED = 500, 0  # drawn from the space, the same for any two tables
+NEAR = 1.10  # two candidates whose latencies differ by less are near: among such a search chooses
+
+
+class Ratio(Record):
+    """How much longer the second device takes over some parts: the geometric mean of the ratios, the least and the most."""
+
+    num: int
+    mean: float
+    low: float
+    high: float
+
+
+class Stage(Record):
+    """The ratio of the parts of one kind at one place of a network."""
+
+    kind: str
+    stride: int
+    in_px: int
+    ratio: Ratio
+
+
+class Agreement(Record):
+    """What two tables predict for the same candidates of a space."""
+
+    num: int  # candidates that both can predict
+    ratio: Ratio  # of the predictions
+    tau: float | None  # Kendall's tau-b between them; None where one of them is all ties
+    num_near_pairs: int
+    tau_near: float | None  # of the pairs that are near on the first device alone; None where there are none
+    mean_abs_pct: float  # the error of the second's predictions as the first's times the mean ratio
+    max_abs_pct: float
+
+
+class Comparison(Record):
+    """The second table against the first."""
+
+    one: str
+    other: str
+    num_only_one: int  # parts that the other lacks
+    num_only_other: int
+    parts: Ratio | None  # of those in both; None where there is none
+    stages: tuple[Stage, ...]
+    space: str
+    agreement: Agreement | None  # None where they can predict fewer than two candidates
+
+
+def compare(one, other, space, *, num_candidates=NUM_CANDIDATES):
+    """The Comparison of two KnownTables, over the parts that both have and over candidates drawn from a space."""
+    common = [part for part in one.rows if part in other.rows]
+    ratio_of = {part: other.rows[part].ms / one.rows[part].ms for part in common}
+    places = dict.fromkeys(sorted((part.kind, part.stride, part.in_px) for part in common))
+    stages = [
+        Stage(
+            kind=kind,
+            stride=stride,
+            in_px=in_px,
+            ratio=_ratio(
+                [ratio_of[part] for part in common if (part.kind, part.stride, part.in_px) == (kind, stride, in_px)]
+            ),
+        )
+        for kind, stride, in_px in sorted(places, key=lambda place: (place[0], -place[2], -place[1]))
+    ]
+    return Comparison(
+        one=one.name,
+        other=other.name,
+        num_only_one=len(one.rows) - len(common),
+        num_only_other=len(other.rows) - len(common),
+        parts=_ratio(ratio_of.values()) if common else None,
+        stages=tuple(stages),
+        space=space.name,
+        agreement=_agreement(one, other, space, num_candidates),
+    )
+
+
+def kendall_tau(first_N, second_N, *, counts=None):
+    """Kendall's tau-b of two rankings: 1 where they order every pair alike, -1 where none; None where one is all ties.
+
+    counts: an N x N mask of the pairs that count, symmetric; all of them without it. A pair that is tied in one ranking is
+    neither alike nor unlike. Source: Kendall 1945, The treatment of ties in ranking problems, Biometrika 33.
+
+    >>> kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])
+    0.6666666666666666
+    """
+    first_N, second_N = np.asarray(first_N, float), np.asarray(second_N, float)
+    upper_NN = np.triu(np.ones((len(first_N),) * 2, bool), 1)
+    pairs_NN = upper_NN if counts is None else upper_NN & counts
+    first_P, second_P = (np.sign(value_N[:, None] - value_N)[pairs_NN] for value_N in (first_N, second_N))
+    untied = float(np.abs(first_P).sum()) * float(np.abs(second_P).sum())
+    return float((first_P * second_P).sum()) / math.sqrt(untied) if untied else None
+
+
+def _ratio(ratios):
+    logs = [math.log(ratio) for ratio in ratios]
+    return Ratio(
+        num=len(logs), mean=math.exp(statistics.fmean(logs)), low=math.exp(min(logs)), high=math.exp(max(logs))
+    )
+
+
+def _agreement(one, other, space, num_candidates):
+    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    rng = np.random.default_rng(SEED)
+    candidates = list(dict.fromkeys(space.sample(rng) for _ in range(num_candidates)))
+    tables = [predictor(known) for known in (one, other)]
+    covered = [candidate for candidate in candidates if all(table.covers(candidate, **sizes) for table in tables)]
+    if len(covered) < 2:
+        return None
+    one_N, other_N = (np.array([table.predict(candidate, **sizes) for candidate in covered]) for table in tables)
+    ratio = _ratio(other_N / one_N)
+    off_pct_N = 100 * np.abs(one_N * ratio.mean / other_N - 1)
+    near_NN = np.abs(np.log(one_N[:, None] / one_N)) < math.log(NEAR)
+    return Agreement(
+        num=len(covered),
+        ratio=ratio,
+        tau=kendall_tau(one_N, other_N),
+        num_near_pairs=int(np.triu(near_NN, 1).sum()),
+        tau_near=kendall_tau(one_N, other_N, counts=near_NN),
+        mean_abs_pct=float(off_pct_N.mean()),
+        max_abs_pct=float(off_pct_N.max()),
+    )

@@ -1,0 +1,289 @@
+"""Every machine's tables: which are known here, what stands in one, and how one that was measured elsewhere is brought here."""
+
+import csv
+import io
+import math
+import pathlib
+import re
+from typing import NamedTuple
+
+from zennas.latency.backends import BACKENDS
+from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, table_name
+from zennas.provenance import machine_name
+from zennas.records import MEASURED, UserError, data_root, some, suggestion
+from zennas.run_folder import explaining, write_atomically
+from zennas.space.parts import Part
+from zennas.track import Protocol
+
+NEEDED = COLUMNS[:6]  # a part and its milliseconds; the other columns say how they came about
+FILE_NAME = re.compile(
+    r"(?P<backend>.+?)-(?P<threads>\d+)t-batch(?P<batch>\d+)(?P<slow>-denormals)?(-(?P<precision>\w+))?"
+)
+FILE_AT_RUNTIME = re.compile(r"(.*\.csv)(?:@(.*))?")
+MACHINE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class Row(NamedTuple):
+    """One measured part, as a table's file holds it; what a file does not say is None or ""."""
+
+    part: Part
+    ms: float
+    spread_pct: float | None
+    raw_ms: str
+    machine: str
+    date: str
+    runtime: str
+
+
+class KnownTable(NamedTuple):
+    """What one machine measured by one rule and one version of its runtime."""
+
+    machine: str
+    protocol: (
+        Protocol | None
+    )  # backend, threads, batch, denormals and precision are the table's; None where nobody says
+    runtime: str  # the version; "" where the file does not say
+    rows: dict[Part, Row]
+    origins: tuple[str, ...]  # "shipped", "kept", or the path of a file
+
+    @property
+    def name(self):
+        """What the commands call it."""
+        rule = table_name(self.protocol).removesuffix(".csv") if self.protocol else "rule unknown"
+        return f"{self.machine or pathlib.Path(self.origins[0]).stem}/{rule}" + (
+            f"@{self.runtime}" if self.runtime else ""
+        )
+
+    @property
+    def dates(self):
+        """(first, last) day of its measurements; ("", "") where no row says."""
+        days = sorted(row.date[:10] for row in self.rows.values() if row.date)
+        return (days[0], days[-1]) if days else ("", "")
+
+
+def known_tables():
+    """The KnownTables of all machines, shipped and kept, sorted by name. Of a part in both, the kept row counts."""
+    found = {}
+    for origin, root in (("shipped", data_root() / MEASURED), ("kept", kept_folder("any").parent)):
+        for path in sorted(root.glob("*/*.csv")):
+            protocol = protocol_of(path.name)
+            if protocol is None:  # another file that somebody put there
+                continue
+            for row in read_rows(path, lenient=True):
+                if row.machine != path.parent.name:
+                    continue
+                key = (row.machine, table_name(protocol), row.runtime)
+                before = found.get(key, KnownTable(row.machine, protocol, row.runtime, {}, ()))
+                before.rows[row.part] = row
+                found[key] = before._replace(origins=tuple(dict.fromkeys([*before.origins, origin])))
+    return [found[key] for key in sorted(found)]
+
+
+def find_table(name, protocol=None):
+    """The KnownTable that a name stands for.
+
+    name: MACHINE, MACHINE/RULE, MACHINE/RULE@VERSION, any part of these that only one table has, or the path of a .csv (of its
+    several versions one: FILE.csv@VERSION). protocol: narrows what fits to tables of its rule, and says the rule of a file whose
+    name does not. UserError where none or several fit.
+    """
+    if (file := FILE_AT_RUNTIME.fullmatch(name)) is not None:
+        return _only(tables_in(file[1], protocol), name, runtime=file[2])
+    tables = known_tables()
+    fitting = [one for one in tables if name in (one.machine, one.name, one.name.partition("@")[0])]
+    fitting = fitting or [one for one in tables if name in one.name]
+    if protocol is not None:
+        fitting = [one for one in fitting if table_name(one.protocol) == table_name(protocol)] or fitting
+    if not fitting:
+        raise UserError(
+            f"latency table '{name}' is not known; {suggestion(name, [one.name for one in tables])}; or give the path of a .csv"
+        )
+    return _only(fitting, name)
+
+
+def open_table(name, protocol=None):
+    """The LatencyTable of any machine, by a name or path as `find_table` takes them.
+
+    It predicts; what it lacks only its own machine can measure (UserError). With a protocol, its table must be of that rule:
+    backend, threads, batch, denormals, precision. UserError where none or several fit.
+    """
+    return predictor(find_table(name, protocol), protocol)
+
+
+def predictor(known, protocol=None):
+    """The LatencyTable of a KnownTable; `open_table` says what it can do, and which UserErrors there are."""
+    if known.protocol is None:
+        raise UserError(f"{known.origins[0]}: its name does not say by which rule it was measured; {_how_to_name()}")
+    if protocol is not None and table_name(protocol) != table_name(known.protocol):
+        raise UserError(
+            f"latency table {known.name} was measured by another rule: {table_name(known.protocol).removesuffix('.csv')}, "
+            f"wanted {table_name(protocol).removesuffix('.csv')}"
+        )
+    machine = known.name.partition("/")[0]  # never this machine's, where a file names none
+    return LatencyTable(
+        protocol or known.protocol, machine=machine, rows={part: row.ms for part, row in known.rows.items()}
+    )
+
+
+def import_table(path, *, machine=None, protocol=None):
+    """(where it is kept now, its KnownTables): a table's file that another machine filled, copied to that machine's folder.
+
+    machine: its name here; needed where the file names none, several, or this machine. protocol: the rule it was measured by,
+    where its file name does not say. The file has one line per part, with at least the columns NEEDED.
+    UserError for everything else.
+    """
+    here = machine_name()
+    tables = tables_in(path, protocol)
+    machines = sorted({one.machine for one in tables})
+    if machine in machines or len(machines) == 1:
+        tables = [one for one in tables if machine not in machines or one.machine == machine]
+    else:
+        raise UserError(f"{path}: holds rows of several machines: {some(machines)}; say which with --machine")
+    machine = machine or machines[0]
+    if not machine:
+        raise UserError(f"{path}: its rows do not name their machine; give it a name with --machine")
+    if not MACHINE_NAME.fullmatch(machine):
+        raise UserError(
+            f"--machine '{machine}': allowed: small letters, digits, '-', '_' and '.', as a folder is called"
+        )
+    if machine == here:
+        raise UserError(
+            f"{path}: {machine} is this machine's own name, and its table is measured here; give the other one a name of its own "
+            "with --machine"
+        )
+    protocol = tables[0].protocol
+    if protocol is None:
+        raise UserError(f"{path}: its name does not say by which rule it was measured; {_how_to_name()}")
+    tables = [one._replace(machine=machine) for one in tables]
+    target, content = kept_folder(machine) / table_name(protocol), _as_csv(tables)
+    if target.exists() and target.read_text(encoding="utf-8") != content:
+        raise UserError(
+            f"{target}: another table of {machine} is kept already; delete it, or give this one another name with --machine"
+        )
+    with explaining(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+    return target, tables
+
+
+def tables_in(path, protocol=None):
+    """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not say."""
+    path, found = pathlib.Path(path), {}
+    rule = protocol_of(path.name) or protocol
+    for row in read_rows(path):
+        key = (row.machine, row.runtime)
+        found.setdefault(key, KnownTable(row.machine, rule, row.runtime, {}, (str(path),))).rows[row.part] = row
+    return [found[key] for key in sorted(found)]
+
+
+def protocol_of(file_name):
+    """The Protocol whose table has this file name, as far as a table depends on it; None where it is no table's name.
+
+    >>> protocol_of("onnxruntime-cpu-1t-batch8-int8.csv").precision, protocol_of("jetson.csv")
+    ('int8', None)
+    """
+    found = FILE_NAME.fullmatch(file_name.removesuffix(".csv"))
+    if found is None or found["backend"] not in BACKENDS:
+        return None
+    try:
+        return Protocol(
+            backend=found["backend"],
+            threads=found["threads"],
+            batch=found["batch"],
+            flush_denormals=not found["slow"],
+            precision=found["precision"] or "float32",
+        )
+    except ValueError:
+        return None
+
+
+def read_rows(path, *, lenient=False):
+    """The Rows of a table's file, in order. UserError says which line is wrong; lenient: lines that are no rows are left out,
+    such as the last one after a power cut, which `LatencyTable` measures again.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    lines = list(csv.reader(io.StringIO(text)))
+    names = lines[0] if lines else []
+    if missing := [name for name in NEEDED if name not in names]:
+        if lenient:
+            return []
+        given = f"given: {', '.join(names)[:200]}" if names else "the file is empty"
+        raise UserError(f"{path}: not a latency table: column(s) {', '.join(missing)} missing; {given}")
+    rows = []
+    for number, values in enumerate(lines[1:], start=2):
+        torn = number == len(lines) and not text.endswith("\n")
+        if not values or (lenient and (torn or len(values) != len(names))):
+            continue
+        try:
+            rows.append(_row(dict(zip(names, values, strict=True))))
+        except ValueError as error:
+            if not lenient:
+                raise UserError(f"{path}, line {number}: not a row of a latency table: {_said(error)}") from None
+    if not rows and not lenient:
+        raise UserError(f"{path}: the table has no rows")
+    return rows
+
+
+def _row(values):
+    numbers = {}
+    for name in NEEDED[1:5]:
+        numbers[name] = int(values[name]) if values[name].strip().isdigit() else 0
+        if numbers[name] < 1:
+            raise UserError(f"{name}: given '{values[name]}', allowed: a whole number, 1 or more")
+    part = Part(values["kind"], **numbers)
+    _ = part.macs  # builds it, and so refuses a kind of block that there is none of
+    return Row(
+        part=part,
+        ms=_positive("ms", values["ms"]),
+        spread_pct=_positive("spread_pct", values["spread_pct"], least=0.0) if values.get("spread_pct") else None,
+        raw_ms=values.get("raw_ms", ""),
+        machine=values.get("machine", ""),
+        date=values.get("date", ""),
+        runtime=values.get("runtime", ""),
+    )
+
+
+def _positive(name, text, *, least=1e-9):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise UserError(f"{name}: given '{text}', allowed: a number {'of 0 or more' if not least else 'above 0'}")
+    return value
+
+
+def _said(error):
+    """The first line of what is wrong with a row; Python's own words are of no use."""
+    return str(error) if isinstance(error, UserError) else "it has more or fewer fields than the first line"
+
+
+def _as_csv(tables):
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for table in tables:
+        for row in table.rows.values():
+            spread = "" if row.spread_pct is None else f"{row.spread_pct:g}"
+            writer.writerow((*row.part, f"{row.ms:.9g}", spread, row.raw_ms, table.machine, row.date, row.runtime))
+    return out.getvalue()
+
+
+def _only(tables, name, *, runtime=None):
+    """The one table there is, of this version where one is asked for."""
+    fitting = [one for one in tables if runtime is None or one.runtime == runtime]
+    if not fitting:
+        raise UserError(f"{name}: no row was measured with version '{runtime}'; known: {_versions(tables)}")
+    if len(fitting) > 1:
+        raise UserError(f"'{name}' may be any of {len(fitting)} latency tables: {some([one.name for one in fitting])}")
+    return fitting[0]
+
+
+def _versions(tables):
+    return ", ".join(sorted({one.runtime or "not said" for one in tables}))
+
+
+def _how_to_name():
+    return "call the file as zennas does, for example onnxruntime-cpu-1t-batch1.csv (backend, threads, batch)"

@@ -1,0 +1,58 @@
+"""The plain network of a candidate as a flat list of layers: all that the Zen-Score sees of it."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from zennas.space import network as networks
+
+
+class Convolution(NamedTuple):
+    """A convolution of the plain network, without bias."""
+
+    shape: tuple[int, int, int, int]  # out, in / groups, kernel, kernel
+    stride: int
+    padding: int
+    groups: int
+
+
+class Norm(NamedTuple):
+    """A BatchNorm of the plain network."""
+
+    eps: float
+
+
+class Activation(NamedTuple):
+    """A piecewise linear activation, with slope 1 above zero."""
+
+    slope_below_zero: float
+
+
+def plain_layers(candidate):
+    """The plain network of a candidate as a flat list of layers; None if it has a layer the fast path does not know."""
+    layers = [layer for part in networks.plain_parts(candidate) for layer in part_layers(*part)]
+    return None if None in layers else layers
+
+
+@functools.lru_cache(maxsize=65536)
+def part_layers(kind, in_channels, out_channels, stride):
+    """The plain layers of one part of a network, a block or a row of STEMS, as a tuple; None stands for each unknown one."""
+    with torch.device("meta"):
+        return tuple(_layer(module) for module in networks.plain_part(kind, in_channels, out_channels, stride))
+
+
+def _layer(module):
+    match module:
+        case nn.Conv2d(bias=None, dilation=(1, 1), padding_mode="zeros"):
+            return Convolution(tuple(module.weight.shape), module.stride[0], module.padding[0], module.groups)
+        case nn.BatchNorm2d():
+            return Norm(module.eps)
+        case nn.ReLU():
+            return Activation(0.0)
+        case nn.LeakyReLU():
+            return Activation(module.negative_slope)
+        case nn.PReLU():
+            return Activation(module.init)
+    return None

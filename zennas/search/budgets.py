@@ -1,0 +1,61 @@
+"""What else a candidate may cost, beside its latency here: megabytes, multiply-accumulates, time on another device."""
+
+from typing import NamedTuple
+
+from zennas.latency.tables import open_table
+from zennas.records import UserError
+from zennas.space.cost import part_cost
+from zennas.space.parts import parts_of
+
+
+class Budget(NamedTuple):
+    """A limit on a cost that is a sum over a candidate's parts."""
+
+    name: str  # with its unit
+    of_part: object  # Part -> its share of the cost
+    most: float
+
+    def of(self, candidate, space):
+        """What a candidate of the space costs."""
+        parts = parts_of(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        return sum(times * self.of_part(part) for part, times in parts.items())
+
+
+def other_budgets(track, plan, space):
+    """[Budget] of a run, beside its own latency. UserError where a device's table is not known or lacks parts of the space."""
+    limits_mb = [most for most in (track.limits.max_mb, plan.max_mb) if most is not None]
+    budgets = [Budget("MB", _megabytes, min(limits_mb))] if limits_mb else []
+    if plan.max_gmacs is not None:
+        budgets.append(Budget("GMACs", _gmacs, plan.max_gmacs))
+    for name, most_ms in plan.devices.items():
+        table = open_table(name)
+        missing = table.missing_for(space)
+        try:
+            for part in missing:
+                table.part_ms(part)
+        except KeyError:
+            raise UserError(
+                f"--also {name}: its table lacks {len(missing)} of the parts of space {space.name}; fill it on that machine "
+                f"with: python -m zennas.latency --table, and import it again"
+            ) from None
+        budgets.append(Budget(f"ms on {name}", table.part_ms, most_ms))
+    return budgets
+
+
+def check_possible(budgets, space):
+    """UserError where not even the cheapest candidate of the space keeps a budget."""
+    cheapest = space.cheapest()
+    for budget in budgets:
+        if (least := budget.of(cheapest, space)) > budget.most:
+            raise UserError(
+                f"the limit of {budget.most:g} {budget.name} is below the cheapest candidate of space {space.name}: "
+                f"{cheapest.text} has {least:.3g}; give more, or another --space"
+            )
+
+
+def _megabytes(part):
+    return part_cost(*part).megabytes
+
+
+def _gmacs(part):
+    return part.macs / 1e9

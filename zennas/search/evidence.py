@@ -1,0 +1,57 @@
+"""What else speaks for a finalist: every label-free score of it, beside those of the hand-made networks.
+
+Zen-Score says next to nothing about which of two networks of equal cost is the better one (experiments/equal-latency). So winners
+that score alike are ranked by the score that says most about it.
+"""
+
+from zennas.space.candidate import Candidate
+
+
+def gather(run, entries):
+    """{key: {score's name: value, None where it failed}} of measured networks, by the rows of the plan's `evidence`.
+
+    Kept in run.json, so that none is computed twice. Scored by the run's workers, with nothing measured beside them.
+    """
+    plan, known = run.plan.evidence, dict(run.ledger.state.get("evidence", {}))
+    todo = [entry for entry in entries if set(known.get(entry["key"], {})) != set(plan.names)]
+    if not todo or not plan.names:
+        return known
+    run.progress.begin("asking the other scores about the networks")
+    count = run.progress.counting("networks")
+    handles = [
+        [
+            run.workers.submit([Candidate(**entry["candidate"])], plan.of(name), seed=run.plan.seed)
+            for name in plan.names
+        ]
+        for entry in todo
+    ]
+    for index, (entry, of_entry) in enumerate(zip(todo, handles, strict=True)):
+        found = {}
+        for name, handle in zip(plan.names, of_entry, strict=True):
+            (scored,) = run.workers.results(handle, 1)
+            found[name] = None if scored.value is None else round(scored.value, 5)
+            if scored.error is not None:
+                run.progress.say(f"warning: {entry['name']}: no {name}: {scored.error}", style="yellow")
+        known[entry["key"]] = found
+        count(index + 1, len(todo))
+    run.progress.end()
+    run.ledger.save(evidence=known)
+    return known
+
+
+def ranked(winners, evidence, plan):
+    """The winners (entries, best score first), those that score alike in the order of the plan's evidence.
+
+    Alike: within plan.near_pct of the best. One whose evidence is missing comes last among them.
+    """
+    if not winners or plan.rank_by is None:
+        return winners
+    best = winners[0]["score_mean"]
+    least = best - abs(best) * plan.near_pct / 100
+    alike = [entry for entry in winners if entry["score_mean"] >= least]
+
+    def value(entry):
+        found = evidence.get(entry["key"], {}).get(plan.rank_by)
+        return float("-inf") if found is None else found
+
+    return [*sorted(alike, key=value, reverse=True), *(entry for entry in winners if entry not in alike)]

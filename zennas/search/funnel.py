@@ -1,0 +1,214 @@
+"""What to score next where the closed form is known: millions are screened by it, the best of each family are scored.
+
+A family is all that follows one trunk: the same stem and stages, up to the width of the last but one, and any depth of that one
+with any last stage. Scored together, its members cost little more than the trunk alone. Trunks come from the proven optimum, from
+mutations of what scored best so far, in as many niches as the run wants winners, and now and then from anywhere in the space.
+"""
+
+# N candidates, G genes; genes are in the order of Space.genes: stem, widths, depths
+
+import numpy as np
+
+from zennas.score.meanfield import mean_field_sums
+from zennas.score.plain import plain_layers
+from zennas.search.optimum import Cost, NoProofError, Problem
+from zennas.space.parts import sums
+from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, genes_of
+
+MEMBERS = 32  # of a family that are scored
+MUTANTS = 600  # screened for the trunk of one family
+FRESH_EVERY = 8  # one family in so many has a trunk from anywhere, within a share of the budget from LEAST_SHARE to 1
+LEAST_SHARE = 0.15
+MAX_TRUNKS = 40  # drawn for a family, before it is left out
+TOURNAMENT = 2
+
+
+def knows(space, plan):
+    """Whether there is a closed form of what this search maximises."""
+    return plan.score.name == "zen" and plain_layers(space.cheapest()) is not None
+
+
+class Funnel:
+    """The closed form and the costs of a space, and what they propose within a budget."""
+
+    def __init__(self, space, plan, part_ms, *, others=()):
+        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets."""
+        self.space, self.plan = space, plan
+        self.score = mean_field_sums(space, plan.score.image_px, plan.score.batch)
+        self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
+        self.costs += [Cost(other.name, sums(space, other.of_part), other.most) for other in others]
+        spans = list(space.genes.values())
+        self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
+        self.num_stages = len(space.depths)
+        self.problem = self.optimum = self.why_not = None
+        # The depth of the last stage but one (where there is one), the width and the depth of the last.
+        self.free = sorted(
+            {2 * self.num_stages - 1, self.num_stages, 2 * self.num_stages} - {self.num_stages * (self.num_stages == 1)}
+        )
+
+    def set_budget(self, most_ms, *, margin_pct):
+        """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
+
+        The optimum is that of the whole budget; what is proposed keeps the margin.
+        """
+        whole, kept = (
+            Problem(self.space, self.score, [self.costs[0]._replace(most=most), *self.costs[1:]])
+            for most in (most_ms, most_ms * (1 - margin_pct / 100))
+        )
+        self.problem, self.optimum, self.why_not, self.seeds = kept, None, None, []
+        try:
+            self.optimum = whole.solve()
+            self.seeds = [genes_of(one.candidate) for one in (kept.solve(),) if one is not None]
+        except NoProofError as error:
+            self.why_not = str(error)
+
+    def propose(self, population, *, batch, most, seen, counters):
+        """Up to `most` new candidates, family by family. The random numbers depend on (seed, batch) alone.
+
+        Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left out.
+        """
+        rng = np.random.default_rng((self.plan.seed, batch))
+        niches = population.niches(self.plan.num_winners, self.plan.min_distance)
+        proposals = []
+        if batch == 0:
+            by_hand = [one.model_copy(update={"block": self.space.block}) for one in self.space.baselines.values()]
+            self._take(np.array([*self.seeds, *map(genes_of, by_hand)]), len(by_hand) + 1, proposals, seen, counters)
+        num_families = -(-most // MEMBERS)
+        for family in range(num_families):
+            number = batch * num_families + family
+            if len(proposals) >= most:
+                break
+            avoid, parents_NG = niches[family % len(niches)] if niches else ([], None)
+            if number == 0 and self.seeds:
+                trunk_G, share = np.array(self.seeds[0]), 1.0
+            elif parents_NG is None or number % FRESH_EVERY == 0:
+                trunk_G, share, avoid = self._fresh_trunk(rng), rng.uniform(LEAST_SHARE, 1.0), []
+            else:
+                trunk_G, share = self._mutated_trunk(parents_NG, avoid, rng, counters), 1.0
+            if trunk_G is not None:
+                self._take(
+                    self._members(trunk_G, share, avoid, counters), min(MEMBERS, most), proposals, seen, counters
+                )
+        return proposals[:most]
+
+    def _take(self, genes_NG, num, proposals, seen, counters):
+        """Append the first `num` of these that were not seen."""
+        for genes_G in genes_NG:
+            candidate = self.space.candidate(genes_G)
+            if candidate.key in seen or not self.space.contains(candidate):
+                counters["rejected: seen before"] += candidate.key in seen
+                continue
+            seen.add(candidate.key)
+            proposals.append(candidate)
+            num -= 1
+            if not num:
+                return
+
+    def _members(self, trunk_G, share, avoid, counters):
+        """genes_NG of a trunk's family within a share of the budget, the highest closed form first."""
+        values = [np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free]
+        grid = np.stack([axis.ravel() for axis in np.meshgrid(*values, indexing="ij")], 1)
+        genes_NG = np.repeat(np.asarray(trunk_G)[None], len(grid), 0)
+        genes_NG[:, self.free] = grid
+        score_N, kept_N = self._judged(genes_NG, avoid, counters)
+        if share < 1.0:
+            kept_N &= self.costs[0].sums.of(self.space, genes_NG) <= share * self.problem.most_K[0]
+        place_N = np.flatnonzero(kept_N)
+        return genes_NG[place_N[np.argsort(-score_N[place_N], kind="stable")[: 4 * MEMBERS]]]
+
+    def _fresh_trunk(self, rng):
+        """A trunk from anywhere whose smallest member is within the costs; None where none is met."""
+        for _ in range(MAX_TRUNKS):
+            genes_G = self.lows + self.steps * rng.integers((self.highs - self.lows) // self.steps + 1)
+            genes_G[self.free] = self.lows[self.free]
+            if self.problem.judged(genes_G[None])[1][0]:
+                return genes_G
+        return None
+
+    def _mutated_trunk(self, parents_NG, avoid, rng, counters):
+        """The trunk of the mutant with the highest closed form; None where none is within the costs."""
+        place_N = rng.integers(len(parents_NG), size=(TOURNAMENT, MUTANTS)).min(0)
+        genes_NG = parents_NG[place_N].copy()
+        # One to three genes each, as Space.mutate.
+        order_NG = rng.permuted(np.broadcast_to(np.arange(genes_NG.shape[1]), genes_NG.shape), axis=1)
+        moved_NG = order_NG < rng.integers(1, 4, size=(MUTANTS, 1))
+        factor_NG = np.where(rng.random(genes_NG.shape) < 0.5, rng.choice(WIDTH_FACTORS, genes_NG.shape), 1.0)
+        step_NG = np.where(factor_NG == 1.0, rng.choice((-1, 1), genes_NG.shape), 0)
+        changed_NG = self.lows + self.steps * np.round(
+            (genes_NG * factor_NG - self.lows) / self.steps + step_NG
+        ).astype(int)
+        deeper_NG = genes_NG + rng.choice(DEPTH_STEPS, genes_NG.shape)
+        changed_NG[:, self.num_stages + 1 :] = deeper_NG[:, self.num_stages + 1 :]
+        genes_NG = np.clip(np.where(moved_NG, changed_NG, genes_NG), self.lows, self.highs)
+        score_N, kept_N = self._judged(genes_NG, avoid, counters)
+        # A draw among the best, so that two families of one batch differ.
+        best_N = np.argsort(np.where(kept_N, -score_N, np.inf), kind="stable")[: min(12, int(kept_N.sum()))]
+        return genes_NG[rng.choice(best_N)] if len(best_N) else None
+
+    def _judged(self, genes_NG, avoid, counters):
+        """(closed form, whether within costs and limits and far enough from the candidates to avoid) of each."""
+        score_N, kept_N = self.problem.judged(genes_NG)
+        kept_N &= far_from(avoid, genes_NG, self.plan.min_distance)
+        counters["screened"] += len(genes_NG)
+        counters["rejected: over a limit, or too near to a better one"] += int((~kept_N).sum())
+        return score_N, kept_N
+
+
+class Niches:
+    """What a search remembers of what scored: the best of each trunk, apart by at least a distance from the best of other niches.
+
+    Depends on what was added, not on the order.
+    """
+
+    def __init__(self, size):
+        self.size = size
+        self._of_trunk = {}  # trunk -> (-score, key, candidate), its best
+
+    def __len__(self):
+        return len(self._of_trunk)
+
+    def add(self, score, candidate):
+        """Let a scored candidate in."""
+        trunk = (candidate.stem, *candidate.widths[:-1], *candidate.depths[:-2])
+        entry = (-score, candidate.key, candidate)
+        if trunk not in self._of_trunk or entry[:2] < self._of_trunk[trunk][:2]:
+            self._of_trunk[trunk] = entry
+
+    @property
+    def ranked(self):
+        """(-score, key, candidate) of the best of each trunk, best first, at most `size`."""
+        return sorted(self._of_trunk.values(), key=lambda entry: entry[:2])[: self.size]
+
+    @property
+    def best(self):
+        """(score, candidate) or None."""
+        first = min(self._of_trunk.values(), key=lambda entry: entry[:2], default=None)
+        return first and (-first[0], first[2])
+
+    def parent(self, rng):
+        """One of the best, the better of two."""
+        return self.ranked[int(rng.integers(min(len(self), self.size), size=TOURNAMENT).min())][2]
+
+    def niches(self, num, min_distance):
+        """[(genes of the better niches' best, parents_NG, best first)]: the first niche is everyone's, each further one
+        takes only what is far enough from the bests before it. Empty where nothing has scored."""
+        entries = sorted(self._of_trunk.values(), key=lambda entry: entry[:2])
+        if not entries:
+            return []
+        genes_NG = np.array([genes_of(entry[2]) for entry in entries])
+        avoid, found = [], []
+        for _ in range(num):
+            far_N = far_from(avoid, genes_NG, min_distance)
+            if not far_N.any():
+                break
+            found.append((list(avoid), genes_NG[far_N][: self.size]))
+            avoid.append(found[-1][1][0])
+        return found
+
+
+def far_from(others, genes_NG, min_distance):
+    """Which candidates have at least this `distance` from every one of some others' genes."""
+    far_N = np.ones(len(genes_NG), bool)
+    for other_G in others:
+        far_N &= np.abs(np.log2(genes_NG / np.asarray(other_G))).mean(1) >= min_distance
+    return far_N

@@ -1,0 +1,373 @@
+"""The best candidate of a space, proven: where score and costs are sums over parts, nothing within the limits scores higher.
+
+Branch and bound over boxes of gene values. The bound of a box is Lagrangian: for given prices of the costs, dynamic programming
+over the stages finds its candidate with the highest score less prices; with the limits' own prices added, that value is above the
+score of every candidate of the box within the limits. Where few candidates of a box are worth more than the best one known, they
+are listed, stage by stage, by the same dynamic programming's exact worth of what is still to come; where they are many, the box
+is halved. Sources: Held & Karp 1971 (the bound), Handler & Zang 1980 (listing what lies in its gap).
+"""
+
+# N candidates or beginnings of such, S stages, K costs, W widths, D depths: numbers of a range's values, in order
+
+import heapq
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.space.candidate import Candidate
+from zennas.space.parts import Sums, combined, sums
+from zennas.space.space import fan_in, genes_of
+
+TOLERANCE = 1e-9  # of a sum in floating point, relative
+CHUNK = 2_000_000  # choices looked at together
+MAX_LISTED = 100_000  # beginnings of candidates in a box, before it is halved
+MAX_BOXES = 20_000  # before the proof is given up; measured: 1 to 500
+PRICE_STEPS, MORE_PRICE_STEPS = 200, 40  # of the whole space; of a box, from the prices of the box that it was part of
+TANGENTS = (1.0, 0.65)  # of the most blocks: where the limit of effectiveness is replaced by a line
+CLIMBS, CLIMB_STEPS = 40, 4000
+FIRST_STEP, STEP_S = (
+    0.002,
+    2.0,
+)  # of the front: the share of the cost that one listing covers at first, what it should take
+
+
+class Cost(NamedTuple):
+    """A cost that every candidate has, a sum over its parts, and the most it may be."""
+
+    name: str
+    sums: Sums
+    most: float
+
+
+class Optimum(NamedTuple):
+    """A candidate that nothing within the limits beats."""
+
+    candidate: Candidate
+    score: float
+    costs: tuple[float, ...]  # in the order given
+    bound: float  # what the relaxation alone says: nothing within the limits scores above it
+    num_boxes: int  # that it took to close the gap between the two
+
+
+class NoProofError(Exception):
+    """Closing the gap between the bound and the best candidate takes too long."""
+
+
+def best(space, score, costs, *, max_boxes=MAX_BOXES):
+    """The Optimum of a space under `score` (Sums), the limits of `costs` ([Cost]) and those of the space; None where nothing
+    keeps them.
+
+    Exact up to 1e-9 of a sum; of several with the highest score, one. NoProofError where more than `max_boxes` are needed.
+    """
+    return Problem(space, score, costs).solve(max_boxes)
+
+
+def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
+    """[Optimum], the whole exact front of the score against costs[0], up to its limit: cheapest first, each better than all
+    before it.
+
+    The other costs are limits only. progress(cost reached, the limit) after every step, from the limit downwards. Between two
+    limits that are near each other, everything that scores more than the lower one's optimum is listed: the front lies in there.
+    """
+    first, step, found = costs[0], FIRST_STEP, []
+    limited = lambda most: Problem(space, score, [first._replace(most=most), *costs[1:]])  # noqa: E731
+    top = limited(first.most).solve(max_boxes)
+    while top is not None:
+        start = time.perf_counter()
+        reach = max(abs(top.costs[0]), TOLERANCE)
+        below = limited(top.costs[0] - step * reach).solve(max_boxes)
+        if below is None:  # nothing fits there: what is left is listed one by one
+            found.append(top)
+            top = limited(top.costs[0] - 4 * TOLERANCE * max(1.0, reach)).solve(max_boxes)
+            continue
+        found += limited(top.costs[0]).above(below.score, max_boxes)
+        if progress:
+            progress(below.costs[0], first.most)
+        step *= 1.5 if time.perf_counter() - start < STEP_S else 0.5
+        top = below
+    beaten, kept = -math.inf, []
+    for one in sorted(found, key=lambda one: (one.costs[0], -one.score)):
+        if one.score > beaten + TOLERANCE * max(1.0, abs(one.score)):
+            kept.append(one)
+            beaten = one.score
+    return kept
+
+
+def within_limits(space, convolutions_N, log_fan_in_N, blocks_N):
+    """Which candidates keep the limits of a space, from the convolutions counted in them, their log fan-ins and their blocks."""
+    effectiveness_N = convolutions_N / np.exp(log_fan_in_N / np.maximum(convolutions_N, 1))
+    return (blocks_N <= space.limits.max_blocks) & (effectiveness_N <= space.limits.max_effectiveness)
+
+
+class _Box(NamedTuple):
+    """The candidates whose genes' values stand at places from `low` up to but not including `high` of their ranges."""
+
+    low: tuple[int, ...]  # stem, widths, depths
+    high: tuple[int, ...]
+
+    def cut(self, some):
+        """The Sums within the box."""
+        (stem, *rest), num_stages = (slice(*ends) for ends in zip(self.low, self.high, strict=True)), len(some.first)
+        widths, depths = [stem, *rest[:num_stages]], rest[num_stages:]
+        return Sums(
+            some.stem_W[stem],
+            tuple(one[before, now] for one, before, now in zip(some.first, widths[:-1], widths[1:], strict=True)),
+            tuple(one[now] for one, now in zip(some.repeated, widths[1:], strict=True)),
+            tuple(one[now] for one, now in zip(some.depth, depths, strict=True)),
+            some.neck_W[widths[-1]],
+        )
+
+    def halves(self, gene):
+        """The two halves along a gene."""
+        middle = (self.low[gene] + self.high[gene]) // 2
+        low, high = list(self.low), list(self.high)
+        low[gene] = high[gene] = middle
+        return self._replace(high=tuple(high)), self._replace(low=tuple(low))
+
+
+class Problem:
+    """A score to maximise, and costs with their limits, those of the space among them."""
+
+    def __init__(self, space, score, costs):
+        self.space, self.score, self.num_given = space, score, len(costs)
+        self.convolutions, self.log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
+        self.blocks = sums(space, lambda part: float(part.is_block))
+        costs = [*costs, Cost("blocks", self.blocks, space.limits.max_blocks), *map(self._effectiveness, TANGENTS)]
+        self.costs = [cost.sums for cost in costs]
+        self.most_K = np.minimum(
+            [cost.most for cost in costs], 1e30
+        )  # no price times no limit must be nothing, not NaN
+        self.allowed_K = self.most_K + TOLERANCE * np.maximum(1.0, np.abs(self.most_K))
+        self.lows, self.steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
+        self.sizes = tuple(len(span.values()) for span in space.genes.values())
+
+    def _effectiveness(self, share):
+        """A cost that every candidate within the limit of effectiveness keeps, and some beyond it.
+
+        The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is convex in L,
+        so its tangents lie below it. This one touches it at a share of the most convolutions.
+        """
+        at = max(
+            1.0, share * self.space.limits.max_blocks * max(float(one.max()) for one in self.convolutions.repeated)
+        )
+        slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
+        return Cost("effectiveness", combined([self.convolutions, self.log_fan_in], [slope, -1.0]), at)
+
+    def solve(self, max_boxes=MAX_BOXES):
+        """The Optimum, or None; NoProofError as `best`."""
+        whole = _Box((0,) * len(self.sizes), self.sizes)
+        price_K, bound = self._prices(whole, np.zeros(len(self.costs)), -math.inf)
+        known = self._climbed(self._highest(whole, price_K))
+        boxes, num_boxes, top = [(-bound, 0, whole, price_K)], 0, bound
+        while boxes:
+            negative, _, box, price_K = heapq.heappop(boxes)
+            if known is not None and -negative <= known.score + self._rounding(known.score):
+                break  # the box with the highest bound: nothing is left that could be better
+            num_boxes += 1
+            if num_boxes > max_boxes:
+                more = -negative - (known.score if known else -math.inf)
+                raise NoProofError(f"{max_boxes:,} boxes looked at, and candidates may still score {more:.3g} more")
+            genes_NG = self._listed(box, price_K, -math.inf if known is None else known.score)
+            if genes_NG is not None:
+                known = max(filter(None, (known, self._best_of(genes_NG))), key=lambda one: one.score, default=None)
+                continue
+            for half in box.halves(self._widest(box)):
+                least = -math.inf if known is None else known.score
+                price_K, bound = self._prices(half, price_K, least)
+                if bound > least:
+                    heapq.heappush(boxes, (-bound, 2 * num_boxes + len(boxes), half, price_K))
+        return known and known._replace(bound=top, num_boxes=num_boxes)
+
+    def above(self, least, max_boxes=MAX_BOXES):
+        """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in both
+        score and the first cost; bounds are not known."""
+        whole = _Box((0,) * len(self.sizes), self.sizes)
+        boxes, num_boxes, found = [(whole, *self._prices(whole, np.zeros(len(self.costs)), -math.inf))], 0, []
+        while boxes:
+            box, price_K, bound = boxes.pop()
+            if bound < least:
+                continue
+            num_boxes += 1
+            if num_boxes > max_boxes:
+                raise NoProofError(f"{max_boxes:,} boxes looked at, and some candidates still not listed")
+            genes_NG = self._listed(box, price_K, least)
+            if genes_NG is None:
+                boxes += [(half, *self._prices(half, price_K, least)) for half in box.halves(self._widest(box))]
+                continue
+            score_N, kept_N = self.judged(genes_NG)
+            place_N = np.flatnonzero(kept_N & (score_N >= least))
+            cost_NK = self._costs_of(genes_NG[place_N])[:, : self.num_given]
+            order = np.lexsort((-score_N[place_N], cost_NK[:, 0]))
+            beaten = -math.inf
+            for place in order:
+                if score_N[place_N[place]] > beaten:
+                    beaten = float(score_N[place_N[place]])
+                    costs = tuple(map(float, cost_NK[place]))
+                    found.append(Optimum(self.space.candidate(genes_NG[place_N[place]]), beaten, costs, math.nan, 0))
+        return found
+
+    @staticmethod
+    def _rounding(score):
+        return TOLERANCE * max(1.0, abs(score))
+
+    def _widest(self, box):
+        """The gene over which the costs differ most within a box."""
+        middle_G = (np.array(box.low) + np.array(box.high) - 1) // 2
+        ends = []
+        for gene, (low, high) in enumerate(zip(box.low, box.high, strict=True)):
+            place_2G = np.stack([middle_G, middle_G])
+            place_2G[:, gene] = low, high - 1
+            cost_2K = self._costs_of(self.lows + self.steps * place_2G)
+            ends.append(
+                float((np.abs(cost_2K[1] - cost_2K[0]) / np.maximum(1e-12, np.abs(self.most_K))).max())
+                * (high - low > 1)
+            )
+        return int(np.argmax(ends)) if max(ends) > 0 else int(np.argmax(np.array(box.high) - np.array(box.low)))
+
+    def _climbed(self, centre_MG):
+        """A good Optimum to begin with, without any proof: steps from a candidate of high worth; None where none is met."""
+        spans = list(self.space.genes.values())
+        highs = np.array([span.high for span in spans])
+        rng, known = np.random.default_rng(0), None
+        for _ in range(CLIMBS):
+            size = (CLIMB_STEPS, len(spans))
+            moves_NG = np.round(rng.standard_normal(size) * rng.choice([0.0, 1.0, 4.0], size)).astype(int) * self.steps
+            genes_NG = np.clip(centre_MG[rng.integers(len(centre_MG), size=CLIMB_STEPS)] + moves_NG, self.lows, highs)
+            if known is not None:
+                genes_NG[0] = genes_of(known.candidate)
+            score_N, kept_N = self.judged(genes_NG)
+            if kept_N.any():
+                known = self._best_of(genes_NG)
+                centre_MG = genes_NG[np.argsort(np.where(kept_N, -score_N, np.inf), kind="stable")[:16]]
+            else:  # towards what keeps the costs
+                over_NK = (self._costs_of(genes_NG) - self.most_K) / np.maximum(1e-12, np.abs(self.most_K))
+                centre_MG = genes_NG[np.argsort(np.maximum(0, over_NK).sum(1), kind="stable")[:16]]
+        return known
+
+    def _best_of(self, genes_NG):
+        """The Optimum among candidates that need not keep the limits; None where none does."""
+        score_N, kept_N = self.judged(genes_NG)
+        if not kept_N.any():
+            return None
+        place = int(np.argmax(np.where(kept_N, score_N, -np.inf)))
+        costs = tuple(map(float, self._costs_of(genes_NG[place : place + 1])[0, : self.num_given]))
+        return Optimum(self.space.candidate(genes_NG[place]), float(score_N[place]), costs, math.nan, 0)
+
+    def judged(self, genes_NG):
+        """(score_N, which of them keep the costs and the limits of the space)."""
+        counted_N, log_fan_in_N = (one.of(self.space, genes_NG) for one in (self.convolutions, self.log_fan_in))
+        kept_N = within_limits(self.space, counted_N, log_fan_in_N, self.blocks.of(self.space, genes_NG))
+        return self.score.of(self.space, genes_NG), kept_N & (self._costs_of(genes_NG) <= self.allowed_K).all(1)
+
+    def _costs_of(self, genes_NG):
+        return np.stack([one.of(self.space, genes_NG) for one in self.costs], 1)
+
+    def _prices(self, box, start_K, enough):
+        """(prices, the box's bound at them): none negative, the bound nearly as low as it gets, or below `enough`.
+
+        The bound is convex in the prices, its slope what of the limits is left: the ellipsoid method. Any prices give a bound
+        that holds; good ones leave little to look at.
+        """
+        num = len(self.costs)
+        unit_K = np.maximum(np.abs(self.most_K), 1e-12)  # one price for a whole limit
+        lowest, slope_K = self._bound(box, start_K)
+        price_K, reach = start_K, max(1.0, abs(lowest) if not start_K.any() else 0.1 * abs(lowest))
+        centre_K, shape_KK = start_K * unit_K, np.eye(num) * num * reach**2
+        slope_K = slope_K / unit_K
+        for _ in range(MORE_PRICE_STEPS if start_K.any() else PRICE_STEPS):
+            length = math.sqrt(max(0.0, slope_K @ shape_KK @ slope_K))
+            if lowest <= enough or length < 1e-7 * max(1.0, abs(lowest)):
+                break
+            step_K = shape_KK @ slope_K / length
+            centre_K = centre_K - step_K / (num + 1)
+            shape_KK = num**2 / (num**2 - 1) * (shape_KK - 2 / (num + 1) * np.outer(step_K, step_K))
+            if (centre_K < 0).any():
+                slope_K = -(centre_K < 0).astype(float)
+                continue
+            bound, slope_K = self._bound(box, centre_K / unit_K)
+            slope_K = slope_K / unit_K
+            if bound < lowest:
+                price_K, lowest = centre_K / unit_K, bound
+        return price_K, lowest
+
+    def _bound(self, box, price_K):
+        """(the highest score less prices in a box, plus the limits' own; its slope in the prices)."""
+        genes_1G = self._highest(box, price_K)
+        left_K = self.most_K - self._costs_of(genes_1G)[0]
+        return float(self.score.of(self.space, genes_1G)[0] + price_K @ left_K), left_K
+
+    def _worth(self, box, price_K):
+        return box.cut(combined([self.score, *self.costs], [1.0, *-price_K]))
+
+    def _depths(self, box):
+        """The depths of each stage within a box."""
+        ends = list(zip(box.low, box.high, self.steps, self.lows, strict=True))[1 + len(self.score.first) :]
+        return [lowest + step * np.arange(low, high) for low, high, step, lowest in ends]
+
+    def _highest(self, box, price_K):
+        """genes_1G of the box's candidate with the highest score less prices."""
+        worth, depths = self._worth(box, price_K), self._depths(box)
+        ahead = completions(worth, depths)
+        widths, picked = [int(np.argmax(worth.stem_W + ahead[0]))], []
+        for stage in range(len(depths)):
+            choice_WD = _choices(worth, depths, stage)
+            widths.append(int(np.argmax(worth.first[stage][widths[-1]] + choice_WD.max(1) + ahead[stage + 1])))
+            picked.append(int(np.argmax(choice_WD[widths[-1]])))
+        return self._genes(box, np.array([widths]), np.array([picked]))
+
+    def _genes(self, box, width_NS, depth_NS):
+        """genes_NG of places within a box."""
+        return self.lows + self.steps * (np.array(box.low) + np.concatenate([width_NS, depth_NS], 1))
+
+    def _listed(self, box, price_K, least):
+        """genes_NG of all candidates of a box worth at least `least` that may keep the costs; None where they are too many.
+
+        Worth is score less prices, plus the limits' prices.
+        """
+        worth, depths, costs = self._worth(box, price_K), self._depths(box), [box.cut(one) for one in self.costs]
+        ahead, cheap = completions(worth, depths), [completions(combined([one], [-1.0]), depths) for one in costs]
+        worth_N = worth.stem_W + float(price_K @ self.most_K)
+        cost_NK, width_NS = np.stack([one.stem_W for one in costs], 1), np.arange(len(worth_N))[:, None]
+        depth_NS = np.empty((len(worth_N), 0), int)
+        for stage in range(len(depths)):
+            choice_WD = _choices(worth, depths, stage)
+            cheapest_WK = np.stack([-values[stage + 1] for values in cheap], 1)
+            rows, pieces, num = max(1, CHUNK // choice_WD.size), [], 0
+            for start in range(0, len(worth_N), rows):
+                some = slice(start, start + rows)
+                before_N = width_NS[some, stage]
+                worth_NWD = (worth_N[some, None] + worth.first[stage][before_N])[:, :, None] + choice_WD
+                row, width, depth = np.nonzero(worth_NWD + ahead[stage + 1][:, None] >= least)
+                more = [
+                    one.first[stage][before_N[row], width] + _choices(one, depths, stage)[width, depth] for one in costs
+                ]
+                grown_NK = cost_NK[some][row] + np.stack(more, 1)
+                kept = (grown_NK + cheapest_WK[width] <= self.allowed_K).all(1)
+                row, width, depth = row[kept], width[kept], depth[kept]
+                beginning = width_NS[some][row], depth_NS[some][row]
+                grown = [
+                    np.concatenate([old, new[:, None]], 1) for old, new in zip(beginning, (width, depth), strict=True)
+                ]
+                pieces.append((*grown, worth_NWD[row, width, depth], grown_NK[kept]))
+                num += len(row)
+                if num > MAX_LISTED:
+                    return None
+            width_NS, depth_NS, worth_N, cost_NK = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
+            if not num:
+                return np.empty((0, len(self.sizes)), int)
+        return self._genes(box, width_NS, depth_NS)
+
+
+def completions(worth, depths):
+    """[ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the neck add to a width."""
+    ahead = [worth.neck_W]
+    for stage in reversed(range(len(depths))):
+        ahead.append((worth.first[stage] + _choices(worth, depths, stage).max(1) + ahead[-1]).max(1))
+    return ahead[::-1]
+
+
+def _choices(worth, depths, stage):
+    """What the blocks behind a stage's first add, by width and depth."""
+    return worth.repeated[stage][:, None] * (depths[stage] - 1) + worth.depth[stage]

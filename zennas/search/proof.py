@@ -1,0 +1,60 @@
+"""How far a run's networks are from the proven optimum, and how far the closed form is from the score: what the run reports."""
+
+import numpy as np
+
+from zennas.space.candidate import Candidate
+from zennas.space.space import genes_of
+
+
+def optimum_of(run):
+    """What a run says of its optimum, as winners.json has it; None where nothing was proven.
+
+    The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no candidate
+    within the budget exceeds by the relaxation alone, `score` what the optimum itself has.
+    """
+    if run.funnel is None or run.funnel.optimum is None:
+        return None
+    optimum = run.funnel.optimum
+    return {
+        "candidate": optimum.candidate.plain(),
+        "text": optimum.candidate.text,
+        "closed_form": round(optimum.score, 4),
+        "bound": round(optimum.bound, 4),
+        "predicted_ms": round(optimum.costs[0] * run.factor, 4),
+        "num_boxes": optimum.num_boxes,
+    }
+
+
+def with_gap(run, entry):
+    """The entry of a measured network, with its closed form, its distance from the optimum (points and per cent of the score) and
+    what it costs of the run's other budgets.
+
+    The distance is below zero where a network was measured faster than the table says, so that it fits although its prediction
+    does not.
+    """
+    candidate = Candidate(**entry["candidate"])
+    if candidate.block == run.space.block:
+        costs = {one.name: {"cost": round(one.of(candidate, run.space), 4), "most": one.most} for one in run.others}
+        entry = entry | {"other_costs": costs}
+    if run.funnel is None or candidate.block != run.space.block:
+        return entry | {"closed_form": None, "gap": None, "gap_pct": None}
+    (closed,) = run.funnel.score.of(run.space, np.array([genes_of(candidate)]))
+    found = {"closed_form": round(float(closed), 4), "gap": None, "gap_pct": None}
+    if run.funnel.optimum is not None:
+        gap = run.funnel.optimum.score - float(closed)
+        found |= {"gap": round(gap, 4), "gap_pct": round(100 * gap / run.funnel.optimum.score, 4)}
+    return entry | found
+
+
+def closed_form_error(run):
+    """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None without."""
+    rows = [row for row in run.ledger.rows if row.score is not None]
+    if run.funnel is None or not rows:
+        return None
+    closed_N = run.funnel.score.of(run.space, np.array([(row.stem, *row.widths, *row.depths) for row in rows]))
+    error_N = 100 * np.abs(closed_N / np.array([row.score for row in rows]) - 1)
+    return {
+        "num": len(rows),
+        "mean_abs_pct": round(float(error_N.mean()), 3),
+        "max_abs_pct": round(float(error_N.max()), 3),
+    }

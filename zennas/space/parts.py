@@ -1,0 +1,114 @@
+"""The parts of a network, of which everything additive is a sum: parameters, MACs, latency, the closed form of the score."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.space import network as networks
+from zennas.space.blocks import BLOCKS
+from zennas.space.cost import part_cost
+
+
+class Part(NamedTuple):
+    """One part of a network: a block of BLOCKS, or a row of STEMS or NECKS (whose out_channels is the embedding size)."""
+
+    kind: str
+    in_channels: int
+    out_channels: int
+    stride: int
+    in_px: int
+
+    @property
+    def macs(self):
+        return part_cost(*self).macs
+
+    @property
+    def is_block(self):
+        """Whether it is a block, neither stem nor neck."""
+        return self.kind in BLOCKS
+
+
+def stem_of(block, width, image_px):
+    """The Part that the networks of a block begin with."""
+    return Part(networks.ends(block).stem, 3, width, networks.stem_stride(block), image_px)
+
+
+def neck_of(block, width, embedding_size, last_px):
+    """The Part that the networks of a block end with, behind maps of last_px."""
+    return Part(networks.ends(block).neck, width, embedding_size, 1, last_px)
+
+
+def parts_of(candidate, *, image_px=112, embedding_size=512):
+    """{Part: how often it occurs} of a candidate."""
+    name, last_px = candidate.block, networks.last_px(candidate, image_px)
+    parts = {
+        stem_of(name, candidate.stem, image_px): 1,
+        neck_of(name, candidate.widths[-1], embedding_size, last_px): 1,
+    }
+    for shape in networks.block_shapes(candidate, image_px):
+        part = Part(candidate.block, *shape)
+        parts[part] = parts.get(part, 0) + 1
+    return parts
+
+
+class Sums(NamedTuple):
+    """What every part of a space is worth, so that any number of its candidates are summed at once.
+
+    Indices are those of a range's values. Depth terms are what a stage of so many blocks is worth beside its parts' sum.
+    """
+
+    stem_W: np.ndarray  # by stem width; the second axis of `first` of stage s + 1 is the first axis of the next stage's
+    first: tuple[np.ndarray, ...]  # of each stage, [width before, width]: its first block
+    repeated: tuple[np.ndarray, ...]  # of each stage, [width]: any block after it
+    depth: tuple[np.ndarray, ...]  # of each stage, [number of blocks - lowest]
+    neck_W: np.ndarray  # by the last stage's width
+
+    def of(self, space, genes_NG):
+        """value_N of candidates given by their genes, in the order of Space.genes; they must lie in the ranges."""
+        index_NG = indices(space, genes_NG)
+        num_stages = len(self.first)
+        value_N = self.stem_W[index_NG[:, 0]] + self.neck_W[index_NG[:, num_stages]]
+        for stage in range(num_stages):
+            before_N, width_N = index_NG[:, stage], index_NG[:, stage + 1]
+            more_N = np.asarray(genes_NG)[:, num_stages + 1 + stage] - 1
+            value_N = value_N + self.first[stage][before_N, width_N] + more_N * self.repeated[stage][width_N]
+            value_N = value_N + self.depth[stage][index_NG[:, num_stages + 1 + stage]]
+        return value_N
+
+
+def indices(space, genes_NG):
+    """Where each gene stands in its range: index_NG of genes_NG."""
+    lows, steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
+    return (np.asarray(genes_NG) - lows) // steps
+
+
+def sums(space, value_of):
+    """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms."""
+    px, before = space.image_px, space.stem
+    stem_W = np.array([value_of(stem_of(space.block, width, px)) for width in before.values()], float)
+    px //= networks.stem_stride(space.block)
+    first, repeated = [], []
+    for widths in space.widths:
+        first.append(
+            np.array(
+                [[value_of(Part(space.block, a, b, 2, px)) for b in widths.values()] for a in before.values()], float
+            )
+        )
+        px //= 2
+        repeated.append(np.array([value_of(Part(space.block, b, b, 1, px)) for b in widths.values()], float))
+        before = widths
+    necks = [neck_of(space.block, width, space.embedding_size, px) for width in before.values()]
+    neck_W = np.array([value_of(neck) for neck in necks], float)
+    depth = tuple(np.zeros(len(span.values())) for span in space.depths)
+    return Sums(stem_W, tuple(first), tuple(repeated), depth, neck_W)
+
+
+def combined(some, weights):
+    """The Sums that are worth this weighted sum of some Sums of one space."""
+    return Sums(*(_weighted(values, weights) for values in zip(*some, strict=True)))
+
+
+def _weighted(values, weights):
+    if isinstance(values[0], tuple):
+        return tuple(_weighted(stage, weights) for stage in zip(*values, strict=True))
+    return sum(weight * value for weight, value in zip(weights, values, strict=True))
