@@ -50,7 +50,8 @@ TINY_EXPERIMENT = """
     space: SPACE
     track: TRACK
     search: {minutes: 0.2, population: 16, batch_size: 4, num_winners: 2, max_finalists: 3, table_runs: 3,
-             score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2}}
+             score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2},
+             evidence: {names: [equal_cost, effectiveness], image_px: 16, rank_by: null}}
 """
 
 

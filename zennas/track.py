@@ -183,9 +183,7 @@ class SearchPlan(Record):
     # Beside the latency here, each a limit that every candidate keeps.
     max_mb: Positive | None = None  # of the exported file, whatever more the track asks
     max_gmacs: Positive | None = None
-    devices: dict[
-        str, Positive
-    ] = {}  # latency table of another machine, as zennas.latency --show names it -> milliseconds there
+    devices: dict[str, Positive] = {}  # another machine's latency table, as zennas.latency --show names it -> ms there
     score: ScorePlan = ScorePlan()
     evidence: EvidencePlan = EvidencePlan()
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.space.test_network import troubled
 from zennas.export import export
 from zennas.records import UserError
 from zennas.score.zen import zen, zen_of_module
@@ -146,20 +147,6 @@ def test_the_bottlenecks_are_resnet_s(depths, published):
 # --- published layouts
 
 
-def troubled(network):
-    """The network with norms and slopes that say something: neutral ones would hide one that is missing or misplaced."""
-    generator = seeded(1)
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.weight.data.uniform_(0.5, 1.5, generator=generator)
-            part.bias.data.normal_(0, 0.3, generator=generator)
-            part.running_mean.normal_(0, 0.3, generator=generator)
-            part.running_var.uniform_(0.5, 1.5, generator=generator)
-        elif isinstance(part, nn.PReLU):
-            part.weight.data.uniform_(0.1, 0.4, generator=generator)
-    return network.double()
-
-
 class Written:
     """The layers of a network, first come first served, for a network written out over them."""
 
@@ -220,7 +207,7 @@ def test_the_network_is_the_one_written_out(block, written):
     """Layout, order, strides and groups at once, in float64; the second stage keeps the width of the first."""
     candidate = Candidate(block=block, stem=8, widths=(8, 8, 20), depths=(2, 1, 2))
     image_px = 2 * shrinkage(block, 3)
-    network = troubled(build(candidate, image_px=image_px, embedding_size=12))
+    network = troubled(build(candidate, image_px=image_px, embedding_size=12)).double()
     image_B3HW = torch.randn(2, 3, image_px, image_px, generator=seeded(2), dtype=torch.float64)
     take = Written(network)
     with torch.no_grad():

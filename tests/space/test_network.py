@@ -164,10 +164,8 @@ SMALL = Candidate(block="ir_se", stem=8, widths=(8, 20, 32), depths=(2, 1, 2))
 SIZES = {"image_px": 32, "embedding_size": 12}
 
 
-@pytest.fixture
-def small():
-    """A network whose norms and slopes say something: neutral ones would hide a norm that is missing or misplaced."""
-    network = build(SMALL, generator=seeded(0), **SIZES)
+def troubled(network):
+    """The network with norms and slopes that say something: neutral ones would hide one that is missing or misplaced."""
     generator = seeded(1)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -178,6 +176,11 @@ def small():
         elif isinstance(part, nn.PReLU):
             part.weight.data.uniform_(0.1, 0.4, generator=generator)
     return network
+
+
+@pytest.fixture
+def small():
+    return troubled(build(SMALL, generator=seeded(0), **SIZES))
 
 
 def iresnet_by_hand(candidate, layers, x):

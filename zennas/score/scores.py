@@ -47,11 +47,9 @@ SCORES = {
     "equal_cost": equal_cost,
 }
 
-
 # Rows that score many candidates faster together: (candidates, image_px, batch, generator) -> [float], not finite where one
 # failed.
 TOGETHER = {"zen": zen_of_candidates}
-
 
 # What a score is worth, measured: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10) that were
 # not looked at while choosing: (among all, among those of about the same latency). From experiments/equal-latency/nb201.json.
@@ -115,7 +113,8 @@ def _scored_together(candidates, plan, *, seed, repeats, device):
         return {}
     for one in dict.fromkeys(candidates):
         with contextlib.suppress(Exception):  # whatever ails it will be told of it alone
-            known += [one] if plain_layers(one) is not None else []
+            if plain_layers(one) is not None:
+                known.append(one)
     try:
         values_RN = [
             TOGETHER[plan.name](known, plan.image_px, plan.batch, _generator(seed, repeat, device))

@@ -103,9 +103,10 @@ def search_and_train(
     given["devices"] = _devices(also) if also else None
     values = experiment.search.model_dump() | {name: value for name, value in given.items() if value is not None}
     if score is not None:
-        lookup(SCORES, score, "score")
         values["score"] = values["score"] | {"name": score}
     plan = SearchPlan.parse(values, "command line")
+    for name in (plan.score.name, *plan.evidence.names):
+        lookup(SCORES, name, "score")
     if budget_ms is not None and not budget_ms > 0:
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
     if workers is not None and not 1 <= workers <= 4096:

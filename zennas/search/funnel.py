@@ -13,7 +13,7 @@ from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
 from zennas.search.optimum import Cost, NoProofError, Problem
 from zennas.space.parts import sums
-from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, genes_of
+from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, distances, genes_of
 
 MEMBERS = 32  # of a family that are scored
 MUTANTS = 600  # screened for the trunk of one family
@@ -40,25 +40,22 @@ class Funnel:
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
         self.num_stages = len(space.depths)
-        self.problem = self.optimum = self.why_not = None
-        # The depth of the last stage but one (where there is one), the width and the depth of the last.
-        self.free = sorted(
-            {2 * self.num_stages - 1, self.num_stages, 2 * self.num_stages} - {self.num_stages * (self.num_stages == 1)}
-        )
+        self.problem = Problem(space, self.score, self.costs)
+        self.optimum, self.why_not, self.seeds = None, None, []
+        # The depth of the last stage but one, the width and the depth of the last.
+        self.free = sorted({2 * self.num_stages - 1, self.num_stages, 2 * self.num_stages})
 
     def set_budget(self, most_ms, *, margin_pct):
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
 
         The optimum is that of the whole budget; what is proposed keeps the margin.
         """
-        whole, kept = (
-            Problem(self.space, self.score, [self.costs[0]._replace(most=most), *self.costs[1:]])
-            for most in (most_ms, most_ms * (1 - margin_pct / 100))
-        )
-        self.problem, self.optimum, self.why_not, self.seeds = kept, None, None, []
+        self.problem = self.problem.limited(most_ms * (1 - margin_pct / 100))
+        self.optimum, self.why_not, self.seeds = None, None, []
         try:
-            self.optimum = whole.solve()
-            self.seeds = [genes_of(one.candidate) for one in (kept.solve(),) if one is not None]
+            self.optimum = self.problem.limited(most_ms).solve()
+            if (first := self.problem.solve()) is not None:
+                self.seeds = [genes_of(first.candidate)]
         except NoProofError as error:
             self.why_not = str(error)
 
@@ -207,8 +204,8 @@ class Niches:
 
 
 def far_from(others, genes_NG, min_distance):
-    """Which candidates have at least this `distance` from every one of some others' genes."""
+    """Which candidates have at least this distance from every one of some others' genes."""
     far_N = np.ones(len(genes_NG), bool)
     for other_G in others:
-        far_N &= np.abs(np.log2(genes_NG / np.asarray(other_G))).mean(1) >= min_distance
+        far_N &= distances(genes_NG, other_G) >= min_distance
     return far_N

@@ -59,9 +59,8 @@ class Run:
         self.deadline = self.start + 60 * self.plan.minutes - self.spent_before_s
         self._announce()
         if self._finished_before():
-            return sorted(
-                (e for e in self.finalists if e["role"] == "winner"), key=lambda e: (-e["score_mean"], e["key"])
-            )
+            winners = [entry for entry in self.finalists if entry["role"] == "winner"]
+            return sorted(winners, key=lambda entry: int(entry["name"].removeprefix("winner-")))
         try:
             self._open_store()
             with self._timed("starting Ray"):

@@ -9,6 +9,7 @@ is halved. Sources: Held & Karp 1971 (the bound), Handler & Zang 1980 (listing w
 
 # N candidates or beginnings of such, S stages, K costs, W widths, D depths: numbers of a range's values, in order
 
+import copy
 import heapq
 import math
 import time
@@ -23,14 +24,14 @@ from zennas.space.space import fan_in, genes_of
 TOLERANCE = 1e-9  # of a sum in floating point, relative
 CHUNK = 2_000_000  # choices looked at together
 MAX_LISTED = 100_000  # beginnings of candidates in a box, before it is halved
-MAX_BOXES = 20_000  # before the proof is given up; measured: 1 to 500
+MAX_BOXES = 20_000  # before the proof is given up; seen: 1 to 15 at budgets of webface-sfr
 PRICE_STEPS, MORE_PRICE_STEPS = 200, 40  # of the whole space; of a box, from the prices of the box that it was part of
 TANGENTS = (1.0, 0.65)  # of the most blocks: where the limit of effectiveness is replaced by a line
 CLIMBS, CLIMB_STEPS = 40, 4000
 FIRST_STEP, STEP_S = (
     0.002,
     2.0,
-)  # of the front: the share of the cost that one listing covers at first, what it should take
+)  # of the front: the share of a cost that one listing covers at first, seconds it should take
 
 
 class Cost(NamedTuple):
@@ -71,21 +72,20 @@ def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
     The other costs are limits only. progress(cost reached, the limit) after every step, from the limit downwards. Between two
     limits that are near each other, everything that scores more than the lower one's optimum is listed: the front lies in there.
     """
-    first, step, found = costs[0], FIRST_STEP, []
-    limited = lambda most: Problem(space, score, [first._replace(most=most), *costs[1:]])  # noqa: E731
-    top = limited(first.most).solve(max_boxes)
+    problem, step, found = Problem(space, score, costs), FIRST_STEP, []
+    top = problem.solve(max_boxes)
     while top is not None:
         start = time.perf_counter()
         reach = max(abs(top.costs[0]), TOLERANCE)
-        below = limited(top.costs[0] - step * reach).solve(max_boxes)
+        below = problem.limited(top.costs[0] - step * reach).solve(max_boxes)
         if below is None:  # nothing fits there: what is left is listed one by one
             found.append(top)
-            top = limited(top.costs[0] - 4 * TOLERANCE * max(1.0, reach)).solve(max_boxes)
-            continue
-        found += limited(top.costs[0]).above(below.score, max_boxes)
+            below = problem.limited(top.costs[0] - 4 * TOLERANCE * max(1.0, reach)).solve(max_boxes)
+        else:
+            found += problem.limited(top.costs[0]).above(below.score, max_boxes)
+            step *= 1.5 if time.perf_counter() - start < STEP_S else 0.5
         if progress:
-            progress(below.costs[0], first.most)
-        step *= 1.5 if time.perf_counter() - start < STEP_S else 0.5
+            progress(below.costs[0] if below else top.costs[0], costs[0].most)
         top = below
     beaten, kept = -math.inf, []
     for one in sorted(found, key=lambda one: (one.costs[0], -one.score)):
@@ -136,12 +136,21 @@ class Problem:
         self.blocks = sums(space, lambda part: float(part.is_block))
         costs = [*costs, Cost("blocks", self.blocks, space.limits.max_blocks), *map(self._effectiveness, TANGENTS)]
         self.costs = [cost.sums for cost in costs]
-        self.most_K = np.minimum(
-            [cost.most for cost in costs], 1e30
-        )  # no price times no limit must be nothing, not NaN
-        self.allowed_K = self.most_K + TOLERANCE * np.maximum(1.0, np.abs(self.most_K))
+        # Where there is no limit, no price times it must be nothing, not NaN.
+        self.most_K = np.minimum([cost.most for cost in costs], 1e30)
         self.lows, self.steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
         self.sizes = tuple(len(span.values()) for span in space.genes.values())
+
+    @property
+    def allowed(self):
+        """The limits, with room for the rounding of a sum."""
+        return self.most_K + TOLERANCE * np.maximum(1.0, np.abs(self.most_K))
+
+    def limited(self, most):
+        """The same problem with another limit of the first cost."""
+        other = copy.copy(self)
+        other.most_K = np.array([min(most, 1e30), *self.most_K[1:]])
+        return other
 
     def _effectiveness(self, share):
         """A cost that every candidate within the limit of effectiveness keeps, and some beyond it.
@@ -149,9 +158,8 @@ class Problem:
         The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is convex in L,
         so its tangents lie below it. This one touches it at a share of the most convolutions.
         """
-        at = max(
-            1.0, share * self.space.limits.max_blocks * max(float(one.max()) for one in self.convolutions.repeated)
-        )
+        per_block = max(float(width_W.max()) for width_W in self.convolutions.repeated)
+        at = max(1.0, share * self.space.limits.max_blocks * per_block)
         slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
         return Cost("effectiveness", combined([self.convolutions, self.log_fan_in], [slope, -1.0]), at)
 
@@ -259,7 +267,7 @@ class Problem:
         """(score_N, which of them keep the costs and the limits of the space)."""
         counted_N, log_fan_in_N = (one.of(self.space, genes_NG) for one in (self.convolutions, self.log_fan_in))
         kept_N = within_limits(self.space, counted_N, log_fan_in_N, self.blocks.of(self.space, genes_NG))
-        return self.score.of(self.space, genes_NG), kept_N & (self._costs_of(genes_NG) <= self.allowed_K).all(1)
+        return self.score.of(self.space, genes_NG), kept_N & (self._costs_of(genes_NG) <= self.allowed).all(1)
 
     def _costs_of(self, genes_NG):
         return np.stack([one.of(self.space, genes_NG) for one in self.costs], 1)
@@ -344,7 +352,7 @@ class Problem:
                     one.first[stage][before_N[row], width] + _choices(one, depths, stage)[width, depth] for one in costs
                 ]
                 grown_NK = cost_NK[some][row] + np.stack(more, 1)
-                kept = (grown_NK + cheapest_WK[width] <= self.allowed_K).all(1)
+                kept = (grown_NK + cheapest_WK[width] <= self.allowed).all(1)
                 row, width, depth = row[kept], width[kept], depth[kept]
                 beginning = width_NS[some][row], depth_NS[some][row]
                 grown = [

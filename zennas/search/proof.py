@@ -10,7 +10,7 @@ def optimum_of(run):
     """What a run says of its optimum, as winners.json has it; None where nothing was proven.
 
     The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no candidate
-    within the budget exceeds by the relaxation alone, `score` what the optimum itself has.
+    within the budget exceeds by the relaxation alone, `closed_form` what the optimum itself has.
     """
     if run.funnel is None or run.funnel.optimum is None:
         return None

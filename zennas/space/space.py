@@ -4,6 +4,7 @@ import collections
 import functools
 import math
 
+import numpy as np
 import pydantic
 
 from zennas.records import Record, UserError
@@ -175,8 +176,12 @@ def distance(one, other):
     >>> distance(a, a.model_copy(update={"depths": (4, 8)}))
     0.4
     """
-    pairs = list(zip(genes_of(one), genes_of(other), strict=True))
-    return sum(abs(math.log2(a / b)) for a, b in pairs) / len(pairs)
+    return float(distances(np.array([genes_of(one)]), genes_of(other))[0])
+
+
+def distances(genes_NG, other_G):
+    """The `distance` of each of many candidates from one, by their genes."""
+    return np.abs(np.log2(genes_NG / np.asarray(other_G))).mean(1)
 
 
 def fan_in(part):
