@@ -50,6 +50,7 @@ class Run:
                 f"track {self.track.name} allows at most {most}"
             )
         self.others = other_budgets(self.track, self.plan, self.space)
+        check_possible(self.others, self.space)
         self.lock = lock_folder(self.out)
         self.ledger = open_ledger(
             self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
@@ -317,7 +318,6 @@ class Run:
 
     def _check_possible(self, *, slack=1.0):
         """UserError where not even the cheapest candidate fits, its prediction divided by `slack`."""
-        check_possible(self.others, self.space)
         cheapest, usable_ms = self.space.cheapest(), self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
         if self.predicted_ms(cheapest) > slack * usable_ms:
             raise UserError(
