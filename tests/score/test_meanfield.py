@@ -144,12 +144,11 @@ def test_small_maps_by_hand(image_px, batch, depth, rows):
     assert mean_field(candidate, image_px, batch, None) == pytest.approx(by_hand(candidate, image_px, batch), abs=2e-4)
 
 
-@pytest.mark.parametrize(("image_px", "batch", "excess"), [(4, 2, 0.06), (8, 2, 0.012)])
-def test_the_ir_block_by_hand(image_px, batch, excess):
-    """Its last layer is a norm, of which E[1/v] stands for E[v^(-1/2)]^2: a little more, less with more positions."""
-    candidate = Candidate(block="ir", stem=8, widths=(12,), depths=(1,))
-    difference = mean_field(candidate, image_px, batch, None) - by_hand(candidate, image_px, batch)
-    assert -2e-4 < difference < excess
+@pytest.mark.parametrize(("image_px", "batch", "depth"), [(4, 2, 1), (8, 2, 2)])
+def test_the_ir_block_by_hand(image_px, batch, depth):
+    """Its last layer is a norm: E[v^(-1/2)]^2 stands for E[1/v] there."""
+    candidate = Candidate(block="ir", stem=8, widths=(12,), depths=(depth,))
+    assert mean_field(candidate, image_px, batch, None) == pytest.approx(by_hand(candidate, image_px, batch), abs=1e-5)
 
 
 @pytest.mark.parametrize("block", ["ir", "open"])
@@ -166,25 +165,33 @@ def test_borders_and_positions_are_not_forgotten(block, rows):
 def test_a_stage_settles(rows):
     """Thirty blocks of a stage one by one are what the first few of them and the repetition of the last say."""
     deep = Candidate(block="open", stem=8, widths=(12,), depths=(30,))
-    assert len(growth_of("open", 1, 4, 2).stages[0]) < 30
+    assert len(growth_of("open", 1, 4, 2).stages[0].of_depth) < 30
     # Each block adds what the last one followed does, but for less than SETTLED.
     assert mean_field(deep, 4, 2, None) == pytest.approx(by_hand(deep, 4, 2), abs=30 * meanfield.SETTLED)
 
 
-@pytest.mark.parametrize(("before", "excess"), [(10, 0.02), (3, 0.06), (1, 0.12)])
-def test_a_stage_behind_one_that_has_not_settled(before, excess, rows):
-    """It is taken to have: 0.1 too much where a single block stands before it, of the 20 that these networks score."""
-    candidate = Candidate(block="open", stem=8, widths=(12, 12), depths=(before, 2))
-    difference = mean_field(candidate, 8, 2, None) - by_hand(candidate, 8, 2)
-    assert -2e-4 < difference < excess
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_stage_behind_one_that_has_not_settled(before, rows):
+    """What that makes of it is counted where it is deep enough to settle; a shallow one is missed by less than 0.2 of 20."""
+    deep, shallow = (Candidate(block="open", stem=8, widths=(12, 12), depths=(before, depth)) for depth in (12, 1))
+    assert mean_field(deep, 8, 2, None) == pytest.approx(by_hand(deep, 8, 2), abs=0.01)
+    assert mean_field(shallow, 8, 2, None) == pytest.approx(by_hand(shallow, 8, 2), abs=0.2)
+    # It is no little thing: a second stage adds something else behind a first of one block than behind a first of thirty.
+    of_depth = growth_of("open", 2, 8, 2).stages[0].of_depth
+    alone = growth_of("open", 1, 8, 2).stages[0].of_depth
+    assert abs((of_depth[0] - of_depth[-1]) - (alone[0] - alone[-1])) > 0.1
 
 
-# --- the mean of 1 / v
+# --- the means of 1 / v and of its root
+
+
+def mean_inverses(covariance_NN):
+    """Of a single image, whose positions are all of a batch."""
+    return meanfield._mean_inverses(covariance_NN, torch.zeros_like(covariance_NN), 1)
 
 
 def mean_inverse(covariance_NN):
-    """Of a single image, whose positions are all of a batch."""
-    return meanfield._mean_inverse(covariance_NN, torch.zeros_like(covariance_NN), 1)
+    return mean_inverses(covariance_NN)[0]
 
 
 def spread(eigenvalues, seed=0):
@@ -198,8 +205,10 @@ def spread(eigenvalues, seed=0):
 @pytest.mark.parametrize("k", [3, 4, 8, 100])
 def test_of_k_equal_squares_it_is_k_over_k_minus_2(k, more):
     """v is a chi square of k degrees of freedom; directions in which nothing varies take no part."""
-    found = mean_inverse(spread([2.0] * k + [0.0] * more))
-    assert found == pytest.approx(k / (k - 2), abs=1e-4)  # of 3, the tail behind the last t is 2e-5
+    inverse, inverse_root = mean_inverses(spread([2.0] * k + [0.0] * more))
+    assert inverse == pytest.approx(k / (k - 2), abs=1e-4)  # of 3, the tail behind the last t is 2e-5
+    root = math.sqrt(k / 2) * math.exp(math.lgamma((k - 1) / 2) - math.lgamma(k / 2))
+    assert inverse_root == pytest.approx(root, abs=1e-5)
 
 
 @pytest.mark.parametrize("means", [(1.0, 2.0), (1.0, 1.5, 4.0), (0.2, 0.3, 1.0, 1.1, 7 / 4)], ids=len)
@@ -215,10 +224,10 @@ def test_of_eigenvalues_in_pairs_it_is_a_sum_of_logs(means):
 def test_of_many_positions_the_first_term_is_enough(monkeypatch):
     """k / (k - 2) = 1 + 2 / k + 4 / k^2 + ...; 40 equal directions of variance weigh more than any settled map has."""
     for k in (40, 400):
-        exact = mean_inverse(spread([1.0] * k))
+        exact = mean_inverses(spread([1.0] * k))
         with monkeypatch.context() as patch:
             patch.setattr(meanfield, "EXACT_POSITIONS", 10)
-            assert mean_inverse(spread([1.0] * k)) == pytest.approx(exact, abs=5 / k**2)
+            assert mean_inverses(spread([1.0] * k)) == pytest.approx(exact, abs=5 / k**2)
 
 
 @pytest.mark.parametrize("eigenvalues", [[1.0], [1.0, 1.0], [1.0, 1.0, 0.0, 0.0], [9.0, 1.0, 1.0]], ids=str)
@@ -241,9 +250,8 @@ MEASURED = {
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_it_is_the_measured_score(name, rows):
-    """Finite widths score less, by some 0.3 / width a convolution: measured, 0.3 % less at 16 channels and 0.1 to 0.2 % at 32 to
-    128, the stages that have not settled included. A mean of 8 draws is known to 0.1 %. So 0.3 %; at 16 channels 0.5 %, the goal.
-    A lost slope (0.3) would be 1 %."""
+    """A mean of 8 draws is known to 0.1 %, and finite widths and shallow stages add 0.1 to 0.2 %: so 0.3 %; at 16 channels 0.5 %,
+    the goal. A lost slope (0.3) would be 1 %."""
     candidate, image_px, batch, num_draws, per_cent = MEASURED[name]
     scores = [
         zen_of_candidates([candidate], image_px, batch, torch.Generator().manual_seed(seed), dtype=torch.float32)[0]

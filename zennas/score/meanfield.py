@@ -7,18 +7,22 @@ In that limit a map before its norm is Gaussian, with one covariance K of its po
     v is a quadratic form of Gaussians; E[1/v] = integral over t > 0 of prod (1 + 2 t lambda)^(-1/2), lambda its eigenvalues;
   - an activation of slope a below zero multiplies D by (1 + a^2) / 2; K becomes the arc-cosine kernel of degree 1.
 So the score is a sum over layers: log(fan-in) / 2 for each convolution, plus what K and D say, which does not depend on
-widths at all, and on depths only until the maps have settled, a few blocks into each stage.
+widths at all, and on depths only until the maps have settled, a few blocks into each stage. Behind the last convolution absolute
+values are summed, not squares: E[v^(-1/2)] stands for the root of E[1/v] there, (1 + a) / 2 for that of (1 + a^2) / 2.
 Sources: Lin et al. 2021 (the score), Cho & Saul 2009 (the kernel), Poole et al. 2016 (mean field); the sum, the borders and the
-finite batch are ours. Left out: what a width does that is finite, and stages that the next one meets before they have settled.
-Both make it too high: by less than 0.2 % of a score from 64 channels on, up to 0.8 % at 16, 2 % for bottlenecks of 16.
+finite batch are ours. Left out: what a finite width does, and what two shallow stages in a row do to each other. On random
+candidates of ir_se, ir_se_tiny, mobilefacenet and resnet at 32 px it is 0.03 to 0.05 % off the measured score on average and
+0.3 % at worst, on networks of 16 channels.
 """
 
 # B images, HW map, P = H*W positions of an image, N of a batch
 
+import copy
 import functools
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -30,18 +34,33 @@ from zennas.space.network import ends, shrinkage, stem_stride
 from zennas.space.parts import parts_of, sums
 
 SETTLED = 1e-5  # what a further block of a stage may add differently from the one before, to count as the same
+LEADS_ON = 1e-3  # what a stage may make of the next one, to be left out
 MAX_BLOCKS = 64  # of a stage until it has settled; 12 to 42 at 32 px
 MATRIX_PX = 32  # the largest map whose positions' covariance is followed
 # Of an image, up to which E[1/v] is integrated; above, where v hardly varies, the first term of its series is exact to 3e-4.
 EXACT_POSITIONS = 300
 
 
+class StageGrowth(NamedTuple):
+    """What K and D add to the score in a stage: (n + 1) blocks add of_depth[n], every further one per_block.
+
+    What a stage too shallow to settle makes of the next one is in its own numbers, where the next is deep enough to settle.
+    """
+
+    of_depth: tuple[float, ...]
+    per_block: float
+
+    def of(self, depth):
+        """What so many blocks add."""
+        known = len(self.of_depth)
+        return self.of_depth[min(depth, known) - 1] + max(0, depth - known) * self.per_block
+
+
 class Growth(NamedTuple):
     """What K and D add to the score, whatever the widths."""
 
     stem: float
-    # Of each stage's blocks, the first included; every further one adds what the last does.
-    stages: tuple[tuple[float, ...], ...]
+    stages: tuple[StageGrowth, ...]
 
 
 def mean_field(network, image_px, batch, generator):
@@ -52,7 +71,7 @@ def mean_field(network, image_px, batch, generator):
     """
     candidate = network if isinstance(network, Candidate) else network.candidate
     growth = growth_of(candidate.block, len(candidate.widths), image_px, batch)
-    total = growth.stem + sum(sum(_grown(*pair)) for pair in zip(growth.stages, candidate.depths, strict=True))
+    total = growth.stem + sum(stage.of(depth) for stage, depth in zip(growth.stages, candidate.depths, strict=True))
     smallest_px = shrinkage(candidate.block, len(candidate.widths))  # no size changes what widths add
     parts = parts_of(candidate, image_px=smallest_px)
     return total + sum(times * width_term(part) for part, times in parts.items())
@@ -63,9 +82,7 @@ def mean_field_sums(space, image_px, batch):
     growth = growth_of(space.block, len(space.widths), image_px, batch)
     by_width = sums(space, width_term)
     depth = tuple(
-        torch.tensor(_grown(stage, span.high), dtype=torch.float64)
-        .cumsum(0)[span.low - 1 : span.high : span.step]
-        .numpy()
+        np.array([stage.of(depth) for depth in span.values()])
         for stage, span in zip(growth.stages, space.depths, strict=True)
     )
     return by_width._replace(stem_W=by_width.stem_W + growth.stem, depth=depth)
@@ -78,23 +95,52 @@ def width_term(part):
     return sum(0.5 * math.log(fan_in) for fan_in in fan_ins(*part[:4]))
 
 
-def _grown(stage, depth):
-    """The growth of each of so many blocks of a stage."""
-    return [*stage[:depth], *[stage[-1]] * (depth - len(stage))]
-
-
 @functools.lru_cache(maxsize=64)
 def growth_of(block, num_stages, image_px, batch):
     """The Growth of networks of a block, on `batch` images of image_px; each stage follows one that has settled."""
     field = _Field(image_px, batch)
     stem = field.through(part_layers(ends(block).stem, 3, 64, stem_stride(block)), f"the stem of '{block}'")
+    fields = [field]  # behind each depth of the stage before, the last of them settled
     stages = []
-    for _ in range(num_stages):
-        stage = [field.through(part_layers(block, 64, 128, 2), f"block '{block}'")]
-        while len(stage) < 3 or (abs(stage[-1] - stage[-2]) > SETTLED and len(stage) < MAX_BLOCKS):
-            stage.append(field.through(part_layers(block, 128, 128, 1), f"block '{block}'"))
-        stages.append(tuple(stage))
-    return Growth(stem, tuple(stages))
+    for number in range(num_stages):
+        *shallow, settled = fields
+        fields = _settling(settled, block)
+        of_depth = [sum(one.added for one in fields[: depth + 1]) for depth in range(len(fields))]
+        if number:
+            stages[-1] = _leading_on(stages[-1], shallow, block, fields)
+        stages.append(StageGrowth(tuple(of_depth), fields[-1].added))
+    last = tuple(so_far + one.ending for so_far, one in zip(stages[-1].of_depth, fields, strict=True))
+    return Growth(stem, (*stages[:-1], stages[-1]._replace(of_depth=last)))
+
+
+def _settling(before, block):
+    """The fields behind each block of a stage, one after the other until one adds what the one before it did."""
+    fields = [before.behind(block, first=True)]
+    while len(fields) < 3 or (abs(fields[-1].added - fields[-2].added) > SETTLED and len(fields) < MAX_BLOCKS):
+        fields.append(fields[-1].behind(block))
+    return fields
+
+
+def _leading_on(stage, shallow, block, settling):
+    """A StageGrowth with what its shallow fields make of the next stage, which settled by these fields behind a settled one."""
+    of_depth = list(stage.of_depth)
+    for depth, field in enumerate(shallow):
+        difference = _difference(field, block, settling)
+        of_depth[depth] += difference
+        if abs(difference) < LEADS_ON:
+            break
+    return stage._replace(of_depth=tuple(of_depth))
+
+
+def _difference(before, block, settling):
+    """What a stage adds more behind this field than it did on its way to settle."""
+    total, field = 0.0, before
+    for number, expected in enumerate(settling):
+        field = field.behind(block, first=number == 0)
+        total += field.added - expected.added
+        if abs(field.added - expected.added) < LEADS_ON / 4:
+            break
+    return total
 
 
 class _Field:
@@ -109,8 +155,15 @@ class _Field:
         self.within_PP = self.between_PP = None
         self.direction_HW = torch.ones(image_px, image_px, dtype=torch.float64)
         self.log_scale = 0.5 * math.log(2 / math.pi)  # E|x| of a Gaussian
-        self.before = 0.0
+        self.ending = 0.0  # what the layers behind the last convolution add otherwise, if they are the network's last
+        self.before = self.added = 0.0
         self._begin_where_small()
+
+    def behind(self, block, *, first=False):
+        """The field behind one more block, the first of a stage or a further one; `added` is what it adds to the score."""
+        field = copy.copy(self)
+        field.through(part_layers(block, 64, 128, 2) if first else part_layers(block, 128, 128, 1), f"block '{block}'")
+        return field
 
     def through(self, layers, what):
         """What these layers add to the score."""
@@ -128,8 +181,8 @@ class _Field:
             mean = self.direction_HW.mean()  # kept near 1: a deep network's would overflow
             self.direction_HW, self.log_scale = self.direction_HW / mean, self.log_scale + 0.5 * math.log(mean)
         now = self.log_scale + math.log(self.direction_HW.sqrt().sum())
-        added, self.before = now - self.before, now
-        return added
+        self.added, self.before = now - self.before, now
+        return self.added
 
     def _begin_where_small(self):
         if self.within_PP is None and self.px <= MATRIX_PX:
@@ -146,7 +199,7 @@ class _Field:
             (1, 1, kernel, kernel), 1 / kernel**2, dtype=torch.float64
         )  # the mean: the fan-in is the width's
         self.direction_HW = F.conv2d(self.direction_HW[None, None], window, stride=stride, padding=pad)[0, 0]
-        self.px = out_px
+        self.px, self.ending = out_px, 0.0
         self._begin_where_small()
 
     def _normalise(self):
@@ -156,7 +209,9 @@ class _Field:
         row_P = (self.within_PP + others * self.between_PP).mean(1) / self.batch
         shift_PP = row_P[:, None] + row_P - row_P.mean()
         within_PP, between_PP = self.within_PP - shift_PP, self.between_PP - shift_PP
-        self.direction_HW = self.direction_HW * _mean_inverse(within_PP, between_PP, self.batch)
+        inverse, inverse_root = _mean_inverses(within_PP, between_PP, self.batch)
+        self.direction_HW = self.direction_HW * inverse
+        self.ending += math.log(inverse_root) - 0.5 * math.log(inverse)
         scale = len(within_PP) / within_PP.trace()
         self.within_PP, self.between_PP = within_PP * scale, between_PP * scale
 
@@ -170,6 +225,7 @@ class _Field:
                 for one in (self.within_PP, self.between_PP)
             )
         self.direction_HW = self.direction_HW * ((1 + slope**2) / 2)
+        self.ending += math.log((1 + slope) / 2) - 0.5 * math.log((1 + slope**2) / 2)
 
 
 def _windows(covariance_PP, kernel, stride, pad, px, out_px):
@@ -188,13 +244,13 @@ def _arc_cosine(cosine):
     return (1 - cosine**2).clamp_min(0).sqrt() + cosine * (math.pi - torch.acos(cosine))
 
 
-def _mean_inverse(within_PP, between_PP, batch):
-    """E[1/v] E[v] of v, the mean of squares over the positions of a batch, which are Gaussian and covary like this."""
+def _mean_inverses(within_PP, between_PP, batch):
+    """(E[1/v] E[v], E[v^(-1/2)] E[v]^(1/2)) of v, the mean of squares over the positions of a batch, Gaussians that covary so."""
     others = batch - 1
     trace = batch * within_PP.trace()
     share = float(batch * ((within_PP**2).sum() + others * (between_PP**2).sum()) / trace**2)
     if len(within_PP) > EXACT_POSITIONS:
-        return 1 + 2 * share
+        return 1 + 2 * share, 1 + 0.75 * share
     if not 0 < share <= 1 / 2.5:  # a mean of two squares or fewer has no finite mean of its inverse
         num = batch * len(within_PP)
         raise ValueError(f"a norm sees {num} positions: too few for a mean of the score; more image_px or batch")
@@ -205,6 +261,9 @@ def _mean_inverse(within_PP, between_PP, batch):
         ]
     )
     share_N = eigenvalue_N.clamp_min(0) / eigenvalue_N.clamp_min(0).sum()
-    log_t = torch.linspace(-16, 24, 2000, dtype=torch.float64)
-    integrand = torch.exp(log_t - 0.5 * torch.log1p(2 * log_t.exp()[:, None] * share_N).sum(1))
-    return float(torch.trapezoid(integrand, log_t))
+    log_t = torch.linspace(-32, 24, 2800, dtype=torch.float64)
+    log_product = -0.5 * torch.log1p(2 * log_t.exp()[:, None] * share_N).sum(1)
+    inverse, inverse_root = (
+        float(torch.trapezoid(torch.exp(power * log_t + log_product), log_t)) / math.gamma(power) for power in (1, 0.5)
+    )
+    return inverse, inverse_root
