@@ -303,9 +303,14 @@ def main():
     if notes.is_file():
         text = notes.read_text(encoding="utf-8")
         for heading, table in (("Figures", as_table(found)), ("On IR-SE networks of equal MACs", as_ir_table(found))):
-            text = re.sub(rf"(?s)(## {heading}\n\n).*?(?=\n[^|\n])", lambda match, table=table: match[1] + table, text)
+            text = with_table(text, heading, table)
         write_atomically(notes, text)
     print(as_table(found), as_ir_table(found), sep="\n")
+
+
+def with_table(text, heading, table):
+    """Markdown with the table that follows a heading replaced."""
+    return re.sub(rf"(?s)(## {heading}\n\n).*?(?=\n[^|\n]|\Z)", lambda match: match[1] + table, text)
 
 
 def arguments():

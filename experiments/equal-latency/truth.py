@@ -6,8 +6,9 @@
 
 No public table holds such networks. `choose` measures candidates of space ir_se_tiny whole and keeps those of one latency that
 differ most (run it on a quiet machine); `train` trains each by experiment.yaml, a third of them with a second seed; `publish`
-embeds the people that none was trained on and writes truth.json. FOLDER holds LFW's people.txt and pairs.txt: the people of folds
-1 to 7 are trained on. Everything is kept under --out, in pieces: the same command goes on where it stopped.
+embeds the people that none was trained on and writes truth.json, truth.html and the tables of truth.md beside this file. FOLDER
+holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on. Everything is kept under --out, in pieces: the
+same command goes on where it stopped.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import numpy as np
 
 from zennas.latency.budget import export_candidate
 from zennas.latency.protocol import measure
+from zennas.provenance import provenance
+from zennas.run_folder import write_atomically
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "lfw-smoke"))
@@ -29,7 +32,6 @@ TARGET_MS, NEAR_PCT = 0.9, 4.0  # measured; those further off are left out
 NUM_CANDIDATES, NUM_MEASURED, NUM_DRAWS = 44, 480, 16_000
 FIRST_ROUNDS, MORE_ROUNDS = 3, 8  # of measurements: of all, and of those that are near after the first
 SECOND_SEED_EVERY = 3
-FARS = (1e-1, 1e-2, 1e-3)
 
 
 def main():
@@ -42,7 +44,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of a training")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    {"choose": choose, "train": train, "publish": None}[options.what](options)
+    {"choose": choose, "train": train, "publish": publish}[options.what](options)
 
 
 def choose(options):
@@ -151,6 +153,44 @@ def train(options):
         if done.returncode:
             raise SystemExit(f"{folder}: exit code {done.returncode}; see {folder.with_suffix('.log')}")
         print(f"{number} of {len(runs)}: {entry['text']}, seed {seed}", flush=True)
+
+
+def publish(options):
+    """truth.json, truth.html and the tables of truth.md, from the trainings that are done."""
+    import truth_figures
+    from nb201 import with_table
+    from smoke import TEST_FOLDS, folds_of_people, split
+
+    from zennas.track import load_experiment
+
+    _, pairs = split(options)
+    people = folds_of_people(options.folds)
+    held_out_file = options.out / "held-out-identities.txt"
+    write_atomically(held_out_file, "".join(f"{name}\n" for fold in TEST_FOLDS for name in people[fold]))
+    _, _, space = load_experiment(EXPERIMENT)
+    runs = [run for run in runs_of(options) if (folder_of(*run, options) / "result.json").is_file()]
+    print(f"{len(runs)} of {len(runs_of(options))} trainings are done")
+    entries = list({id(entry): entry for entry, _ in runs}.values())
+    held_out = truth_figures.HeldOut(options.faces, held_out_file, pairs)
+    rows = truth_figures.compute(
+        entries, runs, lambda *run: folder_of(*run, options), held_out, space, options.out / "judged.json"
+    )
+    found = truth_figures.figures(rows)
+    published = {
+        "made_by": provenance(seed=0).model_dump(),
+        "num_people": held_out.num_people,
+        "num_images": len(held_out.label_N),
+        "drawn": truth_figures.DRAWN,
+        "found": found,
+        "candidates": rows,
+    }
+    write_atomically(HERE / "truth.json", json.dumps(published, indent=1) + "\n")
+    write_atomically(HERE / "truth.html", truth_figures.as_page(published))
+    notes = HERE / "truth.md"
+    for heading, table in truth_figures.as_tables(found, rows).items():
+        print(f"{heading}\n{table}")
+        if notes.is_file():
+            write_atomically(notes, with_table(notes.read_text(encoding="utf-8"), heading, table))
 
 
 if __name__ == "__main__":

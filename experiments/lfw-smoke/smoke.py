@@ -62,8 +62,8 @@ def arguments():
 
 def split(options):
     """(file of the identities to train on, pairs file of the test folds)."""
-    people = _folds((options.folds / "people.txt").read_text(encoding="utf-8").splitlines())
-    train = [line.split("\t")[0] for fold in TRAIN_FOLDS for line in people[fold]]
+    people = folds_of_people(options.folds)
+    train = [name for fold in TRAIN_FOLDS for name in people[fold]]
     lines = (options.folds / "pairs.txt").read_text(encoding="utf-8").splitlines()
     per_kind = int(lines[0].split("\t")[1])
     folds = [lines[1 + start : 1 + start + 2 * per_kind] for start in range(0, len(lines) - 1, 2 * per_kind)]
@@ -76,12 +76,13 @@ def split(options):
     return identities, pairs
 
 
-def _folds(lines):
-    """The lines of each fold of people.txt: the number of folds, then each fold's length before its people."""
+def folds_of_people(folder):
+    """The names of each fold of people.txt: the number of folds, then each fold's length before its people."""
+    lines = (folder / "people.txt").read_text(encoding="utf-8").splitlines()
     folds, at = [], 1
     for _ in range(int(lines[0])):
         size = int(lines[at])
-        folds.append(lines[at + 1 : at + 1 + size])
+        folds.append([line.split("\t")[0] for line in lines[at + 1 : at + 1 + size]])
         at += 1 + size
     return folds
 

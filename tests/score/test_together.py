@@ -208,20 +208,41 @@ def crowd(blocks, *, num, widths, seed=0):
 
 @pytest.mark.parametrize("max_elements", [1, 20_000, 1 << 21], ids=["one at a time", "chunks", "all at once"])
 @pytest.mark.parametrize("batch", [2, 3])
-def test_company_and_order_change_no_bit(max_elements, batch, monkeypatch):
-    """3x3 convolutions of at least two images: there each image's sums are the same ones wherever it lies in its batch."""
-    candidates = crowd(["ir", "ir_se"], num=30, widths=(8, 16, 24))
+@pytest.mark.parametrize(
+    "blocks", [("ir", "ir_se"), ("bottleneck", "inverted_residual", "separable_residual")], ids=["3x3", "1x1"]
+)
+def test_company_and_order_change_no_bit(blocks, batch, max_elements, monkeypatch):
+    """At least two images: there each image's sums are the same ones wherever it lies in its batch."""
+    candidates = crowd(blocks, num=30, widths=(8, 16, 24))
     candidates += candidates[:5]
-    alone = {one: one_fp32(one, 16, batch, seeded(3)) for one in candidates}
+    alone = {one: one_fp32(one, 32, batch, seeded(3)) for one in candidates}
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
     for seed in range(3):
         some = random.Random(seed).sample(candidates, k=len(candidates) - 9 * seed)
-        assert fp32(some, 16, batch, seeded(3)) == [alone[one] for one in some]
+        assert fp32(some, 32, batch, seeded(3)) == [alone[one] for one in some]
+
+
+@pytest.mark.parametrize("px", [1, 4, 5, 16])
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 1), (3, 8)])
+@pytest.mark.parametrize("out_channels", [8, 24])
+def test_a_map_is_convolved_alike_in_any_company(kernel, groups, out_channels, px):
+    """To the last bit, of which a score shows few. oneDNN's own 1x1 convolution of 8 channels would fail here."""
+    generator = seeded(0)
+    layer = Convolution((out_channels, 8 // groups, kernel, kernel), 1, kernel // 2, groups)
+    pair = torch.randn(5, 2, 2, px, px, 8, generator=generator)
+    weight = torch.randn(layer.shape, generator=generator)
+    all_P2BHWC = together._convolved(pair, weight, layer)
+    for place in range(5):
+        assert torch.equal(together._convolved(pair[place : place + 1].clone(), weight, layer)[0], all_P2BHWC[place])
+
+
+def test_nobody_has_no_score():
+    assert zen_of_candidates([], 16, 2, seeded(0)) == []
 
 
 @pytest.mark.parametrize("max_elements", [1, 20_000, 1 << 21], ids=["one at a time", "chunks", "all at once"])
 def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkeypatch):
-    """Products of few rows and 1x1 convolutions are summed in an order that depends on how many there are: rounding only."""
+    """A single image: products of so few rows are summed in an order that depends on how many there are: rounding only."""
     candidates = crowd([*BLOCKS, branch], num=30, widths=(6, 10))
     alone = [one_fp32(one, 32, 1, seeded(4), weight_of=own_weight) for one in candidates]
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
@@ -229,8 +250,9 @@ def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkey
     assert fp32(candidates, 32, 1, seeded(4), weight_of=own_weight) == pytest.approx(alone, abs=2 * ROUNDING)
 
 
-def test_in_bfloat16_company_is_rounding_at_most():
-    candidates = crowd(["ir"], num=12, widths=(8, 16))
+@pytest.mark.parametrize("block", ["ir", "bottleneck", "inverted_residual"])
+def test_in_bfloat16_company_is_rounding_at_most(block):
+    candidates = crowd([block], num=12, widths=(8, 16))
     score = functools.partial(zen_of_candidates, image_px=16, batch=2, dtype=torch.bfloat16)
     alone = [score([one], generator=seeded(5))[0] for one in candidates]
     of_seeds = [score([SMALL], generator=seeded(seed))[0] for seed in range(12)]
@@ -311,13 +333,13 @@ def test_unfolded_patches_are_a_convolution(px, kernel, padding, stride, groups,
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_score_is_the_same_either_way(block, monkeypatch):
     candidate = Candidate(block=block, stem=8, widths=(8, 12), depths=(1, 2))
-    scores, linear, num_products = [], F.linear, []
-    monkeypatch.setattr(F, "linear", lambda *given: num_products.append(1) or linear(*given))
+    scores, linear, products = [], F.linear, []
+    monkeypatch.setattr(F, "linear", lambda *given: products.append(small_px) or linear(*given))
     for small_px in (0, 99):
         monkeypatch.setattr(together, "SMALL_PX", small_px)
-        num_products.clear()
         scores.append(one_fp32(candidate, 32, 2, seeded(1)))
-        assert bool(num_products) == bool(small_px)
+    layers = [layer for layer in plain_layers(candidate) if isinstance(layer, Convolution) and layer.groups == 1]
+    assert products.count(0) == sum(layer.shape[2] == 1 for layer in layers) and products.count(99) == len(layers)
     assert scores[0] == pytest.approx(scores[1], abs=ROUNDING)
 
 

@@ -11,7 +11,7 @@ from zennas.records import SPACES, names
 from zennas.search.evolution import MIN_PARENTS, Population, _shrunk, propose
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.space import Space
+from zennas.space.space import Space, genes_of
 from zennas.track import load_space
 
 SEARCHED = {
@@ -166,8 +166,7 @@ def macs_of(stem, *genes, px=32):
     return total
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_search_comes_near_the_best_of_all(seed):
+def test_the_search_comes_near_the_best_of_all():
     space = searched_space()
     genes = np.meshgrid(*(np.arange(span.low, span.high + 1, span.step) for span in space.genes.values()))
     macs, scores = macs_of(*genes), log_fan_in(*genes)
@@ -175,20 +174,20 @@ def test_the_search_comes_near_the_best_of_all(seed):
     budget = np.quantile(macs[allowed], 0.2)
     best = scores[allowed & (macs <= budget)].max()
 
-    def values(one):
-        return one.stem, *one.widths, *one.depths
+    def over(one):
+        return "over budget" if macs_of(*genes_of(one)) > budget else None
 
-    population, seen, reached = Population(64), set(), -math.inf
-    for batch in range(75):
-        candidates = proposed(
-            space, population, 8, seed=seed, batch=batch, seen=seen,
-            refusal=lambda one: "over budget" if macs_of(*values(one)) > budget else None,
-        )  # fmt: skip
-        for candidate in candidates:
-            score = float(log_fan_in(*values(candidate)))
-            population.add(score, candidate)
-            reached = max(reached, score)
-    assert len(seen) == 600  # of 8,641 within the budget
-    # 600 of those drawn at random reach 0.977 of the best on average, 20 searches all reached 0.996.
-    assert best * 0.99 <= reached <= best * (1 + 1e-12)
-    assert population.best[0] == reached
+    reached = []
+    for seed in range(5):
+        population, seen, so_far = Population(64), set(), -math.inf
+        for batch in range(75):
+            for candidate in proposed(space, population, 8, seed=seed, batch=batch, seen=seen, refusal=over):
+                score = float(log_fan_in(*genes_of(candidate)))
+                population.add(score, candidate)
+                so_far = max(so_far, score)
+        assert len(seen) == 600  # of 8,641 within the budget
+        assert population.best[0] == so_far <= best * (1 + 1e-12)
+        reached.append(so_far / best)
+    # 600 of those drawn at random reach 0.977 of the best on average. Of 400 searches 5 in a hundred stayed below 0.99, and the
+    # lowest was 0.976: three of five do once in a thousand.
+    assert np.median(reached) >= 0.99 and min(reached) > 0.97

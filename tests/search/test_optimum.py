@@ -230,11 +230,12 @@ def test_a_limit_of_effectiveness_that_the_best_one_just_keeps(seed, unaided):
     rng = np.random.default_rng(seed)
     loose = [cost._replace(most=float(cost_N.max())) for cost, cost_N in zip(costs, brute.cost_NK.T, strict=True)]
     for genes in rng.choice(brute.genes_NG[brute.contained_N], size=4):
-        # A limit equal to the last digit falls on either side, as the order falls in which the logs are summed.
-        just_above = effectiveness(space.candidate(genes)) * (1 + 1e-12)
-        limits = space.limits.model_copy(update={"max_effectiveness": just_above})
+        # To the last digit, in which sums of another order differ: where the space admits a candidate, so does the proof.
+        limits = space.limits.model_copy(update={"max_effectiveness": effectiveness(space.candidate(genes))})
         tight = space.model_copy(update={"limits": limits})
-        check(best(tight, score, loose), tight, score, loose, Brute(tight, score, [cost.sums for cost in costs]))
+        tight_brute = Brute(tight, score, [cost.sums for cost in costs])
+        check(best(tight, score, loose), tight, score, loose, tight_brute)
+        assert (Problem(tight, score, []).judged(brute.genes_NG)[1] == tight_brute.contained_N).all()
 
 
 def test_a_space_of_one_candidate_has_that_one(unaided):

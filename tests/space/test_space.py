@@ -108,6 +108,25 @@ def test_mutation_reaches_every_gene_and_both_ways():
 
 
 @each_space
+def test_mutants_are_of_their_own_parents_and_on_the_grid(space):
+    """Row by row; the limits may be broken, the ranges are not."""
+    rng = np.random.default_rng(0)
+    parent_NG = np.array([genes_of(space.sample(rng)) for _ in range(200)])
+    mutant_NG = space.mutants(parent_NG, rng)
+    assert all(value in span for row in mutant_NG for value, span in zip(row, space.genes.values(), strict=True))
+    num_moved_N = (mutant_NG != parent_NG).sum(1)
+    assert num_moved_N.max() == 3 and {1, 2} <= set(num_moved_N)
+    assert any(not space.contains(space.candidate(row)) for row in mutant_NG)
+
+
+def test_a_candidate_without_neighbours_mutates_into_another_of_the_space():
+    single = NARROW.model_copy(update={"depths": (Range(low=1, high=1),) * 2, "widths": (Range(low=4, high=4),) * 2})
+    lonely = single.model_copy(update={"stem": Range(low=3, high=3)})
+    rng = np.random.default_rng(0)
+    assert lonely.mutate(lonely.cheapest(), rng) == lonely.cheapest()
+
+
+@each_space
 def test_no_seed_gives_always_the_same(space):
     assert len({drawn(space, seed) for seed in range(20)}) > 10
 

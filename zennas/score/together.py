@@ -21,7 +21,9 @@ from zennas.space.network import plain_parts
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights are views of
 MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the cache
-# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2.
+# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2. A 1x1 convolution
+# is a product at any side: a score takes as long, and in float32 the sums are the same ones whatever the batch, which oneDNN's
+# convolution to fewer than 16 channels does not keep.
 SMALL_PX = 4
 
 
@@ -42,6 +44,8 @@ def zen_of_candidates(candidates, image_px, batch, generator, *, dtype=None, wei
     hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's weight instead of the bank, for the tests.
     All candidates have as many stages; ValueError for a block with a layer that is none of zennas.score.plain.
     """
+    if not candidates:
+        return []
     device = generator.device
     dtype = dtype or fast_dtype(device.type)
     pair = torch.randn(1, 2, batch, 3, image_px, image_px, generator=generator, device=device)
@@ -135,8 +139,8 @@ def _convolved(pair_P2BHWC, weight, layer):
     num_maps, _, batch, px, _, channels = pair_P2BHWC.shape
     image_NHWC = pair_P2BHWC.reshape(-1, px, px, channels)
     out_channels, _, kernel, _ = layer.shape
-    if px <= SMALL_PX and layer.groups == 1 and pair_P2BHWC.device.type == "cpu":
-        padded = F.pad(image_NHWC, (0, 0) + (layer.padding,) * 4)
+    if (px <= SMALL_PX or kernel == 1) and layer.groups == 1 and pair_P2BHWC.device.type == "cpu":
+        padded = F.pad(image_NHWC, (0, 0) + (layer.padding,) * 4) if layer.padding else image_NHWC.contiguous()
         out_px = (padded.shape[1] - kernel) // layer.stride + 1
         image, row, column, _ = padded.stride()
         patches = padded.as_strided(

@@ -13,7 +13,7 @@ from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
 from zennas.search.optimum import Cost, NoProofError, Problem
 from zennas.space.parts import sums
-from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, distances, genes_of
+from zennas.space.space import distances, genes_of
 
 MEMBERS = 32  # of a family that are scored
 MUTANTS = 600  # screened for the trunk of one family
@@ -68,8 +68,9 @@ class Funnel:
         niches = population.niches(self.plan.num_winners, self.plan.min_distance)
         proposals = []
         if batch == 0:
-            by_hand = [one.model_copy(update={"block": self.space.block}) for one in self.space.baselines.values()]
-            self._take(np.array([*self.seeds, *map(genes_of, by_hand)]), len(by_hand) + 1, proposals, seen, counters)
+            first = [*self.seeds, *map(genes_of, self.space.baselines.values())]
+            first_NG = np.array(first, int).reshape(-1, len(self.lows))
+            self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
         num_families = -(-most // MEMBERS)
         for family in range(num_families):
             number = batch * num_families + family
@@ -83,23 +84,22 @@ class Funnel:
             else:
                 trunk_G, share = self._mutated_trunk(parents_NG, avoid, rng, counters), 1.0
             if trunk_G is not None:
-                self._take(
-                    self._members(trunk_G, share, avoid, counters), min(MEMBERS, most), proposals, seen, counters
-                )
-        return proposals[:most]
+                # No more than are proposed: what counts as seen and was never scored would be lost.
+                enough = min(most, len(proposals) + MEMBERS)
+                self._take(self._members(trunk_G, share, avoid, counters), enough, proposals, seen, counters)
+        return proposals
 
-    def _take(self, genes_NG, num, proposals, seen, counters):
-        """Append the first `num` of these that were not seen."""
+    def _take(self, genes_NG, most, proposals, seen, counters):
+        """Append the first of these that were not seen, until there are `most` proposals."""
         for genes_G in genes_NG:
+            if len(proposals) >= most:
+                return
             candidate = self.space.candidate(genes_G)
             if candidate.key in seen or not self.space.contains(candidate):
                 counters["rejected: seen before"] += candidate.key in seen
                 continue
             seen.add(candidate.key)
             proposals.append(candidate)
-            num -= 1
-            if not num:
-                return
 
     def _members(self, trunk_G, share, avoid, counters):
         """genes_NG of a trunk's family within a share of the budget, the highest closed form first."""
@@ -125,18 +125,7 @@ class Funnel:
     def _mutated_trunk(self, parents_NG, avoid, rng, counters):
         """The trunk of the mutant with the highest closed form; None where none is within the costs."""
         place_N = rng.integers(len(parents_NG), size=(TOURNAMENT, MUTANTS)).min(0)
-        genes_NG = parents_NG[place_N].copy()
-        # One to three genes each, as Space.mutate.
-        order_NG = rng.permuted(np.broadcast_to(np.arange(genes_NG.shape[1]), genes_NG.shape), axis=1)
-        moved_NG = order_NG < rng.integers(1, 4, size=(MUTANTS, 1))
-        factor_NG = np.where(rng.random(genes_NG.shape) < 0.5, rng.choice(WIDTH_FACTORS, genes_NG.shape), 1.0)
-        step_NG = np.where(factor_NG == 1.0, rng.choice((-1, 1), genes_NG.shape), 0)
-        changed_NG = self.lows + self.steps * np.round(
-            (genes_NG * factor_NG - self.lows) / self.steps + step_NG
-        ).astype(int)
-        deeper_NG = genes_NG + rng.choice(DEPTH_STEPS, genes_NG.shape)
-        changed_NG[:, self.num_stages + 1 :] = deeper_NG[:, self.num_stages + 1 :]
-        genes_NG = np.clip(np.where(moved_NG, changed_NG, genes_NG), self.lows, self.highs)
+        genes_NG = self.space.mutants(parents_NG[place_N], rng)
         score_N, kept_N = self._judged(genes_NG, avoid, counters)
         # A draw among the best, so that two families of one batch differ.
         best_N = np.argsort(np.where(kept_N, -score_N, np.inf), kind="stable")[: min(12, int(kept_N.sum()))]

@@ -95,12 +95,6 @@ def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
     return kept
 
 
-def within_limits(space, convolutions_N, log_fan_in_N, blocks_N):
-    """Which candidates keep the limits of a space, from the convolutions counted in them, their log fan-ins and their blocks."""
-    effectiveness_N = convolutions_N / np.exp(log_fan_in_N / np.maximum(convolutions_N, 1))
-    return (blocks_N <= space.limits.max_blocks) & (effectiveness_N <= space.limits.max_effectiveness)
-
-
 class _Box(NamedTuple):
     """The candidates whose genes' values stand at places from `low` up to but not including `high` of their ranges."""
 
@@ -133,8 +127,8 @@ class Problem:
     def __init__(self, space, score, costs):
         self.space, self.score, self.num_given = space, score, len(costs)
         self.convolutions, self.log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
-        self.blocks = sums(space, lambda part: float(part.is_block))
-        costs = [*costs, Cost("blocks", self.blocks, space.limits.max_blocks), *map(self._effectiveness, TANGENTS)]
+        blocks = Cost("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
+        costs = [*costs, blocks, *map(self._effectiveness, TANGENTS)]
         self.costs = [cost.sums for cost in costs]
         # Where there is no limit, no price times it must be nothing, not NaN.
         self.most_K = np.minimum([cost.most for cost in costs], 1e30)
@@ -266,7 +260,11 @@ class Problem:
     def judged(self, genes_NG):
         """(score_N, which of them keep the costs and the limits of the space)."""
         counted_N, log_fan_in_N = (one.of(self.space, genes_NG) for one in (self.convolutions, self.log_fan_in))
-        kept_N = within_limits(self.space, counted_N, log_fan_in_N, self.blocks.of(self.space, genes_NG))
+        share_N = counted_N / np.exp(log_fan_in_N / np.maximum(counted_N, 1)) / self.space.limits.max_effectiveness
+        kept_N = share_N <= 1
+        # So near the limit the order of the sums decides: there it is the space's own that does.
+        for place in np.flatnonzero(np.abs(share_N - 1) < TOLERANCE):
+            kept_N[place] = self.space.contains(self.space.candidate(genes_NG[place]))
         return self.score.of(self.space, genes_NG), kept_N & (self._costs_of(genes_NG) <= self.allowed).all(1)
 
     def _costs_of(self, genes_NG):

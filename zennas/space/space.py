@@ -15,7 +15,7 @@ from zennas.space.network import shrinkage, stem_stride
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
 WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
 DEPTH_STEPS = (-2, -1, 1, 2)
-MAX_DRAWS, MAX_NEIGHBOURS = 100_000, 1000  # before a space counts as empty, a candidate as alone
+MAX_DRAWS, MAX_NEIGHBOURS = 100_000, 100  # before a space counts as empty, a candidate as alone
 
 
 class Range(Record):
@@ -138,26 +138,31 @@ class Space(Record):
     def mutate(self, candidate, rng):
         """A neighbour that differs in one to three genes and is in the space.
 
-        Several at once, because under a budget that binds what one gene wins another must give back. Where the limits leave
-        no neighbour to find, any candidate of the space.
+        Where the limits leave no neighbour to find, any candidate of the space.
         """
-        values, names = list(genes_of(candidate)), list(self.genes)
-        for _ in range(MAX_NEIGHBOURS):
-            child = list(values)
-            for index in rng.choice(len(names), size=rng.integers(1, 4), replace=False):
-                child[index] = self._moved(names[index], child[index], rng)
-            mutant = self.candidate(child)
+        for mutant_G in self.mutants(np.repeat([genes_of(candidate)], MAX_NEIGHBOURS, 0), rng):
+            mutant = self.candidate(mutant_G)
             if mutant != candidate and self.contains(mutant):
                 return mutant
         return self.sample(rng)
 
-    def _moved(self, name, value, rng):
-        span = self.genes[name]
-        if name.endswith("_depth"):
-            return span.nearest(value + rng.choice(DEPTH_STEPS))
-        if rng.random() < 0.5:  # a step of one, too: the factors alone cannot fill the last per cent of a budget
-            return span.nearest(value + span.step * rng.choice((-1, 1)))
-        return span.nearest(value * rng.choice(WIDTH_FACTORS))
+    def mutants(self, parent_NG, rng):
+        """The genes of a neighbour of each parent, moved in up to three of them: within the ranges; the limits are not asked.
+
+        Several at once, because under a budget that binds what one gene wins another must give back.
+        """
+        low_G, high_G, step_G = np.array([(span.low, span.high, span.step) for span in self.genes.values()]).T
+        shape = num, num_genes = parent_NG.shape
+        wider_NG = parent_NG * rng.choice(WIDTH_FACTORS, shape)
+        # A step of one, too: the factors alone cannot fill the last per cent of a budget.
+        stepped_NG = parent_NG + step_G * rng.choice((-1, 1), shape)
+        width_NG = np.where(rng.random(shape) < 0.5, stepped_NG, wider_NG)
+        depth_NG = parent_NG + rng.choice(DEPTH_STEPS, shape)
+        moved_NG = np.where(np.arange(num_genes) > len(self.widths), depth_NG, width_NG)
+        nearest_NG = low_G + step_G * np.round((moved_NG - low_G) / step_G).astype(int)
+        order_NG = rng.permuted(np.broadcast_to(np.arange(num_genes), shape), axis=1)
+        chosen_NG = order_NG < rng.integers(1, 4, size=(num, 1))
+        return np.clip(np.where(chosen_NG, nearest_NG, parent_NG), low_G, high_G)
 
 
 def genes_of(candidate):
