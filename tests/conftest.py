@@ -1,11 +1,13 @@
 """What the tests share: a space small enough to search in seconds, and a latency cache of their own."""
 
+import itertools
 import pathlib
 import shutil
 import textwrap
 from typing import NamedTuple
 
 import hypothesis
+import numpy as np
 import pytest
 
 # The same examples in every run, no database in the working folder, no clock: a failure is the code's, not the machine's.
@@ -53,6 +55,11 @@ TINY_EXPERIMENT = """
              score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2},
              evidence: {names: [equal_cost, effectiveness], image_px: 16, rank_by: null}}
 """
+
+
+def all_genes(space):
+    """genes_NG of all that the ranges of a (small) space hold, whether or not it keeps the limits."""
+    return np.array(list(itertools.product(*(span.values() for span in space.genes.values()))))
 
 
 class Ended(NamedTuple):

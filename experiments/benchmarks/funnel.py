@@ -3,17 +3,20 @@
     python experiments/benchmarks/funnel.py --out experiments/benchmarks/funnel.json
 
 Candidates of space ir_se whose predicted latency is within 2 per cent of a budget (IR-SE-50's by default), one thread each:
-  reference    the reference algorithm: two forwards, fresh Gaussians, 112 px, batch 16
+  reference    the algorithm as it is defined: two forwards that differ by 0.01, fresh Gaussians, 112 px, batch 16
   alone        our score of one candidate, at the search's settings
   families     our score of the batches that the search proposes, the families of which share their trunks
   closed form  all candidates at once
-Kendall's tau is that between the reference and our score of the same candidates. Workers score the same batches through Ray, once
-one of them and once two. What is done is kept in --out and not done again, for the reference takes its time.
+Kendall's tau is that between the reference and our score of the same candidates; beside it that with the reference code, which
+does the same work but adds running variances (0.81 + 0.19 of the batch's) in place of the batch's own. Workers score the same
+batches through Ray, once one of them and once two; bare are as many processes without Ray. What is done is kept in --out and
+not done again, for the reference takes its time.
 """
 
 import argparse
 import collections
 import json
+import multiprocessing
 import pathlib
 import statistics
 import time
@@ -21,20 +24,23 @@ import time
 import numpy as np
 import torch
 from scipy import stats
+from torch import nn
 
 from zennas.latency.budget import choose_protocol
 from zennas.latency.table import LatencyTable
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.score.baselines import reference_zen
 from zennas.score.scores import score_batch, score_candidate
 from zennas.search.funnel import Funnel, Niches
 from zennas.search.workers import Workers
+from zennas.space import network as networks
 from zennas.space.space import genes_of
 from zennas.track import ScorePlan, load_experiment
 
-REFERENCE = ScorePlan(name="zen_reference", image_px=112, batch=16)
+CODE = ScorePlan(name="zen_reference", image_px=112, batch=16)
 NEAR_PCT = 2.0
-NUM_BATCHES = 24  # of proposals, for families and workers
+NUM_BATCHES, NUM_FIRST = 24, 64  # of proposals: for families, for workers
 
 
 def main():
@@ -62,19 +68,28 @@ def main():
             alone=timed(candidates, plan.score),
         )
     if "reference" not in result:
-        keep(reference=timed(candidates, REFERENCE))
+        keep(reference=timed(candidates, CODE, score=by_definition))
+    if "reference_code" not in result:
+        keep(reference_code=timed(candidates, CODE))
     funnel = Funnel(space, plan, table.part_ms)
     funnel.set_budget(budget_ms, margin_pct=plan.margin_pct)
     if "families" not in result:
         keep(families=families(funnel, plan), closed_form=closed_form(funnel, candidates, plan))
     if "workers" not in result:
         keep(workers={str(num): through_ray(funnel, plan, num) for num in (1, 2)})
+    if "bare" not in result:
+        keep(bare={str(num): bare(funnel, plan, num) for num in (1, 2)})
     reference = result["reference"]
     for name in ("alone", "families", "closed_form"):
         result[name]["times_the_reference"] = round(result[name]["per_second"] / reference["per_second"], 1)
+    ours = result["alone"]["scores"]
     keep(
-        kendall_tau=round(float(stats.kendalltau(reference["scores"], result["alone"]["scores"]).statistic), 4),
-        one_to_two_workers=round(result["workers"]["2"]["per_second"] / result["workers"]["1"]["per_second"], 3),
+        kendall_tau=round(float(stats.kendalltau(reference["scores"], ours).statistic), 4),
+        kendall_tau_with_the_code=round(float(stats.kendalltau(result["reference_code"]["scores"], ours).statistic), 4),
+        **{
+            f"one_to_two_{kind}": round(result[kind]["2"]["per_second"] / result[kind]["1"]["per_second"], 3)
+            for kind in ("workers", "bare")
+        },
     )
 
 
@@ -92,12 +107,22 @@ def drawn(space, table, budget_ms, num):
     return found
 
 
-def timed(candidates, plan):
+def by_definition(candidate, plan, *, seed):
+    """(score, 0.0) of a candidate as the paper defines it: the reference code's way, each norm's variance that of the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    network = networks.initialise(networks.plain(candidate), generator=generator)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0  # a running variance that is the last batch's
+    return reference_zen(network, plan.image_px, plan.batch, generator), 0.0
+
+
+def timed(candidates, plan, *, score=score_candidate):
     """Scores one after the other, and how many a second."""
-    score_candidate(candidates[0], plan, seed=0)
+    score(candidates[0], plan, seed=0)
     start, scores = time.perf_counter(), []
     for one in candidates:
-        scores.append(round(score_candidate(one, plan, seed=0)[0], 4))
+        scores.append(round(score(one, plan, seed=0)[0], 4))
     seconds = time.perf_counter() - start
     return {
         "per_second": round(len(candidates) / seconds, 3),
@@ -147,13 +172,34 @@ def closed_form(funnel, candidates, plan):
     }
 
 
+def first_batches(funnel, plan):
+    """The batches that a search would begin with."""
+    population, seen, counters = Niches(plan.population), set(), collections.Counter()
+    return [
+        funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
+        for batch in range(NUM_FIRST)
+    ]
+
+
+def bare(funnel, plan, num_processes):
+    """Candidates a second when so many processes score them, and nothing is between: what the machine can do."""
+    batches = first_batches(funnel, plan)
+    with multiprocessing.get_context("spawn").Pool(num_processes, torch.set_num_threads, (1,)) as pool:
+        pool.map(_score, [(batches[0], plan.score)] * 2 * num_processes, chunksize=1)
+        start = time.perf_counter()
+        pool.map(_score, [(batch, plan.score) for batch in batches], chunksize=1)
+        seconds = time.perf_counter() - start
+    return {"candidates": sum(map(len, batches)), "per_second": round(sum(map(len, batches)) / seconds, 2)}
+
+
+def _score(given):
+    batch, plan = given
+    return [scored.value for scored in score_batch(batch, plan, seed=0)]
+
+
 def through_ray(funnel, plan, num_workers):
     """Candidates a second when so many workers score the batches that a search would begin with."""
-    population, seen, counters = Niches(plan.population), set(), collections.Counter()
-    batches = [
-        funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
-        for batch in range(NUM_BATCHES)
-    ]
+    batches = first_batches(funnel, plan)
     workers = Workers(num_workers)
     try:
         workers.warm_up()

@@ -179,7 +179,8 @@ def publish(options):
     published = {
         "made_by": provenance(seed=0).model_dump(),
         "num_people": held_out.num_people,
-        "num_images": len(held_out.label_N),
+        "num_images": len(held_out.place_N),
+        "num_same_pairs": int(held_out.same_P.sum()),
         "drawn": truth_figures.DRAWN,
         "found": found,
         "candidates": rows,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tests.latency.conftest import write_table
 from zennas.latency.comparison import NEAR, compare, kendall_tau
 from zennas.latency.table import COLUMNS, parts_of_space
 from zennas.latency.tables import find_table, predictor
@@ -20,7 +21,7 @@ def space(tiny):
 
 
 @pytest.fixture
-def known(tmp_path, write_table):
+def known(tmp_path):
     """known(name, {Part: ms}) -> the KnownTable of such a machine."""
 
     def make(name, ms_of):

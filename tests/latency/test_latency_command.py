@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from tests.latency.conftest import write_table
 from zennas.latency.__main__ import main
 from zennas.latency.budget import kept_networks, kept_reference
 from zennas.latency.table import LatencyTable, kept_folder, parts_of_space, runtime_of
@@ -38,7 +39,7 @@ def space(tiny):
 
 
 @pytest.fixture
-def filled(cache, space, write_table):
+def filled(cache, space):
     """This machine's table of the tiny space, kept: a million multiply-accumulates take a millisecond."""
     table = LatencyTable(Protocol(backend="onnxruntime-cpu"))
     ms_of = {part: part.macs * 1e-6 for part in table.missing_for(space)}
@@ -46,7 +47,7 @@ def filled(cache, space, write_table):
 
 
 @pytest.fixture
-def foreign(tmp_path, space, write_table):
+def foreign(tmp_path, space):
     """The file of a GPU's table of the tiny space, ten times as fast as `filled`."""
     return write_table(tmp_path / "usb" / GPU, {part: part.macs * 1e-7 for part in parts_of_space(space)})
 

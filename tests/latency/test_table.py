@@ -6,9 +6,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from tests.latency.conftest import write_table
 from zennas.latency.budget import measure_network
 from zennas.latency.protocol import Measurement
-from zennas.latency.table import COLUMNS, QUANTUM, LatencyTable, Part, parts_of, parts_of_space, table_name
+from zennas.latency.table import QUANTUM, LatencyTable, Part, parts_of, parts_of_space, table_name
 from zennas.provenance import versions
 from zennas.records import SPACES, UserError, names
 from zennas.space.candidate import Candidate
@@ -23,21 +24,14 @@ SIZES = {"image_px": 32, "embedding_size": 64}
 MS_PER_MAC = 1e-6
 
 
-def write_table(folder, ms_of, *, machine="a-machine", onnxruntime=ORT):
+def write_rows(folder, ms_of, *, machine="a-machine", runtime=ORT):
     """A kept table of {Part: ms}, as if it had been measured."""
-    path = folder / table_name(CPU)
-    is_new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(COLUMNS)
-        for part, ms in ms_of.items():
-            writer.writerow([*part, ms, 1.0, f"{ms} {ms}", machine, "2026-01-01", onnxruntime])
+    write_table(folder / table_name(CPU), ms_of, machine=machine, runtime=runtime)
 
 
-def opened(folder, ms_of=None, **options):
+def opened(folder, ms_of=None):
     if ms_of is not None:
-        write_table(folder, ms_of, **options)
+        write_rows(folder, ms_of)
     return LatencyTable(CPU, folder=folder, machine="a-machine")
 
 
@@ -212,10 +206,10 @@ def test_an_empty_file_left_by_a_full_disk_is_begun_anew(tmp_path):
     assert opened(tmp_path).covers(SMALL, **SIZES)
 
 
-@pytest.mark.parametrize("origin", [{"onnxruntime": "1.6.0"}, {"machine": "another-machine"}])
+@pytest.mark.parametrize("origin", [{"runtime": "1.6.0"}, {"machine": "another-machine"}])
 def test_rows_of_another_runtime_or_machine_do_not_hold(tmp_path, origin):
     parts = list(parts_of(SMALL, **SIZES))
-    write_table(tmp_path, dict.fromkeys(parts, 99.0), **origin)
+    write_rows(tmp_path, dict.fromkeys(parts, 99.0), **origin)
     table = opened(tmp_path)
     assert table.missing(parts) == parts
     table.ensure(parts, measure_one=Device())
@@ -240,7 +234,7 @@ def test_a_row_torn_by_a_kill_is_measured_again(tmp_path_factory, data):
     "line", ["ir,16,16,1,16,fast,1,1,a-machine,d,ORT,t", "ir,16,16,one,16,1.0,1,1,a-machine,d,ORT,t"]
 )
 def test_a_broken_table_is_the_users_error(tmp_path, line):
-    write_table(tmp_path, {repeated(16): 1.0})
+    write_rows(tmp_path, {repeated(16): 1.0})
     with open(tmp_path / table_name(CPU), "a") as file:
         file.write(line.replace("ORT", ORT) + "\n")
     with pytest.raises(UserError, match=rf"{table_name(CPU)}, line 3: not a row of a latency table; delete the file"):

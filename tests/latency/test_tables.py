@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from tests.latency.conftest import write_table
 from zennas.latency.backends import BACKENDS
 from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, table_name
 from zennas.latency.tables import find_table, import_table, known_tables, open_table, protocol_of, read_rows
@@ -56,7 +57,7 @@ def test_the_shipped_table_is_known_and_read_as_it_is(cache):
     assert one.name == f"amd-epyc-fam26-mod2-2c/onnxruntime-cpu-1t-batch1@{one.runtime}"
 
 
-def test_what_is_kept_for_a_part_counts_more_than_what_is_shipped(cache, write_table):
+def test_what_is_kept_for_a_part_counts_more_than_what_is_shipped(cache):
     (shipped,) = known_tables()
     part = next(iter(shipped.rows))
     path = kept_folder(shipped.machine) / table_name(shipped.protocol)
@@ -66,7 +67,7 @@ def test_what_is_kept_for_a_part_counts_more_than_what_is_shipped(cache, write_t
     assert {part for part, row in both.rows.items() if row.ms != shipped.rows[part].ms} == {part}
 
 
-def test_machines_rules_and_versions_are_tables_of_their_own(cache, write_table):
+def test_machines_rules_and_versions_are_tables_of_their_own(cache):
     for machine, name, runtime in itertools.product("ab", (NAME, NAME.replace("1t", "2t")), ("1.6.0", "1.7.0")):
         write_table(kept_folder(machine) / name, MS, machine=machine, runtime=runtime)
     write_table(kept_folder("a") / NAME, MS, machine="stray")  # in a's folder, but not a's
@@ -75,7 +76,7 @@ def test_machines_rules_and_versions_are_tables_of_their_own(cache, write_table)
     assert {one.machine for one in others()} == {"a", "b"}
 
 
-def test_a_line_torn_by_a_kill_hides_no_table(cache, write_table):
+def test_a_line_torn_by_a_kill_hides_no_table(cache):
     path = write_table(kept_folder("a-gpu") / NAME, MS)
     whole = path.read_bytes()
     for lost in range(1, len(whole.splitlines(keepends=True)[-1])):
@@ -90,7 +91,7 @@ def test_a_line_torn_by_a_kill_hides_no_table(cache, write_table):
 
 
 @pytest.fixture
-def two(cache, write_table):
+def two(cache):
     """Kept tables of one other machine by two rules, and of a second one by one."""
     write_table(kept_folder("a-gpu") / NAME, MS)
     write_table(kept_folder("a-gpu") / NAME.replace("1t", "4t"), {part: 2 * ms for part, ms in MS.items()})
@@ -135,7 +136,7 @@ def test_an_unknown_or_ambiguous_name_is_refused_with_what_there_is(two):
         open_table("a-tpu")
 
 
-def test_versions_of_one_file_are_told_apart(tmp_path, write_table):
+def test_versions_of_one_file_are_told_apart(tmp_path):
     path = write_table(tmp_path / NAME, MS)
     write_table(path, {part: 3 * ms for part, ms in MS.items()}, runtime="1.7.0")
     assert open_table(f"{path}@1.7.0").predict(SMALL, **SIZES) == pytest.approx(3 * TOTAL_MS, rel=1e-12)
@@ -145,7 +146,7 @@ def test_versions_of_one_file_are_told_apart(tmp_path, write_table):
         open_table(f"{path}@1.8")
 
 
-def test_a_file_whose_name_says_no_rule_takes_the_one_that_is_given(tmp_path, write_table):
+def test_a_file_whose_name_says_no_rule_takes_the_one_that_is_given(tmp_path):
     path = write_table(tmp_path / "jetson.csv", MS, columns=COLUMNS[:6])
     assert find_table(str(path), CUDA).protocol == CUDA
     table = open_table(str(path), CUDA)
@@ -174,7 +175,7 @@ def test_what_is_kept_of_others_is_not_this_machine_s(two):
 # --- importing
 
 
-def test_an_imported_table_is_kept_whole_under_its_machine_s_name(cache, tmp_path, write_table):
+def test_an_imported_table_is_kept_whole_under_its_machine_s_name(cache, tmp_path):
     path = write_table(tmp_path / NAME, MS)
     write_table(path, MS, runtime="1.7.0")
     for _ in range(2):  # the same file again changes nothing
@@ -187,7 +188,7 @@ def test_an_imported_table_is_kept_whole_under_its_machine_s_name(cache, tmp_pat
     )
 
 
-def test_a_table_of_this_very_kind_of_machine_needs_another_name(cache, tmp_path, write_table):
+def test_a_table_of_this_very_kind_of_machine_needs_another_name(cache, tmp_path):
     path = write_table(tmp_path / NAME, MS, machine=machine_name())
     with pytest.raises(UserError, match=f"{machine_name()} is this machine's own name"):
         import_table(path)
@@ -198,7 +199,7 @@ def test_a_table_of_this_very_kind_of_machine_needs_another_name(cache, tmp_path
     assert LatencyTable(one.protocol).rows == {} and others()[0].machine == "its-twin"
 
 
-def test_the_least_a_file_may_say_is_parts_and_milliseconds(cache, tmp_path, write_table):
+def test_the_least_a_file_may_say_is_parts_and_milliseconds(cache, tmp_path):
     path = write_table(tmp_path / "jetson.csv", MS, columns=tuple(reversed(COLUMNS[:6])))  # in any order
     with pytest.raises(UserError, match=r"do not name their machine; give it a name with --machine"):
         import_table(path, protocol=CUDA)
@@ -213,7 +214,7 @@ def test_the_least_a_file_may_say_is_parts_and_milliseconds(cache, tmp_path, wri
     assert others()[0].name == "jetson/onnxruntime-cuda-1t-batch1"
 
 
-def test_of_several_machines_in_a_file_one_is_asked_for(cache, tmp_path, write_table):
+def test_of_several_machines_in_a_file_one_is_asked_for(cache, tmp_path):
     path = write_table(tmp_path / NAME, MS)
     write_table(path, {next(iter(MS)): 5.0}, machine="a-tpu")
     for machine in (None, "a-phone"):
@@ -223,7 +224,7 @@ def test_of_several_machines_in_a_file_one_is_asked_for(cache, tmp_path, write_t
     assert [row.ms for row in read_rows(target)] == [5.0]
 
 
-def test_a_kept_table_is_not_written_over(cache, tmp_path, write_table):
+def test_a_kept_table_is_not_written_over(cache, tmp_path):
     target, _ = import_table(write_table(tmp_path / NAME, MS))
     before = target.read_bytes()
     changed = write_table(tmp_path / "new" / NAME, dict.fromkeys(MS, 1.0))
@@ -235,7 +236,7 @@ def test_a_kept_table_is_not_written_over(cache, tmp_path, write_table):
 
 
 @pytest.mark.parametrize("name", ["A GPU", "../x", ".hidden", "a/b"])
-def test_a_machine_s_name_must_do_for_a_folder(cache, tmp_path, write_table, name):
+def test_a_machine_s_name_must_do_for_a_folder(cache, tmp_path, name):
     path = write_table(tmp_path / NAME, MS)
     with pytest.raises(UserError, match=r"--machine '.*': allowed: small letters"):
         import_table(path, machine=name)
@@ -297,7 +298,7 @@ def test_a_file_that_is_no_text_is_refused(cache, tmp_path):
         import_table(tmp_path / NAME)
 
 
-def test_a_folder_that_cannot_be_written_is_the_user_s_error(monkeypatch, tmp_path, write_table):
+def test_a_folder_that_cannot_be_written_is_the_user_s_error(monkeypatch, tmp_path):
     (tmp_path / "a-file").touch()
     monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path / "a-file"))
     with pytest.raises(UserError, match=r"a-file.*cannot be written"):

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from tests.conftest import all_genes
 from zennas.records import SPACES, names
 from zennas.search.evolution import MIN_PARENTS, Population, _shrunk, propose
 from zennas.space.candidate import Candidate
@@ -33,8 +34,7 @@ def searched_space(values=SEARCHED):
 
 def every_candidate(space):
     """All candidates of a space, by brute force."""
-    genes = itertools.product(*(range(span.low, span.high + 1, span.step) for span in space.genes.values()))
-    return [candidate for candidate in map(space.candidate, genes) if space.contains(candidate)]
+    return [candidate for candidate in map(space.candidate, all_genes(space)) if space.contains(candidate)]
 
 
 def proposed(space, population, num, *, seed=0, batch=0, refusal=lambda candidate: None, seen=None, counters=None):

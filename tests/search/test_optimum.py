@@ -1,11 +1,11 @@
 # N candidates, G genes, K costs
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 
+from tests.conftest import all_genes
 from zennas.score.meanfield import mean_field_sums
 from zennas.search import optimum
 from zennas.search.optimum import Cost, NoProofError, Problem, best, completions, front
@@ -64,7 +64,7 @@ class Brute:
     """All candidates of a space, one by one: their scores, their costs and whether they are in the space."""
 
     def __init__(self, space, score, tables):
-        self.genes_NG = np.array(list(itertools.product(*(span.values() for span in space.genes.values()))))
+        self.genes_NG = all_genes(space)
         assert len(self.genes_NG) < 20_000
         self.contained_N = np.array([space.contains(space.candidate(genes)) for genes in self.genes_NG])
         self.score_N = score.of(space, self.genes_NG)

@@ -108,6 +108,14 @@ def test_names_are_text_not_html(written):
     assert hovers and not any("<script>" in hover for hover in hovers)  # plotly reads its labels as HTML, too
 
 
+def test_the_proven_optimum_has_its_mark_in_the_figure(written):
+    proven = {"text": "ir_se-1", "closed_form": 987.0, "predicted_ms": 109.0}
+    traces, layout = figure(written(summary(optimum=proven)), "pareto")
+    assert ([109.0], [987.0]) in [(list(trace["x"]), list(trace["y"])) for trace in traces if len(trace["x"]) == 1]
+    assert layout["yaxis"]["range"][0] < 987.0 < layout["yaxis"]["range"][1]
+    assert "proven optimum" not in written(summary())
+
+
 def without_numbers():
     rows = scored(3)
     rows[["score", "predicted_ms", "elapsed_s", "params", "macs"]] = math.nan

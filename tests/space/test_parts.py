@@ -1,6 +1,5 @@
 # N candidates, G genes
 
-import itertools
 import math
 
 import hypothesis
@@ -8,6 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from tests.conftest import all_genes
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
@@ -31,7 +31,7 @@ def space_of(block):
 
 
 SPACE = space_of("ir_se")
-ALL_NG = np.array(list(itertools.product(*(span.values() for span in SPACE.genes.values()))))
+ALL_NG = all_genes(SPACE)
 each_block = pytest.mark.parametrize("block", BLOCKS)
 
 

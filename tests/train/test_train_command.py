@@ -1,6 +1,7 @@
 """The command: end to end, stopped and resumed, and one clear line for whatever cannot be used, before the first step."""
 
 import json
+import pathlib
 import re
 import signal
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import yaml
 
 from tests.train.conftest import (
     IMAGES_EACH,
@@ -24,6 +26,7 @@ from tests.train.conftest import (
     write_records,
 )
 from tests.train.test_training import teacher_file
+from zennas import checker
 from zennas.embed.checkpoint import load_network
 from zennas.embed.model import open_model
 from zennas.records import UserError
@@ -191,6 +194,38 @@ def test_an_end_between_training_and_export_costs_no_step(arguments, monkeypatch
         patch.setattr(loop.Training, "_step", None)
         ended = ran(*words)
     assert ended.code == 0 and (out_of(arguments) / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("precision", "smallest"), [("float16", 0.999), ("int8", 0.97)])
+def test_what_is_handed_on_has_the_tracks_precision(precision, smallest, material, tmp_path):
+    """Int8's ranges come from the faces that it was trained on; network.pt stays what was trained."""
+    experiment = yaml.safe_load(material.experiment.read_text())
+    track = yaml.safe_load(pathlib.Path(experiment["track"]).read_text())
+    track["protocol"]["precision"] = precision
+    track["limits"]["initializer_dtype"] = ["float32", precision]
+    (tmp_path / "track.yaml").write_text(yaml.safe_dump(track))
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment | {"track": str(tmp_path / "track.yaml")}))
+    words = [
+        "--track",
+        tmp_path / "experiment.yaml",
+        "--winner",
+        material.winner,
+        "--data",
+        material.faces,
+        "--any-size",
+    ]
+    ended = ran(*words, "--out", tmp_path / "run", "--epochs", 1, "--json")
+    assert ended.code == 0, ended
+    onnx_bytes = (tmp_path / "run" / "model.onnx").read_bytes()
+    assert checker.precision_of(onnx_bytes) == precision
+    assert json.loads(ended.stdout)["export"]["checker"] == []
+    network = load_network(tmp_path / "run" / "network.pt").eval()
+    faces = np.stack([image_HW3 for _, _, image_HW3 in drawn_faces(8, 1, seed=3)])
+    image_B3HW = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
+    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    (answer_BD,) = session.run(None, {session.get_inputs()[0].name: image_B3HW.numpy()})
+    cosine_B = torch.cosine_similarity(torch.from_numpy(answer_BD.astype(np.float32)), network(image_B3HW).detach())
+    assert cosine_B.min() > smallest
 
 
 # --- what cannot be used ---------------------------------------------------------------------------------------------

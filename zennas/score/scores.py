@@ -51,24 +51,34 @@ SCORES = {
 # failed.
 TOGETHER = {"zen": zen_of_candidates}
 
-# What a score is worth, measured: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10) that were
-# not looked at while choosing: (among all, among those of about the same latency). From experiments/equal-latency/nb201.json.
+
+class Worth(NamedTuple):
+    """What a score is worth, measured: Kendall's tau with the accuracy of trained networks; None where it was not."""
+
+    overall: float | None  # of architectures of NAS-Bench-201 (CIFAR-10) that were not looked at while choosing
+    equal_latency: float | None  # of those of about the same latency
+    faces: float | None  # of small IR-SE networks of the same latency, trained for a short time on faces
+
+
+# From experiments/equal-latency: nb201.json and truth.json.
 WORTH = {
-    "zen": (0.245, 0.093),
-    "zen_reference": (0.233, 0.089),
-    "params": (0.561, 0.323),
-    "macs": (0.561, 0.323),
-    "convolutions": (0.501, 0.207),
-    "naswot": (0.494, 0.203),
-    "swap": (0.579, 0.433),
-    "meco": (0.666, 0.535),
-    "near": (0.641, 0.503),
-    "synflow": (0.573, 0.373),
-    "az_expressivity": (0.574, 0.465),
-    "az_progressivity": (0.494, 0.430),
-    "az_trainability": (0.350, 0.312),
-    "vkdnw": (0.594, 0.468),
-    "equal_cost": (0.785, 0.685),
+    "zen": Worth(0.245, 0.093, -0.433),
+    "zen_reference": Worth(0.233, 0.089, -0.423),
+    "params": Worth(0.561, 0.323, 0.326),
+    "macs": Worth(0.561, 0.323, 0.243),
+    "convolutions": Worth(0.501, 0.207, -0.451),
+    "naswot": Worth(0.494, 0.203, -0.013),
+    "swap": Worth(0.579, 0.433, -0.019),
+    "meco": Worth(0.666, 0.535, -0.123),
+    "near": Worth(0.641, 0.503, -0.230),
+    "synflow": Worth(0.573, 0.373, -0.431),
+    "az_expressivity": Worth(0.574, 0.465, -0.463),
+    "az_progressivity": Worth(0.494, 0.430, 0.275),
+    "az_trainability": Worth(0.350, 0.312, -0.478),
+    "vkdnw": Worth(0.594, 0.468, -0.446),
+    "equal_cost": Worth(0.785, 0.685, -0.027),
+    "effectiveness": Worth(None, None, -0.402),
+    "zen_closed": Worth(None, None, -0.433),
 }
 
 

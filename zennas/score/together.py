@@ -21,9 +21,9 @@ from zennas.space.network import plain_parts
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights are views of
 MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the cache
-# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2. A 1x1 convolution
-# is a product at any side: a score takes as long, and in float32 the sums are the same ones whatever the batch, which oneDNN's
-# convolution to fewer than 16 channels does not keep.
+# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2. A convolution of
+# 1x1 is a product at any side: a score takes as long, and in float32 its sums are the same ones whatever the batch, which those
+# of oneDNN's convolution to fewer than 16 channels are not.
 SMALL_PX = 4
 
 

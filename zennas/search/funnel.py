@@ -95,11 +95,11 @@ class Funnel:
             if len(proposals) >= most:
                 return
             candidate = self.space.candidate(genes_G)
-            if candidate.key in seen or not self.space.contains(candidate):
-                counters["rejected: seen before"] += candidate.key in seen
-                continue
-            seen.add(candidate.key)
-            proposals.append(candidate)
+            if candidate.key in seen:
+                counters["rejected: seen before"] += 1
+            else:
+                seen.add(candidate.key)
+                proposals.append(candidate)
 
     def _members(self, trunk_G, share, avoid, counters):
         """genes_NG of a trunk's family within a share of the budget, the highest closed form first."""

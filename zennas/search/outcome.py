@@ -9,6 +9,7 @@ from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.candidate import Candidate
+from zennas.space.network import stem_stride
 
 
 def publish(run, winners):
@@ -71,7 +72,8 @@ def summary(run, winners):
         evidence=state.get("evidence", {}),
         rank_by=run.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),
-        image_px=run.space.image_px,
+        stem_px=run.space.image_px // stem_stride(run.space.block),
+        optimum=state.get("optimum"),
     )
 
 

@@ -40,6 +40,7 @@ ROLES = {
     "baseline": Look("#b45309", "◆", "diamond", 10),
 }
 SCORED, FRONT = Look(LINE, "●", opacity=0.45), Look("#1e293b", "━")
+OPTIMUM = Look("#7c3aed", "☆", "star-open", 14)
 STAGES = ("#8b95a5", "#93c5fd", "#4f9cf0", "#2563c9", "#1e3a8a", "#6d5bd0", "#a78bda")  # the stem, then each stage
 COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s} MACs, %{customdata[3]:.4s} parameters<br>"
 
@@ -59,11 +60,12 @@ class RunSummary:
     corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
     prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
     provenance: Provenance
-    image_px: int = 112
+    stem_px: int = 112  # the side of the maps behind the stem
     score_label: str = "Zen-Score"
     # A measured network's key -> other score's name -> its value, None where it failed.
     evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     rank_by: str | None = None  # the one of them that ranked winners that score alike
+    optimum: dict | None = None  # as winners.json has it, where one was proven
 
 
 def write_report(path, summary):
@@ -188,10 +190,10 @@ def _evidence(summary, measured):
         )
         cells = [number(row.score, ".2f"), *(_value(values.get(name), ".4g") for name in names)]
         lines.append((f" class='{row.role}'", f"{mark} {html.escape(row.name)}", cells))
-    for at, what in enumerate(("worth, among all", "worth, at equal latency")):
-        lines.append(
-            ("", f"<i>{what}</i>", [_value(WORTH.get(name, (None, None))[at], ".2f") for name in ("zen", *names)])
-        )
+    kinds = {"overall": "worth, among all", "equal_latency": "worth, at equal latency", "faces": "worth, on faces"}
+    for kind, said in kinds.items():
+        worth = [_value(getattr(WORTH[name], kind) if name in WORTH else None, ".2f") for name in ("zen", *names)]
+        lines.append(("", f"<i>{said}</i>", worth))
     body = "".join(
         f"<tr{kind}><th>{name}</th><td></td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for kind, name, cells in lines
@@ -199,10 +201,11 @@ def _evidence(summary, measured):
     label, rank_by = html.escape(summary.score_label), html.escape(summary.rank_by or "")
     ranked = f"Winners whose {label} is about the same stand in the order of <b>{rank_by}</b>." if rank_by else ""
     return f"""<section><h2>What other scores say</h2>
-<p>Every score that needs neither labels nor training, of the networks as they are built. The last two rows say what a score is
+<p>Every score that needs neither labels nor training, of the networks as they are built. The last three rows say what a score is
 worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and among those of about
-the same latency; 1 is the same order, 0 is chance. Compare winners with one another by it: a column only ranks networks of about
-equal cost. {ranked}</p>
+the same latency, and of small IR-SE networks of the same latency that were trained on faces for eight epochs; 1 is the same
+order, 0 is chance, below 0 the opposite. Compare winners with one another by it: a column only ranks networks of about equal
+cost. {ranked}</p>
 {table(("Network", "", summary.score_label, *names), body)}</section>"""
 
 
@@ -217,11 +220,19 @@ def _pareto(summary, scored, measured):
         return "<p class='empty'>No network has both a score and a latency.</p>"
     rows = rows.sort_values(["predicted_ms", "score"], ascending=[True, False])
     front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
-    span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms)
+    proven = [(summary.optimum["predicted_ms"], summary.optimum["closed_form"])] if summary.optimum else []
+    span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms, *(ms for ms, _ in proven))
     figure, hover = panels([1.0]), COSTS + f"{summary.score_label} %{{y:.2f}}, %{{x:.1f}} ms"
     _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
     _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
+    for ms, score in proven:
+        figure.add_scatter(
+            x=[ms], y=[score], mode="markers",
+            marker={"color": OPTIMUM.colour, "symbol": OPTIMUM.symbol, "size": OPTIMUM.size_px, "line": {"width": 2}},
+            hovertemplate=f"proven optimum<br>{html.escape(summary.optimum['text'])}<br>closed form %{{y:.2f}}, %{{x:.1f}} ms"
+            "<extra></extra>",
+        )  # fmt: skip
     side = "left" if summary.budget_ms > sum(span_ms) / 2 else "right"
     figure.add_vline(
         x=summary.budget_ms, line={"color": BUDGET.colour, "width": 2},
@@ -229,9 +240,11 @@ def _pareto(summary, scored, measured):
         annotation_yanchor="bottom", annotation_font_color=BUDGET.colour,
     )  # fmt: skip
     figure.update_xaxes(title="Latency, ms", range=span_ms)
-    figure.update_yaxes(title=summary.score_label, range=span(*rows["score"], *measured["score"]))
+    scores = span(*rows["score"], *measured["score"], *(score for _, score in proven))
+    figure.update_yaxes(title=summary.score_label, range=scores)
     _add_names(figure, measured, "measured_ms", "score", height_px=560)
     looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}
+    looks |= {"proven optimum, by the closed form": OPTIMUM} if proven else {}
     looks |= {f"{role}, measured": look for role, look in _looks(measured).items()}
     return legend(looks) + drawn(figure, "pareto", height_px=560)
 
@@ -307,16 +320,16 @@ def _drawings(summary, measured):
     shown = [*measured[measured["role"] == "winner"].itertuples(), *against.itertuples()]
     num_bars = max((1 + row.candidate.num_blocks for row in shown), default=1)
     top = max((max(row.candidate.stem, *row.candidate.widths) for row in shown), default=1)
-    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, image_px=summary.image_px) for row in shown)
+    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, stem_px=summary.stem_px) for row in shown)
     return drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>"
 
 
-def _drawing(row, *, num_bars, top, image_px):
+def _drawing(row, *, num_bars, top, stem_px):
     paths, looks, at, look = "", {}, 0, ROLES[row.role]
     stages = zip((row.candidate.stem, *row.candidate.widths), (1, *row.candidate.depths), strict=True)
     for index, (width, depth) in enumerate(stages):
         colour = STAGES[1 + (index - 1) % (len(STAGES) - 1)] if index else STAGES[0]
-        text = f"{f'stage {index}' if index else 'stem'}: {depth} × {width} @ {image_px >> index} px"
+        text = f"{f'stage {index}' if index else 'stem'}: {depth} × {width} @ {stem_px >> index} px"
         bars = "".join(f"M{bar} {top}v-{width}h.8v{width}z" for bar in range(at, at + depth))
         paths += f"<path d='{bars}' fill='{colour}'><title>{text}</title></path>"
         looks[text] = Look(colour, "■")

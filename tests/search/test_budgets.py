@@ -1,0 +1,56 @@
+import types
+
+import numpy as np
+import pytest
+
+from zennas.records import UserError
+from zennas.search.budgets import check_possible, other_budgets
+from zennas.space.cost import cost
+from zennas.track import SearchPlan, load_space
+
+SPACE = load_space("ir_se_tiny")
+
+
+def budgets(*, track_mb=None, **plan):
+    track = types.SimpleNamespace(limits=types.SimpleNamespace(max_mb=track_mb))
+    return other_budgets(track, SearchPlan(**plan), SPACE)
+
+
+def test_without_limits_there_are_none():
+    assert budgets() == []
+
+
+@pytest.mark.parametrize(
+    ("track_mb", "plan_mb", "most"), [(8.0, None, 8.0), (None, 5.0, 5.0), (8.0, 5.0, 5.0), (3.0, 5.0, 3.0)]
+)
+def test_of_two_limits_of_megabytes_the_smaller_holds(track_mb, plan_mb, most):
+    (budget,) = budgets(track_mb=track_mb, max_mb=plan_mb)
+    assert (budget.name, budget.most) == ("MB", most)
+
+
+def test_what_a_candidate_costs_is_what_it_costs():
+    megabytes, giga = budgets(max_mb=9.0, max_gmacs=1.0)
+    for candidate in (SPACE.cheapest(), SPACE.sample(np.random.default_rng(0))):
+        known = cost(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
+        assert giga.of(candidate, SPACE) == pytest.approx(known.macs / 1e9, rel=1e-9)
+        assert megabytes.of(candidate, SPACE) == pytest.approx(known.megabytes, rel=1e-9)
+        # Float32, and all but nothing else.
+        assert megabytes.of(candidate, SPACE) == pytest.approx(4 * known.params / 1e6, rel=0.1)
+
+
+def test_a_limit_below_the_cheapest_candidate_is_said():
+    some = budgets(max_gmacs=1e-6)
+    with pytest.raises(
+        UserError, match=r"the limit of 1e-06 GMACs is below the cheapest candidate of space ir_se_tiny: .* has "
+    ):
+        check_possible(some, SPACE)
+    check_possible(budgets(max_gmacs=1.0), SPACE)
+
+
+def test_a_device_whose_table_lacks_parts_is_named(tmp_path):
+    header = "kind,in_channels,out_channels,stride,in_px,ms"
+    path = tmp_path / "phone" / "onnxruntime-cpu-1t-batch1.csv"
+    path.parent.mkdir()
+    path.write_text(f"{header}\nir_se,16,16,1,16,0.5\n")
+    with pytest.raises(UserError, match=r"--also .*phone.*: its table lacks \d+ of the parts of space ir_se_tiny"):
+        budgets(devices={str(path): 5.0})

@@ -1,0 +1,178 @@
+# N candidates, G genes
+
+import collections
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from zennas.search.funnel import FRESH_EVERY, MEMBERS, Funnel, Niches, knows
+from zennas.search.optimum import NoProofError, Problem, best
+from zennas.space.candidate import Candidate
+from zennas.space.parts import parts_of
+from zennas.space.space import distances, genes_of
+from zennas.track import ScorePlan, SearchPlan, load_space
+
+SPACE = load_space("ir_se_tiny")
+PLAN = SearchPlan(score=ScorePlan(image_px=16, batch=4), min_distance=0.3)
+MARGIN_PCT = 2.0
+BUDGET = 30.0  # mega-MACs stand for milliseconds
+
+
+def mega_macs(part):
+    return part.macs / 1e6
+
+
+def cost_of(candidate):
+    parts = parts_of(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
+    return sum(times * mega_macs(part) for part, times in parts.items())
+
+
+@pytest.fixture(scope="module")
+def funnel():
+    funnel = Funnel(SPACE, PLAN, mega_macs)
+    funnel.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    return funnel
+
+
+def proposed(funnel, population, *, batch=0, most=96, seen=None):
+    counters = collections.Counter()
+    found = funnel.propose(population, batch=batch, most=most, seen=set() if seen is None else seen, counters=counters)
+    return found, counters
+
+
+def scored(funnel, candidates):
+    """Niches that know these candidates by their closed form."""
+    population = Niches(PLAN.population)
+    for candidate in candidates:
+        population.add(float(funnel.score.of(SPACE, np.array([genes_of(candidate)]))[0]), candidate)
+    return population
+
+
+def test_the_first_proposal_is_the_proven_optimum_within_the_margin(funnel):
+    first, *_ = proposed(funnel, Niches(PLAN.population))[0]
+    (cost,) = funnel.costs
+    expected = best(SPACE, funnel.score, [cost._replace(most=BUDGET * (1 - MARGIN_PCT / 100))])
+    assert first == expected.candidate
+    assert cost_of(first) <= BUDGET * (1 - MARGIN_PCT / 100) * (1 + 1e-9)
+    assert funnel.optimum.score >= expected.score  # that of the whole budget
+
+
+def test_proposals_keep_budget_and_space_and_come_once(funnel):
+    population, seen, found = Niches(PLAN.population), set(), []
+    for batch in range(4):
+        some, counters = proposed(funnel, population, batch=batch, seen=seen)
+        assert 0 < len(some) <= 96 and counters["screened"] > len(some)
+        found += some
+        for candidate in some:
+            population.add(random.Random(candidate.key).random(), candidate)
+    assert len({one.key for one in found}) == len(found) and {one.key for one in found} == seen
+    assert all(SPACE.contains(one) for one in found)
+    assert max(map(cost_of, found)) <= BUDGET * (1 - MARGIN_PCT / 100) * (1 + 1e-9)
+
+
+def test_seed_and_batch_decide_what_is_proposed(funnel):
+    population = scored(funnel, proposed(funnel, Niches(PLAN.population))[0])
+    again, other = (proposed(funnel, population, batch=batch)[0] for batch in (5, 6))
+    assert again == proposed(funnel, population, batch=5)[0] != other
+
+
+def test_a_family_has_one_trunk(funnel):
+    """All but the depth of the last stage but one and the last stage are the same within it; a batch has few trunks."""
+    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=4 * MEMBERS)
+    trunks = collections.Counter((one.stem, one.widths[:-1], one.depths[:-2]) for one in found)
+    assert len(found) == 4 * MEMBERS and 2 <= len(trunks) <= 4
+
+
+def test_what_mutates_is_kept_far_from_better_niches():
+    """With two winners wanted, families take turns: that of the second niche stays away from the best of the first."""
+    two = Funnel(SPACE, PLAN.model_copy(update={"num_winners": 2}), mega_macs)
+    two.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    population = scored(two, proposed(two, Niches(PLAN.population), most=6 * MEMBERS)[0])
+    _, best_one = population.best
+    batch = (
+        FRESH_EVERY * 5 + 1
+    )  # of one family each: family 41 is the second niche's only if it stands second in its batch
+    found, _ = proposed(two, population, batch=batch, most=2 * MEMBERS)
+    second = found[MEMBERS:]
+    assert second and distances(np.array([genes_of(one) for one in second]), genes_of(best_one)).min() >= 0.3
+
+
+def test_where_nothing_is_within_the_budget_nothing_is_proposed():
+    funnel = Funnel(SPACE, PLAN, mega_macs)
+    funnel.set_budget(cost_of(SPACE.cheapest()) * 0.9, margin_pct=0.0)
+    assert funnel.optimum is None and funnel.seeds == []
+    assert proposed(funnel, Niches(PLAN.population))[0] == []
+
+
+@pytest.mark.parametrize(("name", "known"), [("zen", True), ("naswot", False)])
+def test_the_closed_form_is_that_of_the_zen_score(name, known):
+    assert knows(SPACE, PLAN.model_copy(update={"score": ScorePlan(name=name)})) is known
+
+
+# --- what a search remembers
+
+
+def some_candidates():
+    genes = itertools.product((16, 32), (16, 64), (32, 96), (64, 160), (1, 4), (1, 3), (1, 2))
+    return [Candidate(block="ir_se", stem=g[0], widths=g[1:4], depths=g[4:]) for g in genes]
+
+
+def test_the_best_of_each_trunk_is_remembered_in_any_order():
+    entries = [(random.Random(index).random(), one) for index, one in enumerate(some_candidates())]
+    best_of = {}
+    for score, one in entries:
+        trunk = one.stem, one.widths[:2], one.depths[0]
+        best_of[trunk] = max(best_of.get(trunk, (-1, None)), (score, one), key=lambda entry: entry[0])
+    rankings = []
+    for seed in range(3):
+        niches = Niches(5)
+        for score, one in random.Random(seed).sample(entries, k=len(entries)):
+            niches.add(score, one)
+        assert len(niches) == len(best_of) == 16
+        rankings.append(niches.ranked)
+    assert rankings[0] == rankings[1] == rankings[2]
+    expected = sorted(best_of.values(), key=lambda entry: -entry[0])[:5]
+    assert [(-score, one) for score, _, one in rankings[0]] == expected and niches.best == expected[0]
+
+
+def test_each_niche_is_far_from_the_bests_before_it():
+    niches = Niches(64)
+    for index, one in enumerate(some_candidates()):
+        niches.add(random.Random(index).random(), one)
+    found = niches.niches(3, 0.4)
+    assert [len(avoid) for avoid, _ in found] == [0, 1, 2]
+    for avoid, parents_NG in found:
+        assert all(distances(parents_NG, other_G).min() >= 0.4 for other_G in avoid)
+        scores = [next(-s for s, _, one in niches.ranked if genes_of(one) == tuple(genes)) for genes in parents_NG]
+        assert scores == sorted(scores, reverse=True)
+    assert len(niches.niches(3, 99.0)) == 1  # nothing is so far away
+    assert Niches(4).niches(3, 0.4) == [] and Niches(4).best is None
+
+
+@pytest.mark.parametrize("most", [0, 1, MEMBERS + 5])
+def test_only_what_was_proposed_counts_as_seen(funnel, most):
+    """What is seen is never proposed again: a candidate that is left out for want of room would be lost."""
+    population, seen = scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), set()
+    found = [proposed(funnel, population, batch=batch, most=most, seen=seen)[0] for batch in (0, 1)]
+    assert len(found[0]) == most >= len(found[1]) and seen == {one.key for some in found for one in some}
+
+
+def test_what_was_made_by_hand_comes_next_where_it_is_within_the_budget(funnel):
+    by_hand = [one for one in SPACE.baselines.values() if cost_of(one) <= BUDGET * (1 - MARGIN_PCT / 100)]
+    assert by_hand and proposed(funnel, Niches(PLAN.population))[0][1 : 1 + len(by_hand)] == by_hand
+    tight = Funnel(SPACE, PLAN, mega_macs)
+    tight.set_budget(min(map(cost_of, by_hand)) - 1, margin_pct=0.0)
+    assert not set(proposed(tight, Niches(PLAN.population))[0]) & set(SPACE.baselines.values())
+
+
+def test_without_a_proof_and_without_baselines_the_search_begins_anywhere(monkeypatch):
+    def too_long(problem):
+        raise NoProofError("20 boxes looked at")
+
+    monkeypatch.setattr(Problem, "solve", too_long)
+    funnel = Funnel(SPACE.model_copy(update={"baselines": {}}), PLAN, mega_macs)
+    funnel.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    assert funnel.optimum is None and funnel.why_not == "20 boxes looked at"
+    assert any(proposed(funnel, Niches(PLAN.population), batch=batch)[0] for batch in range(4))

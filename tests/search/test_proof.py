@@ -1,0 +1,67 @@
+import types
+
+import numpy as np
+
+from zennas.search.budgets import Budget
+from zennas.search.optimum import Optimum
+from zennas.search.proof import closed_form_error, optimum_of, with_gap
+from zennas.space.space import genes_of
+from zennas.track import load_space
+
+SPACE = load_space("ir_se_tiny")
+CHEAPEST = SPACE.cheapest()
+
+
+class ByBlocks:
+    """A closed form of ten points a block."""
+
+    def of(self, space, genes_NG):
+        return 10.0 * np.asarray(genes_NG)[:, len(space.widths) + 1 :].sum(1)
+
+
+def run(*, optimum=True, scores=()):
+    deep = CHEAPEST.model_copy(update={"depths": (2, 2, 1)})
+    found = Optimum(deep, 50.0, (4.0,), 51.0, 3) if optimum else None
+    rows = [
+        types.SimpleNamespace(stem=CHEAPEST.stem, widths=CHEAPEST.widths, depths=CHEAPEST.depths, score=s)
+        for s in scores
+    ]
+    return types.SimpleNamespace(
+        space=SPACE, factor=0.5, others=[Budget("blocks", lambda part: float(part.is_block), 9.0)],
+        funnel=types.SimpleNamespace(score=ByBlocks(), optimum=found), ledger=types.SimpleNamespace(rows=rows),
+    )  # fmt: skip
+
+
+def test_the_gap_is_the_optimums_closed_form_less_the_candidates():
+    entry = with_gap(run(), {"candidate": CHEAPEST.plain(), "name": "winner-1"})
+    assert genes_of(CHEAPEST)[-3:] == (1, 1, 1)
+    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (30.0, 20.0, 40.0)
+    assert entry["other_costs"] == {"blocks": {"cost": 3.0, "most": 9.0}} and entry["name"] == "winner-1"
+
+
+def test_without_a_proof_there_is_a_closed_form_and_no_gap():
+    entry = with_gap(run(optimum=False), {"candidate": CHEAPEST.plain()})
+    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (30.0, None, None)
+    assert optimum_of(run(optimum=False)) is None
+
+
+def test_a_network_of_another_block_has_neither():
+    other = CHEAPEST.model_copy(update={"block": "ir"})
+    entry = with_gap(run(), {"candidate": other.plain()})
+    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (None, None, None)
+
+
+def test_the_optimum_is_said_in_corrected_milliseconds():
+    said = optimum_of(run())
+    assert (said["predicted_ms"], said["closed_form"], said["bound"], said["num_boxes"]) == (2.0, 50.0, 51.0, 3)
+    assert said["text"] == run().funnel.optimum.candidate.text
+
+
+def test_the_closed_forms_error_is_over_all_that_was_scored():
+    """30 against 20, 30 and 40: 50, 0 and 25 per cent; what failed does not count."""
+    assert closed_form_error(run(scores=(20.0, 30.0, 40.0, None))) == {
+        "num": 3,
+        "mean_abs_pct": 25.0,
+        "max_abs_pct": 50.0,
+    }
+    assert closed_form_error(run(scores=(None,))) is None
