@@ -13,7 +13,7 @@ COMMANDS = {
     "run": "search, then train the best winner",
     "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
-    "latency": "measure a candidate or an ONNX file by a track's rule; fill this machine's latency table",
+    "latency": "measure by a track's rule; fill, show, compare and import latency tables",
     "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",
 }
 

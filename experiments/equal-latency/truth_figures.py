@@ -38,6 +38,7 @@ DRAWN = {"image_px": 32, "batch": 16, "repeats": 4}
 NUM_RESAMPLES = 2000
 # What is known of a candidate without any score.
 PLAIN = ("latency", "blocks", "mean width", "blocks of stage 1", "blocks of stage 3")
+COUNTED = {*PLAIN, "params", "macs", "convolutions"}
 COLOURS = {"score": "#0f766e", "plain": "#94a3b8"}
 
 
@@ -231,7 +232,7 @@ def as_tables(found, rows):
     head = [SAID[by], f"{by}, MACs and blocks taken out", *(SAID[measure] for measure in measures[1:])]
     taus = ["| score | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     for name in sorted_scores(found):
-        said = f"*{name}*" if name in PLAIN else name
+        said = f"*{name}*" if name in COUNTED else name
         cells = [interval(found["tau"][name][measure]) for measure in measures]
         cells.insert(1, page.number(found["beyond"].get(name, {}).get(by), ".2f"))
         taus.append(f"| {said} | " + " | ".join(cells) + " |")
@@ -269,7 +270,7 @@ def as_page(published):
     names = sorted_scores(found)[::-1]
     tau_3 = np.array([found["tau"][name][by] for name in names]).T
     dots = go.Figure()
-    colours = [COLOURS["plain" if name in PLAIN else "score"] for name in names]
+    colours = [COLOURS["plain" if name in COUNTED else "score"] for name in names]
     dots.add_scatter(
         x=tau_3[0], y=list(range(len(names))), mode="markers", marker={"color": colours, "size": 8},
         error_x={"array": tau_3[2] - tau_3[0], "arrayminus": tau_3[0] - tau_3[1], "color": page.LINE, "width": 0},
@@ -283,8 +284,8 @@ def as_page(published):
     )
     dots.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
     clouds = []
-    best = next(name for name in sorted_scores(found) if name not in PLAIN)
-    for name in dict.fromkeys(("zen", "equal_cost", best, "blocks", "mean width")):
+    best = next(name for name in sorted_scores(found) if name not in COUNTED)
+    for name in dict.fromkeys(("zen", "equal_cost", best, "params", "blocks")):
         clouds.append(page.drawn(cloud(rows, name, by), f"cloud {name}", height_px=340))
     looks = {"a score": page.Look(COLOURS["score"], "●"), "what anyone can count": page.Look(COLOURS["plain"], "●")}
     sections = [
@@ -319,7 +320,7 @@ def cloud(rows, name, by):
         y = [100 * one[by] for one in row["trainings"].values()]
         figure.add_scatter(
             x=[row["values"][name]] * len(y), y=y, mode="lines+markers", text=[row["text"]] * len(y), hoverinfo="text+x+y",
-            marker={"color": COLOURS["plain" if name in PLAIN else "score"], "size": 6}, line={"color": page.LINE, "width": 1},
+            marker={"color": COLOURS["plain" if name in COUNTED else "score"], "size": 6}, line={"color": page.LINE, "width": 1},
         )  # fmt: skip
     figure.update_xaxes(title=name)
     figure.update_yaxes(title=f"{by}, %")
