@@ -162,12 +162,24 @@ def figures(rows):
         }
         for name in names
     }
-    return {"num": len(rows), "num_twice": len(twice), "measures": measures, "tau": taus, "beyond": beyond(rows)}
+    return {
+        "num": len(rows),
+        "num_twice": len(twice),
+        "measures": measures,
+        "tau": taus,
+        "beyond": beyond(rows),
+        "beyond_params": beyond(rows, counts=("macs", "blocks", "params")),
+    }
 
 
-def beyond(rows):
-    """{score: tau of what is left of it and of each measure's truth when MACs and blocks have explained what they can}."""
-    counted = np.array([(1, np.log(row["values"]["macs"]), row["values"]["blocks"]) for row in rows], float)
+def beyond(rows, *, counts=("macs", "blocks")):
+    """{score: tau of what is left of it and of each measure's truth when these counts have explained what they can}."""
+    column = {
+        "macs": [np.log(row["values"]["macs"]) for row in rows],
+        "blocks": [row["values"]["blocks"] for row in rows],
+        "params": [np.log(row["values"]["params"]) for row in rows],
+    }
+    counted = np.stack([np.ones(len(rows)), *(column[name] for name in counts)], 1)
 
     def left_of(value_N):
         return value_N - counted @ np.linalg.lstsq(counted, value_N, rcond=None)[0]
@@ -182,7 +194,7 @@ def beyond(rows):
             for measure in MEASURES
         }
         for name in rows[0]["values"]
-        if name not in ("macs", "blocks", "convolutions")
+        if name not in (*counts, "convolutions")
     }
 
 
@@ -229,12 +241,18 @@ def as_tables(found, rows):
             f"| {SAID[measure]} | {100 * one['mean']:.2f} | {100 * one['between_candidates_std']:.2f} | "
             f"{100 * one['between_seeds_std']:.2f} | {one['reliability']:.2f} | {interval(one['one_seed_for_the_other'])} |"
         )
-    head = [SAID[by], f"{by}, MACs and blocks taken out", *(SAID[measure] for measure in measures[1:])]
+    head = [
+        SAID[by],
+        f"{by}, MACs and blocks taken out",
+        "parameters too",
+        *(SAID[measure] for measure in measures[1:]),
+    ]
     taus = ["| score | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     for name in sorted_scores(found):
         said = f"*{name}*" if name in COUNTED else name
         cells = [interval(found["tau"][name][measure]) for measure in measures]
-        cells.insert(1, page.number(found["beyond"].get(name, {}).get(by), ".2f"))
+        left = [found[which].get(name, {}).get(by) for which in ("beyond", "beyond_params")]
+        cells[1:1] = [page.number(one, ".2f") for one in left]
         taus.append(f"| {said} | " + " | ".join(cells) + " |")
     order = np.argsort(-truth_of(rows, by))
     head = ["candidate", "ms", "MMACs", "blocks", f"{by}, %", "second seed", "pairs, %", "zen", "equal_cost"]
@@ -264,7 +282,7 @@ def interval(tau):
 
 
 def as_page(published):
-    """truth.html: each score's tau with its interval, and the candidates under four of them."""
+    """truth.html: each score's tau with its interval, and the candidates under five of them."""
     found, rows = published["found"], published["candidates"]
     by = most_reliable(found)
     names = sorted_scores(found)[::-1]

@@ -34,8 +34,7 @@ def test_what_a_candidate_costs_is_what_it_costs():
         known = cost(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
         assert giga.of(candidate, SPACE) == pytest.approx(known.macs / 1e9, rel=1e-9)
         assert megabytes.of(candidate, SPACE) == pytest.approx(known.megabytes, rel=1e-9)
-        # Float32, and all but nothing else.
-        assert megabytes.of(candidate, SPACE) == pytest.approx(4 * known.params / 1e6, rel=0.1)
+        assert megabytes.of(candidate, SPACE) == pytest.approx(4 * known.params / 2**20, rel=1e-9)
 
 
 def test_a_limit_below_the_cheapest_candidate_is_said():

@@ -76,6 +76,9 @@ def test_seed_and_batch_decide_what_is_proposed(funnel):
     population = scored(funnel, proposed(funnel, Niches(PLAN.population))[0])
     again, other = (proposed(funnel, population, batch=batch)[0] for batch in (5, 6))
     assert again == proposed(funnel, population, batch=5)[0] != other
+    seeded = Funnel(SPACE, PLAN.model_copy(update={"seed": 1}), mega_macs)
+    seeded.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    assert proposed(seeded, population, batch=5)[0] != again
 
 
 def test_a_family_has_one_trunk(funnel):

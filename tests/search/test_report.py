@@ -7,6 +7,7 @@ import pytest
 
 from tests.pages import figure, numbers, page_in
 from zennas.provenance import Provenance
+from zennas.score.scores import WORTH
 from zennas.search.report import LABEL_GAP_PX, MAX_POINTS, ROLES, RunSummary, write_report
 from zennas.space.candidate import Candidate
 
@@ -114,6 +115,17 @@ def test_the_proven_optimum_has_its_mark_in_the_figure(written):
     assert ([109.0], [987.0]) in [(list(trace["x"]), list(trace["y"])) for trace in traces if len(trace["x"]) == 1]
     assert layout["yaxis"]["range"][0] < 987.0 < layout["yaxis"]["range"][1]
     assert "proven optimum" not in written(summary())
+
+
+def test_worth_is_that_of_the_objective(written):
+    made = summary()
+    made = dataclasses.replace(made, evidence={made.entries[0]["key"]: {"meco": 1.0}})
+    for name in ("zen", "naswot"):
+        text = written(dataclasses.replace(made, score_name=name))
+        assert (
+            f"worth, on faces</i></th><td></td><td>{WORTH[name].faces:.2f}</td><td>{WORTH['meco'].faces:.2f}</td>"
+            in text
+        )
 
 
 def without_numbers():

@@ -196,7 +196,7 @@ def test_an_end_between_training_and_export_costs_no_step(arguments, monkeypatch
     assert ended.code == 0 and (out_of(arguments) / "report.html").is_file()
 
 
-@pytest.mark.parametrize(("precision", "smallest"), [("float16", 0.999), ("int8", 0.97)])
+@pytest.mark.parametrize(("precision", "smallest"), [("float16", 0.99999), ("int8", 0.99)])
 def test_what_is_handed_on_has_the_tracks_precision(precision, smallest, material, tmp_path):
     """Int8's ranges come from the faces that it was trained on; network.pt stays what was trained."""
     experiment = yaml.safe_load(material.experiment.read_text())
@@ -225,7 +225,7 @@ def test_what_is_handed_on_has_the_tracks_precision(precision, smallest, materia
     session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
     (answer_BD,) = session.run(None, {session.get_inputs()[0].name: image_B3HW.numpy()})
     cosine_B = torch.cosine_similarity(torch.from_numpy(answer_BD.astype(np.float32)), network(image_B3HW).detach())
-    assert cosine_B.min() > smallest
+    assert cosine_B.min() > smallest  # measured: 1 - 1e-7 and 0.9998
 
 
 # --- what cannot be used ---------------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-
 FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
 PUBLISH_S = 5.0
 PART_S = 0.45  # one part of the latency table
-MIN_SEARCH_SHARE = 0.2  # of the minutes that the search itself gets, however slow the device is
+EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
+# Of the minutes that the search itself gets, however slow the device is: families score thirty times as many a second.
+MIN_SEARCH_SHARE, MIN_FAMILIES_SHARE = 0.2, 0.12
 
 
 class Run:
@@ -348,7 +350,8 @@ class Run:
 
     def _left_for_search(self, others_s):
         """What the search gets of the minutes when everything else that is to come takes `others_s`."""
-        least_s = 60 * self.plan.minutes * MIN_SEARCH_SHARE - self.ledger.state["search_s"]
+        share = MIN_FAMILIES_SHARE if knows(self.space, self.plan) else MIN_SEARCH_SHARE
+        least_s = 60 * self.plan.minutes * share - self.ledger.state["search_s"]
         return max(least_s, self.deadline - time.monotonic() - others_s)
 
     @property
@@ -357,8 +360,13 @@ class Run:
         return FINALIST_S + self.protocol.num_runs * self.budget.budget_ms / 1000
 
     def _finals_seconds(self):
-        """What the finals are expected to take: a network measured whole per winner, and one that is over the budget."""
-        return self.finalist_seconds * (self.plan.num_winners + 1) + PUBLISH_S
+        """What the finals are expected to take: a network measured whole per winner, and one that is over the budget; then what
+        the other scores say of winners and baselines."""
+        blocks = [one.num_blocks for one in self.space.baselines.values()]
+        deepest = min(self.space.limits.max_blocks, sum(span.high for span in self.space.depths))
+        blocks += [deepest] * self.plan.num_winners  # Zen-Score asks for all there are
+        evidence_s = EVIDENCE_S * sum(blocks) * len(self.plan.evidence.names) / self.options.num_workers
+        return self.finalist_seconds * (self.plan.num_winners + 1) + evidence_s + PUBLISH_S
 
     def _say_how_long(self):
         """What the run expects to take from here, stage by stage."""

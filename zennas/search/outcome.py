@@ -69,6 +69,7 @@ def summary(run, winners):
         corrections=[event for event in state["events"] if "factor" in event],
         prediction_error=error,
         score_label=run.plan.score.label,
+        score_name=run.plan.score.name,
         evidence=state.get("evidence", {}),
         rank_by=run.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),

@@ -62,6 +62,7 @@ class RunSummary:
     provenance: Provenance
     stem_px: int = 112  # the side of the maps behind the stem
     score_label: str = "Zen-Score"
+    score_name: str = "zen"  # its row of SCORES
     # A measured network's key -> other score's name -> its value, None where it failed.
     evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     rank_by: str | None = None  # the one of them that ranked winners that score alike
@@ -192,7 +193,10 @@ def _evidence(summary, measured):
         lines.append((f" class='{row.role}'", f"{mark} {html.escape(row.name)}", cells))
     kinds = {"overall": "worth, among all", "equal_latency": "worth, at equal latency", "faces": "worth, on faces"}
     for kind, said in kinds.items():
-        worth = [_value(getattr(WORTH[name], kind) if name in WORTH else None, ".2f") for name in ("zen", *names)]
+        worth = [
+            _value(getattr(WORTH[name], kind) if name in WORTH else None, ".2f")
+            for name in (summary.score_name, *names)
+        ]
         lines.append(("", f"<i>{said}</i>", worth))
     body = "".join(
         f"<tr{kind}><th>{name}</th><td></td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -201,11 +205,11 @@ def _evidence(summary, measured):
     label, rank_by = html.escape(summary.score_label), html.escape(summary.rank_by or "")
     ranked = f"Winners whose {label} is about the same stand in the order of <b>{rank_by}</b>." if rank_by else ""
     return f"""<section><h2>What other scores say</h2>
-<p>Every score that needs neither labels nor training, of the networks as they are built. The last three rows say what a score is
+<p>Other scores that need neither labels nor training, of the networks as they are built. The last three rows say what a score is
 worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and among those of about
 the same latency, and of small IR-SE networks of the same latency that were trained on faces for eight epochs; 1 is the same
-order, 0 is chance, below 0 the opposite. Compare winners with one another by it: a column only ranks networks of about equal
-cost. {ranked}</p>
+order, 0 is chance, below 0 the opposite. A column can only rank networks of about equal cost, and on faces none has yet done so
+reliably. {ranked}</p>
 {table(("Network", "", summary.score_label, *names), body)}</section>"""
 
 
