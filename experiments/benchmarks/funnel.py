@@ -173,12 +173,14 @@ def closed_form(funnel, candidates, plan):
 
 
 def first_batches(funnel, plan):
-    """The batches that a search would begin with."""
-    population, seen, counters = Niches(plan.population), set(), collections.Counter()
-    return [
-        funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
-        for batch in range(NUM_FIRST)
-    ]
+    """The batches that a search would begin with if the closed form were the score."""
+    population, seen, counters, batches = Niches(plan.population), set(), collections.Counter(), []
+    for batch in range(NUM_FIRST):
+        some = funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
+        for one, value in zip(some, funnel.score.of(funnel.space, np.array(list(map(genes_of, some)))), strict=True):
+            population.add(float(value), one)
+        batches.append(some)
+    return batches
 
 
 def bare(funnel, plan, num_processes):

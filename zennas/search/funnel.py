@@ -20,6 +20,8 @@ MUTANTS = 600  # screened for the trunk of one family
 FRESH_EVERY = 8  # one family in so many has a trunk from anywhere, within a share of the budget from LEAST_SHARE to 1
 LEAST_SHARE = 0.15
 MAX_TRUNKS = 40  # drawn for a family, before it is left out
+BEST_TRUNKS = 12  # of the mutants: one of them is the family's
+MOST_TRIES = 3  # for a family, whose members may all have been seen
 TOURNAMENT = 2
 
 
@@ -72,7 +74,7 @@ class Funnel:
             first_NG = np.array(first, int).reshape(-1, len(self.lows))
             self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
         num_families = -(-most // MEMBERS)
-        for family in range(num_families):
+        for family in range(MOST_TRIES * num_families):
             number = batch * num_families + family
             if len(proposals) >= most:
                 break
@@ -82,7 +84,7 @@ class Funnel:
             elif parents_NG is None or number % FRESH_EVERY == 0:
                 trunk_G, share, avoid = self._fresh_trunk(rng), rng.uniform(LEAST_SHARE, 1.0), []
             else:
-                trunk_G, share = self._mutated_trunk(parents_NG, avoid, rng, counters), 1.0
+                trunk_G, share = self._mutated_trunk(parents_NG, avoid, population.trunks, rng, counters), 1.0
             if trunk_G is not None:
                 # No more than are proposed: what counts as seen and was never scored would be lost.
                 enough = min(most, len(proposals) + MEMBERS)
@@ -122,14 +124,18 @@ class Funnel:
                 return genes_G
         return None
 
-    def _mutated_trunk(self, parents_NG, avoid, rng, counters):
+    def _mutated_trunk(self, parents_NG, avoid, known, rng, counters):
         """The trunk of the mutant with the highest closed form; None where none is within the costs."""
         place_N = rng.integers(len(parents_NG), size=(TOURNAMENT, MUTANTS)).min(0)
         genes_NG = self.space.mutants(parents_NG[place_N], rng)
         score_N, kept_N = self._judged(genes_NG, avoid, counters)
-        # A draw among the best, so that two families of one batch differ.
-        best_N = np.argsort(np.where(kept_N, -score_N, np.inf), kind="stable")[: min(12, int(kept_N.sum()))]
-        return genes_NG[rng.choice(best_N)] if len(best_N) else None
+        if not kept_N.any():
+            return None
+        ranked_NG = genes_NG[kept_N][np.argsort(-score_N[kept_N], kind="stable")]
+        trunks, first_N = np.unique(np.delete(ranked_NG, self.free, axis=1), axis=0, return_index=True)
+        # The best of a trunk that scored before are scored; a draw among new ones, so that two families of one batch differ.
+        new = [first for trunk, first in zip(trunks.tolist(), first_N, strict=True) if tuple(trunk) not in known]
+        return ranked_NG[rng.choice(np.sort(new or first_N)[:BEST_TRUNKS])]
 
     def _judged(self, genes_NG, avoid, counters):
         """(closed form, whether within costs and limits and far enough from the candidates to avoid) of each."""
@@ -152,6 +158,11 @@ class Niches:
 
     def __len__(self):
         return len(self._of_trunk)
+
+    @property
+    def trunks(self):
+        """The trunks of all that scored: (stem, widths but the last, depths but the last two)."""
+        return self._of_trunk.keys()
 
     def add(self, score, candidate):
         """Let a scored candidate in."""
