@@ -15,7 +15,9 @@ from zennas.search.winners import correction, measured_entry, metadata
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance
 
-MISJUDGED_PCT = 1.0  # a prediction further off than this corrects the table and sends the search out again
+# A prediction further off than this corrects the table and sends the search out again. Two measurements of like networks, some
+# minutes apart, differ by 1.5 %: less would follow the noise, and cost a finalist each time.
+MISJUDGED_PCT = 2.0
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 RESCORED_PER_SLOT = 6
