@@ -12,7 +12,7 @@ from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
 from zennas.space.network import build
-from zennas.space.parts import Part, combined, indices, parts_of, sums
+from zennas.space.parts import Part, combined, indices, parts_of, stacked, sums
 from zennas.space.space import Range, Space, effectiveness, fan_in, genes_of
 
 
@@ -152,6 +152,7 @@ def test_combined_sums_are_worth_their_weighted_sum(weights):
         sums(SPACE, lambda part: float(part.is_block)),
     ][: len(weights)]
     before = [one.of(SPACE, ALL_NG) for one in some]
+    assert (stacked(some).of(SPACE, ALL_NG) == np.stack(before, 1)).all()  # side by side, each is what it is alone
     found_N = combined(some, weights).of(SPACE, ALL_NG)
     expected_N = sum(weight * value_N for weight, value_N in zip(weights, before, strict=True))
     assert found_N == pytest.approx(expected_N, abs=1e-9)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.space.candidate import Candidate
-from zennas.space.parts import Sums, combined, sums
+from zennas.space.parts import Sums, combined, stacked, sums
 from zennas.space.space import fan_in, genes_of
 
 TOLERANCE = 1e-9  # of a sum in floating point, relative
@@ -126,10 +126,11 @@ class Problem:
 
     def __init__(self, space, score, costs):
         self.space, self.score, self.num_given = space, score, len(costs)
-        self.convolutions, self.log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
+        self.convolutions, log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
         blocks = Cost("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
-        costs = [*costs, blocks, *map(self._effectiveness, TANGENTS)]
+        costs = [*costs, blocks, *(self._effectiveness(share, log_fan_in) for share in TANGENTS)]
         self.costs = [cost.sums for cost in costs]
+        self.columns = stacked([score, self.convolutions, log_fan_in, *self.costs])
         # Where there is no limit, no price times it must be nothing, not NaN.
         self.most_K = np.minimum([cost.most for cost in costs], 1e30)
         self.lows, self.steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
@@ -146,7 +147,7 @@ class Problem:
         other.most_K = np.array([min(most, 1e30), *self.most_K[1:]])
         return other
 
-    def _effectiveness(self, share):
+    def _effectiveness(self, share, log_fan_in):
         """A cost that every candidate within the limit of effectiveness keeps, and some beyond it.
 
         The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is convex in L,
@@ -155,7 +156,7 @@ class Problem:
         per_block = max(float(width_W.max()) for width_W in self.convolutions.repeated)
         at = max(1.0, share * self.space.limits.max_blocks * per_block)
         slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
-        return Cost("effectiveness", combined([self.convolutions, self.log_fan_in], [slope, -1.0]), at)
+        return Cost("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
 
     def solve(self, max_boxes=MAX_BOXES):
         """The Optimum, or None; NoProofError as `best`."""
@@ -259,16 +260,21 @@ class Problem:
 
     def judged(self, genes_NG):
         """(score_N, which of them keep the costs and the limits of the space)."""
-        counted_N, log_fan_in_N = (one.of(self.space, genes_NG) for one in (self.convolutions, self.log_fan_in))
+        score_N, counted_N, log_fan_in_N, cost_NK = self._values_of(genes_NG)
         share_N = counted_N / np.exp(log_fan_in_N / np.maximum(counted_N, 1)) / self.space.limits.max_effectiveness
         kept_N = share_N <= 1
         # So near the limit the order of the sums decides: there it is the space's own that does.
         for place in np.flatnonzero(np.abs(share_N - 1) < TOLERANCE):
             kept_N[place] = self.space.contains(self.space.candidate(genes_NG[place]))
-        return self.score.of(self.space, genes_NG), kept_N & (self._costs_of(genes_NG) <= self.allowed).all(1)
+        return score_N, kept_N & (cost_NK <= self.allowed).all(1)
+
+    def _values_of(self, genes_NG):
+        """(score_N, convolutions_N, log fan-ins_N, cost_NK)."""
+        value_NK = self.columns.of(self.space, genes_NG)
+        return *value_NK[:, :3].T, value_NK[:, 3:]
 
     def _costs_of(self, genes_NG):
-        return np.stack([one.of(self.space, genes_NG) for one in self.costs], 1)
+        return self._values_of(genes_NG)[-1]
 
     def _prices(self, box, start_K, enough):
         """(prices, the box's bound at them): none negative, the bound nearly as low as it gets, or below `enough`.
@@ -301,8 +307,9 @@ class Problem:
     def _bound(self, box, price_K):
         """(the highest score less prices in a box, plus the limits' own; its slope in the prices)."""
         genes_1G = self._highest(box, price_K)
-        left_K = self.most_K - self._costs_of(genes_1G)[0]
-        return float(self.score.of(self.space, genes_1G)[0] + price_K @ left_K), left_K
+        score_1, *_, cost_1K = self._values_of(genes_1G)
+        left_K = self.most_K - cost_1K[0]
+        return float(score_1[0] + price_K @ left_K), left_K
 
     def _worth(self, box, price_K):
         return box.cut(combined([self.score, *self.costs], [1.0, *-price_K]))

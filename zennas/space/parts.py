@@ -55,6 +55,7 @@ class Sums(NamedTuple):
     """What every part of a space is worth, so that any number of its candidates are summed at once.
 
     Indices are those of a range's values. Depth terms are what a stage of so many blocks is worth beside its parts' sum.
+    Every array may have a last axis more, of several worths side by side (`stacked`).
     """
 
     stem_W: np.ndarray  # by stem width; the second axis of `first` of stage s + 1 is the first axis of the next stage's
@@ -64,13 +65,15 @@ class Sums(NamedTuple):
     neck_W: np.ndarray  # by the last stage's width
 
     def of(self, space, genes_NG):
-        """value_N of candidates given by their genes, in the order of Space.genes; they must lie in the ranges."""
+        """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must lie in the
+        ranges."""
         index_NG = indices(space, genes_NG)
         num_stages = len(self.first)
         value_N = self.stem_W[index_NG[:, 0]] + self.neck_W[index_NG[:, num_stages]]
         for stage in range(num_stages):
             before_N, width_N = index_NG[:, stage], index_NG[:, stage + 1]
             more_N = np.asarray(genes_NG)[:, num_stages + 1 + stage] - 1
+            more_N = more_N.reshape(-1, *[1] * (value_N.ndim - 1))
             value_N = value_N + self.first[stage][before_N, width_N] + more_N * self.repeated[stage][width_N]
             value_N = value_N + self.depth[stage][index_NG[:, num_stages + 1 + stage]]
         return value_N
@@ -105,10 +108,19 @@ def sums(space, value_of):
 
 def combined(some, weights):
     """The Sums that are worth this weighted sum of some Sums of one space."""
-    return Sums(*(_weighted(values, weights) for values in zip(*some, strict=True)))
+    return _joined(some, lambda values: sum(weight * value for weight, value in zip(weights, values, strict=True)))
 
 
-def _weighted(values, weights):
-    if isinstance(values[0], tuple):
-        return tuple(_weighted(stage, weights) for stage in zip(*values, strict=True))
-    return sum(weight * value for weight, value in zip(weights, values, strict=True))
+def stacked(some):
+    """Some Sums of one space side by side, whose places are then looked up once for all of them."""
+    return _joined(some, lambda values: np.stack(values, -1))
+
+
+def _joined(some, join):
+    """The Sums whose every array is `join` of the arrays that some Sums have in its place."""
+    return Sums(
+        *(
+            tuple(join(stage) for stage in zip(*values, strict=True)) if isinstance(values[0], tuple) else join(values)
+            for values in zip(*some, strict=True)
+        )
+    )
