@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 LONG = 160
 # Long enough to be stopped in the middle: a candidate takes about 30 ms of a processor instead of 2.
-SLOW_SCORE = {"image_px": 64, "batch": 8, "repeats": 4, "final_repeats": 4}
+SLOW_SCORE = {"image_px": 32, "batch": 32, "repeats": 4, "final_repeats": 4}
 
 
 def rows_of(out):

@@ -163,8 +163,10 @@ class Run:
         if self.funnel is None:
             return
         before = self.funnel.optimum
+        self.progress.begin("proving the optimum")
         with self._timed("proving the optimum"):
             self.funnel.set_budget(self.budget.budget_ms / self.factor, margin_pct=self.plan.margin_pct)
+        self.progress.end()
         optimum = self.funnel.optimum
         if optimum is None:
             self.progress.say(f"optimum  not proven: {self.funnel.why_not or 'no candidate is within the limits'}")
@@ -295,8 +297,10 @@ class Run:
     def _begin_search(self):
         """Correct the table by the baselines, see that the budget is possible at all, and take up the search."""
         if knows(self.space, self.plan):
+            self.progress.begin(f"closed form of the score at {self.plan.score.image_px} px")
             with self._timed("proving the optimum"):
                 self.funnel = Funnel(self.space, self.plan, self.table.part_ms, others=self.others)
+            self.progress.end()
         factors = [event["factor"] for event in self.ledger.state["events"] if "factor" in event]
         if factors:
             self.factor = factors[-1]
