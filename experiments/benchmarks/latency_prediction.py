@@ -2,8 +2,10 @@
 
     python experiments/benchmarks/latency_prediction.py --track webface-sfr --out experiments/benchmarks/latency_prediction.json
 
-Candidates are drawn from the track's space, from a quarter of its budget up to all of it. The baseline is a prediction from
-multiply-accumulates alone, scaled by the same networks. Takes about ten minutes for 30 candidates; writes a JSON.
+The candidates are those of `python -m zennas.latency --predicted --measure 30`, from a quarter of the budget up to all of it;
+here a third of them corrects the table, and the others judge. The baseline is a prediction from multiply-accumulates alone,
+scaled by the same third. Takes about ten minutes for 30 candidates; measurements are kept, so that a stopped run goes on (a
+fresh folder in $ZENNAS_CACHE measures all of them anew). Writes a JSON.
 """
 
 import argparse
@@ -11,9 +13,8 @@ import json
 import pathlib
 import statistics
 
-import numpy as np
-
-from zennas.latency.budget import choose_protocol, local_budget, measure_network, reference_here
+from zennas.latency.budget import choose_protocol, kept_network, local_budget, reference_here
+from zennas.latency.predicted import SEED, measure_some
 from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, console_for
 from zennas.provenance import provenance
@@ -26,37 +27,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--track", default="webface-sfr")
     parser.add_argument("--candidates", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
 
     progress = Progress(console_for(json_output=False))
     experiment, track, space = load_experiment(arguments.track)
+    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
     protocol, stand_in = choose_protocol(track)
     budget_ms = local_budget(track, reference_here(track, protocol, progress), stand_in).budget_ms
     table = LatencyTable(protocol)
     progress.begin("latency table")
     table.ensure(table.missing_for(space), num_runs=experiment.search.table_runs, progress=progress.counting("blocks"))
 
-    rng, rows = np.random.default_rng(arguments.seed), []
     progress.begin("measuring candidates whole")
-    count = progress.counting("candidates")
-    while len(rows) < arguments.candidates:
-        candidate = space.sample(rng)
-        table_ms = table.predict(candidate)
-        if not 0.25 * budget_ms <= table_ms <= budget_ms:
-            continue
-        measurement = measure_network(candidate, protocol)
-        rows.append(
-            {
-                "candidate": candidate.text,
-                "table_ms": round(table_ms, 3),
-                "measured_ms": measurement.measured_ms,
-                "spread_pct": round(measurement.spread_pct, 2),
-                "macs": cost(candidate).macs,
-            }
-        )
-        count(len(rows), arguments.candidates)
+    chosen = measure_some(
+        space, table, protocol, arguments.candidates, budget_ms=budget_ms, counting=progress.counting("candidates")
+    )
+    rows = [judged_row(candidate, table, kept_network(candidate, protocol, **sizes), sizes) for candidate in chosen]
     progress.end()
 
     # The correction of a search comes from networks measured whole; here from the first third, judged on the others.
@@ -74,10 +61,20 @@ def main():
         ),
         "baseline_macs_alone_on_the_others": errors(judged, lambda row: row["macs"] * ms_per_mac),
         "rows": rows,
-        "made_by": provenance(seed=arguments.seed).model_dump(),
+        "made_by": provenance(seed=SEED).model_dump(),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in result.items() if name != "rows"}, indent=1))
+
+
+def judged_row(candidate, table, taken, sizes):
+    return {
+        "candidate": candidate.text,
+        "table_ms": round(table.predict(candidate, **sizes), 3),
+        "measured_ms": taken.measured_ms,
+        "spread_pct": round(taken.spread_pct, 2),
+        "macs": cost(candidate, **sizes).macs,
+    }
 
 
 def errors(rows, predicted):

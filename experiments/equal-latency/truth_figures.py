@@ -13,14 +13,16 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from nb201 import Pairs
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, mannwhitneyu
 
 from zennas import page
 from zennas.embed.model import open_model
 from zennas.evaluate.embedded import embedded
+from zennas.evaluate.judges import similarities
 from zennas.evaluate.models import NORMALISATIONS
 from zennas.evaluate.sets import EvaluationSet, open_pairs
 from zennas.faces.sources import open_source
+from zennas.metrics.retrieval import unit_rows
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import Provenance
 from zennas.score.scores import SCORES, score_candidate
@@ -62,9 +64,9 @@ class HeldOut:
         model = open_model(onnx_path, mean=mean, std=std)
         column = self.pairs.column
         embedding_ND = embedded(self.pairs, model, flip=False).embedding_ND
-        similarity_P = (unit(embedding_ND)[column["first_P"]] * unit(embedding_ND)[column["second_P"]]).sum(1)
+        similarity_P = similarities(embedding_ND, column["first_P"], column["second_P"])
         accuracy = ten_fold_accuracy(similarity_P, column["same_P"], fold_P=column["fold_P"]).mean
-        some_ND = unit(embedded(self.images, model, flip=False).embedding_ND[self.place_N])
+        some_ND = unit_rows("held-out people", embedded(self.images, model, flip=False).embedding_ND[self.place_N])
         all_P = (some_ND @ some_ND.T)[np.triu_indices(len(some_ND), 1)]
         tars = {f"TAR@{far:g}": tar_at_far(all_P, self.same_P, far) for far in FARS}
         return {"AUC": auc(all_P, self.same_P), **tars, "pairs": accuracy}
@@ -76,13 +78,8 @@ def auc(similarity_P, same_P):
     >>> auc(np.array([0.9, 0.2, 0.5, 0.2]), np.array([True, True, False, False]))
     0.625
     """
-    different = np.sort(similarity_P[~same_P])
-    below, up_to = (np.searchsorted(different, similarity_P[same_P], side=side) for side in ("left", "right"))
-    return float((below + up_to).mean() / 2 / len(different))
-
-
-def unit(embedding_ND):
-    return embedding_ND / np.maximum(np.linalg.norm(embedding_ND, axis=1, keepdims=True), 1e-12)
+    same_S, different_D = similarity_P[same_P], similarity_P[~same_P]
+    return float(mannwhitneyu(same_S, different_D).statistic) / (len(same_S) * len(different_D))
 
 
 def values_of(entry, space):

@@ -10,6 +10,7 @@ import torch
 from scipy import integrate
 from torch import nn
 
+from tests.conftest import all_genes
 from zennas.score import meanfield
 from zennas.score import plain as plain_module
 from zennas.score.meanfield import growth_of, mean_field, mean_field_sums
@@ -279,9 +280,9 @@ SPACE = Space(
 
 def test_the_sums_are_those_of_every_candidate():
     """Depths that are far beyond the last block that was followed included."""
-    genes_NG = list(itertools.product(*(span.values() for span in SPACE.genes.values())))
+    genes_NG = all_genes(SPACE)
     of_each = [mean_field(SPACE.candidate(genes), 8, 2, None) for genes in genes_NG]
-    together_N = mean_field_sums(SPACE, 8, 2).of(SPACE, np.array(genes_NG))
+    together_N = mean_field_sums(SPACE, 8, 2).of(SPACE, genes_NG)
     assert len(genes_NG) == 3 * 3 * 3 * 4
     assert together_N == pytest.approx(of_each, rel=1e-12)  # float64, sums of a hundred terms
 

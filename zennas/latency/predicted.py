@@ -59,7 +59,7 @@ class Prediction(Record):
 
 
 def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
-    """Measure whole, and keep, `num` candidates that are spread between a quarter of the budget and all of it.
+    """`num` candidates spread between a quarter of the budget and all of it, each measured whole and kept.
 
     Where a baseline of the space is predicted to take longer, between a quarter of the budget and that: a table may be far off
     for small networks, and none may seem to fit. They are the first of always the same ones; those that are kept already are
@@ -85,6 +85,7 @@ def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
         if kept_network(candidate, protocol, **sizes) is None:
             keep_network(candidate, measure_network(candidate, protocol, **sizes), **sizes)
         counting(index + 1, len(chosen))
+    return list(chosen)
 
 
 def _near(space, target_ms, rng, predict):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from zennas.score.proxies import correlation, entropy, finite, pulled_back, rows, seen, synaptic_flow
+from zennas.score.modules import finite
+from zennas.score.proxies import correlation, entropy, pulled_back, rows, seen, synaptic_flow
 from zennas.space import space
 from zennas.space.candidate import Candidate
 

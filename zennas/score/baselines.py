@@ -1,10 +1,9 @@
 """Scores that others use, to hold the Zen-Score against: the reference code's own way of it, and plain size."""
 
-import math
-
 import torch
 from torch import nn
 
+from zennas.score.modules import finite
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -43,9 +42,7 @@ def reference_zen(network, image_px, batch, generator):
         for part in network.modules():
             if isinstance(part, nn.BatchNorm2d):
                 score += 0.5 * float(torch.log(part.running_var.mean()))
-    if not math.isfinite(score):
-        raise FloatingPointError(f"reference Zen-Score is {score}: the activations of this network overflow or vanish")
-    return score
+    return finite(score, "reference Zen-Score")
 
 
 def total_params(network, image_px, batch, generator):

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from zennas.records import UserError
+from zennas.score.modules import finite, given_back
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 
@@ -317,26 +318,9 @@ def _as_new(network, image_px, generator):
         _redraw(module, generator)
         yield module.train()
         return
-    kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    modes = {part: (part.training, getattr(part, "inplace", None)) for part in network.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
-    try:
-        for part, (_, inplace) in modes.items():
-            part.training = True
-            if inplace:  # would overwrite what the hooks keep
-                part.inplace = False
-        for parameter in wanted:
-            parameter.requires_grad_(False)
+    with given_back(network):
         _redraw(network, generator)
         yield network
-    finally:
-        for part, (training, inplace) in modes.items():
-            part.training = training
-            if inplace:
-                part.inplace = inplace
-        for parameter, flag in wanted.items():
-            parameter.requires_grad_(flag)
-        network.load_state_dict(kept)
 
 
 def _redraw(module, generator):
@@ -375,13 +359,3 @@ def entropy(value_K):
     share_K = value_K.clamp_min(0.0)
     share_K = share_K / share_K.sum().clamp_min(torch.finfo(share_K.dtype).tiny)
     return float(torch.special.entr(share_K).sum())
-
-
-def finite(value, name):
-    """The value as a float. FloatingPointError names the score where it is not finite."""
-    value = float(value)
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"{name} is {value}: the activations of this network overflow, vanish or are all alike"
-        )
-    return value

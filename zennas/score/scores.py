@@ -11,6 +11,7 @@ import torch
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
 from zennas.score.meanfield import mean_field
+from zennas.score.modules import finite
 from zennas.score.plain import plain_layers
 from zennas.score.proxies import (
     az_expressivity,
@@ -23,7 +24,7 @@ from zennas.score.proxies import (
     synflow,
 )
 from zennas.score.together import zen_of_candidates
-from zennas.score.zen import finite, zen
+from zennas.score.zen import zen
 from zennas.track import lookup
 
 # (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the score's.
@@ -136,7 +137,7 @@ def _scored_together(candidates, plan, *, seed, repeats, device):
     scored = {}
     for one, values in zip(known, zip(*values_RN, strict=True), strict=True):
         try:
-            mean, std = _mean_and_std([finite(value) for value in values])
+            mean, std = _mean_and_std([finite(value, "Zen-Score") for value in values])
             scored[one] = Scored(mean, std, seconds)
         except FloatingPointError as error:
             scored[one] = Scored(None, 0.0, seconds, "score", f"FloatingPointError: {error}")

@@ -14,12 +14,13 @@ Source: Lin et al. 2021 (ZenNAS), arXiv:2102.01063. Where we differ, and why:
 
 # B images, C channels, HW map; N = 2B: the first B rows of a pair are images, the last B their directions
 
-import math
+import contextlib
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from zennas.score.modules import finite, given_back
 from zennas.score.plain import plain_layers
 from zennas.score.together import zen_of_candidates
 from zennas.space import network as networks
@@ -43,13 +44,9 @@ def zen(network, image_px, batch, generator):
 
 def zen_of_module(module, image_px, batch, generator):
     """The Zen-Score of any nn.Module, by forward-mode differentiation. See `zen`."""
-    kept = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    modes = {part: part.training for part in module.modules()}
-    log_sigmas, handles, num_channels = [], [], 3
-    try:
-        first = True
+    log_sigmas, num_channels, first = [], 3, True
+    with given_back(module), contextlib.ExitStack() as norms:
         for part in module.modules():
-            part.training = True
             if isinstance(part, nn.Conv2d | nn.Linear):
                 num_channels = part.in_channels if first and isinstance(part, nn.Conv2d) else num_channels
                 first = False
@@ -58,7 +55,7 @@ def zen_of_module(module, image_px, batch, generator):
                 nn.init.ones_(part.weight) if part.weight is not None else None
                 nn.init.zeros_(part.bias) if part.bias is not None else None
                 if not isinstance(part, nn.GroupNorm):
-                    handles.append(_FixedScaleNorm(part, log_sigmas))
+                    norms.callback(_FixedScaleNorm(part, log_sigmas).remove)
         shape = (batch, num_channels, image_px, image_px)
         image_BCHW = torch.randn(shape, generator=generator, device=generator.device)
         direction_BCHW = torch.randn(shape, generator=generator, device=generator.device)
@@ -67,13 +64,7 @@ def zen_of_module(module, image_px, batch, generator):
             tangent = forward_ad.unpack_dual(feature).tangent
         if tangent is None:
             raise RuntimeError("the network's output does not depend on its input: nothing to score")
-        return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, mode in modes.items():
-            part.training = mode
-        module.load_state_dict(kept)
+        return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)), "Zen-Score")
 
 
 def _plain_on(device, candidate):
@@ -111,17 +102,9 @@ def zen_of_candidate(candidate, image_px, batch, generator, *, dtype=None, weigh
     if plain_layers(candidate) is None:
         return zen_of_module(_plain_on(generator.device, candidate), image_px, batch, generator)
     (score,) = zen_of_candidates([candidate], image_px, batch, generator, dtype=dtype, weight_of=weight_of)
-    return finite(score)
+    return finite(score, "Zen-Score")
 
 
 def _mean_l1(direction_BCHW):
     """Sum of absolute values of each image's direction, averaged over the batch; in float32."""
     return direction_BCHW.float().abs().sum() / direction_BCHW.shape[0]
-
-
-def finite(score):
-    """The score as a float; FloatingPointError where it is none."""
-    score = float(score)
-    if not math.isfinite(score):
-        raise FloatingPointError(f"Zen-Score is {score}: the activations of this network overflow or vanish")
-    return score
