@@ -172,7 +172,7 @@ class SearchPlan(Record):
     candidates: Count | None = None  # stop after this many scored, instead of by time
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     population: Count = 64
-    batch_size: Count = 192  # candidates per task of a worker; where there is no closed form, at most 8
+    batch_size: Count = 576  # candidates per task of a worker; where there is no closed form, at most 8
     batches_in_flight: Count = 2  # per worker
     num_winners: Count = 3
     max_finalists: Count = 6  # measured whole before the run settles for what it has

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from zennas.search.funnel import FRESH_EVERY, MEMBERS, Funnel, Niches, knows
+from zennas.search.funnel import FAMILY, FRESH_EVERY, SHORTER, Funnel, Niches, knows
 from zennas.search.optimum import NoProofError, Problem, best
 from zennas.space.candidate import Candidate
 from zennas.space.parts import parts_of
@@ -83,22 +83,33 @@ def test_seed_and_batch_decide_what_is_proposed(funnel):
 
 def test_a_family_has_one_trunk(funnel):
     """All but the depth of the last stage but one and the last stage are the same within it; a batch has few trunks."""
-    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=4 * MEMBERS)
+    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=4 * FAMILY)
     trunks = collections.Counter((one.stem, one.widths[:-1], one.depths[:-2]) for one in found)
-    assert len(found) == 4 * MEMBERS and 2 <= len(trunks) <= 4
+    assert len(found) == 4 * FAMILY and 2 <= len(trunks) <= 4
+
+
+def test_each_member_comes_with_its_shorter_ones(funnel):
+    """Scored with it they cost nothing: their maps are computed on its way."""
+    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=FAMILY)
+    first = found[0]
+    shorter = [
+        first.model_copy(update={"depths": (*first.depths[:-1], first.depths[-1] - n)}) for n in range(1 + SHORTER)
+    ]
+    shorter = [one for one in shorter if one.depths[-1] >= SPACE.depths[-1].low and SPACE.contains(one)]
+    assert len(shorter) > 1 and found[: len(shorter)] == shorter
 
 
 def test_what_mutates_is_kept_far_from_better_niches():
     """With two winners wanted, families take turns: that of the second niche stays away from the best of the first."""
     two = Funnel(SPACE, PLAN.model_copy(update={"num_winners": 2}), mega_macs)
     two.set_budget(BUDGET, margin_pct=MARGIN_PCT)
-    population = scored(two, proposed(two, Niches(PLAN.population), most=6 * MEMBERS)[0])
+    population = scored(two, proposed(two, Niches(PLAN.population), most=6 * FAMILY)[0])
     _, best_one = population.best
     batch = (
         FRESH_EVERY * 5 + 1
     )  # of one family each: family 41 is the second niche's only if it stands second in its batch
-    found, _ = proposed(two, population, batch=batch, most=2 * MEMBERS)
-    second = found[MEMBERS:]
+    found, _ = proposed(two, population, batch=batch, most=2 * FAMILY)
+    second = found[FAMILY:]
     assert second and distances(np.array([genes_of(one) for one in second]), genes_of(best_one)).min() >= 0.3
 
 
@@ -154,7 +165,7 @@ def test_each_niche_is_far_from_the_bests_before_it():
     assert Niches(4).niches(3, 0.4) == [] and Niches(4).best is None
 
 
-@pytest.mark.parametrize("most", [0, 1, MEMBERS + 5])
+@pytest.mark.parametrize("most", [0, 1, FAMILY + 5])
 def test_only_what_was_proposed_counts_as_seen(funnel, most):
     """What is seen is never proposed again: a candidate that is left out for want of room would be lost."""
     population, seen = scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), set()

@@ -15,7 +15,11 @@ from zennas.search.optimum import Cost, NoProofError, Problem
 from zennas.space.parts import sums
 from zennas.space.space import distances, genes_of
 
-MEMBERS = 32  # of a family that are scored
+MEMBERS = 32  # of a family that are scored, the best by the closed form
+# Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost nothing,
+# and they are what comes next where the table turns out to have been too fast.
+SHORTER = 2
+FAMILY = MEMBERS * (1 + SHORTER)
 MUTANTS = 600  # screened for the trunk of one family
 FRESH_EVERY = 8  # one family in so many has a trunk from anywhere, within a share of the budget from LEAST_SHARE to 1
 LEAST_SHARE = 0.15
@@ -73,7 +77,7 @@ class Funnel:
             first = [*self.seeds, *map(genes_of, self.space.baselines.values())]
             first_NG = np.array(first, int).reshape(-1, len(self.lows))
             self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
-        num_families = -(-most // MEMBERS)
+        num_families = -(-most // FAMILY)
         for family in range(MOST_TRIES * num_families):
             number = batch * num_families + family
             if len(proposals) >= most:
@@ -87,7 +91,7 @@ class Funnel:
                 trunk_G, share = self._mutated_trunk(parents_NG, avoid, population.trunks, rng, counters), 1.0
             if trunk_G is not None:
                 # No more than are proposed: what counts as seen and was never scored would be lost.
-                enough = min(most, len(proposals) + MEMBERS)
+                enough = min(most, len(proposals) + FAMILY)
                 self._take(self._members(trunk_G, share, avoid, counters), enough, proposals, seen, counters)
         return proposals
 
@@ -104,7 +108,7 @@ class Funnel:
                 proposals.append(candidate)
 
     def _members(self, trunk_G, share, avoid, counters):
-        """genes_NG of a trunk's family within a share of the budget, the highest closed form first."""
+        """genes_NG of a trunk's family within a share of the budget, highest closed form first, each before its shorter ones."""
         values = [np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free]
         grid = np.stack([axis.ravel() for axis in np.meshgrid(*values, indexing="ij")], 1)
         genes_NG = np.repeat(np.asarray(trunk_G)[None], len(grid), 0)
@@ -113,7 +117,11 @@ class Funnel:
         if share < 1.0:
             kept_N &= self.costs[0].sums.of(self.space, genes_NG) <= share * self.problem.most_K[0]
         place_N = np.flatnonzero(kept_N)
-        return genes_NG[place_N[np.argsort(-score_N[place_N], kind="stable")[: 4 * MEMBERS]]]
+        best_NG = genes_NG[place_N[np.argsort(-score_N[place_N], kind="stable")[: 4 * MEMBERS]]]
+        all_NG = np.repeat(best_NG, 1 + SHORTER, 0)
+        all_NG[:, -1] -= np.tile(np.arange(1 + SHORTER) * self.steps[-1], len(best_NG))
+        all_NG = all_NG[all_NG[:, -1] >= self.lows[-1]]
+        return all_NG[self.problem.judged(all_NG)[1] & far_from(avoid, all_NG, self.plan.min_distance)]
 
     def _fresh_trunk(self, rng):
         """A trunk from anywhere whose smallest member is within the costs; None where none is met."""

@@ -194,7 +194,9 @@ class Run:
             for row in rows:
                 if row.error is not None:
                     self.store.add_failed(row)
-                elif self._on_front(row):
+            on_front = [row for row in rows if row.error is None and self._on_front(row)]
+            for row in on_front:
+                if (row.score, row.predicted_ms) in self.front:  # none of its own batch beats it
                     self.store_scored(row)
             show(self.batches)
 
