@@ -40,7 +40,7 @@ from zennas.track import ScorePlan, load_experiment
 
 CODE = ScorePlan(name="zen_reference", image_px=112, batch=16)
 NEAR_PCT = 2.0
-NUM_BATCHES, NUM_FIRST = 24, 64  # of proposals: for families, for workers
+NUM_BATCHES, NUM_FIRST = 24, 48  # of proposals: for families, for workers
 
 
 def main():
@@ -131,24 +131,31 @@ def timed(candidates, plan, *, score=score_candidate):
     }
 
 
+def proposals(funnel, plan, num, values_of, counters):
+    """So many batches as a search proposes them, where values_of(batch) are the scores."""
+    population, seen = Niches(plan.population), set()
+    for batch in range(num):
+        some = funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
+        for one, value in zip(some, values_of(some), strict=True):
+            population.add(value, one)
+        yield some
+
+
 def families(funnel, plan):
     """Proposing and scoring as a search does, in one process: candidates a second of each."""
-    population, seen, counters = Niches(plan.population), set(), collections.Counter()
-    proposing_s = scoring_s = 0.0
-    num = 0
-    for batch in range(NUM_BATCHES):
+    counters, scoring_s = collections.Counter(), []
+
+    def values_of(some):
         start = time.perf_counter()
-        some = funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
-        between = time.perf_counter()
-        for one, scored in zip(some, score_batch(some, plan.score, seed=0), strict=True):
-            population.add(scored.value, one)
-        proposing_s, scoring_s, num = (
-            proposing_s + between - start,
-            scoring_s + time.perf_counter() - between,
-            num + len(some),
-        )
+        scored = score_batch(some, plan.score, seed=0)
+        scoring_s.append(time.perf_counter() - start)
+        return [one.value for one in scored]
+
+    start = time.perf_counter()
+    num = sum(map(len, proposals(funnel, plan, NUM_BATCHES, values_of, counters)))
+    proposing_s = time.perf_counter() - start - sum(scoring_s)
     return {
-        "per_second": round(num / scoring_s, 2),
+        "per_second": round(num / sum(scoring_s), 2),
         "candidates": num,
         "proposing_s_each": round(proposing_s / num, 5),
         "screened_per_second": round(counters["screened"] / proposing_s),
@@ -174,13 +181,11 @@ def closed_form(funnel, candidates, plan):
 
 def first_batches(funnel, plan):
     """The batches that a search would begin with if the closed form were the score."""
-    population, seen, counters, batches = Niches(plan.population), set(), collections.Counter(), []
-    for batch in range(NUM_FIRST):
-        some = funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
-        for one, value in zip(some, funnel.score.of(funnel.space, np.array(list(map(genes_of, some)))), strict=True):
-            population.add(float(value), one)
-        batches.append(some)
-    return batches
+
+    def values_of(some):
+        return funnel.score.of(funnel.space, np.array(list(map(genes_of, some)))).tolist()
+
+    return list(proposals(funnel, plan, NUM_FIRST, values_of, collections.Counter()))
 
 
 def bare(funnel, plan, num_processes):

@@ -1,4 +1,4 @@
-"""Where does the wall time of a search go? Scoring, measuring, Ray, the store, from the account that a run keeps of itself.
+"""Where does the wall time of a search go? Scoring, proving, measuring, Ray, the store: the account that a run keeps of itself.
 
     python -m zennas.search --track webface-sfr --out runs/webface-sfr
     python experiments/benchmarks/wall_time.py runs/webface-sfr --out experiments/benchmarks/wall_time.json
@@ -30,7 +30,8 @@ def main():
     shares = {
         "scoring": scoring_s,
         "measuring latency (table, reference, baselines)": wall["measuring"],
-        "finals (scoring again, exporting, measuring whole)": wall["finals"],
+        "proving the optimum (closed form, branch and bound)": wall.get("proving the optimum", 0.0),
+        "finals (scoring again, exporting, measuring whole, other scores)": wall["finals"],
         "ray (start, stop, and workers waiting during the search)": wall["starting Ray"]
         + wall["stopping Ray"]
         + searching_s
@@ -42,6 +43,7 @@ def main():
     result = {
         "total_s": round(total_s, 1),
         "share_pct": {name: round(100 * seconds / total_s, 2) for name, seconds in shares.items()},
+        "candidates_screened": state["counters"].get("screened", 0),
         "candidates_scored": len(scored),
         "candidates_per_second_while_searching": round(len(scored) / searching_s, 2),
         "workers_busy_scoring_pct": round(100 * scoring_s / searching_s, 1),
