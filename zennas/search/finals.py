@@ -1,7 +1,7 @@
 """The finals: the best and most different candidates are scored again, measured whole, and become winners or do not.
 
 Nobody becomes a winner on a prediction. Where a measurement shows that the table misjudged its candidate, the table is
-corrected and the search goes on with what it learnt.
+corrected, and the search goes on where what it has scored falls short of what is now within the budget.
 """
 
 import os
@@ -15,9 +15,10 @@ from zennas.search.winners import correction, measured_entry, metadata
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance
 
-# A prediction further off than this corrects the table and sends the search out again. Two measurements of like networks, some
-# minutes apart, differ by 1.5 %: less would follow the noise, and cost a finalist each time.
+# A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one network,
+# some minutes apart, differ by 1 to 4 %: less would follow the noise.
 MISJUDGED_PCT = 2.0
+SHORT_PCT = 0.3  # below the proven optimum: from here on the search goes on after a correction
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 RESCORED_PER_SLOT = 6
@@ -44,11 +45,11 @@ def settle_finals(run):
         if entry is None:
             continue
         off_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["predicted_ms"] - 1)
-        if abs(off_pct) > MISJUDGED_PCT:
+        if abs(off_pct) > MISJUDGED_PCT or not entry["latency"]["within_budget"]:
             factor = correction(run.finalists, run.budget.budget_ms)
             run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {factor:.4f}")
             run.correct(factor, why="misjudged")
-            if rounds < MAX_ROUNDS and not run.out_of_time:
+            if rounds < MAX_ROUNDS and not run.out_of_time and _falls_short(run, off_pct):
                 rounds += 1
                 _search_again(run)
             slots = []
@@ -177,6 +178,16 @@ def _measure(run, row):
     if latency["warning"]:
         run.progress.say(f"warning: {latency['warning']}", style="yellow")
     return entry
+
+
+def _falls_short(run, off_pct):
+    """Whether, under the corrected table, what is scored lies too far below what could be; guessed where nothing is proven."""
+    optimum, best = run.funnel and run.funnel.optimum, run.batches.population.best
+    if best is None:
+        return True
+    if optimum is None:
+        return abs(off_pct) > MISJUDGED_PCT
+    return best[0] < optimum.score - SHORT_PCT / 100 * abs(optimum.score)
 
 
 def _search_again(run):
