@@ -2,23 +2,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from zennas.search.finals import MISJUDGED_PCT, SHORT_PCT, _falls_short
+from zennas.search.finals import MISJUDGED_PCT, PROMISED_PCT, SHORT_PCT, _falls_short
 
 MISJUDGED, JUDGED_WELL = 2 * MISJUDGED_PCT, MISJUDGED_PCT / 2
 
 
-def after_a_correction(best, optimum, *, proves=True):
+def after_a_correction(best, optimum, *, proves=True, hurried=False):
     """A run whose best scored candidate and whose proven optimum within the budget are these; None where there is none."""
     funnel = SimpleNamespace(optimum=optimum and SimpleNamespace(score=optimum)) if proves else None
     population = SimpleNamespace(best=best and (best, "a candidate"))
-    return SimpleNamespace(funnel=funnel, batches=SimpleNamespace(population=population))
+    return SimpleNamespace(funnel=funnel, batches=SimpleNamespace(population=population), hurried=hurried)
 
 
 @pytest.mark.parametrize("off_pct", [-MISJUDGED, JUDGED_WELL, MISJUDGED])
-@pytest.mark.parametrize(("below_pct", "again"), [(-0.1, False), (0.9 * SHORT_PCT, False), (1.1 * SHORT_PCT, True)])
-def test_the_search_goes_on_where_what_is_scored_falls_short_of_the_optimum(below_pct, again, off_pct):
-    """Whatever was misjudged: a table that was too fast leaves less than half a per cent to be found, mostly."""
-    assert _falls_short(after_a_correction(800.0 * (1 - below_pct / 100), 800.0), off_pct) is again
+@pytest.mark.parametrize(("hurried", "short_pct"), [(False, SHORT_PCT), (True, PROMISED_PCT)])
+def test_the_search_goes_on_where_what_is_scored_falls_short_of_the_optimum(hurried, short_pct, off_pct):
+    """Whatever was misjudged; where the minutes are short, only if the promised gap is not kept."""
+    for share, again in ((-0.1, False), (0.9, False), (1.1, True)):
+        run = after_a_correction(800.0 * (1 - share * short_pct / 100), 800.0, hurried=hurried)
+        assert _falls_short(run, off_pct) is again
 
 
 @pytest.mark.parametrize("run", [after_a_correction(5.0, None), after_a_correction(5.0, 5.0, proves=False)])

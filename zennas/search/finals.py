@@ -18,7 +18,8 @@ from zennas.space.space import distance
 # A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one network,
 # some minutes apart, differ by 1 to 4 %: less would follow the noise.
 MISJUDGED_PCT = 2.0
-SHORT_PCT = 0.3  # below the proven optimum: from here on the search goes on after a correction
+# Below the proven optimum, after a correction: from here on the search goes on, where there is time or where there is none left.
+SHORT_PCT, PROMISED_PCT = 0.3, 0.5
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 RESCORED_PER_SLOT = 6
@@ -27,8 +28,8 @@ RESCORED_PER_SLOT = 6
 def settle_finals(run):
     """Fill the slots of winners one by one; the winners' entries, best first.
 
-    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after every
-    correction, and by a resumed run: what was scored again or measured before is not done twice.
+    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after a correction,
+    unless the minutes are short, and by a resumed run: what was scored again or measured before is not done twice.
     """
     rounds, measured, slots = 0, 0, []
     while len(slots) < run.plan.num_winners:
@@ -49,10 +50,12 @@ def settle_finals(run):
             factor = correction(run.finalists, run.budget.budget_ms)
             run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {factor:.4f}")
             run.correct(factor, why="misjudged")
-            if rounds < MAX_ROUNDS and not run.out_of_time and _falls_short(run, off_pct):
+            again = _falls_short(run, off_pct)
+            if again and rounds < MAX_ROUNDS and not run.out_of_time:
                 rounds += 1
                 _search_again(run)
-            slots = []
+            if again or not run.hurried:
+                slots = []
     return crown(run)
 
 
@@ -187,7 +190,8 @@ def _falls_short(run, off_pct):
         return True
     if optimum is None:
         return abs(off_pct) > MISJUDGED_PCT
-    return best[0] < optimum.score - SHORT_PCT / 100 * abs(optimum.score)
+    short_pct = PROMISED_PCT if run.hurried else SHORT_PCT
+    return best[0] < optimum.score - short_pct / 100 * abs(optimum.score)
 
 
 def _search_again(run):

@@ -101,6 +101,11 @@ class Run:
         return self.plan.candidates is None and time.monotonic() > self.deadline
 
     @property
+    def hurried(self):
+        """Whether finals from the beginning would take longer than the minutes."""
+        return self.plan.candidates is None and time.monotonic() + self._finals_seconds() > self.deadline
+
+    @property
     def finalists(self):
         """Entries of the candidates measured whole, baselines left out."""
         return [entry for entry in self.ledger.measured.values() if entry["role"] != "baseline"]
