@@ -30,7 +30,7 @@ def summary(run, winners):
     state, entries = run.ledger.state, _in_order(run, winners)
     error = prediction_error(entries)
     counters, budget = run.ledger.counters, run.budget
-    screened = f"{counters['screened']:,} candidates screened, " if counters["screened"] else ""
+    looked_at = counters["screened"] or counters["seen"] or counters["scored"]
     facts = [
         ("track", run.track.name),
         ("space", f"{run.space.name}, block {run.space.block}"),
@@ -46,9 +46,8 @@ def summary(run, winners):
         ),
         (
             "searched",
-            f"{screened}{counters['seen'] or counters['scored']} seen, {counters['scored']} scored in "
-            f"{duration(state['search_s'])}, "
-            f"{counters['failed']} failed",
+            f"{looked_at:,} candidates {'screened' if counters['screened'] else 'seen'}, {counters['scored']:,} scored in "
+            f"{duration(state['search_s'])}, {counters['failed']:,} failed",
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
         *_proof(run, winners),
@@ -94,7 +93,7 @@ def _proof(run, winners):
     elif run.funnel is not None:
         facts.append(("optimum", f"not proven: {run.funnel.why_not or 'no candidate is within the limits'}"))
     if error:
-        text = f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']} scored"
+        text = f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']:,} scored"
         facts.append(("closed form", text))
     return facts
 

@@ -168,13 +168,20 @@ def _table(measured, label):
             f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
             f"<td>{number(row.score, '.2f')} <i>± {number(row.score_std, '.2f')}</i></td>"
-            f"<td>{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i></td>"
+            f"<td>{_distance(row)}</td>"
             f"<td>{number(row.measured_ms, '.2f')} <i>± {number(row.spread_pct)} %</i></td>"
             f"<td{'' if row.within_budget else ' class=over'}>{number(share_pct)} %</td>"
             f"<td>{number(row.macs / 1e9, '.2f')}</td><td>{number(row.params / 1e6, '.2f')}</td>"
             f"<td>{number(row.num_blocks, '.0f')}</td><td>{number(row.megabytes)}</td></tr>"
         )
     return lead + table(names, rows)
+
+
+def _distance(row):
+    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of block."""
+    if row.gap is None or math.isnan(row.gap):
+        return number(None)
+    return f"{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i>"
 
 
 def _evidence(summary, measured):
@@ -261,8 +268,10 @@ def _course(summary, scored):
     rows = timed.dropna(subset=["score"])
     best = rows[rows["predicted_ms"] <= summary.budget_ms].assign(best=lambda feasible: feasible["score"].cummax())
     best = pd.concat([best, best.tail(1).assign(elapsed_s=end_s)])
-    # Results come in batches: in bins of fewer than 20 candidates one would see the batches, not the rate.
-    counts, edges_s = np.histogram(timed["elapsed_s"], bins=max(1, min(60, len(timed) // 20)), range=(0, end_s))
+    # Results come in batches: in bins of fewer than three one would see the batches, not the rate.
+    counts, edges_s = np.histogram(
+        timed["elapsed_s"], bins=max(1, min(60, timed["batch"].nunique() // 3)), range=(0, end_s)
+    )
     rates = counts / np.diff(edges_s)
     figure, looks = panels([0.72, 0.28]), {"scored": SCORED, "best within the budget": FRONT}
     hover = f"%{{customdata[0]}}<br>{summary.score_label} %{{y:.2f}} after %{{x:.1f}} s"
