@@ -121,7 +121,7 @@ def span(*values, pad=0.06):
 
 STYLE = f"""
 :root {{ color-scheme: light; }} * {{ box-sizing: border-box; }}
-body {{ max-width: 1150px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; }}
+body {{ max-width: 1220px; margin: 0 auto; padding: 36px 20px 48px; background: #f8fafc; color: {INK}; }}
 body {{ font: 15px/1.55 {FONT}; }} a {{ color: inherit; }} i {{ font-style: normal; font-weight: 400; }}
 h1, h2, h3 {{ color: #0f172a; line-height: 1.25; margin: 0; }} h1 {{ font-size: 30px; }} h2 {{ font-size: 20px; }}
 h3 {{ font-size: 15px; margin: 22px 0 8px; }} i, small, dt, thead, .kicker, .empty {{ color: {FADED}; }}

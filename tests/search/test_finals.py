@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from zennas.search.finals import MISJUDGED_PCT, PROMISED_PCT, SHORT_PCT, _falls_short
+from zennas.search.finals import MISJUDGED_PCT, PROMISED_PCT, SHORT_PCT, _falls_short, _outdone
+from zennas.space.candidate import Candidate
 
 MISJUDGED, JUDGED_WELL = 2 * MISJUDGED_PCT, MISJUDGED_PCT / 2
 
@@ -30,3 +31,17 @@ def test_without_a_proof_the_search_goes_on_where_a_prediction_was_far_off(run):
 
 def test_the_search_goes_on_where_nothing_scored_is_within_the_budget_any_more():
     assert _falls_short(after_a_correction(None, 800.0), JUDGED_WELL)
+
+
+def test_a_finalist_that_fits_is_told_why_it_did_not_win(candidate):
+    run = SimpleNamespace(plan=SimpleNamespace(min_distance=0.3))
+    alike = candidate.model_copy(update={"stem": 2 * candidate.stem})  # one gene of several doubled
+    winners = [{"candidate": candidate.model_copy(update={"widths": tuple(4 * w for w in candidate.widths)}).plain()}]
+    assert _outdone(run, {"candidate": alike.plain()}, winners) == "fits, but the winners score higher"
+    winners.append({"candidate": candidate.plain()})
+    assert _outdone(run, {"candidate": alike.plain()}, winners) == "fits, but is too like winner-2"
+
+
+@pytest.fixture
+def candidate():
+    return Candidate(block="ir_se", stem=16, widths=(32, 64), depths=(1, 2))

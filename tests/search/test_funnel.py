@@ -37,9 +37,11 @@ def funnel():
 
 
 def proposed(funnel, population, *, batch=0, most=96, seen=None):
+    """(proposals, counters); later batches have seen the optimum, with which the first begins."""
+    if seen is None:
+        seen = {SPACE.candidate(genes).key for genes in funnel.seeds} if batch else set()
     counters = collections.Counter()
-    found = funnel.propose(population, batch=batch, most=most, seen=set() if seen is None else seen, counters=counters)
-    return found, counters
+    return funnel.propose(population, batch=batch, most=most, seen=seen, counters=counters), counters
 
 
 def scored(funnel, candidates):
@@ -57,6 +59,17 @@ def test_the_first_proposal_is_the_proven_optimum_within_the_margin(funnel):
     assert first == expected.candidate
     assert cost_of(first) <= BUDGET * (1 - MARGIN_PCT / 100) * (1 + 1e-9)
     assert funnel.optimum.score >= expected.score  # that of the whole budget
+
+
+def test_the_optimum_of_a_corrected_table_is_the_next_proposal():
+    funnel, seen = Funnel(SPACE, PLAN, mega_macs), set()
+    funnel.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    population = scored(funnel, proposed(funnel, Niches(PLAN.population), seen=seen)[0])
+    funnel.set_budget(1.3 * BUDGET, margin_pct=MARGIN_PCT)
+    new = SPACE.candidate(funnel.seeds[0])
+    assert new.key not in seen
+    assert proposed(funnel, population, batch=1, seen=seen)[0][0] == new
+    assert new not in proposed(funnel, population, batch=2, seen=seen)[0]
 
 
 def test_proposals_keep_budget_and_space_and_come_once(funnel):

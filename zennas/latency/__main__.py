@@ -331,7 +331,8 @@ def _print_comparison(found, console):
     console.print(f"parts only in one: {found.num_only_one}, only in the other: {found.num_only_other}")
     if (agreement := found.agreement) is None:
         console.print(
-            f"too few candidates of space {found.space} can be predicted from both; fill each on its machine with --table"
+            f"too few candidates of space {found.space} can be predicted from both; fill each on its machine with "
+            f"--table --space {found.space}"
         )
         return
     tau, near = ("-" if value is None else f"{value:.3f}" for value in (agreement.tau, agreement.tau_near))

@@ -62,13 +62,15 @@ def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
     """`num` candidates spread between a quarter of the budget and all of it, each measured whole and kept.
 
     Where a baseline of the space is predicted to take longer, between a quarter of the budget and that: a table may be far off
-    for small networks, and none may seem to fit. They are the first of always the same ones; those that are kept already are
-    not measured again. `counting(done, total)` is called after each. UserError where the space has too few candidates there.
+    for small networks, and none may seem to fit. Where all baselines are far below the budget, the slowest stands for it. They
+    are the first of always the same ones; those that are kept already are not measured again. `counting(done, total)` is called
+    after each. UserError where the space has too few candidates there.
     """
     sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
     rng, chosen = np.random.default_rng(SEED), {}
-    low_ms = LEAST_SHARE * budget_ms
-    high_ms = max([budget_ms, *(latency_table.predict(one, **sizes) for one in space.baselines.values())])
+    slowest_ms = max((latency_table.predict(one, **sizes) for one in space.baselines.values()), default=budget_ms)
+    budget_ms = slowest_ms if slowest_ms < LEAST_SHARE * budget_ms else budget_ms
+    low_ms, high_ms = LEAST_SHARE * budget_ms, max(budget_ms, slowest_ms)
     for _ in range(TRIES * num):
         target_ms = rng.uniform(low_ms, high_ms)
         candidate, predicted_ms = _near(space, target_ms, rng, lambda one: latency_table.predict(one, **sizes))

@@ -51,7 +51,8 @@ def search(
         list[str] | None,
         typer.Option(
             metavar="TABLE=MS",
-            help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there. "
+            help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, "
+            "as that table predicts them. "
             "Repeatable.",
         ),
     ] = None,
@@ -233,6 +234,10 @@ def _devices(texts):
     devices = {}
     for text in texts:
         table, equals, ms = text.rpartition("=")
+        if table in devices:
+            raise UserError(
+                f"--also {text}: {table} has a budget of {devices[table]:g} ms already; give one for each table"
+            )
         try:
             devices[table] = float(ms)
         except ValueError:

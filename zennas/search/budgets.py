@@ -15,6 +15,12 @@ class Budget(NamedTuple):
     of_part: object  # Part -> its share of the cost
     most: float
 
+    @property
+    def text(self):
+        """The limit in words."""
+        of_a_table = ", by its table, which no measurement here corrects" if self.name.startswith("ms on ") else ""
+        return f"at most {self.most:g} {self.name}{of_a_table}"
+
     def of(self, candidate, space):
         """What a candidate of the space costs."""
         parts = parts_of(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
@@ -36,7 +42,7 @@ def other_budgets(track, plan, space):
         except KeyError:
             raise UserError(
                 f"--also {name}: its table lacks {len(missing)} of the parts of space {space.name}; fill it on that machine "
-                f"with: python -m zennas.latency --table, and import it again"
+                f"with: python -m zennas.latency --table --space {space.name}, and import it again"
             ) from None
         budgets.append(Budget(f"ms on {name}", table.part_ms, most_ms))
     return budgets

@@ -22,6 +22,7 @@ MISJUDGED_PCT = 2.0
 SHORT_PCT, PROMISED_PCT = 0.3, 0.5
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
+LEAST_AGAIN_S = 5.0
 RESCORED_PER_SLOT = 6
 
 
@@ -51,7 +52,8 @@ def settle_finals(run):
             run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {factor:.4f}")
             run.correct(factor, why="misjudged")
             again = _falls_short(run, off_pct)
-            if again and rounds < MAX_ROUNDS and not run.out_of_time:
+            # The promised gap is worth one short round more than the minutes.
+            if again and rounds < MAX_ROUNDS and (rounds == 0 or not run.out_of_time):
                 rounds += 1
                 _search_again(run)
             if again or not run.hurried:
@@ -74,7 +76,7 @@ def crown(run):
         if entry not in winners:
             (run.out / f"{entry['key']}.onnx").unlink(missing_ok=True)
             over_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["budget_ms"] - 1)
-            verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else "fits, but a winner scores higher"
+            verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else _outdone(run, entry, winners)
             _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
@@ -102,6 +104,15 @@ def crown(run):
         if path.suffix in (".onnx", ".yaml") and path.stem not in {entry["name"] for entry in crowned}:
             path.unlink()
     return crowned
+
+
+def _outdone(run, entry, winners):
+    """Why a finalist within the budget is no winner."""
+    candidate = Candidate(**entry["candidate"])
+    for rank, winner in enumerate(winners, start=1):
+        if distance(candidate, Candidate(**winner["candidate"])) < run.plan.min_distance:
+            return f"fits, but is too like winner-{rank}"
+    return "fits, but the winners score higher"
 
 
 def _settle(run, entry, **changes):
@@ -196,7 +207,7 @@ def _falls_short(run, off_pct):
 
 def _search_again(run):
     if run.plan.candidates is not None:
-        run.evolve(num_scored=run.batches.num_scored + max(run.plan.batch_size, int(AGAIN_SHARE * run.plan.candidates)))
+        run.evolve(num_scored=run.batches.num_scored + max(1, int(AGAIN_SHARE * run.plan.candidates)))
     else:
         left_s = run.deadline - time.monotonic() - run.finalist_seconds  # what it finds must be measured, too
-        run.evolve(seconds=min(AGAIN_SHARE * run.ledger.state["search_s"], left_s))
+        run.evolve(seconds=max(LEAST_AGAIN_S, min(AGAIN_SHARE * run.ledger.state["search_s"], left_s)))

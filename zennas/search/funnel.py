@@ -73,8 +73,10 @@ class Funnel:
         rng = np.random.default_rng((self.plan.seed, batch))
         niches = population.niches(self.plan.num_winners, self.plan.min_distance)
         proposals = []
-        if batch == 0:
-            first = [*self.seeds, *map(genes_of, self.space.baselines.values())]
+        # The optimum first, that of a corrected table too.
+        new_seeds = [genes for genes in self.seeds if self.space.candidate(genes).key not in seen]
+        if batch == 0 or new_seeds:
+            first = [*new_seeds, *(map(genes_of, self.space.baselines.values()) if batch == 0 else ())]
             first_NG = np.array(first, int).reshape(-1, len(self.lows))
             self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
         num_families = -(-most // FAMILY)
@@ -83,8 +85,8 @@ class Funnel:
             if len(proposals) >= most:
                 break
             avoid, parents_NG = niches[family % len(niches)] if niches else ([], None)
-            if number == 0 and self.seeds:
-                trunk_G, share = np.array(self.seeds[0]), 1.0
+            if family == 0 and new_seeds:
+                trunk_G, share, avoid = np.array(new_seeds[0]), 1.0, []
             elif parents_NG is None or number % FRESH_EVERY == 0:
                 trunk_G, share, avoid = self._fresh_trunk(rng), rng.uniform(LEAST_SHARE, 1.0), []
             else:

@@ -247,6 +247,8 @@ class Run:
             ("work", f"{self.options.num_workers} worker(s), {until}, seed {plan.seed}, out {self.out}{done}"),
         ):
             self.progress.say(f"{name:>7}  {text}")
+        for limit in self.others:
+            self.progress.say(f"{'limit':>7}  {limit.text}")
         if self.stand_in:
             self.progress.say(f"   note  {self.stand_in}", style="yellow")
 

@@ -51,6 +51,7 @@ def summary(run, winners):
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
         *_proof(run, winners),
+        *(("limit", _limit(run, limit, winners)) for limit in run.others),
     ]
     for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
         if (of_these := prediction_error(some))["num"]:
@@ -75,6 +76,12 @@ def summary(run, winners):
         stem_px=run.space.image_px // stem_stride(run.space.block),
         optimum=state.get("optimum"),
     )
+
+
+def _limit(run, limit, winners):
+    """What the report says of a limit beside the latency."""
+    spent = (f"{entry['name']} {limit.of(Candidate(**entry['candidate']), run.space):.4g}" for entry in winners)
+    return "; ".join([limit.text, *spent])
 
 
 def _proof(run, winners):
