@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from zennas.records import UserError
-from zennas.search.budgets import check_possible, other_budgets
+from zennas.search.__main__ import _devices as devices_of
+from zennas.search.budgets import Budget, check_possible, other_budgets
 from zennas.space.cost import cost
 from zennas.track import SearchPlan, load_space
 
@@ -51,5 +52,19 @@ def test_a_device_whose_table_lacks_parts_is_named(tmp_path):
     path = tmp_path / "phone" / "onnxruntime-cpu-1t-batch1.csv"
     path.parent.mkdir()
     path.write_text(f"{header}\nir_se,16,16,1,16,0.5\n")
-    with pytest.raises(UserError, match=r"--also .*phone.*: its table lacks \d+ of the parts of space ir_se_tiny"):
+    with pytest.raises(
+        UserError, match=r"--also .*phone.*: its table lacks \d+ of the parts of space ir_se_tiny;.* --space"
+    ):
         budgets(devices={str(path): 5.0})
+
+
+def test_limits_are_said_and_what_nothing_here_corrects():
+    megabytes, on_phone = Budget("MB", None, 9.5), Budget("ms on phone", None, 40.0)
+    assert megabytes.text == "at most 9.5 MB"
+    assert on_phone.text.startswith("at most 40 ms on phone, by its table")
+
+
+def test_a_device_has_one_budget():
+    assert devices_of(["phone=40", "rig=2.5"]) == {"phone": 40.0, "rig": 2.5}
+    with pytest.raises(UserError, match="--also phone=50: phone has a budget of 40 ms already"):
+        devices_of(["phone=40", "phone=50"])

@@ -1,9 +1,11 @@
 import types
 
 import numpy as np
+import pytest
 
 from zennas.search.budgets import Budget
 from zennas.search.optimum import Optimum
+from zennas.search.outcome import gap_text
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.space.space import genes_of
 from zennas.track import load_space
@@ -65,3 +67,11 @@ def test_the_closed_forms_error_is_over_all_that_was_scored():
         "max_abs_pct": 50.0,
     }
     assert closed_form_error(run(scores=(None,))) is None
+
+
+@pytest.mark.parametrize(
+    ("gap", "within_budget", "text"), [(2.0, True, "2.00 (0.40 %)"), (-2.0, False, "-"), (None, True, "-")]
+)
+def test_no_distance_is_said_of_what_is_over_the_budget(gap, within_budget, text):
+    entry = {"gap": gap, "gap_pct": 0.4, "latency": {"within_budget": within_budget}}
+    assert gap_text(entry) == text

@@ -106,8 +106,13 @@ def _proof(run, winners):
 
 
 def gap_text(entry):
-    """How far a network is below the proven optimum, in points and per cent of the score; '-' where nothing is known."""
-    return "-" if entry.get("gap") is None else f"{entry['gap']:.2f} ({entry['gap_pct']:.2f} %)"
+    """How far a network is below the proven optimum, in points and per cent of the score.
+
+    '-' where nothing is known, or where it is over the budget that the optimum keeps.
+    """
+    if entry.get("gap") is None or not entry["latency"]["within_budget"]:
+        return "-"
+    return f"{entry['gap']:.2f} ({entry['gap_pct']:.2f} %)"
 
 
 def fill_study(run, winners):

@@ -178,8 +178,9 @@ def _table(measured, label):
 
 
 def _distance(row):
-    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of block."""
-    if row.gap is None or math.isnan(row.gap):
+    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of block or over
+    the budget."""
+    if row.gap is None or math.isnan(row.gap) or not row.within_budget:
         return number(None)
     return f"{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i>"
 
