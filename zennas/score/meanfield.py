@@ -128,7 +128,7 @@ def _leading_on(stage, shallow, block, settling):
         known[depth] = _difference(shallow[depth], block, settling)
         if abs(known[depth]) < LEADS_ON:
             break
-    added = np.interp(range(len(stage.of_depth)), list(known), list(known.values()), right=0.0) if known else 0.0
+    added = np.interp(range(len(stage.of_depth)), list(known), list(known.values()), right=0.0)
     return stage._replace(of_depth=tuple(np.add(stage.of_depth, added).tolist()))
 
 
@@ -137,7 +137,7 @@ def _spread(num):
     indices = [0]
     while indices[-1] < num - 1:
         indices.append(min(num - 1, max(indices[-1] + 1, indices[-1] * 3 // 2)))
-    return indices[:num]
+    return indices
 
 
 def _difference(before, block, settling):

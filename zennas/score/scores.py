@@ -137,7 +137,7 @@ def _scored_together(candidates, plan, *, seed, repeats, device):
     scored = {}
     for one, values in zip(known, zip(*values_RN, strict=True), strict=True):
         try:
-            mean, std = _mean_and_std([finite(value, "Zen-Score") for value in values])
+            mean, std = _mean_and_std([finite(value, plan.label) for value in values])
             scored[one] = Scored(mean, std, seconds)
         except FloatingPointError as error:
             scored[one] = Scored(None, 0.0, seconds, "score", f"FloatingPointError: {error}")

@@ -75,10 +75,9 @@ class Funnel:
         proposals = []
         # The optimum first, that of a corrected table too.
         new_seeds = [genes for genes in self.seeds if self.space.candidate(genes).key not in seen]
-        if batch == 0 or new_seeds:
-            first = [*new_seeds, *(map(genes_of, self.space.baselines.values()) if batch == 0 else ())]
-            first_NG = np.array(first, int).reshape(-1, len(self.lows))
-            self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
+        first = [*new_seeds, *(map(genes_of, self.space.baselines.values()) if batch == 0 else ())]
+        first_NG = np.array(first, int).reshape(-1, len(self.lows))
+        self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
         num_families = -(-most // FAMILY)
         for family in range(MOST_TRIES * num_families):
             number = batch * num_families + family

@@ -51,7 +51,7 @@ def summary(run, winners):
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
         *_proof(run, winners),
-        *(("limit", _limit(run, limit, winners)) for limit in run.others),
+        *(("limit", _limit(limit, winners)) for limit in run.others),
     ]
     for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
         if (of_these := prediction_error(some))["num"]:
@@ -78,9 +78,9 @@ def summary(run, winners):
     )
 
 
-def _limit(run, limit, winners):
+def _limit(limit, winners):
     """What the report says of a limit beside the latency."""
-    spent = (f"{entry['name']} {limit.of(Candidate(**entry['candidate']), run.space):.4g}" for entry in winners)
+    spent = (f"{entry['name']} {entry['other_costs'][limit.name]['cost']:.4g}" for entry in winners)
     return "; ".join([limit.text, *spent])
 
 
