@@ -1,6 +1,7 @@
 import importlib
 import io
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -10,8 +11,9 @@ import torch
 
 import zennas
 from zennas.__main__ import COMMANDS
+from zennas.commands import check_address
 from zennas.latency.__main__ import main as latency
-from zennas.records import EXPERIMENTS, SPACES, names
+from zennas.records import EXPERIMENTS, SPACES, UserError, names
 from zennas.score.__main__ import main as score
 from zennas.search.__main__ import main as search
 
@@ -235,3 +237,21 @@ def test_latency_refuses_a_file_that_is_not_there(refused, tiny, name):
 def test_latency_refuses_a_file_that_is_no_network(refused, tiny, tmp_path):
     (tmp_path / "text.onnx").write_text("no network")
     assert "text.onnx" in refused(latency, "--track", tiny, tmp_path / "text.onnx")
+
+
+def test_an_address_at_which_no_ray_answers_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("zennas.commands.ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=rf"--address 127.0.0.1:{port}: something answers there, but no Ray \(8265"):
+            check_address(f"127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:99999", "nosuch.invalid:6379"):
+        with pytest.raises(
+            UserError, match=rf"--address {address}: nobody answers there \(.*HOST:PORT that ray start --head"
+        ):
+            check_address(address)
+    for address in ("", "head", "http://127.0.0.1:8265", "ray://head:10001"):
+        with pytest.raises(UserError, match=rf"--address: given '{address}', allowed: the HOST:PORT .*'auto'"):
+            check_address(address)
+    for address in (None, "auto", "local"):  # Ray's own to find
+        check_address(address)

@@ -19,7 +19,7 @@ ROOMS = [
     {"zennas"},
     {"records"},
     {"provenance"},
-    {"progress", "commands", "run_folder", "train_plan", "page"},
+    {"progress", "commands", "run_folder", "train_plan", "tune_plan", "page"},
     {"space"},
     {"track"},
     {"score"},
@@ -33,6 +33,7 @@ ROOMS = [
     {"run"},
     {"evaluate"},
     {"submit"},
+    {"tune"},
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 
@@ -40,8 +41,8 @@ PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 WEBFACE = "zennas/submit/webface"
 # A third party is spoken to from here alone.
 FENCES = {
-    "ray": {"zennas/search/workers.py", "zennas/train/launch.py"},
-    "optuna": {"zennas/search/store.py"},
+    "ray": {"zennas/search/workers.py", "zennas/train/launch.py", "zennas/tune/trials.py"},
+    "optuna": {"zennas/search/store.py", "zennas/search/storage.py", "zennas/search/islands.py"},
     "onnxruntime": {"zennas/export.py", "zennas/latency/backends.py", f"{WEBFACE}/face_detection.py"},
     "cv2": {
         "zennas/faces/images.py",

@@ -10,6 +10,7 @@ from zennas.records import suggestion
 COMMANDS = {
     "search": "find the best backbones within a latency budget, without training any",
     "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
+    "tune": "search the recipe: cleaning thresholds, margin loss, depth against width, all together",
     "run": "search, then train the best winner",
     "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",

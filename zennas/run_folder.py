@@ -6,6 +6,7 @@ run.json holds the settings, who made the run, and whatever else its room keeps 
 import json
 import os
 import pathlib
+import re
 
 import filelock
 
@@ -15,11 +16,12 @@ from zennas.records import UserError
 FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
 
-def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None):
+def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None, before=None):
     """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one that
     begins with the entries of `start`.
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
+    before: the state of this run as it is known elsewhere, from which a folder without one begins.
     UserError where the folder holds another run, something else, or cannot be written.
     """
     folder = pathlib.Path(folder)
@@ -36,17 +38,61 @@ def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None):
                 "choose another --out, or --fresh to move it aside and begin anew"
             )
         return state, True
-    if resume:
+    if before is not None:
+        if differing := _differences(before["settings"], settings):
+            raise UserError(
+                f"the study of {folder.name} in the store is of a run with other settings ({'; '.join(differing)}); "
+                "choose another --out: its name is the study's"
+            )
+    elif resume:
         raise UserError(f"{folder}: holds no run to resume; leave --resume out to begin one")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --out takes a folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    # Of a process that was killed while it began.
+    left_over = {".run.json.tmp"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - left_over:
         raise UserError(f"{folder}: is not empty and holds no run of zennas; choose another --out")
-    state = {"format": FORMAT, "settings": settings, "made_by": provenance(seed=seed).model_dump(), **start}
+    state = {"format": FORMAT, "settings": settings, "made_by": provenance(seed=seed).model_dump(), **start} | (
+        before or {}
+    )
     with explaining(folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_run(folder, state)
     return state, False
+
+
+OF_A_RAY_JOB = (
+    "runtime_resources",
+    "working_dir_files",
+)  # folders above the copy of the working folder that a Ray job gets
+
+
+def lasting(folder, *, here=None):
+    """A run's folder where it outlives the process: a Ray job runs in a copy of the working folder that Ray removes, and what is
+    relative there is taken from the home of the job's user instead.
+
+    >>> copy = "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1"
+    >>> lasting("runs/a", here=copy).is_relative_to(pathlib.Path.home())
+    True
+    >>> lasting("runs/a", here="/somewhere").as_posix()
+    'runs/a'
+    """
+    folder, here = pathlib.Path(folder), pathlib.Path(here or pathlib.Path.cwd())
+    copied = all(name in here.parts for name in OF_A_RAY_JOB)
+    return pathlib.Path.home() / folder if copied else folder
+
+
+def lasting_url(url, *, here=None):
+    """`lasting` for a file that is given as a URL: journal:PATH, sqlite:///PATH, or a plain path; others are as they were.
+
+    >>> lasting_url("journal:study.log", here="/somewhere"), lasting_url("s3://bucket/table")
+    ('journal:study.log', 's3://bucket/table')
+    """
+    if url is None:
+        return None
+    scheme, path = re.fullmatch(r"(journal:(?://)?|sqlite(?:\+\w+)?:///|)(.*)", url, re.DOTALL).groups()
+    elsewhere = not path or path == ":memory:" or (not scheme and "://" in path)
+    return url if elsewhere else scheme + lasting(path, here=here).as_posix()
 
 
 def save_run(folder, state):

@@ -9,6 +9,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.network import check_block
 from zennas.space.space import Space
 from zennas.train_plan import TrainPlan
+from zennas.tune_plan import TunePlan
 
 Precision = Literal["float32", "float16", "int8"]  # of a network's weights; the rows of export.PRECISIONS
 Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -180,6 +181,13 @@ class SearchPlan(Record):
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
+    candidate_timeout_s: Positive = (
+        60.0  # of a worker, for one candidate or one family: a thousand times what one takes
+    )
+    candidate_memory_gb: Positive | None = (
+        None  # a worker's memory for it; None: its share of the smallest node's, as Ray finds it free at its start
+    )
+    scorers_per_gpu: Count = 2  # of a cluster
     # Beside the latency here, each a limit that every candidate keeps.
     max_mb: Positive | None = None  # of the exported file, whatever more the track asks
     max_gmacs: Positive | None = None
@@ -196,6 +204,7 @@ class Experiment(Record):
     track: str
     search: SearchPlan = SearchPlan()
     train: TrainPlan = TrainPlan()
+    tune: TunePlan = TunePlan()
 
 
 def load_experiment(name):

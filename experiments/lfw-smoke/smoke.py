@@ -19,6 +19,7 @@ import sys
 import plotly.graph_objects as go
 
 from zennas import page
+from zennas.faces.pairs import folds_of_people
 from zennas.provenance import Provenance, provenance
 from zennas.run_folder import write_atomically
 
@@ -62,7 +63,7 @@ def arguments():
 
 def split(options):
     """(file of the identities to train on, pairs file of the test folds)."""
-    people = folds_of_people(options.folds)
+    people = folds_of_people(options.folds / "people.txt")
     train = [name for fold in TRAIN_FOLDS for name in people[fold]]
     lines = (options.folds / "pairs.txt").read_text(encoding="utf-8").splitlines()
     per_kind = int(lines[0].split("\t")[1])
@@ -74,17 +75,6 @@ def split(options):
     write_atomically(identities, "\n".join(train) + "\n")
     write_atomically(pairs, "\n".join([f"{len(TEST_FOLDS)}\t{per_kind}", *test]) + "\n")
     return identities, pairs
-
-
-def folds_of_people(folder):
-    """The names of each fold of people.txt: the number of folds, then each fold's length before its people."""
-    lines = (folder / "people.txt").read_text(encoding="utf-8").splitlines()
-    folds, at = [], 1
-    for _ in range(int(lines[0])):
-        size = int(lines[at])
-        folds.append([line.split("\t")[0] for line in lines[at + 1 : at + 1 + size]])
-        at += 1 + size
-    return folds
 
 
 def folder_of(variant, seed, options):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from zennas.faces.images import decode
-from zennas.faces.pairs import read_bin, read_pairs
+from zennas.faces.pairs import folds_of_people, read_bin, read_pairs
 from zennas.faces.sources import open_source
 from zennas.metrics.verification import ten_fold_accuracy
 from zennas.records import UserError
@@ -211,3 +211,8 @@ def test_real_sets(tmp_path, monkeypatch):
     small = read_bin(folder / "small_lfw.bin")
     assert small.same_P.tolist() == [True] * 10
     assert all(decode(small.images.read(image)).shape == (112, 112, 3) for image in range(small.images.num_images))
+
+
+def test_the_folds_of_people_are_read_as_lfw_writes_them(tmp_path):
+    (tmp_path / "people.txt").write_text("2\n2\nAda\t3\nBob\t1\n1\nCy\t2\n")
+    assert folds_of_people(tmp_path / "people.txt") == [["Ada", "Bob"], ["Cy"]]

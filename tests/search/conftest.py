@@ -1,5 +1,6 @@
 """A search as a user starts it, one finished run that the slow tests share, and rows and entries made by hand."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ import pytest
 import yaml
 
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
+from tests.search.hosts import Cluster, without_loopback
+from tests.search.servers import Postgres, find
 from zennas.provenance import provenance
-from zennas.search.ledger import Row
+from zennas.search.scored import Row
 from zennas.space.cost import cost
 from zennas.track import ScorePlan, load_experiment
 
+collect_ignore = ["faulty"]  # a sitecustomize for Ray's workers alone
 BUDGET_MS = 0.8  # of the finished run: about half of the tiny space keeps it
 CANDIDATES = 60
 
@@ -36,10 +40,15 @@ def write_tiny(folder, **search):
 class Command:
     """A command of zennas under way, in a process group of its own, as a shell gives it one."""
 
-    def __init__(self, room, *arguments, cwd, checkout):
-        environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+    def __init__(self, room, *arguments, cwd, checkout, inside=()):
+        """inside: the words of a command that runs another one somewhere, such as a network namespace."""
+        environment = without_loopback(os.environ) | {
+            "PYTHONPATH": str(checkout),
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "120",
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"zennas.{room}", *map(str, arguments)], cwd=cwd, env=environment, text=True,
+            [*inside, sys.executable, "-m", f"zennas.{room}", *map(str, arguments)], cwd=cwd, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
@@ -68,14 +77,69 @@ def start(checkout, tmp_path_factory):
     """start(room, *arguments) -> Command; whatever still runs at the end is killed."""
     commands = []
 
-    def started(room, *arguments, cwd=None):
-        commands.append(Command(room, *arguments, cwd=cwd or tmp_path_factory.mktemp("elsewhere"), checkout=checkout))
+    def started(room, *arguments, cwd=None, inside=()):
+        cwd = cwd or tmp_path_factory.mktemp("elsewhere")
+        commands.append(Command(room, *arguments, cwd=cwd, checkout=checkout, inside=inside))
         return commands[-1]
 
     yield started
     for command in commands:
         if command.process.poll() is None:
             command.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL of this session's own. It is a part of .ci/run's machine; elsewhere its tests are left out."""
+    if find("initdb") is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    server = Postgres()
+    yield server
+    server.remove()
+
+
+_databases = itertools.count()
+
+
+@pytest.fixture
+def database(postgres):
+    """The URL of an empty database, password included."""
+    return postgres.create(f"test{next(_databases)}")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A Cluster; all of its nodes are killed at the end."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    made = Cluster(tmp_path)
+    yield made
+    for node in reversed(made.nodes):
+        node.kill()
+
+
+class SmallDisk:
+    """A disk of its own, of a few megabytes, that can be given more."""
+
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path]
+        if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("only root can mount a small disk, and not in every container")
+
+    def resize(self, megabytes):
+        subprocess.run(["mount", "-o", f"remount,size={megabytes}m", self.path], check=True)
+
+    def remove(self):
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A SmallDisk of one megabyte."""
+    disk = SmallDisk(tmp_path / "disk")
+    yield disk
+    disk.remove()
 
 
 class FinishedRun(NamedTuple):

@@ -59,7 +59,7 @@ def test_a_device_whose_table_lacks_parts_is_named(tmp_path):
 
 
 def test_limits_are_said_and_what_nothing_here_corrects():
-    megabytes, on_phone = Budget("MB", None, 9.5), Budget("ms on phone", None, 40.0)
+    megabytes, on_phone = Budget("MB", None, 9.5), Budget("ms on phone", None, 40.0, device="phone")
     assert megabytes.text == "at most 9.5 MB"
     assert on_phone.text.startswith("at most 40 ms on phone, by its table")
 

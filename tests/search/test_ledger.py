@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -9,7 +8,8 @@ import pytest
 
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
-from zennas.search.ledger import Row, open_ledger
+from zennas.search.ledger import SHARED, open_ledger
+from zennas.search.scored import Row
 
 SETTINGS = {"track": "tiny", "seed": 0, "score": {"repeats": 1}}
 
@@ -47,7 +47,67 @@ def test_rows_come_back_as_they_were(ledger, rows):
     assert [tuple(row._replace(widths=tuple(row.widths), depths=tuple(row.depths))) for row in back.rows] == rows
     assert [row.candidate for row in back.rows] == [row.candidate for row in rows]
     assert back.counters == {"scored": 24}
-    assert len(list(ledger.scored_folder.iterdir())) == 3
+    assert len(ledger.parts.names()) == 3
+
+
+def test_a_killed_beginning_is_in_nobodys_way(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.tmp").write_text("{")
+    assert open_ledger(tmp_path / "run", SETTINGS, seed=0).state["settings"] == SETTINGS
+
+
+def test_of_two_folders_of_one_run_the_later_state_counts(tmp_path):
+    """A driver began here, another went on elsewhere, and now it goes on here."""
+    store = {}
+
+    def opened(name):
+        ledger = open_ledger(tmp_path / name, SETTINGS, seed=0, kept=dict(store))
+        ledger.keep = store.__setitem__
+        store.setdefault("run", {name: ledger.state[name] for name in SHARED})
+        return ledger
+
+    first = opened("here")
+    first.add_measured({"key": "a", "latency": {}, "role": "finalist"})
+    first.save(rescored={"a": [1.0, 0.1]})
+    second = opened("there")
+    assert second.state["rescored"] == {"a": [1.0, 0.1]}
+    second.add_measured({"key": "a", "latency": {}, "role": "winner"})
+    second.save(rescored={"a": [1.0, 0.1], "b": [2.0, 0.1]}, finished=True)
+    third = opened("here")
+    assert third.state["rescored"] == {"a": [1.0, 0.1], "b": [2.0, 0.1]} and third.state["finished"]
+    assert third.measured["a"]["role"] == "winner" and third.state["saves"] == second.state["saves"]
+    third.save(rescored={})
+    assert opened("here").state["rescored"] == {}  # and what this folder has is not older than the store
+
+
+def test_a_study_of_another_run_is_refused_before_anything_is_written(tmp_path, rows):
+    """A run was begun here without a store; now one is given, and holds somebody else's study of that name."""
+    here, theirs = open_ledger(tmp_path / "run", SETTINGS, seed=0), open_ledger(tmp_path / "theirs", SETTINGS, seed=0)
+    here.append(rows)
+    here.flush()
+    kept = {"run": {name: theirs.state[name] for name in SHARED}, "island:0": {"saves": 9, "finished": True}}
+    with pytest.raises(UserError, match=r"the study 'run' in the store is of another run \(.*choose another --out"):
+        again(here, kept=kept)
+    assert len(again(here).rows) == len(rows) and not again(here).state["finished"]
+
+
+def test_what_the_store_has_of_a_network_is_not_made_older(tmp_path):
+    ledger, written = open_ledger(tmp_path / "run", SETTINGS, seed=0), {}
+    for key in "ab":
+        ledger.take_measured({"key": key, "latency": {}, "role": "winner"})
+
+    class Kept:
+        def keep(self, name, value):
+            written[name] = value
+
+        def kept(self, name):
+            return {}
+
+        def kept_under(self, prefix):
+            return {"a": {"key": "a", "latency": {}, "role": "finalist"}}
+
+    ledger.keep_in(Kept())
+    assert list(written) == ["measured:b"]
 
 
 def test_counters_are_those_of_the_rows_on_disk(ledger, rows):
@@ -63,7 +123,7 @@ def test_pandas_reads_the_folder_of_parts(ledger, rows):
     for batch in range(6):
         ledger.append(rows[4 * batch : 4 * batch + 4])
         ledger.flush()
-    frame = pandas.read_parquet(ledger.scored_folder)
+    frame = pandas.read_parquet(ledger.parts.where)
     assert list(frame.columns) == list(Row._fields) and len(frame) == 24
     assert frame["key"].tolist() == [row.key for row in rows]
     assert frame["score"].isna().tolist() == [row.score is None for row in rows]
@@ -79,14 +139,14 @@ def test_the_frame_of_a_ledger_is_corrected(ledger, rows):
 
 def test_a_flush_without_rows_writes_nothing(ledger):
     ledger.flush()
-    assert not ledger.scored_folder.exists()
+    assert ledger.parts.names() == [] and not (ledger.folder / "scored.parquet").exists()
 
 
 def test_a_part_that_was_never_finished_is_not_read(ledger, rows):
     ledger.append(rows[:4])
     ledger.flush()
-    (ledger.scored_folder / ".part-0000004.parquet.tmp").write_bytes(b"PAR1")  # killed while it was written
-    assert len(again(ledger).rows) == 4 and len(pandas.read_parquet(ledger.scored_folder)) == 4
+    (ledger.folder / "scored.parquet" / ".part-0000004.parquet.tmp").write_bytes(b"PAR1")  # killed while it was written
+    assert len(again(ledger).rows) == 4 and len(pandas.read_parquet(ledger.parts.where)) == 4
 
 
 def test_entries_and_events_come_back_and_the_newest_entry_counts(ledger, space, make_entry):
@@ -141,13 +201,13 @@ def test_fresh_moves_a_run_aside_and_never_deletes(ledger, rows):
     ledger.flush()
     for number in (1, 2):
         new = again(ledger, SETTINGS | {"seed": number}, fresh=True)
-        assert new.rows == [] and again(new, SETTINGS | {"seed": number}).rows == []
+        assert not new.rows and not again(new, SETTINGS | {"seed": number}).rows
         assert (ledger.folder.with_name(f"run.old-{number}") / "run.json").is_file()
     assert len(open_ledger(ledger.folder.with_name("run.old-1"), SETTINGS).rows) == 24
 
 
 def test_fresh_begins_where_nothing_is(tmp_path):
-    assert open_ledger(tmp_path / "new", SETTINGS, fresh=True).rows == []
+    assert not open_ledger(tmp_path / "new", SETTINGS, fresh=True).rows
 
 
 def test_resume_wants_a_run(tmp_path, ledger):
@@ -200,7 +260,7 @@ import numpy as np
 from zennas.records import UserError
 from zennas.search.ledger import open_ledger
 from zennas.space.space import Space
-from zennas.search.ledger import Row
+from zennas.search.scored import Row
 folder, limit, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 ledger = open_ledger(folder, {}, seed=0)
 if limit:
@@ -225,16 +285,9 @@ except UserError as error:
 @pytest.fixture(params=["full disk", "file size limit"])
 def scarce(request, tmp_path):
     """(folder on a scarce disk, limit on a file's size there or 0)."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
     if request.param == "file size limit":
-        yield folder, 150_000
-        return
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk, and not in every container")
-    yield folder, 0
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        return tmp_path, 150_000
+    return request.getfixturevalue("small_disk").path, 0
 
 
 @pytest.mark.parametrize("what", ["rows", "entries"])
@@ -250,6 +303,6 @@ def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, checko
     back = open_ledger(disk / "run", {})
     if what == "rows":
         assert [row.key for row in back.rows] == [f"{index // 4}-{index % 4}" for index in range(kept)]
-        assert len(pandas.read_parquet(back.scored_folder)) == kept
+        assert len(pandas.read_parquet(back.parts.where)) == kept
     else:
         assert list(back.measured) == [str(index) for index in range(kept)]

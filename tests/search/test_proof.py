@@ -7,11 +7,17 @@ from zennas.search.budgets import Budget
 from zennas.search.optimum import Optimum
 from zennas.search.outcome import gap_text
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
+from zennas.search.scored import Row, Rows
 from zennas.space.space import genes_of
 from zennas.track import load_space
 
 SPACE = load_space("ir_se_tiny")
 CHEAPEST = SPACE.cheapest()
+
+
+def row_of(candidate, score):
+    said = (candidate.key, candidate.text, candidate.block, candidate.stem, candidate.widths, candidate.depths)
+    return Row(0, *said, score, 0.0, 0.0, 1.0, 1, 1, candidate.num_blocks, 0.0, None, None)
 
 
 class ByBlocks:
@@ -24,10 +30,8 @@ class ByBlocks:
 def run(*, optimum=True, scores=()):
     deep = CHEAPEST.model_copy(update={"depths": (2, 2, 1)})
     found = Optimum(deep, 50.0, (4.0,), 51.0, 3) if optimum else None
-    rows = [
-        types.SimpleNamespace(stem=CHEAPEST.stem, widths=CHEAPEST.widths, depths=CHEAPEST.depths, score=s)
-        for s in scores
-    ]
+    rows = Rows()
+    rows.extend([row_of(CHEAPEST, score) for score in scores])
     return types.SimpleNamespace(
         space=SPACE, factor=0.5, others=[Budget("blocks", lambda part: float(part.is_block), 9.0)],
         funnel=types.SimpleNamespace(score=ByBlocks(), optimum=found), ledger=types.SimpleNamespace(rows=rows),

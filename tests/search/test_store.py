@@ -31,12 +31,13 @@ def open_store(space, url):
     opened = []
 
     def made(*, storage=url, run_id="run A", note="# A note\n\nunder way"):
-        opened.append(Store(space, storage, "run", run_id=run_id, note=note))
+        opened.append(Store(space, storage, "run"))
+        opened[-1].begin(run_id, note=note)
         return opened[-1]
 
     yield made
     for store in opened:
-        if store._thread.is_alive():
+        if store._thread and store._thread.is_alive():
             store.close()
 
 
@@ -167,9 +168,8 @@ def test_what_was_measured_stands_beside_what_was_scored(open_store, url, sample
     closed(store)
     scored, finalist, baseline = trials_of(url)
     assert (scored.values, finalist.values, baseline.values) == ([5.0, 1.0], [5.5, 1.25], [1.0, 9.0])
-    assert [trial.user_attrs["role"] for trial in (scored, finalist, baseline)] == ["scored", "finalist", "baseline"]
-    assert baseline.user_attrs["name"] == "IR-SE-small" and "verdict" not in baseline.user_attrs
-    assert finalist.user_attrs["verdict"] and finalist.user_attrs["measured_ms"] == 1.25
+    assert [trial.user_attrs["role"] for trial in (scored, finalist, baseline)] == ["scored", "measured", "baseline"]
+    assert baseline.user_attrs["name"] == "IR-SE-small" and finalist.user_attrs["measured_ms"] == 1.25
     front = {tuple(trial.values) for trial in optuna.load_study(study_name="run", storage=url).best_trials}
     assert (1.0, 9.0) not in front  # over the budget
 
@@ -183,12 +183,10 @@ def winner(tmp_path, sampled, make_entry):
 
 
 def test_a_winners_file_is_an_artifact_that_takes_no_room_of_its_own(open_store, url, dashboard, tmp_path, winner):
-    entry, candidate, path = winner
+    _, _, path = winner
     store = open_store()
-    store.add_entry(entry, candidate, onnx=path)
+    store.show_files([path])
     closed(store)
-    (trial,) = trials_of(url)
-    assert trial.state == TrialState.COMPLETE and trial.values == [7.0, 1.5]
     (artifact,) = (tmp_path / "artifacts").iterdir()
     assert artifact.samefile(path) and path.stat().st_nlink == 2
     assert path.read_bytes() == b"an ONNX file" * 1000
@@ -196,13 +194,27 @@ def test_a_winners_file_is_an_artifact_that_takes_no_room_of_its_own(open_store,
         "winner-1.onnx"
     ]
     assert dashboard("/api/meta")["artifact_is_available"]
-    (shown,) = dashboard("/api/studies/1")["trials"]
-    assert [one["filename"] for one in shown["artifacts"]] == ["winner-1.onnx"]
-    assert shown["artifacts"][0]["artifact_id"] == artifact.name
+    (shown,) = dashboard("/api/studies/1")["artifacts"]
+    assert (shown["filename"], shown["artifact_id"]) == ("winner-1.onnx", artifact.name)
 
 
-def test_an_artifact_that_a_kill_left_half_attached_is_finished(open_store, url, winner, monkeypatch):
-    entry, candidate, path = winner
+def test_a_later_winner_takes_the_place_of_an_earlier_one(open_store, dashboard, tmp_path, winner):
+    _, _, path = winner
+    for content in (b"the first", b"the second"):
+        path.unlink()
+        path.write_bytes(content)
+        store = open_store()
+        store.show_files([path])
+        closed(store)
+    (artifact,) = (tmp_path / "artifacts").iterdir()
+    assert artifact.read_bytes() == b"the second"
+    assert [one["artifact_id"] for one in dashboard("/api/studies/1")["artifacts"]] == [artifact.name]
+
+
+def test_files_that_a_kill_left_half_shown_are_shown_by_the_next_run(
+    open_store, dashboard, tmp_path, winner, monkeypatch
+):
+    _, _, path = winner
     store = open_store()
 
     def killed(*arguments, **keywords):
@@ -211,14 +223,12 @@ def test_an_artifact_that_a_kill_left_half_attached_is_finished(open_store, url,
     with monkeypatch.context() as patch:
         patch.setattr(stores, "upload_artifact", killed)
         with pytest.raises(KeyboardInterrupt):
-            store._write(candidate, [7.0, 1.5], BUDGET_MS, {"key": f"{entry['key']} winner", "role": "winner"}, path)
+            store._attach([path])
     closed(store)
     again = open_store()
-    again.add_entry(entry, candidate, onnx=path)
+    again.show_files([path])
     closed(again)
-    complete = [trial for trial in trials_of(url) if trial.state == TrialState.COMPLETE]
-    assert [trial.values for trial in complete] == [[7.0, 1.5]]
-    assert not [trial for trial in trials_of(url) if trial.state == TrialState.RUNNING]
+    assert [one["filename"] for one in dashboard("/api/studies/1")["artifacts"]] == ["winner-1.onnx"]
 
 
 def test_nothing_is_written_twice_in_one_run_or_in_two(open_store, url, sampled, make_row, make_entry):
@@ -250,13 +260,13 @@ def test_a_study_stays_small_enough_to_look_at(open_store, url, sampled, make_ro
 
 def test_winners_are_written_however_full_the_study_is(open_store, url, sampled, make_row, winner, monkeypatch):
     monkeypatch.setattr(stores, "MAX_TRIALS", 10)
-    entry, candidate, path = winner
+    entry, candidate, _ = winner
     store = open_store()
     for one in sampled[1:21]:
         store.add_scored(make_row(one), latency_ms=1.0, budget_ms=BUDGET_MS)
-    store.add_entry(entry, candidate, onnx=path)
+    store.add_entry(entry, candidate)
     closed(store)
-    assert "winner" in {trial.user_attrs["role"] for trial in trials_of(url)}
+    assert "measured" in {trial.user_attrs["role"] for trial in trials_of(url)}
 
 
 def test_the_study_of_another_run_is_left_alone(open_store, url):

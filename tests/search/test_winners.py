@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from zennas.search.scored import Rows
 from zennas.search.winners import correction, diverse_best, metadata, prediction_error, write_winners
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.space import distance
@@ -47,21 +48,27 @@ def rows(space, make_row):
     return [make_row(space.sample(rng), score=float(index % 17)) for index in range(60)]
 
 
+def table(rows):
+    made = Rows()
+    made.extend(rows)
+    return made
+
+
 @pytest.mark.parametrize("min_distance", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("num", [1, 6])
 def test_the_best_that_differ_enough(rows, num, min_distance):
     taken = [rows[3].candidate, rows[30].candidate]
-    chosen = diverse_best(rows, taken, num=num, min_distance=min_distance)
+    chosen = diverse_best(table(rows), taken, num=num, min_distance=min_distance)
     allowed = [row for row in rows if min(distance(row.candidate, one) for one in taken) >= min_distance]
     left_out = [row.score for row in allowed if row not in chosen]
     assert len(chosen) == min(num, len(allowed)) and all(row in allowed for row in chosen)
     assert [row.score for row in chosen] == sorted((row.score for row in chosen), reverse=True)
     assert min(row.score for row in chosen) >= max(left_out)
-    assert diverse_best(rows[::-1], taken, num=num, min_distance=min_distance) == chosen
+    assert diverse_best(table(rows[::-1]), taken, num=num, min_distance=min_distance) == chosen
 
 
 def test_nothing_differs_enough_from_everything(rows):
-    assert diverse_best(rows, [rows[0].candidate], num=3, min_distance=10.0) == []
+    assert diverse_best(table(rows), [rows[0].candidate], num=3, min_distance=10.0) == []
 
 
 def test_the_prediction_error_is_that_of_the_corrected_prediction():

@@ -2,6 +2,7 @@
 and its command in a process that may be killed."""
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -202,21 +203,21 @@ def ran(*arguments, command=main):
     return Ended(ended.value.code, out.getvalue(), err.getvalue())
 
 
-def _child(arguments, log):
+def _child(room, arguments, log):
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
     os.dup2(1, 2)
-    sys.argv = ["zennas", "train", *arguments]
+    sys.argv = ["zennas", room, *arguments]
     torch.set_num_threads(1)
-    main(arguments)
+    importlib.import_module(f"zennas.{room}.__main__").main(arguments)
 
 
 class Child:
     """The command in a process of its own, under way."""
 
-    def __init__(self, arguments, log):
+    def __init__(self, arguments, log, *, room="train"):
         self.log = log
         CHILDREN.set_forkserver_preload(["zennas.train.outcome", "tests.train.conftest", "torch.utils.tensorboard"])
-        self.process = CHILDREN.Process(target=_child, args=([str(one) for one in arguments], str(log)))
+        self.process = CHILDREN.Process(target=_child, args=(room, [str(one) for one in arguments], str(log)))
         self.process.start()
 
     def until(self, happened, timeout_s=90):
@@ -237,13 +238,15 @@ class Child:
         return self.process.exitcode
 
 
-@pytest.fixture
-def start(tmp_path):
-    """start(*arguments) -> Child; what still runs at the end is killed."""
+@contextlib.contextmanager
+def starting(folder, *, room="train"):
+    """start(*arguments) -> a Child of this room, its log in a folder; what still runs at the end is killed."""
     children = []
 
     def started(*arguments):
-        children.append(Child(arguments, tmp_path / f"child-{len(children)}.log"))
+        log = folder / f"child-{len(children)}.log"
+        log.touch()
+        children.append(Child(arguments, log, room=room))
         return children[-1]
 
     yield started
@@ -251,6 +254,12 @@ def start(tmp_path):
         if child.process.is_alive():
             child.process.kill()
         child.process.join()
+
+
+@pytest.fixture
+def start(tmp_path):
+    with starting(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ ODD = {  # no default, so that a knob that is dropped shows; a scale at which no
     "m1": 1.7,
     "m2_rad": 0.4,
     "m3": 0.1,
+    "s_p": 1.3,
+    "s_n": 0.7,
     "t": 0.3,
     "t_alpha": 0.25,
     "h": 0.8,
@@ -83,6 +85,11 @@ FORMULAS = {
     "cosface": (lambda c, norm, b, k: c - k["margin"], as_it_is, False),
     "arcface": (arc_target, as_it_is, False),
     "combined": (lambda c, norm, b, k: combined_target(c, k), as_it_is, False),
+    "unified_margin": (
+        lambda c, norm, b, k: k["s_p"] * combined_target(c, k),
+        lambda c, own, b, k: k["s_n"] * c,
+        False,
+    ),
     "subcenter_arcface": (arc_target, as_it_is, False),
     "mv_arc_softmax": (arc_target, lambda c, own, b, k: mv_negative(c, own, k), False),
     "curricularface": (arc_target, curricular_negative, False),
@@ -316,7 +323,7 @@ def test_no_margin_is_the_softmax(name):
     own_B1 = cosine_BC.amax(1, keepdim=True)
     cosine_BC = cosine_BC.scatter(1, label_B[:, None], own_B1)
     knobs = {knob: 0.0 for knob in ("margin", "margin_rad", "m2_rad", "m3") if knob in knobs_of(name)}
-    knobs |= {"scale": 16.0} | ({"m1": 1.0} if name == "combined" else {})
+    knobs |= {"scale": 16.0} | {knob: 1.0 for knob in ("m1", "s_p", "s_n") if knob in knobs_of(name)}
     loss, _ = unsharded_loss(name, cosine_BC, label_B, norm_B, count_C=torch.full((len(COUNTS),), 7), knobs=knobs)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(16 * cosine_BC, label_B), rtol=1e-5, atol=1e-6)
 
@@ -400,6 +407,22 @@ def test_the_combined_margin_holds_the_others(name, knobs, m):
     loss, _ = unsharded_loss(name, cosine_BC[1:].abs(), label_B[1:], norm_B[1:], knobs=knobs)
     other, _ = unsharded_loss("combined", cosine_BC[1:].abs(), label_B[1:], norm_B[1:], knobs=m)
     torch.testing.assert_close(other, loss, rtol=1e-5, atol=1e-5)
+
+
+def test_one_scale_of_the_unified_margin_is_the_combined_margin():
+    batch = faces()
+    knobs = {"m1": 1.2, "m2_rad": 0.3, "m3": 0.15}
+    loss, _ = unsharded_loss("unified_margin", *batch, knobs=knobs | {"s_p": 20.0, "s_n": 20.0})
+    other, _ = unsharded_loss("combined", *batch, knobs=knobs | {"scale": 20.0})
+    torch.testing.assert_close(loss, other, rtol=1e-6, atol=1e-6)
+
+
+def test_two_scales_of_the_unified_margin_by_hand():
+    """A face at 60 degrees of its own centre and of the only other: 2 (cos(60 + 30 degrees) - 0.25) = -0.5
+    against 3 x 0.5 = 1.5."""
+    knobs = {"m1": 1.0, "m2_rad": math.pi / 6, "m3": 0.25, "s_p": 2.0, "s_n": 3.0}
+    loss, _ = unsharded_loss("unified_margin", torch.tensor([[0.5, 0.5]]), torch.tensor([0]), None, knobs=knobs)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(2.0)), rel=1e-5)
 
 
 # ---- running values ---------------------------------------------------------------------------------------------------

@@ -270,6 +270,8 @@ BAD = {
     "truncated records": (lambda f, m: ["--data", truncated(f)], r"train\.rec"),
     "labels beyond the classes": (lambda f, m: ["--data", records(f, num_classes=3)], "3"),
     "unknown people": (lambda f, m: ["--identities", text_file(f, "nobody\n")], "nobody"),
+    "no labels": (lambda f, m: ["--labels", f / "none"], "--labels .*none: no such file"),
+    "something else as labels": (lambda f, m: ["--labels", text_file(f, "0 0 1\n")], "holds no labels"),
     "no list of people": (lambda f, m: ["--identities", f / "none"], "--identities .*none: no such file"),
     "no teacher": (lambda f, m: ["--teacher", f / "none"], "--teacher .*none: no such file"),
     "a teacher of text": (lambda f, m: ["--teacher", text_file(f, "hello", "teacher.onnx")], r"teacher\.onnx"),

@@ -265,3 +265,14 @@ def _places(names, source):
         if name == source.identity_names[int(source.label_N[index])] and number.isdecimal():
             place[name, int(number)] = int(index)
     return place
+
+
+def folds_of_people(path):
+    """The names of each fold of LFW's people.txt: the number of folds, then each fold's length before its people."""
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    folds, at = [], 1
+    for _ in range(int(lines[0])):
+        size = int(lines[at])
+        folds.append([line.split("\t")[0] for line in lines[at + 1 : at + 1 + size]])
+        at += 1 + size
+    return folds

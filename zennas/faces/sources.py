@@ -14,6 +14,7 @@ from zennas.faces import recordio
 from zennas.faces.image_set import ImageSet, changed_at
 from zennas.faces.images import CorruptImageError, UnreadableImageError
 from zennas.faces.index import Index, Names, file_key, kept_index, load_index
+from zennas.faces.labels import relabelled
 from zennas.faces.shards import IMAGE_SUFFIXES, list_members
 from zennas.records import UserError, suggestion
 
@@ -102,14 +103,17 @@ class Source:
         return file
 
 
-def open_source(path, *, identities=None, progress=None):
+def open_source(path, *, identities=None, labels=None, progress=None):
     """The Source of what lies at `path`: RecordIO, tar shards or an image folder. Its index is built once and kept.
 
     identities: a text file with one identity per line (folder name, or number where the source has no names); only their images
-    are in the Source, and they are numbered from 0 in the order that they have in the whole source. progress(done, total) is
+    are in the Source, and they are numbered from 0 in the order that they have in the whole source. labels: a file of
+    labels.write_labels, which says all of that image by image, so it goes without identities. progress(done, total) is
     called while the index is built. UserError where nothing that is accepted lies there, or it is damaged.
     """
     path = pathlib.Path(path)
+    if labels is not None and identities is not None:
+        raise UserError(f"{identities} and {labels}: identities and labels exclude each other; labels leave out images")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     kind, files, key = _what_lies_at(path)
@@ -119,7 +123,8 @@ def open_source(path, *, identities=None, progress=None):
         key = f"{folder.name}\n" + "\n".join(sorted(wanted))
         whole = folder
         folder = kept_index(key, lambda: _restricted(load_index(whole), wanted, identities, path), what=path)
-    return Source(path, folder)
+    source = Source(path, folder)
+    return source if labels is None else relabelled(source, labels)
 
 
 def _what_lies_at(path):

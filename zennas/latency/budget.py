@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import filelock
 import torch
 
 from zennas.checker import precision_of
@@ -13,6 +14,7 @@ from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name
 from zennas.provenance import machine_name, versions
 from zennas.records import Record, UserError, first_line
+from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
 
@@ -158,12 +160,14 @@ def keep_network(candidate, measurement, *, image_px=112, embedding_size=512):
     path = _networks_path(measurement.protocol, measurement.machine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        kept[_network_key(candidate, image_px, embedding_size)] = measurement.model_dump()
-        path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-    except OSError as error:
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):  # two runs of one machine may keep theirs at once
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            kept[_network_key(candidate, image_px, embedding_size)] = measurement.model_dump()
+            write_atomically(path, json.dumps(kept, indent=1))
+    except (OSError, UserError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: the measurement cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
+            f"{path}: the measurement cannot be kept: {why}; set ZENNAS_CACHE to a writable folder"
         ) from None
 
 
@@ -208,23 +212,25 @@ def _untrained(candidate, image_px, embedding_size):
     return calibrate(network, torch.randn(4, 3, image_px, image_px, generator=generator))
 
 
-def measure_detector(path, protocol, *, input_px):
-    """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic)."""
+def measure_detector(path, protocol, *, input_px, onnx_bytes=None):
+    """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic).
+
+    onnx_bytes: what the file holds, where the machine that measures has not got it.
+    """
     try:
-        return measure_onnx_file(path, protocol, prepare=lambda onnx_bytes: fix_input_px(onnx_bytes, input_px))
+        return measure_onnx_file(
+            path, protocol, onnx_bytes=onnx_bytes, prepare=lambda onnx_bytes: fix_input_px(onnx_bytes, input_px)
+        )
     except UserError as error:
         raise UserError(f"--detector {error}") from None
 
 
-def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
+def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes, onnx_bytes=None):
     """The Measurement of a user's ONNX file; `prepare` changes its bytes first. UserError where it is none that runs.
 
     A file is timed in the precision that it has, and the Measurement's protocol says which that is.
     """
-    try:
-        onnx_bytes = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    onnx_bytes = read_bytes(path) if onnx_bytes is None else onnx_bytes
     try:
         protocol = protocol.model_copy(update={"precision": precision_of(onnx_bytes)})
         return measure_calmly(prepare(onnx_bytes), protocol)
@@ -232,6 +238,14 @@ def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes):
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - onnx and ONNX Runtime raise a dozen unrelated types for what is no network
         raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line(error)}") from None
+
+
+def read_bytes(path):
+    """What a user's file holds. UserError where it cannot be read."""
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _network_key(candidate, image_px, embedding_size):

@@ -1,11 +1,13 @@
 """Measurement: a latency as it was taken, with every raw time; `measure` takes one."""
 
+import contextlib
 import gc
 import os
 import statistics
 import time
 
 from zennas.latency.backends import open_backend
+from zennas.latency.quiet import measuring
 from zennas.provenance import machine_name, provenance, versions
 from zennas.records import Record
 from zennas.track import Protocol
@@ -55,14 +57,12 @@ def measure(model, protocol, *, between_runs=None, progress=None):
     """The Measurement of an ONNX file (bytes) or a network under a Protocol.
 
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
-    `progress(done, total)` too. The caller sees to it that nothing else of ours runs on the device.
+    `progress(done, total)` too. Whatever of ours scores on this machine stands aside meanwhile (quiet.py).
     """
     run_once = open_backend(model, protocol)
-    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     raw_ms = []
-    gc.collect()
-    gc.disable()
-    try:
+    with measuring(), _no_garbage_collection():
+        load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         for _ in range(protocol.warmup_runs):
             run_once()
         for index in range(protocol.num_runs):
@@ -73,8 +73,6 @@ def measure(model, protocol, *, between_runs=None, progress=None):
             raw_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
             if progress:
                 progress(index + 1, protocol.num_runs)
-    finally:
-        gc.enable()
     return Measurement(
         raw_ms=tuple(round(value, 4) for value in raw_ms),
         protocol=protocol,
@@ -93,3 +91,13 @@ def measure_calmly(model, protocol, *, attempts=2, progress=None):
         if taken[-1].warning is None:
             break
     return min(taken, key=lambda measurement: measurement.spread_pct)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

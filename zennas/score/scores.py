@@ -10,6 +10,7 @@ import torch
 
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
+from zennas.score.limits import time_limit
 from zennas.score.meanfield import mean_field
 from zennas.score.modules import finite
 from zennas.score.plain import plain_layers
@@ -108,16 +109,17 @@ def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
     return _mean_and_std(values)
 
 
-def score_batch(candidates, plan, *, seed, repeats=None, device="cpu"):
-    """[Scored] for each candidate, in order: a failure is a value, and the batch goes on."""
-    together = _scored_together(candidates, plan, seed=seed, repeats=repeats, device=device)
-    return [
-        together[one] if one in together else _scored(one, plan, seed=seed, repeats=repeats, device=device)
-        for one in candidates
-    ]
+def score_batch(candidates, plan, *, seed, repeats=None, device="cpu", limit_s=None, alone=False):
+    """[Scored] for each candidate, in order: a failure is a value, and the batch goes on.
+
+    limit_s: what one candidate, and all of them together, may take. alone: none is scored together with another.
+    """
+    options = {"seed": seed, "repeats": repeats, "device": device, "limit_s": limit_s}
+    together = {} if alone else _scored_together(candidates, plan, **options)
+    return [together[one] if one in together else _scored(one, plan, **options) for one in candidates]
 
 
-def _scored_together(candidates, plan, *, seed, repeats, device):
+def _scored_together(candidates, plan, *, seed, repeats, device, limit_s):
     """{candidate: Scored} of those that can be scored together, and were."""
     known, start = [], time.perf_counter()
     if len(candidates) < 2 or plan.name not in TOGETHER:
@@ -127,10 +129,11 @@ def _scored_together(candidates, plan, *, seed, repeats, device):
             if plain_layers(one) is not None:
                 known.append(one)
     try:
-        values_RN = [
-            TOGETHER[plan.name](known, plan.image_px, plan.batch, _generator(seed, repeat, device))
-            for repeat in range(repeats or plan.repeats)
-        ]
+        with time_limit(limit_s):
+            values_RN = [
+                TOGETHER[plan.name](known, plan.image_px, plan.batch, _generator(seed, repeat, device))
+                for repeat in range(repeats or plan.repeats)
+            ]
     except Exception:  # noqa: BLE001 - one of them, or all of them in the memory of one: each alone says which
         return {}
     seconds = (time.perf_counter() - start) / max(1, len(known))
@@ -144,12 +147,13 @@ def _scored_together(candidates, plan, *, seed, repeats, device):
     return scored
 
 
-def _scored(candidate, plan, *, seed, repeats, device):
+def _scored(candidate, plan, *, seed, repeats, device, limit_s):
     start, stage = time.perf_counter(), "build"
     try:
-        plain_layers(candidate)
-        stage = "score"
-        value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
+        with time_limit(limit_s):
+            plain_layers(candidate)
+            stage = "score"
+            value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
     except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
         first_line = next(iter(str(error).strip().splitlines()), "")
         return Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")

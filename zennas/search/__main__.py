@@ -9,6 +9,8 @@ import typer
 
 from zennas import commands
 
+MOST_ISLANDS = 1024
+
 HELP = """Find the best backbones of a space within a track's latency budget, without training any.
 
 Finds the device, carries the track's budget over to it, searches, measures the best candidates whole, and writes winners
@@ -52,16 +54,35 @@ def search(
         typer.Option(
             metavar="TABLE=MS",
             help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, "
-            "as that table predicts them. "
-            "Repeatable.",
+            "as that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.",
         ),
     ] = None,
     score: Annotated[
         str | None, typer.Option(help="Objective: a row of SCORES. [default: the experiment's, zen]")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: sqlite:///OUT/study.db]")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE that holds "
+            "the URL. No passwords here: they go into @FILE or $ZENNAS_STORAGE. [default: sqlite:///OUT/study.db]"
+        ),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="Where the scored candidates go: a folder or a URL of fsspec. [default: OUT/scored.parquet]"),
+    ] = None,
+    islands: Annotated[
+        int, typer.Option(help="How many drivers share the study: give the same command so many times, anywhere.")
+    ] = 1,
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure on nodes of the cluster tagged latency_device:NAME. [default: those tagged latency_device]",
+        ),
     ] = None,
     then_train: Annotated[
         pathlib.Path | None,
@@ -83,18 +104,23 @@ def search(
 
 def search_and_train(
     *, track, out, minutes, candidates, seed, workers, budget_ms, backend, detector, space, storage, address, then_train,
-    resume, fresh, json_output, training=None, max_mb=None, max_gmacs=None, also=None, score=None,
+    resume, fresh, json_output, training=None, max_mb=None, max_gmacs=None, also=None, score=None, table=None, islands=1,
+    device=None,
 ):  # fmt: skip
     """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
     holds more of what zennas.train.request takes."""
+    if address is None:
+        commands.keep_ray_on_loopback()
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
-    from zennas.provenance import num_cores
     from zennas.records import UserError
+    from zennas.run_folder import lasting, lasting_url
     from zennas.score.scores import SCORES
     from zennas.search.loop import Run
     from zennas.search.options import Options
     from zennas.search.outcome import print_winners
+    from zennas.search.scored import checked_table
+    from zennas.search.storage import asked_storage, shown, without_secret
     from zennas.track import SearchPlan, load_experiment, load_space, lookup
 
     if resume and fresh:
@@ -112,9 +138,22 @@ def search_and_train(
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
     if workers is not None and not 1 <= workers <= 4096:
         raise UserError(f"--workers: given {workers}, allowed: 1 to 4096")
+    if not 1 <= islands <= MOST_ISLANDS:
+        raise UserError(f"--islands: given {islands}, allowed: 1 to {MOST_ISLANDS}")
+    asked, storage = storage, asked_storage(storage)
+    if islands > 1 and storage is None:
+        raise UserError(
+            f"--islands {islands}: islands meet in a store that all reach, and the default is a SQLite file of one; give "
+            "--storage postgresql://USER@HOST/DATABASE, or journal:FILE on one machine"
+        )
+    if device is not None and address is None:
+        raise UserError(
+            f"--device {device}: names nodes of a cluster, so give its --address; without one this machine measures"
+        )
     if detector is not None and not detector.is_file():
         raise UserError(f"--detector {detector}: no such file")
-    out = out or pathlib.Path("runs") / experiment.name
+    out = lasting(out or pathlib.Path("runs") / experiment.name)
+    storage, table = lasting_url(storage), lasting_url(checked_table(table))
     trained_out = out.with_name(f"{out.name}-trained")
     if then_train is not None:
         wanted = {"budget_ms": budget_ms, "backend": backend, "space": space, "fresh": fresh} | (training or {})
@@ -130,9 +169,12 @@ def search_and_train(
         backend=backend,
         budget_ms=budget_ms,
         detector=detector,
-        num_workers=workers or num_cores(),
+        num_workers=workers,
         address=address,
+        device=device,
         storage=storage,
+        table=table,
+        num_islands=islands,
         resume=resume,
         fresh=fresh,
     )
@@ -143,7 +185,7 @@ def search_and_train(
         winners = run.go()
     except KeyboardInterrupt:
         progress.end()
-        progress.say(f"stopped; everything computed is kept in {out}: give the same command again to go on")
+        progress.say(f"stopped; everything computed is kept in {run.out}: give the same command again to go on")
         raise
     finally:
         progress.close()
@@ -159,7 +201,14 @@ def search_and_train(
     print_winners(run, winners, console)
     if the_note := run.budget.stand_in if run.budget else None:
         console.print(the_note, style="yellow")
-    storage_url = storage or f"sqlite:///{out / 'study.db'}"
+    storage_url = without_secret(storage).removeprefix("journal:") if storage else f"sqlite:///{out / 'study.db'}"
+    pgpass = "    # the password from ~/.pgpass" if storage and shown(storage) != storage else ""
+    if islands > 1:
+        console.print(
+            f"These are the best of what all islands had measured when island {run.island} had its finals; the island that has "
+            "them last knows of all.",
+            style="yellow",
+        )
     same = {"--budget-ms": budget_ms, "--backend": backend}
     again = same | {
         "--max-mb": max_mb,
@@ -168,7 +217,11 @@ def search_and_train(
         "--score": score,
         "--space": space,
         "--detector": detector,
-        "--storage": storage,
+        "--storage": asked,
+        "--table": table,
+        "--islands": islands if islands > 1 else None,
+        "--address": address,
+        "--device": device,
         "--seed": seed,
         "--workers": workers,
     }
@@ -176,7 +229,7 @@ def search_and_train(
         "python",
         "-m",
         "zennas.score",
-        str(out / "winner-1.yaml"),
+        str(run.out / "winner-1.yaml"),
         "--track",
         track,
         *_flags(same),
@@ -184,12 +237,12 @@ def search_and_train(
     ]
     more = {"--candidates": 2 * candidates} if candidates else {"--minutes": f"{2 * plan.minutes:g}"}
     search_on = ["python", "-m", "zennas.search", "--track", track, "--out", str(out), *_flags(again | more)]
-    train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / "winner-1.yaml")]
+    train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(run.out / "winner-1.yaml")]
     train_it += [*_flags(same | {"--space": space}), "--out", str(trained_out), "--data"]
     console.print(
         f"A {plan.score.label} is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
-        f"  open {out / 'report.html'}\n"
-        f"  optuna-dashboard {storage_url} --artifact-dir {out / 'artifacts'}\n"
+        f"  open {run.out / 'report.html'}\n"
+        f"  optuna-dashboard {storage_url} --artifact-dir {run.out / 'artifacts'}{pgpass}\n"
         f"  {shlex.join(measure_it)}\n"
         f"  {shlex.join(search_on)}    # search on\n"
         f"  {shlex.join(train_it)} DATA    # train the best one",
@@ -200,7 +253,7 @@ def search_and_train(
         from zennas.train.outcome import train_and_tell
         from zennas.train.request import request
 
-        options = request(track, data=then_train, winner=out / "winner-1.yaml", out=trained_out, **training)
+        options = request(track, data=then_train, winner=run.out / "winner-1.yaml", out=trained_out, **training)
         result, code = train_and_tell(options, console, **ranks)
         if json_output:
             print(json.dumps({"winners": winners, "trained": result}, indent=2))

@@ -8,15 +8,19 @@ import collections
 import time
 from typing import NamedTuple
 
+import numpy as np
+
 from zennas.records import UserError
+from zennas.score.scores import Scored
 from zennas.search.evolution import Population, propose
 from zennas.search.funnel import Niches
-from zennas.search.ledger import Row
+from zennas.search.scored import Row
 from zennas.space.cost import cost
 
-FLUSH_EVERY_S = 5.0  # what a kill -9 may cost
+# What a kill -9 may cost: a batch of families is written as it comes in, small ones once a second.
+FLUSH_EVERY_S, FLUSH_ROWS = 1.0, 256
 ALONE = 8  # candidates of a task where they share nothing: a second or two
-LAST_WORDS_S = 2.0  # how long Ctrl-C waits for batches in flight; ray job stop kills after three
+LAST_WORDS_S = 1.5  # how long Ctrl-C waits for batches in flight; ray job stop kills after three
 
 
 class Batch(NamedTuple):
@@ -32,43 +36,68 @@ class Batch(NamedTuple):
 class Batches:
     """The search's state: a population, the keys seen, the batches in flight. Built anew from the ledger at any time."""
 
-    def __init__(self, space, plan, ledger, *, lag, refusal, predicted_ms, funnel=None):
+    def __init__(self, space, plan, ledger, *, lag, refusal, fit, predicted_ms, funnel=None, share=(0, 1)):
+        """refusal(candidate): why it is not worth scoring, or None; fit(predicted_ms_N, genes_NG): fits_N, whether what was
+        scored is within the budgets now; share: (island, number of islands)."""
+        self.share = share
         self.space, self.plan, self.ledger, self.lag, self.funnel = space, plan, ledger, lag, funnel
-        self.refusal, self.predicted_ms = refusal, predicted_ms
+        self.refusal, self.fit, self.predicted_ms = refusal, fit, predicted_ms
         self.in_flight = collections.deque()
-        self.seen = {row.key for row in ledger.rows}
+        self.seen = set(ledger.rows.keys)
         self.failures_in_a_row = 0
-        self.next_index = ledger.rows[-1].batch + 1 if ledger.rows else 0
+        own_N = ledger.own_N
+        self.num_scored = int(own_N.sum())  # by this island
+        self.next_index = int(ledger.rows.column("batch")[own_N].max(initial=-1)) + 1
         self._replay()
 
     def rebuild(self):
         """Choose the population again from all rows: after a correction other candidates fit the budget."""
         self.population = (Niches if self.funnel else Population)(self.plan.population)
-        waiting = {batch.index for batch in self.in_flight}
-        for row in self.ledger.rows:
-            if row.batch not in waiting:
-                self._admit(row)
+        rows = self.ledger.rows
+        waiting_N = self.ledger.own_N & np.isin(rows.column("batch"), [batch.index for batch in self.in_flight])
+        self.population.fill(rows, self.fit(rows.column("predicted_ms"), rows.genes_NG) & ~waiting_N)
 
     def _replay(self):
         """Hold the ledger's last batches back as if they were still in flight, as they were when the next was proposed."""
         drained = max((event["after_batch"] for event in self.ledger.state["events"]), default=-1)
         first = max(drained, self.next_index - self.lag) + 1
-        held = collections.defaultdict(list)
-        for row in self.ledger.rows:
-            if first <= row.batch < self.next_index:
-                held[row.batch].append(row)
+        batch_N, held = self.ledger.rows.column("batch"), collections.defaultdict(list)
+        for at in np.flatnonzero(self.ledger.own_N & (batch_N >= first) & (batch_N < self.next_index)):
+            held[int(batch_N[at])].append(self.ledger.rows[int(at)])
         self.in_flight.extend(
             Batch(index, [], None, rows, collections.Counter()) for index, rows in sorted(held.items())
         )
         self.rebuild()
 
-    def _admit(self, row):
-        if row.score is not None and self.refusal(row.candidate) is None:
-            self.population.add(row.score, row.candidate)
+    def _admit(self, rows):
+        rows = [row for row in rows if row.score is not None]
+        genes_NG = np.array([(row.stem, *row.widths, *row.depths) for row in rows], int).reshape(
+            len(rows), len(self.space.genes)
+        )
+        fits_N = self.fit(np.array([row.predicted_ms for row in rows]), genes_NG)
+        for row, fits in zip(rows, fits_N, strict=True):
+            if fits:
+                self.population.add(row.score, row.candidate)
 
-    @property
-    def num_scored(self):
-        return len(self.ledger.rows)
+    def take_arrivals(self, arrivals):
+        """Take in what other islands found, [(genes, score, table's ms, island)]; the number of those that were new."""
+        rows = []
+        for genes, score, predicted_ms, island in arrivals:
+            candidate = self.space.candidate(genes)
+            if candidate.key not in self.seen:
+                self.seen.add(candidate.key)
+                scored = Scored(score, 0.0, 0.0)
+                costs = (predicted_ms, *self._costs_of([candidate])[0][1:])
+                rows.append(self._row(-1, candidate, scored, costs)._replace(island=island))
+        self.ledger.take_foreign(rows)
+        self._admit(rows)
+        return len(rows)
+
+    def take_rows(self, num):
+        """Take in the last `num` rows of the ledger, which another island wrote."""
+        if num:
+            self.seen |= set(self.ledger.rows.keys[-num:])
+            self.rebuild()
 
     def run(self, workers, *, seconds=None, num_scored=None, on_rows=None, on_wait=None):
         """Search for so many seconds, or until so many are scored; True unless the space held nothing more.
@@ -94,21 +123,27 @@ class Batches:
                 batch = self.in_flight[0]
                 while batch.handle is not None and not workers.ready(batch.handle):
                     workers.wait(batch.handle, 0.25)
+                    last_flush = self._flush(last_flush)
                     if on_wait:
                         on_wait(self)
                 self.ledger.state["search_s"] = before_s + time.monotonic() - start
                 rows = self._take(workers)
                 if on_rows:
                     on_rows(rows)
-                if time.monotonic() - last_flush > FLUSH_EVERY_S:
-                    self.ledger.flush()
-                    last_flush = time.monotonic()
+                last_flush = self._flush(last_flush)
         except KeyboardInterrupt:
             self._last_words(workers)
             raise
         finally:
             self.ledger.state["search_s"] = before_s + time.monotonic() - start
             self.ledger.flush()
+
+    def _flush(self, last_flush):
+        """Write what came in, if there is much of it or it is long ago that it was written; when that was."""
+        if len(self.ledger.unwritten) < FLUSH_ROWS and time.monotonic() - last_flush < FLUSH_EVERY_S:
+            return last_flush
+        self.ledger.flush()
+        return time.monotonic()
 
     @property
     def num_under_way(self):
@@ -128,6 +163,7 @@ class Batches:
             min(size, ALONE),
             seed=self.plan.seed,
             refusal=self.refusal,
+            share=self.share,
             **known,
         )
         if not candidates:
@@ -142,10 +178,9 @@ class Batches:
         batch = self.in_flight[0]
         rows = batch.rows
         if rows is None:
-            rows = [
-                self._row(batch.index, *pair)
-                for pair in zip(batch.candidates, workers.results(batch.handle, len(batch.candidates)), strict=True)
-            ]
+            scored = workers.results(batch.handle, len(batch.candidates))
+            costs = self._costs_of(batch.candidates)
+            rows = [self._row(batch.index, *each) for each in zip(batch.candidates, scored, costs, strict=True)]
             counters = self.ledger.counters + batch.counters
             counters.update(
                 scored=sum(row.score is not None for row in rows), failed=sum(row.score is None for row in rows)
@@ -154,8 +189,9 @@ class Batches:
         if batch.rows is None:
             self.ledger.state["counters"] = {name: count for name, count in counters.items() if count}
             self.ledger.append(rows)
+            self.num_scored += len(rows)
+        self._admit(rows)
         for row in rows:
-            self._admit(row)
             if batch.rows is None:  # those of an earlier session do not count: what ailed them may be mended
                 self.failures_in_a_row = 0 if row.error is None else self.failures_in_a_row + 1
         if self.failures_in_a_row >= self.plan.max_failures_in_a_row:
@@ -165,8 +201,16 @@ class Batches:
             )
         return rows if batch.rows is None else []
 
-    def _row(self, index, candidate, scored):
-        spent = cost(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
+    def _costs_of(self, candidates):
+        """[(the table's ms, parameters, multiply-accumulates)]."""
+        if self.funnel:
+            return self.funnel.costs_of(candidates)
+        sizes = {"image_px": self.space.image_px, "embedding_size": self.space.embedding_size}
+        spent = [cost(candidate, **sizes) for candidate in candidates]
+        return [(self.predicted_ms(one), of.params, of.macs) for one, of in zip(candidates, spent, strict=True)]
+
+    def _row(self, index, candidate, scored, costs):
+        predicted_ms, params, macs = costs
         return Row(
             batch=index,
             key=candidate.key,
@@ -178,13 +222,14 @@ class Batches:
             score=scored.value,
             std=scored.std,
             seconds=round(scored.seconds, 5),
-            predicted_ms=self.predicted_ms(candidate),
-            params=spent.params,
-            macs=spent.macs,
+            predicted_ms=predicted_ms,
+            params=params,
+            macs=macs,
             num_blocks=candidate.num_blocks,
             elapsed_s=round(self.ledger.state["search_s"], 3),
             stage=scored.stage,
             error=scored.error,
+            island=self.ledger.island,
         )
 
     def _last_words(self, workers):

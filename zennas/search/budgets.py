@@ -14,27 +14,42 @@ class Budget(NamedTuple):
     name: str  # with its unit
     of_part: object  # Part -> its share of the cost
     most: float
+    device: str | None = None  # the latency device whose milliseconds they are
+    is_measured: bool = False  # there, on every finalist; else by its table alone
+    factor: float = 1.0  # by which the sum is corrected, as measurements there have it
 
     @property
     def text(self):
         """The limit in words."""
-        of_a_table = ", by its table, which no measurement here corrects" if self.name.startswith("ms on ") else ""
-        return f"at most {self.most:g} {self.name}{of_a_table}"
+        how = ""
+        if self.device is not None:
+            how = ", measured there" if self.is_measured else ", by its table, which no measurement here corrects"
+        return f"at most {self.most:g} {self.name}{how}"
 
     def of(self, candidate, space):
         """What a candidate of the space costs."""
         parts = parts_of(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
-        return sum(times * self.of_part(part) for part, times in parts.items())
+        return self.factor * sum(times * self.of_part(part) for part, times in parts.items())
 
 
-def other_budgets(track, plan, space):
-    """[Budget] of a run, beside its own latency. UserError where a device's table is not known or lacks parts of the space."""
+def other_budgets(track, plan, space, *, tables=None, later=()):
+    """[Budget] of a run, beside its own latency. UserError where a device's table is not known or lacks parts of the space.
+
+    tables: {name: LatencyTable} of the devices that are there to measure on; those of others are looked up.
+    later: names of devices to leave out, whose tables are not measured yet.
+    """
     limits_mb = [most for most in (track.limits.max_mb, plan.max_mb) if most is not None]
     budgets = [Budget("MB", _megabytes, min(limits_mb))] if limits_mb else []
     if plan.max_gmacs is not None:
         budgets.append(Budget("GMACs", _gmacs, plan.max_gmacs))
     for name, most_ms in plan.devices.items():
-        table = open_table(name)
+        if name in later:
+            continue
+        there = (tables or {}).get(name)
+        try:
+            table = there or open_table(name)
+        except UserError as error:
+            raise UserError(f"--also {name}: {error}; or a node of the cluster carries latency_device:{name}") from None
         missing = table.missing_for(space)
         try:
             for part in missing:
@@ -44,7 +59,7 @@ def other_budgets(track, plan, space):
                 f"--also {name}: its table lacks {len(missing)} of the parts of space {space.name}; fill it on that machine "
                 f"with: python -m zennas.latency --table --space {space.name}, and import it again"
             ) from None
-        budgets.append(Budget(f"ms on {name}", table.part_ms, most_ms))
+        budgets.append(Budget(f"ms on {name}", table.part_ms, most_ms, device=name, is_measured=there is not None))
     return budgets
 
 

@@ -4,6 +4,7 @@ import bisect
 
 import numpy as np
 
+from zennas.search.islands import owner
 from zennas.space.space import genes_of
 
 MIN_PARENTS = 16  # below this many, candidates are drawn from the whole space
@@ -27,6 +28,12 @@ class Population:
         bisect.insort(self.ranked, (-score, candidate.key, candidate), key=lambda entry: entry[:2])
         del self.ranked[self.size :]
 
+    def fill(self, rows, kept_N):
+        """Let the kept ones of some Rows in, all at once."""
+        for at in rows.ranked(kept_N)[: self.size]:
+            row = rows[int(at)]
+            self.add(row.score, row.candidate)
+
     @property
     def best(self):
         """(score, candidate) or None."""
@@ -36,17 +43,19 @@ class Population:
         return self.ranked[int(rng.integers(len(self.ranked), size=TOURNAMENT).min())][2]
 
 
-def propose(space, population, num, *, seed, batch, refusal, seen, counters):
+def propose(space, population, num, *, seed, batch, refusal, seen, counters, share=(0, 1)):
     """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
 
     The first batches begin with the hand-made baselines, so that no search ends below them. The random numbers depend on
-    (seed, batch) alone. `refusal(candidate)` says why a candidate is not admitted, or None.
+    (seed, batch) and the island alone. `refusal(candidate)` says why a candidate is not admitted, or None. share: (island,
+    number of islands): what belongs to another island is left to it.
     Keys are added to the set `seen`; `counters` (a Counter) learns how many were seen and why they were rejected.
     """
-    rng = np.random.default_rng((seed, batch))
+    island, num_islands = share
+    rng = np.random.default_rng((seed, batch, *[island] * (num_islands > 1)))
     proposals = []
     by_hand = list(space.baselines.values())[batch * num : (batch + 1) * num]
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS * num_islands):
         if len(proposals) == num:
             break
         fresh = len(population) < MIN_PARENTS or rng.random() < FRESH_SHARE
@@ -54,10 +63,14 @@ def propose(space, population, num, *, seed, batch, refusal, seen, counters):
             candidate = by_hand.pop().model_copy(update={"block": space.block})
         else:
             candidate = space.sample(rng) if fresh else space.mutate(population.parent(rng), rng)
+        if owner(candidate, num_islands) != island:
+            continue
         reason = refusal(candidate)
         if fresh:
             while reason and (smaller := _shrunk(space, candidate, rng)):
                 candidate, reason = smaller, refusal(smaller)
+            if owner(candidate, num_islands) != island:
+                continue
         counters["seen"] += 1
         if reason:
             counters[f"rejected: {reason}"] += 1

@@ -11,7 +11,8 @@ from zennas.latency.budget import export_candidate
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
-from zennas.search.winners import correction, measured_entry, metadata
+from zennas.search.forecast import finalist_seconds
+from zennas.search.winners import correction, keeps_budgets, measured_entry, metadata
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance
 
@@ -46,12 +47,16 @@ def settle_finals(run):
         entry = _measure(run, row)
         if entry is None:
             continue
-        off_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["predicted_ms"] - 1)
-        if abs(off_pct) > MISJUDGED_PCT or not entry["latency"]["within_budget"]:
-            factor = correction(run.finalists, run.budget.budget_ms)
-            run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {factor:.4f}")
-            run.correct(factor, why="misjudged")
-            again = _falls_short(run, off_pct)
+        off_pct, devices = _off_pct(entry["latency"]), [entry["latency"], *entry["elsewhere"].values()]
+        if any(map(_misjudged, devices)):
+            run.correct(correction(run.finalists, run.budget.budget_ms), why="misjudged")
+            run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {run.factor:.4f}")
+            for budget in run.others:
+                if (there := entry["elsewhere"].get(budget.device)) is not None:
+                    run.progress.say(
+                        f"that of {budget.device} by {_off_pct(there):+.1f} %: corrected to x {budget.factor:.4f}"
+                    )
+            again = _falls_short(run, max(map(_off_pct, devices), key=abs))
             # The promised gap is worth one short round more than the minutes.
             if again and rounds < MAX_ROUNDS and (rounds == 0 or not run.out_of_time):
                 rounds += 1
@@ -59,6 +64,15 @@ def settle_finals(run):
             if again or not run.hurried:
                 slots = []
     return crown(run)
+
+
+def _off_pct(latency):
+    return 100 * (latency["measured_ms"] / latency["predicted_ms"] - 1)
+
+
+def _misjudged(latency):
+    """Whether a device's table was so far from its measurement of a finalist that it is corrected."""
+    return abs(_off_pct(latency)) > MISJUDGED_PCT or not latency["within_budget"]
 
 
 def crown(run):
@@ -69,14 +83,13 @@ def crown(run):
         differs = all(
             distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners
         )
-        if entry["latency"]["within_budget"] and differs and len(winners) < run.plan.num_winners:
+        if keeps_budgets(entry) and differs and len(winners) < run.plan.num_winners:
             winners.append(entry)
     winners = ranked(winners, gather(run, [*winners, *run.baselines]), run.plan.evidence)
     for entry in run.finalists:
         if entry not in winners:
             (run.out / f"{entry['key']}.onnx").unlink(missing_ok=True)
-            over_pct = 100 * (entry["latency"]["measured_ms"] / entry["latency"]["budget_ms"] - 1)
-            verdict = f"over budget by {over_pct:.1f} %" if over_pct > 0 else _outdone(run, entry, winners)
+            verdict = _over(entry) or _outdone(run, entry, winners)
             _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
@@ -104,6 +117,13 @@ def crown(run):
         if path.suffix in (".onnx", ".yaml") and path.stem not in {entry["name"] for entry in crowned}:
             path.unlink()
     return crowned
+
+
+def _over(entry):
+    """Which budgets a measured network does not keep; None where it keeps all."""
+    devices = {"": entry["latency"]} | {f" of {name}": one for name, one in entry.get("elsewhere", {}).items()}
+    over_pct = {name: 100 * (one["measured_ms"] / one["budget_ms"] - 1) for name, one in devices.items()}
+    return ", ".join(f"over budget{name} by {pct:.1f} %" for name, pct in over_pct.items() if pct > 0) or None
 
 
 def _outdone(run, entry, winners):
@@ -143,7 +163,7 @@ def _rescored(run, rows):
         run.progress.begin("scoring finalists again, with more repeats")
         # As many tasks as workers: together, those with one trunk cost little more than one.
         shares = [
-            share for share in (todo[at :: run.options.num_workers] for at in range(run.options.num_workers)) if share
+            share for share in (todo[at :: run.workers.num_workers] for at in range(run.workers.num_workers)) if share
         ]
         handles = [
             run.workers.submit(
@@ -189,8 +209,14 @@ def _measure(run, row):
         f"finalist {row.key}: {run.plan.score.label} {entry['score_mean']:.2f}, {latency['measured_ms']:.2f} ms measured, "
         f"{latency['predicted_ms']:.2f} predicted, budget {latency['budget_ms']:.2f}"
     )
-    if latency["warning"]:
-        run.progress.say(f"warning: {latency['warning']}", style="yellow")
+    for name, there in entry["elsewhere"].items():
+        run.progress.say(
+            f"finalist {row.key} on {name}: {there['measured_ms']:.2f} ms measured, {there['predicted_ms']:.2f} predicted, "
+            f"budget {there['budget_ms']:.2f}"
+        )
+    for one in (latency, *entry["elsewhere"].values()):
+        if one["warning"]:
+            run.progress.say(f"warning: {one['warning']}", style="yellow")
     return entry
 
 
@@ -207,7 +233,7 @@ def _falls_short(run, off_pct):
 
 def _search_again(run):
     if run.plan.candidates is not None:
-        run.evolve(num_scored=run.batches.num_scored + max(1, int(AGAIN_SHARE * run.plan.candidates)))
+        run.evolve(num_scored=run.batches.num_scored + max(1, int(AGAIN_SHARE * run.num_asked)))
     else:
-        left_s = run.deadline - time.monotonic() - run.finalist_seconds  # what it finds must be measured, too
+        left_s = run.deadline - time.monotonic() - finalist_seconds(run)  # what it finds must be measured, too
         run.evolve(seconds=max(LEAST_AGAIN_S, min(AGAIN_SHARE * run.ledger.state["search_s"], left_s)))

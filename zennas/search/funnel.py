@@ -11,8 +11,10 @@ import numpy as np
 
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
+from zennas.search.islands import owner
 from zennas.search.optimum import Cost, NoProofError, Problem
-from zennas.space.parts import sums
+from zennas.space.cost import part_cost
+from zennas.space.parts import stacked, sums
 from zennas.space.space import distances, genes_of
 
 MEMBERS = 32  # of a family that are scored, the best by the closed form
@@ -25,6 +27,7 @@ FRESH_EVERY = 8  # one family in so many has a trunk from anywhere, within a sha
 LEAST_SHARE = 0.15
 MAX_TRUNKS = 40  # drawn for a family, before it is left out
 BEST_TRUNKS = 12  # of the mutants: one of them is the family's
+LOOK = 4096  # members at a time, best first, until enough of them are far from what is to be avoided
 MOST_TRIES = 3  # for a family, whose members may all have been seen
 TOURNAMENT = 2
 
@@ -37,12 +40,13 @@ def knows(space, plan):
 class Funnel:
     """The closed form and the costs of a space, and what they propose within a budget."""
 
-    def __init__(self, space, plan, part_ms, *, others=()):
-        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets."""
-        self.space, self.plan = space, plan
+    def __init__(self, space, plan, part_ms, *, others=(), share=(0, 1)):
+        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets; share: (island, number of islands)."""
+        self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         self.score = mean_field_sums(space, plan.score.image_px, plan.score.batch)
         self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
-        self.costs += [Cost(other.name, sums(space, other.of_part), other.most) for other in others]
+        self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
+        self.costs += self._other_costs(others)
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
         self.num_stages = len(space.depths)
@@ -51,11 +55,26 @@ class Funnel:
         # The depth of the last stage but one, the width and the depth of the last.
         self.free = sorted({2 * self.num_stages - 1, self.num_stages, 2 * self.num_stages})
 
-    def set_budget(self, most_ms, *, margin_pct):
+    def costs_of(self, candidates):
+        """[(the table's ms, parameters, multiply-accumulates)] of candidates of the space, all at once."""
+        genes_NG = np.array([genes_of(candidate) for candidate in candidates])
+        ms_N, size_N2 = self.costs[0].sums.of(self.space, genes_NG), self.sizes.of(self.space, genes_NG)
+        return [
+            (ms, round(params), round(macs)) for ms, (params, macs) in zip(ms_N.tolist(), size_N2.tolist(), strict=True)
+        ]
+
+    def _other_costs(self, others):
+        return [Cost(other.name, sums(self.space, other.of_part), other.most / other.factor) for other in others]
+
+    def set_budget(self, most_ms, *, margin_pct, others=None):
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
 
-        The optimum is that of the whole budget; what is proposed keeps the margin.
+        The optimum is that of the whole budget; what is proposed keeps the margin. others: the run's other Budgets, where they
+        were corrected.
         """
+        if others is not None:
+            self.costs = [self.costs[0], *self._other_costs(others)]
+            self.problem = Problem(self.space, self.score, self.costs)
         self.problem = self.problem.limited(most_ms * (1 - margin_pct / 100))
         self.optimum, self.why_not, self.seeds = None, None, []
         try:
@@ -70,15 +89,15 @@ class Funnel:
 
         Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left out.
         """
-        rng = np.random.default_rng((self.plan.seed, batch))
+        rng = np.random.default_rng((self.plan.seed, batch, *[self.island] * (self.num_islands > 1)))
         niches = population.niches(self.plan.num_winners, self.plan.min_distance)
         proposals = []
         # The optimum first, that of a corrected table too.
-        new_seeds = [genes for genes in self.seeds if self.space.candidate(genes).key not in seen]
+        new_seeds = [genes for genes in self.seeds if self._is_new(genes, seen)]
         first = [*new_seeds, *(map(genes_of, self.space.baselines.values()) if batch == 0 else ())]
         first_NG = np.array(first, int).reshape(-1, len(self.lows))
         self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
-        num_families = -(-most // FAMILY)
+        num_families, used_up = -(-most // FAMILY), False
         for family in range(MOST_TRIES * num_families):
             number = batch * num_families + family
             if len(proposals) >= most:
@@ -86,15 +105,30 @@ class Funnel:
             avoid, parents_NG = niches[family % len(niches)] if niches else ([], None)
             if family == 0 and new_seeds:
                 trunk_G, share, avoid = np.array(new_seeds[0]), 1.0, []
-            elif parents_NG is None or number % FRESH_EVERY == 0:
+            elif parents_NG is None or number % FRESH_EVERY == 0 or used_up:
                 trunk_G, share, avoid = self._fresh_trunk(rng), rng.uniform(LEAST_SHARE, 1.0), []
             else:
                 trunk_G, share = self._mutated_trunk(parents_NG, avoid, population.trunks, rng, counters), 1.0
             if trunk_G is not None:
                 # No more than are proposed: what counts as seen and was never scored would be lost.
-                enough = min(most, len(proposals) + FAMILY)
-                self._take(self._members(trunk_G, share, avoid, counters), enough, proposals, seen, counters)
+                before = len(proposals)
+                self._take(
+                    self._members(trunk_G, share, avoid, counters),
+                    min(most, before + FAMILY),
+                    proposals,
+                    seen,
+                    counters,
+                )
+                # After so many that the best are all scored, looking for more of them would take ever longer.
+                used_up = len(proposals) - before < FAMILY // 4
         return proposals
+
+    def _is_new(self, genes, seen):
+        candidate = self.space.candidate(genes)
+        return candidate.key not in seen and self._is_own(candidate)
+
+    def _is_own(self, candidate):
+        return owner(candidate, self.num_islands) == self.island
 
     def _take(self, genes_NG, most, proposals, seen, counters):
         """Append the first of these that were not seen, until there are `most` proposals."""
@@ -102,6 +136,8 @@ class Funnel:
             if len(proposals) >= most:
                 return
             candidate = self.space.candidate(genes_G)
+            if not self._is_own(candidate):
+                continue
             if candidate.key in seen:
                 counters["rejected: seen before"] += 1
             else:
@@ -110,28 +146,44 @@ class Funnel:
 
     def _members(self, trunk_G, share, avoid, counters):
         """genes_NG of a trunk's family within a share of the budget, highest closed form first, each before its shorter ones."""
-        values = [np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free]
-        grid = np.stack([axis.ravel() for axis in np.meshgrid(*values, indexing="ij")], 1)
-        genes_NG = np.repeat(np.asarray(trunk_G)[None], len(grid), 0)
-        genes_NG[:, self.free] = grid
-        score_N, kept_N = self._judged(genes_NG, avoid, counters)
-        if share < 1.0:
-            kept_N &= self.costs[0].sums.of(self.space, genes_NG) <= share * self.problem.most_K[0]
-        place_N = np.flatnonzero(kept_N)
-        best_NG = genes_NG[place_N[np.argsort(-score_N[place_N], kind="stable")[: 4 * MEMBERS]]]
+        width, depth, last_depth = self.free
+        values = {gene: np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free}
+        others = [width, last_depth]
+        pairs = np.meshgrid(values[width], values[last_depth], indexing="ij")
+        other_MG = np.stack([axis.ravel() for axis in pairs], 1)
+        # The depth of the last stage but one meets neither: a grid of a hundred thousand costs what its two sides do.
+        problem = self.problem if share == 1.0 else self.problem.limited(share * self.problem.most_K[0])
+        score_N, kept_N = problem.judged_grid(trunk_G, depth, values[depth], others, other_MG)
+        counters["screened"] += len(score_N)
+        counters["rejected: over a limit, or too near to a better one"] += int((~kept_N).sum())
+        best_NG = self._far_ones(
+            trunk_G, best_first(np.where(kept_N, score_N, -np.inf)), values[depth], other_MG, avoid
+        )
         all_NG = np.repeat(best_NG, 1 + SHORTER, 0)
         all_NG[:, -1] -= np.tile(np.arange(1 + SHORTER) * self.steps[-1], len(best_NG))
         all_NG = all_NG[all_NG[:, -1] >= self.lows[-1]]
         return all_NG[self.problem.judged(all_NG)[1] & far_from(avoid, all_NG, self.plan.min_distance)]
 
+    def _far_ones(self, trunk_G, places, depths, other_MG, avoid):
+        """genes_NG of the first places of a grid that are far enough from the candidates to avoid."""
+        width, depth, last_depth = self.free
+        found = [np.zeros((0, len(trunk_G)), int)]
+        for some_N in places:
+            genes_NG = np.repeat(np.asarray(trunk_G)[None], len(some_N), 0)
+            genes_NG[:, depth] = depths[some_N // len(other_MG)]
+            genes_NG[:, [width, last_depth]] = other_MG[some_N % len(other_MG)]
+            found.append(genes_NG[far_from(avoid, genes_NG, self.plan.min_distance)])
+            if sum(map(len, found)) >= 4 * MEMBERS:
+                break
+        return np.concatenate(found)[: 4 * MEMBERS]
+
     def _fresh_trunk(self, rng):
         """A trunk from anywhere whose smallest member is within the costs; None where none is met."""
-        for _ in range(MAX_TRUNKS):
-            genes_G = self.lows + self.steps * rng.integers((self.highs - self.lows) // self.steps + 1)
-            genes_G[self.free] = self.lows[self.free]
-            if self.problem.judged(genes_G[None])[1][0]:
-                return genes_G
-        return None
+        size = (MAX_TRUNKS * self.num_islands, len(self.lows))
+        genes_NG = self.lows + self.steps * rng.integers((self.highs - self.lows) // self.steps + 1, size=size)
+        genes_NG[:, self.free] = self.lows[self.free]
+        fit = (genes_NG[place] for place in np.flatnonzero(self.problem.judged(genes_NG)[1]))
+        return next((genes_G for genes_G in fit if self._is_own(self.space.candidate(genes_G))), None)
 
     def _mutated_trunk(self, parents_NG, avoid, known, rng, counters):
         """The trunk of the mutant with the highest closed form; None where none is within the costs."""
@@ -142,6 +194,11 @@ class Funnel:
             return None
         ranked_NG = genes_NG[kept_N][np.argsort(-score_N[kept_N], kind="stable")]
         trunks, first_N = np.unique(np.delete(ranked_NG, self.free, axis=1), axis=0, return_index=True)
+        if self.num_islands > 1:
+            own_N = np.array([self._is_own(self.space.candidate(ranked_NG[first])) for first in first_N])
+            trunks, first_N = trunks[own_N], first_N[own_N]
+            if not len(first_N):
+                return None
         # The best of a trunk that scored before are scored; a draw among new ones, so that two families of one batch differ.
         new = [first for trunk, first in zip(trunks.tolist(), first_N, strict=True) if tuple(trunk) not in known]
         return ranked_NG[rng.choice(np.sort(new or first_N)[:BEST_TRUNKS])]
@@ -180,6 +237,18 @@ class Niches:
         if trunk not in self._of_trunk or entry[:2] < self._of_trunk[trunk][:2]:
             self._of_trunk[trunk] = entry
 
+    def fill(self, rows, kept_N):
+        """Let the kept ones of some Rows in, all at once."""
+        ranked_N = rows.ranked(kept_N)
+        if not len(ranked_N):
+            return
+        stages = rows.genes_NG.shape[1] // 2
+        free = sorted({stages, 2 * stages - 1, 2 * stages})
+        _, first_N = np.unique(np.delete(rows.genes_NG[ranked_N], free, axis=1), axis=0, return_index=True)
+        for at in ranked_N[first_N]:
+            row = rows[int(at)]
+            self.add(row.score, row.candidate)
+
     @property
     def ranked(self):
         """(-score, key, candidate) of the best of each trunk, best first, at most `size`."""
@@ -210,6 +279,19 @@ class Niches:
             found.append((list(avoid), genes_NG[far_N][: self.size]))
             avoid.append(found[-1][1][0])
         return found
+
+
+def best_first(score_N):
+    """Yields places of all that have a score above -inf, highest first, some at a time: few ever look beyond the first."""
+    if len(score_N) > LOOK:
+        first_N = np.argpartition(-score_N, LOOK)[:LOOK]
+        first_N = np.sort(first_N)
+        first_N = first_N[np.argsort(-score_N[first_N], kind="stable")]
+        yield first_N[score_N[first_N] > -np.inf]
+        score_N = score_N.copy()
+        score_N[first_N] = -np.inf
+    place_N = np.flatnonzero(score_N > -np.inf)
+    yield place_N[np.argsort(-score_N[place_N], kind="stable")]
 
 
 def far_from(others, genes_NG, min_distance):

@@ -1,73 +1,23 @@
 """The ledger of a run: everything that was computed, on disk under --out as soon as it is known, from which a run resumes.
 
 run.json         settings, budget, events, what was re-scored; rewritten whole
-scored.parquet/  one part per few seconds, one row per scored candidate, in the order of the proposals
+scored.parquet/  one part per batch or second, one row per scored candidate; elsewhere with --table
 measured.jsonl   one line per network measured whole
+
+Where a store keeps the run's state too (`keep`), a driver on another machine begins from there.
 """
 
 import collections
 import dataclasses
 import json
-import os
 import pathlib
-from typing import NamedTuple
-
-import pandas
-import pyarrow
-import pyarrow.parquet
+import uuid
 
 from zennas.records import UserError
 from zennas.run_folder import explaining, open_run, save_run
-from zennas.space.candidate import Candidate
+from zennas.search.scored import Parts, Rows, TornPartError
 
-
-class Row(NamedTuple):
-    """One scored candidate."""
-
-    batch: int
-    key: str
-    text: str
-    block: str
-    stem: int
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    score: float | None
-    std: float
-    seconds: float
-    predicted_ms: float  # by the table, before correction
-    params: int
-    macs: int
-    num_blocks: int
-    elapsed_s: float  # search time when the result came in
-    stage: str | None  # where it failed
-    error: str | None
-
-    @property
-    def candidate(self):
-        return Candidate(block=self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
-
-
-SCHEMA = pyarrow.schema(
-    [
-        ("batch", pyarrow.int32()),
-        ("key", pyarrow.string()),
-        ("text", pyarrow.string()),
-        ("block", pyarrow.string()),
-        ("stem", pyarrow.int32()),
-        ("widths", pyarrow.list_(pyarrow.int32())),
-        ("depths", pyarrow.list_(pyarrow.int32())),
-        ("score", pyarrow.float64()),
-        ("std", pyarrow.float64()),
-        ("seconds", pyarrow.float64()),
-        ("predicted_ms", pyarrow.float64()),
-        ("params", pyarrow.int64()),
-        ("macs", pyarrow.int64()),
-        ("num_blocks", pyarrow.int32()),
-        ("elapsed_s", pyarrow.float64()),
-        ("stage", pyarrow.string()),
-        ("error", pyarrow.string()),
-    ]
-)
+SHARED = ("format", "settings", "made_by", "run")  # entries of run.json that the store keeps once for all islands
 
 
 @dataclasses.dataclass
@@ -76,37 +26,74 @@ class Ledger:
 
     folder: pathlib.Path
     state: dict  # what run.json holds
-    rows: list
+    rows: Rows
     measured: dict  # key -> entry
+    parts: Parts
     unwritten: list = dataclasses.field(default_factory=list)
+    known_parts: set = dataclasses.field(default_factory=set)
+    foreign: set = dataclasses.field(default_factory=set)  # keys that came from other islands by the store
+    newer: bool = False  # whether the store knew of a later state than this folder's: another driver went on elsewhere
     torn: bool = False  # whether measured.jsonl ends in half a line, of a process that was killed while it wrote
+    keep: object = None  # keep(name, value): into the store
 
     @property
-    def scored_folder(self):
-        return self.folder / "scored.parquet"
+    def island(self):
+        return self.parts.island
+
+    @property
+    def own_N(self):
+        """Which rows are this island's."""
+        return self.rows.column("island") == self.island
 
     def append(self, rows):
-        """Take rows in; `flush` writes them."""
-        self.rows += rows
+        """Take rows of this island in; `flush` writes them."""
+        self.rows.extend(rows)
         self.unwritten += rows
+
+    def take_foreign(self, rows):
+        """Take rows in that other islands have written."""
+        self.rows.extend(rows)
+        self.foreign |= {row.key for row in rows}
 
     def flush(self):
         """Write the buffered rows as one more part; a part is there whole or not at all."""
         if not self.unwritten:
             return
-        with explaining(self.folder):
-            self.scored_folder.mkdir(parents=True, exist_ok=True)
-            table = pyarrow.Table.from_pylist([row._asdict() for row in self.unwritten], schema=SCHEMA)
-            made_by = json.dumps({"made_by": self.state["made_by"], "counters": self.state["counters"]})
-            part = self.scored_folder / f"part-{self.unwritten[0].batch:07d}.parquet"
-            temporary = self.scored_folder / f".{part.name}.tmp"
-            pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": made_by}), temporary)
-            os.replace(temporary, part)
+        said = {name: self.state.get(name) for name in ("made_by", "counters", "run")}
+        self.known_parts.add(self.parts.write(self.unwritten, said=said))
         self.unwritten = []
+
+    def refresh(self):
+        """Read what other islands have written meanwhile; how many rows that were."""
+        before = len(self.rows)
+        for name in self.parts.names():
+            if name not in self.known_parts and not self.parts.is_of(name):
+                try:
+                    table = self.read(name)[0]
+                except TornPartError:  # where moving a file is copying it; whole at the next look
+                    continue
+                self.known_parts.add(name)
+                new_N = [key not in self.foreign for key in table["key"].to_pylist()]
+                self.rows.extend_from(table.filter(new_N))
+        return len(self.rows) - before
+
+    def read(self, name):
+        """(pyarrow Table, what was said with it) of a part. UserError where it is another run's."""
+        table, said = self.parts.read(name)
+        if said.get("run") not in (None, self.state.get("run")):
+            made_by = said["made_by"]
+            raise UserError(
+                f"{self.parts.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and what two "
+                "runs scored is not to be told apart; choose another --table, or give the --storage and --out of that run"
+            )
+        return table, said
 
     def save(self, **changes):
         """Change entries of run.json and write it."""
         self.state.update(changes)
+        if self.keep:
+            self.state["saves"] = self.state.get("saves", 0) + 1  # so that of two folders the later one is known
+            self.keep(f"island:{self.island}", {name: self.state[name] for name in self.state if name not in SHARED})
         save_run(self.folder, self.state)
 
     def event(self, **values):
@@ -115,15 +102,31 @@ class Ledger:
 
     def add_measured(self, entry):
         """Keep an entry for good; the newest of a key counts."""
+        self.take_measured(entry)
+        if self.keep:
+            self.keep(f"measured:{entry['key']}", entry)
+
+    def take_measured(self, entry):
+        """Keep an entry that the store has already."""
         self.measured[entry["key"]] = entry
         with explaining(self.folder), open(self.folder / "measured.jsonl", "a", encoding="utf-8") as file:
             file.write("\n" * self.torn + json.dumps(entry) + "\n")
         self.torn = False
 
+    def keep_in(self, store):
+        """From now on keep the run's state in the store, too; what it has not yet, at once."""
+        self.keep = store.keep
+        if store.kept("run") is None:
+            store.keep_now("run", {name: self.state.get(name) for name in SHARED})
+        there = store.kept_under("measured:")
+        for entry in self.measured.values():
+            if entry["key"] not in there:  # what is there may be newer
+                self.keep(f"measured:{entry['key']}", entry)
+
     @property
     def run_id(self):
         """What tells this run from any other in a shared store."""
-        return f"{self.state['made_by']['date']} {self.folder.resolve()}"
+        return self.state.get("run") or f"{self.state['made_by']['date']} {self.folder.resolve()}"
 
     @property
     def counters(self):
@@ -131,19 +134,21 @@ class Ledger:
 
     def frame(self, *, factor=1.0):
         """The scored candidates as a DataFrame, predicted_ms corrected by `factor`."""
-        frame = pandas.DataFrame(self.rows, columns=Row._fields)
-        return frame.assign(
-            predicted_ms=frame["predicted_ms"].astype(float) * factor, score=frame["score"].astype(float)
-        )
+        frame = self.rows.frame()
+        return frame.assign(predicted_ms=frame["predicted_ms"] * factor)
 
 
-def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
+def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table=None, island=0, kept=None):
     """The Ledger of a run folder: the one that is there if it is of the same `settings`, else a new one.
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
+    table: where the scored candidates are, a folder or a URL of fsspec; default scored.parquet in the folder.
+    kept: what a store kept of the run, {name: value}: a folder that holds no run, or an older state of it, begins from that.
     UserError where the folder holds another run, something else, or cannot be written.
     """
+    folder = pathlib.Path(folder)
     start = {
+        "run": uuid.uuid4().hex,
         "budget": None,
         "events": [],
         "rescored": {},
@@ -153,33 +158,62 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None):
         "wall_s": {},
         "finished": False,
     }
-    state, there = open_run(folder, settings, start=start, resume=resume, fresh=fresh, seed=seed)
-    return _loaded(pathlib.Path(folder), state) if there else Ledger(pathlib.Path(folder), state, [], {})
+    parts = Parts(table or folder / "scored.parquet", island=island)
+    if table is not None:
+        parts.prepare()
+    if fresh and table is not None and (names := parts.names()):
+        raise UserError(
+            f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose another "
+            "--table"
+        )
+    before = (kept["run"] | kept.get(f"island:{island}", {})) if kept and kept.get("run") else None
+    state, there = open_run(folder, settings, start=start, resume=resume, fresh=fresh, seed=seed, before=before)
+    newer = False
+    if there and before is not None:
+        if before.get("run") != state.get("run"):
+            raise UserError(
+                f"the study '{folder.name}' in the store is of another run ({before['made_by']['command']}, "
+                f"{before['made_by']['date']}) than the one in {folder}; choose another --out: its name is the study's"
+            )
+        newer = before.get("saves", 0) > state.get("saves", 0)
+    if newer:
+        state.update(before)
+        save_run(folder, state)
+    ledger = Ledger(folder, state, Rows(), {}, parts, newer=newer)
+    if there or table is not None:
+        _load_rows(ledger)
+    if there:
+        _load_measured(ledger)
+    entries = [entry for name, entry in (kept or {}).items() if name.startswith("measured:")]
+    for entry in sorted(entries, key=lambda entry: entry["latency"].get("date", "")):  # a store gives them in any order
+        if newer or entry["key"] not in ledger.measured:
+            ledger.take_measured(entry | {"onnx": None})  # a file of that name here may be another network's
+    return ledger
 
 
-def _loaded(folder, state):
-    rows = []
-    for part in sorted((folder / "scored.parquet").glob("part-*.parquet")):
-        try:
-            table = pyarrow.parquet.read_table(part)
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise UserError(f"{part}: cannot be read ({error}); move it away to score its candidates again") from None
-        rows += [Row(**values) for values in table.to_pylist()]
-        state["counters"] = json.loads(table.schema.metadata[b"zennas"])["counters"]
-    measured = {}
-    path = folder / "measured.jsonl"
+def _load_rows(ledger):
+    for name in ledger.parts.names():
+        table, said = ledger.read(name)
+        ledger.known_parts.add(name)
+        ledger.rows.extend_from(table)
+        if ledger.parts.is_of(name):
+            ledger.state["counters"] = said["counters"]
+    state, own_N = ledger.state, ledger.own_N
+    if own_N.any():  # a process that was killed had no time to write down what it spent
+        state["search_s"] = max(state["search_s"], float(ledger.rows.column("elapsed_s")[own_N].max()))
+        state["total_s"] = max(state["total_s"], state["search_s"])
+    for event in state["events"]:
+        if event["why"] == "failed":
+            ledger.rows.fail(event["key"], stage=event["stage"], error=event["error"])
+
+
+def _load_measured(ledger):
+    path = ledger.folder / "measured.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:  # torn
             continue
-        measured[entry["key"]] = entry
-    if rows:  # a process that was killed had no time to write down what it spent
-        state["search_s"] = max(state["search_s"], rows[-1].elapsed_s)
-        state["total_s"] = max(state["total_s"], state["search_s"])
-    failed = {event["key"]: event for event in state["events"] if event["why"] == "failed"}
-    for index, row in enumerate(rows):
-        if row.key in failed:
-            rows[index] = row._replace(score=None, stage=failed[row.key]["stage"], error=failed[row.key]["error"])
-    return Ledger(folder, state, rows, measured, torn=bool(text) and not text.endswith("\n"))
+        ledger.measured[entry["key"]] = entry
+    ledger.torn = bool(text) and not text.endswith("\n")

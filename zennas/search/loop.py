@@ -3,32 +3,26 @@
 import contextlib
 import time
 
-from zennas.latency.budget import LocalBudget, choose_protocol, keep_network, kept_network
+from zennas.latency.budget import LocalBudget, keep_network, kept_network
 from zennas.latency.protocol import Measurement
-from zennas.latency.table import LatencyTable
 from zennas.progress import duration
-from zennas.provenance import machine_name
 from zennas.records import UserError
-from zennas.run_folder import lock_folder
 from zennas.search.batches import Batches
-from zennas.search.budgets import check_possible, other_budgets
+from zennas.search.budgets import check_possible
 from zennas.search.finals import settle_finals
+from zennas.search.forecast import finals_seconds, search_seconds
 from zennas.search.funnel import Funnel, knows
-from zennas.search.ledger import open_ledger
+from zennas.search.opening import announce, budget_of, finished_before, open_run, prepare, start
 from zennas.search.outcome import publish
-from zennas.search.prepare import fill_table, measure_baselines, settle_budget
-from zennas.search.store import Store
-from zennas.search.winners import correction, diverse_best
-from zennas.search.workers import Workers
+from zennas.search.storage import PATIENCE_S
+from zennas.search.winners import correction, diverse_best, keeps_budgets
+from zennas.search.workers import MeasuringError
 from zennas.space.candidate import Candidate
+from zennas.space.parts import sums
 
-EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
-FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
-PUBLISH_S = 5.0
-PART_S = 0.45  # one part of the latency table
-EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
-# Of the minutes that the search itself gets, however slow the device is: families score thirty times as many a second.
-MIN_SEARCH_SHARE, MIN_FAMILIES_SHARE = 0.2, 0.12
+CLOSE_S = 120.0  # that the end of a run waits for a store that does not answer
+LAST_WRITES_S = 1.0  # the same after Ctrl-C: ray job stop kills after three
+FAILED_WRITES_S = 10.0  # the same after an error
 
 
 class Run:
@@ -37,64 +31,68 @@ class Run:
     def __init__(self, options, progress):
         self.options, self.progress = options, progress
         self.track, self.space, self.plan, self.out = options.track, options.space, options.plan, options.out
-        self.start = time.monotonic()
-        self.factor, self.front, self.note, self.inner_s = 1.0, [], None, 0.0
-        self.budget = self.table = self.batches = self.store = self.workers = self.funnel = None
+        self.start, self.spent_before_s = time.monotonic(), None
+        self.factor, self.front, self.note, self.inner_s, self.island = 1.0, [], None, 0.0, 0
+        self.budget = self.table = self.batches = self.store = self.workers = self.funnel = self.ledger = self.lock = (
+            None
+        )
+        self.elsewhere, self.sums = (
+            [],
+            {},
+        )  # names of the devices on which finalists are measured, too; Sums of their tables
 
     def go(self):
         """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the ledger."""
-        options = self.options
-        self.protocol, self.stand_in = choose_protocol(self.track, options.backend)
-        most = self.track.limits.max_embedding_size
-        if most is not None and self.space.embedding_size > most:
-            raise UserError(
-                f"space {self.space.name} has embeddings of {self.space.embedding_size} numbers; "
-                f"track {self.track.name} allows at most {most}"
-            )
-        self.others = other_budgets(self.track, self.plan, self.space)
-        check_possible(self.others, self.space)
-        self.lock = lock_folder(self.out)
-        self.ledger = open_ledger(
-            self.out, options.settings(self.protocol), resume=options.resume, fresh=options.fresh, seed=self.plan.seed
-        )
-        self.progress.log_to(self.out / "search.log")
-        self.spent_before_s = self.ledger.state["total_s"]
-        self.deadline = self.start + 60 * self.plan.minutes - self.spent_before_s
-        self._announce()
-        if self._finished_before():
-            winners = [entry for entry in self.finalists if entry["role"] == "winner"]
-            return sorted(winners, key=lambda entry: int(entry["name"].removeprefix("winner-")))
+        finished = interrupted = False
         try:
-            self._open_store()
-            with self._timed("starting Ray"):
-                self.workers = Workers(options.num_workers, address=options.address)
-                self.workers.warm_up()
-                self.machine = self.workers.on_device(machine_name)
-            with self._timed("measuring"):
-                self._settle_budget()
-                self.table = LatencyTable(self.protocol, machine=self.machine)
-                self._say_how_long()
-                fill_table(self.table, self.space, self.workers, self.progress, num_runs=self.plan.table_runs)
-                self._check_possible(slack=1.2)  # the table is not corrected yet
-                measure_baselines(self)
+            open_run(self)
+            self.spent_before_s = self.ledger.state["total_s"]
+            self.deadline = self.start + 60 * self.plan.minutes - self.spent_before_s
+            announce(self)
+            if (winners := finished_before(self)) is not None:
+                finished = True
+                return winners
+            start(self)
+            with self.timed("measuring"):
+                prepare(self)
             self._begin_search()
-            self.evolve(seconds=self._search_seconds(), num_scored=self.plan.candidates)
-            with self._timed("waiting for the study"):
-                self.store.drain()  # nothing of ours beside the measurements
-            with self._timed("finals"):
+            self.evolve(seconds=search_seconds(self), num_scored=self.num_asked)
+            with self.timed("waiting for the study"):
+                self.store.drain(PATIENCE_S)  # nothing of ours beside the measurements
+            self.store.check()
+            with self.timed("finals"), self.store.turn("finals"):
+                self._take_what_others_found()
                 winners = settle_finals(self)
-            with self._timed("publishing"):
-                winners = publish(self, winners)
-            self.ledger.save(finished=True, minutes=self.plan.minutes, num_workers=options.num_workers)
+                with self.timed("publishing"):
+                    winners = publish(self, winners)
+                    self.store.drain(PATIENCE_S)
+            self.ledger.save(finished=True, minutes=self.plan.minutes, num_workers=self.workers.num_workers)
+            finished = True
             return winners
+        except MeasuringError as error:
+            raise UserError(
+                f"{error}; what was computed before is kept; give the same command again to go on"
+            ) from None
         except KeyboardInterrupt:
+            interrupted = True
             self.progress.end()
             self.progress.say("stopping: writing down what is done, ending Ray")
             raise
         finally:
-            self._close()
+            self._close(finished=finished, interrupted=interrupted)
 
     # --- what the stages call -------------------------------------------------------------------------------------
+
+    @property
+    def share(self):
+        """(This island, how many there are.)"""
+        return self.island, self.options.num_islands
+
+    @property
+    def num_asked(self):
+        """What this island scores of the candidates that were asked for; None where the clock decides."""
+        asked = self.plan.candidates
+        return asked if asked is None else -(-asked // self.options.num_islands)
 
     @property
     def out_of_time(self):
@@ -103,7 +101,7 @@ class Run:
     @property
     def hurried(self):
         """Whether finals from the beginning would take longer than the minutes."""
-        return self.plan.candidates is None and time.monotonic() + self._finals_seconds() > self.deadline
+        return self.plan.candidates is None and time.monotonic() + finals_seconds(self) > self.deadline
 
     @property
     def finalists(self):
@@ -126,42 +124,68 @@ class Run:
         for budget in self.others:
             if budget.of(candidate, self.space) > budget.most:
                 return f"over {budget.most:g} {budget.name}"
-        if self.predicted_ms(candidate) > self.budget.budget_ms * (1 - self.plan.margin_pct / 100):
-            return "over budget"
-        return None
+        return None if self._fits(self.table_ms(candidate)) else "over budget"
+
+    def _fits(self, table_ms):
+        """Whether the budget, less its margin, holds what the table predicts, corrected; of a number or an array."""
+        return table_ms * self.factor <= self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
+
+    def fit(self, table_ms_N, genes_NG):
+        """fits_N: which candidates of the space keep the budget and those of the further devices, as they are corrected now."""
+        fits_N = self._fits(table_ms_N)
+        for budget in self.others:
+            if budget.is_measured and len(fits_N):  # the others are never corrected: what was proposed keeps them
+                fits_N &= budget.factor * self._sums_of(budget).of(self.space, genes_NG) <= budget.most
+        return fits_N
+
+    def _sums_of(self, budget):
+        if budget.name not in self.sums:
+            self.sums[budget.name] = sums(self.space, budget.of_part)
+        return self.sums[budget.name]
 
     def diverse_best(self, taken, *, num):
         """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were measured, by
         prediction elsewhere. Without the baselines themselves, which the search starts from: a winner is new."""
-        measured = {entry["key"]: entry["latency"]["within_budget"] for entry in self.finalists}
-        measured |= {entry["key"]: False for entry in self.baselines}
-        return diverse_best(
-            [row for row in self.ledger.rows if row.score is not None],
-            taken,
-            num=num,
-            min_distance=self.plan.min_distance,
-            fits=lambda row: measured[row.key] if row.key in measured else self.refusal(row.candidate) is None,
-        )
+        rows = self.ledger.rows
+        fits_N = self.fit(rows.column("predicted_ms"), rows.genes_NG)
+        for entry in self.ledger.measured.values():
+            fits = entry["role"] != "baseline" and keeps_budgets(entry)
+            fits_N[rows.column("key") == entry["key"].encode()] = fits
+        return diverse_best(rows, taken, num=num, min_distance=self.plan.min_distance, fits_N=fits_N)
 
     def fail(self, row, *, stage, error):
         """A scored candidate that failed later: it stays in the ledger, out of the finals, and shows in the study."""
         failed = row._replace(score=None, stage=stage, error=error)
         self.ledger.event(why="failed", key=row.key, stage=stage, error=error, after_batch=-1)
-        self.ledger.rows = [failed if known.key == row.key else known for known in self.ledger.rows]
+        self.ledger.rows.fail(row.key, stage=stage, error=error)
         self.batches.rebuild()
         self.store.add_failed(failed)
         self.progress.say(f"{row.text} failed at stage '{stage}': {error}", style="yellow")
 
     def correct(self, factor, *, why):
         """Correct the table's predictions from here on; the population is chosen again under it."""
-        self.factor = factor
+        self.factor, self.others = factor, [self._corrected(budget) for budget in self.others]
         last_batch = self.batches.next_index - 1 if self.batches else -1
         self.ledger.event(
-            why=why, factor=factor, after_batch=last_batch, elapsed_s=round(self.ledger.state["search_s"], 2)
+            why=why,
+            factor=factor,
+            factors={one.device: one.factor for one in self.others if one.is_measured},
+            after_batch=last_batch,
+            elapsed_s=round(self.ledger.state["search_s"], 2),
         )
         self._prove()
         if self.batches:
             self.batches.rebuild()
+
+    def _corrected(self, budget):
+        """The Budget of a further device, its table corrected by what was measured there, finalists before baselines."""
+        for entries in (self.finalists, self.baselines):
+            there = [
+                entry["elsewhere"][budget.device] for entry in entries if budget.device in entry.get("elsewhere", {})
+            ]
+            if known := [{"latency": one} for one in there if one.get("table_ms")]:
+                return budget._replace(factor=correction(known, budget.most))
+        return budget
 
     def _prove(self):
         """The proven optimum under the corrected budget, where the closed form knows the score; said when it changes."""
@@ -169,8 +193,9 @@ class Run:
             return
         before = self.funnel.optimum
         self.progress.begin("proving the optimum")
-        with self._timed("proving the optimum"):
-            self.funnel.set_budget(self.budget.budget_ms / self.factor, margin_pct=self.plan.margin_pct)
+        with self.timed("proving the optimum"):
+            most_ms = self.budget.budget_ms / self.factor
+            self.funnel.set_budget(most_ms, margin_pct=self.plan.margin_pct, others=self.others)
         self.progress.end()
         optimum = self.funnel.optimum
         if optimum is None:
@@ -186,16 +211,18 @@ class Run:
         if seconds is not None and seconds <= 0:
             return
         self.progress.begin("searching")
-        start, total_s = time.monotonic(), seconds
+        begun, total_s = time.monotonic(), seconds
         before = self.batches.num_scored
 
         def show(batches):
-            elapsed_s = max(1e-3, time.monotonic() - start)
+            elapsed_s = max(1e-3, time.monotonic() - begun)
             rate = (batches.num_scored - before) / elapsed_s
             left_s = total_s - elapsed_s if num_scored is None else (num_scored - batches.num_scored) / max(rate, 1e-3)
             self.progress.update(self._state_of_search() | {"per second": f"{rate:.1f}", "left": duration(left_s)})
 
         def taken(rows):
+            self.store.check()
+            self.batches.take_arrivals(self.store.arrivals())
             for row in rows:
                 if row.error is not None:
                     self.store.add_failed(row)
@@ -206,7 +233,7 @@ class Run:
             show(self.batches)
 
         try:
-            with self._timed("searching"):
+            with self.timed("searching"):
                 complete = self.batches.run(
                     self.workers, seconds=seconds, num_scored=num_scored, on_rows=taken, on_wait=show
                 )
@@ -221,79 +248,10 @@ class Run:
 
     # --- stages ---------------------------------------------------------------------------------------------------
 
-    def _announce(self):
-        """A few lines that say what will be done."""
-        plan, track = self.plan, self.track
-        done = (
-            f"; {len(self.ledger.rows)} scored and {len(self.ledger.measured)} measured before"
-            if self.ledger.rows
-            else ""
-        )
-        until = f"{plan.candidates} candidates" if plan.candidates else f"about {plan.minutes:g} minutes in all"
-        for name, text in (
-            ("track", f"{track.name}: {track.title}"),
-            (
-                "space",
-                f"{self.space.name}: block {self.space.block}, {len(self.space.genes)} genes, "
-                f"at most {self.space.limits.max_blocks} blocks",
-            ),
-            (
-                "device",
-                f"{machine_name()}, backend {self.protocol.backend}, {self.protocol.threads} thread(s), "
-                f"batch {self.protocol.batch}",
-            ),
-            ("metric", f"of the track, after training: {track.metric}"),
-            ("rule", f"value {self.protocol.kth_fastest} of {self.protocol.num_runs} runs, sorted"),
-            ("work", f"{self.options.num_workers} worker(s), {until}, seed {plan.seed}, out {self.out}{done}"),
-        ):
-            self.progress.say(f"{name:>7}  {text}")
-        for limit in self.others:
-            self.progress.say(f"{'limit':>7}  {limit.text}")
-        if self.stand_in:
-            self.progress.say(f"   note  {self.stand_in}", style="yellow")
-
-    def _finished_before(self):
-        """Whether an earlier run of the same command left nothing to do; says so."""
-        state = self.ledger.state
-        if not state["finished"]:
-            return False
-        more = (
-            self.plan.candidates > len(self.ledger.rows)
-            if self.plan.candidates
-            else self.plan.minutes > state["minutes"]
-        )
-        if more:
-            state["finished"] = False
-            return False
-        self.progress.say(
-            "this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew"
-        )
-        return True
-
-    def _open_store(self):
-        storage = self.options.storage or f"sqlite:///{self.out / 'study.db'}"
-        with self._timed("opening the study"):
-            self.store = Store(
-                self.space,
-                storage,
-                self.out.name,
-                run_id=self.ledger.run_id,
-                note=f"Search on {self.track.title}: under way.",
-                label=self.plan.score.label,
-            )
-
-    def _settle_budget(self):
+    def settle_budget(self):
+        """The budget in milliseconds of the latency device."""
         if self.ledger.state["budget"] is None:
-            budget = settle_budget(
-                self.track,
-                self.protocol,
-                self.stand_in,
-                self.workers,
-                self.progress,
-                budget_ms=self.options.budget_ms,
-                detector=self.options.detector,
-            )
-            self.ledger.save(budget=budget.model_dump())
+            self.ledger.save(budget=budget_of(self))
         self.budget = LocalBudget.parse(self.ledger.state["budget"], self.out / "run.json")
         self.progress.say(f" budget  {self.budget.budget_ms:.2f} ms here: {self.budget.origin}")
         made_by = self.ledger.state["made_by"]
@@ -307,32 +265,34 @@ class Run:
         """Correct the table by the baselines, see that the budget is possible at all, and take up the search."""
         if knows(self.space, self.plan):
             self.progress.begin(f"closed form of the score at {self.plan.score.image_px} px")
-            with self._timed("proving the optimum"):
-                self.funnel = Funnel(self.space, self.plan, self.table.part_ms, others=self.others)
+            with self.timed("proving the optimum"):
+                self.funnel = Funnel(self.space, self.plan, self.table.part_ms, others=self.others, share=self.share)
             self.progress.end()
-        factors = [event["factor"] for event in self.ledger.state["events"] if "factor" in event]
-        if factors:
-            self.factor = factors[-1]
+        corrections = [event for event in self.ledger.state["events"] if "factor" in event]
+        if corrections:
+            self.factor, factors = corrections[-1]["factor"], corrections[-1].get("factors", {})
+            self.others = [one._replace(factor=factors.get(one.device, 1.0)) for one in self.others]
             self._prove()
         else:
             self.correct(correction(self._calibration(), self.budget.budget_ms), why="baselines")
-        self._check_possible()
-        for row in self.ledger.rows:
-            if row.score is not None:
-                self._on_front(row)
-        lag = self.options.num_workers * self.plan.batches_in_flight
+        self.check_possible()
+        self._begin_front()
+        lag = self.workers.num_workers * self.plan.batches_in_flight
         self.batches = Batches(
             self.space,
             self.plan,
             self.ledger,
             lag=lag,
             refusal=self.refusal,
+            fit=self.fit,
             predicted_ms=self.table_ms,
             funnel=self.funnel,
+            share=self.share,
         )
 
-    def _check_possible(self, *, slack=1.0):
+    def check_possible(self, *, slack=1.0):
         """UserError where not even the cheapest candidate fits, its prediction divided by `slack`."""
+        check_possible(self.others, self.space)
         cheapest, usable_ms = self.space.cheapest(), self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
         if self.predicted_ms(cheapest) > slack * usable_ms:
             raise UserError(
@@ -355,47 +315,6 @@ class Run:
             entries.append({"latency": {"measured_ms": kept.measured_ms, "table_ms": latency["table_ms"]}})
         return entries
 
-    def _search_seconds(self):
-        """What is left of the minutes for the search, once the finals have theirs; None when candidates are counted."""
-        if self.plan.candidates is not None:
-            return None
-        return self._left_for_search(self._finals_seconds())
-
-    def _left_for_search(self, others_s):
-        """What the search gets of the minutes when everything else that is to come takes `others_s`."""
-        share = MIN_FAMILIES_SHARE if knows(self.space, self.plan) else MIN_SEARCH_SHARE
-        least_s = 60 * self.plan.minutes * share - self.ledger.state["search_s"]
-        return max(least_s, self.deadline - time.monotonic() - others_s)
-
-    @property
-    def finalist_seconds(self):
-        """What one finalist is expected to take: scored again with others of its slot, exported, measured whole."""
-        return FINALIST_S + self.protocol.num_runs * self.budget.budget_ms / 1000
-
-    def _finals_seconds(self):
-        """What the finals are expected to take: a network measured whole per winner, and one that is over the budget; then what
-        the other scores say of winners and baselines."""
-        blocks = [one.num_blocks for one in self.space.baselines.values()]
-        deepest = min(self.space.limits.max_blocks, sum(span.high for span in self.space.depths))
-        blocks += [deepest] * self.plan.num_winners  # Zen-Score asks for all there are
-        evidence_s = EVIDENCE_S * sum(blocks) * len(self.plan.evidence.names) / self.options.num_workers
-        return self.finalist_seconds * (self.plan.num_winners + 1) + evidence_s + PUBLISH_S
-
-    def _say_how_long(self):
-        """What the run expects to take from here, stage by stage."""
-        table_s = PART_S * len(self.table.missing_for(self.space))
-        todo = sum(one.key not in self.ledger.measured for one in self.space.baselines.values())
-        # Hand-made networks take less than the budget, most of them much less.
-        baselines_s = todo * (EXPORT_S + self.protocol.num_runs * self.budget.budget_ms / 2000)
-        parts = {"latency table": table_s, "baselines": baselines_s, "finals": self._finals_seconds()}
-        if self.plan.candidates is None:
-            parts["search"] = self._left_for_search(sum(parts.values()))
-        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0)
-        total = duration(sum(parts.values())) + (
-            f" and {self.plan.candidates} candidates" if self.plan.candidates else ""
-        )
-        self.progress.say(f"   time  about {total} from here: {listed}")
-
     def _state_of_search(self):
         """What the progress display says of the search so far."""
         counters, best = self.ledger.counters, self.batches.population.best
@@ -406,6 +325,35 @@ class Run:
         state |= {"scored": counters["scored"], "failed": counters["failed"]}
         state |= {f"rejected ({why})": count for why, count in sorted(rejected.items())}
         return state | ({"best": f"{best[0]:.2f}"} if best else {})
+
+    def _begin_front(self):
+        """The front of all that is scored: kept by score, highest first, fastest so far."""
+        rows, fastest_ms = self.ledger.rows, float("inf")
+        predicted_N = rows.column("predicted_ms")
+        for at in rows.ranked():
+            if predicted_N[at] < fastest_ms:
+                fastest_ms = float(predicted_N[at])
+                self.front.append((float(rows.score_N[at]), fastest_ms))
+
+    def _take_what_others_found(self):
+        """Before the finals: the elites and the measurements of other islands, and of their tables what can be read."""
+        if self.options.num_islands == 1:
+            return
+        self.batches.take_arrivals(self.store.arrivals())
+        self.batches.take_rows(self.ledger.refresh())
+        for entry in self.store.kept_under("measured:").values():
+            if self.ledger.measured.get(entry["key"]) != entry:
+                self.ledger.take_measured(entry | {"onnx": self._own_file(entry)})
+        for island in self.store.driverless():
+            self.progress.say(
+                f"warning: nobody works on island {island}: its share of the space is searched no further; the same command "
+                "goes on with it",
+                style="yellow",
+            )
+
+    def _own_file(self, entry):
+        """The name of a measured network's file in this run's folder, or None: the store's is that of another folder."""
+        return self.ledger.measured.get(entry["key"], {}).get("onnx")
 
     def _on_front(self, row):
         """Whether no candidate so far is both better and faster; if so it is on the front from now on."""
@@ -420,25 +368,38 @@ class Run:
         self.store.add_scored(row, latency_ms=row.predicted_ms * self.factor, budget_ms=self.budget.budget_ms)
 
     @contextlib.contextmanager
-    def _timed(self, what):
+    def timed(self, what):
         """Add the seconds spent inside, less those of accounts opened inside, to run.json's account of the wall time."""
-        start, outer_s, self.inner_s = time.monotonic(), self.inner_s, 0.0
+        begun, outer_s, self.inner_s = time.monotonic(), self.inner_s, 0.0
         try:
             yield
         finally:
-            spent_s, wall = time.monotonic() - start, self.ledger.state["wall_s"]
+            spent_s, wall = time.monotonic() - begun, self.ledger.state["wall_s"] if self.ledger else {}
             wall[what] = round(wall.get(what, 0.0) + spent_s - self.inner_s, 3)
             self.inner_s = outer_s + spent_s
 
-    def _close(self):
-        if self.store is not None:
-            with self._timed("waiting for the study"):
-                error = self.store.close(note=self.note)
+    def _close(self, *, finished, interrupted):
+        """Write down what is there and give back what is held; also where the run never came so far as to hold it."""
+        if self.ledger is not None and self.spent_before_s is not None:  # while the store still takes it, too
+            self.ledger.save(total_s=self.spent_before_s + time.monotonic() - self.start)
+        if self.store is not None and self.ledger is not None:
+            with self.timed("waiting for the study"):
+                # What went wrong may have been the disk of the store, which then is not worth waiting for.
+                seconds = CLOSE_S if finished else LAST_WRITES_S if interrupted else FAILED_WRITES_S
+                num_scored = int(self.ledger.own_N.sum())
+                is_finished = self.ledger.state["finished"]
+                error = self.store.close(note=self.note, finished=is_finished, num_scored=num_scored, seconds=seconds)
             if error:
                 self.progress.say(f"warning: the study is incomplete: {error}; {self.out} has it all", style="yellow")
             self.ledger.state["wall_s"]["writing the study, beside the search"] = round(self.store.seconds, 3)
+            self.ledger.state["store"] = {"writes": self.store.num_writes, "longest_s": round(self.store.longest_s, 3)}
+        elif self.store is not None:
+            self.store.close(finished=None)
         if self.workers is not None:
-            with self._timed("stopping Ray"):
+            with self.timed("stopping Ray"):
                 self.workers.close()
-        self.ledger.save(total_s=self.spent_before_s + time.monotonic() - self.start)
-        self.lock.release()
+        if self.ledger is not None and self.spent_before_s is not None:
+            self.ledger.keep = None  # the store is closed
+            self.ledger.save(total_s=self.spent_before_s + time.monotonic() - self.start)
+        if self.lock is not None:
+            self.lock.release()

@@ -260,21 +260,38 @@ class Problem:
 
     def judged(self, genes_NG):
         """(score_N, which of them keep the costs and the limits of the space)."""
-        score_N, counted_N, log_fan_in_N, cost_NK = self._values_of(genes_NG)
+        return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
+
+    def judged_grid(self, genes_G, gene, values, others, other_MG):
+        """As `judged`, of a candidate's genes with every one of `values` in place of one gene, and other_MG in place of `others`.
+
+        The one gene and the others must not meet in a block, so that what they are worth adds up: a stage's depth meets nothing
+        of the next. In the order of the values, each with all of the others.
+        """
+        one_VG, more_MG = (np.repeat(np.asarray(genes_G)[None], len(some), 0) for some in (values, other_MG))
+        one_VG[:, gene], more_MG[:, others] = values, other_MG
+        one_VK, more_MK = self.columns.of(self.space, one_VG), self.columns.of(self.space, more_MG)
+        more_MK = more_MK - self.columns.of(self.space, np.asarray(genes_G)[None])
+        value_NK = (one_VK[:, None] + more_MK).reshape(-1, one_VK.shape[1])
+        return self._judged(value_NK, lambda place: self._on_grid(one_VG, more_MG, others, place))
+
+    @staticmethod
+    def _on_grid(one_VG, more_MG, others, place):
+        genes_G = one_VG[place // len(more_MG)].copy()
+        genes_G[others] = more_MG[place % len(more_MG)][others]
+        return genes_G
+
+    def _judged(self, value_NK, genes_at):
+        score_N, counted_N, log_fan_in_N, cost_NK = *value_NK[:, :3].T, value_NK[:, 3:]
         share_N = counted_N / np.exp(log_fan_in_N / np.maximum(counted_N, 1)) / self.space.limits.max_effectiveness
         kept_N = share_N <= 1
         # So near the limit the order of the sums decides: there it is the space's own that does.
         for place in np.flatnonzero(np.abs(share_N - 1) < TOLERANCE):
-            kept_N[place] = self.space.contains(self.space.candidate(genes_NG[place]))
+            kept_N[place] = self.space.contains(self.space.candidate(genes_at(place)))
         return score_N, kept_N & (cost_NK <= self.allowed).all(1)
 
-    def _values_of(self, genes_NG):
-        """(score_N, convolutions_N, log fan-ins_N, cost_NK)."""
-        value_NK = self.columns.of(self.space, genes_NG)
-        return *value_NK[:, :3].T, value_NK[:, 3:]
-
     def _costs_of(self, genes_NG):
-        return self._values_of(genes_NG)[-1]
+        return self.columns.of(self.space, genes_NG)[:, 3:]
 
     def _prices(self, box, start_K, enough):
         """(prices, the box's bound at them): none negative, the bound nearly as low as it gets, or below `enough`.
@@ -307,7 +324,8 @@ class Problem:
     def _bound(self, box, price_K):
         """(the highest score less prices in a box, plus the limits' own; its slope in the prices)."""
         genes_1G = self._highest(box, price_K)
-        score_1, *_, cost_1K = self._values_of(genes_1G)
+        value_1K = self.columns.of(self.space, genes_1G)
+        score_1, cost_1K = value_1K[:, 0], value_1K[:, 3:]
         left_K = self.most_K - cost_1K[0]
         return float(score_1[0] + price_K @ left_K), left_K
 

@@ -1,5 +1,6 @@
 """What a search leaves behind: winners.json, a YAML and an ONNX per winner, the report, the finished study, a table to read."""
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -7,6 +8,7 @@ from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
+from zennas.search.store import MAX_FAILED_TRIALS
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.candidate import Candidate
 from zennas.space.network import stem_stride
@@ -80,8 +82,12 @@ def summary(run, winners):
 
 def _limit(limit, winners):
     """What the report says of a limit beside the latency."""
-    spent = (f"{entry['name']} {entry['other_costs'][limit.name]['cost']:.4g}" for entry in winners)
-    return "; ".join([limit.text, *spent])
+
+    def spent(entry):
+        there = entry.get("elsewhere", {}).get(limit.device)
+        return there["measured_ms"] if there else entry["other_costs"][limit.name]["cost"]
+
+    return "; ".join([limit.text, *(f"{entry['name']} {spent(entry):.4g}" for entry in winners)])
 
 
 def _proof(run, winners):
@@ -117,15 +123,16 @@ def gap_text(entry):
 
 def fill_study(run, winners):
     """The rest of what the study shows: the population and everything measured; and its note."""
-    population = {candidate.key for _, _, candidate in run.batches.population.ranked}
-    for row in run.ledger.rows:
-        if row.error is not None:
-            run.store.add_failed(row)
-        elif row.key in population:
-            run.store_scored(row)
+    rows, own_N = run.ledger.rows, run.ledger.own_N
+    population = [candidate.key.encode() for _, _, candidate in run.batches.population.ranked]
+    for at in np.flatnonzero(own_N & np.isin(rows.column("key"), population)):
+        run.store_scored(rows[int(at)])
+    for at in rows.failures[:MAX_FAILED_TRIALS]:
+        if own_N[at]:
+            run.store.add_failed(rows[at])
     for entry in _in_order(run, winners):
-        path = run.out / entry["onnx"] if entry["role"] == "winner" else None
-        run.store.add_entry(entry, Candidate(**entry["candidate"]), onnx=path)
+        run.store.add_entry(entry, Candidate(**entry["candidate"]))
+    run.store.show_files([run.out / entry["onnx"] for entry in winners])
     run.note = note(run, winners)
 
 

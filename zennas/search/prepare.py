@@ -1,6 +1,6 @@
 """What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the baselines."""
 
-from zennas.latency.budget import local_budget, measure_detector, reference_here
+from zennas.latency.budget import local_budget, measure_detector, read_bytes, reference_here
 from zennas.latency.table import measure_part
 from zennas.records import UserError, first_line
 from zennas.search.winners import measured_entry
@@ -17,24 +17,32 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
     detector_ms = None
     if detector is not None:
         measurement = workers.on_device(
-            measure_detector, str(detector), protocol, input_px=track.budget.detector_input_px
+            measure_detector,
+            str(detector),
+            protocol,
+            input_px=track.budget.detector_input_px,
+            onnx_bytes=read_bytes(detector),  # the machine that measures has not got the file
         )
         detector_ms = measurement.measured_ms
         progress.say(f"detector {detector}: {detector_ms:.2f} ms")
     return local_budget(track, reference, stand_in, detector_ms=detector_ms)
 
 
-def fill_table(table, space, workers, progress, *, num_runs):
-    """Measure and keep what a LatencyTable lacks to predict every candidate and baseline of the space."""
+def fill_table(table, space, workers, progress, *, num_runs, device=None):
+    """Measure and keep what a LatencyTable lacks to predict every candidate and baseline of the space.
+
+    device: the name of a further latency device, in place of the run's own.
+    """
     missing = table.missing_for(space)
     if missing:
-        progress.begin("measuring the latency table, once for this machine")
+        of_whom = "this machine" if device is None else f"device {device}"
+        progress.begin(f"measuring the latency table, once for {of_whom}")
         table.ensure(
             missing,
             num_runs=num_runs,
             progress=progress.counting("blocks"),
             measure_one=lambda part, protocol, num_runs: workers.on_device(
-                measure_part, part, protocol, num_runs=num_runs
+                measure_part, part, protocol, num_runs=num_runs, device=device
             ),
         )
         progress.end()

@@ -48,13 +48,14 @@ def with_gap(run, entry):
 
 def closed_form_error(run):
     """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None without."""
-    rows = [row for row in run.ledger.rows if row.score is not None]
-    if run.funnel is None or not rows:
+    rows = run.ledger.rows
+    place_N = rows.ranked()
+    if run.funnel is None or not len(place_N):
         return None
-    closed_N = run.funnel.score.of(run.space, np.array([(row.stem, *row.widths, *row.depths) for row in rows]))
-    error_N = 100 * np.abs(closed_N / np.array([row.score for row in rows]) - 1)
+    closed_N = run.funnel.score.of(run.space, rows.genes_NG[place_N])
+    error_N = 100 * np.abs(closed_N / rows.score_N[place_N] - 1)
     return {
-        "num": len(rows),
+        "num": len(place_N),
         "mean_abs_pct": round(float(error_N.mean()), 3),
         "max_abs_pct": round(float(error_N.max()), 3),
     }

@@ -1,17 +1,23 @@
-"""The Optuna study that a person looks at: the only file that imports optuna.
+"""The Optuna study of a run: what a person looks at, what islands tell each other, and the state that outlives a driver.
 
 It shows what is worth looking at - the population and the front, everything measured, the failures - and at most MAX_TRIALS of
 it, so that optuna-dashboard stays quick. Trials are written whole, by a thread of their own, off the hot path: a shared store
-takes 20 of them a second (SQLite) to 60 (PostgreSQL).
+takes 20 of them a second (SQLite) to 60 (PostgreSQL). A candidate is at most one trial as scored and one as measured.
+
+The run's state (settings, budget, latency table, what was measured, corrections) is kept as system attributes of the study.
 """
 
+import collections
 import contextlib
 import datetime
+import functools
+import json
 import logging
 import os
 import queue
 import threading
 import time
+import uuid
 import warnings
 
 import optuna
@@ -20,135 +26,303 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from zennas.records import UserError
+from zennas.search.islands import BEAT_S, claim, driverless, take_back, turn
+from zennas.search.storage import PATIENCE_S, created, first_cause, open_storage, passes, patiently, shown
 from zennas.space.blocks import BLOCKS
 from zennas.space.space import genes_of
 
 MAX_TRIALS = 2000
 MAX_FAILED_TRIALS, MAX_MEASURED_TRIALS = 200, 100  # of them, kept free for these
 RUN_ATTRIBUTE = "zennas:run"
+STATE_PREFIX = "zennas:state:"
+EXCHANGE_S = 5.0  # between two looks at what other islands found
 
 
 class Store:
-    """An open study and the thread that writes to it."""
+    """An open study; once begun, also the thread that writes to it."""
 
-    def __init__(self, space, storage, name, *, run_id, note, label="Zen-Score"):
-        """label: what the first objective, the score, is called."""
+    def __init__(self, space, storage, name, *, label="Zen-Score", num_islands=1, say=None):
+        """label: what the first objective, the score, is called. say(text): told what happens to the store."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
-        self.space = space
-        self.seconds = 0.0  # spent writing, by the thread
-        self.error = None
-        self._known = set()
-        self._num_failed = 0
-        with _explaining(storage), warnings.catch_warnings():
+        self.space, self.shown, self.num_islands, self.say = (
+            space,
+            shown(storage),
+            num_islands,
+            say or (lambda text: None),
+        )
+        self.seconds, self.longest_s, self.num_writes = 0.0, 0.0, 0  # spent by the thread; its longest write; how many
+        self.error, self.lost, self.claim, self._turn, self.island = None, None, None, None, 0
+        self._down_since = None
+        self._known, self._num_failed, self._inbox, self._thread = set(), 0, collections.deque(), None
+        self._queue, self._gave_up, self._seen_claims = queue.Queue(), threading.Event(), {}
+        with _answering(self.shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # set_metric_names is experimental, and the only way to name objectives
-            self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
-            )
-            owner = self.study.user_attrs.get(RUN_ATTRIBUTE)
-            if owner not in (None, run_id):
-                raise UserError(
-                    f"--storage {storage}: the study '{name}' there belongs to another run ({owner}); "
-                    "choose another --out (its name is the study's name) or another --storage"
+            self.storage = created(lambda: open_storage(storage, num_islands=num_islands))
+            self.study = created(
+                lambda: optuna.create_study(
+                    storage=self.storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
                 )
-            if owner is None:
-                self.study.set_user_attr(RUN_ATTRIBUTE, run_id)
+            )
+            if not self.study.metric_names:
                 self.study.set_metric_names([label, "latency (ms)"])
             # Optuna allows no other choices than a study began with; a block may have been added to the house since.
             self.blocks = list(BLOCKS)
-            for trial in self.study.get_trials(deepcopy=False):
-                if "block" in trial.distributions:
-                    self.blocks = list(trial.distributions["block"].choices)
-                if not trial.state.is_finished():  # a process was killed while it attached a file; it is written again
-                    reason = {"stage": "attaching a file", "error": "the process was killed; see the newer trial"}
-                    for attribute, text in reason.items():
-                        self.study._storage.set_trial_user_attr(trial._trial_id, attribute, text)
-                    self.study.tell(trial.number, state=TrialState.FAIL)
+            self._read_trials()
+
+    # --- who works on it ------------------------------------------------------------------------------------------
+
+    def take_island(self):
+        """The number of an island that is this driver's from now on; see islands.py. UserError where none is free."""
+        with _answering(self.shown), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            drivers = created(
+                lambda: optuna.create_study(
+                    storage=self.storage,
+                    study_name=f"{self.study.study_name} drivers",
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+            )
+            drivers.set_metric_names(["scored candidates"])
+            ask = functools.partial(claim, drivers, self.num_islands, say=self.say, token=uuid.uuid4().hex)
+            self.claim = patiently(ask, say=self.say)
+        self.island = self.claim.island
+        threading.Thread(target=self._live, name="zennas-life", daemon=True).start()
+        return self.island
+
+    def _live(self):
+        """Signs of life, by a thread of its own: no write, however long, may look like a death."""
+        while not self._gave_up.wait(BEAT_S):
+            for held in (self.claim, self._turn):
+                try:
+                    if held is not None:
+                        held.beat()
+                except UserError as error:
+                    self.lost = self.lost or error
+                except Exception:  # noqa: BLE001 - the store does not answer: the next sign of life may reach it
                     continue
-                self._known.add(trial.user_attrs.get("key"))
-                self._num_failed += trial.state == TrialState.FAIL
-        self.write_note(note)
-        self._queue = queue.Queue()
+
+    def check(self):
+        """UserError where another driver has taken the island over: what both would write could not be told apart."""
+        if self.lost is not None:
+            raise self.lost
+
+    def leads(self):
+        """Whether this driver is the one to do what is done once for all islands: the first of those that live."""
+        if self.claim is None:
+            return True
+        self.check()
+        with _answering(self.shown):
+            patiently(lambda: take_back(self.claim.study, self._seen_claims, say=self.say), say=self.say)
+            return patiently(self.claim.is_first, say=self.say)
+
+    def driverless(self):
+        """Islands that nobody works on and that are not finished."""
+        with _answering(self.shown):
+            return patiently(lambda: driverless(self.claim.study, self.num_islands), say=self.say) if self.claim else []
+
+    @contextlib.contextmanager
+    def turn(self, what):
+        """In the block this driver alone of all islands does `what`; the others wait. What they wrote before is known inside."""
+        if self.num_islands == 1:
+            yield
+            return
+        with _answering(self.shown):
+            asked = {"seen": self._seen_claims, "token": uuid.uuid4().hex}
+            wait = functools.partial(turn, self.claim.study, what, say=self.say, **asked)
+            self._turn = held = patiently(wait, say=self.say)
+            patiently(self._read_trials, say=self.say)
+        try:
+            yield
+        finally:
+            self._turn = None
+            with _answering(self.shown):
+                patiently(lambda: held.release(finished=False, num_scored=0), say=self.say)
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def kept(self, name):
+        """What was kept under a name, or None."""
+        return self.kept_under(name).get("")
+
+    def kept_under(self, prefix):
+        """{rest of the name: value} of everything that was kept under names with this prefix."""
+        with _answering(self.shown):
+            attributes = patiently(lambda: self.storage.get_study_system_attrs(self.study._study_id), say=self.say)
+        start = STATE_PREFIX + prefix
+        return {
+            name.removeprefix(start): json.loads(text) for name, text in attributes.items() if name.startswith(start)
+        }
+
+    def keep(self, name, value):
+        """Keep a value (JSON) under a name, by the thread, in the order of the calls."""
+        self._queue.put(
+            lambda: self.storage.set_study_system_attr(self.study._study_id, STATE_PREFIX + name, json.dumps(value))
+        )
+
+    def keep_now(self, name, value):
+        """Keep a value before this returns."""
+        text = json.dumps(value)
+        with _answering(self.shown):
+            patiently(
+                lambda: self.storage.set_study_system_attr(self.study._study_id, STATE_PREFIX + name, text),
+                say=self.say,
+            )
+
+    @property
+    def owner(self):
+        """The run that the study belongs to, or None."""
+        with _answering(self.shown):
+            return self.study.user_attrs.get(RUN_ATTRIBUTE)
+
+    def begin(self, run_id, *, note=None):
+        """Take the study for a run, and start to write. UserError where it is another's."""
+        if (owner := self.owner) not in (None, run_id):
+            raise UserError(
+                f"--storage {self.shown}: the study '{self.study.study_name}' there belongs to another run ({owner}); "
+                "choose another --out (its name is the study's name) or another --storage"
+            )
+        if owner is None:
+            with _answering(self.shown):
+                self.study.set_user_attr(RUN_ATTRIBUTE, run_id)
+        if note is not None:
+            self.write_note(note)
         self._thread = threading.Thread(target=self._work, name="zennas-store", daemon=True)
         self._thread.start()
+
+    # --- what people look at --------------------------------------------------------------------------------------
 
     def write_note(self, markdown):
         """The study's note in the dashboard."""
         from optuna_dashboard import save_note
 
-        with warnings.catch_warnings(), _explaining("the study"):
+        with warnings.catch_warnings(), _answering(self.shown):
             warnings.simplefilter("ignore")
-            save_note(self.study, markdown)
+            patiently(lambda: save_note(self.study, markdown), say=self.say)
 
     def describe(self, attributes):
         """Show these as attributes of the study."""
-        with _explaining("the study"):
-            for name, value in attributes.items():
-                self.study.set_user_attr(name, value)
+        for name, value in attributes.items():
+            self._queue.put(lambda name=name, value=value: self.study.set_user_attr(name, value))
 
     def add_scored(self, row, *, latency_ms, budget_ms):
-        """Queue a scored candidate (a ledger Row) that is on the front or in the population; once per key."""
-        self._add(
-            row.candidate,
-            [row.score, latency_ms],
-            budget_ms,
-            {"key": row.key, "role": "scored", "seconds": row.seconds} | _costs(row._asdict()),
-        )
+        """Queue a scored candidate (a Row) that is on the front or in the population; once per key."""
+        attributes = {"key": row.key, "role": "scored", "seconds": row.seconds, "island": row.island}
+        attributes |= {"table_ms": row.predicted_ms} | _costs(row._asdict())
+        self._add(row.candidate, [row.score, latency_ms], budget_ms, attributes)
 
     def add_failed(self, row):
         """Queue a failed candidate with its stage and error."""
         if self._num_failed < MAX_FAILED_TRIALS and f"{row.key} failed" not in self._known:
             self._num_failed += 1
-            self._add(
-                row.candidate,
-                None,
-                None,
-                {"key": f"{row.key} failed", "role": "failed", "stage": row.stage, "error": row.error},
-            )
+            attributes = {"key": f"{row.key} failed", "role": "failed", "stage": row.stage, "error": row.error}
+            self._add(row.candidate, None, None, attributes)
 
-    def add_entry(self, entry, candidate, *, onnx=None):
-        """Queue a network that was measured whole; it stands beside its scored trial, under its own role."""
+    def add_entry(self, entry, candidate):
+        """Queue a network that was measured whole; it stands beside its scored trial."""
         latency = entry["latency"]
-        attributes = {"key": f"{entry['key']} {entry['role']}", "role": entry["role"], "name": entry["name"]} | _costs(
-            entry
-        )
+        role = "baseline" if entry["role"] == "baseline" else "measured"
+        attributes = {"key": f"{entry['key']} {role}", "role": role, "name": entry["name"]} | _costs(entry)
         attributes |= {
             name: latency[name] for name in ("measured_ms", "predicted_ms", "spread_pct") if latency[name] is not None
         }
-        if entry["verdict"]:
-            attributes["verdict"] = entry["verdict"]
-        self._add(candidate, [entry["score_mean"], latency["measured_ms"]], latency["budget_ms"], attributes, onnx=onnx)
+        self._add(candidate, [entry["score_mean"], latency["measured_ms"]], latency["budget_ms"], attributes)
 
-    def _add(self, candidate, values, budget_ms, attributes, *, onnx=None):
+    def show_files(self, paths):
+        """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where possible."""
+        self._queue.put(lambda: self._attach(paths))
+
+    # --- what islands tell each other -----------------------------------------------------------------------------
+
+    def arrivals(self):
+        """[(genes, score, the table's ms, island)] of the elites that came in since the last call, this island's too."""
+        return [self._inbox.popleft() for _ in range(len(self._inbox))]
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def drain(self, seconds=None):
+        """Wait until everything queued so far is written, at most so long; whether it is."""
+        end = time.monotonic() + seconds if seconds is not None else None
+        with self._queue.all_tasks_done:
+            while self._queue.unfinished_tasks:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._queue.all_tasks_done.wait(left)
+        return True
+
+    def close(self, *, note=None, finished=False, num_scored=0, seconds=60.0):
+        """Wait until everything queued is written, at most `seconds`, and give the island back. The first error, or None."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                self.error = self.error or TimeoutError("the store did not answer")
+        self._gave_up.set()
+        # Where this fails the next driver takes the island back, as it does after a kill.
+        with contextlib.suppress(UserError):
+            if self.error is None and note:
+                self.write_note(note)
+            if not isinstance(self.error, TimeoutError) and self.claim is not None:
+                with _answering(self.shown):
+                    self.claim.release(finished=finished, num_scored=num_scored)
+        return self.error
+
+    def _work(self):
+        exchanged = time.monotonic()
+        while True:
+            try:
+                write = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                write = False
+            if write is None:
+                return
+            if write:
+                self._do(write)
+                self._queue.task_done()
+            if self.num_islands > 1 and time.monotonic() - exchanged > EXCHANGE_S:
+                self._do(self._read_trials)
+                exchanged = time.monotonic()
+
+    def _do(self, write):
+        start = time.perf_counter()
+        # One patience for all that is queued while the store is away, not one for each.
+        down_s = time.monotonic() - self._down_since if self._down_since is not None else 0.0
+        try:
+            patiently(write, say=self.say, gave_up=self._gave_up, patience_s=max(0.0, PATIENCE_S - down_s))
+            self._down_since = None
+        except Exception as error:  # noqa: BLE001 - any storage's own; told by the run, and the ledger has it all
+            self.error = self.error or error
+            if passes(error) and self._down_since is None:
+                self._down_since = time.monotonic() - PATIENCE_S
+        spent_s = time.perf_counter() - start
+        self.seconds, self.longest_s = self.seconds + spent_s, max(self.longest_s, spent_s)
+        self.num_writes += 1
+
+    def _add(self, candidate, values, budget_ms, attributes):
         if attributes["key"] in self._known:
             return
         if attributes["role"] == "scored" and len(self._known) >= MAX_TRIALS - MAX_FAILED_TRIALS - MAX_MEASURED_TRIALS:
             return
         self._known.add(attributes["key"])
-        self._queue.put((candidate, values, budget_ms, attributes, onnx))
+        asked = []
 
-    def drain(self):
-        """Wait until everything queued so far is written."""
-        self._queue.join()
+        def write():
+            # After a lost connection nobody knows whether the trial was written: look before it is written again.
+            if asked and any(trial.user_attrs.get("key") == attributes["key"] for trial in self._trials()):
+                return
+            asked.append(True)
+            self._write(candidate, values, budget_ms, attributes)
 
-    def _work(self):
-        while (item := self._queue.get()) is not None:
-            start = time.perf_counter()
-            try:
-                self._write(*item)
-            except Exception as error:  # noqa: BLE001 - any storage backend's own; reported by close(), the ledger has it all
-                self.error = self.error or error
-            self.seconds += time.perf_counter() - start
-            self._queue.task_done()
+        self._queue.put(write)
 
-    def _write(self, candidate, values, budget_ms, attributes, onnx):
+    def _write(self, candidate, values, budget_ms, attributes):
         names = ["block", *self.space.genes]
         values = None if values is None else [round(float(value), 4) for value in values]
-        finished = TrialState.FAIL if values is None else TrialState.COMPLETE
         trial = create_trial(
-            # A finished trial takes no artifact any more: a trial with one is told its values afterwards.
-            state=TrialState.RUNNING if onnx else finished,
-            values=None if onnx else values,
+            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+            values=values,
             params=dict(zip(names, (candidate.block, *genes_of(candidate)), strict=True)),
             distributions=self._distributions(),
             user_attrs={name: value for name, value in attributes.items() if value is not None}
@@ -159,43 +333,52 @@ class Store:
         if attributes.get("seconds"):  # so that the dashboard's timeline shows it
             trial.datetime_start = trial.datetime_start - datetime.timedelta(seconds=attributes["seconds"])
         self.study.add_trial(trial)
-        if onnx:
-            self._attach(attributes["key"], onnx, values)
 
-    def _attach(self, key, onnx, values):
-        """The ONNX file as an artifact of its trial. The file becomes a hard link to the artifact, where links are possible."""
-        folder = onnx.parent / "artifacts"
-        folder.mkdir(exist_ok=True)
-        trial = next(
-            one for one in self.study.get_trials(states=[TrialState.RUNNING]) if one.user_attrs.get("key") == key
-        )
-        artifact_id = upload_artifact(
-            artifact_store=FileSystemArtifactStore(folder),
-            file_path=str(onnx),
-            study_or_trial=trial,
-            storage=self.study._storage,
-            mimetype="application/octet-stream",
-        )
-        link = onnx.with_name(f".{onnx.name}.link")
-        with contextlib.suppress(OSError):
-            os.link(folder / artifact_id, link)
-            os.replace(link, onnx)
-        self.study.tell(trial.number, values)
+    def _attach(self, paths):
+        """A killed driver may leave an artifact half attached: the study's list names it, or it does not."""
+        prefix, shown_now = "artifacts:", {}
+        for name, text in self.storage.get_study_system_attrs(self.study._study_id).items():
+            if name.startswith(prefix) and json.loads(text):
+                shown_now[name] = json.loads(text)["filename"]
+        for path in paths:
+            folder, link = path.parent / "artifacts", path.with_name(f".{path.name}.link")
+            folder.mkdir(exist_ok=True)
+            artifact_id = upload_artifact(
+                artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=self.study,
+                mimetype="application/octet-stream",
+            )  # fmt: skip
+            with contextlib.suppress(OSError):
+                os.link(folder / artifact_id, link)
+                os.replace(link, path)
+        for name in shown_now:
+            self.storage.set_study_system_attr(self.study._study_id, name, json.dumps(None))
+            for folder in {path.parent / "artifacts" for path in paths}:
+                (folder / name.removeprefix(prefix)).unlink(missing_ok=True)
+
+    def _trials(self):
+        return self.study.get_trials(deepcopy=False)
+
+    def _read_trials(self):
+        """Learn what the study holds; the elites of other islands go to the inbox."""
+        for trial in self._trials():
+            if "block" in trial.distributions:
+                self.blocks = list(trial.distributions["block"].choices)
+            key = trial.user_attrs.get("key")
+            if key in self._known:
+                continue
+            self._known.add(key)
+            self._num_failed += trial.state == TrialState.FAIL
+            if trial.user_attrs.get("role") == "scored" and trial.user_attrs.get("table_ms"):
+                genes = tuple(trial.params[name] for name in self.space.genes)
+                island = trial.user_attrs.get("island", 0)
+                self._inbox.append((genes, trial.values[0], trial.user_attrs["table_ms"], island))
 
     def _distributions(self):
         spans = {name: IntDistribution(span.low, span.high, step=span.step) for name, span in self.space.genes.items()}
         return {"block": CategoricalDistribution(self.blocks), **spans}
 
-    def close(self, *, note=None):
-        """Wait until everything queued is written. Gives back the first error of the thread, or None."""
-        self._queue.put(None)
-        self._thread.join()
-        if note and self.error is None:
-            self.write_note(note)
-        return self.error
 
-
-class _explaining:
+class _answering:
     """Turns a store that is locked, missing or unwritable into one clear message."""
 
     def __init__(self, storage):
@@ -205,16 +388,20 @@ class _explaining:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is None or isinstance(error, UserError) or not isinstance(error, Exception):
+        slips = (TypeError, AttributeError, NameError, AssertionError)  # ours, not the store's
+        if error is None or isinstance(error, (UserError, *slips)) or not isinstance(error, Exception):
             return
-        first_line = str(error.__cause__ or error).strip().splitlines()[0]
+        first_line = first_cause(error)
         hint = (
-            "another process holds it; try again when it is done"
-            if "locked" in first_line
-            else (
-                "the default is a SQLite file under --out; for PostgreSQL install psycopg and write postgresql://USER@HOST/DATABASE"
-            )
+            "allowed: postgresql://USER@HOST/DATABASE (pip install 'zennas[postgres]'), grpc://HOST:PORT, journal:FILE in a "
+            "folder that is there, sqlite:///FILE; see that it is there and can be written"
         )
+        if "password" in first_line:
+            hint = "a password goes into ~/.pgpass (HOST:PORT:DATABASE:USER:PASSWORD), or the whole URL into @FILE"
+        if "locked" in first_line:
+            hint = "another process holds it; try again when it is done"
+        elif "full" in first_line or "No space" in first_line:
+            hint = "what was computed before is kept; make room, then give the same command again"
         raise UserError(f"--storage {self.storage}: cannot be used: {first_line}; {hint}") from None
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import yaml
 
 from zennas.export import checker_problems
@@ -13,7 +14,7 @@ from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.space.cost import cost
-from zennas.space.space import distance
+from zennas.space.space import distances, genes_of
 from zennas.track import ScorePlan
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
@@ -34,15 +35,12 @@ def correction(entries, budget_ms):
     return round(math.exp(weighted / total), 4) if total else 1.0
 
 
-def diverse_best(rows, taken, *, num, min_distance, fits=lambda row: True):
-    """The best `num` rows (by score, highest first) that `fits`, at least `min_distance` from every candidate in `taken`."""
-    chosen = []
-    for row in sorted(rows, key=lambda row: (-row.score, row.key)):
-        if len(chosen) == num:
-            break
-        if all(distance(row.candidate, other) >= min_distance for other in taken) and fits(row):
-            chosen.append(row)
-    return chosen
+def diverse_best(rows, taken, *, num, min_distance, fits_N=None):
+    """The best `num` of some Rows (by score, highest first) that fit, at least `min_distance` from every candidate in `taken`."""
+    far_N = np.ones(len(rows), bool) if fits_N is None else fits_N.copy()
+    for other in taken:
+        far_N &= distances(rows.genes_NG, np.array(genes_of(other))) >= min_distance
+    return [rows[int(at)] for at in rows.ranked(far_N)[:num]]
 
 
 def metadata(candidate, made_by):
@@ -67,11 +65,26 @@ def measured_entry(run, candidate, *, role, name, score, path):
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
-    if takes_network(run.protocol.backend):
-        network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
-        measurement = run.workers.on_device(measure_calmly, network, run.protocol)
-    else:
-        measurement = run.workers.measure_file(measure_calmly, path, run.protocol)
+
+    def measured(device=None):
+        if takes_network(run.protocol.backend):
+            network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+            return run.workers.on_device(measure_calmly, network, run.protocol, device=device)
+        return run.workers.measure_file(measure_calmly, path, run.protocol, device=device)
+
+    measurement = measured()
+    elsewhere = {
+        budget.device: {
+            "measured_ms": (there := measured(budget.device)).measured_ms,
+            **_predicted(budget, candidate, space),
+            "budget_ms": budget.most,
+            "within_budget": there.measured_ms <= budget.most,
+            "warning": there.warning,
+            **there.model_dump(mode="json"),
+        }
+        for budget in run.others
+        if budget.is_measured
+    }
     return {
         "role": role,
         "name": name,
@@ -89,11 +102,26 @@ def measured_entry(run, candidate, *, role, name, score, path):
             "predicted_ms": round(table_ms * run.factor, 4),
             "table_ms": round(table_ms, 4),
         },
+        "elsewhere": elsewhere,
         "export": exported.proof.model_dump() | {"checker": problems},
         "onnx": path.name,
         "verdict": None,
         "made_by": made_by,
     }
+
+
+def _predicted(budget, candidate, space):
+    """What the table of a further device says of a candidate; nothing of a baseline of other blocks, which it lacks."""
+    if candidate.block != space.block:
+        return {"predicted_ms": None, "table_ms": None}
+    predicted_ms = budget.of(candidate, space)
+    return {"predicted_ms": round(predicted_ms, 4), "table_ms": round(predicted_ms / budget.factor, 4)}
+
+
+def keeps_budgets(entry):
+    """Whether a measured network keeps the budget of every device on which it was measured."""
+    others = entry.get("elsewhere", {}).values()
+    return entry["latency"]["within_budget"] and all(one["within_budget"] for one in others)
 
 
 def prediction_error(entries):

@@ -1,115 +1,360 @@
 """Scorers and the measuring device, on Ray: the only file of the search that imports it.
 
-Locally a private Ray of this process, with one processor per scorer; with an address the cluster that runs there. Latency
-is measured on nodes with the resource 'latency_device' (locally: this machine), one measurement at a time.
+Locally a private Ray of this process, with one processor per scorer; with an address the cluster that runs there. Latency is
+measured on one node that carries the resource 'latency_device' (or 'latency_device:NAME'; locally: this machine), one measurement
+at a time (for the node's GPUs and all of its tags are held), and nothing scores on that machine beside it (latency/quiet.py).
 """
 
-import functools
 import logging
 import math
 import os
 import signal
+import time
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from zennas.commands import check_address
+from zennas.latency.quiet import scoring, trouble
+from zennas.provenance import machine_name, num_cores
 from zennas.records import UserError, first_line
+from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
 
 DEVICE_RESOURCE = "latency_device"
-TASK_RETRIES = 3  # of a batch whose worker process died, before its candidates count as failed
+# A worker that dies takes its batch with it. Once is an accident, and the batch is scored again; at the second time it is split,
+# down to the candidate that kills, which three deaths in all convict.
+ACCIDENTS, CONVICTED, SPLIT = 1, 3, 8
+LOST_NODES = 20  # that a batch may lose its workers to, which says nothing against its candidates
+MEASURING_TRIES = 3
+WARM_UP_S = 0.5  # that a first task holds its scorer, so that the next one wants another
+LEAST_MEMORY_BYTES = 2**31  # a scorer at work takes a few hundred megabytes
+STARTS = 3  # of a local Ray, whose processes may be too slow for each other on a machine that is busy
+
+
+class MeasuringError(RuntimeError):
+    """The process that measured died again and again."""
+
+
+class Piece:
+    """Some of a job's candidates in one task of Ray."""
+
+    def __init__(self, places, *, deaths=0, alone=False):
+        self.places, self.deaths, self.lost, self.alone, self.kind, self.task = places, deaths, 0, alone, None, None
+
+
+class Job:
+    """Candidates on their way: what `submit` gives and `results` takes."""
+
+    def __init__(self, candidates, arguments):
+        self.candidates, self.arguments = candidates, arguments
+        self.scored = [None] * len(candidates)
+        self.pieces = [Piece(range(len(candidates)))]
+
+
+class Kind:
+    """Scorers of one kind: on a processor, or on a share of a GPU."""
+
+    def __init__(self, device, num, **options):
+        self.device, self.num, self.under_way = device, num, 0
+        self.run = ray.remote(num_cpus=1, max_retries=0, **options)(_score_batch)
 
 
 class Workers:
-    """A connection to Ray. `submit` gives handles; results are taken in the order in which the caller asks for them."""
+    """A connection to Ray. `submit` gives jobs; results are taken in the order in which the caller asks for them."""
 
-    def __init__(self, num_workers, *, address=None):
-        self.local = address is None
+    def __init__(self, num_workers=None, *, address=None, device=None, plan=None, say=None):
+        """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may take.
+        say(text): told of every worker and node that died."""
+        self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
         # Ray warns about metrics exporters and accelerators that a local run does not have; errors still come through.
         logging.getLogger("ray").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Twenty lines about every process that died, on standard output, where --json has its own; `say` says it in one.
+        ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            if self.local:
-                ray.init(
-                    address="local",
-                    num_cpus=num_workers,
-                    resources={DEVICE_RESOURCE: 1},
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    _node_ip_address="127.0.0.1",
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = "a local Ray" if self.local else f"the Ray cluster at '{address}'"
-            raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+        tag = device_resource(device)
+        if self.local:
+            num_workers = num_workers or num_cores()
+            here = {"num_cpus": num_workers, "resources": {tag: 1}, "include_dashboard": False}
+            self._connect("a local Ray", STARTS, address="local", _node_ip_address="127.0.0.1", **here)
+        else:
+            self._connect(f"the Ray cluster at '{address}'", 1, address=address)
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which dumps a stack and exits
-        if not ray.cluster_resources().get(DEVICE_RESOURCE):
+        self.tag, self._nodes, self._machines = tag, {}, {}
+        self._on_device = ray.remote(max_retries=0)(_call)
+        try:
+            self._find_device(tag)
+        except UserError:
             ray.shutdown()
-            raise UserError(
-                f"no node of the cluster carries the resource '{DEVICE_RESOURCE}', on which latency is measured; "
-                f"start the node that owns the device with: ray start --resources '{{\"{DEVICE_RESOURCE}\": 1}}' ..."
-            )
-        self.num_workers = num_workers
-        gpus = ray.cluster_resources().get("GPU", 0)
-        share = {"num_gpus": 1 / math.ceil(num_workers / gpus)} if gpus else {}
-        self._score = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, **share)(_score_batch)
-        self._on_device = ray.remote(num_cpus=0, max_retries=1, resources={DEVICE_RESOURCE: 1})(_call)
+            raise
+        self.kinds = self._scorers(num_workers)
+        self.num_workers = sum(kind.num for kind in self.kinds)
+        if why := trouble():
+            self.say(f"other runs on this machine may score beside a measurement: {why}")
+
+    def _connect(self, where, tries, **options):
+        check_address(options["address"])
+        if ray.is_initialized():
+            raise RuntimeError("this process is connected to a Ray already")
+        for attempt in range(1, tries + 1):
+            try:
+                ray.init(log_to_driver=False, configure_logging=False, **options)
+                return
+            except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, too, where its processes do not come up
+                ray.shutdown()
+                if attempt == tries:
+                    raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+                self.say(f"{where} did not come up ({first_line(error)}): started again")
+
+    # --- scoring --------------------------------------------------------------------------------------------------
 
     def warm_up(self):
-        """Start the scorers' processes and their imports, so that neither falls into a measurement."""
-        ray.get([self._score.remote([], None, 0, None) for _ in range(self.num_workers)])
+        """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where they cannot
+        run zennas, as on a node without it."""
+        tasks = [kind.run.remote([], None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)]
+        for task in tasks:
+            try:
+                ray.get(task)
+            except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
+                raise UserError(
+                    f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node of a cluster "
+                    "needs the same zennas and Python, or a runtime environment that brings them"
+                ) from None
+            except ray.exceptions.RayError as error:  # what it is given to do is given to another
+                self.say(f"{_reason(error)} before its first task")
 
     def submit(self, candidates, plan, *, seed, repeats=None):
-        """A handle on [Scored] of these candidates."""
-        return self._score.remote(candidates, plan, seed, repeats)
+        """A Job on [Scored] of these candidates."""
+        job = Job(list(candidates), (plan, seed, repeats))
+        self._send(job, job.pieces[0])
+        return job
 
-    def results(self, handle, num):
-        """[Scored] of the `num` candidates behind a handle, waiting for them.
+    def results(self, job, num):
+        """[Scored] of the `num` candidates of a Job, waiting for them.
 
-        Where their worker died again and again, that is what every one of them failed with.
+        Those whose workers died, or did not come to an end, are scored again; one that does it again failed with that reason.
         """
-        try:
-            return ray.get(handle)
-        except ray.exceptions.RayError as error:
-            reason = f"the worker died {TASK_RETRIES + 1} times: {first_line(error)}"
-            return [Scored(None, 0.0, 0.0, "score", reason)] * num
+        while not self.ready(job):
+            self.wait(job, 1.0)
+        assert len(job.scored) == num
+        return job.scored
 
-    def ready(self, handle):
+    def ready(self, job):
         """Whether `results` would not have to wait."""
-        return bool(ray.wait([handle], timeout=0)[0])
+        for piece in list(job.pieces):
+            if ray.wait([piece.task], timeout=0)[0]:
+                self._receive(job, piece)
+        return not job.pieces
 
-    def wait(self, handle, seconds):
-        """Wait for a handle, at most this long."""
-        ray.wait([handle], timeout=seconds)
+    def wait(self, job, seconds):
+        """Wait for some of a Job, at most this long."""
+        if job.pieces:
+            ray.wait([piece.task for piece in job.pieces], timeout=max(0, seconds))
 
-    def on_device(self, function, *arguments, **keywords):
-        """function(*arguments, **keywords), run on the node that owns the latency device; raises what it raises."""
+    def _send(self, job, piece):
+        piece.kind = min(self.kinds, key=lambda kind: kind.under_way / kind.num)
+        piece.kind.under_way += 1
+        candidates = [job.candidates[place] for place in piece.places]
+        limits = {"alone": piece.alone, "limit_s": self.plan and self.plan.candidate_timeout_s}
+        limits |= {"memory_bytes": self._memory_bytes}
+        piece.task = piece.kind.run.remote(candidates, *job.arguments, piece.kind.device, limits)
+
+    def _receive(self, job, piece):
+        piece.kind.under_way -= 1
         try:
-            return ray.get(self._on_device.remote(function, arguments, keywords))
+            scored = ray.get(piece.task)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            scored = [Scored(None, 0.0, 0.0, "score", f"{type(error.cause).__name__}: {first_line(error.cause)}")]
+            scored *= len(piece.places)
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"the measuring process died: {first_line(error)}") from None
+            self._again(job, piece, error)
+            return
+        job.pieces.remove(piece)
+        for place, one in zip(piece.places, scored, strict=True):
+            job.scored[place] = one
 
-    def measure_file(self, measure, path, protocol):
+    def _again(self, job, piece, error):
+        """Score a piece again whose worker died: whole, in smaller pieces, or no more."""
+        num, reason = len(piece.places), _reason(error)
+        innocent = isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError))
+        piece.deaths, piece.lost = piece.deaths + (not innocent), piece.lost + innocent
+        if piece.deaths < (CONVICTED if num == 1 else 1 + ACCIDENTS) and piece.lost <= LOST_NODES:
+            self.say(f"{reason} while {_counted(num)} were scored: they are scored again")
+            self._send(job, piece)
+            return
+        job.pieces.remove(piece)
+        if num == 1 or piece.lost > LOST_NODES:
+            text = f"WorkerDied: {reason}, {piece.deaths + piece.lost} times"
+            for place in piece.places:
+                job.scored[place] = Scored(None, 0.0, 0.0, "score", text)
+            return
+        self.say(f"{reason} again while {_counted(num)} were scored: they are scored in smaller parts, each alone")
+        size = math.ceil(num / SPLIT)
+        for places in _batched(piece.places, size):
+            smaller = Piece(places, deaths=ACCIDENTS, alone=True)
+            job.pieces.append(smaller)
+            self._send(job, smaller)
+
+    def _scorers(self, num_workers):
+        """[Kind] of the scorers: locally `num_workers` that share what GPUs there are; in a cluster its GPUs and processors."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._memory_bytes = self._memory_of(nodes)
+        if self.local:
+            gpus = int(nodes[0].get("GPU", 0))
+            share = {"num_gpus": 1 / math.ceil(num_workers / gpus)} if gpus else {}
+            return [Kind("cuda" if gpus else "cpu", num_workers, **share)]
+        per_gpu = self.plan.scorers_per_gpu
+        cpus = sum(int(node.get("CPU", 0)) for node in nodes)
+        # A scorer on a GPU holds a processor of the same node.
+        on_gpus = sum(min(int(node.get("GPU", 0)) * per_gpu, int(node.get("CPU", 0))) for node in nodes)
+        on_gpus = min(on_gpus, num_workers or on_gpus)
+        on_cpus = max(0, (num_workers or cpus) - on_gpus)
+        if not cpus:
+            raise UserError(
+                "the Ray cluster has no processor for a scorer; give its nodes some with: ray start --num-cpus N"
+            )
+        # Round the nodes: Ray otherwise fills the one it is asked on first, and short tasks never leave it.
+        spread = {"scheduling_strategy": "SPREAD"}
+        kinds = [Kind("cuda", on_gpus, num_gpus=1 / per_gpu, **spread)] if on_gpus else []
+        return kinds + ([Kind("cpu", on_cpus, **spread)] if on_cpus else [])
+
+    def _memory_of(self, nodes):
+        """The bytes that a scorer may take: its share of the smallest node, as Ray has it, which knows of containers."""
+        if self.plan and self.plan.candidate_memory_gb:
+            return int(self.plan.candidate_memory_gb * 2**30)
+        shares = [node["memory"] / node["CPU"] for node in nodes if node.get("CPU") and node.get("memory")]
+        return max(LEAST_MEMORY_BYTES, int(min(shares, default=0)))
+
+    # --- measuring ------------------------------------------------------------------------------------------------
+
+    @property
+    def machine(self):
+        """What the machine is called that measures the run's own latency."""
+        return self._machines[self.tag]
+
+    def has_device(self, name):
+        """Whether a node of the cluster owns a further device of this name."""
+        return not self.local and bool(self._owners(device_resource(name)))
+
+    def machine_of(self, name):
+        """What the machine is called that owns a further device."""
+        self._find_device(device_resource(name))
+        return self._machines[device_resource(name)]
+
+    def on_device(self, function, *arguments, device=None, **keywords):
+        """function(*arguments, **keywords), run on the node that owns the latency device, alone; raises what it raises.
+
+        device: the name of a further one, in place of the run's own.
+        """
+        return self._on_node(self.tag if device is None else device_resource(device), function, arguments, keywords)
+
+    def _on_node(self, tag, function, arguments, keywords):
+        for attempt in range(1, MEASURING_TRIES + 1):
+            has = self._nodes[tag]["Resources"]
+            tags = {name: amount for name, amount in has.items() if _is_tag(name)}  # two on one node exclude each other
+            # In a cluster no processors: a task that wants all of a node's waits for as long as other drivers keep some busy, and
+            # what scores there stands aside by quiet.py. Alone it takes them, and so one of the scorers' processes.
+            held = {
+                "num_cpus": has.get("CPU", 0) if self.local else 0,
+                "num_gpus": has.get("GPU", 0),
+                "resources": tags,
+            }
+            only_there = NodeAffinitySchedulingStrategy(self._nodes[tag]["NodeID"], soft=False)
+            task = self._on_device.options(**held, scheduling_strategy=only_there)
+            try:
+                return ray.get(task.remote(function, arguments, keywords))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                reason = _reason(error)
+                if attempt == MEASURING_TRIES:
+                    raise MeasuringError(f"the measuring process died {attempt} times: {reason}") from None
+                self.say(f"{reason} while it measured: measured again")
+                self._find_device(tag)
+
+    def measure_file(self, measure, path, protocol, *, device=None):
         """measure(onnx, protocol) on the device: by path where the device is this machine, else the file travels."""
-        return self.on_device(measure, str(path) if self.local else path.read_bytes(), protocol)
+        return self.on_device(measure, str(path) if self.local else path.read_bytes(), protocol, device=device)
+
+    @staticmethod
+    def _owners(tag):
+        return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(tag)]
+
+    def _find_device(self, tag):
+        """The node to measure on: from the first measurement on always one, or another machine of the very same kind."""
+        nodes = self._owners(tag)
+        if not nodes:
+            has = sorted({name for node in ray.nodes() if node["Alive"] for name in node["Resources"] if _is_tag(name)})
+            raise UserError(
+                f"no node of the cluster carries the resource '{tag}', on which latency is measured "
+                f"(there: {', '.join(has) or 'none'}); start the node that owns the device with: "
+                f"ray start --resources '{{\"{tag}\": 1}}' --num-cpus 0 ..."
+            )
+        if tag in self._nodes and self._nodes[tag]["NodeID"] in {node["NodeID"] for node in nodes}:
+            return
+        self._nodes[tag] = min(nodes, key=lambda node: node["NodeID"])
+        before, machine = self._machines.get(tag), self._on_node(tag, machine_name, (), {})
+        if before not in (None, machine):
+            raise UserError(
+                f"the node that measured ({before}) is gone, and {machine}, which carries '{tag}' too, is another "
+                "kind of machine: what they measure cannot be compared; start the first one again, then the same command"
+            )
+        self._machines[tag] = machine
 
     def close(self):
         ray.shutdown()
 
 
-@functools.cache
-def _prepare():
+def device_resource(name):
+    """The resource that a node carries which owns a latency device.
+
+    >>> device_resource(None), device_resource("xeon")
+    ('latency_device', 'latency_device:xeon')
+    """
+    return DEVICE_RESOURCE if name is None else f"{DEVICE_RESOURCE}:{name}"
+
+
+def _is_tag(name):
+    return name.split(":")[0] == DEVICE_RESOURCE
+
+
+def _reason(error):
+    """What became of a worker, in a few words."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "a worker was ended because its machine ran out of memory"
+    if isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)):
+        return "a node of the cluster was lost"
+    if isinstance(error, ray.exceptions.WorkerCrashedError):
+        return "a worker died or had to be stopped"
+    return f"a worker was lost ({type(error).__name__}: {first_line(error)})"
+
+
+def _counted(num):
+    return f"{num} candidate{'s' * (num != 1)}"
+
+
+def _batched(values, size):
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
+def _score_batch(candidates, plan, seed, repeats, device, limits):
     torch.set_num_threads(1)  # Ray sets OMP_NUM_THREADS=1, which a user's environment may override
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _score_batch(candidates, plan, seed, repeats):
-    return score_batch(candidates, plan, seed=seed, repeats=repeats, device=_prepare())
+    if not candidates:
+        time.sleep(WARM_UP_S)
+        return []
+    # A GPU's driver reserves addresses by the hundred gigabytes.
+    with scoring(), memory_limit(limits["memory_bytes"] if device == "cpu" else None):
+        return score_batch(
+            candidates,
+            plan,
+            seed=seed,
+            repeats=repeats,
+            device=device,
+            limit_s=limits["limit_s"],
+            alone=limits["alone"],
+        )
 
 
 def _call(function, arguments, keywords):

@@ -8,6 +8,7 @@ import pathlib
 import torch
 from rich.console import Console
 
+from zennas.commands import check_address, keep_ray_on_loopback
 from zennas.faces.pairs import list_and_images
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores
@@ -42,6 +43,8 @@ def silent():
 
 
 def _on_ray(options, progress, num_workers, address):
+    if address is None:
+        keep_ray_on_loopback()
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -50,6 +53,7 @@ def _on_ray(options, progress, num_workers, address):
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
     own = {"num_cpus": max(num_cores(), num_workers + 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    check_address(address)
     try:
         ray.init(address=address or "local", configure_logging=False, **({} if address else own))
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -97,7 +101,7 @@ def _absolute(options):
     """The Options with paths that hold in the working folder of a worker."""
     changes = {
         name: pathlib.Path(path).resolve()
-        for name in ("data", "out", "identities", "teacher", "start")
+        for name in ("data", "out", "identities", "labels", "teacher", "start")
         if (path := getattr(options, name)) is not None
     }
     sets = tuple(

@@ -32,8 +32,10 @@ MAX_LISTED = 1000  # corrupt images written down; more are counted, until the ru
 class Training:
     """One training under way, on one rank of it."""
 
-    def __init__(self, job, ranks, progress):
-        self.job, self.ranks, self.progress = job, ranks, progress
+    def __init__(self, job, ranks, progress, *, after_verify=None):
+        """after_verify(training, step): called on the first rank behind every verification but that of the untrained network;
+        what it raises ends the training."""
+        self.job, self.ranks, self.progress, self.after_verify = job, ranks, progress, after_verify
         self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
         self.seconds, self.corrupt = 0.0, known_corrupt(self.out)
@@ -211,6 +213,8 @@ class Training:
         """The accuracy on every set, by the first rank. A network that has lost its head for the moment ends no training."""
         with self._aside():
             self.ranks.on_first(lambda: self._verify_sets(step))
+            if self.after_verify is not None and step > 0:
+                self.ranks.on_first(lambda: self.after_verify(self, step))
 
     def _verify_sets(self, step):
         network = self.network

@@ -103,6 +103,25 @@ def combined(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2):
     return (1 - 2 * (turns_B % 2)) * cosine_B - 2 * turns_B - m3
 
 
+def unified(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2, s_p=64.0):
+    """s_p (cos(m1 theta + m2) - m3): `combined`, with a scale of its own.
+
+    Source: the loss space {m1, m2, m3, s_p, s_n} of Towards Robust Face Recognition with Comprehensive Search (ECCV 2022,
+    arXiv:2208.13600), whose slides name the five. That s_p multiplies the target and s_n the negatives, that the angle is
+    continued beyond pi, and the defaults are our reading. With s_p = s_n it is `combined`.
+    """
+    return s_p * combined(own_B, norm_B, state, m1=m1, m2_rad=m2_rad, m3=m3)
+
+
+def unified_negatives(cosine_BC, state, *, s_n=64.0):
+    """s_n c: other classes count less or more than the own one.
+
+    >>> unified_negatives(torch.tensor([[.5, -.5]]), None, s_n=32.)[0].tolist()
+    [[16.0, -16.0]]
+    """
+    return s_n * cosine_BC, cosine_BC.new_full((), s_n).expand_as(cosine_BC)
+
+
 def misclassified(cosine_BC, state, *, margin_rad=0.35, t=0.2, fixed=False):
     """A cosine c above cos(theta_y + m) becomes (t + 1) c + t; with `fixed`, c + t.
 
@@ -193,6 +212,7 @@ LOSSES = {
     "cosface": Loss(cosface),
     "arcface": Loss(arcface),
     "combined": Loss(combined),
+    "unified_margin": Loss(unified, unified_negatives, scale=1.0),  # s_p and s_n are its scales
     # Deng et al. 2020 (ECCV): three centres; the second training without what lies far from the dominant one is clean/'s.
     "subcenter_arcface": Loss(arcface, subcentres=3),
     "mv_arc_softmax": Loss(mv_arc, misclassified, scale=32.0),
@@ -221,6 +241,8 @@ KNOBS = {
     "m1": _POSITIVE,
     "m2_rad": _ANGLE,
     "m3": _COSINE,
+    "s_p": _POSITIVE,
+    "s_n": _POSITIVE,
     "easy_margin": _FLAG,
     "t": _NOT_NEGATIVE,
     "fixed": _FLAG,

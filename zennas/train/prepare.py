@@ -83,7 +83,9 @@ def check_plan(plan, where):
 def open_data(options, progress):
     """The Source of the faces, its first image looked at."""
     progress.begin(f"opening {options.data}")
-    source = open_source(options.data, identities=options.identities, progress=progress.counting("images"))
+    source = open_source(
+        options.data, identities=options.identities, labels=options.labels, progress=progress.counting("images")
+    )
     progress.end()
     for number in range(source.num_images):
         try:

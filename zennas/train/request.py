@@ -48,7 +48,9 @@ def check_request(track, *, data, changes=(), space=None, **others):
         raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
     if budget_ms is not None and not budget_ms > 0:
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
-    for name, path in (("--data", data), ("--teacher", teacher), ("--identities", others.get("identities"))):
+    files = {"--data": data, "--teacher": teacher}
+    files |= {f"--{name}": others.get(name) for name in ("identities", "labels")}
+    for name, path in files.items():
         if path is not None and not pathlib.Path(path).exists():
             raise UserError(f"{name} {path}: no such file or folder")
     for text in others.get("verify", ()):

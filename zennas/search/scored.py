@@ -1,0 +1,342 @@
+"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts where the user wants them.
+
+A part is there whole or not at all, and is never written again: several drivers write into one folder, each its own parts. The
+folder may be anywhere that fsspec reaches.
+"""
+
+# N candidates, G genes: stem, widths, depths
+
+import collections.abc
+import contextlib
+import io
+import json
+import os
+import pathlib
+import uuid
+from typing import NamedTuple
+
+import fsspec
+import numpy as np
+import pandas
+import pyarrow
+import pyarrow.parquet
+
+from zennas.records import UserError, first_line
+from zennas.run_folder import explaining
+from zennas.search.storage import shown
+from zennas.space.candidate import Candidate
+
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}  # of fsspec's names
+
+
+class Row(NamedTuple):
+    """One scored candidate."""
+
+    batch: int
+    key: str
+    text: str
+    block: str
+    stem: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    score: float | None
+    std: float
+    seconds: float
+    predicted_ms: float  # by the table, before correction
+    params: int
+    macs: int
+    num_blocks: int
+    elapsed_s: float  # search time when the result came in
+    stage: str | None  # where it failed
+    error: str | None
+    island: int = 0  # whose it is
+
+    @property
+    def candidate(self):
+        return Candidate(block=self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
+
+
+SCHEMA = pyarrow.schema(
+    [
+        ("batch", pyarrow.int32()),
+        ("key", pyarrow.string()),
+        ("text", pyarrow.string()),
+        ("block", pyarrow.string()),
+        ("stem", pyarrow.int32()),
+        ("widths", pyarrow.list_(pyarrow.int32())),
+        ("depths", pyarrow.list_(pyarrow.int32())),
+        ("score", pyarrow.float64()),
+        ("std", pyarrow.float64()),
+        ("seconds", pyarrow.float64()),
+        ("predicted_ms", pyarrow.float64()),
+        ("params", pyarrow.int64()),
+        ("macs", pyarrow.int64()),
+        ("num_blocks", pyarrow.int32()),
+        ("elapsed_s", pyarrow.float64()),
+        ("stage", pyarrow.string()),
+        ("error", pyarrow.string()),
+        ("island", pyarrow.int16()),
+    ]
+)
+NUMBERS = ("score", "std", "seconds", "predicted_ms", "elapsed_s")
+COUNTS = ("params", "macs", "batch", "island", "num_blocks")
+
+
+class Rows(collections.abc.Sequence):
+    """Rows as columns that grow: `score_N` and the like for what looks at all of them, `rows[i]` for what looks at a few.
+
+    A score that is not there is NaN in `score_N` and None in a Row.
+    """
+
+    def __init__(self):
+        self._num, self._columns, self._blocks, self._failures = 0, None, [], {}
+
+    def __len__(self):
+        return self._num
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(self._num))]
+        if not -self._num <= index < self._num:
+            raise IndexError(index)
+        index %= self._num
+        column = self._columns
+        genes = column["genes"][index].tolist()
+        stages = len(genes) // 2
+        candidate = Candidate(
+            block=self._blocks[column["block"][index]],
+            stem=genes[0],
+            widths=tuple(genes[1 : 1 + stages]),
+            depths=tuple(genes[1 + stages :]),
+        )
+        values = {name: float(column[name][index]) for name in NUMBERS}
+        values |= {name: int(column[name][index]) for name in COUNTS}
+        stage, error = self._failures.get(index, (None, None))
+        values["score"] = None if np.isnan(values["score"]) else values["score"]
+        return Row(
+            key=column["key"][index].decode(), text=candidate.text, block=candidate.block, stem=candidate.stem,
+            widths=candidate.widths, depths=candidate.depths, stage=stage, error=error, **values,
+        )  # fmt: skip
+
+    def extend(self, rows):
+        """Take Rows in."""
+        if not rows:
+            return
+        if self._columns is None:
+            self._begin(1 + 2 * len(rows[0].widths))
+        self._reserve(len(rows))
+        part, column = slice(self._num, self._num + len(rows)), self._columns
+        column["genes"][part] = [(row.stem, *row.widths, *row.depths) for row in rows]
+        column["key"][part] = [row.key.encode() for row in rows]
+        column["block"][part] = [self._code(row.block) for row in rows]
+        for name in (*NUMBERS, *COUNTS):
+            column[name][part] = [np.nan if (value := getattr(row, name)) is None else value for row in rows]
+        for at, row in enumerate(rows, start=self._num):
+            if row.stage is not None or row.error is not None:
+                self._failures[at] = (row.stage, row.error)
+        self._num += len(rows)
+
+    def extend_from(self, table):
+        """Take a pyarrow Table of SCHEMA in, column by column."""
+        num = table.num_rows
+        if not num:
+            return
+        flat = {name: table[name].combine_chunks() for name in table.column_names}
+        stages = len(flat["widths"][0])
+        if self._columns is None:
+            self._begin(1 + 2 * stages)
+        self._reserve(num)
+        part, column = slice(self._num, self._num + num), self._columns
+        widths, depths = (flat[name].flatten().to_numpy().reshape(num, stages) for name in ("widths", "depths"))
+        column["genes"][part] = np.column_stack([flat["stem"].to_numpy(), widths, depths])
+        column["key"][part] = np.array(flat["key"].to_pylist(), "S16")
+        column["block"][part] = [self._code(block) for block in flat["block"].to_pylist()]
+        for name in (*NUMBERS, *COUNTS):
+            if name in flat:  # a part that is older than the islands has none
+                column[name][part] = flat[name].to_numpy(zero_copy_only=False)
+        errors, stages_of = flat["error"].to_pylist(), flat["stage"].to_pylist()
+        for at, pair in enumerate(zip(stages_of, errors, strict=True), start=self._num):
+            if pair != (None, None):
+                self._failures[at] = pair
+        self._num += num
+
+    def fail(self, key, *, stage, error):
+        """A candidate that was scored and failed later: its score is gone, its stage and error are there."""
+        for index in np.flatnonzero(self.column("key") == key.encode()):
+            self._columns["score"][index] = np.nan
+            self._failures[int(index)] = (stage, error)
+
+    def column(self, name):
+        """A column as an array, by its name in SCHEMA, or `genes`; a view, to be read alone."""
+        if self._columns is None:
+            return np.zeros((0, 1) if name == "genes" else 0, "S16" if name == "key" else float)
+        return self._columns[name][: self._num]
+
+    @property
+    def score_N(self):
+        return self.column("score")
+
+    @property
+    def genes_NG(self):
+        return self.column("genes")
+
+    @property
+    def keys(self):
+        """The keys, as a list of texts."""
+        return [key.decode() for key in self.column("key").tolist()]
+
+    @property
+    def failures(self):
+        """Indices of the rows that failed."""
+        return sorted(self._failures)
+
+    def frame(self):
+        """All rows as a DataFrame with the columns of SCHEMA."""
+        columns = {name: self.column(name) for name in (*NUMBERS, *COUNTS)} | {"key": self.keys}
+        stages = self.genes_NG.shape[1] // 2
+        genes = self.genes_NG.tolist()
+        columns |= {"stem": [one[0] for one in genes]}
+        columns |= {"widths": [one[1 : 1 + stages] for one in genes], "depths": [one[1 + stages :] for one in genes]}
+        columns |= {"block": [self._blocks[code] for code in self.column("block").astype(int).tolist()]}
+        columns |= {"text": [self._text(index) for index in range(len(self))]}
+        failed = [self._failures.get(index, (None, None)) for index in range(len(self))]
+        columns |= {"stage": [stage for stage, _ in failed], "error": [error for _, error in failed]}
+        return pandas.DataFrame({name: columns[name] for name in SCHEMA.names})
+
+    def _text(self, index):
+        """Candidate.text, without a Candidate: a hundred thousand of them take a second."""
+        genes = self._columns["genes"][index].tolist()
+        stages = len(genes) // 2
+        pairs = (f"{width}x{depth}" for width, depth in zip(genes[1 : 1 + stages], genes[1 + stages :], strict=True))
+        return "-".join([self._blocks[self._columns["block"][index]], str(genes[0]), *pairs])
+
+    def ranked(self, kept_N=None):
+        """Indices of the rows that have a score (and are kept), highest first, equal ones by key."""
+        has_N = ~np.isnan(self.score_N)
+        place_N = np.flatnonzero(has_N if kept_N is None else has_N & kept_N)
+        return place_N[np.lexsort((self.column("key")[place_N], -self.score_N[place_N]))]
+
+    def _begin(self, num_genes):
+        kinds = {name: np.float64 for name in NUMBERS} | {"params": np.int64, "macs": np.int64, "batch": np.int32}
+        kinds |= {"island": np.int16, "num_blocks": np.int32, "block": np.int8, "key": "S16"}
+        self._columns = {name: np.zeros(0, kind) for name, kind in kinds.items()}
+        self._columns["genes"] = np.zeros((0, num_genes), np.int32)
+
+    def _reserve(self, more):
+        room = len(self._columns["key"])
+        if self._num + more > room:
+            longer = max(1024, room // 2, more)
+            for name, column in self._columns.items():
+                self._columns[name] = np.concatenate([column, np.zeros((longer, *column.shape[1:]), column.dtype)])
+
+    def _code(self, block):
+        if block not in self._blocks:
+            self._blocks.append(block)
+        return self._blocks.index(block)
+
+
+class TornPartError(UserError):
+    """A part that holds no table, or half of one."""
+
+
+class Parts:
+    """The folder of parquet parts, wherever fsspec reaches."""
+
+    def __init__(self, where, *, island=0):
+        """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError for one that nothing here can reach."""
+        self.where, self.island = str(where), island
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.where)
+        except Exception as error:  # noqa: BLE001 - a file system's driver raises what it likes
+            raise UserError(f"--table {where}: cannot be reached: {first_line(error)}") from None
+        self.root = self.root.rstrip("/")
+        self.local = "file" in _protocols(self.fs)
+
+    def prepare(self):
+        """The folder, made where it is not there yet. UserError where nothing can be written: not after minutes of measuring."""
+        with self._reaching():
+            self.fs.makedirs(self.root, exist_ok=True)
+            probe = f"{self.root}/.probe-{uuid.uuid4().hex}"
+            self.fs.pipe_file(probe, b"zennas")
+            self.fs.rm_file(probe)
+
+    def write(self, rows, *, said):
+        """One more part, of Rows of one island, and its name; `said` (JSON) travels in its metadata."""
+        table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": json.dumps(said)}), buffer)
+        name = f"part-{rows[0].batch:07d}{_of_island(self.island)}.parquet"
+        if self.local:
+            folder = pathlib.Path(self.root)
+            with explaining(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                temporary = folder / f".{name}.tmp"
+                temporary.write_bytes(buffer.getbuffer())
+                os.replace(temporary, folder / name)
+            return name
+        with self._reaching():
+            self.fs.makedirs(self.root, exist_ok=True)
+            # An object is there whole or not at all; a file elsewhere is under another name until it is.
+            whole = bool(OBJECT_STORES & set(_protocols(self.fs)))
+            written = name if whole else f".{name}.tmp"
+            self.fs.pipe_file(f"{self.root}/{written}", buffer.getvalue())
+            if not whole:
+                self.fs.mv(f"{self.root}/{written}", f"{self.root}/{name}")
+        return name
+
+    def names(self):
+        """The parts that are there, by batch and island."""
+        with self._reaching():
+            self.fs.invalidate_cache()
+            found = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
+        names = (str(path).rsplit("/", 1)[-1] for path in found)
+        return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))
+
+    def read(self, name):
+        """(pyarrow Table, what was said with it) of a part. UserError where it cannot be read."""
+        path = f"{self.root}/{name}"
+        with self._reaching():
+            content = self.fs.cat_file(path)
+        try:
+            table = pyarrow.parquet.read_table(io.BytesIO(content))
+            return table, json.loads(table.schema.metadata[b"zennas"])
+        except (OSError, pyarrow.ArrowInvalid, TypeError, KeyError, ValueError) as error:
+            raise TornPartError(
+                f"{path}: cannot be read ({first_line(error)}); move it away to score its candidates again"
+            ) from None
+
+    def is_of(self, name):
+        """Whether a part is of this island."""
+        return name.removesuffix(".parquet")[len("part-0000000") :] == _of_island(self.island)
+
+    @contextlib.contextmanager
+    def _reaching(self):
+        """One clear message for what a file system raises, which elsewhere need not be an OSError."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            raise UserError(
+                f"{self.where}: {type(error).__name__}: {first_line(error)}; what was computed before is kept; give the "
+                "same command again when it can be reached"
+            ) from None
+
+
+def checked_table(text):
+    """A table's place as a user gave it. UserError for a secret in the open, as in `asked_storage`."""
+    scheme, colon, rest = (text or "").partition("://")
+    host, query = rest.partition("/")[0], rest.partition("?")[2]
+    asked = f"{scheme}://{host}/?{query}"  # what may hold one; names of folders may look like it
+    if colon and shown(asked) != asked:
+        raise UserError(
+            f"--table {shown(asked)}: has a secret, and everyone on the machine can read a command line; give it to the file "
+            "system by its own means: ~/.aws/credentials and the like, or ~/.config/fsspec/conf.json"
+        )
+    return text
+
+
+def _protocols(fs):
+    return fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
+
+
+def _of_island(island):
+    return f".island-{island}" if island else ""

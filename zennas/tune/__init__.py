@@ -1,0 +1,1 @@
+"""The comprehensive search over cleaning, loss and backbone: the command `tune`."""

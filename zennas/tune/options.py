@@ -1,0 +1,117 @@
+"""What a user asks of the comprehensive search, and what makes it this run."""
+
+import dataclasses
+import pathlib
+
+from zennas.provenance import command_line, num_cores
+from zennas.records import UserError
+from zennas.space.candidate import Candidate
+from zennas.space.space import Space
+from zennas.track import Track, load_experiment
+from zennas.train.options import NOT_OF_THE_RUN
+from zennas.train.options import Options as TrainOptions
+from zennas.train.request import request as train_request
+from zennas.train_plan import TrainPlan
+from zennas.tune.proposal import FACTORS
+from zennas.tune_plan import TunePlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user asks for. It travels to other processes and machines, so it holds values only; paths are absolute."""
+
+    name: str  # of the experiment
+    asked_track: str  # as the user gave it: a name or a path
+    track: Track
+    space: Space
+    plan: TrainPlan  # the recipe as it stands
+    tune: TunePlan
+    candidate: Candidate
+    data: pathlib.Path
+    out: pathlib.Path
+    shown_out: pathlib.Path  # as the user gave it
+    embeddings_from: str | None = None
+    held_out: pathlib.Path | None = None
+    test: pathlib.Path | None = None
+    device: str | None = None
+    num_workers: int = 1  # trials at once
+    num_threads: int = 1  # of each
+    address: str | None = None
+    resume: bool = False
+    fresh: bool = False
+    command: str = ""
+
+    def training(self, *, plan, candidate, out, labels=None):
+        """The train Options of one training of this search."""
+        return TrainOptions(
+            name=self.name, asked_track=self.asked_track, track=self.track, space=self.space, plan=plan, candidate=candidate,
+            data=self.data, out=out, labels=labels, any_size=True, device=self.device,
+        )  # fmt: skip
+
+    def settings(self, source, people, model_print):
+        """What makes this run this run: a resumed one must agree in all of it."""
+        groups = {"held_out": people.held_out, "test": people.test}
+        return {
+            "experiment": self.name,
+            "candidate": self.candidate.plain(),
+            "space": self.space.name,
+            "image_px": self.space.image_px,
+            "embedding_size": self.space.embedding_size,
+            "data": source.fingerprint,
+            "embeddings_from": model_print,
+            **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
+            "tune": self.tune.model_dump(mode="json"),
+            "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
+        }
+
+
+def request(
+    track, *, data, winner=None, out=None, changes=(), space=None, trials=None, epochs=None, seed=None, only=(), workers=None,
+    threads=None, address=None, embeddings_from=None, held_out=None, test=None, device=None, **others,
+):  # fmt: skip
+    """The Options of what the command line says. UserError for what cannot be used."""
+    tune = tune_plan(track, trials=trials, epochs=epochs, seed=seed, only=only)
+    trained = train_request(track, data=data, winner=winner, out=out, changes=changes, space=space, device=device)
+    if workers is not None and not 1 <= workers <= 4096:
+        raise UserError(f"--workers: given {workers}, allowed: 1 to 4096")
+    if threads is not None and not 1 <= threads <= 4096:
+        raise UserError(f"--threads: given {threads}, allowed: 1 to 4096")
+    workers = workers or num_cores()
+    # Of a cluster's machines nothing is known here.
+    threads = threads or (1 if address else max(1, num_cores() // workers))
+    for name, path in (("--held-out", held_out), ("--test", test)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{name} {path}: no such file")
+    if tune.cleaning is not None and embeddings_from is None:
+        raise UserError(
+            "tune.cleaning asks how alike images are: give --embeddings-from MODEL, or leave it out with "
+            "--only margin --only backbone"
+        )
+    if tune.cleaning is None and embeddings_from is not None:
+        raise UserError(f"--embeddings-from {embeddings_from}: is for tune.cleaning, which is not searched here")
+    out = pathlib.Path(out or pathlib.Path("runs") / f"{trained.name}-tuned")
+    return Options(
+        name=trained.name, asked_track=track, track=trained.track, space=trained.space, plan=trained.plan, tune=tune,
+        candidate=trained.candidate, data=pathlib.Path(data).resolve(), out=out.resolve(), shown_out=out,
+        embeddings_from=embeddings_from, held_out=held_out, test=test, device=device, num_workers=workers,
+        num_threads=threads, address=address,
+        command=command_line(), **others,
+    )  # fmt: skip
+
+
+def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
+    """The experiment's TunePlan, changed by the command line."""
+    experiment, *_ = load_experiment(track)
+    given = {"trials": trials, "epochs": epochs, "seed": seed}
+    values = experiment.tune.model_dump() | {name: value for name, value in given.items() if value is not None}
+    for name in only:
+        if name not in FACTORS:
+            raise UserError(f"--only {name}: allowed: {', '.join(FACTORS)}")
+        if values[name] is None:
+            raise UserError(f"--only {name}: the experiment's tune.{name} is null; there is nothing to search in it")
+    if only:
+        values |= {name: None for name in FACTORS if name not in only}
+    plan = TunePlan.parse(values, "command line")
+    if all(getattr(plan, name) is None for name in FACTORS):
+        raise UserError(f"{track}: tune has nothing to search: {', '.join(FACTORS)} are all null")
+    return plan

@@ -1,0 +1,214 @@
+"""What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page; and what it says."""
+
+import io
+import shlex
+
+import pandas as pd
+import yaml
+from rich.table import Table
+
+from zennas.faces.labels import write_labels
+from zennas.provenance import provenance
+from zennas.run_folder import write_atomically
+from zennas.tune.people import few_pairs
+from zennas.tune.proposal import KNOBS, Proposal
+from zennas.tune.report import spread, write_report
+from zennas.tune.trial import FACTS, TEST, cleaned_labels, curve, read_json
+from zennas.tune.trials import BROKEN, FINISHED, STOPPED
+
+TRIALS, BEST, LABELS, REPORT = "trials.csv", "best.yaml", "best-labels.npz", "report.html"
+
+
+def table_of(tried):
+    """The trials as a DataFrame: state, reward and TPRs after the last epoch, knobs, backbone, data, seconds, error."""
+    rows = []
+    for one in tried:
+        facts, known = read_json(one.folder / FACTS), curve(one.folder)
+        last = known[-1] if known else {}
+        candidate = facts.pop("candidate", None)
+        numbers = {name: value for name, value in last.items() if name == "reward" or name.startswith("tpr@")}
+        rows.append(
+            {"trial": one.number, "state": one.state, "epochs": last.get("epoch", 0)}
+            | numbers
+            | {name: one.proposal.plain.get(name) for name in KNOBS}
+            | {"candidate": _text(candidate)}
+            | facts
+            | {"seconds": last.get("seconds"), "error": one.error}
+        )
+    whole = {name: "Int64" for name in ("shape", "macs", "params") if any(name in row for row in rows)}
+    return pd.DataFrame(rows).astype(whole)
+
+
+def summary_of(setting, tried, *, confirmed=None):
+    """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where `confirmed` is
+    ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
+    plan = setting.options.tune
+    finished = [one for one in tried if one.state == FINISHED]
+    best = max(finished, key=lambda one: curve(one.folder)[-1]["reward"], default=None)
+    recipe = next((one for one in finished if one.number == 0), None)
+    counts = {state: sum(one.state == state for one in tried) for state in (FINISHED, STOPPED, BROKEN)}
+    return {
+        "experiment": setting.options.name,
+        "trials": len(tried),
+        "states": counts,
+        "epochs": plan.epochs,
+        "reward": plan.reward.model_dump(mode="json"),
+        "recipe": _told(setting, recipe),
+        "best": _told(setting, best),
+        "confirmed": None if confirmed is None else _confirmed(setting, *confirmed),
+        "held_out": _group(setting.people.held_out),
+        "test": None if setting.people.test is None else _group(setting.people.test),
+        "few_pairs": few_pairs(setting.people.held_out, plan.reward),
+        "made_by": provenance(seed=plan.seed, command=setting.options.command).model_dump(),
+    }
+
+
+def _group(group):
+    same, different = group.num_pairs
+    return {
+        "num_images": len(group.index_M), "num_identities": group.num_identities, "same_pairs": same,
+        "different_pairs": different,
+    }  # fmt: skip
+
+
+def _told(setting, one):
+    """A trial of the summary."""
+    if one is None:
+        return None
+    last = curve(one.folder)[-1]
+    return {
+        "trial": one.number,
+        "knobs": one.proposal.plain,
+        **{name: value for name, value in last.items() if name == "reward" or name.startswith("tpr@")},
+        **read_json(one.folder / FACTS),
+    }
+
+
+def _confirmed(setting, proposals, seeds):
+    """{"rows": {name: [{"seed", "held_out", "test"}]}, "differences": {name: {"held_out": [...], "test": [...]}}}: rewards, and
+    by how much each is above the recipe, the same seed on both sides."""
+    rows = {name: [] for name in proposals}
+    for name, proposal in proposals.items():
+        for seed in seeds:
+            folder = setting.folder(proposal, seed)
+            if (folder / TEST).is_file():
+                test = read_json(folder / TEST).get("reward")
+                rows[name].append({"seed": seed, "held_out": curve(folder)[-1]["reward"], "test": test})
+    differences = {}
+    for name in list(rows)[1:]:
+        differences[name] = {}
+        for who in ("held_out", "test"):
+            one, recipe = (
+                {row["seed"]: row[who] for row in rows[key] if row[who] is not None} for key in (name, "recipe")
+            )
+            differences[name][who] = [one[seed] - recipe[seed] for seed in sorted(one.keys() & recipe.keys())]
+    return {"rows": rows, "differences": differences}
+
+
+def write_outcome(setting, source, tried, summary):
+    """Write trials.csv, best.yaml with its labels, and report.html."""
+    out, rows = setting.options.out, table_of(tried)
+    with io.StringIO() as text:
+        rows.to_csv(text, index=False)
+        write_atomically(out / TRIALS, text.getvalue())
+    if summary["best"] is not None:
+        proposal = Proposal(**summary["best"]["knobs"])
+        if _cleans(proposal):
+            # All but the test people: those held out served their purpose.
+            label_N = source.label_N.copy()
+            if setting.people.test is not None:
+                label_N[pd.Series(label_N).isin(set(setting.people.test.label_M.tolist()))] = -1
+            write_labels(out / LABELS, source, cleaned_labels(setting, proposal, label_N).label_N)
+        write_atomically(out / BEST, _best_yaml(setting, summary, proposal))
+    curves = {one.number: [(entry["epoch"], entry["reward"]) for entry in curve(one.folder)] for one in tried}
+    write_report(out / REPORT, summary, rows, curves)
+
+
+def next_command(setting_or_options, summary):
+    """The words of the command that trains the best one in full."""
+    options = getattr(setting_or_options, "options", setting_or_options)
+    proposal = Proposal(**summary["best"]["knobs"])
+    words = ["python", "-m", "zennas.train", "--track", options.asked_track, "--winner", str(options.shown_out / BEST)]
+    words += ["--data", str(options.data)]
+    if _cleans(proposal):
+        words += ["--labels", str(options.shown_out / LABELS)]
+    return words + [word for change in proposal.changes for word in ("--set", change)]
+
+
+def _cleans(proposal):
+    return proposal.tau_inter is not None or proposal.tau_intra is not None
+
+
+def _best_yaml(setting, summary, proposal):
+    best, made_by = summary["best"], summary["made_by"]
+    head = [
+        f"trial {best['trial']} of {made_by['command']}",
+        f"zennas {made_by['zennas']}, seed {made_by['seed']}, {made_by['machine']}, {made_by['date']}",
+        f"reward {best['reward']:.4f} after {summary['epochs']} epochs"
+        + (f"; the recipe as it stands: {summary['recipe']['reward']:.4f}" if summary["recipe"] else ""),
+        "It is a candidate for --winner as it is; the rest is for --set and --labels:",
+        f"  {shlex.join(next_command(setting, summary))}",
+    ]
+    content = {"candidate": best["candidate"], "set": list(proposal.changes)}
+    if _cleans(proposal):
+        content |= {
+            "labels": LABELS,
+            "thresholds": {key: best["knobs"][key] for key in KNOBS[:2] if key in best["knobs"]},
+        }
+    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(
+        content, sort_keys=False, default_flow_style=None, width=120
+    )
+
+
+def print_summary(options, summary, console):
+    """What was found, on the terminal, and the commands to type next."""
+    best, recipe = summary["best"], summary["recipe"]
+    table = Table(
+        title=f"{summary['experiment']}: reward after {summary['epochs']} epochs, per cent", title_justify="left"
+    )
+    for name in ("", "reward", *(name for name in best if name.startswith("tpr@")), "images", "identities", "backbone"):
+        table.add_column(name.replace("tpr@", "TPR@"), justify="left" if name in ("", "backbone") else "right")
+    for name, row in (("the recipe as it stands", recipe), (f"best, trial {best['trial']}", best)):
+        if row is not None:
+            tprs = [f"{100 * value:.2f}" for key, value in row.items() if key.startswith("tpr@")]
+            counts = [f"{row[key]:,}" for key in ("num_images", "num_identities")]
+            table.add_row(name, f"{100 * row['reward']:.2f}", *tprs, *counts, _text(row["candidate"]))
+    console.print(table)
+    for line in (*confirmation(summary), *summary["few_pairs"]):
+        console.print(line, markup=False, soft_wrap=True)
+    if failed := summary["states"][BROKEN]:
+        console.print(f"{failed} trial(s) failed: see {TRIALS}", style="yellow", markup=False, soft_wrap=True)
+    console.print(
+        f"\nNext:\n  open {options.shown_out / REPORT}\n  {shlex.join(next_command(options, summary))}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def confirmation(summary):
+    """Sentences on what the best, and each of its factors alone, give with other seeds; [] where that was not asked."""
+    if not summary["confirmed"]:
+        return []
+    if summary["best"]["trial"] == 0:
+        return ["No trial was better than the recipe as it stands."]
+    said = []
+    for name, differences in summary["confirmed"]["differences"].items():
+        told = [
+            f"{spread(differences[who])} points on {people}"
+            for who, people in (("held_out", "the people it was chosen by"), ("test", "people nobody had looked at"))
+            if differences[who]
+        ]
+        if told:
+            what = "the best" if name == "best" else f"its {name} alone"
+            said.append(
+                f"With {len(differences['held_out'])} other seed(s), {what} against the recipe: {'; '.join(told)}."
+            )
+    return said
+
+
+def _text(candidate):
+    """A candidate's plain mapping as people read it."""
+    if candidate is None:
+        return None
+    stages = (f"{width}x{depth}" for width, depth in zip(candidate["widths"], candidate["depths"], strict=True))
+    return "-".join([candidate["block"], str(candidate["stem"]), *stages])

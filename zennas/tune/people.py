@@ -1,0 +1,126 @@
+"""Who is trained on, whom the reward is taken on, and whom nobody looks at until the search is over; and the reward.
+
+N images of the source, M of them, P pairs, D embedding size
+"""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.faces.labels import DROPPED
+from zennas.metrics.all_to_all import all_to_all
+from zennas.metrics.verification import num_allowed
+from zennas.records import UserError, some
+from zennas.train.verify import embed
+
+FEW = 10  # different pairs that set a threshold; fewer, and one wrong label moves it
+
+
+class Group(NamedTuple):
+    """Images of some people: their numbers in the source and who they show."""
+
+    index_M: np.ndarray
+    label_M: np.ndarray
+
+    @property
+    def num_identities(self):
+        return len(np.unique(self.label_M))
+
+    @property
+    def num_pairs(self):
+        """(of the same person, of different people)."""
+        count_C = np.unique(self.label_M, return_counts=True)[1].astype(int)
+        same, total = int((count_C * (count_C - 1) // 2).sum()), len(self.label_M) * (len(self.label_M) - 1) // 2
+        return same, total - same
+
+
+class People(NamedTuple):
+    """label_N: identity of the images that may be trained on, DROPPED for all others. test: None where there is nobody."""
+
+    label_N: np.ndarray
+    held_out: Group
+    test: Group | None
+
+
+def split(source, plan, *, seed, held_out=None, test=None):
+    """The People of a Source. held_out, test: files of identities, one a line; without, plan's shares of all, drawn by `seed`.
+
+    plan: a RewardPlan. No identity is in two groups. UserError for names that are not there, or a group without a pair of one
+    kind.
+    """
+    rng = np.random.default_rng(seed)
+    label_N = np.asarray(source.label_N)
+    order_C = rng.permutation(np.unique(label_N))
+    sizes = (max(2, round(share * len(order_C))) if share else 0 for share in (plan.held_out_share, plan.test_share))
+    sets, taken = {}, set()
+    for name, path, size in zip(("held-out", "test"), (held_out, test), sizes, strict=True):
+        free = [one for one in order_C.tolist() if one not in taken]
+        sets[name] = set(_named(path, source)) if path else set(free[:size])
+        if both := taken & sets[name]:
+            raise UserError(f"--test {test}: {len(both)} of its identities are held out, too; a test is of others")
+        taken |= sets[name]
+    groups = {}
+    for name, numbers in sets.items():
+        groups[name] = _group(label_N, numbers, plan.max_images, rng) if numbers else None
+        if numbers and 0 in (pairs := groups[name].num_pairs):
+            raise UserError(
+                f"{source.path}: the {len(numbers)} {name} identities have {pairs[0]} pairs of one person and {pairs[1]} of two; "
+                "a reward needs both: name others, or raise the share in tune.reward"
+            )
+    trained_N = np.where(np.isin(label_N, list(taken)), DROPPED, label_N)
+    if len(np.unique(trained_N[trained_N >= 0])) < 2:
+        raise UserError(f"{source.path}: fewer than 2 identities are left to train on, beside those held out")
+    return People(trained_N, groups["held-out"], groups["test"])
+
+
+def _named(path, source):
+    """Numbers of the identities in a file."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    wanted = list(dict.fromkeys(filter(None, map(str.strip, lines))))
+    names = source.identity_names if source.identity_names is not None else map(str, range(source.num_identities))
+    numbers = {name: number for number, name in enumerate(names)}
+    if missing := [name for name in wanted if name not in numbers]:
+        raise UserError(f"{path}: {len(missing)} of {len(wanted)} identities are not in {source.path}: {some(missing)}")
+    if not wanted:
+        raise UserError(f"{path}: names no identity; expected one per line")
+    return [numbers[name] for name in wanted]
+
+
+def _group(label_N, numbers, max_images, rng):
+    """The Group of these identities, at most max_images of each, drawn."""
+    image_M = rng.permutation(np.flatnonzero(np.isin(label_N, list(numbers))))
+    order_M = image_M[np.argsort(label_N[image_M], kind="stable")]
+    label_M = label_N[order_M]
+    starts_M = np.searchsorted(label_M, label_M)
+    kept_M = np.sort(order_M[np.arange(len(order_M)) - starts_M < max_images])
+    return Group(kept_M, label_N[kept_M].astype(np.int64))
+
+
+def few_pairs(group, plan):
+    """Sentences on FPRs that so few pairs cannot tell."""
+    _, different = group.num_pairs
+    return [
+        f"FPR {fpr:g}: {num_allowed(fpr, different)} of {different:,} pairs of different people may be accepted; "
+        f"below {FEW} the TPR there hangs on single images"
+        for fpr in plan.fprs
+        if num_allowed(fpr, different) < FEW
+    ]
+
+
+def rewards(group, source, embed_batch, plan, *, image_px):
+    """{"reward": the weighted mean of TPRs, "tpr@FPR": each of them} over all pairs of a Group, mirrored images added.
+
+    embed_batch: as train/verify.embed takes it. UserError where an embedding is not finite.
+    Source: the reward of Comprehensive Search (arXiv:2208.13600): TPR at FPR 1e-3, 1e-4 and 1e-5 weighted 0.5, 0.25, 0.25, there
+    on MegaFace.
+    """
+    embedding_MD, _ = embed(source.some(group.index_M), embed_batch, image_px=image_px)
+    found = all_to_all(embedding_MD.numpy(), group.label_M, plan.fprs, num_hardest=0)
+    tprs = [point.tar for point in found.points]
+    reward = math.fsum(weight * tpr for weight, tpr in zip(plan.weights, tprs, strict=True)) / math.fsum(plan.weights)
+    return {"reward": reward} | {f"tpr@{fpr:g}": tpr for fpr, tpr in zip(plan.fprs, tprs, strict=True)}

@@ -1,0 +1,133 @@
+"""The comprehensive search from end to end: embeddings, trials, the best confirmed, what it leaves behind. Read `go` first."""
+
+import numpy as np
+
+from zennas.embed.embeddings import precompute
+from zennas.evaluate.embedded import BATCH, kept_path
+from zennas.evaluate.models import open_named
+from zennas.faces.sources import open_source
+from zennas.progress import Progress
+from zennas.records import UserError
+from zennas.run_folder import lock_folder, open_run, save_run
+from zennas.train.prepare import check_plan
+from zennas.tune import trials
+from zennas.tune.backbone import equal_macs
+from zennas.tune.outcome import summary_of, write_outcome
+from zennas.tune.people import few_pairs, split
+from zennas.tune.proposal import FACTORS, Proposal
+from zennas.tune.trial import Setting
+
+LOG = "tune.log"
+
+
+def go(options, console, *, json_output=False):
+    """The summary of a comprehensive search (a plain dict, as run.json keeps it). UserError before the first trial for what
+    cannot be used."""
+    progress, lock = Progress(console), lock_folder(options.out)
+    try:
+        shapes = _shapes(options)
+        progress.begin(f"opening {options.data}")
+        source = open_source(options.data, progress=progress.counting("images"))
+        progress.end()
+        plan = options.tune.reward
+        people = split(source, plan, seed=options.tune.seed, held_out=options.held_out, test=options.test)
+        model = _model(options)
+        state, _ = open_run(
+            options.out, options.settings(source, people, model and model.fingerprint), start={"summary": None},
+            resume=options.resume, fresh=options.fresh, seed=options.tune.seed,
+        )  # fmt: skip
+        progress.log_to(options.out / LOG)
+        if state["summary"] is not None:
+            progress.say(f"{options.shown_out}: this search is done; --fresh searches again")
+            return state["summary"]
+        embeddings = _embeddings(model, source, options, progress)
+        setting = Setting(options, people, shapes, embeddings, options.num_threads)
+        check_plan(setting.plan(Proposal(), options.tune.seed), options.name)  # a short run of the recipe is a recipe
+        _announce(setting, source, progress)
+        with trials.workers(options.num_workers, threads=options.num_threads, address=options.address):
+            tried = trials.search(setting, json_output=json_output, log=options.out / LOG)
+            summary = summary_of(setting, tried)
+            if summary["best"] is not None and options.tune.confirm_seeds:
+                seeds = [options.tune.seed + 1 + number for number in range(options.tune.confirm_seeds)]
+                rows = to_confirm(Proposal(**summary["best"]["knobs"]), options.tune)
+                trials.confirm(setting, list(rows.values()), seeds, progress)
+                summary = summary_of(setting, tried, confirmed=(rows, seeds))
+        write_outcome(setting, source, tried, summary)
+        save_run(options.out, state | {"summary": summary})
+        return summary
+    finally:
+        progress.close()
+        lock.release()
+
+
+def to_confirm(best, plan):
+    """{what it is: Proposal} of all that is trained with other seeds: the recipe, the best, and each of its factors alone."""
+    rows = {"recipe": Proposal()}
+    if best != Proposal():
+        rows["best"] = best
+        if plan.single_factors:
+            rows |= {name: alone for name in FACTORS if (alone := best.only(name)) not in (Proposal(), best)}
+    return rows
+
+
+def _shapes(options):
+    """The candidates among which `shape` chooses. UserError where the given one cannot be searched around."""
+    if options.tune.backbone is None:
+        return (options.candidate,)
+    return equal_macs(options.candidate, options.space, options.tune.backbone)
+
+
+def _model(options):
+    """The Model of --embeddings-from, or None."""
+    if options.embeddings_from is None:
+        return None
+    try:
+        return open_named(options.embeddings_from, device=options.device or "cpu").model
+    except UserError as error:
+        raise UserError(f"--embeddings-from {str(error).removeprefix('--model ')}") from None
+
+
+def _embeddings(model, source, options, progress):
+    """The path of the embeddings of all images, mirrored ones added: asked for once, and kept between runs; None without a
+    model."""
+    if model is None:
+        return None
+    path = kept_path(f"{model.fingerprint} {source.fingerprint} {source.num_images} True", ".npy")
+    progress.begin(f"embedding {source.num_images:,} images by {options.embeddings_from}")
+    precompute(
+        model, source.images, path, flip=True, dtype=np.float32, batch=BATCH[model.device.type], strict=False,
+        progress=progress.counting("images"),
+    )  # fmt: skip
+    progress.end()
+    return path
+
+
+def _announce(setting, source, progress):
+    options, plan, people = setting.options, setting.options.tune, setting.people
+    trained_N = people.label_N[people.label_N >= 0]
+    factors = [name for name in FACTORS if getattr(plan, name) is not None]
+    shapes = f"; {len(setting.shapes)} shapes of equal multiply-accumulates" if plan.backbone is not None else ""
+    asha = f"the worse of them stopped from epoch {plan.asha.grace_epochs} on"
+    lines = {
+        "track": f"{options.track.name}: {options.track.title}",
+        "recipe": f"{options.candidate.text}, loss {options.plan.loss.name} {dict(options.plan.loss.knobs)}",
+        "search": f"{', '.join(factors)}{shapes}",
+        "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {options.data}",
+        "reward": f"{_told(people.held_out)}: TPR at FPR {', '.join(f'{one:g}' for one in plan.reward.fprs)}, "
+        f"weighted {', '.join(f'{one:g}' for one in plan.reward.weights)}",
+        "test": "nobody" if people.test is None else f"{_told(people.test)}, when the search is over",
+        "work": f"{plan.trials} trials of {plan.epochs} epochs, {asha}; {options.num_workers} at once, "
+        f"{setting.num_threads} thread(s) each, seed {plan.seed}, out {options.shown_out}",
+    }
+    for name, text in lines.items():
+        progress.say(f"{name:>8}  {text}")
+    for note in few_pairs(people.held_out, plan.reward):
+        progress.say(f"warning: {note}", style="yellow")
+
+
+def _told(group):
+    same, different = group.num_pairs
+    return (
+        f"{len(group.index_M):,} images of {group.num_identities:,} others, "
+        f"{same:,} pairs of one person, {different:,} of two"
+    )

@@ -1,0 +1,289 @@
+"""Ray Tune: many trials at once, proposed by Optuna, poor ones stopped early (the only file of the tuning that imports ray)."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import pathlib
+import signal
+import time
+import warnings
+from typing import NamedTuple
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from zennas.commands import check_address
+from zennas.progress import Progress, console_for, duration
+from zennas.records import UserError, first_line
+from zennas.tune.proposal import KNOBS, Proposal, suggest
+from zennas.tune.trial import FAILED, curve, end, read_json, run_trial
+
+METRIC, TIME, NUMBER = "reward", "epoch", "number"
+RUN, RUNGS = "ray", "rungs.jsonl"
+# Ray's state is written so often: what a kill may cost of the searcher's memory. A trial's own is its checkpoints.
+SAVE_EVERY_S = 1
+FINISHED, STOPPED, BROKEN = "finished", "stopped early", "failed"
+
+
+class Tried(NamedTuple):
+    """One trial of the search and what became of it."""
+
+    number: int  # in the order in which they began; 0 is the recipe as it stands
+    proposal: Proposal
+    state: str  # FINISHED, STOPPED or BROKEN
+    error: str | None
+    folder: pathlib.Path
+
+
+@contextlib.contextmanager
+def workers(num_workers, *, threads=1, address=None):
+    """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at `address`."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failing trial's traceback; Teller says what it was
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the trial's own journal says more
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is commands.py's
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other one prints a table however silent it is asked to be
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(SAVE_EVERY_S)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    check_address(address)
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        else:
+            ray.init(
+                address="local", num_cpus=num_workers * threads, include_dashboard=False, log_to_driver=False,
+                configure_logging=False, _node_ip_address="127.0.0.1",
+            )  # fmt: skip
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at '{address}'" if address else "a local Ray"
+        raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray puts its own in place, which dumps a stack and exits
+        yield
+    finally:
+        ray.shutdown()
+
+
+def search(setting, *, json_output, log):
+    """[Tried] in order, once all trials are done: the recipe first, then what Optuna proposes.
+
+    Goes on where an earlier call was killed: what is finished is not run again. json_output, log: where it says how it goes.
+    """
+    options, plan = setting.options, setting.options.tune
+    folder = options.out / RUN
+    RecipeFirst.num_at_once = options.num_workers  # of the class, as it is no part of what Ray keeps of a run
+    trainable = tune.with_resources(functools.partial(_trial, setting=setting), _share(setting))
+    if tune.Tuner.can_restore(str(folder)):
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable)
+    else:
+        searcher = RecipeFirst(
+            functools.partial(suggest, plan, len(setting.shapes)), metric=METRIC, mode="max", seed=plan.seed
+        )
+        scheduler = Asha(
+            folder.with_name(RUNGS), time_attr=TIME, metric=METRIC, mode="max", max_t=plan.epochs,
+            grace_period=plan.asha.grace_epochs, reduction_factor=plan.asha.reduction,
+        )  # fmt: skip
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, scheduler=scheduler, num_samples=plan.trials, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name=RUN, storage_path=str(options.out), verbose=0, callbacks=[Teller(setting, json_output, str(log))]
+            ),
+        )
+    results = tuner.fit()
+    return sorted((_tried(setting, result) for result in results), key=lambda one: one.number)
+
+
+def confirm(setting, proposals, seeds, progress):
+    """Train every Proposal with every seed to its end, several at once, and ask the test people.
+
+    What of it is done is not done again. A UserError of one of them is said, and its row is missing.
+    """
+    resources = {f"num_{kind}s": share for kind, share in _share(setting).items()}
+    remote = ray.remote(max_calls=1, max_retries=1, **resources)(run_trial)
+    waiting = {
+        remote.remote(setting, proposal, seed=seed, report=_unheard, with_test=True): (proposal, seed)
+        for seed in seeds
+        for proposal in proposals
+    }
+    total = len(waiting)
+    progress.begin("training again with other seeds")
+    counting = progress.counting("trainings")
+    while waiting:
+        done, _ = ray.wait(list(waiting), timeout=1.0)
+        for handle in done:
+            proposal, seed = waiting.pop(handle)
+            try:
+                ray.get(handle)
+            except ray.exceptions.RayError as error:
+                reason = read_json(setting.folder(proposal, seed) / FAILED).get("error", first_line(error))
+                progress.say(f"warning: {proposal.key} with seed {seed} failed: {reason}", style="yellow")
+        counting(total - len(waiting), total)
+    progress.end()
+
+
+def _unheard(epoch, numbers):
+    pass
+
+
+def _share(setting):
+    """What a trial takes of the machines: its threads, and of GPUs, where there are some, as much as lets all trials run."""
+    gpus = 0 if setting.options.device == "cpu" else ray.cluster_resources().get("GPU", 0)
+    return {"cpu": setting.num_threads} | ({"gpu": min(1, gpus / setting.options.num_workers)} if gpus else {})
+
+
+def _trial(config, *, setting):
+    """What a worker of Ray Tune runs."""
+    proposal = _proposal(config)
+    run_trial(
+        setting,
+        proposal,
+        seed=setting.options.tune.seed,
+        report=lambda epoch, numbers: tune.report({TIME: epoch, **numbers}),
+    )
+
+
+def _proposal(config):
+    return Proposal(**{name: value for name, value in config.items() if name in KNOBS})
+
+
+def _tried(setting, result):
+    """The Tried of one result of Ray's."""
+    proposal = _proposal(result.config)
+    folder = setting.folder(proposal, setting.options.tune.seed)
+    error, known = None, curve(folder)
+    if result.error is not None:
+        state, error = BROKEN, read_json(folder / FAILED).get("error") or first_line(result.error)
+    else:
+        state = FINISHED if known and known[-1]["epoch"] >= setting.options.tune.epochs else STOPPED
+    return Tried(result.config[NUMBER], proposal, state, error, folder)
+
+
+class RecipeFirst(OptunaSearch):
+    """Optuna, after the recipe as it stands, which is no point of its space and of which it is told nothing.
+
+    What Ray saves of a searcher is this object's __dict__; a ConcurrencyLimiter around it would forget who is under way.
+    """
+
+    num_at_once = 1
+
+    def suggest(self, trial_id):
+        running = self.__dict__.setdefault("running", {})
+        if len(running) >= self.num_at_once:
+            return None
+        number = self.__dict__.setdefault("num_begun", 0)
+        config = super().suggest(trial_id) if number else {}
+        running[trial_id], self.num_begun = number, number + 1
+        return {NUMBER: number, **config}
+
+    def on_trial_result(self, trial_id, result):
+        if self.running.get(trial_id):
+            with warnings.catch_warnings():  # a trial that goes on from a checkpoint reports some epochs again
+                warnings.filterwarnings("ignore", message="The reported value is ignored")
+                super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        if self.running.pop(trial_id, 0):
+            super().on_trial_complete(trial_id, result, error)
+
+
+class Asha(ASHAScheduler):
+    """Successive halving that runs the recipe to its end, and that remembers: Ray keeps no scheduler's state on disk."""
+
+    def __init__(self, path, **options):
+        super().__init__(**options)
+        self.path, self.replayed = str(path), False
+
+    def on_trial_add(self, controller, trial):
+        if not self.replayed:
+            for entry in _lines(self.path):
+                stand_in = Heard(entry["trial"])
+                for bracket in self._brackets:
+                    bracket.on_result(stand_in, entry[TIME], entry[METRIC])
+            self.replayed = True
+        super().on_trial_add(controller, trial)
+
+    def on_trial_result(self, controller, trial, result):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"trial": trial.trial_id, TIME: result[TIME], METRIC: result[METRIC]}) + "\n")
+        action = super().on_trial_result(controller, trial, result)
+        early = result[TIME] < self._max_t
+        return TrialScheduler.CONTINUE if early and not trial.config[NUMBER] else action
+
+
+class Heard(NamedTuple):
+    """A trial as a bracket of ASHA knows it."""
+
+    trial_id: str
+
+
+def _lines(path):
+    """The entries of a file of JSON lines; one that a kill tore is left out."""
+    entries = []
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if os.path.isfile(path) else []:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+class Teller(tune.Callback):
+    """Says how the search goes. Ray pickles it with the run, so it holds values, and opens what it speaks to at the start."""
+
+    def __init__(self, setting, json_output, log):
+        self.setting, self.json_output, self.log, self.progress = setting, json_output, log, None
+
+    def __getstate__(self):
+        return self.__dict__ | {"progress": None}
+
+    def setup(self, **info):
+        self.started = time.monotonic()
+        self.progress = Progress(console_for(json_output=self.json_output))
+        self.progress.log_to(self.log)
+        self.progress.begin("searching")
+
+    def on_step_end(self, iteration, trials, **info):
+        plan = self.setting.options.tune
+        ended = [trial for trial in trials if trial.is_finished()]
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        state = {"trials": f"{len(ended)}/{plan.trials}", "under way": len(running)}
+        if best := self._best(trials):
+            state["best"] = f"{best.last_result[METRIC]:.4f} (trial {best.config[NUMBER]})"
+        if ended:
+            so_far = time.monotonic() - self.started
+            state["left"] = f"about {duration(so_far / len(ended) * (plan.trials - len(ended)))}"
+        self.progress.update(state)
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        plan, number = self.setting.options.tune, trial.config[NUMBER]
+        folder = self.setting.folder(_proposal(trial.config), plan.seed)
+        end(folder)
+        epoch, reward = trial.last_result[TIME], trial.last_result[METRIC]
+        what = f"trial {number}" if number else "trial 0, the recipe as it stands"
+        ended = "finished" if epoch >= plan.epochs else f"stopped after epoch {epoch} of {plan.epochs}"
+        best = self._best(trials, trial)
+        said = f"; best so far {best.last_result[METRIC]:.4f}, trial {best.config[NUMBER]}" if best else ""
+        self.progress.say(f"{what}: reward {reward:.4f}, {ended}{said}")
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        folder = self.setting.folder(_proposal(trial.config), self.setting.options.tune.seed)
+        reason = read_json(folder / FAILED).get("error", "its worker died")
+        self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
+
+    def on_experiment_end(self, trials, **info):
+        self.progress.close()
+
+    def _best(self, trials, just_ended=None):
+        """The best of the trials that were run to their end, or None. Ray says of the one that just ended that it runs."""
+        epochs = self.setting.options.tune.epochs
+        ended = [trial for trial in trials if trial.is_finished() or trial is just_ended]
+        done = [trial for trial in ended if (trial.last_result or {}).get(TIME, 0) >= epochs]
+        return max(done, key=lambda trial: trial.last_result[METRIC], default=None)
