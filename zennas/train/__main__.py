@@ -46,6 +46,10 @@ def train(
     identities: Annotated[
         pathlib.Path | None, typer.Option(help="Text file of identities, one a line: train on these alone.")
     ] = None,
+    labels: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out."),
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="The same as --set epochs=N.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, over all ranks; the same as --set batch=N.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same as --set seed=N.")] = None,
@@ -84,6 +88,7 @@ def train(
     from zennas.progress import console_for
     from zennas.records import UserError
     from zennas.train.outcome import train_and_tell
+    from zennas.train.ranks import leave
     from zennas.train.request import request
 
     if resume and fresh:
@@ -96,13 +101,13 @@ def train(
     changes = [f"{name}={value}" for name, value in given.items() if value is not None] + (set_ or [])
     options = request(
         track, data=data, winner=winner, start=from_, out=out, changes=changes, space=space, teacher=teacher,
-        verify=tuple(verify or ()), identities=identities, any_size=any_size, budget_ms=budget_ms, backend=backend,
+        verify=tuple(verify or ()), identities=identities, labels=labels, any_size=any_size, budget_ms=budget_ms, backend=backend,
         device=device, resume=resume, fresh=fresh,
     )  # fmt: skip
     result, code = train_and_tell(options, console_for(json_output=json_output), num_ray_workers=ray, address=address)
     if json_output and result is not None:
         print(json.dumps(result, indent=2))
-    raise typer.Exit(code)
+    leave(code)
 
 
 main = commands.command(train, help=HELP)

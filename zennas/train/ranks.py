@@ -4,6 +4,7 @@ torch.distributed). One process alone is a Ranks too, whose sums and gathers are
 import datetime
 import inspect
 import os
+import sys
 
 import torch
 from torch import distributed
@@ -111,6 +112,19 @@ class Ranks:
         if self.num_ranks > 1:
             distributed.all_reduce(x, op=getattr(distributed.ReduceOp, how))
         return x
+
+
+def leave(code):
+    """End this process with this exit code, at once where it is one of several ranks: without the interpreter's own end.
+
+    DistributedDataParallel keeps gloo's threads beyond the group they served (torch 2.13). One that still lets go of a tensor
+    while the interpreter is taken down aborts its process, and torchrun then ends the other ranks: the first, which is exporting.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def join(device=None):
