@@ -167,6 +167,23 @@ def test_a_table_with_candidates_of_another_run_is_refused(tmp_path, some):
     assert len(open_ledger(tmp_path / "one", {}, table=table).rows) == len(some)  # and not moved aside
 
 
+@pytest.mark.parametrize("place", ["scored.parquet", "a/table"])
+def test_a_table_in_the_folder_of_the_run_comes_and_goes_with_it(tmp_path, some, place):
+    folder = tmp_path / "run"
+    first = open_ledger(folder, {}, seed=0, table=str(folder / place))
+    first.append(some)
+    first.flush()
+    assert len(open_ledger(folder, {}, table=str(folder / place)).rows) == len(some)
+    anew = open_ledger(folder, {}, seed=0, table=str(folder / place), fresh=True)
+    assert len(anew.rows) == 0 and list((tmp_path / "run.old-1" / place).iterdir())
+
+
+def test_no_place_at_all_is_not_a_table():
+    for text in ("", " "):
+        with pytest.raises(UserError, match=f"--table: given '{text}', allowed: a folder or a URL"):
+            checked_table(text)
+
+
 class Slow(MemoryFileSystem):
     """A file system on which a file is seen while it is written; notes what was written under which name."""
 

@@ -159,9 +159,10 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
         "finished": False,
     }
     parts = Parts(table or folder / "scored.parquet", island=island)
-    if table is not None:
+    apart = table is not None and not parts.is_in(folder)  # what is in the folder of the run comes and goes with it
+    if apart:
         parts.prepare()
-    if fresh and table is not None and (names := parts.names()):
+    if fresh and apart and (names := parts.names()):
         raise UserError(
             f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose another "
             "--table"

@@ -260,6 +260,10 @@ class Parts:
             self.fs.pipe_file(probe, b"zennas")
             self.fs.rm_file(probe)
 
+    def is_in(self, folder):
+        """Whether this is a folder in the given one."""
+        return self.local and pathlib.Path(self.root).resolve().is_relative_to(pathlib.Path(folder).resolve())
+
     def write(self, rows, *, said):
         """One more part, of Rows of one island, and its name; `said` (JSON) travels in its metadata."""
         table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
@@ -322,7 +326,11 @@ class Parts:
 
 
 def checked_table(text):
-    """A table's place as a user gave it. UserError for a secret in the open, as in `asked_storage`."""
+    """A table's place as a user gave it. UserError for nothing, and for a secret in the open, as in `asked_storage`."""
+    if text is not None and not text.strip():
+        raise UserError(
+            f"--table: given '{text}', allowed: a folder or a URL that fsspec knows; leave it out for OUT/scored.parquet"
+        )
     scheme, colon, rest = (text or "").partition("://")
     host, query = rest.partition("/")[0], rest.partition("?")[2]
     asked = f"{scheme}://{host}/?{query}"  # what may hold one; names of folders may look like it
