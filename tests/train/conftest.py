@@ -262,12 +262,17 @@ def start(tmp_path):
         yield start
 
 
+def words_of(material, *, track=None, data=None):
+    """The words that every command on this material begins with."""
+    given = {"--track": track or material.experiment, "--winner": material.winner, "--data": data or material.faces}
+    return [word for pair in given.items() for word in pair]
+
+
 @pytest.fixture
 def arguments(material, tmp_path):
     """The words of a small training, into tmp_path / out."""
 
     def made(*more, out="run", data=None):
-        words = ["--track", material.experiment, "--winner", material.winner, "--data", data or material.faces]
-        return [*words, "--out", tmp_path / out, *more]
+        return [*words_of(material, data=data), "--out", tmp_path / out, *more]
 
     return made

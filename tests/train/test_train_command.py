@@ -22,6 +22,7 @@ from tests.train.conftest import (
     ran,
     tensors,
     trained,
+    words_of,
     write_folder,
     write_records,
 )
@@ -48,17 +49,7 @@ def out_of(arguments):
 def finished(material, tmp_path_factory):
     """(folder, words, Ended) of a whole run."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    words = [
-        "--track",
-        material.experiment,
-        "--winner",
-        material.winner,
-        "--data",
-        material.faces,
-        "--out",
-        out,
-        "--json",
-    ]
+    words = [*words_of(material), "--out", out, "--json"]
     words += ["--verify", material.held_out, "--epochs", 1, "--set", "data.augment={}"]
     return out, words, ran(*words)
 
@@ -205,15 +196,7 @@ def test_what_is_handed_on_has_the_tracks_precision(precision, smallest, materia
     track["limits"]["initializer_dtype"] = ["float32", precision]
     (tmp_path / "track.yaml").write_text(yaml.safe_dump(track))
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment | {"track": str(tmp_path / "track.yaml")}))
-    words = [
-        "--track",
-        tmp_path / "experiment.yaml",
-        "--winner",
-        material.winner,
-        "--data",
-        material.faces,
-        "--any-size",
-    ]
+    words = [*words_of(material, track=tmp_path / "experiment.yaml"), "--any-size"]
     ended = ran(*words, "--out", tmp_path / "run", "--epochs", 1, "--json")
     assert ended.code == 0, ended
     onnx_bytes = (tmp_path / "run" / "model.onnx").read_bytes()

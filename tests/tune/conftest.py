@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK
-from tests.train.conftest import RECIPE, drawn_faces, ran, starting, write_folder
+from tests.train.conftest import RECIPE, drawn_faces, ran, starting, words_of, write_folder
 
 NUM_IDENTITIES, IMAGES_EACH = 16, 8
 TUNE = {
@@ -47,8 +47,18 @@ def arguments(material, tmp_path):
     """The words of a small search without cleaning, which needs a network, into tmp_path / out."""
 
     def made(*more, out="run"):
-        words = ["--track", material.experiment, "--winner", material.winner, "--data", material.faces]
-        words += ["--only", "margin", "--only", "backbone", "--workers", "2", "--out", tmp_path / out, *more]
+        words = [
+            *words_of(material),
+            "--only",
+            "margin",
+            "--only",
+            "backbone",
+            "--workers",
+            "2",
+            "--out",
+            tmp_path / out,
+            *more,
+        ]
         return [str(word) for word in words]
 
     return made

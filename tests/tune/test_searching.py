@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.pages import figure, numbers
-from tests.train.conftest import ran
+from tests.train.conftest import ran, words_of
 from zennas.embed.checkpoint import save_network
 from zennas.space.candidate import read_candidates
 from zennas.track import load_experiment
@@ -82,16 +82,7 @@ def test_a_trial_that_fails_is_one_and_the_others_go_on(material, tmp_path):
     values["tune"] |= {"cleaning": {"tau_inter": None, "tau_intra": {"low": 0.999, "high": 0.9999999}}, "margin": None}
     values["tune"] |= {"backbone": None, "trials": 3, "confirm_seeds": 0}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(values))
-    words = [
-        "--track",
-        tmp_path / "experiment.yaml",
-        "--winner",
-        material.winner,
-        "--data",
-        material.faces,
-        "--workers",
-        2,
-    ]
+    words = [*words_of(material, track=tmp_path / "experiment.yaml"), "--workers", 2]
     words += ["--embeddings-from", untrained(material, tmp_path / "model", bias=1.0), "--out", tmp_path / "run"]
     ended = ran(*words, command=main)
     rows = pd.read_csv(tmp_path / "run" / "trials.csv")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.conftest import ran
+from tests.train.conftest import ran, words_of
 from zennas.embed.embeddings import precompute
 from zennas.embed.model import open_model
 from zennas.faces.labels import DROPPED
@@ -63,16 +63,7 @@ def test_the_recipe_is_trained_as_it_stands(setting, material, tmp_path):
     assert all(set(numbers) == {"reward", "tpr@0.1", "tpr@0.01"} for _, numbers in told)
     assert told[-1][1]["reward"] > told[0][1]["reward"]
     folder = setting.folder(Proposal(), 0)
-    words = [
-        "--track",
-        material.experiment,
-        "--winner",
-        material.winner,
-        "--data",
-        material.faces,
-        "--out",
-        tmp_path / "t",
-    ]
+    words = [*words_of(material), "--out", tmp_path / "t"]
     words += ["--labels", folder / "labels.npz", "--any-size", "--epochs", 3, "--budget-ms", 1e6]
     assert ran(*words).code == 0
     ours, theirs = (checkpoints.checkpoints_in(one / "checkpoints")[-1] for one in (folder, tmp_path / "t"))

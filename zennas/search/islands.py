@@ -78,7 +78,8 @@ def claim(study, num_islands, *, say, token=None):
         free = [island for island in range(num_islands) if island not in held]
         if free:
             # What was left unfinished first; of finished ones, which may be extended, the one that was held longest ago.
-            island = min(free, key=lambda one: (_is_finished(study, one), _last_held(study, one), one))
+            last = _last_held(study)
+            island = min(free, key=lambda one: (_is_finished(last, one), last[one].number if one in last else -1, one))
             if (made := _try(study, island, token)) is not None:
                 return made
             continue
@@ -146,7 +147,8 @@ def take_back(study, seen, *, say, token=None):
 def driverless(study, num_islands):
     """Islands that nobody works on and that are not finished."""
     held = {trial.user_attrs["island"] for trial in _running(study)}
-    return [one for one in range(num_islands) if one not in held and not _is_finished(study, one)]
+    last = _last_held(study)
+    return [one for one in range(num_islands) if one not in held and not _is_finished(last, one)]
 
 
 def _try(study, island, token):
@@ -168,7 +170,7 @@ def _try(study, island, token):
     first = min(rivals, key=lambda trial: trial.number)
     ours = next(trial for trial in rivals if trial.user_attrs.get("token") == token)
     if first.number == ours.number:
-        was_finished = _is_finished(study, island)
+        was_finished = _is_finished(_last_held(study), island)
         study._storage.set_trial_user_attr(ours._trial_id, "held", True)
         return Claim(study, ours._trial_id, ours.number, island, was_finished=was_finished)
     study.tell(ours.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -183,20 +185,14 @@ def _running(study):
     return study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
 
 
-def _is_finished(study, island):
-    held = _held(study, island)
-    return bool(held) and held[-1].state == TrialState.COMPLETE
+def _is_finished(last, island):
+    return island in last and last[island].state == TrialState.COMPLETE
 
 
-def _last_held(study, island):
-    held = _held(study, island)
-    return held[-1].number if held else -1
-
-
-def _held(study, island):
-    """The claims on an island that counted, oldest first."""
+def _last_held(study):
+    """{island: the last claim on it that counted}."""
     trials = study.get_trials(deepcopy=False)
-    return [one for one in trials if one.user_attrs.get("island") == island and one.user_attrs.get("held")]
+    return {one.user_attrs["island"]: one for one in trials if one.user_attrs.get("held")}
 
 
 def _lives(here):

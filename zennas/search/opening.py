@@ -71,7 +71,7 @@ def open_run(run):
     if run.store is not None:
         run.ledger.state["storage"] = shown(options.storage)
         run.ledger.keep_in(run.store)
-        _begin(run)
+        run.store.begin(run.ledger.run_id)
 
 
 def announce(run):
@@ -135,7 +135,7 @@ def start(run):
         with run.timed("opening the study"):
             run.store = _store(run, f"sqlite:///{run.out / 'study.db'}")
             run.store.take_island()
-            _begin(run)
+            run.store.begin(run.ledger.run_id)
     run.store.write_note(f"Search on {run.track.title}: under way.")
     with run.timed("starting Ray"):
         if run.workers is None:
@@ -232,14 +232,12 @@ def budget_of(run):
 
 def where_it_is(options):
     """What a user should know about the places that a run writes to; None where all is well."""
-    if options.storage is None or (options.num_islands == 1 and not is_shared(options.storage)):
+    if options.storage is None or options.table is not None or not is_shared(options.storage):
         return None
-    if options.table is None and is_shared(options.storage):
-        return (
-            f"the table of scored candidates is a folder of this machine ({options.out}); a driver elsewhere goes on from what "
-            "the store has (the elites, all that was measured); give --table URL, which every driver reaches, to share all of it"
-        )
-    return None
+    return (
+        f"the table of scored candidates is a folder of this machine ({options.out}); a driver elsewhere goes on from what "
+        "the store has (the elites, all that was measured); give --table URL, which every driver reaches, to share all of it"
+    )
 
 
 def _store(run, storage):
@@ -247,10 +245,6 @@ def _store(run, storage):
         run.space, storage, run.options.out.name, label=run.plan.score.label, num_islands=run.options.num_islands,
         say=lambda text: run.progress.say(text, style="yellow"),
     )  # fmt: skip
-
-
-def _begin(run):
-    run.store.begin(run.ledger.run_id)
 
 
 def _kept(run):

@@ -5,19 +5,16 @@ measured on one node that carries the resource 'latency_device' (or 'latency_dev
 at a time (for the node's GPUs and all of its tags are held), and nothing scores on that machine beside it (latency/quiet.py).
 """
 
-import logging
 import math
-import os
-import signal
 import time
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from zennas.commands import check_address
 from zennas.latency.quiet import scoring, trouble
 from zennas.provenance import machine_name, num_cores
+from zennas.ray_connection import connect
 from zennas.records import UserError, first_line
 from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
@@ -30,7 +27,6 @@ LOST_NODES = 20  # that a batch may lose its workers to, which says nothing agai
 MEASURING_TRIES = 3
 WARM_UP_S = 0.5  # that a first task holds its scorer, so that the next one wants another
 LEAST_MEMORY_BYTES = 2**31  # a scorer at work takes a few hundred megabytes
-STARTS = 3  # of a local Ray, whose processes may be too slow for each other on a machine that is busy
 
 
 class MeasuringError(RuntimeError):
@@ -68,20 +64,12 @@ class Workers:
         """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may take.
         say(text): told of every worker and node that died."""
         self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
-        # Ray warns about metrics exporters and accelerators that a local run does not have; errors still come through.
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # Twenty lines about every process that died, on standard output, where --json has its own; `say` says it in one.
         ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         tag = device_resource(device)
         if self.local:
             num_workers = num_workers or num_cores()
-            here = {"num_cpus": num_workers, "resources": {tag: 1}, "include_dashboard": False}
-            self._connect("a local Ray", STARTS, address="local", _node_ip_address="127.0.0.1", **here)
-        else:
-            self._connect(f"the Ray cluster at '{address}'", 1, address=address)
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which dumps a stack and exits
+        connect(address, say=self.say, num_cpus=num_workers, resources={tag: 1})
         self.tag, self._nodes, self._machines = tag, {}, {}
         self._on_device = ray.remote(max_retries=0)(_call)
         try:
@@ -93,20 +81,6 @@ class Workers:
         self.num_workers = sum(kind.num for kind in self.kinds)
         if why := trouble():
             self.say(f"other runs on this machine may score beside a measurement: {why}")
-
-    def _connect(self, where, tries, **options):
-        check_address(options["address"])
-        if ray.is_initialized():
-            raise RuntimeError("this process is connected to a Ray already")
-        for attempt in range(1, tries + 1):
-            try:
-                ray.init(log_to_driver=False, configure_logging=False, **options)
-                return
-            except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, too, where its processes do not come up
-                ray.shutdown()
-                if attempt == tries:
-                    raise UserError(f"{where} could not be reached: {first_line(error)}") from None
-                self.say(f"{where} did not come up ({first_line(error)}): started again")
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

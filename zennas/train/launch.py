@@ -1,14 +1,13 @@
 """How a training is started: in this process, by torchrun, or by Ray Train (the only file that imports ray for training)."""
 
 import dataclasses
-import logging
 import os
 import pathlib
 
 import torch
 from rich.console import Console
 
-from zennas.commands import check_address, keep_ray_on_loopback
+from zennas.commands import keep_ray_on_loopback
 from zennas.faces.pairs import list_and_images
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores
@@ -49,16 +48,10 @@ def _on_ray(options, progress, num_workers, address):
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    from zennas.ray_connection import connect
+
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
-    own = {"num_cpus": max(num_cores(), num_workers + 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    check_address(address)
-    try:
-        ray.init(address=address or "local", configure_logging=False, **({} if address else own))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at '{address}'" if address else "a local Ray"
-        raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+    connect(address, say=progress.say, log_to_driver=True, num_cpus=max(num_cores(), num_workers + 1))
     try:
         use_gpu = options.device == "cuda" or (options.device is None and ray.cluster_resources().get("GPU", 0) > 0)
         kind = "GPU" if use_gpu else "CPU"

@@ -44,7 +44,9 @@ def go(options, console, *, json_output=False):
         setting = Setting(options, people, shapes, embeddings, options.num_threads)
         check_plan(setting.plan(Proposal(), options.tune.seed), options.name)  # a short run of the recipe is a recipe
         _announce(setting, source, progress)
-        with trials.workers(options.num_workers, threads=options.num_threads, address=options.address):
+        with trials.workers(
+            options.num_workers, say=progress.say, threads=options.num_threads, address=options.address
+        ):
             tried = trials.search(setting, json_output=json_output, log=options.out / LOG)
             summary = summary_of(setting, tried)
             if summary["best"] is not None and options.tune.confirm_seeds:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pathlib
-import signal
 import time
 import warnings
 from typing import NamedTuple
@@ -16,9 +15,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from zennas.commands import check_address
 from zennas.progress import Progress, console_for, duration
-from zennas.records import UserError, first_line
+from zennas.ray_connection import connect
+from zennas.records import first_line
 from zennas.tune.proposal import KNOBS, Proposal, suggest
 from zennas.tune.trial import FAILED, curve, end, read_json, run_trial
 
@@ -40,32 +39,16 @@ class Tried(NamedTuple):
 
 
 @contextlib.contextmanager
-def workers(num_workers, *, threads=1, address=None):
+def workers(num_workers, *, say, threads=1, address=None):
     """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at `address`."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failing trial's traceback; Teller says what it was
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the trial's own journal says more
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is commands.py's
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other one prints a table however silent it is asked to be
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(SAVE_EVERY_S)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    check_address(address)
+    connect(address, say=say, num_cpus=num_workers * threads)
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-        else:
-            ray.init(
-                address="local", num_cpus=num_workers * threads, include_dashboard=False, log_to_driver=False,
-                configure_logging=False, _node_ip_address="127.0.0.1",
-            )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at '{address}'" if address else "a local Ray"
-        raise UserError(f"{where} could not be reached: {first_line(error)}") from None
-    try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in place, which dumps a stack and exits
         yield
     finally:
         ray.shutdown()
