@@ -16,7 +16,7 @@ import numpy as np
 
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work, similarities
-from zennas.evaluate.models import open_named
+from zennas.embed.named import open_named
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.faces.images import TEMPLATE_52
 from zennas.metrics.verification import ten_fold_accuracy

@@ -13,11 +13,11 @@ import torch
 
 from tests.evaluate.conftest import PX, saved, squares, write_image, write_list
 from zennas.embed import embeddings
-from zennas.embed.embeddings import Sidecar
+from zennas.embed.embeddings import Sidecar, kept_path
 from zennas.embed.model import open_model
+from zennas.embed.named import open_named
 from zennas.evaluate import embedded as embedded_module
-from zennas.evaluate.embedded import embedded, kept_path
-from zennas.evaluate.models import open_named
+from zennas.evaluate.embedded import embedded
 from zennas.evaluate.sets import open_all, open_pairs
 from zennas.records import UserError
 
@@ -226,7 +226,7 @@ KILLED = """
     import torch
     from zennas.embed import embeddings
     from zennas.evaluate.embedded import embedded
-    from zennas.evaluate.models import open_named
+    from zennas.embed.named import open_named
     from zennas.evaluate.sets import open_all
     from zennas.evaluate import embedded as embedded_module
 

@@ -23,7 +23,7 @@ from tests.evaluate.conftest import SETS, image_name, ran, saved, square_weights
 from tests.faces.test_pairs import hostile
 from zennas.embed import embeddings
 from zennas.embed.checkpoint import save_network
-from zennas.evaluate.embedded import kept_path
+from zennas.embed.embeddings import kept_path
 from zennas.faces.sources import open_source
 from zennas.run_folder import lock_folder
 

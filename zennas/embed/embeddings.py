@@ -3,6 +3,7 @@
 # B faces, N images, D embedding size
 
 import concurrent.futures
+import hashlib
 import os
 import pathlib
 import time
@@ -17,6 +18,7 @@ from zennas.run_folder import lock_folder, write_atomically
 
 SAVE_EVERY_S = 5.0  # what a kill may cost of a precomputation
 MAX_LISTED = 100  # corrupt images that a sidecar names; all are counted
+BATCH = {"cpu": 64, "cuda": 512}  # images a run of a network, by kind of device
 
 
 class Sidecar(Record):
@@ -38,6 +40,39 @@ def sidecar_of(path):
     """The path of the Sidecar of precomputed embeddings."""
     path = pathlib.Path(path)
     return path.with_name(f"{path.name}.json")
+
+
+def kept_path(key, suffix):
+    """A file in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas/embeddings) that belongs to `key`; its folder is made."""
+    folder = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "embeddings"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; set ZENNAS_CACHE to a folder with room"
+        ) from None
+    return folder / (hashlib.sha256(key.encode()).hexdigest()[:24] + suffix)
+
+
+def of_source(model, source, *, dtype=np.float16, progress=None):
+    """The path (.npy) of a Model's embeddings of all images of a Source, mirrored ones added: asked for once, and kept.
+
+    Rows that are not finite stay so. Arguments as of `precompute`.
+    """
+    key = f"{model.fingerprint} {source.fingerprint} {source.num_images} True"
+    dtype = np.dtype(dtype)
+    path = kept_path(key if dtype == np.float32 else f"{key} {dtype.name}", ".npy")
+    precompute(
+        model,
+        source.images,
+        path,
+        flip=True,
+        dtype=dtype,
+        batch=BATCH[model.device.type],
+        strict=False,
+        progress=progress,
+    )
+    return path
 
 
 def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, strict=True, progress=None):

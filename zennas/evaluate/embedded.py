@@ -3,21 +3,17 @@
 # N images, D embedding size
 
 import collections
-import hashlib
 import itertools
-import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
+from zennas.embed.embeddings import BATCH, Sidecar, kept_path, precompute, sidecar_of
 from zennas.faces.images import CorruptImageError
 from zennas.records import NAMED, UserError, some
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction
 ROWS = 8192  # looked at at a time
-BATCH = {"cpu": 64, "cuda": 512}
 
 
 class Embedded(NamedTuple):
@@ -63,18 +59,6 @@ def usable(embedding_ND, the_set, *, corrupt, model):
     return Embedded(
         embedding_ND, len(not_finite) + len(short), _notices(embedding_ND, the_set, corrupt, not_finite, short)
     )
-
-
-def kept_path(key, suffix):
-    """A file in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas/embeddings) that belongs to `key`; its folder is made."""
-    folder = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "embeddings"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written: {error.strerror}; set ZENNAS_CACHE to a folder with room"
-        ) from None
-    return folder / (hashlib.sha256(key.encode()).hexdigest()[:24] + suffix)
 
 
 def _notices(embedding_ND, the_set, corrupt, not_finite, short):

@@ -15,9 +15,10 @@ import torch
 
 from zennas.checker import with_dynamic_batch
 from zennas.embed.checkpoint import load_network
-from zennas.evaluate.embedded import embedded, kept_path
+from zennas.embed.embeddings import kept_path
+from zennas.embed.named import open_named
+from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work
-from zennas.evaluate.models import open_named
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
 from zennas.export import export, fold

@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from zennas.embed.embeddings import precompute
-from zennas.evaluate.embedded import BATCH, kept_path
-from zennas.evaluate.models import open_named
+from zennas.embed.embeddings import of_source
+from zennas.embed.named import open_named
 from zennas.faces.sources import open_source
 from zennas.progress import Progress
-from zennas.records import UserError
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.train.prepare import check_plan
 from zennas.tune import trials
@@ -83,23 +81,15 @@ def _model(options):
     """The Model of --embeddings-from, or None."""
     if options.embeddings_from is None:
         return None
-    try:
-        return open_named(options.embeddings_from, device=options.device or "cpu").model
-    except UserError as error:
-        raise UserError(f"--embeddings-from {str(error).removeprefix('--model ')}") from None
+    return open_named(options.embeddings_from, device=options.device or "cpu", option="--embeddings-from").model
 
 
 def _embeddings(model, source, options, progress):
-    """The path of the embeddings of all images, mirrored ones added: asked for once, and kept between runs; None without a
-    model."""
+    """The path of the embeddings of all images; None without a model."""
     if model is None:
         return None
-    path = kept_path(f"{model.fingerprint} {source.fingerprint} {source.num_images} True", ".npy")
     progress.begin(f"embedding {source.num_images:,} images by {options.embeddings_from}")
-    precompute(
-        model, source.images, path, flip=True, dtype=np.float32, batch=BATCH[model.device.type], strict=False,
-        progress=progress.counting("images"),
-    )  # fmt: skip
+    path = of_source(model, source, dtype=np.float32, progress=progress.counting("images"))
     progress.end()
     return path
 

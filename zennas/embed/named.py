@@ -48,12 +48,12 @@ class Named(NamedTuple):
         return said if self.guessed else None
 
 
-def open_named(text, *, device="cpu"):
-    """The Named model that `--model TEXT` says, SPELLING. UserError where it cannot be opened, or a key or value is not known.
+def open_named(text, *, device="cpu", option="--model"):
+    """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not known.
 
     Without `normalise`: what the challenge's checker would take an ONNX file to need, else (x - 127.5) / 127.5.
     """
-    path, given = _parsed(text)
+    path, given = _parsed(text, option)
     try:
         file = file_of(path)
         kind = kind_of(file)
@@ -68,14 +68,14 @@ def open_named(text, *, device="cpu"):
             trusted=_one_of(given, "trusted", ("no", "yes")) == "yes",
         )
     except UserError as error:
-        raise UserError(f"--model {error}") from None
+        raise UserError(f"{option} {error}") from None
     if "px" in given and model.input_hw != _px(given["px"]):
-        raise UserError(f"--model {text}: takes images of {sides(model.input_hw)} itself; leave px out")
+        raise UserError(f"{option} {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
     return Named(given.get("name") or _name_of(file), file, kind, said + colour, model, guessed)
 
 
-def _parsed(text):
+def _parsed(text, option):
     """(path, {key: value}); a comma that no key follows belongs to the path."""
     path, given = text, {}
     while "," in path and not os.path.exists(path):  # a folder may be called lr=0.1,wd=5e-4
@@ -85,12 +85,12 @@ def _parsed(text):
             break
         if key not in KEYS:
             raise UserError(
-                f"--model {text}: '{key}' is not known; {suggestion(key, list(KEYS))}; spelling: {SPELLING}"
+                f"{option} {text}: '{key}' is not known; {suggestion(key, list(KEYS))}; spelling: {SPELLING}"
             )
         if key in given:
-            raise UserError(f"--model {text}: says {key} twice")
+            raise UserError(f"{option} {text}: says {key} twice")
         if not value:
-            raise UserError(f"--model {text}: {key}= says nothing; spelling: {SPELLING}")
+            raise UserError(f"{option} {text}: {key}= says nothing; spelling: {SPELLING}")
         path, given[key] = head, value
     return pathlib.Path(path), given
 

@@ -13,7 +13,7 @@ from tests.embed.test_model import as_pt2, as_torchscript, made
 from tests.evaluate.conftest import PX, means, onnx_of, saved, squares
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
-from zennas.evaluate.models import NORMALISATIONS, SPELLING, open_named
+from zennas.embed.named import NORMALISATIONS, SPELLING, open_named
 from zennas.export import to_onnx
 from zennas.records import UserError
 
