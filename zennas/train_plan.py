@@ -112,10 +112,21 @@ class SchedulePlan(Record):
         return self
 
 
+class MaskPlan(Record):
+    """Masks rendered onto faces, before the augmentations."""
+
+    ratio: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.15  # of the images, drawn anew every epoch; mind_ft's
+    kinds: tuple[str, ...] | None = None  # rows of KINDS; None: all, or none where there are textures
+    textures: str | None = None  # a folder of templates of one's own
+    faces: str = "aligned"  # where a face stands in its image: aligned, detect (anywhere), auto (by its size)
+    knobs: Knobs = {}  # how far masks vary: those of mask.render.vary
+
+
 class DataPlan(Record):
     """What becomes of an image before the network sees it, and which images come."""
 
     augment: dict[str, Knobs] = {"flip": {"p": 0.5}}  # rows of AUGMENTATIONS, in order, with their knobs
+    mask: MaskPlan | None = None  # None: nobody is masked
     images_per_identity: Count | None = None  # identity-balanced: so many of everyone an epoch; None: every image once
     # Decoding processes of a rank; None: its share of the cores.
     workers: Annotated[int, pydantic.Field(ge=0)] | None = None

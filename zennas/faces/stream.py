@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from zennas.faces.images import CorruptImageError, augment, check_augmentations, decode
 from zennas.records import UserError
 
-ORDER, AUGMENT = 0, 1  # what a random stream is for, so that no two share one
+ORDER, AUGMENT, MASK = 0, 1, 2  # what a random stream is for, so that no two share one
 MAX_CORRUPT_IN_A_ROW = 1000  # then it is not an image that is broken but the data
 
 
@@ -66,8 +66,9 @@ class FaceStream:
     """Iterates the Batch of every global step from first_step to last_step - 1.
 
     batch: the global one; rank r of num_ranks gets its r-th share, in which nothing depends on their number. augmentations:
-    name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. A corrupt image is replaced by the next
-    one in the source that decodes, and reported. Sources read by several workers are forked or pickled.
+    name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker: (image_HW3, rng) -> image_HW3,
+    asked before them, with a random stream of its own. A corrupt image is replaced by the next one in the source that decodes,
+    and reported. Sources (and maskers) of several workers are forked or pickled.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class FaceStream:
         seed,
         last_step,
         augmentations=None,
+        masker=None,
         first_step=0,
         rank=0,
         num_ranks=1,
@@ -94,7 +96,7 @@ class FaceStream:
         self.steps_per_epoch = steps_per_epoch(source, batch, images_per_identity=images_per_identity)
         augmentations = check_augmentations(augmentations or {}, "augmentations")
         self._loader = DataLoader(
-            _Batches(source, image_px, seed, augmentations),
+            _Batches(source, image_px, seed, augmentations, masker),
             batch_size=None,
             sampler=_Tasks(self),
             collate_fn=_unchanged,
@@ -149,8 +151,9 @@ class _Refused(NamedTuple):
 class _Batches(Dataset):
     """(step, epoch, place of the first image in the epoch, index_B) -> Batch."""
 
-    def __init__(self, source, image_px, seed, augmentations):
-        self.source, self.image_px, self.seed, self.augmentations = source, image_px, seed, augmentations
+    def __init__(self, source, image_px, seed, augmentations, masker):
+        self.source, self.image_px, self.seed = source, image_px, seed
+        self.augmentations, self.masker = augmentations, masker
 
     def __getitem__(self, task):
         step, epoch, start, index_B = task
@@ -161,6 +164,8 @@ class _Batches(Dataset):
                 image_HW3, index_B[number] = self._decoded(int(index), corrupt)
             except UserError as error:
                 return _Refused(str(error))
+            if self.masker is not None:
+                image_HW3 = self.masker(image_HW3, np.random.default_rng([self.seed, epoch, MASK, start + number]))
             if self.augmentations:
                 rng = np.random.default_rng([self.seed, epoch, AUGMENT, start + number])
                 image_HW3 = augment(image_HW3, self.augmentations, rng=rng)

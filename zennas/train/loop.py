@@ -12,6 +12,7 @@ from torch import nn
 
 from zennas.faces.images import CorruptImageError, decode
 from zennas.faces.stream import FaceStream
+from zennas.mask.masker import masker_of
 from zennas.progress import duration
 from zennas.records import UserError
 from zennas.run_folder import explaining
@@ -60,7 +61,8 @@ class Training:
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
         stream = FaceStream(
             job.source, batch=plan.batch, image_px=job.options.space.image_px, seed=plan.seed,
-            augmentations=plan.data.augment, first_step=self.first_step, last_step=job.num_steps, rank=self.ranks.rank,
+            augmentations=plan.data.augment, masker=masker_of(plan.data.mask, seed=plan.seed),
+            first_step=self.first_step, last_step=job.num_steps, rank=self.ranks.rank,
             num_ranks=self.ranks.num_ranks, num_workers=job.num_workers,
             images_per_identity=plan.data.images_per_identity, pin_memory=self.ranks.device.type == "cuda",
         )  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+from zennas.mask.masker import templates_fingerprint
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
 from zennas.track import Track
@@ -59,6 +60,11 @@ class Options:
         must be the same (teacher_print: the teacher's fingerprint, or None)."""
         plan = self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
         plan["data"].pop("workers")
+        mask = plan["data"].pop("mask")
+        if mask is not None:  # a run without masks is what it was before there were any
+            if mask["textures"] is not None:
+                mask["textures"] = templates_fingerprint(mask["textures"])
+            plan["data"]["mask"] = mask
         return {
             "experiment": self.name,
             "track": self.track.name,

@@ -10,6 +10,7 @@ from zennas.embed.model import open_model, sides
 from zennas.faces.images import CorruptImageError, check_augmentations, decode
 from zennas.faces.sources import Source, open_source
 from zennas.faces.stream import steps_per_epoch
+from zennas.mask.masker import check_mask_plan
 from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.space.cost import cost
@@ -69,6 +70,7 @@ def check_plan(plan, where):
     knobs_of(plan.loss.name, plan.loss.knobs, where=f"{where}: train.loss")
     distill_knobs_of(plan.distill.name, plan.distill.knobs, where=f"{where}: train.distill")
     check_augmentations(plan.data.augment, f"{where}: train.data.augment")
+    check_mask_plan(plan.data.mask, f"{where}: train.data.mask")
     if DISTILLATIONS[plan.distill.name].needs == "neighbours_BKD" and not plan.distill.precompute:
         raise UserError(
             f"{where}: train.distill: '{plan.distill.name}' mines the teacher's embeddings before training: "

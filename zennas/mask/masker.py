@@ -1,0 +1,80 @@
+"""Masker: image -> masked image, one in so many, as an augmentation of a training and for the writer."""
+
+import hashlib
+from typing import NamedTuple
+
+from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
+from zennas.mask.render import Masked, check_knobs, masked
+from zennas.mask.textures import Wardrobe, load_templates, wardrobe
+from zennas.records import UserError, suggestion
+
+
+class Worn(NamedTuple):
+    """What became of an image that was to be masked: the name of its texture and variant, the Masked face and the score of its
+    mesh; `masked` is None where it was passed over, and `why` says why."""
+
+    kind: str
+    variant: int
+    score: float
+    masked: Masked | None
+    why: str = ""
+
+
+class Masker:
+    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face can be fitted, else as it is.
+
+    All randomness is the rng's, from which an image that stays as it is takes one number. It may be pickled or forked.
+    """
+
+    def __init__(self, dressing: Wardrobe, *, ratio=0.15, look=ALIGNED, knobs=None):
+        self.dressing, self.ratio, self.knobs = dressing, ratio, knobs or {}
+        self.landmarker = Landmarker(look)
+
+    def __call__(self, image_HW3, rng):
+        if rng.random() >= self.ratio:
+            return image_HW3
+        worn = self.worn(image_HW3, rng)
+        return image_HW3 if worn.masked is None else worn.masked.image_HW3
+
+    def worn(self, image_HW3, rng):
+        """The Worn of an image, whatever the ratio."""
+        texture = self.dressing.draw(rng)
+        found = self.landmarker.find(image_HW3)
+        if found.point_V3 is None:
+            return Worn(texture.name, texture.variant, found.score, None, found.why)
+        done = masked(image_HW3, found.point_V3, texture, rng, knobs=self.knobs)
+        if not done.alpha_HW.any():
+            return Worn(texture.name, texture.variant, found.score, None, "the mask lies outside the image")
+        return Worn(texture.name, texture.variant, found.score, done)
+
+
+def masker_of(plan, *, seed):
+    """The Masker of a train_plan.MaskPlan, or None where it masks nothing."""
+    if plan is None or plan.ratio == 0:
+        return None
+    dressing = wardrobe(plan.kinds, plan.textures, seed=seed, where="data.mask.kinds")
+    return Masker(dressing, ratio=plan.ratio, look=plan.faces, knobs=plan.knobs)
+
+
+def check_mask_plan(plan, where):
+    """UserError for a kind, a knob or a template of a MaskPlan that cannot be used."""
+    if plan is None:
+        return
+    check_look(plan.faces, f"{where}.faces")
+    check_knobs(plan.knobs, f"{where}.knobs")
+    wardrobe(plan.kinds, plan.textures, where=f"{where}.kinds")
+
+
+def check_look(look, where):
+    """UserError for a way to look at images that is not known."""
+    if look not in LOOKS:
+        raise UserError(f"{where}: '{look}' is not known; {suggestion(str(look), list(LOOKS))}")
+
+
+def templates_fingerprint(folder):
+    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it cannot be used."""
+    digest = hashlib.sha256()
+    for template in load_templates(folder):
+        digest.update(template.name.encode() + b"\0")
+        digest.update(template.rgba_HW4.tobytes())
+    return digest.hexdigest()[:16]
