@@ -9,6 +9,8 @@ from zennas.records import suggestion
 
 COMMANDS = {
     "search": "find the best backbones within a latency budget, without training any",
+    "clean": "clean identities: merge those that are one person, leave out what is of somebody else",
+    "mask": "render masks onto faces, through a fitted 3-D face; a training set with so many of them masked",
     "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
     "tune": "search the recipe: cleaning thresholds, margin loss, depth against width, all together",
     "run": "search, then train the best winner",

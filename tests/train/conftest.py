@@ -19,11 +19,15 @@ import torch
 import yaml
 
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
+from zennas.embed.checkpoint import save_network
 from zennas.faces.recordio import RecordWriter
+from zennas.space.candidate import read_candidates
+from zennas.track import load_experiment
 from zennas.train import prepare
 from zennas.train.__main__ import main
 from zennas.train.launch import silent
 from zennas.train.loop import Training
+from zennas.train.prepare import initial_network
 from zennas.train.ranks import Ranks
 from zennas.train.request import request
 
@@ -190,6 +194,18 @@ def differing(one, other):
     return sorted(set(one) ^ set(other)) + [
         name for name in one if name in other and not torch.equal(one[name], other[name])
     ]
+
+
+def untrained(material, folder, *, bias=0.0):
+    """A folder with a network of random weights; with a bias at its end, its embeddings lie further from one another."""
+    _, _, space = load_experiment(str(material.experiment))
+    ((_, candidate),) = read_candidates(str(material.winner))
+    network = initial_network(candidate, space, seed=0)
+    with torch.no_grad():
+        network.neck[-1].bias.normal_(std=bias, generator=torch.Generator().manual_seed(0))
+    folder.mkdir()
+    save_network(folder / "network.pt", network)
+    return folder
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -4,12 +4,12 @@ import itertools
 
 import hypothesis
 import numpy as np
-import pytest
 from hypothesis import strategies
 
+from zennas.clean import index
+from zennas.clean.centres import unit_rows
 from zennas.faces.labels import DROPPED
-from zennas.tune import cleaning
-from zennas.tune.cleaning import cleaned, unit_rows
+from zennas.tune.cleaning import cleaned
 
 
 def drawn(seed, *, num=40, identities=9, size=6):
@@ -70,7 +70,7 @@ def test_blocks_of_centres_change_nothing(monkeypatch):
     unit_ND, label_N = drawn(1, num=200, identities=60)
     label_N = np.where(label_N < 0, DROPPED, label_N)
     whole = cleaned(unit_ND, label_N, tau_inter=0.3)
-    monkeypatch.setattr(cleaning, "BLOCK", 7)
+    monkeypatch.setattr(index, "BLOCK", 7)
     assert cleaned(unit_ND, label_N, tau_inter=0.3).label_N.tolist() == whole.label_N.tolist()
     assert whole.num_merged == len(np.unique(label_N)) - len(np.unique(whole.label_N)) > 0
 
@@ -96,8 +96,3 @@ def test_a_chain_makes_one_person_of_people_who_are_not_alike():
     unit_ND = np.stack([np.cos(angle_C), np.sin(angle_C)], axis=1).astype(np.float32)
     for label_N in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         assert set(cleaned(unit_ND, np.array(label_N), tau_inter=0.8).label_N.tolist()) == {0}
-
-
-def test_rows_without_a_face_have_no_direction():
-    row_ND = np.array([[3, 4], [0, 0], [np.nan, 1], [np.inf, 0]])
-    assert unit_rows(row_ND).tolist() == [pytest.approx([0.6, 0.8]), [0, 0], [0, 1], [0, 0]]

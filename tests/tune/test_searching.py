@@ -7,15 +7,10 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from tests.pages import figure, numbers
-from tests.train.conftest import ran, words_of
-from zennas.embed.checkpoint import save_network
-from zennas.space.candidate import read_candidates
-from zennas.track import load_experiment
-from zennas.train.prepare import initial_network
+from tests.train.conftest import ran, untrained, words_of
 from zennas.train.request import request as train_request
 from zennas.tune.__main__ import main
 
@@ -27,18 +22,6 @@ def entries_of(out):
     paths = sorted((out / "trials").glob("*/metrics.jsonl"))
     lines = {path.parent.name: map(json.loads, path.read_text().splitlines()) for path in paths}
     return {name: [one["epoch"] for one in entries if one["kind"] == "reward"] for name, entries in lines.items()}
-
-
-def untrained(material, folder, *, bias=0.0):
-    """A folder with a network of random weights; with a bias at its end, its embeddings lie further from one another."""
-    _, _, space = load_experiment(str(material.experiment))
-    ((_, candidate),) = read_candidates(str(material.winner))
-    network = initial_network(candidate, space, seed=0)
-    with torch.no_grad():
-        network.neck[-1].bias.normal_(std=bias, generator=torch.Generator().manual_seed(0))
-    folder.mkdir()
-    save_network(folder / "network.pt", network)
-    return folder
 
 
 def test_a_search_of_everything(asked, material, tmp_path):

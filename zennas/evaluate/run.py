@@ -1,6 +1,5 @@
 """The whole path of an evaluation: read `evaluate` first."""
 
-import base64
 import collections
 import csv
 import io
@@ -22,7 +21,6 @@ from zennas.evaluate.judges import Work
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
 from zennas.export import export, fold
-from zennas.faces.images import CorruptImageError, as_jpeg
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import choose_protocol, judged, local_budget, measure_onnx_file, reference_here
 from zennas.latency.protocol import measure_calmly
@@ -243,14 +241,8 @@ def _result(named, one, device, out, progress):
 
 def _thumbnails(images, shown):
     """{number as text: data URI} of the images that can be read."""
-    found = {}
-    for image in shown:
-        try:
-            encoded = as_jpeg(images.pixels(image, THUMBNAIL_PX))
-        except CorruptImageError:
-            continue
-        found[str(image)] = "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
-    return found
+    found = {str(image): images.thumbnail(image, THUMBNAIL_PX) for image in shown}
+    return {image: picture for image, picture in found.items() if picture is not None}
 
 
 def _measure_latencies(entries, models, track, options, progress):

@@ -2,13 +2,14 @@
 
 # N images, H height, W width
 
+import base64
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.images import UnreadableImageError, align, decode, resized
+from zennas.faces.images import CorruptImageError, UnreadableImageError, align, as_jpeg, decode, resized
 
 
 class ImageSet(NamedTuple):
@@ -32,6 +33,14 @@ class ImageSet(NamedTuple):
         if self.points_N52 is None:
             return resized(image_HW3, height_width)
         return align(image_HW3, self.points_N52[image], height_width)
+
+    def thumbnail(self, image, size):
+        """The image at `size` as a data URI for a page; None where it cannot be had."""
+        try:
+            encoded = as_jpeg(self.pixels(image, size))
+        except CorruptImageError:
+            return None
+        return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
 
 
 def read_file(path):

@@ -12,11 +12,11 @@ N images, M of them, C identities, B a block of them, D embedding size
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from zennas.clean.centres import mean_centres
+from zennas.clean.grouping import joined
+from zennas.clean.index import CentreIndex
 from zennas.faces.labels import DROPPED
-
-BLOCK = 4096  # centres compared at a time
 
 
 class Cleaned(NamedTuple):
@@ -32,7 +32,8 @@ def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
     that image out).
 
     label_N: DROPPED for images that take no part. A threshold of None: not applied. Merged identities have the lowest of their
-    numbers, and are one person if a chain of such pairs joins them.
+    numbers, and are one person if a chain of such pairs joins them. `zennas clean` cleans by more than two thresholds, and by
+    robust centres.
 
     >>> unit_ND = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]])
     >>> cleaned(unit_ND, np.array([0, 1, 1, 2]), tau_inter=0.85, tau_intra=0.82)
@@ -41,13 +42,15 @@ def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
     cleaned_N = np.array(label_N)
     before = np.unique(cleaned_N[cleaned_N >= 0])
     if tau_inter is not None:
-        centre_CD, number_C = _centres(unit_ND, cleaned_N)
-        lowest_C = _joined(len(number_C), _alike(centre_CD, tau_inter))
+        centre_CD, number_C = mean_centres(unit_ND, cleaned_N)
+        place_C = np.arange(len(number_C))
+        one_P, other_P, _ = CentreIndex(centre_CD, place_C, flat=True).alike(centre_CD, tau_inter)
+        lowest_C = joined(len(number_C), one_P, other_P)
         place_N = np.searchsorted(number_C, cleaned_N)
         cleaned_N = np.where(cleaned_N >= 0, number_C[lowest_C[np.minimum(place_N, len(number_C) - 1)]], DROPPED)
     merged = np.unique(cleaned_N[cleaned_N >= 0])
     if tau_intra is not None:
-        centre_CD, number_C = _centres(unit_ND, cleaned_N)
+        centre_CD, number_C = mean_centres(unit_ND, cleaned_N)
         image_M = np.flatnonzero(cleaned_N >= 0)
         centre_MD = centre_CD[np.searchsorted(number_C, cleaned_N[image_M])]
         unit_MD = np.asarray(unit_ND)[image_M]
@@ -55,46 +58,3 @@ def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
         cleaned_N[image_M[~((cosine_M > tau_intra) & unit_MD.any(axis=1))]] = DROPPED
     num_dropped = int((np.asarray(label_N) >= 0).sum() - (cleaned_N >= 0).sum())
     return Cleaned(cleaned_N, len(before) - len(merged), num_dropped)
-
-
-def unit_rows(embedding_ND):
-    """The rows made of length 1, float32; zeros where there is no finite embedding."""
-    row_ND = np.nan_to_num(np.asarray(embedding_ND, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    length_N1 = np.linalg.norm(row_ND, axis=1, keepdims=True)
-    return row_ND / np.where(length_N1 > 0, length_N1, 1)
-
-
-def _centres(unit_ND, label_N):
-    """(unit centre_CD, identity number_C) of the identities that have an image."""
-    image_M = np.flatnonzero(label_N >= 0)
-    number_C, place_M = np.unique(label_N[image_M], return_inverse=True)
-    order_M = np.argsort(place_M, kind="stable")
-    starts_C = np.searchsorted(place_M[order_M], np.arange(len(number_C)))
-    sum_CD = np.add.reduceat(np.asarray(unit_ND)[image_M[order_M]], starts_C, axis=0)
-    return unit_rows(sum_CD), number_C
-
-
-def _alike(centre_CD, threshold):
-    """(row, column) of the pairs of centres whose cosine is above the threshold, row below column."""
-    centre_CD = torch.from_numpy(centre_CD)
-    for start in range(0, len(centre_CD), BLOCK):
-        block_BC = centre_CD[start : start + BLOCK] @ centre_CD[start:].T
-        for row, column in (block_BC > threshold).nonzero().tolist():
-            if row < column:
-                yield start + row, start + column
-
-
-def _joined(num, pairs):
-    """For each of `num` things, the lowest that a chain of pairs joins it with."""
-    lowest = list(range(num))
-
-    def root(one):
-        while lowest[one] != one:
-            lowest[one] = lowest[lowest[one]]
-            one = lowest[one]
-        return one
-
-    for one, other in pairs:
-        low, high = sorted((root(one), root(other)))
-        lowest[high] = low
-    return np.array([root(one) for one in range(num)], np.int64)

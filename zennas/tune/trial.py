@@ -9,6 +9,7 @@ import time
 import numpy as np
 import torch
 
+from zennas.clean.centres import unit_rows
 from zennas.embed.embeddings import sidecar_of
 from zennas.faces.labels import write_labels
 from zennas.faces.sources import open_source
@@ -23,7 +24,7 @@ from zennas.train.loop import CHECKPOINTS, Training
 from zennas.train.ranks import join
 from zennas.train.request import changed_plan
 from zennas.train.verify import in_eval
-from zennas.tune.cleaning import cleaned, unit_rows
+from zennas.tune.cleaning import cleaned
 from zennas.tune.options import Options
 from zennas.tune.people import People, rewards
 

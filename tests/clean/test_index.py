@@ -1,0 +1,72 @@
+"""The vector index against all cosines computed, and groups of pairs against a search by hand."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from zennas.clean import index
+from zennas.clean.centres import unit_rows
+from zennas.clean.grouping import joined
+from zennas.clean.index import CentreIndex
+
+
+def drawn(num_centres=400, num_queries=90, size=24):
+    rng = np.random.default_rng(0)
+    centre_CD = unit_rows(rng.normal(size=(num_centres, size)))
+    near_QD = centre_CD[rng.integers(num_centres, size=num_queries)] + 0.15 * rng.normal(size=(num_queries, size))
+    return centre_CD, unit_rows(near_QD), np.arange(num_centres) * 3 + 1
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "opened"])
+def test_the_nearest_are_the_nearest(kept, tmp_path):
+    centre_CD, unit_QD, number_C = drawn()
+    found = CentreIndex(centre_CD, number_C)
+    if kept:
+        found.save(tmp_path / "centres.faiss")
+        found = CentreIndex.open(tmp_path / "centres.faiss")
+    number_QK, cosine_QK = found.nearest(unit_QD, 5)
+    cosine_QC = unit_QD @ centre_CD.T
+    order_QK = np.argsort(-cosine_QC, axis=1)[:, :5]
+    assert found.is_flat and (number_QK == number_C[order_QK]).all()
+    np.testing.assert_allclose(cosine_QK, np.take_along_axis(cosine_QC, order_QK, axis=1), atol=1e-6)
+
+
+def test_where_there_are_fewer_there_is_nobody():
+    number_QK, cosine_QK = CentreIndex(unit_rows([[1, 0], [0, 1]]), [7, 9]).nearest(unit_rows([[1, 0.2]]), 4)
+    assert number_QK.tolist() == [[7, 9, -1, -1]] and np.isneginf(cosine_QK[0, 2:]).all()
+
+
+def test_all_alike_pairs_are_found_block_by_block(monkeypatch):
+    centre_CD, unit_QD, number_C = drawn()
+    monkeypatch.setattr(index, "BLOCK", 7)
+    row_P, number_P, cosine_P = CentreIndex(centre_CD, number_C).alike(unit_QD, 0.5)
+    cosine_QC = unit_QD @ centre_CD.T
+    expected = {(row, number_C[place]) for row, place in zip(*np.nonzero(cosine_QC > 0.5), strict=True)}
+    assert set(zip(row_P.tolist(), number_P.tolist(), strict=True)) == expected and len(expected) >= len(unit_QD)
+    assert cosine_P.min() > 0.5
+
+
+def test_cells_find_nearly_all_and_say_so_after_opening(tmp_path):
+    centre_CD, unit_QD, number_C = drawn(num_centres=6000, num_queries=500)
+    cells = CentreIndex(centre_CD, number_C, flat=False)
+    cells.save(tmp_path / "cells.faiss")
+    opened = CentreIndex.open(tmp_path / "cells.faiss")
+    exact = CentreIndex(centre_CD, number_C, flat=True).nearest(unit_QD, 1)[0]
+    found = opened.nearest(unit_QD, 1)[0]
+    assert not cells.is_flat and not opened.is_flat
+    assert (found == cells.nearest(unit_QD, 1)[0]).all()
+    assert (found == exact).mean() > 0.97  # clouds without structure are the worst that cells can meet
+
+
+@hypothesis.given(
+    num=strategies.integers(1, 12),
+    pairs=strategies.lists(strategies.tuples(strategies.integers(0, 11), strategies.integers(0, 11)), max_size=14),
+)
+def test_chains_of_pairs_make_groups(num, pairs):
+    pairs = [(one % num, other % num) for one, other in pairs]
+    lowest = list(range(num))
+    for _ in range(num):
+        for one, other in pairs:
+            lowest[one] = lowest[other] = min(lowest[one], lowest[other])
+    assert joined(num, [one for one, _ in pairs], [other for _, other in pairs]).tolist() == lowest

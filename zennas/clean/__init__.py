@@ -1,0 +1,1 @@
+"""Noisy identities -> clean identities: merged, cleaned between each other and within, by a network that trains the next one."""

@@ -1,0 +1,191 @@
+"""The table of decisions: of every image what became of it and why; and taking a decision back.
+
+N images, C identities, P pairs
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zennas.clean.grouping import joined
+from zennas.clean.state import DROP, DUPLICATE, KEPT, MERGED, MOVED, NEARER, NONE, REASONS, Merges, State
+from zennas.faces.labels import DROPPED
+from zennas.records import UserError, suggestion
+from zennas.run_folder import explaining, write_atomically
+
+TABLE, TAKEN_BACK = "decisions.parquet", "taken-back.txt"
+ROWS = 1_000_000  # of the table at a time
+AS_MERGED = "merged"
+DECISIONS = (KEPT, AS_MERGED, MOVED, DROP)
+
+
+class TakenBack(NamedTuple):
+    """What a user does not agree with: images that stay, and identities that are nobody else."""
+
+    image_M: np.ndarray
+    number_C: np.ndarray
+
+
+def decision_N(state):
+    """For each image its place in DECISIONS."""
+    kept_N = state.label_N >= 0
+    found_N = np.full(len(kept_N), DECISIONS.index(KEPT), np.uint8)
+    found_N[state.reason_N == MERGED] = DECISIONS.index(AS_MERGED)
+    found_N[state.reason_N == NEARER] = DECISIONS.index(MOVED)
+    found_N[~kept_N] = DECISIONS.index(DROP)
+    return found_N
+
+
+def without(state, label_N, taken):
+    """The State in which some decisions are taken back. label_N: whom the images were said to show. taken: a TakenBack.
+
+    An identity that is taken back is nobody else: pairs with it are forgotten, and what a chain joined by them comes apart. An
+    image that is taken back counts as the identity it was given under, or as what that became.
+    """
+    if not len(taken.image_M) and not len(taken.number_C):
+        return state
+    merges = state.merges
+    stays_P = ~(np.isin(merges.one_P, taken.number_C) | np.isin(merges.other_P, taken.number_C))
+    merges = Merges(*(column[stays_P] for column in merges))
+    num = int(max(label_N.max(initial=0), state.nearest_N.max(initial=0))) + 1
+    group_C = joined(num, merges.one_P, merges.other_P)
+    back_N = np.zeros(len(label_N), bool)
+    back_N[taken.image_M] = True
+    reason_N, round_N = state.reason_N.copy(), state.round_N.copy()
+    # Of a decision that stands, only the identity may be another one by now.
+    given_N = np.where((reason_N == NEARER) & ~back_N, state.nearest_N, label_N)
+    label_new_N = np.where((state.label_N >= 0) | back_N, group_C[np.maximum(given_N, 0)], DROPPED).astype(np.int32)
+    label_new_N[label_N < 0] = DROPPED
+    reason_N[back_N] = NONE
+    in_identity_N = (label_new_N >= 0) & np.isin(reason_N, (NONE, MERGED))
+    reason_N[in_identity_N] = np.where(label_new_N != label_N, MERGED, NONE)[in_identity_N]
+    round_N[reason_N == NONE] = 0
+    return state._replace(label_N=label_new_N, reason_N=reason_N, round_N=round_N, merges=merges)
+
+
+def parsed(lines, source):
+    """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`. UserError for what is not there."""
+    wanted = {"image": [], "identity": []}
+    for line in filter(None, (line.strip() for line in lines)):
+        kind, _, name = line.replace(":", " ", 1).partition(" ")
+        if kind not in wanted or not name.strip():
+            raise UserError(
+                f"--take-back '{line}': allowed: 'image:NAME', 'image:NUMBER' (its number in {TABLE}) or 'identity:NAME'"
+            )
+        wanted[kind].append(name.strip())
+    found = {kind: [] for kind in wanted}
+    if wanted["identity"]:
+        number_of = {name: number for number, name in enumerate(names_of(source))}
+        found["identity"] = [_known(name, number_of, "identity", source) for name in wanted["identity"]]
+    if wanted["image"]:
+        named = [name for name in wanted["image"] if not name.isdecimal()]
+        place_of = {}
+        if named:
+            asked = set(named)
+            place_of = {name: image for image in range(source.num_images) if (name := source.name(image)) in asked}
+        for name in wanted["image"]:
+            if name.isdecimal() and int(name) < source.num_images:
+                found["image"].append(int(name))
+            else:
+                found["image"].append(_known(name, place_of, "image", source))
+    return TakenBack(*(np.unique(np.array(found[kind], np.int64)) for kind in ("image", "identity")))
+
+
+def names_of(source):
+    """What the identities of a Source are called: names, or their numbers as text."""
+    if source.identity_names is not None:
+        return list(source.identity_names)
+    return [str(number) for number in range(source.num_identities)]
+
+
+def add_taken_back(out, entries, source):
+    """Write what is taken back to the folder's list, beside what stands there already; the TakenBack of all of it."""
+    path = pathlib.Path(out) / TAKEN_BACK
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = list(dict.fromkeys([*before, *entries]))
+    taken = parsed(lines, source)
+    if entries:
+        write_atomically(path, "\n".join(lines) + "\n")
+    return taken
+
+
+def write_table(path, state, source, label_N):
+    """Write decisions.parquet, a row an image, in the source's order; whole or not at all."""
+    path = pathlib.Path(path)
+    names = pa.array(names_of(source), pa.string())
+    decisions, reasons = pa.array(DECISIONS), pa.array(REASONS)
+    decided_N = decision_N(state)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explaining(path.parent):
+        writer = None
+        for start in range(0, len(label_N), ROWS):
+            stop = min(start + ROWS, len(label_N))
+            image_B = np.arange(start, stop)
+            part = slice(start, stop)
+            table = pa.table(
+                {
+                    "image": pa.array(image_B),
+                    "name": pa.array(
+                        [source.name(int(image)) or source.where(int(image)) for image in image_B], pa.string()
+                    ),
+                    "identity": _named(label_N[part], names),
+                    "new_identity": _named(state.label_N[part], names),
+                    "label": pa.array(state.label_N[part]),
+                    "decision": _named(decided_N[part].astype(np.int32), decisions),
+                    "reason": _named(state.reason_N[part].astype(np.int32), reasons),
+                    "round": pa.array(state.round_N[part]),
+                    "own_cosine": _or_null(state.own_N[part]),
+                    "other_cosine": _or_null(state.other_N[part]),
+                    "other_identity": _named(state.nearest_N[part], names),
+                    "duplicate_of": pa.array(state.twin_N[part], mask=state.twin_N[part] < 0),
+                }
+            )
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+        writer.close()
+        os.replace(temporary, path)
+
+
+def _named(number_B, names):
+    """A column of names by their numbers; null where the number is below 0."""
+    return pa.DictionaryArray.from_arrays(pa.array(number_B, pa.int32(), mask=number_B < 0), names)
+
+
+def _or_null(value_B):
+    return pa.array(value_B, mask=~np.isfinite(value_B))
+
+
+def _known(name, place_of, kind, source):
+    if name not in place_of:
+        near = suggestion(name, list(place_of)) if kind == "identity" and len(place_of) <= 20 else ""
+        raise UserError(f"--take-back {kind}:{name}: {source.path} has no such {kind}" + (f"; {near}" if near else ""))
+    return place_of[name]
+
+
+def duplicates_of(state):
+    """(image, its twin) of the images that were left out as duplicates."""
+    image_M = np.flatnonzero(state.reason_N == DUPLICATE)
+    return image_M, state.twin_N[image_M]
+
+
+def save_state(path, state):
+    """Write a State to an .npz that is there whole or not at all."""
+    path = pathlib.Path(path)
+    columns = {name: value for name, value in state._asdict().items() if name != "merges"}
+    columns |= {f"merges_{name}": value for name, value in state.merges._asdict().items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explaining(path.parent):
+        with open(temporary, "wb") as file:
+            np.savez(file, **columns)
+        os.replace(temporary, path)
+
+
+def load_state(path):
+    """What `save_state` wrote."""
+    with np.load(path) as file:
+        merges = Merges(*(file[f"merges_{name}"] for name in Merges._fields))
+        return State(*(file[name] for name in State._fields if name != "merges"), merges)

@@ -1,0 +1,82 @@
+"""The vector index over the centres of identities: the only file that speaks to FAISS.
+
+Q queries, C centres, K of them, D embedding size
+"""
+
+import math
+import pathlib
+
+import faiss
+import numpy as np
+
+FLAT = 20_000  # centres up to which all are compared; beyond, cells
+PROBES = 32  # cells that are looked into
+TRAINED_ON = 64  # centres a cell that its place is found by
+BLOCK = 16_384  # queries at a time
+
+
+class CentreIndex:
+    """Nearest centres by cosine: exact up to FLAT centres, beyond by an inverted file (IVF) whose recall `recall` measures.
+
+    The index holds what it is given under the numbers it is given with them.
+    """
+
+    def __init__(self, centre_CD, number_C, *, flat=None, seed=0):
+        """centre_CD: unit rows, float32. number_C: what each is called. flat: compare all; None: by their number."""
+        self.number_C = np.asarray(number_C, np.int64)
+        centre_CD = np.ascontiguousarray(centre_CD, np.float32)
+        num, size = centre_CD.shape
+        self.is_flat = num <= FLAT if flat is None else flat
+        if self.is_flat:
+            self._index = faiss.IndexFlatIP(size)
+        else:
+            cells = min(num, 4 * math.isqrt(num))
+            quantizer = faiss.IndexFlatIP(size)
+            self._index = faiss.IndexIVFFlat(quantizer, size, cells, faiss.METRIC_INNER_PRODUCT)
+            self._index.own_fields = True
+            quantizer.this.disown()
+            self._index.cp.seed, self._index.nprobe = seed + 1, min(PROBES, cells)
+            self._index.cp.min_points_per_centroid = 1
+            rng = np.random.default_rng(seed)
+            drawn = rng.choice(num, min(num, TRAINED_ON * cells), replace=False)
+            self._index.train(centre_CD[np.sort(drawn)])
+        self._index.add(centre_CD)
+
+    def save(self, path):
+        """Write it to a file that is there whole or not at all, and that workers open by its name."""
+        path = pathlib.Path(path)
+        numbers, content = path.with_suffix(".numbers.npy"), path.with_name(f".{path.name}.tmp")
+        np.save(numbers, self.number_C)
+        faiss.write_index(self._index, str(content))
+        content.replace(path)
+
+    @classmethod
+    def open(cls, path):
+        """What `save` wrote, memory-mapped."""
+        path = pathlib.Path(path)
+        self = cls.__new__(cls)
+        self.number_C = np.load(path.with_suffix(".numbers.npy"))
+        self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        self.is_flat = not isinstance(self._index, faiss.IndexIVF)
+        return self
+
+    def nearest(self, unit_QD, num):
+        """(number_QK, cosine_QK) of the `num` nearest centres, the nearest first; -1 and -inf where there are fewer."""
+        cosine_QK, place_QK = self._index.search(np.ascontiguousarray(unit_QD, np.float32), num)
+        return np.where(place_QK >= 0, self.number_C[place_QK], -1), np.where(place_QK >= 0, cosine_QK, -np.inf)
+
+    def alike(self, unit_QD, threshold):
+        """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""
+        rows, numbers, cosines = [], [], []
+        for start in range(0, len(unit_QD), BLOCK):
+            block_BD = np.ascontiguousarray(unit_QD[start : start + BLOCK], np.float32)
+            limits, cosine_P, place_P = self._index.range_search(block_BD, threshold)
+            rows.append(start + np.repeat(np.arange(len(block_BD)), np.diff(limits.astype(np.int64))))
+            numbers.append(self.number_C[place_P])
+            cosines.append(cosine_P)
+        return tuple(np.concatenate(parts) for parts in (rows, numbers, cosines))
+
+
+def use_threads(num):
+    """Let FAISS use so many threads of this process."""
+    faiss.omp_set_num_threads(num)

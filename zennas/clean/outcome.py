@@ -1,0 +1,164 @@
+"""What a cleaning leaves behind: the summary, decisions.parquet, labels.npz for zennas train, the page; and what it says."""
+
+import shlex
+
+import numpy as np
+from rich.table import Table
+
+from zennas.clean.decisions import DECISIONS, TABLE, decision_N, names_of, write_table
+from zennas.clean.report import write_report
+from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, NONE, REASONS, SMALL
+from zennas.faces.labels import write_labels
+from zennas.provenance import provenance
+
+LABELS, REPORT = "labels.npz", "report.html"
+COSINE_EDGES = np.linspace(-1, 1, 201)
+SHOWN = 12  # examples of each kind on the page
+
+
+def summary_of(options, source, state, rounds, taken):
+    """What was decided, as a plain dict: counts, histograms, examples by the numbers of their images."""
+    label_N = np.asarray(source.label_N)
+    before_C = np.bincount(label_N, minlength=source.num_identities)
+    after_C = np.bincount(state.label_N[state.label_N >= 0], minlength=source.num_identities)
+    decided_N = decision_N(state)
+    return {
+        "data": str(options.data),
+        "embeddings_from": [entry["embeddings_from"] for entry in rounds],
+        "plan": options.plan.model_dump(mode="json"),
+        "start": options.start,
+        "rounds": rounds,
+        "taken_back": {"images": len(taken.image_M), "identities": len(taken.number_C)},
+        "images": {
+            "before": len(label_N),
+            **{name: int((decided_N == place).sum()) for place, name in enumerate(DECISIONS)},
+        },
+        "identities": {
+            "before": int((before_C > 0).sum()),
+            "after": int((after_C > 0).sum()),
+            "merges": len(state.merges.one_P),
+        },
+        "reasons": {name: int((state.reason_N == place).sum()) for place, name in enumerate(REASONS) if place},
+        "of_one_image": {"before": int((before_C == 1).sum()), "after": int((after_C == 1).sum())},
+        "largest": {"before": int(before_C.max(initial=0)), "after": int(after_C.max(initial=0))},
+        "sizes": {"before": _sizes(before_C), "after": _sizes(after_C)},
+        "own_cosine": _histograms(state),
+        "kept_at": _kept_at(state),
+        "examples": _examples(state),
+        "merged": _merged(state, source),
+        "made_by": provenance(command=options.command).model_dump(),
+    }
+
+
+def write_outcome(options, source, state, summary, progress):
+    """Write decisions.parquet, labels.npz and report.html."""
+    progress.begin("writing the table of decisions")
+    progress.update({})
+    write_table(options.out / TABLE, state, source, np.asarray(source.label_N))
+    write_labels(options.out / LABELS, source, state.label_N)
+    write_report(options.out / REPORT, summary, source.images, names_of(source), np.asarray(source.label_N), state)
+    progress.end()
+
+
+def print_summary(options, summary, console):
+    """The summary for people, and what to do next."""
+    images, identities = summary["images"], summary["identities"]
+    table = Table(title=f"{options.data}: what became of {images['before']:,} images", title_justify="left")
+    for name in ("decision", "reason"):
+        table.add_column(name)
+    for name in ("images", "per cent"):
+        table.add_column(name, justify="right")
+    rows = [("kept", "", images["kept"])]
+    for name, count in summary["reasons"].items():
+        decision = {
+            "identity merged": "merged",
+            REASONS[NEARER]: "moved" if summary["plan"]["move"] else "dropped",
+        }.get(name, "dropped")
+        rows.append((decision, name, count))
+    for decision, reason, count in rows:
+        table.add_row(decision, reason, f"{count:,}", f"{100 * count / max(1, images['before']):.2f}")
+    console.print(table)
+    console.print(
+        f"identities: {identities['before']:,} before, {identities['after']:,} after; {identities['merges']:,} pairs became one"
+    )
+    train = ["python", "-m", "zennas.train", "--data", str(options.data), "--labels", str(options.out / LABELS)]
+    look = ["python", "-m", "zennas.clean", *_same(options), "--look", "NAME"]
+    console.print(
+        f"\nNext:\n  open {options.out / REPORT}\n  {shlex.join(train)}\n  {shlex.join(look)}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _same(options):
+    """The words that name the same cleaning again."""
+    source = (
+        ("--embeddings-from", options.embeddings_from)
+        if options.embeddings_from
+        else ("--embeddings", str(options.embeddings))
+    )
+    return ["--data", str(options.data), *source, "--out", str(options.out)]
+
+
+def _sizes(count_C):
+    """[(least, most, identities)] by powers of two."""
+    count_C, found, least = count_C[count_C > 0], [], 1
+    while least <= count_C.max(initial=0):
+        most = 2 * least - 1
+        found.append([least, most, int(((count_C >= least) & (count_C <= most)).sum())])
+        least *= 2
+    return found
+
+
+def _histograms(state):
+    """{what became of an image: counts over COSINE_EDGES of its cosine to its own centre}."""
+    groups = {"kept": (NONE, MERGED), **{REASONS[reason]: (reason,) for reason in (FAR, NEARER, DUPLICATE)}}
+    known_N = np.isfinite(state.own_N)
+    found = {}
+    for name, reasons in groups.items():
+        chosen_N = known_N & np.isin(state.reason_N, reasons)
+        found[name] = np.histogram(state.own_N[chosen_N], COSINE_EDGES)[0].tolist()
+    return found
+
+
+def _kept_at(state):
+    """[images whose own cosine is above each of COSINE_EDGES], of those that the threshold within identities decides on."""
+    judged_N = np.isfinite(state.own_N) & np.isin(state.reason_N, (NONE, MERGED, FAR, SMALL))
+    own_M = np.sort(state.own_N[judged_N])
+    return (len(own_M) - np.searchsorted(own_M, COSINE_EDGES, side="right")).tolist()
+
+
+def _examples(state):
+    """{kind: numbers of images}: of each reason the clearest and the least clear, and what was just kept."""
+    found = {}
+    margin_N = state.other_N - state.own_N
+    orders = {
+        REASONS[FAR]: (state.reason_N == FAR, state.own_N),
+        REASONS[NEARER]: (state.reason_N == NEARER, -margin_N),
+        REASONS[DUPLICATE]: (state.reason_N == DUPLICATE, -state.own_N),
+        "kept, nearest to the threshold": (np.isin(state.reason_N, (NONE, MERGED)) & (state.label_N >= 0), state.own_N),
+    }
+    for name, (chosen_N, key_N) in orders.items():
+        image_M = np.flatnonzero(chosen_N & np.isfinite(key_N))
+        image_M = image_M[np.argsort(key_N[image_M], kind="stable")]
+        ends = (
+            image_M[:SHOWN]
+            if name.startswith("kept")
+            else np.append(image_M[: SHOWN // 2], image_M[SHOWN // 2 :][-SHOWN // 2 :])
+        )
+        found[name] = np.unique(ends).tolist() if len(ends) < 2 else list(dict.fromkeys(ends.tolist()))
+    return found
+
+
+def _merged(state, source):
+    """[{one, other, cosine, images}] of pairs that became one identity: the least alike first, then the most alike."""
+    merges = state.merges
+    order_P = np.argsort(merges.cosine_P, kind="stable")
+    chosen = dict.fromkeys([*order_P[: SHOWN // 2].tolist(), *order_P[::-1][: SHOWN // 2].tolist()])
+    label_N = np.asarray(source.label_N)
+    found = []
+    for place in chosen:
+        numbers = int(merges.one_P[place]), int(merges.other_P[place])
+        images = [np.flatnonzero(label_N == number)[:3].tolist() for number in numbers]
+        found.append({"numbers": numbers, "cosine": float(merges.cosine_P[place]), "images": images})
+    return found

@@ -1,0 +1,111 @@
+"""What is computed for one part of the images or identities: plain functions of files and arrays, run here or by any worker.
+
+Each returns a dict of arrays. M images of the part, C identities of it, G of a bucket, F of it foreign, P pairs, D embedding size
+"""
+
+import functools
+import os
+
+import numpy as np
+
+from zennas.clean.centres import centres_of, unit_rows
+from zennas.clean.index import CentreIndex
+
+ROWS = 4096  # compared at a time
+
+
+def _array(path):
+    return _opened_array(path, os.stat(path).st_mtime_ns)
+
+
+def _index(path):
+    return _opened_index(path, os.stat(path).st_mtime_ns)
+
+
+# A process opens a file once, and again where it is another one by now.
+@functools.lru_cache(maxsize=4)
+def _opened_array(path, changed):
+    return np.load(path, mmap_mode="r")
+
+
+@functools.lru_cache(maxsize=2)
+def _opened_index(path, changed):
+    return CentreIndex.open(path)
+
+
+def rows_of(path, image_M):
+    """The unit rows of some images of a file of embeddings."""
+    return unit_rows(_array(path)[image_M])
+
+
+def usable(path, start, stop):
+    """Which rows have a direction, and how many of them equal the first one that has, bit by bit."""
+    row_MD = np.asarray(_array(path)[start:stop])
+    usable_M = np.isfinite(row_MD).all(axis=1) & row_MD.any(axis=1)
+    first_D = next((row_D for row_D in row_MD[usable_M]), np.zeros(row_MD.shape[1], row_MD.dtype))
+    return {"usable_M": usable_M, "first_D": first_D, "num_equal": int((row_MD[usable_M] == first_D).all(axis=1).sum())}
+
+
+def centres(path, image_M, starts_C, eps, min_samples):
+    """The robust centres of identities whose images stand one after another in image_M."""
+    centre_CD, num_members_C = centres_of(rows_of(path, image_M), starts_C, eps=eps, min_samples=min_samples)
+    return {"centre_CD": centre_CD, "num_members_C": num_members_C}
+
+
+def alike(index, centre_path, number_C, start, stop, threshold):
+    """Pairs of identities whose centres are more alike than the threshold, the lower number first."""
+    row_P, other_P, cosine_P = _index(index).alike(_array(centre_path)[start:stop], threshold)
+    one_P = number_C[row_P]
+    is_first_P = one_P < other_P
+    return {"one_P": one_P[is_first_P], "other_P": other_P[is_first_P], "cosine_P": cosine_P[is_first_P]}
+
+
+def own(path, image_M, centre_path, place_M):
+    """Cosines of images to the centres at these places."""
+    return {"own_M": _own(rows_of(path, image_M), _array(centre_path)[place_M])}
+
+
+def near(path, image_M, centre_path, place_M, label_M, index):
+    """Cosines to the own centre and to the nearest other one, whose that is, and whose centre is nearest of all."""
+    unit_MD = rows_of(path, image_M)
+    number_M2, cosine_M2 = _index(index).nearest(unit_MD, 2)
+    first_is_own_M = number_M2[:, 0] == label_M
+    which_M = first_is_own_M.astype(int)
+    row_M = np.arange(len(image_M))
+    return {
+        "own_M": _own(unit_MD, _array(centre_path)[place_M]),
+        "other_M": cosine_M2[row_M, which_M].astype(np.float32),
+        "nearest_M": number_M2[row_M, which_M].astype(np.int32),
+        "cell_M": number_M2[:, 0].astype(np.int32),
+    }
+
+
+def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
+    """Pairs of images of one bucket, of different labels, that are more alike than the threshold.
+
+    Buckets stand one after another in image_M; pairs are looked for between the foreign images of a bucket and all of it. Of
+    images that are equal one stands for all, and is paired with each.
+    """
+    unit_MD = rows_of(path, image_M)
+    one, other = [], []
+    for start, stop in zip(starts_B, [*starts_B[1:], len(image_M)], strict=True):
+        place_G = np.arange(start, stop)
+        _, first_G, equal_G = np.unique(unit_MD[place_G], axis=0, return_index=True, return_inverse=True)
+        first_G = place_G[first_G]
+        equal_G = equal_G.ravel()
+        repeated_G = first_G[equal_G] != place_G
+        one.append(image_M[first_G[equal_G][repeated_G]])
+        other.append(image_M[place_G[repeated_G]])
+        foreign_F = first_G[np.bincount(equal_G, weights=foreign_M[place_G]) > 0]
+        for begin in range(0, len(foreign_F), ROWS):
+            block_F = foreign_F[begin : begin + ROWS]
+            row_P, column_P = np.nonzero(unit_MD[block_F] @ unit_MD[first_G].T > threshold)
+            row_P, column_P = block_F[row_P], first_G[column_P]
+            are_two_P = row_P != column_P
+            one.append(image_M[row_P[are_two_P]])
+            other.append(image_M[column_P[are_two_P]])
+    return {"one_P": np.concatenate(one), "other_P": np.concatenate(other)}
+
+
+def _own(unit_MD, centre_MD):
+    return np.einsum("md,md->m", unit_MD, centre_MD).astype(np.float32)

@@ -1,0 +1,193 @@
+"""A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind. Read `go` first."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+
+from zennas.clean import decisions
+from zennas.clean.colour import colour_notice
+from zennas.clean.outcome import LABELS, summary_of, write_outcome
+from zennas.clean.report import look_page
+from zennas.clean.state import State
+from zennas.clean.steps import Bench, cleaned
+from zennas.clean.work import Work, wanted_workers
+from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
+from zennas.embed.named import open_named
+from zennas.faces.labels import write_labels
+from zennas.faces.sources import open_source
+from zennas.progress import Progress
+from zennas.provenance import provenance
+from zennas.records import UserError, some, suggestion
+from zennas.run_folder import lock_folder, open_run, save_run, write_atomically
+
+LOG = "clean.log"
+
+
+def go(options, console, *, train_next=None, taken_back=()):
+    """The summary of a cleaning (a plain dict, as run.json keeps it). UserError before the first step for what cannot be used.
+
+    train_next(labels, out) -> what --embeddings-from says of the network that was trained on these labels; for several rounds.
+    taken_back: entries such as 'image:NAME' and 'identity:NAME'.
+    """
+    progress, lock = Progress(console), lock_folder(options.out)
+    try:
+        progress.begin(f"opening {options.data}")
+        source = open_source(options.data, progress=progress.counting("images"))
+        progress.end()
+        asked = _first(options, source)
+        state_of_run, _ = open_run(
+            options.out, options.settings(source, asked.fingerprint), start={"summary": None, "rounds": []},
+            resume=options.resume, fresh=options.fresh,
+        )  # fmt: skip
+        taken = decisions.add_taken_back(options.out, taken_back, source)
+        progress.log_to(options.out / LOG)
+        rounds = state_of_run["rounds"]
+        if state_of_run["summary"] is not None and len(rounds) >= options.rounds and not taken_back:
+            progress.say(
+                f"{options.out}: this cleaning is done; --fresh cleans again, --take-back changes what it decided"
+            )
+            return state_of_run["summary"]
+        _announce(options, source, progress, there=bool(rounds))
+        for number in range(len(rounds) + 1, options.rounds + 1):
+            if number > 1:
+                asked = _named(train_next(*_training_of(options, number - 1)), options)
+            entry = _round(options, source, asked, number, rounds, progress)
+            rounds = [*rounds, entry]
+            save_run(options.out, state_of_run | {"rounds": rounds})
+        final = decisions.load_state(options.out / _folder(len(rounds)) / "state.npz")
+        label_N = np.asarray(source.label_N, np.int32)
+        final = decisions.without(final, label_N, taken)
+        summary = summary_of(options, source, final, rounds, taken)
+        write_outcome(options, source, final, summary, progress)
+        save_run(options.out, state_of_run | {"rounds": rounds, "summary": summary})
+        return summary
+    finally:
+        progress.close()
+        lock.release()
+
+
+class _Asked:
+    """Where embeddings come from: a network, or a file."""
+
+    def __init__(self, said, fingerprint, *, model=None, path=None):
+        self.said, self.fingerprint, self.model, self.path = said, fingerprint, model, path
+
+
+def _first(options, source):
+    if options.embeddings_from is not None:
+        return _named(options.embeddings_from, options)
+    path = options.embeddings
+    try:
+        row_ND = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--embeddings {path}: cannot be read as an .npy file: {error}") from None
+    if row_ND.ndim != 2 or row_ND.dtype.kind != "f" or len(row_ND) != source.num_images:
+        raise UserError(
+            f"--embeddings {path}: holds {' x '.join(map(str, row_ND.shape))} of {row_ND.dtype}; allowed: one row of floating "
+            f"point numbers for each of the {source.num_images} images of {options.data}, in its order"
+        )
+    stat = path.stat()
+    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return _Asked(str(path), hashlib.sha256(key.encode()).hexdigest()[:16], path=path)
+
+
+def _named(text, options):
+    model = open_named(text, device=options.device or "cpu", option="--embeddings-from").model
+    return _Asked(text, model.fingerprint, model=model)
+
+
+def _folder(number):
+    return f"round-{number}"
+
+
+def _training_of(options, number):
+    """(labels that the network after round `number` is trained on, the folder of that training)."""
+    folder = options.out / _folder(number)
+    return folder / LABELS, folder / "trained"
+
+
+def _round(options, source, asked, number, rounds, progress):
+    """What run.json keeps of a round; its State and labels lie in its folder."""
+    folder = options.out / _folder(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, notices = asked.path, []
+    if asked.model is not None:
+        progress.begin(f"round {number}: embedding {source.num_images:,} images by {asked.said}")
+        path = of_source(asked.model, source, progress=progress.counting("images"))
+        progress.end()
+        corrupt = Sidecar.load(sidecar_of(path))
+        if num := corrupt.num_corrupt + len(corrupt.unreadable):
+            named = [*corrupt.corrupt, *map(source.where, corrupt.unreadable)]
+            notices.append(f"{num} images cannot be read and are left out: {some(named, num)}")
+        notices += filter(None, [colour_notice(asked.model, source)])
+    label_N = np.asarray(source.label_N, np.int32)
+    if options.start == "previous" and rounds:
+        state = decisions.load_state(options.out / _folder(number - 1) / "state.npz")
+    else:
+        state = State.of(label_N)
+    work = Work(
+        folder / "parts", num_workers=wanted_workers(options.workers, source.num_images), address=options.address,
+        progress=progress,
+    )  # fmt: skip
+    try:
+        state = cleaned(state, Bench(path, options.plan, work, number=number))
+    finally:
+        work.close()
+    if not (state.label_N >= 0).any():
+        raise UserError(
+            f"{options.data}: nothing is left of {source.num_images} images; the thresholds "
+            f"(tau_intra {options.plan.tau_intra}, min_images {options.plan.min_images}) are not for this network's cosines"
+        )
+    write_labels(folder / LABELS, source, state.label_N)
+    decisions.save_state(folder / "state.npz", state)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    for notice in notices:
+        progress.say(f"warning: {notice}", style="yellow")
+    kept = int((state.label_N >= 0).sum())
+    identities = len(np.unique(state.label_N[state.label_N >= 0]))
+    progress.say(f"round {number}: {kept:,} of {source.num_images:,} images of {identities:,} identities are kept")
+    return {
+        "number": number, "embeddings_from": asked.said, "kept": kept, "identities": identities, "notices": notices,
+        "counts": {name: int((state.reason_N == place).sum()) for place, name in enumerate(decisions.REASONS) if place},
+    }  # fmt: skip
+
+
+def _announce(options, source, progress, *, there):
+    count_C = np.bincount(source.label_N, minlength=source.num_identities)
+    alone = int((count_C == 1).sum())
+    plan = options.plan
+    lines = {
+        "data": f"{options.data}: {source.num_images:,} images of {int((count_C > 0).sum()):,} identities, "
+        f"{alone:,} of one image, the largest of {int(count_C.max()):,}",
+        "network": options.embeddings_from or f"none: embeddings of {options.embeddings}",
+        "plan": ", ".join(f"{name} {value}" for name, value in plan.model_dump().items()),
+        "work": f"{options.rounds} round(s), out {options.out}" + (", going on" if there else ""),
+    }
+    for name, text in lines.items():
+        progress.say(f"{name:>8}  {text}")
+
+
+def look_at(options, name):
+    """Write OUT/look-NAME.html of a finished cleaning; its path."""
+    with_state = options.out / "run.json"
+    if not with_state.is_file():
+        raise UserError(f"{options.out}: holds no cleaning to look at; run it first")
+    source = open_source(options.data)
+    rounds = json.loads(with_state.read_text(encoding="utf-8"))["rounds"]
+    if not rounds:
+        raise UserError(f"{options.out}: its first round is not done; give the command without --look to go on")
+    names = decisions.names_of(source)
+    if name not in names:
+        near = suggestion(name, names) if len(names) <= 5000 else ""
+        raise UserError(f"--look {name}: {options.data} has no such identity" + (f"; {near[:300]}" if near else ""))
+    label_N = np.asarray(source.label_N, np.int32)
+    state = decisions.load_state(options.out / _folder(len(rounds)) / "state.npz")
+    if len(state.label_N) != len(label_N):
+        raise UserError(f"{options.out}: is of {len(state.label_N)} images, and {options.data} has {len(label_N)}")
+    state = decisions.without(state, label_N, decisions.add_taken_back(options.out, (), source))
+    path = options.out / f"look-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.html"
+    write_atomically(path, look_page(names.index(name), source.images, names, label_N, state, provenance()))
+    return path
