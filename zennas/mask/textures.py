@@ -15,6 +15,7 @@ import numpy as np
 from zennas.mask import mesh
 from zennas.mask.paints import KINDS_OF_PAINT
 from zennas.records import UserError, some, suggestion
+from zennas.run_folder import explaining
 
 TEXTURE_PX = 512
 NUM_VARIANTS = 6  # drawings of each kind that a run uses: a drawing takes 30 ms, an image less than 10
@@ -215,6 +216,15 @@ def layout_guide():
     text = f"masks are drawn inside the blue frame, {TEXTURE_PX} x {TEXTURE_PX} RGBA; red: the edges of zennas' own"
     cv2.putText(guide_HW3, text, (20, scale - 18), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (51, 65, 85), 1, cv2.LINE_AA)
     return guide_HW3
+
+
+def write_layout(path):
+    """Writes `layout_guide` as a picture. UserError where that cannot be."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--layout {path}: expected a file that ends in .png")
+    with explaining(path.parent):
+        path.write_bytes(cv2.imencode(".png", cv2.cvtColor(layout_guide(), cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 # --- where a texel lies on a mask

@@ -1,0 +1,141 @@
+"""The work of `zennas mask` in parts: so many images each, done by any process in any order, the same whoever does them.
+
+A part is a file of images, one after another, and a table of what was done with each; the table is written last, so that a part
+that has one is whole.
+"""
+
+import os
+import pathlib
+import struct
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zennas.faces.images import CorruptImageError, UnreadableImageError, decode
+from zennas.mask.masker import Masker
+from zennas.run_folder import explaining
+
+PART_IMAGES = 256
+MASKING = 3  # what the random stream is for; a training's are faces.stream's
+JPEG_QUALITY = 95
+PNG_START = b"\x89PNG"
+LENGTH = struct.Struct("<q")  # before every image; -1: left out
+COLUMNS = pa.schema([
+    ("image", pa.int64()),  # its number in the data
+    ("where", pa.string()), ("name", pa.string()), ("identity", pa.int32()),
+    ("chosen", pa.bool_()),  # drawn to be masked
+    ("masked", pa.bool_()), ("written", pa.bool_()),
+    ("kind", pa.string()), ("variant", pa.int32()),
+    ("score", pa.float32()),  # of the mesh, in [0, 1]
+    ("yaw_deg", pa.float32()), ("pitch_deg", pa.float32()), ("roll_deg", pa.float32()),
+    ("angle_deg", pa.float32()), ("size", pa.float32()), ("shift", pa.float32()),
+    ("blur_px", pa.float32()), ("exposure", pa.float32()),  # render.Variation
+    ("bluish", pa.bool_()),  # skin more blue than red
+    ("why", pa.string()),  # it was passed over
+])  # fmt: skip
+
+
+class Part(NamedTuple):
+    """What a process needs for its share: images first to last - 1 of the source."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Work(NamedTuple):
+    """What is the same for all parts."""
+
+    source: object  # faces.sources.Source
+    masker: Masker
+    seed: int
+    only_masked: bool
+    folder: pathlib.Path
+
+    def images(self, part):
+        """The path of a part's images."""
+        return self.folder / f"part-{part.number:06d}.images"
+
+    def table(self, part):
+        """The path of a part's table."""
+        return self.folder / f"part-{part.number:06d}.parquet"
+
+
+def parts_of(num_images):
+    """The Parts of so many images.
+
+    >>> [part.last - part.first for part in parts_of(600)]
+    [256, 256, 88]
+    """
+    starts = range(0, num_images, PART_IMAGES)
+    return [Part(number, first, min(first + PART_IMAGES, num_images)) for number, first in enumerate(starts)]
+
+
+def do_part(work, part):
+    """Does one part; the number of its images. UserError where the disk is full."""
+    cv2.setNumThreads(0)  # processes share the cores out already
+    rows, temporary = [], work.images(part).with_suffix(".tmp")
+    with explaining(work.folder):
+        with open(temporary, "wb") as file:
+            for image in range(part.first, part.last):
+                encoded, row = _done(work, image)
+                rows.append(row)
+                row["written"] = encoded is not None
+                file.write(LENGTH.pack(-1 if encoded is None else len(encoded)) + (encoded or b""))
+        os.replace(temporary, work.images(part))
+        table = work.table(part)
+        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), table.with_suffix(".tmp.parquet"))
+        os.replace(table.with_suffix(".tmp.parquet"), table)
+    return part.last - part.first
+
+
+def images_of(work, part):
+    """The encoded images of a finished part, None for those that were left out."""
+    with open(work.images(part), "rb") as file:
+        for _ in range(part.first, part.last):
+            (length,) = LENGTH.unpack(file.read(LENGTH.size))
+            yield file.read(length) if length >= 0 else None
+
+
+def _done(work, image):
+    """(its bytes as they are written, or None; its row) of one image."""
+    source = work.source
+    row = {
+        "image": image, "where": source.where(image), "name": source.name(image), "identity": int(source.label_N[image]),
+        "masked": False, "bluish": False,
+    }  # fmt: skip
+    rng = np.random.default_rng([work.seed, MASKING, image])
+    row["chosen"] = bool(rng.random() < work.masker.ratio)
+    try:
+        encoded = source.read(image)
+    except UnreadableImageError as error:
+        return None, row | {"why": str(error)}
+    except CorruptImageError as error:  # a damaged record has no bytes to hand on
+        return None, row | {"why": f"does not decode: {error}"}
+    if not row["chosen"]:
+        return (None if work.only_masked else encoded), row
+    try:
+        image_HW3 = decode(encoded)
+    except CorruptImageError as error:
+        return (None if work.only_masked else encoded), row | {"why": f"does not decode: {error}"}
+    worn = work.masker.worn(image_HW3, rng)
+    row |= {"kind": worn.kind, "variant": worn.variant, "score": worn.score}
+    if worn.masked is None:
+        return (None if work.only_masked else encoded), row | {"why": worn.why}
+    done = worn.masked
+    row |= {"masked": True, "bluish": done.bluish} | done.variation._asdict()
+    row |= {name: getattr(done.pose, name) for name in ("yaw_deg", "pitch_deg", "roll_deg")}
+    return encode(done.image_HW3, like=encoded), row
+
+
+def encode(image_HW3, *, like):
+    """The bytes of an RGB image, as PNG where `like` is one, else as a JPEG of full colour."""
+    image_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR)
+    if like.startswith(PNG_START):
+        return cv2.imencode(".png", image_HW3)[1].tobytes()
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", image_HW3, settings)[1].tobytes()

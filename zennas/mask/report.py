@@ -1,0 +1,116 @@
+"""report.html of a masking: how many, which kinds, which poses, and faces before and after."""
+
+import base64
+import html
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow.compute as pc
+
+from zennas.faces.images import CorruptImageError, as_jpeg, decode, resized
+from zennas.faces.sources import open_source
+from zennas.page import INK, definitions, document, drawn, notices, origin, table
+from zennas.provenance import Provenance
+from zennas.run_folder import write_atomically
+
+NUM_SHOWN, SHOWN_PX = 24, 112
+BIN_DEG = 5
+COLOUR = "#0f766e"
+STYLE = """
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
+.faces figure { margin: 0; } .faces img { width: 112px; height: 112px; margin-right: 4px; }
+figcaption { font-size: 12px; color: #64748b; }
+"""
+
+
+def write_report(path, summary, rows, source, options, made_by):
+    """Writes the page of a masking to `path`, whole or not at all. rows: the table of masks.parquet; the records lie beside."""
+    masked = rows.filter(rows["masked"])
+    over = rows.filter(pc.is_valid(rows["why"]))
+    sections = f"""<section><h2>What became of the images</h2>
+{_counts(summary)}</section>
+<section><h2>Poses of the masked faces</h2>
+<p>How far a face looks to the side, up or down, and is tilted, in degrees, as fitted to its landmarks.</p>
+{_poses(masked)}</section>
+<section><h2>Before and after</h2>
+<p>The first masked images of the data, one in so many.</p>{_faces(masked, rows, source, options)}</section>
+<section><h2>Passed over</h2>{_passed_over(over)}</section>"""
+    record = Provenance.parse(made_by, "run.json: made_by")
+    again = f"<p>The same command and data give the same images.</p>{definitions(origin(record, []))}"
+    facts = [
+        ("Data", f"{options.data}: {summary['num_images']:,} images of {source.num_identities:,} identities"),
+        ("Masked", f"{summary['num_masked']:,} ({summary['num_masked'] / max(1, summary['num_images']):.1%})"),
+        ("Asked for", f"{options.ratio:.0%}, drawn image by image, seed {options.seed}"),
+        ("Passed over", f"{summary['num_passed_over']:,}"),
+    ]
+    page = document(
+        sections, again, kind="mask", title=str(options.data.name), subtitle="faces with rendered masks",
+        banner=notices([], "banner"), facts=facts, style=STYLE, has_pictures=True,
+    )  # fmt: skip
+    write_atomically(path, page)
+
+
+def _counts(summary):
+    rows = "".join(
+        f"<tr><th>{html.escape(kind)}</th><td>{num:,}</td><td>{num / max(1, summary['num_masked']):.1%}</td></tr>"
+        for kind, num in summary["kinds"].items()
+    )
+    return table(("Kind of mask", "Images", "of the masked"), rows) if rows else "<p class='empty'>None was masked.</p>"
+
+
+def _poses(masked):
+    if not masked.num_rows:
+        return "<p class='empty'>None was masked.</p>"
+    figure = go.Figure()
+    for name, colour in (("yaw_deg", COLOUR), ("pitch_deg", "#b45309"), ("roll_deg", "#7c3aed")):
+        value = masked[name].to_numpy()
+        edges = np.arange(-92.5, 93, BIN_DEG)
+        count, _ = np.histogram(value, edges)
+        keep = np.flatnonzero(count)
+        span = slice(keep[0], keep[-1] + 1) if len(keep) else slice(0, 0)
+        middle = (edges[:-1] + edges[1:]) / 2
+        figure.add_scatter(x=middle[span], y=count[span], mode="lines+markers", name=name, line={"color": colour, "shape": "hvh"})
+    figure.update_xaxes(title={"text": "degrees", "font": {"color": INK}})
+    figure.update_yaxes(title={"text": "faces"})
+    said = "<p class='legend'><span><b style='color:#0f766e'>━</b> yaw (to the side)</span>"
+    said += "<span><b style='color:#b45309'>━</b> pitch (up)</span><span><b style='color:#7c3aed'>━</b> roll (tilted)</span></p>"
+    return said + drawn(figure, "poses", height_px=300)
+
+
+def _faces(masked, rows, source, options):
+    """Figures of images before and after, evenly over those that were masked."""
+    if not masked.num_rows:
+        return "<p class='empty'>None was masked.</p>"
+    written = np.cumsum(rows["written"].to_numpy(zero_copy_only=False)) - 1  # place of an image in the records
+    records, figures = open_source(options.out), []
+    for place in np.unique(np.linspace(0, masked.num_rows - 1, NUM_SHOWN).astype(int)):
+        row = masked.slice(int(place), 1).to_pylist()[0]
+        try:
+            pair = [decode(source.read(row["image"])), decode(records.read(int(written[row["image"]])))]
+        except CorruptImageError:
+            continue
+        shown = "".join(f'<img alt="" src="{_uri(_fitted(one))}">' for one in pair)
+        caption = f"{row['kind']}, yaw {row['yaw_deg']:.0f}°, {html.escape(row['name'] or row['where'])}"
+        figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
+    return f"<div class='faces'>{''.join(figures)}</div>"
+
+
+def _fitted(image_HW3):
+    """Shrunk to the thumbnail's side, its aspect kept."""
+    scale = 2 * SHOWN_PX / max(image_HW3.shape[:2])
+    return resized(image_HW3, tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2])) if scale < 1 else image_HW3
+
+
+def _uri(image_HW3):
+    return "data:image/jpeg;base64," + base64.b64encode(as_jpeg(image_HW3)).decode("ascii")
+
+
+def _passed_over(over):
+    if not over.num_rows:
+        return "<p class='empty'>None: every image that was to be masked is.</p>"
+    reasons = {}
+    for why in over["why"].to_pylist():
+        kind = why.partition(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + 1
+    rows = "".join(f"<tr><th>{html.escape(why)}</th><td>{num:,}</td></tr>" for why, num in sorted(reasons.items()))
+    return table(("Why", "Images"), rows) + "<p>Each is listed in passed-over.csv; its bytes were written as they were.</p>"

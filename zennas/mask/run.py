@@ -1,0 +1,248 @@
+"""The whole path of `zennas mask`: read `go` first."""
+
+import concurrent.futures
+import contextlib
+import csv
+import dataclasses
+import io
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.recordio import RecordWriter
+from zennas.faces.sources import open_source
+from zennas.mask.masker import Masker, check_look, templates_fingerprint
+from zennas.mask.parts import COLUMNS, Work, do_part, images_of, parts_of
+from zennas.mask.render import check_knobs
+from zennas.mask.report import write_report
+from zennas.mask.textures import wardrobe
+from zennas.progress import Progress
+from zennas.provenance import num_cores
+from zennas.records import UserError
+from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
+
+TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
+    "masks.parquet", "passed-over.csv", "identities.txt", "report.html", "mask.log", "parts",
+)  # fmt: skip
+FEW = 20  # masked faces below which their colours say nothing of the colour order
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user asks for."""
+
+    data: pathlib.Path
+    out: pathlib.Path
+    ratio: float = 0.15
+    kinds: tuple[str, ...] | None = None
+    textures: pathlib.Path | None = None
+    seed: int = 0
+    only_masked: bool = False
+    faces: str = "auto"
+    knobs: dict = dataclasses.field(default_factory=dict)
+    identities: pathlib.Path | None = None
+    workers: int | None = None
+    resume: bool = False
+    fresh: bool = False
+
+    def settings(self, source):
+        """What makes this run this run."""
+        return {
+            "data": source.fingerprint,
+            "num_images": source.num_images,
+            "ratio": self.ratio,
+            "kinds": list(self.kinds) if self.kinds is not None else None,
+            "textures": templates_fingerprint(self.textures) if self.textures is not None else None,
+            "seed": self.seed,
+            "only_masked": self.only_masked,
+            "faces": self.faces,
+            "knobs": self.knobs,
+        }
+
+
+def go(options, console):
+    """The summary of a masking, as run.json keeps it. UserError for what cannot be used, before anything is written."""
+    check(options)
+    options = dataclasses.replace(options, out=options.out.absolute())
+    dressing = wardrobe(options.kinds, options.textures, seed=options.seed)
+    progress = Progress(console)
+    lock = lock_folder(options.out)
+    try:
+        progress.begin(f"opening {options.data}")
+        source = open_source(options.data, identities=options.identities, progress=progress.counting("images"))
+        progress.end()
+        if options.out.resolve() == pathlib.Path(options.data).resolve():
+            raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
+        state, there = open_run(
+            options.out, options.settings(source), start={"summary": None}, resume=options.resume, fresh=options.fresh,
+            seed=options.seed,
+        )  # fmt: skip
+        progress.log_to(options.out / LOG)
+        if state["summary"] is not None and (options.out / "train.rec").is_file():
+            progress.say(f"{options.out}: this masking is done; --fresh does it again")
+            return state["summary"]
+        masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knobs)
+        work = Work(source, masker, options.seed, options.only_masked, options.out / PARTS)
+        return _mask(work, options, state, there, progress)
+    finally:
+        progress.close()
+        lock.release()
+
+
+def check(options):
+    """UserError for an option that cannot be used."""
+    if not 0 <= options.ratio <= 1:
+        raise UserError(f"--ratio: given {options.ratio:g}, allowed: 0 to 1, the share of the images that are masked")
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers: given {options.workers}, allowed: 1 or more")
+    if not 0 <= options.seed < 2**31:
+        raise UserError(f"--seed: given {options.seed}, allowed: 0 to {2**31 - 1}")
+    check_look(options.faces, "--faces")
+    check_knobs(options.knobs, "--knob")
+
+
+def _mask(work, options, state, there, progress):
+    parts = parts_of(work.source.num_images)
+    with explaining(options.out):
+        work.folder.mkdir(exist_ok=True)
+        for left_over in work.folder.glob("*.tmp*"):
+            left_over.unlink()
+    todo = [part for part in parts if not work.table(part).is_file()]
+    if there and len(todo) < len(parts):
+        progress.say(f"going on: {len(parts) - len(todo)} of {len(parts)} parts are done")
+    workers = max(1, min(options.workers or num_cores(), len(todo)))
+    progress.say(
+        f"masking {options.ratio:.0%} of {work.source.num_images:,} images of {work.source.num_identities:,} identities with "
+        f"{', '.join(work.masker.dressing.names)}; {workers} process(es), seed {options.seed}"
+    )
+    progress.begin("masking")
+    done, total = sum(part.last - part.first for part in parts) - sum(one.last - one.first for one in todo), work.source.num_images
+    count = progress.counting("images")
+    for num in _all_done(work, todo, workers):
+        done += num
+        count(done, total)
+    progress.begin("writing the records")
+    num_written = _write_records(work, parts, options.out, progress.counting("parts"))
+    progress.end()
+    table = _write_table(work, parts, options.out)
+    summary = _summary(table, num_written)
+    _write_names(work.source, options.out)
+    write_report(options.out / REPORT, summary, table, work.source, options, state["made_by"])
+    for warning in warnings_of(summary):
+        progress.say(f"warning: {warning}", style="yellow")
+    save_run(options.out, state | {"summary": summary})
+    shutil.rmtree(work.folder, ignore_errors=True)
+    return summary
+
+
+def _all_done(work, todo, workers):
+    """The number of images of every part, as it is done."""
+    if workers == 1:
+        yield from (do_part(work, part) for part in todo)
+        return
+    # Not forked: the parent has threads.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet, initargs=()
+    )
+    try:
+        waiting = [pool.submit(do_part, work, part) for part in todo]
+        for future in concurrent.futures.as_completed(waiting):
+            yield future.result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            f"{work.folder.parent}: a masking process died, perhaps for want of memory; finished parts are kept: give the same "
+            "command again, with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _quiet():
+    """Ctrl-C is the parent's to answer; what a worker has begun it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _write_records(work, parts, folder, progress):
+    """train.rec, .idx and property from the parts, in the order of the data; the number of images written."""
+    source, num = work.source, 0
+    with explaining(folder), RecordWriter(
+        folder, num_classes=source.num_identities, image_px=_side(source)
+    ) as writer:  # fmt: skip
+        for part in parts:
+            for image, encoded in enumerate(images_of(work, part), start=part.first):
+                if encoded is not None:
+                    writer.add(encoded, int(source.label_N[image]))
+                    num += 1
+            progress(part.number + 1, len(parts))
+    return num
+
+
+def _side(source):
+    """The height of the first image that decodes, for `property`."""
+    for image in range(min(source.num_images, 100)):
+        with contextlib.suppress(CorruptImageError):
+            return decode(source.read(image)).shape[0]
+    return 112
+
+
+def _write_table(work, parts, folder):
+    """masks.parquet of all parts, and passed-over.csv of the images that could not be masked; the table."""
+    with explaining(folder):
+        temporary = folder / f".{TABLE}.tmp"
+        with pq.ParquetWriter(temporary, COLUMNS) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(work.table(part), schema=COLUMNS))
+        os.replace(temporary, folder / TABLE)
+    table = pq.read_table(folder / TABLE)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "where", "name", "written", "why"])
+    over = table.filter(pc.is_valid(table["why"])).select(["image", "where", "name", "written", "why"])
+    writer.writerows(row.values() for row in over.to_pylist())
+    write_atomically(folder / PASSED_OVER, text.getvalue())
+    return table
+
+
+def _write_names(source, folder):
+    """identities.txt: line n is the name of identity n, which RecordIO does not keep."""
+    if source.identity_names is not None:
+        write_atomically(folder / IDENTITIES, "".join(f"{name}\n" for name in source.identity_names))
+
+
+def _summary(table, num_written):
+    masked = table.filter(table["masked"])
+    why = table["why"].drop_null().to_pylist()
+    kinds = masked["kind"].value_counts().to_pylist()
+    return {
+        "num_images": table.num_rows,
+        "num_chosen": pc.sum(table["chosen"]).as_py() or 0,
+        "num_masked": masked.num_rows,
+        "num_written": num_written,
+        "num_passed_over": len(why),
+        "num_undecodable": sum(one.startswith(("does not decode", "cannot be read")) for one in why),
+        "num_bluish": pc.sum(masked["bluish"]).as_py() or 0,
+        "kinds": {one["values"]: one["counts"] for one in sorted(kinds, key=lambda one: one["values"])},
+    }
+
+
+def warnings_of(summary):
+    """What a user must not miss, one line each."""
+    found = []
+    if summary["num_masked"] >= FEW and summary["num_bluish"] > summary["num_masked"] / 2:
+        found.append(
+            f"on {summary['num_bluish']:,} of {summary['num_masked']:,} masked faces the skin is more blue than red: red and blue "
+            "seem to be exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
+        )
+    if summary["num_chosen"] and summary["num_passed_over"] > summary["num_chosen"] / 2:
+        found.append(
+            f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} chosen images were passed over ({PASSED_OVER} says why); "
+            "--faces aligned is for crops, --faces detect for photographs"
+        )
+    return found
