@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from zennas.mask import mesh
-from zennas.mask.textures import TEXTURE_PX
+from zennas.mask.textures import STRAP_TEXELS, TEXTURE_PX
 
 # Vertices by which a flat mask is placed: bridge of the nose, chin, cheekbones left and right, jaw left and right.
 PLACED_BY = (197, 152, 177, 401, 136, 365)
@@ -22,7 +22,15 @@ def pasted(image_HW3, point_V3, texture):
     scale = np.linalg.norm(target_62[2] - target_62[3]) / np.linalg.norm(source_62[2] - source_62[3])
     level = int(np.clip(round(-np.log2(max(scale, 1e-3))), 0, 4))
     shrunk_33 = np.diag([2.0**level, 2.0**level, 1.0])
-    layer_HW4 = cv2.warpPerspective(texture.level(level), placed_33 @ shrunk_33, (width, height), flags=cv2.INTER_LINEAR)
+    layer_HW4 = cv2.warpPerspective(
+        texture.level(level), placed_33 @ shrunk_33, (width, height), flags=cv2.INTER_LINEAR
+    )
     alpha_HW1 = layer_HW4[..., 3:].astype(np.float32) / 255
     blended_HW3 = image_HW3 * (1 - alpha_HW1) + layer_HW4[..., :3]
     return np.clip(blended_HW3 + 0.5, 0, 255).astype(np.uint8), alpha_HW1[..., 0]
+
+
+def _body(alpha_HW):
+    """1 where more than a loop is opaque."""
+    side = max(3, round(2 * STRAP_TEXELS * alpha_HW.shape[0] / TEXTURE_PX) | 1)
+    return cv2.dilate(cv2.morphologyEx((alpha_HW > 0).astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)), None)

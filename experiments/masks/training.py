@@ -117,7 +117,9 @@ def publish(rows, options):
         "made_by": provenance().model_dump(),
         "epochs": options.epochs,
         "num_pairs": 1800,
-        "runs": {f"{ratio:g}": {str(seed): row for seed, row in seeds.items()} for ratio, seeds in sorted(rows.items())},
+        "runs": {
+            f"{ratio:g}": {str(seed): row for seed, row in seeds.items()} for ratio, seeds in sorted(rows.items())
+        },
     }
     write_atomically(HERE / "results.json", json.dumps(found, indent=1) + "\n")
     write_atomically(HERE / "results.md", as_table(rows, options))
@@ -140,7 +142,9 @@ def as_table(rows, options):
             both = [seed for seed in seeds if seed in rows.get(0.0, {})]
             if ratio and both:
                 gain = [100 * (seeds[seed][name]["accuracy"] - rows[0.0][seed][name]["accuracy"]) for seed in both]
-                cell += f" ({statistics.mean(gain):+.2f}" + (f" ± {statistics.stdev(gain):.2f})" if len(gain) > 1 else ")")
+                cell += f" ({statistics.mean(gain):+.2f}" + (
+                    f" ± {statistics.stdev(gain):.2f})" if len(gain) > 1 else ")"
+                )
             cells.append(cell)
         lines.append(f"| {100 * ratio:g} % | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
