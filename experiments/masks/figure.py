@@ -1,7 +1,7 @@
 """A sheet of faces with all eight masks at several poses, each above the same mask pasted flat.
 
-    python experiments/masks/figure.py                                       # figure.png beside this file: a face that is nobody's
-    python experiments/masks/figure.py --real FACES --out FOLDER             # real faces, which stay out of the repository
+    python experiments/masks/figure.py                              # figure.png beside this file: a face that is nobody's
+    python experiments/masks/figure.py --real FACES --out FOLDER    # real faces, which stay out of the repository
 
 In figure.png every line of faces differs in pose and light. Landmarks are the network's, as in any use.
 """
@@ -101,7 +101,8 @@ def heading(names):
 
 
 def save(path, image_HW3):
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes())
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), settings)[1].tobytes())
     print(f"written: {path}")
 
 

@@ -22,9 +22,9 @@ def pasted(image_HW3, point_V3, texture):
     scale = np.linalg.norm(target_62[2] - target_62[3]) / np.linalg.norm(source_62[2] - source_62[3])
     level = int(np.clip(round(-np.log2(max(scale, 1e-3))), 0, 4))
     shrunk_33 = np.diag([2.0**level, 2.0**level, 1.0])
-    layer_HW4 = cv2.warpPerspective(
-        texture.level(level), placed_33 @ shrunk_33, (width, height), flags=cv2.INTER_LINEAR
-    )
+    # Without its loops, as the pictures of those tools are: flat, they would stick out into the air.
+    flat_HW4 = texture.level(level) * _body(texture.level(level)[..., 3])[..., None]
+    layer_HW4 = cv2.warpPerspective(flat_HW4, placed_33 @ shrunk_33, (width, height), flags=cv2.INTER_LINEAR)
     alpha_HW1 = layer_HW4[..., 3:].astype(np.float32) / 255
     blended_HW3 = image_HW3 * (1 - alpha_HW1) + layer_HW4[..., :3]
     return np.clip(blended_HW3 + 0.5, 0, 255).astype(np.uint8), alpha_HW1[..., 0]
@@ -33,4 +33,5 @@ def pasted(image_HW3, point_V3, texture):
 def _body(alpha_HW):
     """1 where more than a loop is opaque."""
     side = max(3, round(2 * STRAP_TEXELS * alpha_HW.shape[0] / TEXTURE_PX) | 1)
-    return cv2.dilate(cv2.morphologyEx((alpha_HW > 0).astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)), None)
+    body_HW = cv2.morphologyEx((alpha_HW > 0).astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    return cv2.dilate(body_HW, None)

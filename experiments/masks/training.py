@@ -128,8 +128,8 @@ def publish(rows, options):
 def as_table(rows, options):
     """Accuracy, and its difference to training without masks, seed by seed."""
     lines = [
-        f"Accuracy in % on the 1,800 pairs of LFW's folds 8 to 10, {options.epochs:g} epochs on folds 1 to 7, mean ± standard deviation",
-        "over the seeds; behind it, against ratio 0 with the same seed.",
+        f"Accuracy in % on the 1,800 pairs of LFW's folds 8 to 10, {options.epochs:g} epochs on folds 1 to 7: mean ± standard",
+        "deviation over the seeds; behind it, against ratio 0 with the same seed.",
         "",
         "| masked in training | seeds | " + " | ".join(SETS.values()) + " |",
         "|---" * (2 + len(SETS)) + "|",

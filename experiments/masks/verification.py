@@ -2,8 +2,8 @@
 
     python experiments/masks/verification.py --faces lfw_aligned_112.tar --pairs pairs.txt --model mobilefacenet.onnx
 
-The network takes ImageNet's mean and deviation (--mean, --std). Which mask an image wears hangs on the seed and the image alone, so
-that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the threshold of all of them.
+The network takes ImageNet's mean and deviation (--mean, --std). Which mask an image wears hangs on the seed and the image alone,
+so that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the threshold of all of them.
 Writes verification.json and verification.md beside this file.
 """
 
@@ -87,8 +87,14 @@ def as_table(found):
         accuracy = f"{100 * row['accuracy']:.2f} ± {100 * row['accuracy_std']:.2f}"
         lines.append(f"| {name} | {accuracy} | {100 * row['tar_at_far_1e-3']:.2f} |")
     kinds = found["one masked, tar_at_far_1e-3 by kind"]
-    lines += ["", "| one masked: TAR, % | " + " | ".join(kinds["rendered"]) + " |", "|---" * (1 + len(kinds["rendered"])) + "|"]
-    lines += [f"| {way} | " + " | ".join(f"{100 * value:.1f}" for value in row.values()) + " |" for way, row in kinds.items()]
+    lines += [
+        "",
+        "| one masked: TAR, % | " + " | ".join(kinds["rendered"]) + " |",
+        "|---" * (1 + len(kinds["rendered"])) + "|",
+    ]
+    lines += [
+        f"| {way} | " + " | ".join(f"{100 * value:.1f}" for value in row.values()) + " |" for way, row in kinds.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,7 @@ def mask(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); may be repeated.",
+            help="How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); repeatable.",
         ),
     ] = None,
     identities: Annotated[
@@ -95,7 +95,9 @@ def mask(
         summary = go(options, console)
     except KeyboardInterrupt:
         console.print(
-            f"stopped; finished parts are kept in {out}: give the same command again to go on", markup=False, soft_wrap=True
+            f"stopped; finished parts are kept in {out}: give the same command again to go on",
+            markup=False,
+            soft_wrap=True,
         )
         raise
     if json_output:

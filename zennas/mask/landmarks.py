@@ -106,7 +106,9 @@ class Landmarker:
         from_image_23 = _into_square(whole, DETECTION_PX)
         area = cv2.INTER_AREA if max(height, width) > 2 * DETECTION_PX else cv2.INTER_LINEAR
         scale = DETECTION_PX / max(height, width)
-        small_HW3 = cv2.resize(image_HW3, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=area)
+        small_HW3 = cv2.resize(
+            image_HW3, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=area
+        )
         seen_HW3 = np.zeros((DETECTION_PX, DETECTION_PX, 3), np.float32)
         top, left = (DETECTION_PX - small_HW3.shape[0]) // 2, (DETECTION_PX - small_HW3.shape[1]) // 2
         seen_HW3[top : top + small_HW3.shape[0], left : left + small_HW3.shape[1]] = small_HW3 / 127.5 - 1

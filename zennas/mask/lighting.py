@@ -12,7 +12,8 @@ import numpy as np
 from zennas.mask import mesh
 
 # A picture's values are taken as square roots of light: a gamma of 2 where sRGB has about 2.2, and no table to look up.
-LIGHT_SKIN, WHITE = 0.36, 0.80  # of the light that fair skin in good light, and the brightest of a good picture, send back
+# Of the light that fair skin in good light, and the brightest of a good picture, send back.
+LIGHT_SKIN, WHITE = 0.36, 0.80
 SKIN_POWER, WHITE_POWER = 0.35, 0.50  # how far either says how much light there is: skins differ, and so do backgrounds
 LEAST_LIGHT, MOST_LIGHT = 0.03, 1.15
 RIDGE = 0.6  # holds the slope of the light back where few directions are seen

@@ -21,7 +21,7 @@ class Worn(NamedTuple):
 
 
 class Masker:
-    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face can be fitted, else as it is.
+    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face is fitted, else as it is.
 
     All randomness is the rng's, from which an image that stays as it is takes one number. It may be pickled or forked.
     """
@@ -72,7 +72,7 @@ def check_look(look, where):
 
 
 def templates_fingerprint(folder):
-    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it cannot be used."""
+    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds none."""
     digest = hashlib.sha256()
     for template in load_templates(folder):
         digest.update(template.name.encode() + b"\0")

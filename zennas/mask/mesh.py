@@ -13,18 +13,21 @@ import numpy as np
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 GRID_ROWS, GRID_COLUMNS = 29, 41
-GRID_V, GRID_U = (0.33, 1.13), (-0.07, 1.07)  # of the canonical texture coordinates: below the eyes, beyond ears and chin
+# Of the canonical texture coordinates: from the eyes down, and beyond ears and chin.
+GRID_V, GRID_U = (0.33, 1.13), (-0.07, 1.07)
 CENTIMETRES_OF_U = 18.0  # of one unit of a texture coordinate, near the face's border
 CENTRE_3 = np.array([0.0, -3.5, -1.0])  # inside the head: seen from it, the lower face has no overhang
 RIM_GAP_CM = 0.08  # between the skin and what lies on it
 SMOOTHING_NODES = 1.5  # deviation with which lips and nostrils are taken out of the surface under a mask
 RISE_NODES = 4.5  # of the grid, from a mask's rim to where it stands off as far as it does
-MOST_TENT_CM = 0.25  # that cloth bridges a hollow by, for each node from its rim: there wire and loops pull it to the skin
+# That cloth bridges a hollow by, for each node from its rim: there wire and loops pull it to the skin.
+MOST_TENT_CM = 0.25
 DRAPE_ROUNDS = 300  # until the cloth is taut; 600 move no node by more than 0.3 mm
 CHIN_V = 0.70  # canonical: below it, the surface goes on under the chin rather than to the ears
 # Where nothing but bone moves the face: an open mouth must not look like a nod.
 RIGID_V = 0.60
-UV_SCALE, UV_SHIFT_2 = 0.86, np.array([0.07, 0.0])  # canonical coordinates -> the layout of textures, with room round the face
+# From canonical coordinates to the layout of textures, which has room round the face.
+UV_SCALE, UV_SHIFT_2 = 0.86, np.array([0.07, 0.0])
 
 
 class Face(NamedTuple):

@@ -172,7 +172,9 @@ def _grain(rng, depth):
 def _smooth_noise(rng, texels):
     """Noise of deviation 1 without detail finer than this."""
     small = max(8, round(512 / texels))
-    noise = cv2.resize(rng.standard_normal((small, small)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(
+        rng.standard_normal((small, small)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC
+    )
     return noise / max(float(noise.std()), 1e-6)
 
 

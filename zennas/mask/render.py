@@ -20,7 +20,8 @@ from zennas.records import UserError, suggestion
 FAR_PX = 1e5  # of the camera: OpenCV's has a perspective, which from so far away is none
 DEPTH_PX = 1e4  # in front of and behind the face that is drawn
 MOST_SHADING = 4.0  # carried as a colour, which must stay within [0, 1]
-SAMPLES_OF_FACE = ((110.0, 3), (300.0, 2), (math.inf, 1))  # faces up to so many pixels wide are drawn so many times finer
+# Faces up to so many pixels wide are drawn so many times finer.
+SAMPLES_OF_FACE = ((110.0, 3), (300.0, 2), (math.inf, 1))
 FACE_CM = 15.4  # the canonical face's width
 TEXELS_PER_CM = TEXTURE_PX * mesh.UV_SCALE / mesh.CENTIMETRES_OF_U
 ABOVE_GRID_V = 0.37  # canonical: triangles of the face down to here are drawn beside the shell, which is the face below
@@ -64,7 +65,9 @@ def vary(
     beside the picture's own, for a face of 100 pixels; exposure: brighter or darker, of its light.
     """
     turned, sized, shifted, blurred, exposed = (float(one) for one in rng.uniform(-1, 1, size=5))
-    return Variation(angle_deg * turned, 1 + size * sized, height * shifted, blur_px * abs(blurred), 1 + exposure * exposed)
+    return Variation(
+        angle_deg * turned, 1 + size * sized, height * shifted, blur_px * abs(blurred), 1 + exposure * exposed
+    )
 
 
 def knobs_of_vary():
@@ -210,8 +213,8 @@ def _worn(variation):
     """The 2x3 map from a place on the face to the place in the texture that lies there."""
     angle, scale = math.radians(variation.angle_deg), 1 / variation.size
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    turn_22 = np.array([[cos, sin], [-sin, cos]])
-    return np.column_stack([turn_22, MIDDLE_2 - turn_22 @ (MIDDLE_2 + (0, variation.shift))])
+    turn_22, worn_2 = np.array([[cos, sin], [-sin, cos]]), MIDDLE_2 + np.array([0.0, variation.shift])
+    return np.column_stack([turn_22, MIDDLE_2 - turn_22 @ worn_2])
 
 
 def _shadow(alpha_HW, pose):

@@ -69,7 +69,9 @@ def _poses(masked):
         keep = np.flatnonzero(count)
         span = slice(keep[0], keep[-1] + 1) if len(keep) else slice(0, 0)
         middle = (edges[:-1] + edges[1:]) / 2
-        figure.add_scatter(x=middle[span], y=count[span], mode="lines+markers", name=name, line={"color": colour, "shape": "hvh"})
+        figure.add_scatter(
+            x=middle[span], y=count[span], mode="lines+markers", name=name, line={"color": colour, "shape": "hvh"}
+        )
     figure.update_xaxes(title={"text": "degrees", "font": {"color": INK}})
     figure.update_yaxes(title={"text": "faces"})
     said = "<p class='legend'><span><b style='color:#0f766e'>━</b> yaw (to the side)</span>"
@@ -98,7 +100,11 @@ def _faces(masked, rows, source, options):
 def _fitted(image_HW3):
     """Shrunk to the thumbnail's side, its aspect kept."""
     scale = 2 * SHOWN_PX / max(image_HW3.shape[:2])
-    return resized(image_HW3, tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2])) if scale < 1 else image_HW3
+    return (
+        resized(image_HW3, tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2]))
+        if scale < 1
+        else image_HW3
+    )
 
 
 def _uri(image_HW3):
@@ -113,4 +119,7 @@ def _passed_over(over):
         kind = why.partition(":")[0]
         reasons[kind] = reasons.get(kind, 0) + 1
     rows = "".join(f"<tr><th>{html.escape(why)}</th><td>{num:,}</td></tr>" for why, num in sorted(reasons.items()))
-    return table(("Why", "Images"), rows) + "<p>Each is listed in passed-over.csv; its bytes were written as they were.</p>"
+    return (
+        table(("Why", "Images"), rows)
+        + "<p>Each is listed in passed-over.csv; its bytes were written as they were.</p>"
+    )

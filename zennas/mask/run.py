@@ -122,7 +122,8 @@ def _mask(work, options, state, there, progress):
         f"{', '.join(work.masker.dressing.names)}; {workers} process(es), seed {options.seed}"
     )
     progress.begin("masking")
-    done, total = sum(part.last - part.first for part in parts) - sum(one.last - one.first for one in todo), work.source.num_images
+    total = work.source.num_images
+    done = total - sum(part.last - part.first for part in todo)
     count = progress.counting("images")
     for num in _all_done(work, todo, workers):
         done += num
@@ -237,12 +238,12 @@ def warnings_of(summary):
     found = []
     if summary["num_masked"] >= FEW and summary["num_bluish"] > summary["num_masked"] / 2:
         found.append(
-            f"on {summary['num_bluish']:,} of {summary['num_masked']:,} masked faces the skin is more blue than red: red and blue "
-            "seem to be exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
+            f"on {summary['num_bluish']:,} of {summary['num_masked']:,} masked faces the skin is more blue than red: red and "
+            "blue seem to be exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
         )
     if summary["num_chosen"] and summary["num_passed_over"] > summary["num_chosen"] / 2:
         found.append(
-            f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} chosen images were passed over ({PASSED_OVER} says why); "
-            "--faces aligned is for crops, --faces detect for photographs"
+            f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} chosen images were passed over ({PASSED_OVER} says why) "
+            "; --faces aligned is for crops, --faces detect for photographs"
         )
     return found

@@ -62,7 +62,7 @@ def synthetic_face(scene=Scene(), *, image_px=112):  # noqa: B008 - a Scene is f
     light = np.array(scene.light_3) / np.linalg.norm(scene.light_3)
     lit_V = scene.ambient + (1 - scene.ambient) * np.maximum(mesh.directions(canonical.normal_V3, pose) @ light, 0)
     carried_V3 = np.column_stack([canonical.uv_V2, np.clip(lit_V * scene.brightness / 2, 0.01, 1)])
-    place_V3 = (point_V3 + (0.5, 0.5, 0)) * SAMPLES
+    place_V3 = (point_V3 + np.array([0.5, 0.5, 0.0])) * SAMPLES
     seen_hw3 = rasterised(place_V3.astype(np.float32), canonical.triangle_T3, carried_V3, (big, big))
     skin_hw3 = cv2.remap(_skin(scene.seed), seen_hw3[..., :2] * SIDE - 0.5, None, cv2.INTER_LINEAR).astype(np.float32)
     skin_hw3 *= scene.skin * (2 * seen_hw3[..., 2:])
@@ -85,7 +85,9 @@ def _behind(scene, pose, light, big):
         centre_2 = (mesh.posed(np.array([place_3]), pose)[0, :2] + 0.5) * SAMPLES
         axes = (round(wide_cm * scale), round(high_cm * scale))
         colour = tuple(float(one * shade) for one in colour)
-        cv2.ellipse(behind, centre_2.round().astype(int).tolist(), axes, scene.roll_deg, 0, 360, colour, -1, cv2.LINE_AA)
+        cv2.ellipse(
+            behind, centre_2.round().astype(int).tolist(), axes, scene.roll_deg, 0, 360, colour, -1, cv2.LINE_AA
+        )
 
     skin = np.asarray(SKIN) * scene.skin
     ellipse((0, -22, -6), 22, 10, CLOTHES)
@@ -104,8 +106,9 @@ def _skin(seed):
     rng = np.random.default_rng([seed, 0])
     skin = np.empty((SIDE, SIDE, 3), np.float32)
     skin[:] = SKIN
-    skin *= 1 + 0.03 * cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)).astype(np.float32), (0, 0), 12)[..., None] * 12
-    skin *= 1 + 0.02 * cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)).astype(np.float32), (0, 0), 1.5)[..., None] * 3
+    for depth, texels in ((0.36, 12), (0.06, 1.5)):  # blotches, pores
+        noise = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
+        skin *= 1 + depth * cv2.GaussianBlur(noise, (0, 0), texels)[..., None]
 
     def blend(colour, strength, polygons, soft):
         cover = np.zeros((SIDE, SIDE), np.float32)
@@ -127,18 +130,23 @@ def _skin(seed):
         middle_2 = around(eye).mean(0)
         blend(IRIS, 1.0, [disc(middle_2, 0.021, 0.024)], 1.5)
         blend((14, 10, 10), 1.0, [disc(middle_2, 0.010, 0.011)], 1.0)
-        blend((250, 250, 250), 0.9, [disc(middle_2 + (0.006, -0.008), 0.004, 0.004)], 0.8)
+        blend((250, 250, 250), 0.9, [disc(middle_2 + np.array([0.006, -0.008]), 0.004, 0.004)], 0.8)
         lid = around(eye[:9])
-        blend((44, 30, 26), 0.9, [np.concatenate([lid - (0, 0.006), lid[::-1] + (0, 0.004)])], 1.5)
+        blend((44, 30, 26), 0.9, [band(lid, 0.006, 0.004)], 1.5)
     for brow in BROWS:
         blend(HAIR, 0.85, [around(brow)], 5)
     for nostril in NOSTRILS:
         blend((70, 36, 32), 0.9, [around(nostril, 1.2)], 4)
     blend(LIP, 0.9, [around(LIPS)], 4)
     meet = around(MOUTH)
-    blend((84, 34, 36), 0.9, [np.concatenate([meet - (0, 0.003), meet[::-1] + (0, 0.004)])], 2)
-    blend((150, 108, 92), 0.35, [disc(uv_V2[17] + (0, 0.035), 0.05, 0.012)], 10)
+    blend((84, 34, 36), 0.9, [band(meet, 0.003, 0.004)], 2)
+    blend((150, 108, 92), 0.35, [disc(uv_V2[17] + np.array([0.0, 0.035]), 0.05, 0.012)], 10)
     return np.clip(skin, 0, 255).astype(np.uint8)
+
+
+def band(line_N2, up, down):
+    """The outline of a band along a line, from so far above it to so far below."""
+    return np.concatenate([line_N2 - np.array([0.0, up]), line_N2[::-1] + np.array([0.0, down])])
 
 
 def disc(centre_2, wide, high, num=40):

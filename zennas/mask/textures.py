@@ -1,7 +1,7 @@
 """KINDS: the masks, drawn by a seed in the layout of textures; and a user's own templates.
 
-A texture is an RGBA image of 512 x 512 in the layout (mesh.in_layout): the face unrolled, forehead above. Straps are drawn with the
-mask: they lie on the cheek on their way to the ears. H, W texels; in a paint function every array is HW.
+A texture is an RGBA image of 512 x 512 in the layout (mesh.in_layout): the face unrolled, forehead above. Straps are drawn with
+the mask: they lie on the cheek on their way to the ears. H, W texels; in a paint function every array is HW.
 """
 
 import functools
@@ -123,7 +123,7 @@ def _kept_texture(kind, variant, seed):
 
 
 def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds"):
-    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError naming what is not known."""
+    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not known."""
     if kinds is None:
         kinds = () if folder is not None else tuple(KINDS)
     for kind in kinds:
@@ -146,7 +146,9 @@ def load_templates(folder):
         raise UserError(f"--textures {folder}: no such folder; expected one of RGBA images in the layout of --layout")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in TEMPLATE_SUFFIXES)
     if not files:
-        raise UserError(f"--textures {folder}: holds no template; expected images ({', '.join(TEMPLATE_SUFFIXES)}) with alpha")
+        raise UserError(
+            f"--textures {folder}: holds no template; expected images ({', '.join(TEMPLATE_SUFFIXES)}) with alpha"
+        )
     found, wrong = [], []
     for path in files:
         try:
@@ -154,10 +156,14 @@ def load_templates(folder):
         except UserError as error:
             wrong.append(str(error))
     if wrong:
-        raise UserError(f"--textures: {some(wrong[:1])}" + (f" (and {len(wrong) - 1} more of {len(files)})" if wrong[1:] else ""))
+        raise UserError(
+            f"--textures: {some(wrong[:1])}" + (f" (and {len(wrong) - 1} more of {len(files)})" if wrong[1:] else "")
+        )
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"--textures {folder}: two templates are called {twice[0]}; their names without suffix must differ")
+        raise UserError(
+            f"--textures {folder}: two templates are called {twice[0]}; their names without suffix must differ"
+        )
     return tuple(found)
 
 
@@ -174,7 +180,9 @@ def _template(path):
             f"{path}: has {channels} channel(s) of {image.dtype}; expected RGBA of 8 bits, transparent where no mask is"
         )
     if image.shape[0] != image.shape[1]:
-        raise UserError(f"{path}: is {image.shape[1]} x {image.shape[0]}; the layout is a square ({TEXTURE_PX} x {TEXTURE_PX})")
+        raise UserError(
+            f"{path}: is {image.shape[1]} x {image.shape[0]}; the layout is a square ({TEXTURE_PX} x {TEXTURE_PX})"
+        )
     rgba_HW4 = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     if image.shape[0] != TEXTURE_PX:
         smaller = image.shape[0] > TEXTURE_PX
@@ -183,7 +191,9 @@ def _template(path):
         )
     covered = float((rgba_HW4[..., 3] > 127).mean())
     if covered < MIN_COVERED:
-        raise UserError(f"{path}: {100 * covered:.1f} % of it is opaque; expected a mask on at least {100 * MIN_COVERED:g} %")
+        raise UserError(
+            f"{path}: {100 * covered:.1f} % of it is opaque; expected a mask on at least {100 * MIN_COVERED:g} %"
+        )
     if covered > 0.9:
         raise UserError(f"{path}: {100 * covered:.0f} % of it is opaque; expected transparency where no mask is")
     if not covered_nodes(rgba_HW4[..., 3]).any():
@@ -193,7 +203,9 @@ def _template(path):
 
 def covered_nodes(alpha_HW):
     """Which nodes of the grid lie under the body of a mask, straps not counted."""
-    body_HW = cv2.morphologyEx((alpha_HW > 127).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2 * STRAP_TEXELS + 1,) * 2, np.uint8))
+    body_HW = cv2.morphologyEx(
+        (alpha_HW > 127).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2 * STRAP_TEXELS + 1,) * 2, np.uint8)
+    )
     x_G, y_G = np.clip((mesh.grid().layout_G2 * TEXTURE_PX).astype(int), 0, TEXTURE_PX - 1).T
     return body_HW[y_G, x_G] > 0
 
@@ -212,7 +224,9 @@ def layout_guide():
     low, high = mesh.grid().layout_G2.min(0) * scale, mesh.grid().layout_G2.max(0) * scale
     cv2.rectangle(guide_HW3, low.astype(int).tolist(), high.astype(int).tolist(), (37, 99, 201), 2)
     for kind in KINDS.values():
-        cv2.polylines(guide_HW3, [(_polygon(kind.outline) * scale).round().astype(np.int32)], True, (190, 24, 60), 1, cv2.LINE_AA)
+        cv2.polylines(
+            guide_HW3, [(_polygon(kind.outline) * scale).round().astype(np.int32)], True, (190, 24, 60), 1, cv2.LINE_AA
+        )
     text = f"masks are drawn inside the blue frame, {TEXTURE_PX} x {TEXTURE_PX} RGBA; red: the edges of zennas' own"
     cv2.putText(guide_HW3, text, (20, scale - 18), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (51, 65, 85), 1, cv2.LINE_AA)
     return guide_HW3
@@ -241,7 +255,8 @@ def _sheet(outline):
     for line in outline.straps:
         half_N2 = mesh.in_layout(_curve(line, straight=False) * (-1, 1) + (0.5, 0))
         for line_N2 in (half_N2, half_N2 * (-1, 1) + (2 * middle, 0)):
-            cv2.polylines(strap, [(line_N2 * big).round().astype(np.int32)], False, 255, round(outline.strap_texels * SUPERSAMPLING))
+            line_N2 = (line_N2 * big).round().astype(np.int32)
+            cv2.polylines(strap, [line_N2], False, 255, round(outline.strap_texels * SUPERSAMPLING))
     size = (TEXTURE_PX, TEXTURE_PX)
     alpha_HW, strap_HW = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) / 255.0 for one in (body, strap))
     inside_HW = cv2.distanceTransform((alpha_HW > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
