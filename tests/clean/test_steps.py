@@ -94,8 +94,10 @@ def test_only_identities_that_changed_are_clustered_again(clean, monkeypatch):
     assert (state.label_N == again.label_N).all() and np.allclose(state.own_N, again.own_N, equal_nan=True, atol=1e-6)
 
 
-def test_duplicates_are_all_that_a_search_of_all_pairs_finds(clean):
+@pytest.mark.parametrize("many", [1024, 3], ids=["compared", "put together first"])
+def test_duplicates_are_all_that_a_search_of_all_pairs_finds(clean, monkeypatch, many):
     """Placeholders, too: one picture of nobody in particular that stands in many identities."""
+    monkeypatch.setattr(steps.parts, "MANY", many)
     made = planted(10, copies=25, flips=0, strangers=0, halves=0)
     rng = np.random.default_rng(1)
     nobody_D = unit_rows(rng.normal(size=(1, SIZE)))

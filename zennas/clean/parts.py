@@ -12,6 +12,7 @@ from zennas.clean.centres import centres_of, unit_rows
 from zennas.clean.index import CentreIndex
 
 ROWS = 4096  # compared at a time
+MANY = 1024  # images of a bucket from which on equal ones are put together first, which takes longer for few
 
 
 def _array(path):
@@ -83,28 +84,38 @@ def near(path, image_M, centre_path, place_M, label_M, index):
 def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
     """Pairs of images of one bucket, of different labels, that are more alike than the threshold.
 
-    Buckets stand one after another in image_M; pairs are looked for between the foreign images of a bucket and all of it. Of
-    images that are equal one stands for all, and is paired with each.
+    Buckets stand one after another in image_M; pairs are looked for between the foreign images of a bucket and all of it. In a
+    large bucket one of those that are equal to the last bit stands for all, and is paired with each: one picture may stand in
+    every identity there is.
     """
+    foreign_M = foreign_M.copy()
     unit_MD = rows_of(path, image_M)
     one, other = [], []
     for start, stop in zip(starts_B, [*starts_B[1:], len(image_M)], strict=True):
         place_G = np.arange(start, stop)
-        _, first_G, equal_G = np.unique(unit_MD[place_G], axis=0, return_index=True, return_inverse=True)
-        first_G = place_G[first_G]
-        equal_G = equal_G.ravel()
-        repeated_G = first_G[equal_G] != place_G
-        one.append(image_M[first_G[equal_G][repeated_G]])
-        other.append(image_M[place_G[repeated_G]])
-        foreign_F = first_G[np.bincount(equal_G, weights=foreign_M[place_G]) > 0]
+        if len(place_G) > MANY:
+            place_G, same_P2 = _distinct(unit_MD, place_G)
+            # What stands for a foreign image is looked at as one.
+            foreign_M[same_P2[foreign_M[same_P2[:, 1]], 0]] = True
+            one.append(image_M[same_P2[:, 0]])
+            other.append(image_M[same_P2[:, 1]])
+        foreign_F = place_G[foreign_M[place_G]]
         for begin in range(0, len(foreign_F), ROWS):
             block_F = foreign_F[begin : begin + ROWS]
-            row_P, column_P = np.nonzero(unit_MD[block_F] @ unit_MD[first_G].T > threshold)
-            row_P, column_P = block_F[row_P], first_G[column_P]
+            row_P, column_P = np.nonzero(unit_MD[block_F] @ unit_MD[place_G].T > threshold)
+            row_P, column_P = block_F[row_P], place_G[column_P]
             are_two_P = row_P != column_P
             one.append(image_M[row_P[are_two_P]])
             other.append(image_M[column_P[are_two_P]])
     return {"one_P": np.concatenate(one), "other_P": np.concatenate(other)}
+
+
+def _distinct(unit_MD, place_G):
+    """(one place for each different row, [its place, the place of each other row that equals it])."""
+    _, first_G, equal_G = np.unique(unit_MD[place_G], axis=0, return_index=True, return_inverse=True)
+    first_G = place_G[first_G[equal_G.ravel()]]
+    repeated_G = first_G != place_G
+    return place_G[~repeated_G], np.stack([first_G[repeated_G], place_G[repeated_G]], axis=1)
 
 
 def _own(unit_MD, centre_MD):
