@@ -3,7 +3,7 @@
     python experiments/masks/verification.py --faces lfw_aligned_112.tar --pairs pairs.txt --model mobilefacenet.onnx
 
 The network takes ImageNet's mean and deviation (--mean, --std). Which mask an image wears hangs on the seed and the image alone,
-so that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the threshold of all of them.
+so that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the threshold of all.
 Writes verification.json and verification.md beside this file.
 """
 

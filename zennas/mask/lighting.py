@@ -23,7 +23,7 @@ DARKEST, BRIGHTEST = 0.30, 1.60  # of the shading, in light, where 1 is what fac
 FAIR_SKIN = np.array([1.27, 0.95, 0.78])  # red, green and blue of skin under white light, over their mean
 TINT_POWER, MOST_TINT = 0.35, 0.18  # how much of a colour cast a mask takes, at most
 COLOURFUL = 0.12  # chroma of skin from which on a picture is one in full colour
-SHARPEST_PX, BLURREST_PX = 0.3, 3.0
+SHARPEST_PX, BLURREST_PX, KNOWN_BLUR_PX = 0.3, 3.0, 2.0
 
 
 class Light(NamedTuple):
@@ -117,10 +117,10 @@ def blur_px(image_HW3, pose):
     if min(inside_HW3.shape[:2]) < 8:
         inside_HW3 = image_HW3
     grey_HW = cv2.cvtColor(inside_HW3, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    sharp, soft = (_edge_energy(one) for one in (grey_HW, cv2.GaussianBlur(grey_HW, (0, 0), 1.0)))
+    sharp, soft = (_edge_energy(one) for one in (grey_HW, cv2.GaussianBlur(grey_HW, (0, 0), KNOWN_BLUR_PX)))
     if sharp < 1e-6 or sharp <= soft * 1.001:
         return BLURREST_PX if sharp > 1e-6 else SHARPEST_PX
-    return float(np.clip(1 / np.sqrt((sharp / soft) ** 2 - 1), SHARPEST_PX, BLURREST_PX))
+    return float(np.clip(KNOWN_BLUR_PX / np.sqrt((sharp / soft) ** 2 - 1), SHARPEST_PX, BLURREST_PX))
 
 
 def _edge_energy(grey_HW):

@@ -235,15 +235,15 @@ def _summary(table, num_written):
 
 def warnings_of(summary):
     """What a user must not miss, one line each."""
-    found = []
-    if summary["num_masked"] >= FEW and summary["num_bluish"] > summary["num_masked"] / 2:
+    found, masked, chosen = [], summary["num_masked"], summary["num_chosen"]
+    if masked >= FEW and summary["num_bluish"] > masked / 2:
         found.append(
-            f"on {summary['num_bluish']:,} of {summary['num_masked']:,} masked faces the skin is more blue than red: red and "
-            "blue seem to be exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
+            f"on {summary['num_bluish']:,} of {masked:,} masked faces the skin is more blue than red: red and blue seem to be "
+            "exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
         )
-    if summary["num_chosen"] and summary["num_passed_over"] > summary["num_chosen"] / 2:
+    if chosen and summary["num_passed_over"] > chosen / 2:
         found.append(
-            f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} chosen images were passed over ({PASSED_OVER} says why) "
-            "; --faces aligned is for crops, --faces detect for photographs"
+            f"{summary['num_passed_over']:,} of {chosen:,} chosen images were passed over ({PASSED_OVER} says why); "
+            "--faces aligned is for crops, --faces detect for photographs"
         )
     return found
