@@ -1,0 +1,268 @@
+"""`zennas mask` from end to end, in this process and in one that is killed."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+
+from tests.mask.conftest import as_png
+from zennas.faces.images import decode
+from zennas.faces.recordio import RecordWriter
+from zennas.faces.sources import open_source
+from zennas.mask import parts
+from zennas.mask.__main__ import main
+from zennas.mask.textures import KINDS
+
+
+@pytest.fixture
+def command(capsys):
+    """command(*words) -> (exit code, standard output, standard error)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+def images_of(folder):
+    source = open_source(folder)
+    return [source.read(image) for image in range(source.num_images)], source
+
+
+def test_a_masked_set(people, tmp_path, command):
+    code, said, _ = command("--data", people, "--ratio", 0.5, "--out", tmp_path / "out", "--seed", 3, "--workers", 1, "--json")
+    assert code == 0
+    summary = json.loads(said)
+    before, given = images_of(people)
+    after, written = images_of(tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "masks.parquet")
+    assert summary["num_images"] == len(before) == len(after) == len(table) == 24
+    assert np.array_equal(given.label_N, written.label_N) and written.num_identities == 4
+    assert (tmp_path / "out" / "identities.txt").read_text().split() == list(given.identity_names)
+    same = np.array([one == other for one, other in zip(before, after, strict=True)])
+    assert np.array_equal(same, ~table.masked.to_numpy())  # the others byte for byte
+    assert table.masked.sum() == summary["num_masked"] == table.chosen.sum() and 4 <= summary["num_masked"] <= 20
+    assert set(table.kind.dropna()) <= set(KINDS) and table.name.tolist() == [given.name(image) for image in range(24)]
+    for image in np.flatnonzero(table.masked):
+        original, masked = decode(before[image]).astype(int), decode(after[image]).astype(int)
+        assert masked.shape == original.shape and np.abs(masked - original)[60:].mean() > 10
+    # The six poses of every person are -15 to 15 degrees; the network is good to five.
+    true_deg = 6.0 * (np.arange(24) % 6) - 15
+    assert np.abs(table.yaw_deg - true_deg)[table.masked].max() < 5
+    for name in ("report.html", "run.json", "mask.log", "passed-over.csv", "property"):
+        assert (tmp_path / "out" / name).is_file()
+    assert not (tmp_path / "out" / "parts").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * summary["num_masked"] and "surgical" in page
+
+
+def test_a_training_reads_it(people, tmp_path, command):
+    """The records go on as any other data: the same identities, whichever images were masked."""
+    assert command("--data", people, "--ratio", 1, "--out", tmp_path / "out")[0] == 0
+    source = open_source(tmp_path / "out")
+    assert all(decode(source.read(image)).shape == (112, 112, 3) for image in range(source.num_images))
+    assert pd.read_parquet(tmp_path / "out" / "masks.parquet").masked.all()
+
+
+def test_any_number_of_workers_writes_the_same(people, tmp_path, command, monkeypatch):
+    assert command("--data", people, "--ratio", 0.6, "--out", tmp_path / "one", "--workers", 1)[0] == 0
+    many = [sys.executable, "-c", "import zennas.mask.parts as p; p.PART_IMAGES = 5; from zennas.mask.__main__ import main; main()"]
+    many += ["--data", str(people), "--ratio", "0.6", "--out", str(tmp_path / "two"), "--workers", "2"]
+    subprocess.run(many, check=True, capture_output=True, timeout=120)
+    for name in ("train.rec", "train.idx", "property", "passed-over.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    one, two = (pd.read_parquet(tmp_path / which / "masks.parquet") for which in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_another_seed_masks_others_and_the_ratio_is_kept(people, tmp_path, command):
+    masked = {}
+    for seed in (0, 1):
+        assert command("--data", people, "--ratio", 0.4, "--out", tmp_path / f"{seed}", "--seed", seed)[0] == 0
+        masked[seed] = pd.read_parquet(tmp_path / f"{seed}" / "masks.parquet").masked
+    assert not masked[0].equals(masked[1])
+    # Of 20,000 draws, five deviations of a binomial.
+    drawn = [np.random.default_rng([7, parts.MASKING, image]).random() < 0.15 for image in range(20_000)]
+    assert abs(np.mean(drawn) - 0.15) < 5 * (0.15 * 0.85 / 20_000) ** 0.5
+
+
+def test_only_masked_and_kinds_and_knobs(people, tmp_path, command):
+    words = ["--data", people, "--ratio", 0.5, "--kinds", "n95, black", "--only-masked", "--knob", "angle_deg=0"]
+    assert command(*words, "--out", tmp_path / "out")[0] == 0
+    table = pd.read_parquet(tmp_path / "out" / "masks.parquet")
+    assert set(table.kind.dropna()) == {"n95", "black"} and (table.angle_deg.dropna() == 0).all()
+    assert open_source(tmp_path / "out").num_images == table.masked.sum() == table.written.sum() < 24
+
+
+@pytest.fixture
+def awkward(tmp_path, people):
+    """Records whose images are good, noise, undecodable, grey, 1 x 1, with red and blue exchanged, and no bytes at all."""
+    good = next((people / "p0").glob("*.png")).read_bytes()
+    image_HW3 = decode(good)
+    noise = np.random.default_rng(0).integers(256, size=(112, 112, 3), dtype=np.uint8)
+    grey = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY))[1].tobytes()
+    images = {
+        "good": good, "noise": as_png(noise), "undecodable": b"\xff\xd8\xff no image", "grey": grey,
+        "1x1": as_png(np.zeros((1, 1, 3), np.uint8)), "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])), "nothing": b"",
+    }  # fmt: skip
+    with RecordWriter(tmp_path / "awkward") as writer:
+        for number, encoded in enumerate(images.values()):
+            writer.add(encoded, number // 4)
+    return tmp_path / "awkward", images
+
+
+def test_what_cannot_be_masked_is_listed_and_written_as_it_is(awkward, tmp_path, command):
+    data, images = awkward
+    code, said, _ = command("--data", data, "--ratio", 1, "--out", tmp_path / "out", "--json")
+    assert code == 0
+    summary = json.loads(said)
+    table = pd.read_parquet(tmp_path / "out" / "masks.parquet").set_axis(list(images))
+    assert table.masked[table.masked].index.tolist() == ["good", "grey", "exchanged"]
+    assert table.bluish[table.bluish].index.tolist() == ["exchanged"]
+    over = pd.read_csv(tmp_path / "out" / "passed-over.csv").set_index(pd.Index(["noise", "undecodable", "1x1", "nothing"]))
+    assert "no mesh fits" in over.why["noise"] and "1 x 1 pixels" in over.why["1x1"]
+    assert over.why[["undecodable", "nothing"]].str.startswith("does not decode").all()
+    assert summary["num_passed_over"] == 4 and summary["num_undecodable"] == 2
+    after, _ = images_of(tmp_path / "out")
+    assert len(after) == 7 and [after[1], after[2], after[4], after[6]] == [images[n] for n in over.index]
+    assert np.ptp(decode(after[3]).astype(int), axis=2).max() <= 6  # a grey face wears a grey mask, but for the JPEG's rounding
+
+
+def test_a_set_with_red_and_blue_exchanged_is_said(people, tmp_path, command):
+    folder = tmp_path / "swapped"
+    for path in people.glob("*/*.png"):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        image_HW3 = decode(path.read_bytes())
+        (folder / path.parent.name / path.name).write_bytes(as_png(np.ascontiguousarray(image_HW3[..., ::-1])))
+    code, said, _ = command("--data", folder, "--ratio", 1, "--out", tmp_path / "out")
+    assert code == 0 and "red and blue seem to be exchanged" in " ".join(said.split())
+
+
+def test_where_nothing_can_be_masked_the_exit_code_says_so(tmp_path, command):
+    noise = np.random.default_rng(0).integers(256, size=(112, 112, 3), dtype=np.uint8)
+    with RecordWriter(tmp_path / "noise") as writer:
+        for _ in range(3):
+            writer.add(as_png(noise), 0)
+    code, said, _ = command("--data", tmp_path / "noise", "--ratio", 1, "--out", tmp_path / "out")
+    assert code == 1 and "no image could be masked" in said
+    assert open_source(tmp_path / "out").num_images == 3
+
+
+def test_photographs(tmp_path, command):
+    """A face a third as wide as its photograph, found by the detector: only the lower half of that face changes."""
+    from zennas.mask.synthetic import synthetic_face
+
+    face_HW3, _ = synthetic_face(image_px=200)
+    whole_HW3 = np.full((400, 600, 3), 140, np.uint8)
+    whole_HW3[120:320, 300:500] = face_HW3
+    (tmp_path / "photos" / "somebody").mkdir(parents=True)
+    (tmp_path / "photos" / "somebody" / "one.png").write_bytes(as_png(whole_HW3))
+    assert command("--data", tmp_path / "photos", "--ratio", 1, "--out", tmp_path / "out")[0] == 0
+    (after,), _ = images_of(tmp_path / "out")
+    changed = np.abs(decode(after).astype(int) - whole_HW3).max(2) > 25
+    rows, columns = np.nonzero(changed)
+    assert 200 < rows.min() and columns.min() > 290 and columns.max() < 510 and changed.sum() > 5000
+
+
+def test_done_again_differs_and_aside(people, tmp_path, command):
+    words = ["--data", people, "--out", tmp_path / "out", "--ratio", 0.3]
+    assert command(*words)[0] == 0
+    code, said, _ = command(*words)
+    assert code == 0 and "is done" in said
+    code, _, error = command(*words[:-1], 0.5)
+    assert code == 2 and "ratio: 0.3, now 0.5" in error
+    assert command(*words[:-1], 0.5, "--fresh")[0] == 0
+    assert (tmp_path / "out.old-1" / "train.rec").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ratio", 1.5], "--ratio: given 1.5, allowed: 0 to 1"),
+        (["--kinds", "scarf"], "kind of mask 'scarf' is not known"),
+        (["--kinds", " , "], "no kind of mask is given"),
+        (["--textures", "nowhere"], "--textures nowhere: no such folder"),
+        (["--faces", "sideways"], "'sideways' is not known"),
+        (["--workers", 0], "--workers: given 0"),
+        (["--seed", -1], "--seed: given -1"),
+        (["--knob", "size"], "--knob size: expected NAME=NUMBER"),
+        (["--knob", "size=9"], "--knob.size: given 9.0"),
+        (["--resume"], "holds no run to resume"),
+        (["--resume", "--fresh"], "exclude each other"),
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--ratio", "many"], "--help"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(people, tmp_path, command, words, said):
+    code, _, error = command("--data", people, "--out", tmp_path / "out", *words)
+    assert code == 2 and said in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_what_is_missing_and_what_is_empty(tmp_path, people, command):
+    assert "--data is missing" in command("--out", tmp_path / "out")[2]
+    assert "--out is missing" in command("--data", people)[2]
+    (tmp_path / "empty").mkdir()
+    code, _, error = command("--data", tmp_path / "empty", "--out", tmp_path / "out")
+    assert code == 2 and "holds no train.rec" in error
+    code, _, error = command("--data", people, "--out", people)
+    assert code == 2 and str(people) in error
+
+
+def test_the_layout(tmp_path, command):
+    code, said, _ = command("--layout", tmp_path / "layout.png")
+    assert code == 0 and "written" in said and (tmp_path / "layout.png").is_file()
+
+
+def test_help_names_the_exit_codes(command):
+    said = command("--help")[1]
+    for part in ("Exit codes:", "0 masked", "1 written", "2 something", "130"):
+        assert part in " ".join(said.split())
+
+
+SLOW = """
+import time, zennas.mask.parts as parts
+parts.PART_IMAGES = 4
+from zennas.mask.masker import Masker
+once = Masker.worn
+def slowly(self, image_HW3, rng):
+    time.sleep(0.15)
+    return once(self, image_HW3, rng)
+Masker.worn = slowly
+from zennas.mask.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, number, code):
+    """Killed when two parts are done: they are not done again, and the end is what it would have been."""
+    words = ["--data", str(people), "--ratio", "0.9", "--out", str(tmp_path / "out"), "--workers", "1"]
+    child = subprocess.Popen([sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "out" / "parts").glob("*.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(number)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == code and "Traceback" not in error
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").glob("part-*")}
+    assert 2 <= sum(path.suffix == ".parquet" for path in kept) < 6
+    again = subprocess.run([sys.executable, "-c", SLOW, *words], capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0 and "going on: " in again.stdout
+    assert command(*words[:4], "--out", tmp_path / "whole", "--workers", 1)[0] == 0
+    assert (tmp_path / "out" / "train.rec").read_bytes() == (tmp_path / "whole" / "train.rec").read_bytes()
+
+
+def test_the_module_answers_as_the_room_does():
+    assert importlib.import_module("zennas.mask.__main__").main is main
