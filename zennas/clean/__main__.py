@@ -66,7 +66,7 @@ def clean(
     tau_other: Annotated[
         str | None,
         typer.Option(
-            help=f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it. [default: 0.4]"
+            help=f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it. [default: 0.5]"
         ),
     ] = None,
     tau_intra: Annotated[
@@ -100,7 +100,7 @@ def clean(
         int | None,
         typer.Option(help="Processes. [default: one per core from 200,000 images on, else this one alone]"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of the network: cpu or cuda. [default: cpu]")] = None,
+    device: Annotated[str | None, typer.Option(help="Of the network: cpu or cuda. [default: cuda where there is a GPU]")] = None,
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
     ] = None,

@@ -19,17 +19,13 @@ class CleanPlan(Record):
 
     # inter-intra: merge, clean between identities, then within them, so that centres are fresh; intra-inter: CAST's.
     order: Literal["inter-intra", "intra-inter"] = "inter-intra"
-    dbscan_eps: Annotated[float, pydantic.Field(gt=0, lt=2)] = (
-        0.6  # cosine distance within which two images are neighbours
-    )
-    dbscan_min_samples: Annotated[int, pydantic.Field(ge=1)] = (
-        2  # neighbours, itself one of them, that make a cluster's core
-    )
+    # Cosine distance within which two images are neighbours, and how many (itself one of them) make the core of a cluster.
+    dbscan_eps: Annotated[float, pydantic.Field(gt=0, lt=2)] = 0.6
+    dbscan_min_samples: Annotated[int, pydantic.Field(ge=1)] = 2
     tau_merge: Cosine | None = 0.7  # identities whose centres are more alike are one person
     tau_duplicate: Cosine | None = 0.95  # images of two identities that are more alike are one picture
-    tau_other: Cosine | None = (
-        0.4  # an image nearer to another identity's centre, and at least so near, is not of its own
-    )
+    # An image nearer to another identity's centre than to its own's, and at least so near, is not of its own.
+    tau_other: Cosine | None = 0.5
     tau_intra: Cosine | None = 0.25  # an image no nearer to its identity's centre is of somebody else
     move: bool = False  # give images to the identity that they are nearer to, instead of leaving them out
     min_images: Annotated[int, pydantic.Field(ge=1)] = 1  # identities with fewer images left are left out

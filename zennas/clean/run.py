@@ -15,6 +15,7 @@ from zennas.clean.state import State
 from zennas.clean.steps import Bench, cleaned
 from zennas.clean.work import Work, wanted_workers
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
+from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.faces.labels import write_labels
 from zennas.faces.sources import open_source
@@ -95,7 +96,7 @@ def _first(options, source):
 
 
 def _named(text, options):
-    model = open_named(text, device=options.device or "cpu", option="--embeddings-from").model
+    model = open_named(text, device=usable_device(options.device), option="--embeddings-from").model
     return _Asked(text, model.fingerprint, model=model)
 
 

@@ -129,6 +129,14 @@ def sides(hw):
     return f"{hw[0]} x {hw[1]}"
 
 
+def usable_device(device):
+    """The device that --device asks for; None: cuda where there is a GPU. UserError for a GPU that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device cuda: torch {torch.__version__} finds no GPU here; allowed: cpu")
+    return device
+
+
 class Origin(NamedTuple):
     """What an opened file or module offers a Model."""
 

@@ -10,11 +10,10 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
-import torch
-
 from zennas.checker import with_dynamic_batch
 from zennas.embed.checkpoint import load_network
 from zennas.embed.embeddings import kept_path
+from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work
@@ -63,9 +62,7 @@ def evaluate(options, progress):
     on a set, is among the "failures", and the others go on; UserError where nothing is left.
     """
     options = options._replace(out=options.out.absolute())  # "." has no name
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device cuda: torch {torch.__version__} finds no GPU here; allowed: cpu")
+    device = usable_device(options.device)
     track = load_experiment(options.track)[1] if options.track else None
     for option, given in (("--model", options.models), ("--set", options.sets)):
         if twice := [text for text, count in collections.Counter(given).items() if count > 1]:

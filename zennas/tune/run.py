@@ -3,6 +3,7 @@
 import numpy as np
 
 from zennas.embed.embeddings import of_source
+from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.faces.sources import open_source
 from zennas.progress import Progress
@@ -81,7 +82,7 @@ def _model(options):
     """The Model of --embeddings-from, or None."""
     if options.embeddings_from is None:
         return None
-    return open_named(options.embeddings_from, device=options.device or "cpu", option="--embeddings-from").model
+    return open_named(options.embeddings_from, device=usable_device(options.device), option="--embeddings-from").model
 
 
 def _embeddings(model, source, options, progress):
