@@ -13,7 +13,9 @@ POSES = [(0, 0, 0), (40, 0, 0), (-60, 10, 5), (10, -30, -20), (0, 25, 170)]
 def test_a_pose_is_found_again(yaw, pitch, roll):
     given = mesh.pose_of(mesh.turn(yaw, pitch, roll), 3.7, np.array([40.0, 70.0, 2.0]))
     found = mesh.fit_pose(mesh.posed(mesh.face().position_V3, given))
-    assert (found.yaw_deg, found.pitch_deg, found.roll_deg) == pytest.approx((yaw, pitch, roll), abs=0.01)  # float32 vertices
+    assert (found.yaw_deg, found.pitch_deg, found.roll_deg) == pytest.approx(
+        (yaw, pitch, roll), abs=0.01
+    )  # float32 vertices
     assert found.scale_px_per_cm == pytest.approx(3.7, rel=1e-4)
     assert found.shift_3 == pytest.approx((40, 70, 2), abs=0.01)
 
@@ -65,4 +67,6 @@ def test_the_cloth_is_taut(monkeypatch):
     drawn[6:24, 10:31] = True
     before = mesh.drape(drawn.ravel()).offset_G3
     monkeypatch.setattr(mesh, "DRAPE_ROUNDS", 2 * mesh.DRAPE_ROUNDS)
-    assert np.linalg.norm(mesh.drape(drawn.ravel()).offset_G3 - before, axis=1).max() < 0.03  # centimetres, as is said there
+    assert (
+        np.linalg.norm(mesh.drape(drawn.ravel()).offset_G3 - before, axis=1).max() < 0.03
+    )  # centimetres, as is said there

@@ -16,7 +16,9 @@ POSES = [{}, {"yaw_deg": 28}, {"yaw_deg": -28}, {"pitch_deg": 14}, {"pitch_deg":
 
 
 def worn(face, kind="surgical_blue", *, seed=0, knobs=None, variant=0):
-    return masked(face.image_HW3, face.point_V3, texture(kind, variant, seed=0), np.random.default_rng(seed), knobs=knobs)
+    return masked(
+        face.image_HW3, face.point_V3, texture(kind, variant, seed=0), np.random.default_rng(seed), knobs=knobs
+    )
 
 
 def at(image, point_V3, vertices):
@@ -97,7 +99,9 @@ def test_the_far_cheek_is_hidden_at_60_degrees(fitted):
 
 def test_a_darker_face_wears_a_darker_mask(fitted):
     bright, dark = fitted(), fitted(brightness=0.5)
-    tone = [at(worn(face, "surgical_white", knobs=STILL).image_HW3, face.true_V3, LIPS).mean() for face in (bright, dark)]
+    tone = [
+        at(worn(face, "surgical_white", knobs=STILL).image_HW3, face.true_V3, LIPS).mean() for face in (bright, dark)
+    ]
     assert tone[1] < 0.7 * tone[0] and tone[0] > 150
 
 
@@ -134,8 +138,8 @@ def test_exchanged_colours_are_noticed(fitted):
 
 
 def test_a_blurred_picture_has_a_blurred_mask(fitted):
-    """Known blur is measured to a fifth of it (a face has lines, too, not edges alone), and the mask is as soft: its steepest step
-    is much lower."""
+    """Known blur is measured to a fifth of it (a face has lines, too, not edges alone), and the mask is as soft: its steepest
+    step is much lower."""
     face = fitted(image_px=224)
     steps = []
     for sigma in (0.0, 2.0):
@@ -143,7 +147,9 @@ def test_a_blurred_picture_has_a_blurred_mask(fitted):
         pose = mesh.fit_pose(face.point_V3)
         found = blur_px(image_HW3, pose)
         assert (found < 0.8) if not sigma else found == pytest.approx(sigma, rel=0.2)
-        alpha_HW = masked(image_HW3, face.point_V3, texture("black", 0, seed=0), np.random.default_rng(0), knobs=STILL).alpha_HW
+        alpha_HW = masked(
+            image_HW3, face.point_V3, texture("black", 0, seed=0), np.random.default_rng(0), knobs=STILL
+        ).alpha_HW
         steps.append(np.abs(np.diff(alpha_HW, axis=0)).max())
     assert steps[1] < 0.6 * steps[0]
 
@@ -167,7 +173,13 @@ def test_knobs_move_what_they_say(fitted):
 
     def alpha(**knobs):
         draws = [
-            masked(face.image_HW3, face.point_V3, texture("black", 0, seed=0), np.random.default_rng(seed), knobs=STILL | knobs)
+            masked(
+                face.image_HW3,
+                face.point_V3,
+                texture("black", 0, seed=0),
+                np.random.default_rng(seed),
+                knobs=STILL | knobs,
+            )
             for seed in range(6)
         ]
         return [(one.variation, one.alpha_HW) for one in draws]
@@ -195,7 +207,8 @@ def test_no_knob_without_its_effect_in_a_variation():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "said"), [({"angel_deg": 1}, "did you mean 'angle_deg'"), ({"size": 2}, "[0, 0.25]"), ({"size": "a"}, "number")]
+    ("knobs", "said"),
+    [({"angel_deg": 1}, "did you mean 'angle_deg'"), ({"size": 2}, "[0, 0.25]"), ({"size": "a"}, "number")],
 )
 def test_a_knob_that_cannot_be_used(knobs, said):
     with pytest.raises(UserError, match=r"here") as error:

@@ -52,7 +52,9 @@ def test_smaller_copies_keep_colour_and_cover():
     for number in range(1, 5):
         level_HW4 = one.level(number)
         assert level_HW4.shape[0] == TEXTURE_PX >> number
-        assert level_HW4.reshape(-1, 4).mean(0) == pytest.approx(one.level(0).reshape(-1, 4).mean(0), abs=0.6)  # rounding
+        assert level_HW4.reshape(-1, 4).mean(0) == pytest.approx(
+            one.level(0).reshape(-1, 4).mean(0), abs=0.6
+        )  # rounding
         assert (level_HW4[..., :3].max(2) <= level_HW4[..., 3].astype(int) + 1).all()
 
 

@@ -48,7 +48,7 @@ def pixels(found):
 
 
 def test_a_share_is_masked_and_the_others_are_untouched(faces):
-    """As many as the ratio says, and what is not masked is bit for bit what it is without a masker: labels, order, augmentations."""
+    """As many as the ratio says, and what is not masked is bit for bit what it is without a masker."""
     plain, masked = batches(faces), batches(faces, masker=masker(0.5))
     for one, other in zip(plain, masked, strict=True):
         assert torch.equal(one.index_B, other.index_B) and torch.equal(one.label_B, other.label_B)
@@ -84,7 +84,9 @@ def test_masks_are_drawn_anew_every_epoch(faces):
 
 def test_a_corrupt_image_is_replaced_before_it_is_masked(faces):
     plain, masked = (batches(faces, masker=which) for which in (None, masker(1.0)))
-    assert [batch.corrupt for batch in plain] == [batch.corrupt for batch in masked] and any(batch.corrupt for batch in plain)
+    assert [batch.corrupt for batch in plain] == [batch.corrupt for batch in masked] and any(
+        batch.corrupt for batch in plain
+    )
 
 
 def test_a_training_with_masks_is_the_same_with_any_number_of_workers(options, faces):
