@@ -119,7 +119,8 @@ def awkward(tmp_path, people):
     grey = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY))[1].tobytes()
     images = {
         "good": good, "noise": as_png(noise), "undecodable": b"\xff\xd8\xff no image", "grey": grey,
-        "1x1": as_png(np.zeros((1, 1, 3), np.uint8)), "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])), "nothing": b"",
+        "1x1": as_png(np.zeros((1, 1, 3), np.uint8)), "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])),
+        "nothing": b"",
     }  # fmt: skip
     with RecordWriter(tmp_path / "awkward") as writer:
         for number, encoded in enumerate(images.values()):
