@@ -77,7 +77,7 @@ class Stages:
         self.seconds, self._name, self._start = {}, "", 0.0
 
     def begin(self, name):
-        self._name, self._start = name.partition(" ")[2], time.perf_counter()
+        self._name, self._start = name.split(" ", 2)[2], time.perf_counter()
 
     def counting(self, what):
         return lambda done, total: None

@@ -9,7 +9,8 @@ image); a tenth of the people are cut in two (split); a twentieth get a second p
 (merged); 3 % of the images stand in another folder, too, re-encoded, shifted and brightened (duplicates). LFW has mistakes of its
 own, which count against precision here.
 
-Writes planted.json, planted.md and planted.html beside this file; what was computed is kept in --out and not done again.
+Writes planted.json and planted.md beside this file, and planted.html (of which planted.png is a picture) to --out; what was
+computed is kept there and not done again.
 """
 
 import argparse
@@ -50,7 +51,13 @@ SWEEPS = {
     "tau_other": (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6),
     "tau_duplicate": (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99),
 }
-KIND_OF = {"tau_intra": "all wrong images", "tau_merge": "split", "tau_other": "flips", "tau_duplicate": "duplicates"}
+MEAN_SWEEP = (*SWEEPS["tau_intra"], 0.55, 0.6, 0.65, 0.7)  # the plain mean wants a higher one
+KIND_OF = {
+    "tau_intra": "all wrong images",
+    "tau_merge": "split",
+    "tau_other": "flips, by its reason",
+    "tau_duplicate": "duplicates, by its reason",
+}
 SUB_CENTRES, SUB_DROP_DEGREES = 3, 75.0  # sub-center ArcFace's (Deng et al. 2020)
 LOOKS = dict(
     zip(FLIPS, (Look("#0f766e", "━"), Look("#2563eb", "━"), Look("#b45309", "━"), Look("#be123c", "━")), strict=True)
@@ -64,6 +71,7 @@ class Planted(NamedTuple):
     label_N: np.ndarray
     true_N: np.ndarray
     kind_N: np.ndarray  # "", flip, outlier, merged, duplicate
+    home_N: np.ndarray  # where a flipped image belongs: the number of its own identity, -1 for all others
     half_of: dict  # number of the second half of a person -> number of the first
 
 
@@ -83,7 +91,7 @@ def main():
                 write_atomically(kept, json.dumps(judged(made, rate, seed)))
             rows += json.loads(kept.read_text(encoding="utf-8"))
             print(f"done: {rate:.0%} flips, seed {seed}", flush=True)
-    publish(rows)
+    publish(rows, options.out)
 
 
 def arguments():
@@ -143,6 +151,7 @@ def plant(row_ND, person_N, copies, *, rate, seed):
         host, guest = (one, other) if count_C[one] >= count_C[other] else (other, one)
         label_M[true_M == guest], kind_M[true_M == guest] = host, "merged"
     free_M = np.flatnonzero(kind_M == "")
+    own_M = label_M.copy()
     for image in rng.choice(free_M, round(rate * len(label_M)), replace=False):
         other_M = np.flatnonzero((label_M != label_M[image]) & (true_M != true_M[image]) & (kind_M == ""))
         label_M[image], kind_M[image] = label_M[rng.choice(other_M)], "flip"
@@ -157,18 +166,22 @@ def plant(row_ND, person_N, copies, *, rate, seed):
     label_N = np.concatenate([label_M, label_K, rng.choice(label_M, len(alone_M))]).astype(np.int64)
     _, label_dense_N = np.unique(label_N, return_inverse=True)
     dense = dict(zip(label_N.tolist(), label_dense_N.tolist(), strict=True))
+    # The two halves of a person become one, under the lower number.
+    own_M = np.array([half_of.get(own, own) for own in own_M.tolist()])
+    home = [*zip(own_M.tolist(), kind_M, strict=True), *[(-1, "")] * (len(image_K) + len(alone_M))]
     return Planted(
         np.concatenate([unit_MD, unit_KD, row_ND[alone_M]]),
         label_dense_N.astype(np.int32),
         np.concatenate([true_M, true_M[place_K], person_N[alone_M]]),
         np.concatenate([kind_M, np.full(len(image_K), "duplicate", "U9"), np.full(len(alone_M), "outlier", "U9")]),
+        np.array([dense[own] if kind == "flip" and own in dense else -1 for own, kind in home]),
         {dense[half]: dense[first] for half, first in half_of.items() if half in dense and first in dense},
     )
 
 
 def judged(made, rate, seed):
     """The rows of one planting: each sweep of a threshold, both orders, the baselines."""
-    common = {"flips": rate, "seed": seed, "images": len(made.label_N), "wrong": int((made.kind_N != "").sum())}
+    common = {"rate": rate, "seed": seed, "images": len(made.label_N), "wrong": int((made.kind_N != "").sum())}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "rows.npy"
@@ -183,11 +196,19 @@ def judged(made, rate, seed):
                 for value in values:
                     found = measured(made, run(order=order, **{name: value}))
                     rows.append(common | {"way": order, "threshold": name, "value": value} | found)
-    for value in SWEEPS["tau_intra"]:
-        dropped_N = plain_mean(made) <= value
-        rows.append(
-            common | {"way": "plain mean", "threshold": "tau_intra", "value": value} | of_dropped(made, dropped_N)
-        )
+            # Where the order shows: an image that is left out as far from its identity cannot be given to its own.
+            state = run(order=order, move=True)
+            home_N = state.label_N == made.home_N
+            rows.append(
+                common
+                | {
+                    "way": order,
+                    "threshold": "move",
+                    "value": True,
+                    "home": float(home_N[made.kind_N == "flip"].mean()),
+                }
+            )
+    rows += [common | row for row in of_plain_mean(made)]
     dropped_N = sub_centre_angle(made) > np.radians(SUB_DROP_DEGREES)
     rows.append(
         common | {"way": "sub-centres", "threshold": "degrees", "value": SUB_DROP_DEGREES} | of_dropped(made, dropped_N)
@@ -233,6 +254,15 @@ def of_dropped(made, dropped_N):
     return found
 
 
+def of_plain_mean(made):
+    """The rows of the plain mean as the centre, by threshold."""
+    cosine_N = plain_mean(made)
+    return [
+        {"way": "plain mean", "threshold": "tau_intra", "value": value} | of_dropped(made, cosine_N <= value)
+        for value in MEAN_SWEEP
+    ]
+
+
 def plain_mean(made):
     """The cosine of each image to the mean of all images under its name."""
     centre_CD, number_C = mean_centres(made.unit_ND, made.label_N)
@@ -261,8 +291,8 @@ def mean_of(rows, kind, number, **where):
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def publish(rows):
-    """planted.json, planted.md, planted.html."""
+def publish(rows, out):
+    """planted.json and planted.md; the page of planted.png goes to --out."""
     record = provenance(command=COMMAND)
     plan = CleanPlan().model_dump(mode="json")
     write_atomically(
@@ -270,16 +300,30 @@ def publish(rows):
     )
     text = as_text(rows, plan)
     write_atomically(HERE / "planted.md", text)
-    write_atomically(HERE / "planted.html", as_page(rows, plan, record))
+    write_atomically(out / "planted.html", as_page(rows, plan, record))
     print(text)
 
 
 WAYS = {
     "inter-intra": ("zennas clean: merge, inter, intra", "tau_intra"),
     "intra-inter": ("CAST's order: intra, merge, inter", "tau_intra"),
-    "plain mean": ("distance to the plain mean", "tau_intra"),
+    "plain mean": ("distance to the plain mean, at 0.25", "tau_intra"),
+    "plain mean, best": ("distance to the plain mean, at its best", "tau_intra"),
     "sub-centres": ("sub-centres, 75 degrees", "degrees"),
 }
+
+
+def best_threshold(rows, rate, way):
+    """The threshold at which recall and precision of all wrong images have the largest harmonic mean."""
+
+    def harmonic(value):
+        where = {"rate": rate, "way": way, "threshold": "tau_intra", "value": value}
+        recall, precision = (
+            mean_of(rows, "all wrong images", number, **where)[0] for number in ("recall", "precision")
+        )
+        return 2 * recall * precision / (recall + precision)
+
+    return max(MEAN_SWEEP, key=harmonic)
 
 
 def as_text(rows, plan):
@@ -296,7 +340,11 @@ def as_text(rows, plan):
     for rate in FLIPS:
         for way, (said, name) in WAYS.items():
             value = SUB_DROP_DEGREES if name == "degrees" else plan["tau_intra"]
-            where = {"flips": rate, "way": way, "threshold": name, "value": value}
+            if way.endswith(", best"):
+                way = way.removesuffix(", best")
+                value = best_threshold(rows, rate, way)
+                said += f" ({value:g})"
+            where = {"rate": rate, "way": way, "threshold": name, "value": value}
             cells = [
                 mean_of(rows, "all wrong images", number, **where)[0]
                 for number in ("recall", "precision", "clean lost")
@@ -308,10 +356,16 @@ def as_text(rows, plan):
             cells += [mean_of(rows, "split", number, **where)[0] for number in ("recall", "precision")] if split else []
             said_cells = [f"{100 * cell:.1f}" for cell in cells] + ["–"] * (9 - len(cells))
             lines.append(f"| {rate:.0%} | {said} | {' | '.join(said_cells)} |")
+    lines += ["", "| flips that `--move` brings home | " + " | ".join(f"{rate:.0%} flips" for rate in FLIPS) + " |"]
+    lines.append("|---|" + "---:|" * len(FLIPS))
+    for order in ("inter-intra", "intra-inter"):
+        homes = [
+            [row["home"] for row in rows if (row["rate"], row["way"], row["threshold"]) == (rate, order, "move")]
+            for rate in FLIPS
+        ]
+        lines.append(f"| {order} | {' | '.join(f'{100 * np.mean(home):.1f}' for home in homes)} |")
     for name, values in SWEEPS.items():
-        kind = {"tau_other": "flips, by its reason", "tau_duplicate": "duplicates, by its reason"}.get(
-            name, KIND_OF[name]
-        )
+        kind = KIND_OF[name]
         lines += [
             "",
             f"| {name}: {kind}, recall / precision | " + " | ".join(f"{rate:.0%} flips" for rate in FLIPS) + " |",
@@ -320,7 +374,7 @@ def as_text(rows, plan):
         for value in values:
             cells = []
             for rate in FLIPS:
-                where = {"flips": rate, "way": "inter-intra", "threshold": name, "value": value}
+                where = {"rate": rate, "way": "inter-intra", "threshold": name, "value": value}
                 cells.append(
                     " / ".join(
                         f"{100 * mean_of(rows, kind, number, **where)[0]:.1f}" for number in ("recall", "precision")
@@ -335,12 +389,10 @@ def as_page(rows, plan, record):
     """planted.html."""
     sections = ""
     for name, values in SWEEPS.items():
-        kind = {"tau_other": "flips, by its reason", "tau_duplicate": "duplicates, by its reason"}.get(
-            name, KIND_OF[name]
-        )
+        kind = KIND_OF[name]
         figure = page.panels([1.0])
         for rate in FLIPS:
-            where = {"flips": rate, "way": "inter-intra", "threshold": name}
+            where = {"rate": rate, "way": "inter-intra", "threshold": name}
             for number, dash in (("recall", "solid"), ("precision", "dot")):
                 points = [100 * mean_of(rows, kind, number, value=value, **where)[0] for value in values]
                 figure.add_trace(
@@ -355,7 +407,7 @@ def as_page(rows, plan, record):
         sections += (
             f"<section><h2>{name}: {kind}</h2>{legend({f'{rate:.0%} flips': look for rate, look in LOOKS.items()})}"
         )
-        sections += f"<p>Recall solid, precision dotted; the line is the default.</p>"
+        sections += "<p>Recall solid, precision dotted; the line is the default.</p>"
         sections += f"{drawn(figure, name, height_px=300)}</section>"
     return document(
         sections, definitions(origin(Provenance(**record.model_dump()), [])), kind="experiment",

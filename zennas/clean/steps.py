@@ -63,7 +63,7 @@ class Bench:
              self.plan.dbscan_eps, self.plan.dbscan_min_samples)
             for one, other in itertools.pairwise(cuts)
         ]  # fmt: skip
-        found = self.work.map(f"{self.number}.{self._count} centres", parts.centres, tasks)
+        found = self.work.map(f"round {self.number}.{self._count} centres", parts.centres, tasks)
         size = np.load(self.embeddings, mmap_mode="r").shape[1]
         centre_CD, num_members_C = np.zeros((len(number_C), size), np.float32), np.zeros(len(number_C), np.int32)
         if last is not None:
@@ -92,7 +92,7 @@ class Bench:
 
     def map(self, name, function, tasks):
         """Work.map under a name of its own in this round."""
-        return self.work.map(f"{self.number}.{self._count} {name}", function, tasks)
+        return self.work.map(f"round {self.number}.{self._count} {name}", function, tasks)
 
     def _file(self, name):
         return str(self.work.folder / f"{self.number}.{self._count}-{name}")
