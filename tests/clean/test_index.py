@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from zennas.clean import index
+from zennas.clean import exact, index
 from zennas.clean.centres import unit_rows
+from zennas.clean.exact import ExactIndex
 from zennas.clean.grouping import joined
 from zennas.clean.index import CentreIndex
 
@@ -32,8 +33,35 @@ def test_the_nearest_are_the_nearest(kept, tmp_path):
     np.testing.assert_allclose(cosine_QK, np.take_along_axis(cosine_QC, order_QK, axis=1), atol=1e-6)
 
 
-def test_where_there_are_fewer_there_is_nobody():
-    number_QK, cosine_QK = CentreIndex(unit_rows([[1, 0], [0, 1]]), [7, 9]).nearest(unit_rows([[1, 0.2]]), 4)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_compared_block_by_block_are_the_nearest(device, tmp_path, monkeypatch):
+    centre_CD, unit_QD, number_C = drawn()
+    np.save(tmp_path / "centres.npy", centre_CD)
+    np.save(tmp_path / "centres.numbers.npy", number_C)
+    monkeypatch.setattr(exact, "QUERIES", 7)
+    monkeypatch.setattr(exact, "CENTRES", 33)
+    found = ExactIndex.open(tmp_path / "centres.npy", device=device)
+    tolerance = 1e-6 if device == "cpu" else 2e-3  # float16 there
+    number_QK, cosine_QK = found.nearest(unit_QD, 5)
+    expected_QK, expected_cosine_QK = CentreIndex(centre_CD, number_C).nearest(unit_QD, 5)
+    np.testing.assert_allclose(cosine_QK, expected_cosine_QK, atol=tolerance)
+    clear_QK = np.abs(np.diff(expected_cosine_QK, append=-1)) > 2 * tolerance
+    clear_QK[:, 1:] &= clear_QK[:, :-1]
+    assert (number_QK == expected_QK)[clear_QK].all() and clear_QK.mean() > 0.5
+    pairs, expected = (
+        {(row, number): cosine for row, number, cosine in zip(*index.alike(unit_QD, 0.5), strict=True)}
+        for index in (found, CentreIndex(centre_CD, number_C))
+    )
+    assert all(abs(({**pairs, **expected})[pair] - 0.5) < tolerance for pair in set(pairs) ^ set(expected))
+    assert len(set(pairs) & set(expected)) >= len(unit_QD)
+
+
+@pytest.mark.parametrize("kind", [CentreIndex, lambda *given: ExactIndex(*given, device="cpu")], ids=["faiss", "exact"])
+def test_where_there_are_fewer_there_is_nobody(kind):
+    number_QK, cosine_QK = kind(unit_rows([[1, 0], [0, 1]]), [7, 9]).nearest(unit_rows([[1, 0.2]]), 4)
     assert number_QK.tolist() == [[7, 9, -1, -1]] and np.isneginf(cosine_QK[0, 2:]).all()
 
 

@@ -79,6 +79,13 @@ def test_parts_change_nothing(clean, monkeypatch):
     np.testing.assert_allclose(whole.own_N, in_parts.own_N, atol=1e-6)
 
 
+def test_a_device_that_compares_all_decides_the_same(clean):
+    made = planted(19)
+    by_index, by_all = (clean(made.unit_ND, made.label_N, device=device) for device in (None, "cpu"))
+    for name in ("label_N", "reason_N", "nearest_N", "twin_N"):
+        assert (getattr(by_index, name) == getattr(by_all, name)).all(), name
+
+
 def test_only_identities_that_changed_are_clustered_again(clean, monkeypatch):
     """And the result is that of clustering all of them again."""
     made, clustered = planted(9), []

@@ -100,7 +100,9 @@ def clean(
         int | None,
         typer.Option(help="Processes. [default: one per core from 200,000 images on, else this one alone]"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of the network: cpu or cuda. [default: cuda where there is a GPU]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of the network: cpu or cuda. [default: cuda where there is a GPU]")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto' inside one). [default: a private local Ray]")
     ] = None,

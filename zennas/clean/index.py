@@ -45,8 +45,8 @@ class CentreIndex:
     def save(self, path):
         """Write it to a file that is there whole or not at all, and that workers open by its name."""
         path = pathlib.Path(path)
-        numbers, content = path.with_suffix(".numbers.npy"), path.with_name(f".{path.name}.tmp")
-        np.save(numbers, self.number_C)
+        content = path.with_name(f".{path.name}.tmp")
+        np.save(path.with_suffix(".numbers.npy"), self.number_C)
         faiss.write_index(self._index, str(content))
         content.replace(path)
 

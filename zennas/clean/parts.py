@@ -5,22 +5,31 @@ Each returns a dict of arrays. M images of the part, C identities of it, G of a 
 
 import functools
 import os
+from typing import NamedTuple
 
 import numpy as np
 
 from zennas.clean.centres import centres_of, unit_rows
+from zennas.clean.exact import ExactIndex
 from zennas.clean.index import CentreIndex
 
 ROWS = 4096  # compared at a time
 MANY = 1024  # images of a bucket from which on equal ones are put together first, which takes longer for few
 
 
+class IndexFile(NamedTuple):
+    """Where centres lie: a CentreIndex, or with a device (such as cuda) the centres themselves, all compared there."""
+
+    path: str
+    device: str | None = None
+
+
 def _array(path):
     return _opened_array(path, os.stat(path).st_mtime_ns)
 
 
-def _index(path):
-    return _opened_index(path, os.stat(path).st_mtime_ns)
+def _index(file):
+    return _opened_index(file, os.stat(file.path).st_mtime_ns)
 
 
 # A process opens a file once, and again where it is another one by now.
@@ -30,8 +39,10 @@ def _opened_array(path, changed):
 
 
 @functools.lru_cache(maxsize=2)
-def _opened_index(path, changed):
-    return CentreIndex.open(path)
+def _opened_index(file, changed):
+    if file.device is None:
+        return CentreIndex.open(file.path)
+    return ExactIndex.open(file.path, device=file.device)
 
 
 def rows_of(path, image_M):

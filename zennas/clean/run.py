@@ -129,12 +129,13 @@ def _round(options, source, asked, number, rounds, progress):
         state = decisions.load_state(options.out / _folder(number - 1) / "state.npz")
     else:
         state = State.of(label_N)
+    device = "cuda" if usable_device(options.device) == "cuda" else None
     work = Work(
         folder / "parts", num_workers=wanted_workers(options.workers, source.num_images), address=options.address,
         progress=progress,
     )  # fmt: skip
     try:
-        state = cleaned(state, Bench(path, options.plan, work, number=number))
+        state = cleaned(state, Bench(path, options.plan, work, number=number, device=device))
     finally:
         work.close()
     if not (state.label_N >= 0).any():

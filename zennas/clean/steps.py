@@ -40,8 +40,10 @@ class Bench:
     """What steps work with: embeddings, the plan, the work; and the centres as they were last, so that only those of identities
     that changed are found anew."""
 
-    def __init__(self, embeddings, plan: CleanPlan, work, *, number=1):
+    def __init__(self, embeddings, plan: CleanPlan, work, *, number=1, device=None):
+        """embeddings: an .npy. number: of the round. device: where all centres are compared (cuda); None: an index instead."""
         self.embeddings, self.plan, self.work, self.number = str(embeddings), plan, work, number
+        self.device = device
         self._last, self._count, self._index = None, 0, None
 
     def centres(self, label_N):
@@ -77,22 +79,25 @@ class Bench:
         path = self._file("centres.npy")
         with explaining(self.work.folder):
             np.save(path, centre_CD)
+            np.save(pathlib.Path(path).with_suffix(".numbers.npy"), number_C)
         self._last, self._index = Centres(number_C, centre_CD, num_members_C, label_N, path), None
         return self._last
 
     def index(self):
-        """The file of the CentreIndex of the last centres."""
+        """The IndexFile of the last centres."""
+        if self.device is not None:
+            return parts.IndexFile(self._last.path, self.device)
         if self._index is None:
-            path = self._file("centres.faiss")
-            if not pathlib.Path(path).is_file():
+            self._index = parts.IndexFile(self._file("centres.faiss"))
+            if not pathlib.Path(self._index.path).is_file():
                 with explaining(self.work.folder):
-                    CentreIndex(self._last.centre_CD, self._last.number_C).save(path)
-            self._index = path
+                    CentreIndex(self._last.centre_CD, self._last.number_C).save(self._index.path)
         return self._index
 
-    def map(self, name, function, tasks):
-        """Work.map under a name of its own in this round."""
-        return self.work.map(f"round {self.number}.{self._count} {name}", function, tasks)
+    def map(self, name, function, tasks, *, by_index=False):
+        """Work.map under a name of its own in this round; by_index: an index is asked, which may be on this process's device."""
+        here = by_index and self.device is not None
+        return self.work.map(f"round {self.number}.{self._count} {name}", function, tasks, here=here)
 
     def _file(self, name):
         return str(self.work.folder / f"{self.number}.{self._count}-{name}")
@@ -131,7 +136,7 @@ def merge(state, bench):
         (bench.index(), centres.path, centres.number_C[start:stop], start, stop, threshold)
         for start, stop in itertools.pairwise(cuts)
     ]
-    found = bench.map("merge", parts.alike, tasks)
+    found = bench.map("merge", parts.alike, tasks, by_index=True)
     one_P, other_P, cosine_P = (
         np.concatenate([part[key] for part in found]) for key in ("one_P", "other_P", "cosine_P")
     )
@@ -158,7 +163,7 @@ def inter(state, bench):
         (bench.embeddings, image_M[part], centres.path, place_M[part], label_M[part], bench.index())
         for part in _slices(len(image_M))
     ]
-    found = bench.map("inter", parts.near, tasks)
+    found = bench.map("inter", parts.near, tasks, by_index=True)
     own_M, other_M, nearest_M, cell_M = (
         np.concatenate([part[key] for part in found]) for key in ("own_M", "other_M", "nearest_M", "cell_M")
     )

@@ -27,15 +27,18 @@ class Work:
         with explaining(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def map(self, name, function, parts):
-        """[dict of arrays] of function(*part) for every part, in order; what is kept under `name` is not done again."""
+    def map(self, name, function, parts, *, here=False):
+        """[dict of arrays] of function(*part) for every part, in order; what is kept under `name` is not done again.
+
+        here: by this process, whoever else could work.
+        """
         found = [self._kept(name, place) for place in range(len(parts))]
         todo = [place for place, result in enumerate(found) if result is None]
         if self.progress:
             self.progress.begin(name)
             count = self.progress.counting("parts")
         done = len(parts) - len(todo)
-        for place, result in self._results(function, parts, todo):
+        for place, result in self._results(function, parts, todo, here):
             found[place] = self._keep(name, place, result)
             done += 1
             if self.progress:
@@ -44,9 +47,9 @@ class Work:
             self.progress.end()
         return found
 
-    def _results(self, function, parts, todo):
+    def _results(self, function, parts, todo, here):
         """(place, result) as they come."""
-        if self.num_workers == 1 and self.address is None:
+        if here or (self.num_workers == 1 and self.address is None):
             use_threads(num_cores())
             yield from ((place, function(*parts[place])) for place in todo)
             return
