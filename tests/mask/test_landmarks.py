@@ -55,6 +55,14 @@ def test_a_face_in_a_photograph_is_found_where_it_is(turn_deg):
     assert mesh.fit_pose(found.point_V3).roll_deg == pytest.approx(turn_deg, abs=MOST_DEG)
 
 
+def test_a_small_square_photograph_is_no_aligned_crop():
+    """As LFW's own 250 x 250: a square small enough for a crop, in which the face stands elsewhere and is smaller."""
+    image_HW3, point_V2 = photograph(size=(250, 250), at=(20, 90), face_px=120)
+    found = Landmarker(AUTO).find(image_HW3)
+    assert found.score > 0.9, found.why
+    assert np.sqrt(((found.point_V3[:, :2] - point_V2) ** 2).sum(1).mean()) < MOST_PX * 120 / 112
+
+
 def test_the_larger_of_two_faces_counts():
     image_HW3, point_V2 = photograph(at=(30, 100), face_px=260)
     small_HW3, _ = synthetic_face(Scene(), image_px=110)

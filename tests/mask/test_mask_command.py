@@ -139,7 +139,7 @@ def test_what_cannot_be_masked_is_listed_and_written_as_it_is(awkward, tmp_path,
     over = pd.read_csv(tmp_path / "out" / "passed-over.csv").set_index(
         pd.Index(["noise", "undecodable", "1x1", "nothing"])
     )
-    assert "no mesh fits" in over.why["noise"] and "1 x 1 pixels" in over.why["1x1"]
+    assert "no face was found" in over.why["noise"] and "1 x 1 pixels" in over.why["1x1"]
     assert over.why[["undecodable", "nothing"]].str.startswith("does not decode").all()
     assert summary["num_passed_over"] == 4 and summary["num_undecodable"] == 2
     after, _ = images_of(tmp_path / "out")

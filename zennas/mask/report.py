@@ -19,7 +19,7 @@ COLOUR = "#0f766e"
 STYLE = """
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
 .faces figure { margin: 0; } .faces img { width: 112px; height: 112px; margin-right: 4px; }
-figcaption { font-size: 12px; color: #64748b; }
+.faces img { object-fit: contain; } figcaption { font-size: 12px; color: #64748b; overflow-wrap: anywhere; }
 """
 
 
@@ -33,7 +33,7 @@ def write_report(path, summary, rows, source, options, made_by):
 <p>How far a face looks to the side, up or down, and is tilted, in degrees, as fitted to its landmarks.</p>
 {_poses(masked)}</section>
 <section><h2>Before and after</h2>
-<p>The first masked images of the data, one in so many.</p>{_faces(masked, rows, source, options)}</section>
+<p>Masked images, evenly over the data.</p>{_faces(masked, rows, source, options)}</section>
 <section><h2>Passed over</h2>{_passed_over(over)}</section>"""
     record = Provenance.parse(made_by, "run.json: made_by")
     again = f"<p>The same command and data give the same images.</p>{definitions(origin(record, []))}"

@@ -12,6 +12,7 @@ import numpy as np
 
 from zennas.faces.images import TEMPLATE_52
 from zennas.mask import mesh
+from zennas.mask.landmarks import FIVE
 from zennas.mask.render import rasterised
 
 SIDE = 1024  # of the painted skin
@@ -26,8 +27,6 @@ EYES = (
 LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
 MOUTH = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)  # where the lips meet
 NOSTRILS = ((20, 242, 99, 60), (250, 462, 328, 290))
-# Of the five points of ArcFace's template: the vertices they are the mean of, left ones first as seen.
-FIVE = ((33, 133), (263, 362), (1,), (61,), (291,))
 SKIN, HAIR, LIP, IRIS, CLOTHES = (214, 168, 142), (58, 42, 34), (176, 96, 92), (84, 62, 44), (70, 84, 104)
 
 
