@@ -168,35 +168,27 @@ def test_the_image_given_is_not_changed(fitted):
 
 
 def test_knobs_move_what_they_say(fitted):
-    """The alpha's rows, area and principal axis against a mask that sits straight."""
-    face = fitted(image_px=224)
+    """The upper edge, the area and the light of masks against those of one that sits straight."""
+    face = fitted()
 
-    def alpha(**knobs):
-        draws = [
-            masked(
-                face.image_HW3,
-                face.point_V3,
-                texture("black", 0, seed=0),
-                np.random.default_rng(seed),
-                knobs=STILL | knobs,
-            )
-            for seed in range(6)
-        ]
-        return [(one.variation, one.alpha_HW) for one in draws]
+    def draws(kind, **knobs):
+        return [worn(face, kind, seed=seed, knobs=STILL | knobs) for seed in range(6)]
 
-    for variation, alpha_HW in alpha(height=0.06):
-        rows = np.flatnonzero(alpha_HW[:, 112] > 0.5)
-        straight = np.flatnonzero(alpha()[0][1][:, 112] > 0.5)
-        assert np.sign(rows[0] - straight[0]) == np.sign(variation.shift) or abs(variation.shift) < 0.01
-    for variation, alpha_HW in alpha(size=0.2):
-        if abs(variation.size - 1) > 0.03:
-            assert (alpha_HW.sum() > alpha()[0][1].sum()) == (variation.size > 1)
-    brighter = [
-        (variation.exposure, np.mean(masked(face.image_HW3, face.point_V3, texture("n95", 0, seed=0), np.random.default_rng(seed),
-         knobs=STILL | {"exposure": 0.5}).image_HW3))
-        for seed, (variation, _) in enumerate(alpha(exposure=0.5))
-    ]  # fmt: skip
-    assert sorted(brighter) == sorted(brighter, key=lambda one: one[1])
+    straight = worn(face, "black", knobs=STILL)
+
+    def top(done):
+        return int(np.flatnonzero(done.alpha_HW[:, 56] > 0.5)[0])
+
+    for done in draws("black", height=0.06):
+        assert abs(done.variation.shift) < 0.015 or np.sign(top(done) - top(straight)) == np.sign(done.variation.shift)
+    for done in draws("black", size=0.2):
+        larger = done.alpha_HW.sum() > straight.alpha_HW.sum()
+        assert abs(done.variation.size - 1) < 0.03 or larger == (done.variation.size > 1)
+    for done in draws("black", angle_deg=15):
+        left, right = (np.flatnonzero(done.alpha_HW[:, column] > 0.5)[0] for column in (40, 72))
+        assert abs(done.variation.angle_deg) < 6 or (left < right) == (done.variation.angle_deg > 0)  # clockwise
+    bright = sorted((done.variation.exposure, float(done.image_HW3.mean())) for done in draws("n95", exposure=0.5))
+    assert bright == sorted(bright, key=lambda one: one[1])
 
 
 def test_no_knob_without_its_effect_in_a_variation():
