@@ -33,7 +33,7 @@ from zennas.provenance import num_cores, provenance
 
 SIZE, IMAGES_EACH, NOISE = 512, 20, 0.035
 FLIPS, OUTLIERS, SPLIT, COPIES = 0.1, 0.05, 0.05, 0.01
-QUERIES = 5000  # of the comparison with all centres
+QUERIES = 8192  # of the comparison with all centres
 PAPER = 42_000_000, 2_000_000  # images and identities of WebFace42M
 
 
@@ -157,7 +157,7 @@ def planted(path, num):
 
 
 def against_all(centres, path, label_N):
-    """How cells compare with comparing all: queries a second of each, and how often they name the same two centres."""
+    """How cells compare with comparing all: queries a second of each, and how often they name the same nearest one."""
     unit_QD = unit_rows(
         np.load(path, mmap_mode="r")[np.random.default_rng(0).choice(len(label_N), QUERIES, replace=False)]
     )
@@ -166,14 +166,15 @@ def against_all(centres, path, label_N):
     for name, flat in (("all", True), ("cells", False)):
         index = CentreIndex(centres.centre_CD, centres.number_C, flat=flat)
         start = time.perf_counter()
-        number_Q2, _ = index.nearest(unit_QD, 2)
-        found[name] = QUERIES / (time.perf_counter() - start), number_Q2
+        number_Q2, cosine_Q2 = index.nearest(unit_QD, 2)
+        found[name] = QUERIES / (time.perf_counter() - start), number_Q2, cosine_Q2
+    known_Q = found["all"][2][:, 0] >= CleanPlan().tau_other
     return {
         "probed": PROBES,
         "queries_per_s": round(found["cells"][0]),
         "times_all": round(found["cells"][0] / found["all"][0], 2),
-        "same_first": round(float((found["cells"][1][:, 0] == found["all"][1][:, 0]).mean()), 4),
-        "same_second": round(float((found["cells"][1][:, 1] == found["all"][1][:, 1]).mean()), 4),
+        # Of the faces that are somebody's here: what strangers are nearest to is chance.
+        "same_first": round(float((found["cells"][1][:, 0] == found["all"][1][:, 0])[known_Q].mean()), 4),
     }
 
 

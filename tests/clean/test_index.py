@@ -75,6 +75,17 @@ def test_all_alike_pairs_are_found_block_by_block(monkeypatch):
     assert cosine_P.min() > 0.5
 
 
+def test_many_queries_at_once_are_answered_as_one_by_one(monkeypatch, capsys):
+    centre_CD, unit_QD, number_C = drawn(num_centres=3000, num_queries=300)
+    cells = CentreIndex(centre_CD, number_C, flat=False)
+    one_by_one = cells.nearest(unit_QD, 2)
+    monkeypatch.setattr(index, "BATCHED", 10)
+    at_once = cells.nearest(unit_QD, 2)
+    assert (one_by_one[0] == at_once[0]).all()
+    np.testing.assert_allclose(one_by_one[1], at_once[1], atol=1e-5)
+    assert capsys.readouterr().out == ""
+
+
 def test_cells_find_nearly_all_and_say_so_after_opening(tmp_path):
     centre_CD, unit_QD, number_C = drawn(num_centres=6000, num_queries=500)
     cells = CentreIndex(centre_CD, number_C, flat=False)

@@ -73,6 +73,7 @@ def test_parts_change_nothing(clean, monkeypatch):
     made = planted(8)
     whole = clean(made.unit_ND, made.label_N)
     monkeypatch.setattr(steps, "PART", 17)
+    monkeypatch.setattr(steps, "SEARCHED", 23)
     in_parts = clean(made.unit_ND, made.label_N)
     for name in ("label_N", "reason_N", "nearest_N", "twin_N"):
         assert (getattr(whole, name) == getattr(in_parts, name)).all(), name

@@ -3,14 +3,19 @@
 Q queries, C centres, K of them, D embedding size
 """
 
+import contextlib
 import math
 import pathlib
 
 import faiss
 import numpy as np
+from faiss.contrib.big_batch_search import big_batch_search
 
 FLAT = 20_000  # centres up to which all are compared; beyond, cells
-PROBES = 32  # cells that are looked into
+# Cells that are looked into: 64 find 98 % of 52,500 random directions again by a face of cosine 0.79, 32 find 95 %, 128 99.4 %
+# (experiments/benchmarks/cleaning.py); directions of real people lie less evenly, and are easier.
+PROBES = 64
+BATCHED = 4096  # queries from which on they are compared cell by cell, four times as fast as query by query
 TRAINED_ON = 64  # centres a cell that its place is found by
 BLOCK = 16_384  # queries at a time
 
@@ -62,7 +67,12 @@ class CentreIndex:
 
     def nearest(self, unit_QD, num):
         """(number_QK, cosine_QK) of the `num` nearest centres, the nearest first; -1 and -inf where there are fewer."""
-        cosine_QK, place_QK = self._index.search(np.ascontiguousarray(unit_QD, np.float32), num)
+        unit_QD = np.ascontiguousarray(unit_QD, np.float32)
+        if self.is_flat or len(unit_QD) < BATCHED:
+            cosine_QK, place_QK = self._index.search(unit_QD, num)
+        else:
+            with contextlib.redirect_stdout(None):  # it counts cells there, and cannot be told not to
+                cosine_QK, place_QK = big_batch_search(self._index, unit_QD, num, method="pairwise_distances")
         return np.where(place_QK >= 0, self.number_C[place_QK], -1), np.where(place_QK >= 0, cosine_QK, -np.inf)
 
     def alike(self, unit_QD, threshold):

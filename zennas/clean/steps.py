@@ -19,6 +19,7 @@ from zennas.records import UserError
 from zennas.run_folder import explaining
 
 PART = 32_768  # images of a part of the work
+SEARCHED = 131_072  # of one that asks the index, whose cells are then asked by many at once
 TIE = 1e-3  # cosines that embeddings in float16 do not tell apart
 
 
@@ -161,7 +162,7 @@ def inter(state, bench):
     place_M = centres.places(label_M)
     tasks = [
         (bench.embeddings, image_M[part], centres.path, place_M[part], label_M[part], bench.index())
-        for part in _slices(len(image_M))
+        for part in _slices(len(image_M), SEARCHED)
     ]
     found = bench.map("inter", parts.near, tasks, by_index=True)
     own_M, other_M, nearest_M, cell_M = (
@@ -226,7 +227,7 @@ def intra(state, bench):
     centres = bench.centres(state.label_N)
     image_M = np.flatnonzero(state.label_N >= 0)
     place_M = centres.places(state.label_N[image_M])
-    tasks = [(bench.embeddings, image_M[part], centres.path, place_M[part]) for part in _slices(len(image_M))]
+    tasks = [(bench.embeddings, image_M[part], centres.path, place_M[part]) for part in _slices(len(image_M), PART)]
     own_M = np.concatenate(
         [part["own_M"] for part in bench.map("intra", parts.own, tasks)] or [np.empty(0, np.float32)]
     )
@@ -276,5 +277,5 @@ def _end(starts_C, place, image_M):
     return starts_C[place] if place < len(starts_C) else len(image_M)
 
 
-def _slices(num):
-    return [slice(start, start + PART) for start in range(0, num, PART)]
+def _slices(num, size):
+    return [slice(start, start + size) for start in range(0, num, size)]
