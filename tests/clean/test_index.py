@@ -83,6 +83,18 @@ def test_many_queries_at_once_are_answered_as_one_by_one(monkeypatch, capsys):
     at_once = cells.nearest(unit_QD, 2)
     assert (one_by_one[0] == at_once[0]).all()
     np.testing.assert_allclose(one_by_one[1], at_once[1], atol=1e-5)
+    # A threshold that few are above, and one that more are above than are asked for at first.
+    for threshold in (0.7, 0.55):
+        monkeypatch.setattr(index, "BATCHED", 10)
+        row_P, number_P, cosine_P = cells.alike(unit_QD, threshold)
+        monkeypatch.setattr(index, "BATCHED", 1000)
+        expected = cells.alike(unit_QD, threshold)
+        order_P, expected_P = np.lexsort((number_P, row_P)), np.lexsort((expected[1], expected[0]))
+        assert (row_P[order_P] == expected[0][expected_P]).all() and (
+            number_P[order_P] == expected[1][expected_P]
+        ).all()
+        np.testing.assert_allclose(cosine_P[order_P], expected[2][expected_P], atol=1e-5)
+    assert np.bincount(row_P).max() > index.NEAREST > np.bincount(row_P).min()
     assert capsys.readouterr().out == ""
 
 

@@ -15,6 +15,7 @@ FLAT = 20_000  # centres up to which all are compared; beyond, cells
 # Cells that are looked into: 64 find 98 % of 52,500 random directions again by a face of cosine 0.79, 32 find 95 %, 128 99.4 %
 # (experiments/benchmarks/cleaning.py); directions of real people lie less evenly, and are easier.
 PROBES = 64
+NEAREST = 8  # centres that are asked for where those above a threshold are wanted
 BATCHED = 4096  # queries from which on they are compared cell by cell, four times as fast as query by query
 TRAINED_ON = 64  # centres a cell that its place is found by
 BLOCK = 16_384  # queries at a time
@@ -77,7 +78,25 @@ class CentreIndex:
 
     def alike(self, unit_QD, threshold):
         """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""
-        rows, numbers, cosines = [], [], []
+        if self.is_flat or len(unit_QD) < BATCHED:
+            return self._within(unit_QD, threshold)
+        # Few centres have many that are alike: the nearest are asked for by many at once, and only where all of them are above
+        # the threshold is everything within it.
+        number_QK, cosine_QK = self.nearest(unit_QD, NEAREST)
+        above_QK = cosine_QK > threshold
+        more_M = np.flatnonzero(above_QK.all(axis=1))
+        above_QK[more_M] = False
+        row_P, place_P = np.nonzero(above_QK)
+        row_R, number_R, cosine_R = self._within(np.asarray(unit_QD)[more_M], threshold)
+        return (
+            np.append(row_P, more_M[row_R]),
+            np.append(number_QK[row_P, place_P], number_R),
+            np.append(cosine_QK[row_P, place_P], cosine_R),
+        )
+
+    def _within(self, unit_QD, threshold):
+        """`alike`, query by query."""
+        rows, numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for start in range(0, len(unit_QD), BLOCK):
             block_BD = np.ascontiguousarray(unit_QD[start : start + BLOCK], np.float32)
             limits, cosine_P, place_P = self._index.range_search(block_BD, threshold)
