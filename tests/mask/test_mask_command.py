@@ -278,3 +278,15 @@ def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatc
 
 def test_the_module_answers_as_the_room_does():
     assert importlib.import_module("zennas.mask.__main__").main is main
+
+
+def test_workers_end_with_the_run_that_started_them(people, tmp_path):
+    """They hold its standard output: were one left, `communicate` would wait for it."""
+    words = ["--data", str(people), "--ratio", "1", "--out", str(tmp_path / "out"), "--workers", "2"]
+    child = subprocess.Popen([sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out" / "parts").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.kill()
+    child.communicate(timeout=30)
+    assert child.returncode == -signal.SIGKILL

@@ -6,10 +6,12 @@ import csv
 import dataclasses
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import shutil
 import signal
+import threading
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -165,9 +167,16 @@ def _all_done(work, todo, workers):
 
 
 def _quiet():
-    """Ctrl-C is the parent's to answer; what a worker has begun it ends."""
+    """Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at once: what it waits for does
+    not come any more, and the next run does its part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def end_with_parent():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _write_records(work, parts, folder, progress):
