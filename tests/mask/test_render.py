@@ -6,7 +6,7 @@ import pytest
 
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
-from zennas.mask.render import check_knobs, knobs_of_vary, masked, rasterised, vary
+from zennas.mask.render import FACE_CM, check_knobs, knobs_of_vary, masked, rasterised, vary
 from zennas.mask.textures import KINDS, texture
 from zennas.records import UserError
 
@@ -180,7 +180,9 @@ def test_knobs_move_what_they_say(fitted):
         return int(np.flatnonzero(done.alpha_HW[:, 56] > 0.5)[0])
 
     for done in draws("black", height=0.06):
-        assert abs(done.variation.shift) < 0.015 or np.sign(top(done) - top(straight)) == np.sign(done.variation.shift)
+        assert abs(done.variation.height) < 0.015 or np.sign(top(done) - top(straight)) == np.sign(
+            done.variation.height
+        )
     for done in draws("black", size=0.2):
         larger = done.alpha_HW.sum() > straight.alpha_HW.sum()
         assert abs(done.variation.size - 1) < 0.03 or larger == (done.variation.size > 1)
@@ -214,4 +216,15 @@ def test_a_face_that_is_mostly_outside_its_picture(fitted):
     for rows, columns in ((slice(0, 40), slice(0, 112)), (slice(0, 112), slice(0, 30)), (slice(0, 30), slice(0, 30))):
         image_HW3 = np.ascontiguousarray(face.image_HW3[rows, columns])
         done = masked(image_HW3, face.point_V3, texture("n95", 0, seed=0), np.random.default_rng(0))
+        assert done.image_HW3.shape == image_HW3.shape
+
+
+def test_a_large_face_of_which_few_rows_are_seen(fitted):
+    """The shadow of its mask reaches further down than there are rows of its picture to draw on, from one row to all it needs."""
+    face, one = fitted(image_px=800), texture("kn95", 0, seed=0)
+    pose = mesh.fit_pose(face.point_V3)
+    first = mesh.on_face(one.shell, face.point_V3, pose)[:, 1].min() - 0.06 * FACE_CM * pose.scale_px_per_cm
+    for last in range(int(first), int(first) + 12):
+        image_HW3 = np.ascontiguousarray(face.image_HW3[:last])
+        done = masked(image_HW3, face.point_V3, one, np.random.default_rng(0), knobs=STILL)
         assert done.image_HW3.shape == image_HW3.shape

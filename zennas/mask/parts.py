@@ -31,8 +31,10 @@ COLUMNS = pa.schema([
     ("kind", pa.string()), ("variant", pa.int32()),
     ("score", pa.float32()),  # of the mesh, in [0, 1]
     ("yaw_deg", pa.float32()), ("pitch_deg", pa.float32()), ("roll_deg", pa.float32()),
-    ("angle_deg", pa.float32()), ("size", pa.float32()), ("shift", pa.float32()),
-    ("blur_px", pa.float32()), ("exposure", pa.float32()),  # render.Variation
+    # render.Variation: size and exposure times what a mask that sits straight has, height in sides of the layout (downwards; 0.01
+    # is 2 mm), blur_px for a face of 100 pixels.
+    ("angle_deg", pa.float32()), ("size", pa.float32()), ("height", pa.float32()),
+    ("blur_px", pa.float32()), ("exposure", pa.float32()),
     ("bluish", pa.bool_()),  # skin more blue than red
     ("why", pa.string()),  # it was passed over
 ])  # fmt: skip

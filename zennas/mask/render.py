@@ -31,11 +31,11 @@ OWN_BLUR = 0.35  # of a rendered pixel: its area is the eye of a camera already
 
 
 class Variation(NamedTuple):
-    """How a mask differs from one that sits straight: turn, size, shift (down, of the layout), further blur and brightness."""
+    """How a mask differs from one that sits straight: turn, size, height (downwards, of the layout), further blur and brightness."""
 
     angle_deg: float
     size: float
-    shift: float
+    height: float
     blur_px: float
     exposure: float
 
@@ -213,7 +213,7 @@ def _worn(variation):
     """The 2x3 map from a place on the face to the place in the texture that lies there."""
     angle, scale = math.radians(variation.angle_deg), 1 / variation.size
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    turn_22, worn_2 = np.array([[cos, sin], [-sin, cos]]), MIDDLE_2 + np.array([0.0, variation.shift])
+    turn_22, worn_2 = np.array([[cos, sin], [-sin, cos]]), MIDDLE_2 + np.array([0.0, variation.height])
     return np.column_stack([turn_22, MIDDLE_2 - turn_22 @ worn_2])
 
 
@@ -221,7 +221,7 @@ def _shadow(alpha_HW, pose):
     """How much light the mask takes from what is beside its edge, most of it below."""
     sigma = max(0.6, SHADOW_CM * pose.scale_px_per_cm)
     soft_HW = cv2.GaussianBlur(alpha_HW, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    down = round(0.4 * sigma)
+    down = min(round(0.4 * sigma), len(alpha_HW) - 1)  # of a face mostly outside its picture there are few rows
     if down:
         soft_HW = np.concatenate([np.repeat(soft_HW[:1], down, axis=0), soft_HW[:-down]])
     return SHADOW * soft_HW
