@@ -118,7 +118,8 @@ class MaskPlan(Record):
     ratio: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.15  # of the images, drawn anew every epoch; mind_ft's
     kinds: tuple[str, ...] | None = None  # rows of KINDS; None: all, or none where there are textures
     textures: str | None = None  # a folder of templates of one's own
-    faces: str = "aligned"  # where a face stands in its image: aligned, detect (anywhere), auto (by its size)
+    # Where a face stands in its image: aligned, detect (anywhere), auto (aligned in a small square, unless it is off there).
+    faces: str = "aligned"
     knobs: Knobs = {}  # how far masks vary: those of mask.render.vary
 
 

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from zennas import commands
+from zennas.train.__main__ import DATA_HELP
 
 HELP = """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is lit, and
 written into a training set that `zennas train --data OUT` reads.
 
 Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the data. An image
-in which no face can be fitted is written as it is, and listed. The same seed gives the same images, with any number of workers.
+in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged record, which has no image to
+hand on, is left out and listed. The same seed gives the same images, with any number of workers.
 Kinds: surgical_blue, surgical_green, surgical_white, cloth_plain, cloth_patterned, n95, kn95, black. For templates of your own,
 --layout FILE draws what to paint on. Ctrl-C and kill -9 lose no more than the parts under way: give the same command again.
 
@@ -24,12 +26,7 @@ Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given
 
 
 def mask(
-    data: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            help="Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
-        ),
-    ] = None,
+    data: Annotated[pathlib.Path | None, typer.Option(help=DATA_HELP)] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the masked set.")] = None,
     ratio: Annotated[float, typer.Option(help="Share of the images that are masked, 0 to 1.")] = 0.15,
     kinds: Annotated[
@@ -43,8 +40,8 @@ def mask(
     faces: Annotated[
         str,
         typer.Option(
-            help="Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (crops where an image is a "
-            "square of at most 256 pixels)."
+            help="Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a "
+            "square of at most 256 pixels whose face stands where an aligned one does, else a photograph)."
         ),
     ] = "auto",
     knob: Annotated[

@@ -57,7 +57,8 @@ class Landmarker:
     """Finds the vertices of the face in an image: `find`. Its networks are opened where they are first asked, on one thread, so
     that it may be pickled or forked into workers.
 
-    look: "aligned" where the face stands where ArcFace's template has it, "detect" for photographs, "auto" by the image's shape.
+    look: "aligned" where the face stands where ArcFace's template has it, "detect" for photographs, "auto": aligned where the
+    image is a square of at most MAX_ALIGNED_PX whose face stands there, else detected.
     """
 
     def __init__(self, look=AUTO):
