@@ -2,14 +2,13 @@
 
 # N images, H height, W width
 
-import base64
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.images import CorruptImageError, UnreadableImageError, align, as_jpeg, decode, resized
+from zennas.faces.images import CorruptImageError, UnreadableImageError, align, data_uri, decode, resized
 
 
 class ImageSet(NamedTuple):
@@ -37,10 +36,9 @@ class ImageSet(NamedTuple):
     def thumbnail(self, image, size):
         """The image at `size` as a data URI for a page; None where it cannot be had."""
         try:
-            encoded = as_jpeg(self.pixels(image, size))
+            return data_uri(self.pixels(image, size))
         except CorruptImageError:
             return None
-        return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
 
 
 def read_file(path):

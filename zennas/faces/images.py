@@ -4,6 +4,7 @@ An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the
 image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
 """
 
+import base64
 import inspect
 import math
 from typing import Annotated, NamedTuple
@@ -88,6 +89,11 @@ def as_jpeg(image_HW3, *, quality=85):
     """The bytes of an RGB image as a JPEG, for a page."""
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
+
+
+def data_uri(image_HW3):
+    """An RGB image as a data URI, for a page."""
+    return "data:image/jpeg;base64," + base64.b64encode(as_jpeg(image_HW3)).decode("ascii")
 
 
 class Within(NamedTuple):
@@ -254,14 +260,8 @@ def check_augmentations(augmentations, where):
         at = f"{where}.{name}"
         if not isinstance(knobs, dict):
             raise UserError(f"{at}: expected knobs with values ({', '.join(knobs_of(function))}), got {knobs!r}")
-        known = knobs_of(function)
-        for knob, value in knobs.items():
-            if knob not in known:
-                raise UserError(f"{at}: knob '{knob}' is not known; {suggestion(str(knob), list(known))}")
-            _, within = known[knob]
-            if value not in within:
-                raise UserError(f"{at}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
-        values = {knob: default for knob, (default, _) in known.items()} | knobs
+        check_knobs(function, knobs, at)
+        values = {knob: default for knob, (default, _) in knobs_of(function).items()} | knobs
         for knob in values:
             upper = knob.replace("min_", "max_", 1)
             if knob.startswith("min_") and values[knob] > values[upper]:
@@ -270,8 +270,19 @@ def check_augmentations(augmentations, where):
     return checked
 
 
+def check_knobs(function, knobs, where):
+    """UserError naming `where` for a knob that the function does not have, or a value out of its span."""
+    known = knobs_of(function)
+    for knob, value in knobs.items():
+        if knob not in known:
+            raise UserError(f"{where}: knob '{knob}' is not known; {suggestion(str(knob), list(known))}")
+        _, within = known[knob]
+        if value not in within:
+            raise UserError(f"{where}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
+
+
 def knobs_of(function):
-    """{knob: (default, Within)} of an augmentation, as its signature states them.
+    """{knob: (default, Within)} of an augmentation, or of another function whose signature states them so.
 
     >>> knobs_of(flip)
     {'p': (0.5, Within(low=0.0, high=1.0))}
