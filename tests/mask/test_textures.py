@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zennas.mask import mesh
-from zennas.mask.masker import Masker, templates_fingerprint
+from zennas.mask.masker import Masker, check_mask_plan, masker_of, templates_fingerprint
 from zennas.mask.textures import (
     KINDS,
     TEXTURE_PX,
@@ -17,6 +17,7 @@ from zennas.mask.textures import (
     write_layout,
 )
 from zennas.records import UserError
+from zennas.train_plan import MaskPlan
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,8 +128,19 @@ def test_templates_that_cannot_be_used(tmp_path, what, said):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=r"--textures .*none: no such folder"):
         load_templates(tmp_path / "none")
+
+
+@pytest.mark.parametrize("what", ["no folder", "no file", "noise", "twice"])
+def test_an_error_names_the_recipes_key_where_that_was_given(tmp_path, what):
+    folder = tmp_path / "none" if what == "no folder" else tmp_path
+    bad_template(tmp_path, what)
+    plan = MaskPlan(textures=str(folder))
+    for refuse in (lambda: check_mask_plan(plan, "web.yaml: train.data.mask"), lambda: masker_of(plan, seed=0)):
+        with pytest.raises(UserError, match=r"data\.mask\.textures") as error:
+            refuse()
+        assert "--textures" not in str(error.value)
 
 
 def test_a_fingerprint_is_of_what_templates_hold(tmp_path):

@@ -3,10 +3,13 @@
 import hashlib
 from typing import NamedTuple
 
+from zennas.faces.images import check_knobs
 from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
-from zennas.mask.render import Masked, check_knobs, masked
+from zennas.mask.render import Masked, masked, vary
 from zennas.mask.textures import Wardrobe, load_templates, wardrobe
 from zennas.records import UserError, suggestion
+
+TEXTURES = "data.mask.textures"  # of a recipe
 
 
 class Worn(NamedTuple):
@@ -52,7 +55,7 @@ def masker_of(plan, *, seed):
     """The Masker of a train_plan.MaskPlan, or None where it masks nothing."""
     if plan is None or plan.ratio == 0:
         return None
-    dressing = wardrobe(plan.kinds, plan.textures, seed=seed, where="data.mask.kinds")
+    dressing = wardrobe(plan.kinds, plan.textures, seed=seed, where="data.mask.kinds", textures_where=TEXTURES)
     return Masker(dressing, ratio=plan.ratio, look=plan.faces, knobs=plan.knobs)
 
 
@@ -61,8 +64,8 @@ def check_mask_plan(plan, where):
     if plan is None:
         return
     check_look(plan.faces, f"{where}.faces")
-    check_knobs(plan.knobs, f"{where}.knobs")
-    wardrobe(plan.kinds, plan.textures, where=f"{where}.kinds")
+    check_knobs(vary, plan.knobs, f"{where}.knobs")
+    wardrobe(plan.kinds, plan.textures, where=f"{where}.kinds", textures_where=f"{where}.textures")
 
 
 def check_look(look, where):
@@ -71,10 +74,10 @@ def check_look(look, where):
         raise UserError(f"{where}: '{look}' is not known; {suggestion(str(look), list(LOOKS))}")
 
 
-def templates_fingerprint(folder):
+def templates_fingerprint(folder, *, where="--textures"):
     """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds none."""
     digest = hashlib.sha256()
-    for template in load_templates(folder):
+    for template in load_templates(folder, where=where):
         digest.update(template.name.encode() + b"\0")
         digest.update(template.rgba_HW4.tobytes())
     return digest.hexdigest()[:16]

@@ -122,8 +122,11 @@ def _kept_texture(kind, variant, seed):
     return texture(kind, variant, seed=seed)
 
 
-def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds"):
-    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not known."""
+def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds", textures_where="--textures"):
+    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not known.
+
+    where, textures_where: what the user gave them as, for errors.
+    """
     if kinds is None:
         kinds = () if folder is not None else tuple(KINDS)
     for kind in kinds:
@@ -131,7 +134,7 @@ def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds"):
             raise UserError(f"{where}: kind of mask '{kind}' is not known; {suggestion(str(kind), list(KINDS))}")
     if len(set(kinds)) < len(kinds):
         raise UserError(f"{where}: a kind is given twice in {', '.join(kinds)}")
-    templates = load_templates(folder) if folder is not None else ()
+    templates = load_templates(folder, where=textures_where) if folder is not None else ()
     if not kinds and not templates:
         raise UserError(f"{where}: no kind of mask is given; known: {', '.join(KINDS)}")
     if same := sorted({template.name for template in templates} & set(kinds)):
@@ -139,15 +142,15 @@ def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds"):
     return Wardrobe(kinds, templates, seed=seed)
 
 
-def load_templates(folder):
+def load_templates(folder, *, where="--textures"):
     """The Textures of a folder, sorted by name. UserError where it has none, or one cannot be used, each named."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--textures {folder}: no such folder; expected one of RGBA images in the layout of --layout")
+        raise UserError(f"{where} {folder}: no such folder; expected one of RGBA images in the layout of --layout")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in TEMPLATE_SUFFIXES)
     if not files:
         raise UserError(
-            f"--textures {folder}: holds no template; expected images ({', '.join(TEMPLATE_SUFFIXES)}) with alpha"
+            f"{where} {folder}: holds no template; expected images ({', '.join(TEMPLATE_SUFFIXES)}) with alpha"
         )
     found, wrong = [], []
     for path in files:
@@ -157,12 +160,12 @@ def load_templates(folder):
             wrong.append(str(error))
     if wrong:
         raise UserError(
-            f"--textures: {some(wrong[:1])}" + (f" (and {len(wrong) - 1} more of {len(files)})" if wrong[1:] else "")
+            f"{where}: {some(wrong[:1])}" + (f" (and {len(wrong) - 1} more of {len(files)})" if wrong[1:] else "")
         )
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
-            f"--textures {folder}: two templates are called {twice[0]}; their names without suffix must differ"
+            f"{where} {folder}: two templates are called {twice[0]}; their names without suffix must differ"
         )
     return tuple(found)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from zennas.mask.masker import templates_fingerprint
+from zennas.mask.masker import TEXTURES, templates_fingerprint
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
 from zennas.track import Track
@@ -63,7 +63,7 @@ class Options:
         mask = plan["data"].pop("mask")
         if mask is not None:  # a run without masks is what it was before there were any
             if mask["textures"] is not None:
-                mask["textures"] = templates_fingerprint(mask["textures"])
+                mask["textures"] = templates_fingerprint(mask["textures"], where=TEXTURES)
             plan["data"]["mask"] = mask
         return {
             "experiment": self.name,
