@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,15 +11,16 @@ import time
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from tests.mask.conftest import as_png
-from zennas.faces.images import decode
+from zennas.faces.images import CorruptImageError, UnreadableImageError, decode
 from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
-from zennas.mask import parts
+from zennas.faces.sources import Source, open_source
+from zennas.mask import parts, run
 from zennas.mask.__main__ import main
-from zennas.mask.textures import KINDS
+from zennas.mask.textures import KINDS, texture
 
 
 @pytest.fixture
@@ -76,15 +78,22 @@ def test_a_training_reads_it(people, tmp_path, command):
     assert pd.read_parquet(tmp_path / "out" / "masks.parquet").masked.all()
 
 
-def test_any_number_of_workers_writes_the_same(people, tmp_path, command):
-    assert command("--data", people, "--ratio", 0.6, "--out", tmp_path / "one", "--workers", 1)[0] == 0
-    many = [
-        sys.executable,
-        "-c",
-        "import zennas.mask.parts as p; p.PART_IMAGES = 5; from zennas.mask.__main__ import main; main()",
-    ]
-    many += ["--data", str(people), "--ratio", "0.6", "--out", str(tmp_path / "two"), "--workers", "2"]
-    subprocess.run(many, check=True, capture_output=True, timeout=120)
+@pytest.fixture
+def handed(monkeypatch):
+    """The Sources that were handed to other processes."""
+    found, reduce = [], Source.__reduce__
+    monkeypatch.setattr(Source, "__reduce__", lambda source: found.append(source) or reduce(source))
+    return found
+
+
+@pytest.mark.slow  # test_a_masking_that_is_stopped_goes_on compares two with one, too
+def test_any_number_of_workers_writes_the_same(people, tmp_path, command, monkeypatch, handed):
+    """And what is the same for all parts is handed to every process once."""
+    words = ["--data", people, "--ratio", 0.6]
+    assert command(*words, "--out", tmp_path / "one", "--workers", 1)[0] == 0
+    monkeypatch.setattr(parts, "PART_IMAGES", 5)
+    assert command(*words, "--out", tmp_path / "two", "--workers", 2)[0] == 0
+    assert 1 <= len(handed) <= 2
     for name in ("train.rec", "train.idx", "property", "passed-over.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     one, two = (pd.read_parquet(tmp_path / which / "masks.parquet") for which in ("one", "two"))
@@ -92,14 +101,21 @@ def test_any_number_of_workers_writes_the_same(people, tmp_path, command):
 
 
 def test_another_seed_masks_others_and_the_ratio_is_kept(people, tmp_path, command):
-    masked = {}
+    before, masked = images_of(people)[0], {}
     for seed in (0, 1):
         assert command("--data", people, "--ratio", 0.4, "--out", tmp_path / f"{seed}", "--seed", seed)[0] == 0
         masked[seed] = pd.read_parquet(tmp_path / f"{seed}" / "masks.parquet").masked
+        after = images_of(tmp_path / f"{seed}")[0]
+        changed = [(decode(one) != decode(other)).any() for one, other in zip(before, after, strict=True)]
+        assert changed == pd.read_parquet(tmp_path / f"{seed}" / "masks.parquet").chosen.tolist()
     assert not masked[0].equals(masked[1])
-    # Of 20,000 draws, five deviations of a binomial.
-    drawn = [np.random.default_rng([7, parts.MASKING, image]).random() < 0.15 for image in range(20_000)]
-    assert abs(np.mean(drawn) - 0.15) < 5 * (0.15 * 0.85 / 20_000) ** 0.5
+    with RecordWriter(tmp_path / "many") as writer:  # too small to be masked, which costs no time
+        small = as_png(np.zeros((1, 1, 3), np.uint8))
+        for _ in range(2000):
+            writer.add(small, 0)
+    assert command("--data", tmp_path / "many", "--ratio", 0.15, "--out", tmp_path / "drawn", "--workers", 1)[0] == 1
+    chosen = pd.read_parquet(tmp_path / "drawn" / "masks.parquet").chosen
+    assert abs(chosen.mean() - 0.15) < 5 * (0.15 * 0.85 / 2000) ** 0.5  # five deviations of a binomial
 
 
 def test_only_masked_and_kinds_and_knobs(people, tmp_path, command):
@@ -147,6 +163,69 @@ def test_what_cannot_be_masked_is_listed_and_written_as_it_is(awkward, tmp_path,
     assert (
         np.ptp(decode(after[3]).astype(int), axis=2).max() <= 6
     )  # a grey face wears a grey mask, but for the JPEG's rounding
+    assert "its bytes were written as they were" in (tmp_path / "out" / "report.html").read_text()
+    assert command("--data", data, "--ratio", 1, "--out", tmp_path / "alone", "--only-masked")[0] == 0
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert "none of them was written" in page and "its bytes were written" not in page
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_damaged_records_are_counted_apart_and_said(people, tmp_path, command, monkeypatch, ratio):
+    """They hold no image to hand on, whether they were chosen or not; those that were not are not passed over."""
+    read, damaged = Source.read, range(2, 22)
+
+    def failing(source, image):
+        if source.num_images == 24 and image in damaged:
+            raise CorruptImageError("no record begins at offset 96")
+        return read(source, image)
+
+    monkeypatch.setattr(Source, "read", failing)
+    code, out, said = command("--data", people, "--ratio", ratio, "--out", tmp_path / "out", "--workers", 1, "--json")
+    summary, table = json.loads(out), pd.read_parquet(tmp_path / "out" / "masks.parquet")
+    assert code == int(summary["num_chosen"] > 0 and summary["num_masked"] == 0)
+    assert summary["num_damaged"] == table.damaged.sum() == 20 and summary["num_written"] == 4
+    assert summary["num_passed_over"] == (table.chosen & table.damaged).sum() == table.chosen.sum() - table.masked.sum()
+    assert open_source(tmp_path / "out").num_images == 4
+    over = pd.read_csv(tmp_path / "out" / "passed-over.csv")
+    assert over.image.tolist() == list(damaged) and not over.written.any()
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in (" ".join(said.split()), page):
+        assert "20 of 24 records are damaged" in text
+    assert "but for damaged records" in page
+
+
+def test_the_table_has_large_groups_of_rows_and_is_never_read_whole(people, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
+    read, asked = pq.read_table, []
+
+    def reading(path, columns=None, filters=None, **more):
+        if path.name == "masks.parquet":
+            asked.append((columns, filters))
+        return read(path, columns=columns, filters=filters, **more)
+
+    monkeypatch.setattr(pq, "read_table", reading)
+    words = ["--data", people, "--ratio", 0.5, "--workers", 1, "--out"]
+    assert command(*words, tmp_path / "out")[0] == 0
+    assert pq.ParquetFile(tmp_path / "out" / "masks.parquet").num_row_groups == 1
+    assert asked and all(
+        filters is not None or not {"where", "name", "why"} & set(columns) for columns, filters in asked
+    )
+    monkeypatch.setattr(run, "GROUP_ROWS", 8)
+    assert command(*words, tmp_path / "other")[0] == 0
+    one, other = (pq.ParquetFile(tmp_path / which / "masks.parquet") for which in ("out", "other"))
+    assert other.num_row_groups == 3 and one.read().equals(other.read())
+
+
+def test_a_template_may_be_called_anything(people, tmp_path, command):
+    """Its name stands on the page as it is, not as a piece of it."""
+    (tmp_path / "mine").mkdir()
+    name = "<img src=x onerror=alert(1)>"
+    image = cv2.cvtColor(texture("n95", 0, seed=0).rgba_HW4, cv2.COLOR_RGBA2BGRA)
+    (tmp_path / "mine" / f"{name}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    words = ["--data", people, "--ratio", 0.2, "--textures", tmp_path / "mine", "--out", tmp_path / "out"]
+    assert command(*words, "--workers", 1)[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert name not in page and "&lt;img src=x onerror=alert(1)&gt;, yaw" in page
 
 
 def test_a_set_with_red_and_blue_exchanged_is_said(people, tmp_path, command):
@@ -157,6 +236,7 @@ def test_a_set_with_red_and_blue_exchanged_is_said(people, tmp_path, command):
         (folder / path.parent.name / path.name).write_bytes(as_png(np.ascontiguousarray(image_HW3[..., ::-1])))
     code, said, _ = command("--data", folder, "--ratio", 1, "--out", tmp_path / "out")
     assert code == 0 and "red and blue seem to be exchanged" in " ".join(said.split())
+    assert "red and blue seem to be exchanged" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_where_nothing_can_be_masked_the_exit_code_says_so(tmp_path, command):
@@ -251,42 +331,69 @@ def slowly(self, image_HW3, rng):
     return once(self, image_HW3, rng)
 Masker.worn = slowly
 from zennas.mask.__main__ import main
-main()
+if __name__ == "__main__":
+    main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatch, number, code):
-    """Killed when two parts are done: they are not done again, and the end is what it would have been."""
-    words = ["--data", str(people), "--ratio", "0.9", "--out", str(tmp_path / "out"), "--workers", "1"]
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, 1, marks=pytest.mark.slow),
+        (signal.SIGINT, 130, 1),
+    ],
+)
+def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatch, handed, number, code, workers):
+    """Killed when two parts are done: they are not done again, and the end is what it would have been. Workers, which read the
+    script anew, end with the run that started them: they hold its output, and `communicate` waits for whoever does."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ["--data", str(people), "--ratio", "0.9", "--out", str(tmp_path / "out"), "--workers", str(workers)]
     child = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, tmp_path / "slow.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out" / "parts").glob("*.parquet"))) < 2 and time.monotonic() < deadline:
+    while len(list((tmp_path / "out" / "parts").glob("part-*.parquet"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(number)
     _, error = child.communicate(timeout=60)
     assert child.returncode == code and "Traceback" not in error
-    assert 2 <= len(list((tmp_path / "out" / "parts").glob("part-*.parquet"))) < 6
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").glob("part-??????.parquet")}
+    assert 2 <= len(done) < 6
     monkeypatch.setattr(parts, "PART_IMAGES", 4)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the parts stay, to be looked at
     ended, said, _ = command(*words)
-    assert ended == 0 and "going on: " in said
+    assert ended == 0 and f"going on: {len(done)} of 6" in said
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(handed) <= workers, "what is the same for all parts, once for every process"
     assert command(*words[:4], "--out", tmp_path / "whole", "--workers", 1)[0] == 0
+    for name in ("train.rec", "train.idx", "property", "passed-over.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    one, other = (pd.read_parquet(tmp_path / which / "masks.parquet") for which in ("out", "whole"))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_disk_that_fails_ends_the_run_and_the_same_command_goes_on(people, tmp_path, command, monkeypatch):
+    """What cannot be read now is not left out of the set for good."""
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
+    words, read = ["--data", people, "--ratio", 0.3, "--workers", 1, "--out"], Source.read
+
+    def failing(source, image):
+        if image == 14:
+            raise UnreadableImageError("cannot be read: Input/output error")
+        return read(source, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "read", failing)
+        code, _, error = command(*words, tmp_path / "out")
+    (line,) = error.strip().splitlines()
+    assert code == 2 and "p2/p2_0002.png: cannot be read: Input/output error" in line and "same command" in line
+    assert len(list((tmp_path / "out" / "parts").glob("part-*.parquet"))) == 3
+    code, said, _ = command(*words, tmp_path / "out")
+    assert code == 0 and "going on: 3 of 6" in said
+    assert command(*words, tmp_path / "whole")[0] == 0
     assert (tmp_path / "out" / "train.rec").read_bytes() == (tmp_path / "whole" / "train.rec").read_bytes()
 
 
 def test_the_module_answers_as_the_room_does():
     assert importlib.import_module("zennas.mask.__main__").main is main
-
-
-def test_workers_end_with_the_run_that_started_them(people, tmp_path):
-    """They hold its standard output: were one left, `communicate` would wait for it."""
-    words = ["--data", str(people), "--ratio", "1", "--out", str(tmp_path / "out"), "--workers", "2"]
-    child = subprocess.Popen([sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "out" / "parts").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.kill()
-    child.communicate(timeout=30)
-    assert child.returncode == -signal.SIGKILL

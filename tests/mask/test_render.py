@@ -4,14 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
+from zennas.faces.images import check_knobs, knobs_of
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
-from zennas.mask.render import FACE_CM, check_knobs, knobs_of_vary, masked, rasterised, vary
+from zennas.mask.render import FACE_CM, masked, rasterised, vary
 from zennas.mask.textures import KINDS, texture
 from zennas.records import UserError
 
 NOSE_TIP, LIPS, CHIN, EYES = 4, (13, 14, 61, 291), 199, (159, 145, 386, 374)
-STILL = dict.fromkeys(knobs_of_vary(), 0.0)
+STILL = dict.fromkeys(knobs_of(vary), 0.0)
 POSES = [{}, {"yaw_deg": 28}, {"yaw_deg": -28}, {"pitch_deg": 14}, {"pitch_deg": -14, "roll_deg": 8}]
 
 
@@ -194,7 +195,7 @@ def test_knobs_move_what_they_say(fitted):
 
 
 def test_no_knob_without_its_effect_in_a_variation():
-    for knob, (_, within) in knobs_of_vary().items():
+    for knob, (_, within) in knobs_of(vary).items():
         still = vary(np.random.default_rng(0), **STILL)
         moved = vary(np.random.default_rng(0), **(STILL | {knob: within.high}))
         assert sum(one != other for one, other in zip(still, moved, strict=True)) == 1, knob
@@ -206,7 +207,7 @@ def test_no_knob_without_its_effect_in_a_variation():
 )
 def test_a_knob_that_cannot_be_used(knobs, said):
     with pytest.raises(UserError, match=r"here") as error:
-        check_knobs(knobs, "here")
+        check_knobs(vary, knobs, "here")
     assert said in str(error.value)
 
 
@@ -221,10 +222,11 @@ def test_a_face_that_is_mostly_outside_its_picture(fitted):
 
 def test_a_large_face_of_which_few_rows_are_seen(fitted):
     """The shadow of its mask reaches further down than there are rows of its picture to draw on, from one row to all it needs."""
-    face, one = fitted(image_px=800), texture("kn95", 0, seed=0)
-    pose = mesh.fit_pose(face.point_V3)
-    first = mesh.on_face(one.shell, face.point_V3, pose)[:, 1].min() - 0.06 * FACE_CM * pose.scale_px_per_cm
-    for last in range(int(first), int(first) + 12):
-        image_HW3 = np.ascontiguousarray(face.image_HW3[:last])
-        done = masked(image_HW3, face.point_V3, one, np.random.default_rng(0), knobs=STILL)
+    face, one = fitted(), texture("kn95", 0, seed=0)
+    large_HW3, point_V3 = cv2.resize(face.image_HW3, (896, 896)), 8 * face.point_V3
+    pose = mesh.fit_pose(point_V3)
+    first = mesh.on_face(one.shell, point_V3, pose)[:, 1].min() - 0.06 * FACE_CM * pose.scale_px_per_cm
+    for last in range(int(first), int(first) + 12, 2):
+        image_HW3 = np.ascontiguousarray(large_HW3[:last])
+        done = masked(image_HW3, point_V3, one, np.random.default_rng(0), knobs=STILL)
         assert done.image_HW3.shape == image_HW3.shape

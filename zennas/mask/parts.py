@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from zennas.faces.images import CorruptImageError, UnreadableImageError, decode
 from zennas.mask.masker import Masker
+from zennas.records import UserError
 from zennas.run_folder import explaining
 
 PART_IMAGES = 256
@@ -28,6 +29,7 @@ COLUMNS = pa.schema([
     ("where", pa.string()), ("name", pa.string()), ("identity", pa.int32()),
     ("chosen", pa.bool_()),  # drawn to be masked
     ("masked", pa.bool_()), ("written", pa.bool_()),
+    ("damaged", pa.bool_()),  # a record without an image to hand on
     ("kind", pa.string()), ("variant", pa.int32()),
     ("score", pa.float32()),  # of the mesh, in [0, 1]
     ("yaw_deg", pa.float32()), ("pitch_deg", pa.float32()), ("roll_deg", pa.float32()),
@@ -77,7 +79,7 @@ def parts_of(num_images):
 
 
 def do_part(work, part):
-    """Does one part; the number of its images. UserError where the disk is full."""
+    """Does one part; the number of its images. UserError where an image cannot be had now, or the disk is full."""
     cv2.setNumThreads(0)  # processes share the cores out already
     rows, temporary = [], work.images(part).with_suffix(".tmp")
     with explaining(work.folder):
@@ -107,16 +109,18 @@ def _done(work, image):
     source = work.source
     row = {
         "image": image, "where": source.where(image), "name": source.name(image), "identity": int(source.label_N[image]),
-        "masked": False, "bluish": False,
+        "masked": False, "damaged": False, "bluish": False,
     }  # fmt: skip
     rng = np.random.default_rng([work.seed, MASKING, image])
     row["chosen"] = bool(rng.random() < work.masker.ratio)
     try:
         encoded = source.read(image)
-    except UnreadableImageError as error:
-        return None, row | {"why": str(error)}
-    except CorruptImageError as error:  # a damaged record has no bytes to hand on
-        return None, row | {"why": f"does not decode: {error}"}
+    except UnreadableImageError as error:  # which may pass: the part is not done
+        raise UserError(
+            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: give the same command again to go on"
+        ) from None
+    except CorruptImageError as error:
+        return None, row | {"damaged": True, "why": f"damaged: {error}"}
     if not row["chosen"]:
         return (None if work.only_masked else encoded), row
     try:

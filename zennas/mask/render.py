@@ -4,7 +4,6 @@ V vertices of the face, G nodes of the mask's shell, N both, T triangles; H, W p
 """
 
 import functools
-import inspect
 import math
 from typing import Annotated, NamedTuple
 
@@ -15,7 +14,6 @@ from zennas.faces.images import Within
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
 from zennas.mask.textures import TEXTURE_PX
-from zennas.records import UserError, suggestion
 
 FAR_PX = 1e5  # of the camera: OpenCV's has a perspective, which from so far away is none
 DEPTH_PX = 1e4  # in front of and behind the face that is drawn
@@ -31,7 +29,7 @@ OWN_BLUR = 0.35  # of a rendered pixel: its area is the eye of a camera already
 
 
 class Variation(NamedTuple):
-    """How a mask differs from one that sits straight: turn, size, height (downwards, of the layout), further blur and brightness."""
+    """How a mask differs from one that sits straight: turn, size, height (down, of the layout), further blur and brightness."""
 
     angle_deg: float
     size: float
@@ -68,28 +66,6 @@ def vary(
     return Variation(
         angle_deg * turned, 1 + size * sized, height * shifted, blur_px * abs(blurred), 1 + exposure * exposed
     )
-
-
-def knobs_of_vary():
-    """{knob: (default, Within)}."""
-    parameters = inspect.signature(vary).parameters.values()
-    return {
-        parameter.name: (parameter.default, parameter.annotation.__metadata__[0])
-        for parameter in parameters
-        if parameter.kind == inspect.Parameter.KEYWORD_ONLY
-    }
-
-
-def check_knobs(knobs, where):
-    """The same knobs; UserError naming `where` for one that is not known, or a value out of its span."""
-    known = knobs_of_vary()
-    for knob, value in knobs.items():
-        if knob not in known:
-            raise UserError(f"{where}: knob '{knob}' is not known; {suggestion(str(knob), list(known))}")
-        within = known[knob][1]
-        if value not in within:
-            raise UserError(f"{where}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
-    return dict(knobs)
 
 
 def masked(image_HW3, point_V3, texture, rng, *, knobs=None):

@@ -1,13 +1,13 @@
 """report.html of a masking: how many, which kinds, which poses, and faces before and after."""
 
-import base64
 import html
 
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from zennas.faces.images import CorruptImageError, as_jpeg, decode, resized
+from zennas.faces.images import CorruptImageError, data_uri, decode, resized
 from zennas.faces.sources import open_source
 from zennas.page import INK, definitions, document, drawn, notices, origin, table
 from zennas.provenance import Provenance
@@ -23,10 +23,16 @@ STYLE = """
 """
 
 
-def write_report(path, summary, rows, source, options, made_by):
-    """Writes the page of a masking to `path`, whole or not at all. rows: the table of masks.parquet; the records lie beside."""
-    masked = rows.filter(rows["masked"])
-    over = rows.filter(pc.is_valid(rows["why"]))
+def rows_of(path, columns, *, where=None):
+    """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images, does not fit into memory."""
+    return pq.read_table(path, columns=columns, filters=where)
+
+
+def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
+    """Writes the page of a masking to `path`, whole or not at all. rows: the path of masks.parquet; the records lie beside.
+    warnings: what its reader must not miss."""
+    masked = rows_of(rows, ["image", "kind", "yaw_deg", "pitch_deg", "roll_deg"], where=pc.field("masked"))
+    why = rows_of(rows, ["why"], where=pc.field("why").is_valid())["why"]
     sections = f"""<section><h2>What became of the images</h2>
 {_counts(summary)}</section>
 <section><h2>Poses of the masked faces</h2>
@@ -34,18 +40,19 @@ def write_report(path, summary, rows, source, options, made_by):
 {_poses(masked)}</section>
 <section><h2>Before and after</h2>
 <p>Masked images, evenly over the data.</p>{_faces(masked, rows, source, options)}</section>
-<section><h2>Passed over</h2>{_passed_over(over)}</section>"""
+<section><h2>Passed over</h2>{_passed_over(why, options)}</section>"""
     record = Provenance.parse(made_by, "run.json: made_by")
     again = f"<p>The same command and data give the same images.</p>{definitions(origin(record, []))}"
     facts = [
         ("Data", f"{options.data}: {summary['num_images']:,} images of {source.num_identities:,} identities"),
         ("Masked", f"{summary['num_masked']:,} ({summary['num_masked'] / max(1, summary['num_images']):.1%})"),
         ("Asked for", f"{options.ratio:.0%}, drawn image by image, seed {options.seed}"),
-        ("Passed over", f"{summary['num_passed_over']:,}"),
+        ("Passed over", f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} that were to be masked"),
+        ("Damaged, left out", f"{summary['num_damaged']:,}"),
     ]
     page = document(
         sections, again, kind="mask", title=str(options.data.name), subtitle="faces with rendered masks",
-        banner=notices([], "banner"), facts=facts, style=STYLE, has_pictures=True,
+        banner=notices(warnings, "banner"), facts=facts, style=STYLE, has_pictures=True,
     )  # fmt: skip
     write_atomically(path, page)
 
@@ -83,16 +90,17 @@ def _faces(masked, rows, source, options):
     """Figures of images before and after, evenly over those that were masked."""
     if not masked.num_rows:
         return "<p class='empty'>None was masked.</p>"
-    written = np.cumsum(rows["written"].to_numpy(zero_copy_only=False)) - 1  # place of an image in the records
+    written_N = rows_of(rows, ["written"])["written"].to_numpy()
     records, figures = open_source(options.out), []
     for place in np.unique(np.linspace(0, masked.num_rows - 1, NUM_SHOWN).astype(int)):
         row = masked.slice(int(place), 1).to_pylist()[0]
+        image = row["image"]
         try:
-            pair = [decode(source.read(row["image"])), decode(records.read(int(written[row["image"]])))]
+            pair = [decode(source.read(image)), decode(records.read(int(np.count_nonzero(written_N[:image]))))]
         except CorruptImageError:
             continue
-        shown = "".join(f'<img alt="" src="{_uri(_fitted(one))}">' for one in pair)
-        caption = f"{row['kind']}, yaw {row['yaw_deg']:.0f}°, {html.escape(row['name'] or row['where'])}"
+        shown = "".join(f'<img alt="" src="{data_uri(_fitted(one))}">' for one in pair)
+        caption = html.escape(f"{row['kind']}, yaw {row['yaw_deg']:.0f}°, {source.name(image) or source.where(image)}")
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     return f"<div class='faces'>{''.join(figures)}</div>"
 
@@ -107,19 +115,17 @@ def _fitted(image_HW3):
     )
 
 
-def _uri(image_HW3):
-    return "data:image/jpeg;base64," + base64.b64encode(as_jpeg(image_HW3)).decode("ascii")
-
-
-def _passed_over(over):
-    if not over.num_rows:
+def _passed_over(why, options):
+    if not len(why):
         return "<p class='empty'>None: every image that was to be masked is.</p>"
     reasons = {}
-    for why in over["why"].to_pylist():
-        kind = why.partition(":")[0]
-        reasons[kind] = reasons.get(kind, 0) + 1
-    rows = "".join(f"<tr><th>{html.escape(why)}</th><td>{num:,}</td></tr>" for why, num in sorted(reasons.items()))
-    return (
-        table(("Why", "Images"), rows)
-        + "<p>Each is listed in passed-over.csv; its bytes were written as they were.</p>"
+    for one in pc.value_counts(why).to_pylist():
+        kind = one["values"].partition(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + one["counts"]
+    rows = "".join(f"<tr><th>{html.escape(kind)}</th><td>{num:,}</td></tr>" for kind, num in sorted(reasons.items()))
+    said = (
+        "none of them was written"
+        if options.only_masked
+        else "its bytes were written as they were, but for damaged records"
     )
+    return table(("Why", "Images"), rows) + f"<p>Each is listed in passed-over.csv; {said}.</p>"

@@ -13,16 +13,17 @@ import shutil
 import signal
 import threading
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zennas.faces.images import CorruptImageError, decode
+from zennas.faces.images import CorruptImageError, check_knobs, decode
 from zennas.faces.recordio import RecordWriter
 from zennas.faces.sources import open_source
 from zennas.mask.masker import Masker, check_look, templates_fingerprint
 from zennas.mask.parts import COLUMNS, Work, do_part, images_of, parts_of
-from zennas.mask.render import check_knobs
-from zennas.mask.report import write_report
+from zennas.mask.render import vary
+from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import wardrobe
 from zennas.progress import Progress
 from zennas.provenance import num_cores
@@ -32,6 +33,7 @@ from zennas.run_folder import explaining, lock_folder, open_run, save_run, write
 TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
     "masks.parquet", "passed-over.csv", "identities.txt", "report.html", "mask.log", "parts",
 )  # fmt: skip
+GROUP_ROWS = 1_000_000  # of the table; every group of rows costs its footer 1.5 kB
 FEW = 20  # masked faces below which their colours say nothing of the colour order
 
 
@@ -106,7 +108,7 @@ def check(options):
     if not 0 <= options.seed < 2**31:
         raise UserError(f"--seed: given {options.seed}, allowed: 0 to {2**31 - 1}")
     check_look(options.faces, "--faces")
-    check_knobs(options.knobs, "--knob")
+    check_knobs(vary, options.knobs, "--knob")
 
 
 def _mask(work, options, state, there, progress):
@@ -135,9 +137,10 @@ def _mask(work, options, state, there, progress):
     progress.end()
     table = _write_table(work, parts, options.out)
     summary = _summary(table, num_written)
+    warnings = warnings_of(summary)
     _write_names(work.source, options.out)
-    write_report(options.out / REPORT, summary, table, work.source, options, state["made_by"])
-    for warning in warnings_of(summary):
+    write_report(options.out / REPORT, summary, table, work.source, options, state["made_by"], warnings=warnings)
+    for warning in warnings:
         progress.say(f"warning: {warning}", style="yellow")
     save_run(options.out, state | {"summary": summary})
     shutil.rmtree(work.folder, ignore_errors=True)
@@ -151,10 +154,10 @@ def _all_done(work, todo, workers):
         return
     # Not forked: the parent has threads.
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet, initargs=()
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(work,)
     )
     try:
-        waiting = [pool.submit(do_part, work, part) for part in todo]
+        waiting = [pool.submit(_do_part, part) for part in todo]
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
     except concurrent.futures.process.BrokenProcessPool:
@@ -166,9 +169,13 @@ def _all_done(work, todo, workers):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _quiet():
-    """Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at once: what it waits for does
-    not come any more, and the next run does its part."""
+_work = []  # of a worker process: the Work of all its parts, whose index and networks are opened once
+
+
+def _begin(work):
+    """Begins a worker. Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at once: what
+    it waits for does not come any more, and the next run does its part."""
+    _work[:] = [work]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -177,6 +184,10 @@ def _quiet():
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _do_part(part):
+    return do_part(*_work, part)
 
 
 def _write_records(work, parts, folder, progress):
@@ -203,21 +214,23 @@ def _side(source):
 
 
 def _write_table(work, parts, folder):
-    """masks.parquet of all parts, and passed-over.csv of the images that could not be masked; the table."""
+    """The path of masks.parquet of all parts; and passed-over.csv of the images that could not be masked."""
     with explaining(folder):
         temporary = folder / f".{TABLE}.tmp"
         with pq.ParquetWriter(temporary, COLUMNS) as writer:
-            for part in parts:
-                writer.write_table(pq.read_table(work.table(part), schema=COLUMNS))
+            step = max(1, GROUP_ROWS // (parts[0].last - parts[0].first))  # parts of a group of rows
+            for first in range(0, len(parts), step):
+                tables = [pq.read_table(work.table(part), schema=COLUMNS) for part in parts[first : first + step]]
+                writer.write_table(pa.concat_tables(tables), row_group_size=GROUP_ROWS)
         os.replace(temporary, folder / TABLE)
-    table = pq.read_table(folder / TABLE)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "where", "name", "written", "why"])
-    over = table.filter(pc.is_valid(table["why"])).select(["image", "where", "name", "written", "why"])
-    writer.writerows(row.values() for row in over.to_pylist())
+    writer, columns = csv.writer(text, lineterminator="\n"), ["image", "where", "name", "written", "why"]
+    writer.writerow(columns)
+    over = rows_of(folder / TABLE, columns, where=pc.field("why").is_valid())
+    for batch in over.to_batches(max_chunksize=10_000):
+        writer.writerows(row.values() for row in batch.to_pylist())
     write_atomically(folder / PASSED_OVER, text.getvalue())
-    return table
+    return folder / TABLE
 
 
 def _write_names(source, folder):
@@ -226,18 +239,24 @@ def _write_names(source, folder):
         write_atomically(folder / IDENTITIES, "".join(f"{name}\n" for name in source.identity_names))
 
 
-def _summary(table, num_written):
-    masked = table.filter(table["masked"])
-    why = table["why"].drop_null().to_pylist()
+def _summary(path, num_written):
+    every = rows_of(path, ["chosen", "masked", "damaged"])
+    masked = rows_of(path, ["kind", "bluish"], where=pc.field("masked"))
+    why = rows_of(path, ["why"], where=pc.field("why").is_valid())["why"]
     kinds = masked["kind"].value_counts().to_pylist()
+
+    def num(flag):
+        return pc.sum(flag).as_py() or 0
+
     return {
-        "num_images": table.num_rows,
-        "num_chosen": pc.sum(table["chosen"]).as_py() or 0,
+        "num_images": every.num_rows,
+        "num_chosen": num(every["chosen"]),
         "num_masked": masked.num_rows,
         "num_written": num_written,
-        "num_passed_over": len(why),
-        "num_undecodable": sum(one.startswith(("does not decode", "cannot be read")) for one in why),
-        "num_bluish": pc.sum(masked["bluish"]).as_py() or 0,
+        "num_passed_over": num(pc.and_not(every["chosen"], every["masked"])),
+        "num_undecodable": num(pc.starts_with(why, "does not decode")),
+        "num_damaged": num(every["damaged"]),  # chosen or not
+        "num_bluish": num(masked["bluish"]),
         "kinds": {one["values"]: one["counts"] for one in sorted(kinds, key=lambda one: one["values"])},
     }
 
@@ -254,5 +273,10 @@ def warnings_of(summary):
         found.append(
             f"{summary['num_passed_over']:,} of {chosen:,} chosen images were passed over ({PASSED_OVER} says why); "
             "--faces aligned is for crops, --faces detect for photographs"
+        )
+    if summary["num_damaged"]:
+        found.append(
+            f"{summary['num_damaged']:,} of {summary['num_images']:,} records are damaged ({PASSED_OVER} says which): they hold "
+            "no image to hand on, and are left out"
         )
     return found
