@@ -95,6 +95,17 @@ def lasting_url(url, *, here=None):
     return url if elsewhere else scheme + lasting(path, here=here).as_posix()
 
 
+def kept_run(folder, *, what):
+    """The state of the run in a folder. UserError where there is none, or one that has no `what` (an entry of run.json)."""
+    folder = pathlib.Path(folder)
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder}: holds no run; give the command that makes one first")
+    state = _load_state(folder)
+    if what not in state:
+        raise UserError(f"{folder}: holds a run of another command")
+    return state
+
+
 def save_run(folder, state):
     """Write run.json."""
     write_atomically(pathlib.Path(folder) / "run.json", json.dumps(state, indent=1))

@@ -61,12 +61,12 @@ def clean(tmp_path):
     """clean(unit_ND, label_N, **plan) -> the State after a round; `state` to begin from another one."""
     made = []
 
-    def run(unit_ND, label_N, *, state=None, device=None, **plan):
+    def run(unit_ND, label_N, *, state=None, device=None, number=1, **plan):
         folder = tmp_path / f"clean-{len(made)}"
         made.append(folder)
         folder.mkdir()
         np.save(folder / "rows.npy", unit_ND)
-        bench = Bench(folder / "rows.npy", CleanPlan(**plan), Work(folder / "parts"), device=device)
+        bench = Bench(folder / "rows.npy", CleanPlan(**plan), Work(folder / "parts"), device=device, number=number)
         return cleaned(State.of(np.asarray(label_N)) if state is None else state, bench)
 
     return run

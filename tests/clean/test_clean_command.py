@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ import pytest
 
 from tests.pages import figure, numbers
 from tests.train.conftest import ran, untrained
+from zennas.clean import steps
 from zennas.clean.__main__ import main
 from zennas.clean.state import REASONS
 from zennas.faces.labels import DROPPED
@@ -68,6 +72,13 @@ def test_one_identity_can_be_looked_at(asked, tmp_path):
     assert ended.code == 0, ended.said
     text = (tmp_path / "out" / "look-p04.html").read_text()
     assert text.count("<figure") == 6 and text.count("class='gone'") == 1 and "nearer to another identity" in text
+    elsewhere = asked("--look", "p04", out="elsewhere")
+    assert elsewhere.code == 2 and "holds no run" in elsewhere.stderr
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "run.json").write_text('{"format": 1, "settings": {}}')
+    assert "a run of another command" in asked("--look", "p04", out="elsewhere").stderr
+    unknown = asked("--look", "Ada")
+    assert unknown.code == 2 and "has no such identity; known: p00" in unknown.stderr
     into = asked("--look", "p00")
     assert into.code == 0 and (tmp_path / "out" / "look-p00.html").read_text().count("<figure") == 12
 
@@ -86,6 +97,10 @@ def test_decisions_are_taken_back(asked, faces, tmp_path):
     table = pd.read_parquet(tmp_path / "out" / "decisions.parquet")
     assert table.loc[26, "new_identity"] == "p04" and (table.loc[90:, "new_identity"] == "p15").all()
     assert open_source(faces.folder, labels=tmp_path / "out" / "labels.npz").num_images == 95
+    assert table.loc[26, ["decision", "reason", "round"]].tolist() == ["kept", "taken back", 0]
+    assert summary["reasons"]["taken back"] == 1 and "taken back: 1 image(s), 1 identity" in ended.stderr
+    unknown = asked("--take-back", "image:p99/none.png")
+    assert unknown.code == 2 and "has no such image" in unknown.stderr
     more = asked("--take-back", "image:35", "--json")
     assert json.loads(more.stdout)["images"]["dropped"] == 0  # what was taken back before stays so
     assert (tmp_path / "out" / "taken-back.txt").read_text().splitlines() == [
@@ -121,8 +136,11 @@ def test_a_finished_cleaning_is_not_done_again(asked, tmp_path):
         (["--track", "lfw-smoke"], "give --rounds 2 or more"),
         (["--device", "tpu"], "--device: given 'tpu', allowed: cpu, cuda"),
         (["--embeddings-from", "x.onnx"], "give one of the two"),
-        (["--take-back", "image:p99/none.png"], "has no such image"),
-        (["--look", "p00"], "holds no cleaning to look at"),
+        (["--take-back", "image:1"], "holds no run"),
+        (["--look", "p00"], "holds no run"),
+        (["--look", "p00", "--take-back", "image:1"], "--look p00: decides nothing"),
+        (["--workers", "2", "--address", "auto"], "are processes of this machine"),
+        (["--order", "intra-inter", "--tau-intra", "0.99999"], "nothing is left of 96 images"),
         (["--resume", "--fresh"], "--resume and --fresh exclude each other"),
         (["--resume"], "holds no run to resume"),
         (["--tau-intra", "0.99999"], "nothing is left of 96 images"),
@@ -134,6 +152,13 @@ def test_what_cannot_be_used_is_one_line(asked, words, said):
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in ended.said
 
 
+def test_what_left_nothing_leaves_the_folder_free(asked, tmp_path):
+    assert "nothing is left" in asked("--min-images", "100").stderr and not (tmp_path / "out").exists()
+    assert asked().code == 0
+    nothing = asked("--take-back", "image:1", out="nowhere")
+    assert nothing.code == 2 and "holds no run" in nothing.stderr and not (tmp_path / "nowhere").exists()
+
+
 def test_data_and_embeddings_that_do_not_fit(asked, faces, tmp_path):
     assert "no such file or folder" in asked(data=tmp_path / "nowhere").stderr
     np.save(tmp_path / "short.npy", faces.row_ND[:90])
@@ -143,6 +168,10 @@ def test_data_and_embeddings_that_do_not_fit(asked, faces, tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     assert "cannot be read as an .npy file" in asked(embeddings=tmp_path / "text.npy").stderr
     assert "cannot be read as an .npy file" in asked(embeddings=tmp_path / "missing.npy").stderr
+    (tmp_path / "empty.npy").touch()
+    assert "cannot be read as an .npy file" in asked(embeddings=tmp_path / "empty.npy").stderr
+    np.savez(tmp_path / "several.npz", rows=faces.row_ND)
+    assert "give one, as an .npy file" in asked(embeddings=tmp_path / "several.npz").stderr
     np.save(tmp_path / "same.npy", np.ones((96, 8), np.float32))
     ended = asked(embeddings=tmp_path / "same.npy")
     assert ended.code == 2 and "all 96 embeddings are the same" in ended.stderr
@@ -157,6 +186,12 @@ def test_some_embeddings_that_are_not_finite_are_counted_and_left_out(asked, fac
     ended = asked("--json", embeddings=tmp_path / "holes.npy")
     assert ended.code == 0 and json.loads(ended.stdout)["reasons"]["no embedding"] == 2
     table = pd.read_parquet(tmp_path / "out" / "decisions.parquet")
+    refused = asked("--take-back", "image:7", embeddings=tmp_path / "holes.npy")
+    assert (
+        refused.code == 2
+        and "has no embedding" in refused.stderr
+        and not (tmp_path / "out" / "taken-back.txt").exists()
+    )
     assert (table.loc[[7, 8], "reason"] == "no embedding").all() and table.loc[[7, 8], "own_cosine"].isna().all()
 
 
@@ -172,31 +207,62 @@ def test_images_that_do_not_decode_are_named_and_left_out(faces, tmp_path, mater
     assert "1 images cannot be read" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_kill_costs_no_more_than_the_parts_under_way(start, asked, faces, tmp_path, monkeypatch):
-    """Killed as soon as it kept its first centres; what it kept is not computed again, and the end is the same."""
-    out = tmp_path / "killed"
-    child = start("--data", faces.folder, "--embeddings", faces.rows, "--out", out)
-    child.until(lambda: list(out.glob("round-1/parts/*centres-0*.npz")) or (out / "labels.npz").exists())
-    child.signal(signal.SIGKILL)
-    child.end()
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("round-1/parts/*.npz")}
-    again = start("--data", faces.folder, "--embeddings", faces.rows, "--out", out)
-    seen = {}
+SLOW = """
+import time
+from zennas.clean import parts, steps
+steps.PART = 12
+once = parts.centres
+def slowly(*given):
+    time.sleep(0.3)
+    return once(*given)
+parts.centres = slowly
+from zennas.clean import steps
+from zennas.clean.__main__ import main
+main()
+"""
 
-    def watched():
-        for path in out.glob("round-1/parts/*.npz"):
-            try:
-                seen[path.name] = path.stat().st_mtime_ns
-            except OSError:
-                continue
-        return (out / "report.html").exists()
 
-    again.until(watched)
-    assert again.end() == 0, again.log.read_text()
-    assert all(seen.get(name, changed) == changed for name, changed in kept.items())
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow)],
+)
+def test_a_stop_costs_no_more_than_the_parts_under_way(asked, faces, tmp_path, monkeypatch, number, code):
+    """Stopped when it kept its first centres; what it kept is not computed again, and the end is what it would have been."""
+    out = tmp_path / "stopped"
+    words = ["--data", faces.folder, "--embeddings", faces.rows, "--out", out]
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("round-1/parts/*centres-0*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(number)
+    said, _ = child.communicate(timeout=60)
+    assert child.returncode == code and "Traceback" not in said
+    assert number == signal.SIGKILL or "give the same command again to go on" in " ".join(said.split())
+    kept = list(out.glob("round-1/parts/*centres-0*.npz"))
+    assert 2 <= len(kept) < 8
+    done, once = [], steps.parts.centres
+    monkeypatch.setattr(steps, "PART", 12)
+    monkeypatch.setattr(steps.parts, "centres", lambda *given: done.append(1) or once(*given))
     assert asked(out="whole").code == 0
+    num_whole = len(done)
+    assert ran(*words, command=main).code == 0
+    assert len(done) - num_whole == num_whole - len(kept)
     tables = [pd.read_parquet(folder / "decisions.parquet") for folder in (out, tmp_path / "whole")]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_stop_before_all_is_written_is_no_end(asked, tmp_path, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("zennas.clean.run.write_outcome", stopped)
+        assert asked().code == 130
+    assert not (tmp_path / "out" / "decisions.parquet").exists()
+    ended = asked("--json")
+    assert ended.code == 0 and "is done" not in ended.stderr and (tmp_path / "out" / "decisions.parquet").exists()
 
 
 def test_two_at_once_in_one_folder_are_refused(asked, tmp_path):
@@ -209,7 +275,7 @@ def test_two_at_once_in_one_folder_are_refused(asked, tmp_path):
 
 
 @pytest.mark.slow
-def test_rounds_train_the_next_network(faces, material, tmp_path):
+def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
     """Round 2 asks the network that was trained on what round 1 left; a third round goes on from there."""
     model = untrained(material, tmp_path / "model", bias=1.0)
     words = [
@@ -232,8 +298,19 @@ def test_rounds_train_the_next_network(faces, material, tmp_path):
     settings = json.loads((trained / "run.json").read_text())["settings"]
     assert settings["num_images"] == summary["rounds"][0]["kept"]
     before = os.stat(trained / "network.pt").st_mtime_ns
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:  # when the third round is done, and not all is written
+        context.setattr("zennas.clean.run.write_outcome", stopped)
+        assert ran(*words, "--rounds", "3", "--start", "previous", command=main).code == 130
     again = ran(*words, "--rounds", "3", command=main)
-    assert again.code == 0 and len(json.loads(again.stdout)["rounds"]) == 3
+    assert again.code == 0 and [one["start"] for one in json.loads(again.stdout)["rounds"]] == [
+        "raw",
+        "raw",
+        "previous",
+    ]
     assert os.stat(trained / "network.pt").st_mtime_ns == before
     assert (tmp_path / "out" / "round-2" / "trained" / "network.pt").is_file()
     refused = ran(*words[:-1], "--rounds", "2", "--winner", tmp_path / "none.yaml", "--fresh", command=main)

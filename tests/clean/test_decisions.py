@@ -7,7 +7,7 @@ import pytest
 from tests.clean.conftest import planted
 from zennas.clean import decisions
 from zennas.clean.decisions import TakenBack, load_state, save_state, without, write_table
-from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, NONE, REASONS
+from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, REASONS, TAKEN_BACK
 from zennas.faces.index import Names
 from zennas.records import UserError
 
@@ -69,7 +69,7 @@ def test_an_image_that_is_taken_back_counts_as_its_identity(clean):
         found = without(state, made.label_N, back([image]))
         changed = np.flatnonzero(found.label_N != state.label_N)
         assert changed.tolist() == [image] and found.label_N[image] == made.label_N[image]
-        assert (found.reason_N[image], found.round_N[image]) == (NONE, 0)
+        assert (found.reason_N[image], found.round_N[image]) == (TAKEN_BACK, 0)
 
 
 def test_an_image_of_a_merged_identity_comes_back_to_what_that_became(clean):
@@ -117,6 +117,26 @@ def test_moved_images_follow_the_identity_they_moved_to(clean):
     assert state.label_N[stray] == first
     assert without(state, label_N, back([stray])).label_N[stray] == (first + 1) % 30
     assert without(state, label_N, back(identities=[half])).label_N[stray] in (first, half)
+
+
+def test_what_an_earlier_round_moved_stays_moved_when_another_image_is_taken_back(clean):
+    made = planted(8, halves=0)
+    first = clean(made.unit_ND, made.label_N, move=True)
+    again = clean(made.unit_ND, made.label_N, move=True, state=first, number=2)
+    moved = np.flatnonzero(made.flipped_N)
+    assert (again.label_N[moved] == made.true_N[moved]).all() and (again.nearest_N[moved] != made.true_N[moved]).all()
+    stranger = int(np.flatnonzero(made.stranger_N)[0])
+    found = without(again, made.label_N, back([stranger]))
+    assert np.flatnonzero(found.label_N != again.label_N).tolist() == [stranger]
+    assert (decisions.decision_N(found)[moved] == decisions.DECISIONS.index("moved")).all()
+
+
+def test_a_moved_image_shows_why_it_was_moved(clean):
+    made = planted(9, halves=0)
+    state = clean(made.unit_ND, made.label_N, move=True)
+    moved = np.flatnonzero(made.flipped_N)
+    assert (state.moved_N[moved] == made.true_N[moved]).all() and (state.nearest_N[moved] == made.true_N[moved]).all()
+    assert (state.own_N[moved] < 0.5).all() and (state.other_N[moved] > 0.5).all()
 
 
 def test_nothing_taken_back_changes_nothing(clean):

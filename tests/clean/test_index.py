@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from zennas.clean import exact, index
+from zennas.clean import exact, index, parts
 from zennas.clean.centres import unit_rows
 from zennas.clean.exact import ExactIndex
 from zennas.clean.grouping import joined
@@ -108,6 +108,23 @@ def test_cells_find_nearly_all_and_say_so_after_opening(tmp_path):
     assert not cells.is_flat and not opened.is_flat
     assert (found == cells.nearest(unit_QD, 1)[0]).all()
     assert (found == exact).mean() > 0.97  # clouds without structure are the worst that cells can meet
+
+
+def test_a_pair_that_is_found_from_one_side_is_a_pair(tmp_path, monkeypatch):
+    """An index that looks into two cells of many finds some pairs from the higher number alone."""
+    centre_CD, _, number_C = drawn(num_centres=2000)
+    monkeypatch.setattr(index, "PROBES", 2)
+    np.save(tmp_path / "centres.npy", centre_CD)
+    CentreIndex(centre_CD, number_C, flat=False).save(tmp_path / "centres.faiss")
+    row_P, number_P, _ = CentreIndex.open(tmp_path / "centres.faiss").alike(centre_CD, 0.5)
+    asked = {
+        (one, other) for one, other in zip(number_C[row_P].tolist(), number_P.tolist(), strict=True) if one != other
+    }
+    file = parts.IndexFile(str(tmp_path / "centres.faiss"))
+    found = parts.alike(file, tmp_path / "centres.npy", number_C, 0, len(number_C), 0.5)
+    pairs = set(zip(found["one_P"].tolist(), found["other_P"].tolist(), strict=True))
+    assert pairs == {(min(pair), max(pair)) for pair in asked}
+    assert any(one > other and (other, one) not in asked for one, other in asked)
 
 
 @hypothesis.given(

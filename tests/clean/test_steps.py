@@ -189,6 +189,40 @@ def test_many_equal_embeddings_are_survived(clean):
     assert (state.reason_N[300:] == DUPLICATE).sum() == 2610
 
 
+def test_many_copies_that_are_not_quite_equal_are_survived(clean, monkeypatch):
+    """A group of n pictures is told by n pairs at most, not by n squared."""
+    made = planted(20, flips=0, strangers=0, copies=0, halves=0)
+    rng = np.random.default_rng(0)
+    one_D = unit_rows(rng.normal(size=(1, SIZE)))
+    rows_ND = np.concatenate([made.unit_ND, unit_rows(one_D + 0.002 * rng.normal(size=(150, SIZE)))])
+    label_N = np.append(made.label_N, np.arange(150) % 30)
+    told, found = [], steps.parts.twins
+    monkeypatch.setattr(steps.parts, "twins", lambda *given: told.append(found(*given)) or told[-1])
+    monkeypatch.setattr(steps.parts, "AT_ONCE", 3000)  # so that groups come together block by block
+    state = clean(rows_ND, label_N, tau_merge=None)
+    assert (state.reason_N[300:] == DUPLICATE).sum() == 145
+    assert 145 <= sum(len(one["one_P"]) for one in told) < 150
+
+
+def test_parts_hold_so_many_images_and_pairs_of_one_identity(monkeypatch):
+    monkeypatch.setattr(steps, "PART", 10)
+    monkeypatch.setattr(steps, "PAIRS", 60)
+    monkeypatch.setattr(steps, "MAX_CLUSTERED", 6)
+    starts_C = np.arange(0, 50, 5)
+    assert steps.part_cuts(starts_C, 50) == [0, 2, 4, 6, 8, 10]
+    assert steps.part_cuts(starts_C, 50, squares=True) == [0, 2, 4, 6, 8, 10]
+    monkeypatch.setattr(steps, "PAIRS", 25)  # those of one identity
+    assert steps.part_cuts(starts_C, 50, squares=True) == list(range(11))
+    assert steps.part_cuts(np.array([0, 40]), 45, squares=True) == [0, 1, 2]  # of the 40, 6 are clustered
+    assert steps.part_cuts(np.empty(0, int), 0) == [0]
+
+
+@pytest.mark.parametrize("order", steps.ORDERS)
+def test_where_nothing_is_left_the_other_steps_have_nothing_to_do(clean, order):
+    made = planted(21)
+    assert not (clean(made.unit_ND, made.label_N, order=order, tau_intra=0.9999).label_N >= 0).any()
+
+
 @pytest.mark.parametrize("images", [20_000])
 def test_a_huge_identity_is_survived(clean, images):
     made = planted(16, people=10, flips=0, strangers=0, copies=0, halves=0)

@@ -90,7 +90,9 @@ def clean(
     ] = False,
     take_back: Annotated[
         list[str] | None,
-        typer.Option(help="Undo a decision: image:NAME, image:NUMBER or identity:NAME; may be repeated."),
+        typer.Option(
+            help="Undo a decision: image:NAME (or its number) stays, identity:NAME is nobody else; may be repeated."
+        ),
     ] = None,
     look: Annotated[
         str | None,
@@ -136,6 +138,8 @@ def clean(
     )  # fmt: skip
     console = console_for(json_output=json_output)
     if look is not None:
+        if take_back or fresh or rounds > 1 or track or winner or set_:
+            raise UserError(f"--look {look}: decides nothing; give --take-back, --fresh, --rounds without it")
         console.print(f"written: {look_at(options, look)}", markup=False, soft_wrap=True)
         return
     train_next = _trainer(options, track or "webface-sfr", winner, set_, console) if rounds > 1 else None

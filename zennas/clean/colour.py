@@ -30,10 +30,11 @@ def colour_notice(model, source, *, seed=0):
     error = better_P.std(ddof=1) / np.sqrt(len(better_P))
     if better_P.mean() <= STANDARD_ERRORS * error:
         return None
+    mend = "leave ,colour=bgr out" if model.bgr else "if it was trained on BGR say so with ,colour=bgr"
     return (
         f"with red and blue exchanged the network tells {len(rows)} pairs of people apart better "
-        f"(cosine of a pair above that of strangers: {swapped_P.mean():.3f}, as given {given_P.mean():.3f}): if it was trained "
-        "on BGR say so with ,colour=bgr; if the images are BGR, mend them"
+        f"(cosine of a pair above that of strangers: {swapped_P.mean():.3f}, as given {given_P.mean():.3f}): {mend}; "
+        "if red and blue are exchanged in the images, mend those"
     )
 
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zennas.clean.grouping import joined
-from zennas.clean.state import DROP, DUPLICATE, KEPT, MERGED, MOVED, NEARER, NONE, REASONS, Merges, State
+from zennas.clean.state import DROP, KEPT, MERGED, MOVED, NONE, REASONS, TAKEN_BACK, UNUSABLE, Merges, State
 from zennas.faces.labels import DROPPED
 from zennas.records import UserError, suggestion
 from zennas.run_folder import explaining, write_atomically
 
-TABLE, TAKEN_BACK = "decisions.parquet", "taken-back.txt"
+TABLE, LIST_OF_TAKEN_BACK = "decisions.parquet", "taken-back.txt"
 ROWS = 1_000_000  # of the table at a time
 AS_MERGED = "merged"
 DECISIONS = (KEPT, AS_MERGED, MOVED, DROP)
@@ -35,9 +35,18 @@ def decision_N(state):
     kept_N = state.label_N >= 0
     found_N = np.full(len(kept_N), DECISIONS.index(KEPT), np.uint8)
     found_N[state.reason_N == MERGED] = DECISIONS.index(AS_MERGED)
-    found_N[state.reason_N == NEARER] = DECISIONS.index(MOVED)
+    found_N[state.moved_N >= 0] = DECISIONS.index(MOVED)
     found_N[~kept_N] = DECISIONS.index(DROP)
     return found_N
+
+
+def check_taken(state, taken, source):
+    """UserError where an image is taken back that has no embedding: nothing can be learnt from it."""
+    without_N = state.reason_N == UNUSABLE
+    if lost := [image for image in taken.image_M.tolist() if without_N[image]]:
+        raise UserError(
+            f"--take-back image:{lost[0]}: {source.where(lost[0])} has no embedding: it cannot be read, or the network gave none"
+        )
 
 
 def without(state, label_N, taken):
@@ -51,20 +60,21 @@ def without(state, label_N, taken):
     merges = state.merges
     stays_P = ~(np.isin(merges.one_P, taken.number_C) | np.isin(merges.other_P, taken.number_C))
     merges = Merges(*(column[stays_P] for column in merges))
-    num = int(max(label_N.max(initial=0), state.nearest_N.max(initial=0))) + 1
+    num = int(max(label_N.max(initial=0), state.moved_N.max(initial=0))) + 1
     group_C = joined(num, merges.one_P, merges.other_P)
     back_N = np.zeros(len(label_N), bool)
     back_N[taken.image_M] = True
     reason_N, round_N = state.reason_N.copy(), state.round_N.copy()
+    moved_N = np.where(back_N, -1, state.moved_N).astype(np.int32)
     # Of a decision that stands, only the identity may be another one by now.
-    given_N = np.where((reason_N == NEARER) & ~back_N, state.nearest_N, label_N)
+    given_N = np.where(moved_N >= 0, moved_N, label_N)
     label_new_N = np.where((state.label_N >= 0) | back_N, group_C[np.maximum(given_N, 0)], DROPPED).astype(np.int32)
     label_new_N[label_N < 0] = DROPPED
-    reason_N[back_N] = NONE
-    in_identity_N = (label_new_N >= 0) & np.isin(reason_N, (NONE, MERGED))
+    reason_N[back_N], round_N[back_N] = TAKEN_BACK, 0
+    in_identity_N = (label_new_N >= 0) & np.isin(reason_N, (NONE, MERGED)) & (moved_N < 0)
     reason_N[in_identity_N] = np.where(label_new_N != label_N, MERGED, NONE)[in_identity_N]
     round_N[reason_N == NONE] = 0
-    return state._replace(label_N=label_new_N, reason_N=reason_N, round_N=round_N, merges=merges)
+    return state._replace(label_N=label_new_N, reason_N=reason_N, round_N=round_N, moved_N=moved_N, merges=merges)
 
 
 def parsed(lines, source):
@@ -102,15 +112,18 @@ def names_of(source):
     return [str(number) for number in range(source.num_identities)]
 
 
-def add_taken_back(out, entries, source):
-    """Write what is taken back to the folder's list, beside what stands there already; the TakenBack of all of it."""
-    path = pathlib.Path(out) / TAKEN_BACK
+def taken_back(out, entries, source):
+    """(TakenBack of what stands in the folder's list and of these entries, the lines of that list)."""
+    path = pathlib.Path(out) / LIST_OF_TAKEN_BACK
     before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     lines = list(dict.fromkeys([*before, *entries]))
-    taken = parsed(lines, source)
-    if entries:
-        write_atomically(path, "\n".join(lines) + "\n")
-    return taken
+    return parsed(lines, source), lines
+
+
+def write_taken_back(out, lines):
+    """Write the folder's list."""
+    if lines:
+        write_atomically(pathlib.Path(out) / LIST_OF_TAKEN_BACK, "\n".join(lines) + "\n")
 
 
 def write_table(path, state, source, label_N):
@@ -151,8 +164,9 @@ def write_table(path, state, source, label_N):
 
 
 def _named(number_B, names):
-    """A column of names by their numbers; null where the number is below 0."""
-    return pa.DictionaryArray.from_arrays(pa.array(number_B, pa.int32(), mask=number_B < 0), names)
+    """A column of names by their numbers; null where the number is below 0. Not as a dictionary of all names, which every part of
+    the file would repeat."""
+    return names.take(pa.array(number_B, pa.int32(), mask=number_B < 0))
 
 
 def _or_null(value_B):
@@ -164,12 +178,6 @@ def _known(name, place_of, kind, source):
         near = suggestion(name, list(place_of)) if kind == "identity" and len(place_of) <= 20 else ""
         raise UserError(f"--take-back {kind}:{name}: {source.path} has no such {kind}" + (f"; {near}" if near else ""))
     return place_of[name]
-
-
-def duplicates_of(state):
-    """(image, its twin) of the images that were left out as duplicates."""
-    image_M = np.flatnonzero(state.reason_N == DUPLICATE)
-    return image_M, state.twin_N[image_M]
 
 
 def save_state(path, state):

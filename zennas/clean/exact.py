@@ -8,6 +8,8 @@ import pathlib
 import numpy as np
 import torch
 
+from zennas.embed.largest import largest
+
 QUERIES, CENTRES = 8192, 131_072  # of a product: 2 GiB of cosines in float16
 
 
@@ -28,21 +30,12 @@ class ExactIndex:
 
     def nearest(self, unit_QD, num):
         """(number_QK, cosine_QK) of the `num` nearest centres, the nearest first; -1 and -inf where there are fewer."""
-        count = len(self.number_C)
         place_QK, cosine_QK = np.zeros((len(unit_QD), num), np.int64), np.full((len(unit_QD), num), -np.inf, np.float32)
         for start, query_BD in self._blocks(unit_QD):
-            best = torch.full((len(query_BD), num), -torch.inf, device=self.device)
-            place = torch.zeros((len(query_BD), num), dtype=torch.int64, device=self.device)
-            for first, cosine_BC in self._cosines(query_BD):
-                found = cosine_BC.topk(min(num, cosine_BC.shape[1]), dim=1)
-                both = torch.cat([best, found.values.float()], dim=1)
-                places = torch.cat([place, found.indices + first], dim=1)
-                best, order = both.topk(num, dim=1)
-                place = places.gather(1, order)
-            part = slice(start, start + len(query_BD))
-            place_QK[part], cosine_QK[part] = place.cpu().numpy(), best.cpu().numpy()
-        there_QK = np.isfinite(cosine_QK)
-        return np.where(there_QK, self.number_C[np.minimum(place_QK, count - 1)], -1), cosine_QK
+            best_BK, place_BK = largest(self._cosines(query_BD), num)
+            part = slice(start, start + len(query_BD)), slice(best_BK.shape[1])
+            place_QK[part], cosine_QK[part] = place_BK.cpu().numpy(), best_BK.float().cpu().numpy()
+        return np.where(np.isfinite(cosine_QK), self.number_C[place_QK], -1), cosine_QK
 
     def alike(self, unit_QD, threshold):
         """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""

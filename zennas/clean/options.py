@@ -29,13 +29,13 @@ class Options:
     command: str = ""
 
     def settings(self, source, fingerprint):
-        """What makes this run this run; how many rounds there are may change, and who does the work."""
+        """What makes this run this run; how many rounds there are may change, from what they
+        begin (each says so itself), and who does the work."""
         return {
             "data": source.fingerprint,
             "num_images": source.num_images,
             "num_identities": source.num_identities,
             "embeddings": fingerprint,
-            "start": self.start,
             **self.plan.model_dump(mode="json"),
         }
 
@@ -70,6 +70,10 @@ def request(data, *, out=None, thresholds=(), **others):
         raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
     if workers is not None and workers < 1:
         raise UserError(f"--workers: given {workers}, allowed: 1 or more")
+    if workers is not None and others.get("address") is not None:
+        raise UserError(
+            f"--workers {workers}: are processes of this machine; a cluster (--address) has those that it has"
+        )
     return Options(
         data=data, out=pathlib.Path(out or pathlib.Path("runs") / f"{data.stem or 'data'}-clean"), plan=plan,
         command=command_line(), **others,

@@ -6,8 +6,8 @@ import numpy as np
 from rich.table import Table
 
 from zennas.clean.decisions import DECISIONS, TABLE, decision_N, names_of, write_table
-from zennas.clean.report import write_report
-from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, NONE, REASONS, SMALL
+from zennas.clean.report import NEAR_THE_THRESHOLD, write_report
+from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL, TAKEN_BACK
 from zennas.faces.labels import write_labels
 from zennas.provenance import provenance
 
@@ -68,11 +68,12 @@ def print_summary(options, summary, console):
         table.add_column(name)
     for name in ("images", "per cent"):
         table.add_column(name, justify="right")
-    rows = [("kept", "", images["kept"])]
+    rows = [("kept", "", images["kept"] - summary["reasons"][REASONS[TAKEN_BACK]])]
     for name, count in summary["reasons"].items():
         decision = {
-            "identity merged": "merged",
+            REASONS[MERGED]: "merged",
             REASONS[NEARER]: "moved" if summary["plan"]["move"] else "dropped",
+            REASONS[TAKEN_BACK]: "kept",
         }.get(name, "dropped")
         rows.append((decision, name, count))
     for decision, reason, count in rows:
@@ -112,7 +113,7 @@ def _sizes(count_C):
 
 def _histograms(state):
     """{what became of an image: counts over COSINE_EDGES of its cosine to its own centre}."""
-    groups = {"kept": (NONE, MERGED), **{REASONS[reason]: (reason,) for reason in (FAR, NEARER, DUPLICATE)}}
+    groups = {KEPT: (NONE, MERGED), **{REASONS[reason]: (reason,) for reason in (FAR, NEARER, DUPLICATE)}}
     known_N = np.isfinite(state.own_N)
     found = {}
     for name, reasons in groups.items():
@@ -136,17 +137,17 @@ def _examples(state):
         REASONS[FAR]: (state.reason_N == FAR, state.own_N),
         REASONS[NEARER]: (state.reason_N == NEARER, -margin_N),
         REASONS[DUPLICATE]: (state.reason_N == DUPLICATE, -state.own_N),
-        "kept, nearest to the threshold": (np.isin(state.reason_N, (NONE, MERGED)) & (state.label_N >= 0), state.own_N),
+        NEAR_THE_THRESHOLD: (np.isin(state.reason_N, (NONE, MERGED)) & (state.label_N >= 0), state.own_N),
     }
     for name, (chosen_N, key_N) in orders.items():
         image_M = np.flatnonzero(chosen_N & np.isfinite(key_N))
         image_M = image_M[np.argsort(key_N[image_M], kind="stable")]
         ends = (
             image_M[:SHOWN]
-            if name.startswith("kept")
+            if name == NEAR_THE_THRESHOLD
             else np.append(image_M[: SHOWN // 2], image_M[SHOWN // 2 :][-SHOWN // 2 :])
         )
-        found[name] = np.unique(ends).tolist() if len(ends) < 2 else list(dict.fromkeys(ends.tolist()))
+        found[name] = list(dict.fromkeys(ends.tolist()))
     return found
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from zennas.clean.centres import centres_of, unit_rows
 from zennas.clean.exact import ExactIndex
+from zennas.clean.grouping import joined
 from zennas.clean.index import CentreIndex
 
-ROWS = 4096  # compared at a time
+AT_ONCE = 2**24  # cosines that are held at a time
 MANY = 1024  # images of a bucket from which on equal ones are put together first, which takes longer for few
 
 
@@ -65,11 +66,12 @@ def centres(path, image_M, starts_C, eps, min_samples):
 
 
 def alike(index, centre_path, number_C, start, stop, threshold):
-    """Pairs of identities whose centres are more alike than the threshold, the lower number first."""
+    """Pairs of identities whose centres are more alike than the threshold, the lower number first; one may come twice."""
     row_P, other_P, cosine_P = _index(index).alike(_array(centre_path)[start:stop], threshold)
     one_P = number_C[row_P]
-    is_first_P = one_P < other_P
-    return {"one_P": one_P[is_first_P], "other_P": other_P[is_first_P], "cosine_P": cosine_P[is_first_P]}
+    are_two_P = one_P != other_P
+    one_P, other_P, cosine_P = one_P[are_two_P], other_P[are_two_P], cosine_P[are_two_P]
+    return {"one_P": np.minimum(one_P, other_P), "other_P": np.maximum(one_P, other_P), "cosine_P": cosine_P}
 
 
 def own(path, image_M, centre_path, place_M):
@@ -93,31 +95,36 @@ def near(path, image_M, centre_path, place_M, label_M, index):
 
 
 def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
-    """Pairs of images of one bucket, of different labels, that are more alike than the threshold.
+    """Groups of images of one bucket that are one picture, as pairs of an image and the first of its group.
 
-    Buckets stand one after another in image_M; pairs are looked for between the foreign images of a bucket and all of it. In a
-    large bucket one of those that are equal to the last bit stands for all, and is paired with each: one picture may stand in
-    every identity there is.
+    Buckets stand one after another in image_M. Images more alike than the threshold, and of different labels, are looked for
+    between the foreign images of a bucket and all of it. In a large bucket one of those that are equal to the last bit stands
+    for all: one picture may stand in every identity there is.
     """
-    foreign_M = foreign_M.copy()
-    unit_MD = rows_of(path, image_M)
+    unit_MD, foreign_M = rows_of(path, image_M), foreign_M.copy()
     one, other = [], []
     for start, stop in zip(starts_B, [*starts_B[1:], len(image_M)], strict=True):
         place_G = np.arange(start, stop)
+        first_G = np.arange(stop - start)  # of the group of each, as far as it is known
         if len(place_G) > MANY:
             place_G, same_P2 = _distinct(unit_MD, place_G)
             # What stands for a foreign image is looked at as one.
             foreign_M[same_P2[foreign_M[same_P2[:, 1]], 0]] = True
-            one.append(image_M[same_P2[:, 0]])
-            other.append(image_M[same_P2[:, 1]])
+            first_G[same_P2[:, 1] - start] = same_P2[:, 0] - start
         foreign_F = place_G[foreign_M[place_G]]
-        for begin in range(0, len(foreign_F), ROWS):
-            block_F = foreign_F[begin : begin + ROWS]
-            row_P, column_P = np.nonzero(unit_MD[block_F] @ unit_MD[place_G].T > threshold)
-            row_P, column_P = block_F[row_P], place_G[column_P]
-            are_two_P = row_P != column_P
-            one.append(image_M[row_P[are_two_P]])
-            other.append(image_M[column_P[are_two_P]])
+        rows = max(1, AT_ONCE // len(place_G))
+        for begin in range(0, len(foreign_F), rows):
+            block_F = foreign_F[begin : begin + rows]
+            are_alike_FG = unit_MD[block_F] @ unit_MD[place_G].T > threshold
+            are_alike_FG &= label_M[block_F, None] != label_M[place_G]
+            row_P, column_P = np.nonzero(are_alike_FG)
+            if len(row_P):  # what a thousand copies would say a million times is said once
+                known = np.arange(len(first_G))
+                pairs = np.append(block_F[row_P] - start, known), np.append(place_G[column_P] - start, first_G)
+                first_G = joined(len(first_G), *pairs)
+        later_P = np.flatnonzero(first_G != np.arange(len(first_G)))
+        one.append(image_M[start + first_G[later_P]])
+        other.append(image_M[start + later_P])
     return {"one_P": np.concatenate(one), "other_P": np.concatenate(other)}
 
 
@@ -130,4 +137,4 @@ def _distinct(unit_MD, place_G):
 
 
 def _own(unit_MD, centre_MD):
-    return np.einsum("md,md->m", unit_MD, centre_MD).astype(np.float32)
+    return np.clip(np.einsum("md,md->m", unit_MD, centre_MD), -1, 1).astype(np.float32)

@@ -5,7 +5,7 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 
-from zennas.clean.state import REASONS
+from zennas.clean.state import DUPLICATE, FAR, KEPT, NEARER, REASONS, TAKEN_BACK
 from zennas.page import (
     BUDGET,
     FADED,
@@ -26,18 +26,19 @@ from zennas.run_folder import write_atomically
 
 THUMBNAIL_PX = 72
 LOOKS = {
-    "kept": Look("#0f766e", "■"),
-    "far from its identity": Look("#be123c", "■"),
-    "nearer to another identity": Look("#b45309", "■"),
-    "duplicate in another identity": Look("#7c3aed", "■"),
+    KEPT: Look("#0f766e", "■"),
+    REASONS[FAR]: Look("#be123c", "■"),
+    REASONS[NEARER]: Look("#b45309", "■"),
+    REASONS[DUPLICATE]: Look("#7c3aed", "■"),
 }
+NEAR_THE_THRESHOLD = "kept, nearest to the threshold"
 BEFORE, AFTER = Look("#94a3b8", "■"), Look("#0f766e", "■")
 MEANING = {
-    "kept, nearest to the threshold": "The next to go if the threshold were higher. Faces that plainly belong say "
+    NEAR_THE_THRESHOLD: "The next to go if the threshold were higher. Faces that plainly belong say "
     "that it is high enough.",
-    "far from its identity": "First those least like their identity's centre, then those just below the threshold.",
-    "nearer to another identity": "First the clearest cases, then the closest calls. Beside it, whom it is nearer to.",
-    "duplicate in another identity": "The same picture in two identities. Beside it, the one that stays.",
+    REASONS[FAR]: "First those least like their identity's centre, then those just below the threshold.",
+    REASONS[NEARER]: "First the clearest cases, then the closest calls. Beside it, whom it is nearer to.",
+    REASONS[DUPLICATE]: "The same picture in two identities. Beside it, the one that stays.",
 }
 
 
@@ -62,7 +63,7 @@ def page(summary, images, names, label_N, state):
     )
     sections = f"""<section><h2>What became of the images</h2>{_counts(summary)}</section>
 <section><h2>Images kept against the threshold</h2>
-<p>Of the images that came to the last step, how many are more like their identity's centre than each cosine. The line is
+<p>Of the images that tau_intra decides on, how many are more like their identity's centre than each cosine. The line is
 tau_intra. Where the curve is flat, little hangs on the threshold.</p>{_curve(summary)}
 <h3>How like their identity's centre images are</h3>{legend(LOOKS)}{_histogram(summary)}</section>
 <section><h2>Images of an identity, before and after</h2>{legend({"before": BEFORE, "after": AFTER})}{_sizes(summary)}</section>
@@ -72,8 +73,9 @@ tau_intra. Where the curve is flat, little hangs on the threshold.</p>{_curve(su
 <section><h2>Identities that became one</h2>{_merged(summary, gallery)}</section>
 <section><h2>Rounds</h2>{_rounds(summary)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
-<li><b>Nothing is deleted.</b> <code>decisions.parquet</code> has a row for every image; <code>--take-back image:NAME</code> and
-<code>--take-back identity:NAME</code> undo a decision, <code>--look NAME</code> shows all images of an identity.</li>
+<li><b>Nothing is deleted.</b> <code>decisions.parquet</code> has a row for every image; <code>--take-back image:NAME</code> keeps
+an image, <code>--take-back identity:NAME</code> undoes what an identity was merged with, <code>--look NAME</code> shows all
+images of one.</li>
 <li><b>Thresholds belong to one network's embeddings.</b> Another network's cosines lie elsewhere: look at the pictures.</li>
 <li><b>A hard image looks like a wrong one.</b> Profiles, children and old photographs lie far from their centre, too.</li>
 <li><b>A network cleans as it was taught.</b> What it cannot tell apart, twins and people it saw few of, it merges or throws
@@ -107,7 +109,8 @@ def look_page(chosen, images, names, label_N, state, made_by):
     given, now = (np.flatnonzero(column == chosen).tolist() for column in (label_N, state.label_N))
     before = set(given)
     came = [image for image in now if image not in before]
-    sections = f"<section><h2>Under this name in the data</h2>{gallery.cards(given, 'given')}</section>"
+    said = "<p>Below a picture: the cosine to its own identity's centre, then to the nearest other one's.</p>"
+    sections = f"<section><h2>Under this name in the data</h2>{said}{gallery.cards(given, 'given')}</section>"
     if came:
         sections += f"<section><h2>Count as it now</h2>{gallery.cards(came, 'given')}</section>"
     return document(
@@ -134,9 +137,9 @@ class Gallery:
     def _card(self, image, kind):
         state = self.state
         other, beside = None, ""
-        if kind == REASONS[3] and state.twin_N[image] >= 0:
+        if kind == REASONS[DUPLICATE] and state.twin_N[image] >= 0:
             beside, other = self.picture(int(state.twin_N[image])), self._name(self.label_N[state.twin_N[image]])
-        elif kind == REASONS[4]:
+        elif kind == REASONS[NEARER]:
             other = self._name(state.nearest_N[image])
             # Of the other identity, the image most like its centre.
             theirs_M = np.flatnonzero((state.label_N == state.nearest_N[image]) & np.isfinite(state.own_N))
@@ -145,7 +148,8 @@ class Gallery:
         lines = [self._name(self.label_N[image])] + ([f"→ {other}"] if other else [])
         if kind == "given":
             reason = REASONS[state.reason_N[image]]
-            lines = [reason or "kept", self.images.where(image)]
+            whose = f" → {self._name(state.label_N[image])}" if reason and state.label_N[image] >= 0 else ""
+            lines = [(reason or "kept") + whose, self.images.where(image)]
         small = "".join(f"<small>{html.escape(line)}</small>" for line in lines)
         gone = " class='gone'" if state.label_N[image] < 0 and kind == "given" else ""
         return f"<figure{gone}><div>{self.picture(image)}{beside}</div><figcaption>{said}{small}</figcaption></figure>"
@@ -160,7 +164,8 @@ class Gallery:
 
 def _counts(summary):
     total = max(1, summary["images"]["before"])
-    rows = [("kept as they are", summary["images"]["kept"]), *summary["reasons"].items()]
+    kept = summary["images"]["kept"] - summary["reasons"][REASONS[TAKEN_BACK]]
+    rows = [("kept as they are", kept), *summary["reasons"].items()]
     body = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{100 * count / total:.2f}</td></tr>"
         for name, count in rows
@@ -189,7 +194,10 @@ def _curve(summary):
     )  # fmt: skip
     if (threshold := summary["plan"]["tau_intra"]) is not None:
         figure.add_vline(
-            x=threshold, line={"color": BUDGET.colour, "width": 2}, annotation_text=f"tau_intra {threshold:g}"
+            x=threshold,
+            line={"color": BUDGET.colour, "width": 2},
+            annotation_text=f"tau_intra {threshold:g}",
+            annotation_position="bottom right",
         )
     figure.update_xaxes(title="cosine to the identity's centre", range=[-0.4, 1])
     figure.update_yaxes(title="images kept, per cent of all", range=[0, 102])
@@ -198,7 +206,7 @@ def _curve(summary):
 
 def _histogram(summary):
     figure, counts = go.Figure(), summary["own_cosine"]
-    middle = np.linspace(-1, 1, 2 * len(counts["kept"]) + 1)[1::2]
+    middle = np.linspace(-1, 1, 2 * len(counts[KEPT]) + 1)[1::2]
     for name, look in LOOKS.items():
         if any(counts.get(name, [])):
             figure.add_bar(
@@ -244,7 +252,11 @@ def _rounds(summary):
     names = list(summary["rounds"][0]["counts"]) if summary["rounds"] else []
     body = ""
     for entry in summary["rounds"]:
-        cells = [html.escape(entry["embeddings_from"]), f"{entry['kept']:,}", f"{entry['identities']:,}"]
+        cells = [
+            html.escape(entry["embeddings_from"].rsplit("/", 1)[-1]),
+            f"{entry['kept']:,}",
+            f"{entry['identities']:,}",
+        ]
         cells += [f"{entry['counts'][name]:,}" for name in names]
         body += f"<tr><th>{entry['number']}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     return table(["", "Embeddings from", "Images kept", "Identities", *(name.capitalize() for name in names)], body)

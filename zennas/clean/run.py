@@ -1,7 +1,6 @@
 """A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind. Read `go` first."""
 
 import hashlib
-import json
 import re
 import shutil
 
@@ -22,9 +21,9 @@ from zennas.faces.sources import open_source
 from zennas.progress import Progress
 from zennas.provenance import provenance
 from zennas.records import UserError, some, suggestion
-from zennas.run_folder import lock_folder, open_run, save_run, write_atomically
+from zennas.run_folder import kept_run, lock_folder, open_run, save_run, write_atomically
 
-LOG = "clean.log"
+LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
 
 
 def go(options, console, *, train_next=None, taken_back=()):
@@ -38,14 +37,19 @@ def go(options, console, *, train_next=None, taken_back=()):
         progress.begin(f"opening {options.data}")
         source = open_source(options.data, progress=progress.counting("images"))
         progress.end()
+        if taken_back:
+            kept_run(options.out, what="rounds")
         asked = _first(options, source)
-        state_of_run, _ = open_run(
+        state_of_run, there = open_run(
             options.out, options.settings(source, asked.fingerprint), start={"summary": None, "rounds": []},
             resume=options.resume, fresh=options.fresh,
         )  # fmt: skip
-        taken = decisions.add_taken_back(options.out, taken_back, source)
-        progress.log_to(options.out / LOG)
         rounds = state_of_run["rounds"]
+        taken, lines = decisions.taken_back(options.out, taken_back, source)
+        if rounds:
+            decisions.check_taken(decisions.load_state(options.out / _folder(len(rounds)) / STATE), taken, source)
+        decisions.write_taken_back(options.out, lines)
+        progress.log_to(options.out / LOG)
         if state_of_run["summary"] is not None and len(rounds) >= options.rounds and not taken_back:
             progress.say(
                 f"{options.out}: this cleaning is done; --fresh cleans again, --take-back changes what it decided"
@@ -54,13 +58,23 @@ def go(options, console, *, train_next=None, taken_back=()):
         _announce(options, source, progress, there=bool(rounds))
         for number in range(len(rounds) + 1, options.rounds + 1):
             if number > 1:
-                asked = _named(train_next(*_training_of(options, number - 1)), options)
-            entry = _round(options, source, asked, number, rounds, progress)
+                asked = _named(train_next(*_training_of(options, source, taken, number - 1)), options)
+            try:
+                entry = _round(options, source, asked, number, taken, progress)
+            except UserError:
+                if not there and not rounds:  # nothing came of it, and the folder is free for what is asked next
+                    shutil.rmtree(options.out, ignore_errors=True)
+                raise
             rounds = [*rounds, entry]
-            save_run(options.out, state_of_run | {"rounds": rounds})
-        final = decisions.load_state(options.out / _folder(len(rounds)) / "state.npz")
-        label_N = np.asarray(source.label_N, np.int32)
-        final = decisions.without(final, label_N, taken)
+            # No summary before all of it is written: a run that is killed there goes on there.
+            save_run(options.out, state_of_run | {"rounds": rounds, "summary": None})
+            shutil.rmtree(options.out / _folder(number) / PARTS, ignore_errors=True)
+        final = _state_after(options, source, taken, len(rounds))
+        if len(taken.image_M) or len(taken.number_C):
+            numbers = len(taken.image_M), len(taken.number_C)
+            progress.say(
+                f"taken back: {numbers[0]} image(s), {numbers[1]} {'identity' if numbers[1] == 1 else 'identities'}"
+            )
         summary = summary_of(options, source, final, rounds, taken)
         write_outcome(options, source, final, summary, progress)
         save_run(options.out, state_of_run | {"rounds": rounds, "summary": summary})
@@ -83,8 +97,11 @@ def _first(options, source):
     path = options.embeddings
     try:
         row_ND = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--embeddings {path}: cannot be read as an .npy file: {error}") from None
+    except (OSError, ValueError, EOFError) as error:
+        why = f": {error.strerror}" if getattr(error, "strerror", None) else ""
+        raise UserError(f"--embeddings {path}: cannot be read as an .npy file{why}") from None
+    if not isinstance(row_ND, np.ndarray):
+        raise UserError(f"--embeddings {path}: holds several arrays (.npz); give one, as an .npy file")
     if row_ND.ndim != 2 or row_ND.dtype.kind != "f" or len(row_ND) != source.num_images:
         raise UserError(
             f"--embeddings {path}: holds {' x '.join(map(str, row_ND.shape))} of {row_ND.dtype}; allowed: one row of floating "
@@ -104,13 +121,21 @@ def _folder(number):
     return f"round-{number}"
 
 
-def _training_of(options, number):
+def _state_after(options, source, taken, number):
+    """The State that round `number` left, without what was taken back."""
+    state = decisions.load_state(options.out / _folder(number) / STATE)
+    return decisions.without(state, np.asarray(source.label_N, np.int32), taken)
+
+
+def _training_of(options, source, taken, number):
     """(labels that the network after round `number` is trained on, the folder of that training)."""
     folder = options.out / _folder(number)
+    if not (folder / "trained" / "run.json").is_file():  # a training that was begun goes on with what it began with
+        write_labels(folder / LABELS, source, _state_after(options, source, taken, number).label_N)
     return folder / LABELS, folder / "trained"
 
 
-def _round(options, source, asked, number, rounds, progress):
+def _round(options, source, asked, number, taken, progress):
     """What run.json keeps of a round; its State and labels lie in its folder."""
     folder = options.out / _folder(number)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,13 +150,11 @@ def _round(options, source, asked, number, rounds, progress):
             notices.append(f"{num} images cannot be read and are left out: {some(named, num)}")
         notices += filter(None, [colour_notice(asked.model, source)])
     label_N = np.asarray(source.label_N, np.int32)
-    if options.start == "previous" and rounds:
-        state = decisions.load_state(options.out / _folder(number - 1) / "state.npz")
-    else:
-        state = State.of(label_N)
+    goes_on = options.start == "previous" and number > 1
+    state = _state_after(options, source, taken, number - 1) if goes_on else State.of(label_N)
     device = "cuda" if usable_device(options.device) == "cuda" else None
     work = Work(
-        folder / "parts", num_workers=wanted_workers(options.workers, source.num_images), address=options.address,
+        folder / PARTS, num_workers=wanted_workers(options.workers, source.num_images), address=options.address,
         progress=progress,
     )  # fmt: skip
     try:
@@ -144,15 +167,15 @@ def _round(options, source, asked, number, rounds, progress):
             f"(tau_intra {options.plan.tau_intra}, min_images {options.plan.min_images}) are not for this network's cosines"
         )
     write_labels(folder / LABELS, source, state.label_N)
-    decisions.save_state(folder / "state.npz", state)
-    shutil.rmtree(folder / "parts", ignore_errors=True)
+    decisions.save_state(folder / STATE, state)
     for notice in notices:
         progress.say(f"warning: {notice}", style="yellow")
     kept = int((state.label_N >= 0).sum())
     identities = len(np.unique(state.label_N[state.label_N >= 0]))
     progress.say(f"round {number}: {kept:,} of {source.num_images:,} images of {identities:,} identities are kept")
     return {
-        "number": number, "embeddings_from": asked.said, "kept": kept, "identities": identities, "notices": notices,
+        "number": number, "start": "previous" if goes_on else "raw", "embeddings_from": asked.said, "kept": kept,
+        "identities": identities, "notices": notices,
         "counts": {name: int((state.reason_N == place).sum()) for place, name in enumerate(decisions.REASONS) if place},
     }  # fmt: skip
 
@@ -174,11 +197,10 @@ def _announce(options, source, progress, *, there):
 
 def look_at(options, name):
     """Write OUT/look-NAME.html of a finished cleaning; its path."""
-    with_state = options.out / "run.json"
-    if not with_state.is_file():
-        raise UserError(f"{options.out}: holds no cleaning to look at; run it first")
-    source = open_source(options.data)
-    rounds = json.loads(with_state.read_text(encoding="utf-8"))["rounds"]
+    run = kept_run(options.out, what="rounds")
+    source, rounds = open_source(options.data), run["rounds"]
+    if run["settings"]["data"] != source.fingerprint:
+        raise UserError(f"{options.out}: is a cleaning of other data than {options.data}")
     if not rounds:
         raise UserError(f"{options.out}: its first round is not done; give the command without --look to go on")
     names = decisions.names_of(source)
@@ -186,10 +208,7 @@ def look_at(options, name):
         near = suggestion(name, names) if len(names) <= 5000 else ""
         raise UserError(f"--look {name}: {options.data} has no such identity" + (f"; {near[:300]}" if near else ""))
     label_N = np.asarray(source.label_N, np.int32)
-    state = decisions.load_state(options.out / _folder(len(rounds)) / "state.npz")
-    if len(state.label_N) != len(label_N):
-        raise UserError(f"{options.out}: is of {len(state.label_N)} images, and {options.data} has {len(label_N)}")
-    state = decisions.without(state, label_N, decisions.add_taken_back(options.out, (), source))
+    state = _state_after(options, source, decisions.taken_back(options.out, (), source)[0], len(rounds))
     path = options.out / f"look-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.html"
     write_atomically(path, look_page(names.index(name), source.images, names, label_N, state, provenance()))
     return path

@@ -18,8 +18,9 @@ REASONS = (
     "nearer to another identity",
     "far from its identity",
     "identity too small",
+    "taken back",
 )
-NONE, UNUSABLE, MERGED, DUPLICATE, NEARER, FAR, SMALL = range(len(REASONS))
+NONE, UNUSABLE, MERGED, DUPLICATE, NEARER, FAR, SMALL, TAKEN_BACK = range(len(REASONS))
 KEPT, MOVED, DROP = "kept", "moved", "dropped"  # decisions; "merged" is a reason of images that are kept
 
 
@@ -53,6 +54,7 @@ class State(NamedTuple):
     other_N: np.ndarray  # float32, to the nearest centre of another identity
     nearest_N: np.ndarray  # int32, that identity; -1 where none
     twin_N: np.ndarray  # int64, the image that it is a duplicate of; -1 where none
+    moved_N: np.ndarray  # int32, the identity that it was moved to; -1 where none
     merges: Merges = Merges.none()
 
     @classmethod
@@ -62,7 +64,7 @@ class State(NamedTuple):
         nothing = np.full(num, np.nan, np.float32)
         return cls(
             np.array(label_N, np.int32), np.zeros(num, np.uint8), np.zeros(num, np.int16), nothing, nothing.copy(),
-            np.full(num, -1, np.int32), np.full(num, -1, np.int64),
+            np.full(num, -1, np.int32), np.full(num, -1, np.int64), np.full(num, -1, np.int32),
         )  # fmt: skip
 
     def judged(self, image_M, reason, number, *, label=DROPPED):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.clean import parts
+from zennas.clean.centres import MAX_CLUSTERED
 from zennas.clean.grouping import joined
 from zennas.clean.index import CentreIndex
 from zennas.clean.plan import CleanPlan
@@ -19,6 +20,7 @@ from zennas.records import UserError
 from zennas.run_folder import explaining
 
 PART = 32_768  # images of a part of the work
+PAIRS = 8_000_000  # of images of one identity whose likeness a part holds
 SEARCHED = 131_072  # of one that asks the index, whose cells are then asked by many at once
 TIE = 1e-3  # cosines that embeddings in float16 do not tell apart
 
@@ -60,7 +62,7 @@ class Bench:
             moved_N = last.label_N != label_N
             changed_C = np.intersect1d(np.append(last.label_N[moved_N], label_N[moved_N]), number_C)
         image_M, starts_C = grouped(label_N, changed_C)
-        cuts = part_cuts(starts_C, len(image_M))
+        cuts = part_cuts(starts_C, len(image_M), squares=True)
         tasks = [
             (self.embeddings, image_M[starts_C[one] : _end(starts_C, other, image_M)], starts_C[one:other] - starts_C[one],
              self.plan.dbscan_eps, self.plan.dbscan_min_samples)
@@ -141,7 +143,9 @@ def merge(state, bench):
     one_P, other_P, cosine_P = (
         np.concatenate([part[key] for part in found]) for key in ("one_P", "other_P", "cosine_P")
     )
-    # A centre of zeros is like nobody; an inexact index may find a pair from one side alone, so both were asked.
+    # Nearly every pair was found from both sides, which an index that looks into some cells need not do.
+    pair_P2, first_P = np.unique(np.stack([one_P, other_P], axis=1), axis=0, return_index=True)
+    (one_P, other_P), cosine_P = pair_P2.T, cosine_P[first_P]
     lowest_C = centres.number_C[joined(num, centres.places(one_P), centres.places(other_P))]
     image_M = np.flatnonzero(state.label_N >= 0)
     new_M = lowest_C[centres.places(state.label_N[image_M])].astype(np.int32)
@@ -177,6 +181,8 @@ def inter(state, bench):
         state = state.judged(image_M[duplicate_M], DUPLICATE, bench.number)
     if plan.tau_other is not None:
         nearer_M = (other_M > own_M + TIE) & (other_M >= plan.tau_other) & ~duplicate_M
+        if plan.move:
+            state = state.compared(image_M[nearer_M], moved_N=nearest_M[nearer_M])
         label = nearest_M[nearer_M] if plan.move else DROPPED
         state = state.judged(image_M[nearer_M], NEARER, bench.number, label=label)
     return state
@@ -228,10 +234,10 @@ def intra(state, bench):
     image_M = np.flatnonzero(state.label_N >= 0)
     place_M = centres.places(state.label_N[image_M])
     tasks = [(bench.embeddings, image_M[part], centres.path, place_M[part]) for part in _slices(len(image_M), PART)]
-    own_M = np.concatenate(
-        [part["own_M"] for part in bench.map("intra", parts.own, tasks)] or [np.empty(0, np.float32)]
-    )
-    state = state.compared(image_M, own_N=own_M)
+    own_M = np.concatenate([part["own_M"] for part in bench.map("intra", parts.own, tasks)])
+    # Of an image that was moved in this round, what it was moved for stays: how unlike the identity it came from it was.
+    moved_M = (state.reason_N[image_M] == NEARER) & (state.round_N[image_M] == bench.number)
+    state = state.compared(image_M[~moved_M], own_N=own_M[~moved_M])
     return state.judged(image_M[own_M <= threshold], FAR, bench.number)
 
 
@@ -251,7 +257,8 @@ def cleaned(state, bench):
     """The State after a round: unusable images, the steps in the plan's order, identities that became too small."""
     state = leave_out_unusable(state, bench)
     for name in ORDERS[bench.plan.order]:
-        state = STEPS[name](state, bench)
+        if (state.label_N >= 0).any():
+            state = STEPS[name](state, bench)
     return leave_out_small(state, bench)
 
 
@@ -264,13 +271,19 @@ def grouped(label_N, number_C):
     return image_M, np.searchsorted(label_N[image_M], number_C)
 
 
-def part_cuts(starts_C, num_images):
-    """Places among groups at which the work is cut, so that a part has about PART images: [0, ..., number of groups]."""
+def part_cuts(starts_C, num_images, *, squares=False):
+    """Places among groups at which the work is cut, so that a part has about PART images: [0, ..., number of groups].
+
+    squares: where the work holds the likeness of all images of a group with each other, a part has at most about PAIRS of those.
+    """
     if not len(starts_C):
         return [0]
-    wanted = np.arange(0, num_images, PART)
-    cuts = np.unique(np.searchsorted(starts_C, wanted, side="left"))
-    return [*cuts[cuts < len(starts_C)].tolist(), len(starts_C)]
+    size_C = np.diff(np.append(starts_C, num_images))
+    share_C = size_C / PART
+    if squares:
+        share_C = np.maximum(share_C, np.minimum(size_C, MAX_CLUSTERED) ** 2 / PAIRS)
+    part_C = np.floor(np.cumsum(share_C) - share_C)
+    return [*(np.flatnonzero(np.append(True, np.diff(part_C) > 0))).tolist(), len(starts_C)]
 
 
 def _end(starts_C, place, image_M):

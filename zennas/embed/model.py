@@ -29,12 +29,13 @@ from zennas.records import UserError, first_line
 class Model:
     """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds it.
 
-    input_hw: height and width of the images it is called with. embedding_size. fingerprint: of everything its answers depend on.
+    input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR. fingerprint: of everything
+    its answers depend on.
     """
 
     def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):
         self._origin, self.where, self.device, self._dtype = origin, where, device, dtype
-        self.input_hw, self._resize, self._bgr = origin.input_hw or image_hw, resize, bgr
+        self.input_hw, self._resize, self.bgr = origin.input_hw or image_hw, resize, bgr
         self._fixed_batch = origin.fixed_batch
         self._mean_311, self._std_311 = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
         says = [origin.fingerprint, self.input_hw, *map(float, mean), *map(float, std), bgr, resize, str(dtype)]
@@ -61,7 +62,7 @@ class Model:
                 f"{self.where}: takes images of {sides(self.input_hw)}, given {sides(given_hw)}; "
                 f"decode the faces at {sides(self.input_hw)} for it as well, or let it resize them"
             )
-        image_B3HW = (image_BHW3.flip(3) if self._bgr else image_BHW3).to(self.device).permute(0, 3, 1, 2).float()
+        image_B3HW = (image_BHW3.flip(3) if self.bgr else image_BHW3).to(self.device).permute(0, 3, 1, 2).float()
         if given_hw != self.input_hw:
             image_B3HW = F.interpolate(image_B3HW, self.input_hw, mode="bilinear", antialias=True, align_corners=False)
         return ((image_B3HW - self._mean_311) / self._std_311).contiguous()

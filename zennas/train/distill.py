@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from zennas.embed.features import Features
+from zennas.embed.largest import largest
 from zennas.records import UserError, suggestion
 from zennas.track import lookup
 
@@ -233,25 +234,25 @@ def similar_identities(prototype_CD, k=100, *, block=4096, progress=None):
     progress(done, total) counts identities. Source: H_m of CoupleFace, K = 100.
     """
     unit_CD = unit(prototype_CD.float())
-    num_identities, device = len(unit_CD), unit_CD.device
+    num_identities = len(unit_CD)
     k = min(k, num_identities - 1)
     similar_CK = torch.empty(num_identities, k, dtype=torch.int32)
     for start in range(0, num_identities, block):
-        rows_RD = unit_CD[start : start + block]
-        best_RK, index_RK = rows_RD.new_empty(len(rows_RD), 0), torch.empty(len(rows_RD), 0, dtype=int, device=device)
-        for left in range(0, num_identities, block):
-            cosine_RS = rows_RD @ unit_CD[left : left + block].T
-            if left == start:
-                cosine_RS.fill_diagonal_(-torch.inf)  # the identity itself
-            index_S = torch.arange(left, left + cosine_RS.shape[1], device=device)
-            index_RS = torch.cat([index_RK, index_S.expand(len(rows_RD), -1)], 1)
-            cosine_RS = torch.cat([best_RK, cosine_RS], 1)
-            best_RK, at_RK = cosine_RS.topk(min(k, cosine_RS.shape[1]), dim=1)
-            index_RK = index_RS.gather(1, at_RK)
+        _, index_RK = largest(_cosines_to_others(unit_CD, start, block), k)
         similar_CK[start : start + block] = index_RK.to("cpu", torch.int32)
         if progress:
             progress(min(start + block, num_identities), num_identities)
     return similar_CK
+
+
+def _cosines_to_others(unit_CD, start, block):
+    """(first column, cosine_RS) of a block of rows with all rows, block by block; -inf with itself."""
+    rows_RD = unit_CD[start : start + block]
+    for left in range(0, len(unit_CD), block):
+        cosine_RS = rows_RD @ unit_CD[left : left + block].T
+        if left == start:
+            cosine_RS.fill_diagonal_(-torch.inf)
+        yield left, cosine_RS
 
 
 class Bank:

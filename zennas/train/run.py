@@ -112,7 +112,8 @@ def _announce(job, spent, ranks, progress):
     lines = {
         "track": f"{options.track.name}: {options.track.title}",
         "winner": f"{options.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
-        "data": f"{options.data}: {job.source.num_images:,} images of {job.source.num_identities:,} identities",
+        "data": f"{options.data}: {job.source.num_images:,} images of {job.source.num_identities:,} identities{_chosen(options)}",
+        "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
         "loss": f"{plan.loss.name} {head.knobs}{sampled}",
         "teacher": f"{options.teacher}: {plan.distill.name}, weight {job.guide.weight:g}"
         if options.teacher
@@ -122,6 +123,12 @@ def _announce(job, spent, ranks, progress):
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")
+
+
+def _chosen(options):
+    """What of the data is trained on, where that is not all of it."""
+    given = options.labels or options.identities
+    return "" if given is None else f", as {given} has them"
 
 
 def _accuracies(options, job, ranks, progress):
