@@ -17,9 +17,9 @@ from scipy.stats import kendalltau, mannwhitneyu
 
 from zennas import page
 from zennas.embed.model import open_model
+from zennas.embed.named import NORMALISATIONS
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import similarities
-from zennas.embed.named import NORMALISATIONS
 from zennas.evaluate.sets import EvaluationSet, open_pairs
 from zennas.faces.sources import open_source
 from zennas.metrics.retrieval import unit_rows

@@ -310,6 +310,16 @@ def test_what_is_missing_and_what_is_empty(tmp_path, people, command):
     assert code == 2 and str(people) in error
 
 
+def test_what_would_write_nothing_is_refused(people, tmp_path, command):
+    code, _, error = command("--data", people, "--out", tmp_path / "out", "--only-masked", "--ratio", "0")
+    assert code == 2 and "nothing is left to write" in error and not (tmp_path / "out").exists()
+
+
+def test_a_layout_wants_a_folder(tmp_path, command):
+    code, _, error = command("--layout", tmp_path / "nowhere" / "layout.png")
+    assert code == 2 and "no folder" in error
+
+
 def test_the_layout(tmp_path, command):
     code, said, _ = command("--layout", tmp_path / "layout.png")
     assert code == 0 and "written" in said and (tmp_path / "layout.png").is_file()

@@ -29,8 +29,8 @@ from zennas.records import UserError, first_line
 class Model:
     """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds it.
 
-    input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR. fingerprint: of everything
-    its answers depend on.
+    input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR. fingerprint: of
+    everything its answers depend on.
     """
 
     def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):

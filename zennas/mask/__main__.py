@@ -26,8 +26,10 @@ Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given
 
 
 def mask(
-    data: Annotated[pathlib.Path | None, typer.Option(help=DATA_HELP)] = None,
-    out: Annotated[pathlib.Path | None, typer.Option(help="Folder of the masked set.")] = None,
+    data: Annotated[pathlib.Path | None, typer.Option(help=f"{DATA_HELP} [required but for --layout]")] = None,
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="Folder of the masked set. [required but for --layout]")
+    ] = None,
     ratio: Annotated[float, typer.Option(help="Share of the images that are masked, 0 to 1.")] = 0.15,
     kinds: Annotated[
         str | None, typer.Option(help="Kinds of mask, with commas between. [default: all eight; none with --textures]")
@@ -57,7 +59,10 @@ def mask(
     workers: Annotated[int | None, typer.Option(help="Processes. [default: one per processor core]")] = None,
     layout: Annotated[
         pathlib.Path | None,
-        typer.Option(metavar="FILE.png", help="Write the layout of textures with the face's mesh on it, and end."),
+        typer.Option(
+            metavar="FILE.png",
+            help="Write the layout on which templates are painted, a square picture of the unrolled face, and end.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a masking; an error where there is none.")

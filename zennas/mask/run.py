@@ -103,6 +103,8 @@ def check(options):
     """UserError for an option that cannot be used."""
     if not 0 <= options.ratio <= 1:
         raise UserError(f"--ratio: given {options.ratio:g}, allowed: 0 to 1, the share of the images that are masked")
+    if options.only_masked and not options.ratio:
+        raise UserError("--only-masked: of --ratio 0 nothing is left to write; give a ratio above 0")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers: given {options.workers}, allowed: 1 or more")
     if not 0 <= options.seed < 2**31:

@@ -230,8 +230,12 @@ def layout_guide():
         cv2.polylines(
             guide_HW3, [(_polygon(kind.outline) * scale).round().astype(np.int32)], True, (190, 24, 60), 1, cv2.LINE_AA
         )
-    text = f"masks are drawn inside the blue frame, {TEXTURE_PX} x {TEXTURE_PX} RGBA; red: the edges of zennas' own"
-    cv2.putText(guide_HW3, text, (20, scale - 18), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (51, 65, 85), 1, cv2.LINE_AA)
+    texts = (
+        "A template is this whole picture, of any size (square, RGBA), transparent but for the mask,",
+        "which lies inside the blue frame. Red: the edges of zennas' own masks.",
+    )
+    for line, text in enumerate(texts):
+        cv2.putText(guide_HW3, text, (20, 30 + 26 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (51, 65, 85), 1, cv2.LINE_AA)
     return guide_HW3
 
 
@@ -240,6 +244,8 @@ def write_layout(path):
     path = pathlib.Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"--layout {path}: expected a file that ends in .png")
+    if not path.parent.is_dir():
+        raise UserError(f"--layout {path}: no folder {path.parent}")
     with explaining(path.parent):
         path.write_bytes(cv2.imencode(".png", cv2.cvtColor(layout_guide(), cv2.COLOR_RGB2BGR))[1].tobytes())
 
