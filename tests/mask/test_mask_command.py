@@ -363,7 +363,7 @@ def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatc
         [sys.executable, tmp_path / "slow.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out" / "parts").glob("part-*.parquet"))) < 2 and time.monotonic() < deadline:
+    while len(list((tmp_path / "out" / "parts").glob("part-??????.parquet"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(number)
     _, error = child.communicate(timeout=60)
