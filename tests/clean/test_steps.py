@@ -189,6 +189,17 @@ def test_many_equal_embeddings_are_survived(clean):
     assert (state.reason_N[300:] == DUPLICATE).sum() == 2610
 
 
+@pytest.mark.parametrize("num", [2, 5])
+def test_a_picture_that_is_all_of_several_identities_stays_in_one(clean, num):
+    """Their centres are one, so that rounding says which of them is nearest."""
+    made = planted(21, flips=0, strangers=0, copies=0, halves=0)
+    one_D = unit_rows(np.random.default_rng(1).normal(size=(1, SIZE)))
+    label_N = np.append(made.label_N, 30 + np.arange(num))
+    state = clean(np.concatenate([made.unit_ND, np.repeat(one_D, num, axis=0)]), label_N, tau_merge=None)
+    assert state.label_N[300:].tolist() == [30] + [-1] * (num - 1)
+    assert (state.reason_N[301:] == DUPLICATE).all() and (state.twin_N[301:] == 300).all()
+
+
 def test_many_copies_that_are_not_quite_equal_are_survived(clean, monkeypatch):
     """A group of n pictures is told by n pairs at most, not by n squared."""
     made = planted(20, flips=0, strangers=0, copies=0, halves=0)

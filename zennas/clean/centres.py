@@ -39,8 +39,8 @@ def robust_centre(unit_MD, *, eps, min_samples):
     Source: mind_ft, which takes this centre instead of the mean; Ester et al. 1996 (DBSCAN).
 
     >>> unit_MD = unit_rows([[1, 0], [1, 0.1], [0, 1]])
-    >>> robust_centre(unit_MD, eps=0.5, min_samples=2).centre_D.round(2).tolist()
-    [1.0, 0.05]
+    >>> print(robust_centre(unit_MD, eps=0.5, min_samples=2).centre_D.round(2))
+    [1.   0.05]
     """
     centre_CD, num_members_C = centres_of(unit_MD, np.zeros(1, int), eps=eps, min_samples=min_samples)
     return Centre(centre_CD[0], int(num_members_C[0]))

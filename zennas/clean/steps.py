@@ -175,7 +175,7 @@ def inter(state, bench):
     state = state.compared(image_M, own_N=own_M, other_N=other_M, nearest_N=nearest_M)
     duplicate_M = np.zeros(len(image_M), bool)
     if plan.tau_duplicate is not None:
-        twin_M = _twins(bench, image_M, label_M, own_M, cell_M)
+        twin_M = _twins(bench, image_M, label_M, own_M, other_M, cell_M)
         duplicate_M = twin_M >= 0
         state = state.compared(image_M[duplicate_M], twin_N=twin_M[duplicate_M])
         state = state.judged(image_M[duplicate_M], DUPLICATE, bench.number)
@@ -188,12 +188,16 @@ def inter(state, bench):
     return state
 
 
-def _twins(bench, image_M, label_M, own_M, cell_M):
+def _twins(bench, image_M, label_M, own_M, other_M, cell_M):
     """For each image the one that it is a duplicate of in another identity, and stays behind; -1 for all others.
 
     Duplicates have one nearest centre, since their embeddings are nearly one: they are looked for among the images that have it,
     and only where one of these goes under another name than the centre's.
     """
+    # Where a picture is all that several identities have, their centres are one: which of them is nearest is down to rounding.
+    is_tied_M = (cell_M != label_M) & (own_M > bench.plan.tau_duplicate) & (np.abs(other_M - own_M) <= TIE)
+    one_C = joined(int(label_M.max()) + 1, label_M[is_tied_M], cell_M[is_tied_M])
+    cell_M = np.where(cell_M >= 0, one_C[cell_M], cell_M)
     foreign_M = cell_M != label_M
     held_M = np.flatnonzero(np.isin(cell_M, cell_M[foreign_M]) & (cell_M >= 0))
     held_M = held_M[np.argsort(cell_M[held_M], kind="stable")]
