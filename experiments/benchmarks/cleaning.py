@@ -91,6 +91,8 @@ class Stages:
 
 def measured(num, num_workers, folder):
     """One row: a round over `num` images."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as inside:
         inside = pathlib.Path(inside)
         label_N, truth = planted(inside / "rows.npy", num)
