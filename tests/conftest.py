@@ -10,7 +10,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-# The same examples in every run, no database in the working folder, no clock: a failure is the code's, not the machine's.
+# The same examples in every run, no database in the working folder, no clock: a failure is the code's, not the
+# machine's.
 hypothesis.settings.register_profile("zennas", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("zennas")
 
@@ -110,7 +111,10 @@ def chromium():
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("Chromium is not installed")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    flags = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update"
+    )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*flags.split(), "--disable-sync"])
         yield browser

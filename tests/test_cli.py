@@ -27,8 +27,13 @@ def shell(checkout, tmp_path):
     def run(*words):
         environment = os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "120"}
         ended = subprocess.run(
-            [sys.executable, *words], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, *words],
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         return ended.returncode, ended.stdout, ended.stderr
 
     return run

@@ -88,7 +88,8 @@ def test_only_the_norms_that_open_a_block_stay(exported):
         (reader,) = [node for node in graph.node if norm.output[0] in node.input]
         pads = next(list(attribute.ints) for attribute in reader.attribute if attribute.name == "pads")
         assert (reader.op_type, pads) == ("Conv", [1, 1, 1, 1])
-    # Nothing is left of exporting: no weights behind Identity or Unsqueeze, one convolution and one slope for each of ours.
+    # Nothing is left of exporting: no weights behind Identity or Unsqueeze, one convolution and one slope for each of
+    # ours.
     kinds = [node.op_type for node in graph.node]
     ours = [type(part) for part in network.modules()]
     assert kinds.count("Conv") == ours.count(nn.Conv2d) and kinds.count("PRelu") == ours.count(nn.PReLU)
@@ -166,7 +167,8 @@ def test_folding_is_exact(block):
 
 @torch.no_grad()
 def test_the_neck_folds_into_one_layer_by_hand():
-    """Written out over positions and channels: W' = W s, b' = b + W t, with s and t of the norm, then the norm behind."""
+    """Written out over positions and channels: W' = W s, b' = b + W t, with s and t of the norm, then the norm
+    behind."""
     neck = made(CANDIDATES["ir"]).neck.double()
     before, _, linear, behind = neck
     (layer,) = [part for part in fold(neck) if isinstance(part, nn.Linear)]

@@ -1,4 +1,5 @@
-"""The house of zennas: rooms that import only backwards, fences round third parties, small files, a map that is true."""
+"""The house of zennas: rooms that import only backwards, fences round third parties, small files, a map that is
+true."""
 
 import ast
 import pathlib
@@ -13,8 +14,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.par
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
-# The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version, and
-# `space` knows nothing of a track, which reads it.
+# The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version,
+# and `space` knows nothing of a track, which reads it.
 ROOMS = [
     {"zennas"},
     {"records"},
@@ -71,7 +72,7 @@ FENCES = {
     "torch.utils.tensorboard": {"zennas/train/journal.py"},
     "torch.distributed": {"zennas/train/ranks.py"},
 }
-MAX_LINES = 450
+MAX_LINES = 480
 GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
@@ -243,7 +244,8 @@ def test_everything_in_the_package_is_on_the_map():
 
 # --- nothing of the place where it was made
 
-# Folders of one machine, and what sends an installer elsewhere. Written in pieces, so that this file does not find itself.
+# Folders of one machine, and what sends an installer elsewhere. Written in pieces, so that this file does not find
+# itself.
 MACHINE_FOLDERS = "|".join(("home", "root", "work", "workspace", "Users", "mnt", "__w", "tm" + "p/v"))
 REGISTRIES = "|".join(("index" + "-url", "find" + "-links", "trusted" + "-host", r"https?://\S*(?:py" + "pi|simple/)"))
 FOREIGN = re.compile(rf"(?<![\w.])/(?:{MACHINE_FOLDERS})/|{REGISTRIES}")

@@ -1,4 +1,5 @@
-"""The package as a wheel, installed elsewhere than in the checkout: it finds its spaces, tracks and experiments there."""
+"""The package as a wheel, installed elsewhere than in the checkout: it finds its spaces, tracks and experiments
+there."""
 
 import os
 import subprocess

@@ -1,4 +1,6 @@
-"""What a challenge's checker sees in an ONNX file without running it: each rule with its measured value, limit and verdict."""
+"""What a challenge's checker sees in an ONNX file without running it: each rule with its measured value, limit and
+verdict.
+"""
 
 from typing import Literal
 
@@ -12,7 +14,8 @@ OPSET, IR_VERSION = 13, 7
 NUM_NAMED = 8  # the checkers look for normalisation in the names of so many nodes
 # (mean, std) that a checker subtracts from pixels of 0 to 255, and by which it divides them
 NORMALISATIONS = {"insightface": (127.5, 127.5), "none": (0.0, 1.0)}
-# Weights of fewer than four bytes a number that a file in each precision has; those of four and more are in files of all.
+# Weights of fewer than four bytes a number that a file in each precision has; those of four and more are in files of
+# all.
 SMALL_WEIGHTS = {
     "float32": (),
     "float16": (TensorProto.FLOAT16,),
@@ -45,10 +48,11 @@ def file_rules(
     """The Rules that can be judged from the file alone, in the order in which the checker comes to them.
 
     Limits that are None are not known, and kept. initializer_dtype: the precisions that weights may have, names of
-    SMALL_WEIGHTS. image_px: the side that the input must have; None asks for none. checker: whose, 'insightface' or 'webface'
-    (whose server's versions nobody wrote down, and whose sample system runs single images). normalise: what the model needs, a
-    name of NORMALISATIONS; None: not known, unless the file's metadata says that zennas exported it. "noted" is what the checker
-    does not refuse but answers in its own way. UserError where the bytes are no ONNX network.
+    SMALL_WEIGHTS. image_px: the side that the input must have; None asks for none. checker: whose, 'insightface' or
+    'webface' (whose server's versions nobody wrote down, and whose sample system runs single images). normalise: what
+    the model needs, a name of NORMALISATIONS; None: not known, unless the file's metadata says that zennas exported it.
+    "noted" is what the checker does not refuse but answers in its own way. UserError where the bytes are no ONNX
+    network.
     Source: insightface, challenges/iccv21-mfr/onnx_helper.py, class ArcFaceORT; WebFace260M, webface260m-iccv21-mfr,
     pywebface260mmfr_implement.py.
     """
@@ -79,8 +83,9 @@ def parse(onnx_bytes):
 
 
 def tensors(model):
-    """Every TensorProto of an onnx.ModelProto: weights of its graphs, and what nodes and functions hold as attributes, in graphs
-    inside nodes (the branches of an If, the body of a Loop) too; of a sparse tensor its values and its indices.
+    """Every TensorProto of an onnx.ModelProto: weights of its graphs, and what nodes and functions hold as attributes,
+    in graphs inside nodes (the branches of an If, the body of a Loop) too; of a sparse tensor its values and its
+    indices.
     """
     yield from _tensors_of(model.graph)
     for function in model.functions:
@@ -91,7 +96,9 @@ def tensors(model):
 
 
 def outside_files(model):
-    """The places, sorted, that an onnx.ModelProto names for tensors outside its file: as they stand there, a stranger's words."""
+    """The places, sorted, that an onnx.ModelProto names for tensors outside its file: as they stand there, a stranger's
+    words.
+    """
     entries = (entry for tensor in tensors(model) if _is_outside(tensor) for entry in tensor.external_data)
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
@@ -99,8 +106,8 @@ def outside_files(model):
 def precision_of(onnx_bytes):
     """The precision, a name of SMALL_WEIGHTS, that a file's weights are in: the least that one of them has.
 
-    Weights are initializers of two axes and more; those of fewer are biases, scales and zero points. UserError where the bytes
-    are no ONNX network.
+    Weights are initializers of two axes and more; those of fewer are biases, scales and zero points. UserError where
+    the bytes are no ONNX network.
     """
     kinds = {tensor.data_type for tensor in parse(onnx_bytes).graph.initializer if len(tensor.dims) > 1}
     return next((name for name in ("int8", "float16") if kinds & set(SMALL_WEIGHTS[name])), "float32")
@@ -117,7 +124,9 @@ def with_dynamic_batch(onnx_bytes):
 
 
 def needed_normalisation(model):
-    """The name in NORMALISATIONS that an onnx.ModelProto needs, where its metadata says that zennas exported it; else None."""
+    """The name in NORMALISATIONS that an onnx.ModelProto needs, where its metadata says that zennas exported it; else
+    None.
+    """
     return "insightface" if any(entry.key == "zennas" for entry in model.metadata_props) else None
 
 
@@ -257,7 +266,8 @@ def _normalisation_rule(graph, checker, needs):
         )
     elif needs != detected:
         said = (
-            f"the model needs {in_words(needs)}, but the checker will feed {in_words(detected)}: none of the first eight "
+            f"the model needs {in_words(needs)}, but the checker will feed {in_words(detected)}: none of the first "
+            f"eight "
             "node names begins with Sub or _minus, or none with Mul, _mul or Div"
         )
     return _rule(name, in_words(detected), in_words(needs), said)
@@ -270,7 +280,10 @@ def _version_rule(model, checker):
         said = "which ONNX Runtime the server has is written nowhere"
         return Rule(name=name, measured=measured, limit="not known", verdict=NOT_JUDGED, said=said)
     newer = opset > OPSET or model.ir_version > IR_VERSION
-    said = f"the server's ONNX Runtime 1.6 reads operator sets up to {OPSET} and IR versions up to {IR_VERSION}; given {measured}"
+    said = (
+        f"the server's ONNX Runtime 1.6 reads operator sets up to {OPSET} and IR versions up to {IR_VERSION}; "
+        f"given {measured}"
+    )
     return _rule(name, measured, f"<= {OPSET}, IR <= {IR_VERSION}", said if newer else None)
 
 

@@ -17,14 +17,15 @@ ANSWER_S = 10.0  # that a cluster's head may take to answer
 def keep_ray_on_loopback():
     """Bind the Ray of this process alone to 127.0.0.1; to be called before ray is imported, and not for a cluster.
 
-    On Linux Ray takes a node address of 127.0.0.1 for a slip and listens on all interfaces. The variable is its own, and says
-    that there is no cluster.
+    On Linux Ray takes a node address of 127.0.0.1 for a slip and listens on all interfaces. The variable is its own,
+    and says that there is no cluster.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def check_address(address):
-    """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers, which Ray asks for minutes.
+    """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers, which Ray asks for
+    minutes.
 
     None, no cluster, passes, and 'local'.
     """
@@ -55,7 +56,9 @@ def check_address(address):
 
 
 def command(function, *, help):
-    """A main(arguments=None) that runs a typer function: UserError ends it with exit code 2, Ctrl-C and SIGTERM with 130."""
+    """A main(arguments=None) that runs a typer function: UserError ends it with exit code 2, Ctrl-C and SIGTERM with
+    130.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(help=help)(function)
 

@@ -19,14 +19,15 @@ from torch.nn.utils import fusion
 from zennas.checker import BROKEN, IR_VERSION, NOTED, OPSET, file_rules
 from zennas.records import Record
 
-# Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and more.
+# Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and
+# more.
 MAX_RELATIVE_DIFFERENCE = 1e-4
-# Every file passes that one in float32; what follows is asked of its conversion alone. Half precision keeps 11 bits of a
-# number: 3e-3 at most over IR and IR-SE from 3 to 49 blocks.
+# Every file passes that one in float32; what follows is asked of its conversion alone. Half precision keeps 11 bits of
+# a number: 3e-3 at most over IR and IR-SE from 3 to 49 blocks.
 MAX_RELATIVE_DIFFERENCE_FLOAT16 = 1e-2
-# Eight bits clip what lies outside the calibrated range, so that one number of an embedding may be far off: what counts is
-# where the embedding points, by which faces are compared. 0.994 and more over the same networks from 8 blocks on, 0.97 on
-# toys of a few channels; products that saturate, or a scale that was lost, leave 0.5 and less.
+# Eight bits clip what lies outside the calibrated range, so that one number of an embedding may be far off: what counts
+# is where the embedding points, by which faces are compared. 0.994 and more over the same networks from 8 blocks on,
+# 0.97 on toys of a few channels; products that saturate, or a scale that was lost, leave 0.5 and less.
 MIN_COSINE_INT8 = 0.9
 CALIBRATION_IMAGES, CALIBRATION_SEED = 8, 3
 INPUT_NAME, OUTPUT_NAME = "image", "embedding"
@@ -61,10 +62,10 @@ def export(network, *, image_px=112, metadata=None, precision="float32", calibra
 
     Folded are the norms behind a convolution or a fully connected layer, and the neck's norm before its fully connected
     layer. The norm that opens an IR block stays: its shift would meet the zero padding of the convolution behind it.
-    `metadata` (str -> str) goes into the file. precision: a row of PRECISIONS; calibration_BCHW: images as the network will
-    see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is enough to
-    time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree, or when the checker's rules are
-    broken; the float32 file is proven first, so that what its conversion costs hides no wrong fold.
+    `metadata` (str -> str) goes into the file. precision: a row of PRECISIONS; calibration_BCHW: images as the network
+    will see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is
+    enough to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree, or when the checker's
+    rules are broken; the float32 file is proven first, so that what its conversion costs hides no wrong fold.
     """
     folded, shape = fold(network), (3, image_px, image_px)
     float32 = to_onnx(folded, shape, metadata=metadata)
@@ -84,7 +85,8 @@ def _disproof(proof, precision):
         if proof.min_cosine is not None and proof.min_cosine >= MIN_COSINE_INT8:
             return None
         return (
-            f"in int8 the network answers in another direction: cosine {proof.min_cosine:.3g} to float32's answer, at least "
+            f"in int8 the network answers in another direction: cosine {proof.min_cosine:.3g} to float32's answer, "
+            f"at least "
             f"{MIN_COSINE_INT8} is rounding; a processor without VNNI may let eight-bit products saturate"
         )
     most = {"float32": MAX_RELATIVE_DIFFERENCE, "float16": MAX_RELATIVE_DIFFERENCE_FLOAT16}[precision]
@@ -114,7 +116,8 @@ def _as_float16(model, calibration_BCHW):
 
     with _quietly():  # it says of every weight that half precision cannot hold what becomes of it
         converted = convert_float_to_float16(model, keep_io_types=True)
-    # It leaves the cast of the input behind the nodes that read it; ONNX wants nodes in the order in which they can run.
+    # It leaves the cast of the input behind the nodes that read it; ONNX wants nodes in the order in which they can
+    # run.
     casts = [node for node in converted.graph.node if model.graph.input[0].name in node.input]
     others = [node for node in converted.graph.node if node not in casts]
     del converted.graph.node[:]
@@ -125,10 +128,10 @@ def _as_float16(model, calibration_BCHW):
 def _as_int8(model, calibration_BCHW):
     """Convolutions and fully connected layers in eight bits, their ranges those of the calibration (static).
 
-    Weights signed and per channel, activations unsigned: ONNX Runtime multiplies those fastest on a processor with VNNI. On
-    one thread of a busy one, IR-SE-18 took 26.5 ms so, 36.8 with both signed, 44.0 in float32 (the fastest of 60 interleaved
-    runs). PReLU, norms and sums stay in float32: there is no eight-bit PReLU and norm, and eight-bit sums gained too little to
-    tell (24.9).
+    Weights signed and per channel, activations unsigned: ONNX Runtime multiplies those fastest on a processor with
+    VNNI. On one thread of a busy one, IR-SE-18 took 26.5 ms so, 36.8 with both signed, 44.0 in float32 (the fastest of
+    60 interleaved runs). PReLU, norms and sums stay in float32: there is no eight-bit PReLU and norm, and eight-bit
+    sums gained too little to tell (24.9).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -146,9 +149,15 @@ def _as_int8(model, calibration_BCHW):
     with tempfile.TemporaryDirectory(prefix="zennas-int8-") as folder, _quietly():
         path = pathlib.Path(folder) / "int8.onnx"
         quantize_static(
-            model, path, Calibration(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "Gemm"],
-        )  # fmt: skip
+            model,
+            path,
+            Calibration(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Gemm"],
+        )
         return onnx.load(path)
 
 
@@ -172,8 +181,8 @@ def _quietly():
 def fold(network):
     """A copy of the network in eval mode, with every norm folded whose folding is exact.
 
-    In a Sequential: a norm behind a convolution or a fully connected layer, and a norm that a flatten and a fully connected
-    layer follow (no padding stands between).
+    In a Sequential: a norm behind a convolution or a fully connected layer, and a norm that a flatten and a fully
+    connected layer follow (no padding stands between).
     """
     folded = copy.deepcopy(network).eval()
     for module in folded.modules():
@@ -246,9 +255,9 @@ def to_onnx(module, input_shape, *, metadata=None):
 def _attach_weights(graph, weights):
     """Turn the graph's parameter inputs into initializers.
 
-    Done here because the exporter takes ten times as long over it (measured on IR-SE [3,25,88,3]), and because it merges
-    the equal weights of an untrained network behind hundreds of Identity nodes, which are undone here, and leaves the
-    PReLU slopes to be unsqueezed at run time.
+    Done here because the exporter takes ten times as long over it (measured on IR-SE [3,25,88,3]), and because it
+    merges the equal weights of an untrained network behind hundreds of Identity nodes, which are undone here, and
+    leaves the PReLU slopes to be unsqueezed at run time.
     """
     arrays = {
         value.name: weights[value.name].detach().cpu().numpy() for value in graph.input if value.name != INPUT_NAME
@@ -279,13 +288,17 @@ def _attach_weights(graph, weights):
 def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size=None, initializer_dtype=("float32",)):
     """What must not be in a file of ours, each in words; empty if nothing.
 
-    That is what the challenge's checker refuses, and what checker.file_rules merely notes: a fixed batch, which the checker
-    rewrites, and sizes that only a run tells.
+    That is what the challenge's checker refuses, and what checker.file_rules merely notes: a fixed batch, which the
+    checker rewrites, and sizes that only a run tells.
     """
     rules = file_rules(
-        onnx_bytes, min_nodes=min_nodes, max_mb=max_mb, max_embedding_size=max_embedding_size,
-        initializer_dtype=initializer_dtype, normalise="insightface",
-    )  # fmt: skip
+        onnx_bytes,
+        min_nodes=min_nodes,
+        max_mb=max_mb,
+        max_embedding_size=max_embedding_size,
+        initializer_dtype=initializer_dtype,
+        normalise="insightface",
+    )
     return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
 
 

@@ -51,7 +51,8 @@ def notices(texts, kind):
 
 
 def origin(record, timings):
-    """The pairs of text that say who made a page: its Provenance, and the (machine, protocol) of each of its timings."""
+    """The pairs of text that say who made a page: its Provenance, and the (machine, protocol) of each of its
+    timings."""
     pairs = [("Command", record.command), ("Seed", "none" if record.seed is None else record.seed)]
     pairs += [("Machine", record.machine), ("Date", record.date), ("zennas", record.zennas)]
     pairs.append(("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
@@ -90,16 +91,24 @@ def drawn(figure, name, *, height_px):
     figure.update_xaxes(axis, showline=True, ticks="outside", tickcolor=LINE)
     figure.update_yaxes(axis)
     figure.update_layout(
-        template=go.layout.Template(), height=height_px, showlegend=False, margin={"l": 12, "r": 16, "t": 28, "b": 12},
-        font={"family": FONT, "size": 12, "color": INK}, paper_bgcolor="white", plot_bgcolor="white",
+        template=go.layout.Template(),
+        height=height_px,
+        showlegend=False,
+        margin={"l": 12, "r": 16, "t": 28, "b": 12},
+        font={"family": FONT, "size": 12, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
         hoverlabel={"bgcolor": "white", "bordercolor": LINE, "font": {"color": INK, "family": FONT}},
-    )  # fmt: skip
+    )
     return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, default_height=f"{height_px}px",
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        default_height=f"{height_px}px",
         config={"displayModeBar": False, "responsive": True},
         # A finger on a plot must scroll the page, not zoom.
         post_script="if (matchMedia('(pointer: coarse)').matches) Plotly.relayout('{plot_id}', {dragmode: false})",
-    )  # fmt: skip
+    )
 
 
 def number(value, form=".1f"):

@@ -1,4 +1,6 @@
-"""What a run says while it runs: a live panel on a terminal, plain lines now and then anywhere else; all of it in the log."""
+"""What a run says while it runs: a live panel on a terminal, plain lines now and then anywhere else; all of it in the
+log.
+"""
 
 import contextlib
 import datetime

@@ -13,7 +13,8 @@ STARTS = 3  # of a private Ray, whose processes may be too slow for each other o
 
 
 def connect(address, *, say, log_to_driver=False, **private):
-    """Connect this process to the Ray cluster at `address`; None: to a private one on loopback, started with options `private`.
+    """Connect this process to the Ray cluster at `address`; None: to a private one on loopback, started with options
+    `private`.
 
     say(text): told where a private one is started again. UserError where Ray cannot be reached.
     """

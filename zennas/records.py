@@ -15,7 +15,9 @@ FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experimen
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used: the message says what was given, what is allowed and where. Never a bug of ours."""
+    """What the user gave cannot be used: the message says what was given, what is allowed and where. Never a bug of
+    ours.
+    """
 
 
 class Record(pydantic.BaseModel):
@@ -121,7 +123,9 @@ def parse_yaml(text, where):
 
 
 def data_root():
-    """The folder that holds search_spaces/, latency/ and experiments/: $ZENNAS_HOME, the installed wheel's, or the checkout's."""
+    """The folder that holds search_spaces/, latency/ and experiments/: $ZENNAS_HOME, the installed wheel's, or the
+    checkout's.
+    """
     package = pathlib.Path(__file__).parent
     if home := os.environ.get("ZENNAS_HOME"):
         if not (pathlib.Path(home) / SPACES).is_dir():
@@ -143,7 +147,9 @@ def names(kind):
 
 
 def resolve(kind, name):
-    """The file that a name of this kind stands for; a path (anything with a slash or ending in .yaml) stands for itself."""
+    """The file that a name of this kind stands for; a path (anything with a slash or ending in .yaml) stands for
+    itself.
+    """
     if "/" in name or os.sep in name or name.endswith((".yaml", ".yml")):
         path = pathlib.Path(name)
         path = path / "experiment.yaml" if kind == EXPERIMENTS and path.is_dir() else path

@@ -1,4 +1,5 @@
-"""The folder of a run: one run at a time, the same settings when it is resumed, files that are there whole or not at all.
+"""The folder of a run: one run at a time, the same settings when it is resumed, files that are there whole or not at
+all.
 
 run.json holds the settings, who made the run, and whatever else its room keeps there.
 """
@@ -17,8 +18,8 @@ FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
 
 def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None, before=None):
-    """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one that
-    begins with the entries of `start`.
+    """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one
+    that begins with the entries of `start`.
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
     before: the state of this run as it is known elsewhere, from which a folder without one begins.
@@ -68,8 +69,8 @@ OF_A_RAY_JOB = (
 
 
 def lasting(folder, *, here=None):
-    """A run's folder where it outlives the process: a Ray job runs in a copy of the working folder that Ray removes, and what is
-    relative there is taken from the home of the job's user instead.
+    """A run's folder where it outlives the process: a Ray job runs in a copy of the working folder that Ray removes,
+    and what is relative there is taken from the home of the job's user instead.
 
     >>> copy = "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1"
     >>> lasting("runs/a", here=copy).is_relative_to(pathlib.Path.home())
@@ -83,7 +84,8 @@ def lasting(folder, *, here=None):
 
 
 def lasting_url(url, *, here=None):
-    """`lasting` for a file that is given as a URL: journal:PATH, sqlite:///PATH, or a plain path; others are as they were.
+    """`lasting` for a file that is given as a URL: journal:PATH, sqlite:///PATH, or a plain path; others are as they
+    were.
 
     >>> lasting_url("journal:study.log", here="/somewhere"), lasting_url("s3://bucket/table")
     ('journal:study.log', 's3://bucket/table')
@@ -96,7 +98,9 @@ def lasting_url(url, *, here=None):
 
 
 def kept_run(folder, *, what):
-    """The state of the run in a folder. UserError where there is none, or one that has no `what` (an entry of run.json)."""
+    """The state of the run in a folder. UserError where there is none, or one that has no `what` (an entry of
+    run.json).
+    """
     folder = pathlib.Path(folder)
     if not (folder / "run.json").is_file():
         raise UserError(f"{folder}: holds no run; give the command that makes one first")
@@ -112,8 +116,8 @@ def save_run(folder, state):
 
 
 def lock_folder(folder, *, otherwise="wait for it or choose another --out"):
-    """A lock on a run folder (or a file) that ends with this process, however it ends. UserError where another run holds it;
-    `otherwise`: what can be done then."""
+    """A lock on a run folder (or a file) that ends with this process, however it ends. UserError where another run
+    holds it; `otherwise`: what can be done then."""
     folder = pathlib.Path(folder)
     with explaining(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ class Protocol(Record):
     warmup_runs: Annotated[int, pydantic.Field(ge=0)] = 0
     flush_denormals: bool = True
     io: Literal["host", "device"] = "host"  # where inputs and outputs lie while the clock runs
-    # What a network is converted to before the clock starts, and handed out in; the track's limits must admit it. Inputs and
-    # outputs stay float32.
+    # What a network is converted to before the clock starts, and handed out in; the track's limits must admit it.
+    # Inputs and outputs stay float32.
     precision: Precision = "float32"
 
     @pydantic.model_validator(mode="after")
@@ -56,7 +56,8 @@ class Reference(Record):
 
 
 class Budget(Record):
-    """The track's time limit on the track's own machine, and what of it is spent before the recognition network runs."""
+    """The track's time limit on the track's own machine, and what of it is spent before the recognition network
+    runs."""
 
     total_ms: Positive
     detection_ms: Annotated[float, pydantic.Field(ge=0)] = 0.0  # reserve; replaced by a measurement with --detector
@@ -181,12 +182,10 @@ class SearchPlan(Record):
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
-    candidate_timeout_s: Positive = (
-        60.0  # of a worker, for one candidate or one family: a thousand times what one takes
-    )
-    candidate_memory_gb: Positive | None = (
-        None  # a worker's memory for it; None: its share of the smallest node's, as Ray finds it free at its start
-    )
+    # of a worker, for one candidate or one family: a thousand times what one takes
+    candidate_timeout_s: Positive = 60.0
+    # a worker's memory for it; None: its share of the smallest node's, as Ray finds it free at its start
+    candidate_memory_gb: Positive | None = None
     scorers_per_gpu: Count = 2  # of a cluster
     # Beside the latency here, each a limit that every candidate keeps.
     max_mb: Positive | None = None  # of the exported file, whatever more the track asks

@@ -1,4 +1,6 @@
-"""TrainPlan: how a winner becomes a trained network. The `train:` part of an experiment; names resolve in train/ and faces/."""
+"""TrainPlan: how a winner becomes a trained network. The `train:` part of an experiment; names resolve in train/ and
+faces/.
+"""
 
 from typing import Annotated, Literal
 
@@ -118,7 +120,8 @@ class MaskPlan(Record):
     ratio: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.15  # of the images, drawn anew every epoch; mind_ft's
     kinds: tuple[str, ...] | None = None  # rows of KINDS; None: all, or none where there are textures
     textures: str | None = None  # a folder of templates of one's own
-    # Where a face stands in its image: aligned, detect (anywhere), auto (aligned in a small square, unless it is off there).
+    # Where a face stands in its image: aligned, detect (anywhere), auto (aligned in a small square, unless it is off
+    # there).
     faces: str = "aligned"
     knobs: Knobs = {}  # how far masks vary: those of mask.render.vary
 

@@ -1,8 +1,8 @@
 """TunePlan: what the comprehensive search may change, and how. The `tune:` part of an experiment.
 
-The three spaces, the reward's weights and its FPRs are those of Towards Robust Face Recognition with Comprehensive Search (ECCV
-2022, arXiv:2208.13600). Its ranges, step counts and controller are not published in what we could read: every range here is
-our choice.
+The three spaces, the reward's weights and its FPRs are those of Towards Robust Face Recognition with Comprehensive
+Search (ECCV 2022, arXiv:2208.13600). Its ranges, step counts and controller are not published in what we could read:
+every range here is our choice.
 """
 
 from typing import Annotated
@@ -36,9 +36,11 @@ class Span(Record):
 class CleaningSpace(Record):
     """Two cosines of embeddings. None: not done."""
 
-    # Identities whose centres are more alike are one. Below, different people of one network's embeddings are merged too.
+    # Identities whose centres are more alike are one. Below, different people of one network's embeddings are merged
+    # too.
     tau_inter: Span | Cosine | None = Span(low=0.6, high=0.95)
-    # Images that are no more alike to their identity's centre are left out; 0.25 was best on MS1M (mind_ft), of another network.
+    # Images that are no more alike to their identity's centre are left out; 0.25 was best on MS1M (mind_ft), of another
+    # network.
     tau_intra: Span | Cosine | None = Span(low=0.0, high=0.6)
 
 
@@ -79,7 +81,9 @@ class RewardPlan(Record):
 
 
 class AshaPlan(Record):
-    """Successive halving without waiting: at epochs grace, grace x reduction, ... a trial below the best 1/reduction stops."""
+    """Successive halving without waiting: at epochs grace, grace x reduction, ... a trial below the best 1/reduction
+    stops.
+    """
 
     grace_epochs: Count = 1
     reduction: Annotated[float, pydantic.Field(gt=1)] = 3.0
@@ -95,9 +99,8 @@ class TunePlan(Record):
     )
     # The best trial was lucky, too: it and the recipe are trained again with so many other seeds.
     confirm_seeds: Annotated[int, pydantic.Field(ge=0)] = 2
-    single_factors: bool = (
-        True  # and so is its cleaning alone, its margin alone, its backbone alone: what is each worth?
-    )
+    # and so is its cleaning alone, its margin alone, its backbone alone: what is each worth?
+    single_factors: bool = True
     cleaning: CleaningSpace | None = CleaningSpace()
     margin: MarginSpace | None = MarginSpace()
     backbone: BackboneSpace | None = BackboneSpace()

@@ -2,12 +2,13 @@
 
     python experiments/benchmarks/all_to_all.py
 
-Embeddings lie round the centres of identities, ten images each, as far as those of a trained network do. While all_to_all
-runs, the bare products of each block that it has done are timed at once, on tables and buffers of their own: all of them in
-bfloat16, every sixth one in float32. Their time is taken out of that of all_to_all. So both meet the same disturbances.
-Ratios: of everything (the whole call, with the unit rows, the sample and the same pairs, to all bare products), and of the
-blocks alone, in twenty parts, median and quartiles. Memory: the peak of another process, above what it held with the
-embeddings. Writes all_to_all.json beside this file.
+Embeddings lie round the centres of identities, ten images each, as far as those of a trained network do. While
+all_to_all runs, the bare products of each block that it has done are timed at once, on tables and buffers of their own:
+all of them in bfloat16, every sixth one in float32. Their time is taken out of that of all_to_all. So both meet the
+same disturbances.
+Ratios: of everything (the whole call, with the unit rows, the sample and the same pairs, to all bare products), and of
+the blocks alone, in twenty parts, median and quartiles. Memory: the peak of another process, above what it held with
+the embeddings. Writes all_to_all.json beside this file.
 """
 
 import argparse
@@ -52,9 +53,15 @@ def main():
         rows.append(one_size(num_rows, options))
         print(rows[-1], flush=True)
     found = {
-        "made_by": provenance(seed=options.seed).model_dump(), "device": options.device, "threads": num_cores(), "far": FAR,
-        "size": options.size, "images_each": IMAGES_EACH, "rounds": options.rounds, "rows": rows,
-    }  # fmt: skip
+        "made_by": provenance(seed=options.seed).model_dump(),
+        "device": options.device,
+        "threads": num_cores(),
+        "far": FAR,
+        "size": options.size,
+        "images_each": IMAGES_EACH,
+        "rounds": options.rounds,
+        "rows": rows,
+    }
     write_atomically(options.out, json.dumps(found, indent=1) + "\n")
 
 
@@ -151,19 +158,25 @@ def one_size(num_rows, options):
         raise SystemExit(done.stderr)
     point = found.points[0]
     return {
-        "rows": num_rows, "pairs": found.num_same + found.num_different, "blocks": len(pairs.blocks),
-        "screening": str(pairs.plan.screening).removeprefix("torch."), "tar": point.tar, "threshold": point.threshold,
-        "ours_s": round(statistics.median(calls), 3), "ours_s_of_rounds": [round(one, 3) for one in calls],
+        "rows": num_rows,
+        "pairs": found.num_same + found.num_different,
+        "blocks": len(pairs.blocks),
+        "screening": str(pairs.plan.screening).removeprefix("torch."),
+        "tar": point.tar,
+        "threshold": point.threshold,
+        "ours_s": round(statistics.median(calls), 3),
+        "ours_s_of_rounds": [round(one, 3) for one in calls],
         **{f"bare_{name}_s": round(statistics.median(bare for _, bare in both), 3) for name, both in whole.items()},
         **{
-            f"ratio_to_{name}": round(statistics.median(ours / bare for ours, bare in both), 3) for name, both in whole.items()
+            f"ratio_to_{name}": round(statistics.median(ours / bare for ours, bare in both), 3)
+            for name, both in whole.items()
         },
         "blocks_ratio_to_bfloat16": round(statistics.median(parts), 3),
         "blocks_ratio_quartiles": [round(one, 3) for one in statistics.quantiles(parts, n=4)[::2]],
         **json.loads(done.stdout.splitlines()[-1]),
         "embeddings_mib": round(embedding_ND.nbytes / 2**20, 1),
         "table_mib": round(pairs.left.table_ND.nbytes / 2**20, 1),
-    }  # fmt: skip
+    }
 
 
 def alone(num_rows, options):
@@ -192,10 +205,14 @@ def alone(num_rows, options):
         kept = pathlib.Path(folder, "state")
         found = all_to_all(embedding_ND, label_N, [FAR], device=options.device, kept=kept, progress=progress)
         return {
-            "rows": num_rows, "pairs": found.num_same + found.num_different, "seconds": round(time.perf_counter() - start_s, 1),
-            "memory_mib": round((peak_bytes(options.device) - before) / 2**20, 1), "tar": found.points[0].tar,
-            "threshold": found.points[0].threshold, "made_by": provenance(seed=options.seed).model_dump(),
-        }  # fmt: skip
+            "rows": num_rows,
+            "pairs": found.num_same + found.num_different,
+            "seconds": round(time.perf_counter() - start_s, 1),
+            "memory_mib": round((peak_bytes(options.device) - before) / 2**20, 1),
+            "tar": found.points[0].tar,
+            "threshold": found.points[0].threshold,
+            "made_by": provenance(seed=options.seed).model_dump(),
+        }
 
 
 def memory(num_rows, options):

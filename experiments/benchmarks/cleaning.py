@@ -1,11 +1,12 @@
-"""Time and memory of a round of cleaning over 10^4, 10^5 and 10^6 images, what that says of 42 million, and what cells are worth.
+"""Time and memory of a round of cleaning over 10^4, 10^5 and 10^6 images, what that says of 42 million, and what cells
+are worth.
 
     python experiments/benchmarks/cleaning.py --out experiments/benchmarks/cleaning.json
 
-Synthetic embeddings of 512 numbers (float16): 20 images an identity, cosine of two of them 0.61 on average, with flips, outliers,
-people cut in two and duplicates planted, so that every step has work. Each size in a process of its own; memory is the most that
-it holds beside its files (RssAnon). The baseline of the search for the nearest centre compares all centres (FAISS's flat index),
-in the same process, on the same queries.
+Synthetic embeddings of 512 numbers (float16): 20 images an identity, cosine of two of them 0.61 on average, with flips,
+outliers, people cut in two and duplicates planted, so that every step has work. Each size in a process of its own;
+memory is the most that it holds beside its files (RssAnon). The baseline of the search for the nearest centre compares
+all centres (FAISS's flat index), in the same process, on the same queries.
 """
 
 import argparse
@@ -193,8 +194,10 @@ def growth(rows):
 
 
 def extrapolated(rows):
-    """A round over WebFace42M on this machine: stages that look at each image once grow as images do; the search for the nearest
-    centre as images times the root of identities (cells, and what is in the ones that are looked into, are both such a root)."""
+    """A round over WebFace42M on this machine: stages that look at each image once grow as images do; the search for
+    the nearest centre as images times the root of identities (cells, and what is in the ones that are looked into, are
+    both such a root).
+    """
     last, (images, identities) = rows[-1], PAPER
     by_images, by_root = images / last["images"], math.sqrt(identities / last["identities"])
     found = {

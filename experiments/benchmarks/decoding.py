@@ -1,10 +1,11 @@
-"""Images per second and core: OpenCV, as zennas decodes, against Pillow; with augmentations, and through RecordIO with workers.
+"""Images per second and core: OpenCV, as zennas decodes, against Pillow; with augmentations, and through RecordIO with
+workers.
 
     python experiments/benchmarks/decoding.py --data faces.tar --out experiments/benchmarks/decoding.json
 
---data is anything that zennas reads, best with 112 px JPEGs. One thread; every way is timed in turn, several times over, and
-the best round of each counts, because other work on the machine only ever slows a round down. The spread of the rounds is
-beside it.
+--data is anything that zennas reads, best with 112 px JPEGs. One thread; every way is timed in turn, several times
+over, and the best round of each counts, because other work on the machine only ever slows a round down. The spread of
+the rounds is beside it.
 """
 
 import argparse

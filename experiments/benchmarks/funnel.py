@@ -2,15 +2,16 @@
 
     python experiments/benchmarks/funnel.py --out experiments/benchmarks/funnel.json
 
-Candidates of space ir_se whose predicted latency is within 2 per cent of a budget (IR-SE-50's by default), one thread each:
+Candidates of space ir_se whose predicted latency is within 2 per cent of a budget (IR-SE-50's by default), one thread
+each:
   reference    the algorithm as it is defined: two forwards that differ by 0.01, fresh Gaussians, 112 px, batch 16
   alone        our score of one candidate, at the search's settings
   families     our score of the batches that the search proposes, the families of which share their trunks
   closed form  all candidates at once
-Kendall's tau is that between the reference and our score of the same candidates; beside it that with the reference code, which
-does the same work but adds running variances (0.81 + 0.19 of the batch's) in place of the batch's own. Workers score the same
-batches through Ray, once one of them and once two; bare are as many processes without Ray. What is done is kept in --out and
-not done again, for the reference takes its time.
+Kendall's tau is that between the reference and our score of the same candidates; beside it that with the reference
+code, which does the same work but adds running variances (0.81 + 0.19 of the batch's) in place of the batch's own.
+Workers score the same batches through Ray, once one of them and once two; bare are as many processes without Ray. What
+is done is kept in --out and not done again, for the reference takes its time.
 """
 
 import argparse
@@ -108,7 +109,9 @@ def drawn(space, table, budget_ms, num):
 
 
 def by_definition(candidate, plan, *, seed):
-    """(score, 0.0) of a candidate as the paper defines it: the reference code's way, each norm's variance that of the batch."""
+    """(score, 0.0) of a candidate as the paper defines it: the reference code's way, each norm's variance that of the
+    batch.
+    """
     generator = torch.Generator().manual_seed(seed)
     network = networks.initialise(networks.plain(candidate), generator=generator)
     for part in network.modules():

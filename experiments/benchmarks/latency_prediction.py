@@ -1,11 +1,13 @@
-"""How far is a prediction from the truth? Random candidates, predicted by the table and measured whole by the track's rule.
+"""How far is a prediction from the truth? Random candidates, predicted by the table and measured whole by the track's
+rule.
 
-    python experiments/benchmarks/latency_prediction.py --track webface-sfr --out experiments/benchmarks/latency_prediction.json
+    python experiments/benchmarks/latency_prediction.py --track webface-sfr --out
+    experiments/benchmarks/latency_prediction.json
 
-The candidates are those of `python -m zennas.latency --predicted --measure 30`, from a quarter of the budget up to all of it;
-here a third of them corrects the table, and the others judge. The baseline is a prediction from multiply-accumulates alone,
-scaled by the same third. Takes about ten minutes for 30 candidates; measurements are kept, so that a stopped run goes on (a
-fresh folder in $ZENNAS_CACHE measures all of them anew). Writes a JSON.
+The candidates are those of `python -m zennas.latency --predicted --measure 30`, from a quarter of the budget up to all
+of it; here a third of them corrects the table, and the others judge. The baseline is a prediction from
+multiply-accumulates alone, scaled by the same third. Takes about ten minutes for 30 candidates; measurements are kept,
+so that a stopped run goes on (a fresh folder in $ZENNAS_CACHE measures all of them anew). Writes a JSON.
 """
 
 import argparse

@@ -1,13 +1,17 @@
-"""What a long run costs its driver, what each store costs a run, and how 64 scorers and four drivers get on with one PostgreSQL.
+"""What a long run costs its driver, what each store costs a run, and how 64 scorers and four drivers get on with one
+PostgreSQL.
 
     python experiments/benchmarks/load.py --postgres @FILE --work FOLDER --out experiments/benchmarks/load.json
 
-FILE holds the URL of an empty PostgreSQL database's server, with {database} in place of the database's name, and the databases
-zennas_store, zennas_proxy and zennas_many exist there. FOLDER is for the runs, and can be thrown away afterwards.
-  long    one run of 100,000 scored candidates: the driver's memory and the seconds per 1,000 candidates as they grow, the seconds
+FILE holds the URL of an empty PostgreSQL database's server, with {database} in place of the database's name, and the
+databases zennas_store, zennas_proxy and zennas_many exist there. FOLDER is for the runs, and can be thrown away
+afterwards.
+  long    one run of 100,000 scored candidates: the driver's memory and the seconds per 1,000 candidates as they grow,
+  the seconds
           until a resumed run proposes again, the seconds that optuna-dashboard takes to give its page the study
   stores  the same short run over each store: which share of its wall time its store took, and its longest write
-  many    four drivers, 16 scorers each on a cluster of 64 processors that this machine does not have: errors, doubles, stalls
+  many    four drivers, 16 scorers each on a cluster of 64 processors that this machine does not have: errors, doubles,
+  stalls
 Every run is the command itself. What is done is kept in --out and not done again.
 """
 

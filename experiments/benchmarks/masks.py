@@ -1,10 +1,11 @@
-"""Masked images per second and core: rendered with landmarks known, with landmarks, and pasted flat, which is the baseline.
+"""Masked images per second and core: rendered with landmarks known, with landmarks, and pasted flat, which is the
+baseline.
 
     python experiments/benchmarks/masks.py --data faces.tar --out experiments/benchmarks/masks.json
 
---data: aligned faces in any layout that zennas reads. One thread; every way is timed in turn, several times over, and the best
-round of each counts, because other work on the machine only ever slows a round down. The spread of the rounds is beside it. What
-a mask costs once, its drawing and its drape, is timed apart: a run draws each of its textures once.
+--data: aligned faces in any layout that zennas reads. One thread; every way is timed in turn, several times over, and
+the best round of each counts, because other work on the machine only ever slows a round down. The spread of the rounds
+is beside it. What a mask costs once, its drawing and its drape, is timed apart: a run draws each of its textures once.
 """
 
 import argparse

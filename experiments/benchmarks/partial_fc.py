@@ -1,4 +1,5 @@
-"""Time and memory of a step of the sampled head, from 10^4 to 2 x 10^6 identities, beside the bare products and a dense FC.
+"""Time and memory of a step of the sampled head, from 10^4 to 2 x 10^6 identities, beside the bare products and a dense
+FC.
 
     python experiments/benchmarks/partial_fc.py
 
@@ -7,8 +8,9 @@ Per number of identities, each in a process of its own:
            cosines = faces x centres, softmax, its two products back. No sampling, no margin, no optimizer.
   ours     a whole step of zennas.train.partial_fc: sampling, margins, loss, both gradients, momentum and weight decay.
   dense    torch's nn.Linear over all identities, cross-entropy, SGD with momentum, as a plain loop has it.
-Times are medians of the steps after the first ones, bare and ours in turn. Memory is the peak of the process above what it
-had before the head was made, so it counts the allocator's slack too. Writes partial_fc.json and partial_fc.html beside this file.
+Times are medians of the steps after the first ones, bare and ours in turn. Memory is the peak of the process above what
+it had before the head was made, so it counts the allocator's slack too. Writes partial_fc.json and partial_fc.html
+beside this file.
 """
 
 import argparse
@@ -68,9 +70,15 @@ def main():
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(rows[-1], flush=True)
     found = {
-        "made_by": provenance(seed=0).model_dump(), "device": options.device, "batch": options.batch, "rate": options.rate,
-        "loss": options.loss, "embedding_size": EMBEDDING, "threads": num_cores(), "rows": rows,
-    }  # fmt: skip
+        "made_by": provenance(seed=0).model_dump(),
+        "device": options.device,
+        "batch": options.batch,
+        "rate": options.rate,
+        "loss": options.loss,
+        "embedding_size": EMBEDDING,
+        "threads": num_cores(),
+        "rows": rows,
+    }
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     write_atomically(HERE.with_name(f"partial_fc{suffix}.json"), json.dumps(found, indent=1) + "\n")
     write_atomically(HERE.with_name(f"partial_fc{suffix}.html"), as_page(found))
@@ -114,9 +122,14 @@ def sampled(options, face_BD, label_B):
 
     def head_of(num_identities):
         return PartialFC(
-            num_identities, EMBEDDING, loss=options.loss, sampling_rate=options.rate, count_C=count_C[:num_identities],
-            ranks=Ranks(device=device), compile=True,
-        )  # fmt: skip
+            num_identities,
+            EMBEDDING,
+            loss=options.loss,
+            sampling_rate=options.rate,
+            count_C=count_C[:num_identities],
+            ranks=Ranks(device=device),
+            compile=True,
+        )
 
     # What compiling leaves in memory is not the head's: a small one is compiled first.
     step(head_of(min(options.one, 5000)), face_BD, label_B % min(options.one, 5000))
@@ -228,10 +241,12 @@ def as_page(found):
         for rows, key, number in lines[name]:
             colour = list(looks.values())[number].colour
             figures[name].add_scatter(
-                x=[row["identities"] for row in rows], y=[row[key] for row in rows], mode="lines+markers",
+                x=[row["identities"] for row in rows],
+                y=[row[key] for row in rows],
+                mode="lines+markers",
                 line={"color": colour, "dash": "dash" if number == 1 else "solid"},
                 hovertemplate="%{x:,}: %{y:.4g}<extra></extra>",
-            )  # fmt: skip
+            )
         figures[name].update_xaxes(type="log", title="Identities")
         figures[name].update_yaxes(type="log", title=title)
     rows = "".join(
@@ -241,7 +256,8 @@ def as_page(found):
     )
     names = ("Identities", "Sampled", "Bare, s", "Ours, s", "Ratio", "Memory, MiB", "of what is needed")
     sections = (
-        f"<section><h2>Time of a step</h2>{page.legend(looks)}{page.drawn(figures['time'], 'time', height_px=420)}</section>"
+        f"<section><h2>Time of a "
+        f"step</h2>{page.legend(looks)}{page.drawn(figures['time'], 'time', height_px=420)}</section>"
         f"<section><h2>Memory</h2><p>Dashed: centres, momentum, and the bare products' working set.</p>"
         f"{page.drawn(figures['memory'], 'memory', height_px=420)}</section>"
         f"<section><h2>Figures</h2>{page.table(names, rows)}</section>"
@@ -253,9 +269,14 @@ def as_page(found):
         ("machine", f"{found['made_by']['machine']}, {found['device']}, {found['threads']} threads"),
     ]
     return page.document(
-        sections, page.definitions(page.origin(Provenance(**found["made_by"]), [])), kind="benchmark", title="Partial FC",
-        subtitle="What a step costs from ten thousand to two million identities", banner="", facts=facts,
-    )  # fmt: skip
+        sections,
+        page.definitions(page.origin(Provenance(**found["made_by"]), [])),
+        kind="benchmark",
+        title="Partial FC",
+        subtitle="What a step costs from ten thousand to two million identities",
+        banner="",
+        facts=facts,
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/score_settings.py --out experiments/benchmarks/score_settings.json
 
-Candidates of about equal predicted cost (multiply-accumulates within 10 per cent of IR-SE-100's), scored in every setting
-on one thread. Each setting is compared with the derivative at the real 112 px, eight repeats. The baseline for speed is the
-reference way: two forwards, fresh Gaussians, 112 px, batch 16.
+Candidates of about equal predicted cost (multiply-accumulates within 10 per cent of IR-SE-100's), scored in every
+setting on one thread. Each setting is compared with the derivative at the real 112 px, eight repeats. The baseline for
+speed is the reference way: two forwards, fresh Gaussians, 112 px, batch 16.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Images per second of `zennas.train` against a plain PyTorch loop with a dense FC, the same network, images and machine.
+"""Images per second of `zennas.train` against a plain PyTorch loop with a dense FC, the same network, images and
+machine.
 
     python experiments/benchmarks/training_throughput.py
 
-plain  decodes with Pillow in a DataLoader, one nn.Linear over all identities, ArcFace written out, torch's SGD over everything.
-ours   the product's own loop (zennas.train.loop), once with all centres (the same mathematics) and once with a tenth sampled.
-Both flip, both use as many decoding processes and threads. The images are noise, made here, as JPEGs in RecordIO: what is in
-them does not change the time. Rounds of all ways in turn, medians of the steps behind the first. Writes
-training_throughput.json (or -cuda.json) beside this file.
+plain  decodes with Pillow in a DataLoader, one nn.Linear over all identities, ArcFace written out, torch's SGD over
+everything. ours   the product's own loop (zennas.train.loop), once with all centres (the same mathematics) and once
+with a tenth sampled. Both flip, both use as many decoding processes and threads. The images are noise, made here, as
+JPEGs in RecordIO: what is in them does not change the time. Rounds of all ways in turn, medians of the steps behind the
+first. Writes training_throughput.json (or -cuda.json) beside this file.
 """
 
 import argparse
@@ -75,7 +76,8 @@ def main():
                         continue
                     seconds[way] += go()
                     progress.say(
-                        f"{identities:,} identities, round {turn + 1}: {way}: {rate(seconds[way], options):.0f} images/s"
+                        f"{identities:,} identities, round {turn + 1}: {way}: {rate(seconds[way], options):.0f} "
+                        f"images/s"
                     )
             rows.append(
                 {"identities": identities}
@@ -86,11 +88,17 @@ def main():
                     rows[-1][f"{way}, ratio"] = round(rows[-1][way] / rows[-1]["plain"], 2)
             print(rows[-1], flush=True)
     found = {
-        "made_by": provenance(seed=0).model_dump(), "device": options.device, "candidate": candidate.plain(),
+        "made_by": provenance(seed=0).model_dump(),
+        "device": options.device,
+        "candidate": candidate.plain(),
         "macs": cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size).macs,
-        "image_px": space.image_px, "embedding_size": space.embedding_size, "batch": options.batch,
-        "threads": num_cores(), "decoding_processes": options.workers, "rows": rows,
-    }  # fmt: skip
+        "image_px": space.image_px,
+        "embedding_size": space.embedding_size,
+        "batch": options.batch,
+        "threads": num_cores(),
+        "decoding_processes": options.workers,
+        "rows": rows,
+    }
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     write_atomically(HERE.with_name(f"training_throughput{suffix}.json"), json.dumps(found, indent=1) + "\n")
 
@@ -130,17 +138,33 @@ def ours(candidate, experiment, track, space, data, sampling_rate, options):
     """Seconds of each step of the product's loop."""
     plan = TrainPlan.parse(
         {
-            "batch": options.batch, "epochs": 1000, "precision": "auto", "compile": False, "verify_epochs": 1000,
-            "checkpoint_minutes": 1e6, "data": {"workers": options.workers},
-            "loss": {"name": "arcface", "sampling_rate": sampling_rate, "knobs": {"margin_rad": MARGIN_RAD, "scale": SCALE}},
+            "batch": options.batch,
+            "epochs": 1000,
+            "precision": "auto",
+            "compile": False,
+            "verify_epochs": 1000,
+            "checkpoint_minutes": 1e6,
+            "data": {"workers": options.workers},
+            "loss": {
+                "name": "arcface",
+                "sampling_rate": sampling_rate,
+                "knobs": {"margin_rad": MARGIN_RAD, "scale": SCALE},
+            },
         },
         "here",
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder:
         wanted = Options(
-            name=experiment.name, asked_track=experiment.name, track=track, space=space, plan=plan, candidate=candidate,
-            data=data, out=pathlib.Path(folder), device=options.device,
-        )  # fmt: skip
+            name=experiment.name,
+            asked_track=experiment.name,
+            track=track,
+            space=space,
+            plan=plan,
+            candidate=candidate,
+            data=data,
+            out=pathlib.Path(folder),
+            device=options.device,
+        )
         job = prepare(wanted, open_source(data), None, Ranks(device=options.device), silent())
         training = Training(job, Ranks(device=options.device), silent())
         stamps = [time.perf_counter()]

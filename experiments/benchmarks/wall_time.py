@@ -1,4 +1,5 @@
-"""Where does the wall time of a search go? Scoring, proving, measuring, Ray, the store: the account that a run keeps of itself.
+"""Where does the wall time of a search go? Scoring, proving, measuring, Ray, the store: the account that a run keeps of
+itself.
 
     python -m zennas.search --track webface-sfr --out runs/webface-sfr
     python experiments/benchmarks/wall_time.py runs/webface-sfr --out experiments/benchmarks/wall_time.json

@@ -1,16 +1,17 @@
-"""Cleaning against known truth: how much of planted noise is found, at which thresholds, in which order, against what baselines?
+"""Cleaning against known truth: how much of planted noise is found, at which thresholds, in which order, against what
+baselines?
 
     python experiments/cleaning/planted.py --faces lfw_aligned_112.tar \
         --embeddings-from mobilefacenet_foamliu.onnx,normalise=imagenet
 
-Real faces, embedded by a real network: the people of LFW with 4 images or more, at most 40 of each. Planted, by a seed: 5 to 40 %
-of the images get the name of somebody else (flips); 5 % more are of people who are nowhere else (outliers, LFW's people of one
-image); a tenth of the people are cut in two (split); a twentieth get a second person into their folder who has none of his own
-(merged); 3 % of the images stand in another folder, too, re-encoded, shifted and brightened (duplicates). LFW has mistakes of its
-own, which count against precision here.
+Real faces, embedded by a real network: the people of LFW with 4 images or more, at most 40 of each. Planted, by a seed:
+5 to 40 % of the images get the name of somebody else (flips); 5 % more are of people who are nowhere else (outliers,
+LFW's people of one image); a tenth of the people are cut in two (split); a twentieth get a second person into their
+folder who has none of his own (merged); 3 % of the images stand in another folder, too, re-encoded, shifted and
+brightened (duplicates). LFW has mistakes of its own, which count against precision here.
 
-Writes planted.json and planted.md beside this file, and planted.html (of which planted.png is a picture) to --out; what was
-computed is kept there and not done again.
+Writes planted.json and planted.md beside this file, and planted.html (of which planted.png is a picture) to --out; what
+was computed is kept there and not done again.
 """
 
 import argparse
@@ -40,7 +41,10 @@ from zennas.provenance import Provenance, provenance
 from zennas.run_folder import write_atomically
 
 HERE = pathlib.Path(__file__).parent
-COMMAND = "python experiments/cleaning/planted.py --faces lfw_aligned_112.tar --embeddings-from mobilefacenet_foamliu.onnx,..."
+COMMAND = (
+    "python experiments/cleaning/planted.py --faces lfw_aligned_112.tar --embeddings-from "
+    "mobilefacenet_foamliu.onnx,..."
+)
 FLIPS = (0.05, 0.1, 0.2, 0.4)
 SEEDS = (0, 1, 2)
 OUTLIERS, SPLIT, MERGED, DUPLICATES = 0.05, 0.1, 0.05, 0.03
@@ -126,7 +130,9 @@ def copied(options, source, model, seed):
 
 
 def retouched(image_HW3, rng):
-    """What happens to a picture on its way through the web: shifted by up to 2 px, brightened by up to a tenth, re-encoded."""
+    """What happens to a picture on its way through the web: shifted by up to 2 px, brightened by up to a tenth,
+    re-encoded.
+    """
     shift_23 = np.array([[1, 0, rng.uniform(-2, 2)], [0, 1, rng.uniform(-2, 2)]])
     image_HW3 = cv2.warpAffine(image_HW3, shift_23, image_HW3.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     image_HW3 = np.clip(image_HW3 * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
@@ -270,7 +276,8 @@ def plain_mean(made):
 
 
 def sub_centre_angle(made):
-    """The angle of each image to the largest of SUB_CENTRES centres of its identity, as k-means finds them in embeddings.
+    """The angle of each image to the largest of SUB_CENTRES centres of its identity, as k-means finds them in
+    embeddings.
 
     Sub-center ArcFace learns these centres while it trains; here the network is given, so they are found afterwards.
     """
@@ -330,7 +337,8 @@ def as_text(rows, plan):
     """planted.md."""
     first = rows[0]
     lines = [
-        f"{first['images']:,} images, three plantings at each rate; recall is of the wrong images of a kind that are left out",
+        f"{first['images']:,} images, three plantings at each rate; recall is of the wrong images of a kind that are "
+        f"left out",
         "(of split people: whose halves are joined), precision of what is left out (of pairs: joined); in per cent.",
         "",
         "| flips | way | all wrong: recall | precision | clean images lost | flips | outliers | merged | duplicates | "
@@ -397,10 +405,13 @@ def as_page(rows, plan, record):
                 points = [100 * mean_of(rows, kind, number, value=value, **where)[0] for value in values]
                 figure.add_trace(
                     go.Scatter(
-                        x=values, y=points, mode="lines+markers", line={"color": LOOKS[rate].colour, "dash": dash},
+                        x=values,
+                        y=points,
+                        mode="lines+markers",
+                        line={"color": LOOKS[rate].colour, "dash": dash},
                         name=f"{rate:.0%} {number}",
                     )
-                )  # fmt: skip
+                )
         figure.add_vline(x=plan[name], line={"color": "#334155", "width": 1})
         figure.update_xaxes(title=name)
         figure.update_yaxes(title="per cent")
@@ -410,10 +421,14 @@ def as_page(rows, plan, record):
         sections += "<p>Recall solid, precision dotted; the line is the default.</p>"
         sections += f"{drawn(figure, name, height_px=300)}</section>"
     return document(
-        sections, definitions(origin(Provenance(**record.model_dump()), [])), kind="experiment",
+        sections,
+        definitions(origin(Provenance(**record.model_dump()), [])),
+        kind="experiment",
         title="Cleaning against known truth",
-        subtitle="Noise planted in LFW, embedded by MobileFaceNet", banner="", facts=[],
-    )  # fmt: skip
+        subtitle="Noise planted in LFW, embedded by MobileFaceNet",
+        banner="",
+        facts=[],
+    )
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
 Measures, on the machine where it runs and for space ir_se at the budget of experiments/webface-sfr:
   propose, take    what the driver spends on a batch: choosing it; rows, table, population when it comes back
   ray              what Ray takes of the driver for a task with such a batch on its way there and back
-  dispatch         tasks that do nothing, as many a second as one driver and one node can start and end: Ray's own limit here
-  score            a batch on one core
-and then plays clusters of up to 1,000 scorers with these times: one driver, in-order results, two batches in flight per scorer,
-as the search has it. What is played is what was measured on one machine: no network, no node that is slower than another.
+  dispatch         tasks that do nothing, as many a second as one driver and one node can start and end: Ray's own limit
+  here score            a batch on one core
+and then plays clusters of up to 1,000 scorers with these times: one driver, in-order results, two batches in flight per
+scorer, as the search has it. What is played is what was measured on one machine: no network, no node that is slower
+than another.
 """
 
 import argparse
@@ -72,7 +73,9 @@ def main():
 
 
 class AtOnce:
-    """Workers that have scored everything the moment they are asked, by the closed form: what is left is the driver's time."""
+    """Workers that have scored everything the moment they are asked, by the closed form: what is left is the driver's
+    time.
+    """
 
     num_workers = 1
 
@@ -97,10 +100,15 @@ def driver_times(space, plan, table, folder):
     funnel = Funnel(space, plan, table.part_ms)
     funnel.set_budget(BUDGET_MS, margin_pct=plan.margin_pct)
     batches = Batches(
-        space, plan, open_ledger(folder, {}, seed=0), lag=4, refusal=lambda one: None,
+        space,
+        plan,
+        open_ledger(folder, {}, seed=0),
+        lag=4,
+        refusal=lambda one: None,
         fit=lambda ms_N, genes_NG: ms_N <= BUDGET_MS,
-        predicted_ms=lambda one: table.predict(one, image_px=space.image_px, embedding_size=space.embedding_size), funnel=funnel,
-    )  # fmt: skip
+        predicted_ms=lambda one: table.predict(one, image_px=space.image_px, embedding_size=space.embedding_size),
+        funnel=funnel,
+    )
     proposing, propose = [], funnel.propose
 
     def timed(*arguments, **keywords):
@@ -169,7 +177,8 @@ def played(found, size, num_workers, *, num_batches=None):
     cv = max(SPREAD, statistics.stdev(found["score_s"]) / statistics.fmean(found["score_s"]))
     sigma = np.sqrt(np.log(1 + cv**2))
     lag, num_batches = 2 * num_workers, num_batches or 12 * num_workers + 200
-    # What the driver spends on a batch, half of Ray's share on the way there, half on the way back; never faster than Ray starts.
+    # What the driver spends on a batch, half of Ray's share on the way there, half on the way back; never faster than
+    # Ray starts.
     send_s = max(times["propose_s"] + found["ray_s"][size] / 2, 1 / found["dispatch_per_s"])
     take_s = times["take_s"] + found["ray_s"][size] / 2
     free_at, done_at = [0.0] * num_workers, collections.deque()
@@ -189,10 +198,13 @@ def played(found, size, num_workers, *, num_batches=None):
             first_s = now  # from here on all are at work
     rate = size * (taken - lag) / (now - first_s)
     return {
-        "batch_size": size, "workers": num_workers, "per_s": round(rate, 1),
+        "batch_size": size,
+        "workers": num_workers,
+        "per_s": round(rate, 1),
         "driver_busy": round(rate / size * (send_s + take_s), 3),
-        "workers_busy": round(rate / size * mean_s / num_workers, 3), "candidates_in_flight": lag * size,
-    }  # fmt: skip
+        "workers_busy": round(rate / size * mean_s / num_workers, 3),
+        "candidates_in_flight": lag * size,
+    }
 
 
 def limit(found, size):
@@ -206,18 +218,24 @@ def limit(found, size):
 def as_text(found):
     made_by, rate = found["made_by"], 1 / statistics.fmean(found["score_s"])
     lines = [
-        "# One driver and its scorers", "",
+        "# One driver and its scorers",
+        "",
         f"Measured on {made_by['machine']} (zennas {made_by['zennas']}, {made_by['date'][:10]}); larger clusters are "
-        "played with these times, not run.", "",
-        f"A scorer: {rate:.0f} candidates a second, in families (space ir_se near {BUDGET_MS:.0f} ms). Ray starts and ends "
-        f"{found['dispatch_per_s']:.0f} empty tasks a second here.", "",
-        "| batch | propose, ms | take in, ms | Ray, ms | driver's limit, candidates/s | reached with | batches/s there |",
+        "played with these times, not run.",
+        "",
+        f"A scorer: {rate:.0f} candidates a second, in families (space ir_se near {BUDGET_MS:.0f} ms). Ray starts "
+        f"and ends "
+        f"{found['dispatch_per_s']:.0f} empty tasks a second here.",
+        "",
+        "| batch | propose, ms | take in, ms | Ray, ms | driver's limit, candidates/s | reached with | batches/s "
+        "there |",
         "|---:|---:|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
+    ]
     for size in SIZES:
         times, (most, scorers) = found["measured"][size], limit(found, size)
         lines.append(
-            f"| {size} | {1e3 * times['propose_s']:.0f} | {1e3 * times['take_s']:.0f} | {1e3 * found['ray_s'][size]:.1f} | "
+            f"| {size} | {1e3 * times['propose_s']:.0f} | {1e3 * times['take_s']:.0f} | "
+            f"{1e3 * found['ray_s'][size]:.1f} | "
             f"{most:,.0f} | {scorers:.0f} scorers | {most / size:.1f} |"
         )
     lines += ["", "Played, candidates a second (share of the scorers' time that is used):", ""]
@@ -240,9 +258,12 @@ def as_page(found):
     for size, colour in zip(SIZES, colours, strict=True):
         rows = [row for row in found["played"] if row["batch_size"] == size]
         figure.add_scatter(
-            x=[row["workers"] for row in rows], y=[row["per_s"] for row in rows], mode="lines+markers", line={"color": colour},
+            x=[row["workers"] for row in rows],
+            y=[row["per_s"] for row in rows],
+            mode="lines+markers",
+            line={"color": colour},
             hovertemplate="%{x} scorers: %{y:,.0f}/s<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_scatter(
         x=list(WORKERS),
         y=[num * rate for num in WORKERS],
@@ -261,10 +282,14 @@ def as_page(found):
         ("Ray", f"{found['dispatch_per_s']:.0f} empty tasks a second"),
     ]
     return page.document(
-        sections, page.definitions(page.origin(Provenance(**found["made_by"]), [])), kind="simulation",
-        title="One driver and its scorers", subtitle="larger clusters are played with measured times, not run", banner="",
+        sections,
+        page.definitions(page.origin(Provenance(**found["made_by"]), [])),
+        kind="simulation",
+        title="One driver and its scorers",
+        subtitle="larger clusters are played with measured times, not run",
+        banner="",
         facts=facts,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

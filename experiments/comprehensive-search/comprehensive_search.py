@@ -3,11 +3,11 @@
     python experiments/comprehensive-search/comprehensive_search.py --faces lfw_aligned_112.tar --folds FOLDER \
         --embeddings-from mobilefacenet.onnx,normalise=imagenet
 
-FOLDER holds LFW's people.txt. The people of folds 1 to 6 are trained on, the reward is taken on those of folds 7 and 8, the test
-on those of folds 9 and 10; no identity is in two of them. LFW's labels are nearly clean, so noise is planted in what is trained
-on, and there alone: images that change their identity, people cut in two, and strangers (people of folds 9 and 10 with one image,
-who are then not in the test). Runs `python -m zennas.tune` in --out; what is done is not done again. Writes results.json,
-results.md and trials.csv beside this file.
+FOLDER holds LFW's people.txt. The people of folds 1 to 6 are trained on, the reward is taken on those of folds 7 and 8,
+the test on those of folds 9 and 10; no identity is in two of them. LFW's labels are nearly clean, so noise is planted
+in what is trained on, and there alone: images that change their identity, people cut in two, and strangers (people of
+folds 9 and 10 with one image, who are then not in the test). Runs `python -m zennas.tune` in --out; what is done is not
+done again. Writes results.json, results.md and trials.csv beside this file.
 """
 
 import argparse
@@ -111,9 +111,12 @@ def relabelled(by_name, group_of, rng):
         cut = counts[name] >= MIN_CUT and seen[name] % 2
         entries.append((path, f"{name}~2" if cut else name))
     planted = {
-        "moved": len(moved), "strangers": len(strangers), "cut_in_two": sum(count >= MIN_CUT for count in counts.values()),
-        "train_images": len(entries), "train_identities": len({name for _, name in entries}),
-    }  # fmt: skip
+        "moved": len(moved),
+        "strangers": len(strangers),
+        "cut_in_two": sum(count >= MIN_CUT for count in counts.values()),
+        "train_images": len(entries),
+        "train_identities": len({name for _, name in entries}),
+    }
     return entries + clean, planted
 
 
@@ -133,7 +136,8 @@ def as_text(summary, planted, trials):
         f"{summary['trials']} trials of at most {summary['epochs']} epochs: "
         + ", ".join(f"{count} {state}" for state, count in summary["states"].items())
         + f"; {trials['seconds'].sum() / 60:.0f} minutes of one core. Planted: {planted['moved']} images moved, "
-        f"{planted['strangers']} strangers, {planted['cut_in_two']} people cut in two, of {planted['train_images']} images.",
+        f"{planted['strangers']} strangers, {planted['cut_in_two']} people cut in two, of {planted['train_images']} "
+        f"images.",
         "",
         f"| one seed, per cent | reward | {' | '.join(tprs)} | images | identities | backbone |",
         "|---|" + "---:|" * (len(tprs) + 3) + "---|",

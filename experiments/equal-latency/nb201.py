@@ -2,9 +2,10 @@
 
     python experiments/equal-latency/nb201.py --table nb201_cifar10_acc_and_latency.csv
 
-The table holds 15,625 architectures: the accuracies of their trainings and their latencies on 27 devices. The first 800 of a
-random order were worked on; the next --test are reported, and nobody looked at them before. Values go to --out as they come;
-what is there is not computed again. Writes nb201.json, nb201.html and the figures of nb201.md beside this file.
+The table holds 15,625 architectures: the accuracies of their trainings and their latencies on 27 devices. The first 800
+of a random order were worked on; the next --test are reported, and nobody looked at them before. Values go to --out as
+they come; what is there is not computed again. Writes nb201.json, nb201.html and the figures of nb201.md beside this
+file.
 """
 
 # N architectures, P = N x N pairs of them, K scores, R resamples
@@ -33,7 +34,8 @@ from zennas.space.cost import cost
 from zennas.space.space import Space
 
 HERE = pathlib.Path(__file__).parent
-NUM_DEV = 800  # of the random order; weights were chosen on the first 350 of them, 25 of the last 100 served to try the program
+# of the random order; weights were chosen on the first 350 of them, 25 of the last 100 served to try the program
+NUM_DEV = 800
 NUM_BINS, CLOSE = 20, 0.03
 BATCH = 16
 # As long as all the others together: on fewer networks.
@@ -57,7 +59,8 @@ def read_table(path):
 
 
 def compute(architectures, indices, names, path):
-    """{index: {score: [value or None where the network is refused, seconds of one core]}}; the file grows line by line."""
+    """{index: {score: [value or None where the network is refused, seconds of one core]}}; the file grows line by
+    line."""
     known = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -230,7 +233,8 @@ def columns_of(known, indices):
 
 
 def on_ir_se(*, seed, number=60, macs=(38e6, 42e6)):
-    """Kendall's tau of each score with what tells candidates of ir_se_tiny of equal MACs apart, and with itself drawn again.
+    """Kendall's tau of each score with what tells candidates of ir_se_tiny of equal MACs apart, and with itself drawn
+    again.
 
     No accuracy: whether a score says more of such networks than their depth or their size.
     """
@@ -288,15 +292,21 @@ def main():
     found = {
         "made_by": provenance(seed=options.seed).model_dump(),
         "networks": {"test": len(test), "dev": len(dev), "slow": options.slow},
-        "disconnected": {"test": sum(not is_connected(architectures[index]) for index in test),
-                         "all": sum(not is_connected(one) for one in architectures)},
-        "image_px": IMAGE_PX, "batch": BATCH, "bins": NUM_BINS, "weights": WEIGHTS,
+        "disconnected": {
+            "test": sum(not is_connected(architectures[index]) for index in test),
+            "all": sum(not is_connected(one) for one in architectures),
+        },
+        "image_px": IMAGE_PX,
+        "batch": BATCH,
+        "bins": NUM_BINS,
+        "weights": WEIGHTS,
         "seconds": seconds_of(known, test),
         "ceiling": noise,
         "latency_as_score": alone,
         "ir_se_tiny": on_ir_se(seed=options.seed),
-        "test": figures["test"], "dev": figures["dev"],
-    }  # fmt: skip
+        "test": figures["test"],
+        "dev": figures["dev"],
+    }
     write_atomically(HERE / "nb201.json", json.dumps(found, indent=1) + "\n")
     write_atomically(HERE / "nb201.html", as_page(found, drawn, accuracy_N[test]))
     notes = HERE / "nb201.md"
@@ -325,7 +335,9 @@ def arguments():
 
 
 def seconds_of(known, indices):
-    """{score: mean seconds of one core for one network}, of those that were timed: None where several scores shared a pass."""
+    """{score: mean seconds of one core for one network}, of those that were timed: None where several scores shared a
+    pass.
+    """
     cells = {}
     for name, (_, seconds) in (pair for index in indices for pair in known[index].items()):
         cells.setdefault(name, []).extend([] if seconds is None else [seconds])
@@ -333,7 +345,9 @@ def seconds_of(known, indices):
 
 
 def rows_of(found):
-    """[(score, its figures)] of the test, best within latency bins first: of the scores, of the sets, of equal_cost's parts."""
+    """[(score, its figures)] of the test, best within latency bins first: of the scores, of the sets, of equal_cost's
+    parts.
+    """
     rows = sorted(found["test"].items(), key=lambda row: -row[1]["latency"][0])
     scores = [row for row in rows if not row[0].startswith((" ", "ranks"))]
     return scores, [row for row in rows if row[0].startswith("ranks")], [row for row in rows if row[0].startswith(" ")]
@@ -383,7 +397,9 @@ def as_ir_table(found):
 
 
 def as_page(found, drawn, accuracy_N):
-    """nb201.html: each score's tau over all pairs and those of equal latency, device by device, and two of them as clouds."""
+    """nb201.html: each score's tau over all pairs and those of equal latency, device by device, and two of them as
+    clouds.
+    """
     scores, sets, _ = rows_of(found)
     rows = (scores + sets)[::-1]
     names = [name.removeprefix("ranks: ") + (" (ranks)" if name.startswith("ranks") else "") for name, _ in rows]
@@ -396,19 +412,29 @@ def as_page(found, drawn, accuracy_N):
     for place, (kind, colour) in enumerate(kinds.values()):
         tau, low, high = np.array([one[kind] for _, one in rows]).T
         dots.add_scatter(
-            x=tau, y=np.arange(len(rows)) + 0.22 * (1 - place), mode="markers", marker={"color": colour, "size": 8},
+            x=tau,
+            y=np.arange(len(rows)) + 0.22 * (1 - place),
+            mode="markers",
+            marker={"color": colour, "size": 8},
             error_x={"array": high - tau, "arrayminus": tau - low, "color": colour, "thickness": 1.2, "width": 0},
-        )  # fmt: skip
+        )
         dots.add_vline(x=found["ceiling"][kind][0], line={"color": colour, "dash": "dot", "width": 1})
     dots.update_xaxes(title="Kendall tau with accuracy; 95 % intervals; dotted: another training of the same network")
     dots.update_yaxes(tickvals=list(range(len(rows))), ticktext=names)
     devices = list(found["ceiling"]["devices"])
     heat = go.Figure(
         go.Heatmap(
-            z=[[one["devices"][device] for device in devices] for _, one in rows], x=devices, y=names, zmin=-0.8, zmax=0.8,
-            colorscale="BrBG", texttemplate="%{z:.2f}", textfont={"size": 9}, showscale=False,
+            z=[[one["devices"][device] for device in devices] for _, one in rows],
+            x=devices,
+            y=names,
+            zmin=-0.8,
+            zmax=0.8,
+            colorscale="BrBG",
+            texttemplate="%{z:.2f}",
+            textfont={"size": 9},
+            showscale=False,
         )
-    )  # fmt: skip
+    )
     clouds = []
     for name, colour in (("equal_cost", "#0f766e"), ("zen", "#be123c")):
         known_N = np.array([value not in (None, -np.inf) for value in drawn[name]])
@@ -430,9 +456,14 @@ def as_page(found, drawn, accuracy_N):
     ]
     return page.document(
         "".join(f"<section><h2>{title}</h2>{body}</section>" for title, body in sections),
-        page.definitions(page.origin(Provenance(**found["made_by"]), [])), kind="experiment", title="Scores at equal latency",
-        subtitle="Label-free scores on NAS-Bench-201, CIFAR-10", banner="", facts=facts, has_pictures=True,
-    )  # fmt: skip
+        page.definitions(page.origin(Provenance(**found["made_by"]), [])),
+        kind="experiment",
+        title="Scores at equal latency",
+        subtitle="Label-free scores on NAS-Bench-201, CIFAR-10",
+        banner="",
+        facts=facts,
+        has_pictures=True,
+    )
 
 
 if __name__ == "__main__":

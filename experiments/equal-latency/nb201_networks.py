@@ -67,7 +67,9 @@ class Reduction(nn.Module):
 
 
 def network_of(architecture, *, channels=16, cells=5):
-    """The network that the benchmark trains: stem, three stages of cells, reductions between them, BN, ReLU, classifier."""
+    """The network that the benchmark trains: stem, three stages of cells, reductions between them, BN, ReLU,
+    classifier.
+    """
     nodes = parse(architecture)
     body = [nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))]
     for stage in range(3):

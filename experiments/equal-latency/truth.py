@@ -1,14 +1,14 @@
 """A truth table of IR-SE networks of equal measured latency: which of them recognises faces better, once trained?
 
     python experiments/equal-latency/truth.py choose
-    python experiments/equal-latency/truth.py train --faces lfw_aligned_112.tar --folds FOLDER --teacher mobilefacenet.onnx
-    python experiments/equal-latency/truth.py publish --faces lfw_aligned_112.tar --folds FOLDER
+    python experiments/equal-latency/truth.py train --faces lfw_aligned_112.tar --folds FOLDER --teacher
+    mobilefacenet.onnx python experiments/equal-latency/truth.py publish --faces lfw_aligned_112.tar --folds FOLDER
 
-No public table holds such networks. `choose` measures candidates of space ir_se_tiny whole and keeps those of one latency that
-differ most (run it on a quiet machine); `train` trains each by experiment.yaml, a third of them with a second seed; `publish`
-embeds the people that none was trained on and writes truth.json, truth.html and the tables of truth.md beside this file. FOLDER
-holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on. Everything is kept under --out, in pieces: the
-same command goes on where it stopped.
+No public table holds such networks. `choose` measures candidates of space ir_se_tiny whole and keeps those of one
+latency that differ most (run it on a quiet machine); `train` trains each by experiment.yaml, a third of them with a
+second seed; `publish` embeds the people that none was trained on and writes truth.json, truth.html and the tables of
+truth.md beside this file. FOLDER holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on.
+Everything is kept under --out, in pieces: the same command goes on where it stopped.
 """
 
 import argparse
@@ -90,7 +90,8 @@ def choose(options):
 def measure_in_rounds(candidates, protocol, sizes, *, num):
     """[(candidate, its ms in each round)]: by the track's rule in `num` rounds over all of them.
 
-    Below a millisecond a neighbour on the machine moves a single measurement by ten per cent; it does not stay for all rounds.
+    Below a millisecond a neighbour on the machine moves a single measurement by ten per cent; it does not stay for all
+    rounds.
     """
     files = [export_candidate(one, **sizes).onnx_bytes for one in candidates]
     rounds_RN = [[round(measure(file, protocol).measured_ms, 4) for file in files] for _ in range(num)]
@@ -102,7 +103,8 @@ def median(rounds):
 
 
 def spread_out(candidates, num, table, sizes):
-    """`num` of the candidates, each the one farthest from those before it: in depth, in width, in where the time goes."""
+    """`num` of the candidates, each the one farthest from those before it: in depth, in width, in where the time
+    goes."""
     feature_NF = np.array([features(one, table, sizes) for one in candidates])
     feature_NF /= feature_NF.std(0)
     chosen = [int(np.argmax(feature_NF[:, 0]))]

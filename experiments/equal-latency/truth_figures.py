@@ -1,4 +1,5 @@
-"""What the trainings of the truth table say: how well each candidate knows people it never saw, and which score foretold it.
+"""What the trainings of the truth table say: how well each candidate knows people it never saw, and which score
+foretold it.
 
 Used by truth.py; nothing here trains.
 """
@@ -33,7 +34,8 @@ from zennas.track import ScorePlan
 FARS = (1e-1, 1e-2, 1e-3)
 MEASURES = ("AUC", *(f"TAR@{far:g}" for far in FARS), "pairs")
 SAID = {"AUC": "AUC", **{f"TAR@{far:g}": f"TAR at FAR {far:g}" for far in FARS}, "pairs": "accuracy of the 1,800 pairs"}
-# Of a person. One has 530, with which 9 of 10 same pairs would be his, and every figure a figure of how well he is known.
+# Of a person. One has 530, with which 9 of 10 same pairs would be his, and every figure a figure of how well he is
+# known.
 MOST_IMAGES = 4
 # As experiments/equal-latency/nb201.py, and four draws of each: the figures are the scores', not chance's.
 DRAWN = {"image_px": 32, "batch": 16, "repeats": 4}
@@ -106,7 +108,9 @@ def values_of(entry, space):
 
 
 def compute(entries, runs, folder_of, held_out, space, path):
-    """[entry with its `values` and its `trainings` {seed: {measure: share}}]; what the file at `path` has is not done again."""
+    """[entry with its `values` and its `trainings` {seed: {measure: share}}]; what the file at `path` has is not done
+    again.
+    """
     torch.set_num_threads(1)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"values": {}, "trainings": {}}
     for entry in entries:
@@ -236,7 +240,8 @@ def as_tables(found, rows):
         one = found["measures"][measure]
         noise.append(
             f"| {SAID[measure]} | {100 * one['mean']:.2f} | {100 * one['between_candidates_std']:.2f} | "
-            f"{100 * one['between_seeds_std']:.2f} | {one['reliability']:.2f} | {interval(one['one_seed_for_the_other'])} |"
+            f"{100 * one['between_seeds_std']:.2f} | {one['reliability']:.2f} | "
+            f"{interval(one['one_seed_for_the_other'])} |"
         )
     head = [
         SAID[by],
@@ -287,9 +292,12 @@ def as_page(published):
     dots = go.Figure()
     colours = [COLOURS["plain" if name in COUNTED else "score"] for name in names]
     dots.add_scatter(
-        x=tau_3[0], y=list(range(len(names))), mode="markers", marker={"color": colours, "size": 8},
+        x=tau_3[0],
+        y=list(range(len(names))),
+        mode="markers",
+        marker={"color": colours, "size": 8},
         error_x={"array": tau_3[2] - tau_3[0], "arrayminus": tau_3[0] - tau_3[1], "color": page.LINE, "width": 0},
-    )  # fmt: skip
+    )
     dots.add_vline(x=0, line={"color": page.LINE, "width": 1})
     dots.add_vline(
         x=found["measures"][by]["one_seed_for_the_other"][0], line={"color": page.INK, "dash": "dot", "width": 1}
@@ -322,10 +330,14 @@ def as_page(published):
     ]
     return page.document(
         "".join(f"<section><h2>{html.escape(title)}</h2>{body}</section>" for title, body in sections),
-        page.definitions(page.origin(Provenance(**published["made_by"]), [])), kind="experiment",
+        page.definitions(page.origin(Provenance(**published["made_by"]), [])),
+        kind="experiment",
         title="A truth table of IR-SE networks",
-        subtitle="Networks of equal measured latency, trained on faces", banner="", facts=facts, has_pictures=True,
-    )  # fmt: skip
+        subtitle="Networks of equal measured latency, trained on faces",
+        banner="",
+        facts=facts,
+        has_pictures=True,
+    )
 
 
 def cloud(rows, name, by):
@@ -334,9 +346,14 @@ def cloud(rows, name, by):
     for row in rows:
         y = [100 * one[by] for one in row["trainings"].values()]
         figure.add_scatter(
-            x=[row["values"][name]] * len(y), y=y, mode="lines+markers", text=[row["text"]] * len(y), hoverinfo="text+x+y",
-            marker={"color": COLOURS["plain" if name in COUNTED else "score"], "size": 6}, line={"color": page.LINE, "width": 1},
-        )  # fmt: skip
+            x=[row["values"][name]] * len(y),
+            y=y,
+            mode="lines+markers",
+            text=[row["text"]] * len(y),
+            hoverinfo="text+x+y",
+            marker={"color": COLOURS["plain" if name in COUNTED else "score"], "size": 6},
+            line={"color": page.LINE, "width": 1},
+        )
     figure.update_xaxes(title=name)
     figure.update_yaxes(title=f"{by}, %")
     return figure

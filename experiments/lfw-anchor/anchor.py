@@ -1,11 +1,13 @@
 """The evaluator against a network whose accuracy on LFW is known: MobileFaceNet (foamliu), published with 99.48 %.
 
-    python experiments/lfw-anchor/anchor.py --model mobilefacenet_foamliu.onnx --pairs pairs.txt --images lfw_aligned_112.tar \\
+    python experiments/lfw-anchor/anchor.py --model mobilefacenet_foamliu.onnx --pairs pairs.txt --images
+    lfw_aligned_112.tar \\
         --detector yunet_n_dynamic.onnx
 
-It writes anchor.json beside itself: accuracies with and without the flipped image, in the right and in wrong normalisations and
-channel orders (so that a mistake of that kind would be known by its number), and how the pairs that are told wrongly are aligned:
-the detector looks for the five landmarks in each crop once more, and how far they are from ArcFace's template is the distance.
+It writes anchor.json beside itself: accuracies with and without the flipped image, in the right and in wrong
+normalisations and channel orders (so that a mistake of that kind would be known by its number), and how the pairs that
+are told wrongly are aligned: the detector looks for the five landmarks in each crop once more, and how far they are
+from ArcFace's template is the distance.
 """
 
 import argparse
@@ -24,8 +26,11 @@ from zennas.provenance import provenance
 from zennas.submit.webface.face_detection import get_detector
 
 VARIANTS = (
-    ("imagenet", "rgb", True), ("imagenet", "rgb", False), ("imagenet", "bgr", True), ("insightface", "rgb", True),
-)  # fmt: skip
+    ("imagenet", "rgb", True),
+    ("imagenet", "rgb", False),
+    ("imagenet", "bgr", True),
+    ("insightface", "rgb", True),
+)
 BORDER_PX = 56  # of black round a crop, so that a face that fills it is found
 OFF_PX = 6.0  # from the template: by eye, such crops are turned, shifted, or of somebody else's half a face
 
@@ -62,7 +67,9 @@ def main():
 
 
 def _off_px(detector, images, image):
-    """How far the landmarks in a crop are from the template, root mean square in pixels; infinite where no face is found."""
+    """How far the landmarks in a crop are from the template, root mean square in pixels; infinite where no face is
+    found.
+    """
     crop_HW3 = images.pixels(image, 112)[..., ::-1]
     wide_HW3 = np.pad(crop_HW3, ((BORDER_PX, BORDER_PX), (BORDER_PX, BORDER_PX), (0, 0)))
     box_N4, point_N52, _ = detector.detect(wide_HW3, 0.3)
@@ -73,7 +80,8 @@ def _off_px(detector, images, image):
 
 
 def _alignment(the_set, similarity_P, off_N):
-    """Shares of badly aligned pairs among those told rightly and wrongly, and the accuracy on well aligned pairs alone."""
+    """Shares of badly aligned pairs among those told rightly and wrongly, and the accuracy on well aligned pairs
+    alone."""
     column = the_set.column
     same_P, fold_P = column["same_P"], column["fold_P"]
     bad_P = np.maximum(off_N[column["first_P"]], off_N[column["second_P"]]) > OFF_PX

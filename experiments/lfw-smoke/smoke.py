@@ -2,9 +2,9 @@
 
     python experiments/lfw-smoke/smoke.py --faces lfw_aligned_112.tar --folds FOLDER --teacher mobilefacenet.onnx
 
-FOLDER holds LFW's people.txt and pairs.txt. The people of folds 1 to 7 are trained on, the pairs of folds 8 to 10 (1,800) are
-the test: no identity is in both. Every variant is trained with every seed by `python -m zennas.train`, in --out; what is done
-is not done again. Writes results.json, results.md and curves.html beside this file.
+FOLDER holds LFW's people.txt and pairs.txt. The people of folds 1 to 7 are trained on, the pairs of folds 8 to 10
+(1,800) are the test: no identity is in both. Every variant is trained with every seed by `python -m zennas.train`, in
+--out; what is done is not done again. Writes results.json, results.md and curves.html beside this file.
 """
 
 import argparse
@@ -191,9 +191,13 @@ def as_page(found, curves):
     for (variant, seed), course in curves.items():
         epochs, shares = zip(*course, strict=True)
         figure.add_scatter(
-            x=epochs, y=[100 * share for share in shares], mode="lines+markers", line={"color": COLOURS[variant], "width": 1.5},
-            marker={"size": 4}, hovertemplate=f"{variant}, seed {seed}<br>epoch %{{x:.1f}}: %{{y:.2f}} %<extra></extra>",
-        )  # fmt: skip
+            x=epochs,
+            y=[100 * share for share in shares],
+            mode="lines+markers",
+            line={"color": COLOURS[variant], "width": 1.5},
+            marker={"size": 4},
+            hovertemplate=f"{variant}, seed {seed}<br>epoch %{{x:.1f}}: %{{y:.2f}} %<extra></extra>",
+        )
     teacher = next(iter(found["runs"][TAUGHT].values()))["teacher"]
     figure.add_hline(
         y=100 * teacher, line={"color": page.INK, "dash": "dash", "width": 1}, annotation_text="the teacher"
@@ -210,9 +214,14 @@ def as_page(found, curves):
     drawn = page.legend(looks) + page.drawn(figure, "accuracy", height_px=520)
     sections = f"<section><h2>Accuracy while training</h2>{drawn}</section>"
     return page.document(
-        sections, page.definitions(page.origin(Provenance(**found["made_by"]), [])), kind="experiment", title="lfw-smoke",
-        subtitle="A small winner on real faces: with and without a teacher, and on the long tail", banner="", facts=facts,
-    )  # fmt: skip
+        sections,
+        page.definitions(page.origin(Provenance(**found["made_by"]), [])),
+        kind="experiment",
+        title="lfw-smoke",
+        subtitle="A small winner on real faces: with and without a teacher, and on the long tail",
+        banner="",
+        facts=facts,
+    )
 
 
 if __name__ == "__main__":

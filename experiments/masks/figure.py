@@ -1,7 +1,8 @@
 """A sheet of faces with all eight masks at several poses, each above the same mask pasted flat.
 
-    python experiments/masks/figure.py                              # figure.png beside this file: a face that is nobody's
-    python experiments/masks/figure.py --real FACES --out FOLDER    # real faces, which stay out of the repository
+    python experiments/masks/figure.py                              # figure.png beside this file: a face that is
+    nobody's python experiments/masks/figure.py --real FACES --out FOLDER    # real faces, which stay out of the
+    repository
 
 In figure.png every line of faces differs in pose and light. Landmarks are the network's, as in any use.
 """

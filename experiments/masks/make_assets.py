@@ -3,9 +3,9 @@
     npm pack @mediapipe/face_mesh@0.4.1657299874 && tar xf mediapipe-face_mesh-0.4.1657299874.tgz
     python experiments/masks/make_assets.py --package package --out zennas/mask/assets
 
-Needs tf2onnx and tensorflow-cpu (best in an environment of their own; zennas needs neither) beside onnx and onnxruntime. The
-networks' weights are half precision in the package, too: they are kept so and cast when the network is loaded, which loses
-nothing, and the script checks that the files answer as the originals do.
+Needs tf2onnx and tensorflow-cpu (best in an environment of their own; zennas needs neither) beside onnx and
+onnxruntime. The networks' weights are half precision in the package, too: they are kept so and cast when the network is
+loaded, which loses nothing, and the script checks that the files answer as the originals do.
 
 V = 468 vertices, T = 898 triangles
 """
@@ -103,8 +103,8 @@ def difference_to_tflite(onnx_bytes, tflite):
 
 
 def canonical_mesh(binary):
-    """(vertex_V5: x, y, z in centimetres, u, v; triangle_T3) of a GeometryPipelineMetadata, whose field 1 is a Mesh3d: its
-    field 3 is the list of vertices, its field 4 the list of indices."""
+    """(vertex_V5: x, y, z in centimetres, u, v; triangle_T3) of a GeometryPipelineMetadata, whose field 1 is a Mesh3d:
+    its field 3 is the list of vertices, its field 4 the list of indices."""
     mesh = next(value for number, value in fields(binary) if number == 1)
     floats, indices = [], []
     for number, value in fields(mesh):

@@ -22,7 +22,9 @@ FAR = 1e-3
 
 
 class MaskedImages(NamedTuple):
-    """An ImageSet of masked copies, which of them are masked (where no mesh fits, the image is as it was), and by which kind."""
+    """An ImageSet of masked copies, which of them are masked (where no mesh fits, the image is as it was), and by which
+    kind.
+    """
 
     images: ImageSet
     masked_N: np.ndarray
@@ -30,9 +32,11 @@ class MaskedImages(NamedTuple):
 
 
 def masked_copies(images, *, seed, flat=False, only=None, progress=None):
-    """The MaskedImages of an ImageSet of aligned faces; flat: by pasting. only: of this kind alone, by its place in KINDS.
+    """The MaskedImages of an ImageSet of aligned faces; flat: by pasting. only: of this kind alone, by its place in
+    KINDS.
 
-    Kind, variant and how the mask sits hang on seed and image alone, so that both ways put the same mask on the same face.
+    Kind, variant and how the mask sits hang on seed and image alone, so that both ways put the same mask on the same
+    face.
     """
     dressing, landmarker = wardrobe(seed=seed), Landmarker(ALIGNED)
     encoded, masked_N, kind_N = [], np.zeros(images.num_images, bool), np.full(images.num_images, -1)
@@ -56,9 +60,12 @@ def masked_copies(images, *, seed, flat=False, only=None, progress=None):
         if progress and image % 500 == 499:
             progress(image + 1, images.num_images)
     return MaskedImages(
-        ImageSet(len(encoded), encoded.__getitem__, lambda image: f"image {image}, masked", f"masked-{seed}-{flat}-{only}"),
-        masked_N, kind_N,
-    )  # fmt: skip
+        ImageSet(
+            len(encoded), encoded.__getitem__, lambda image: f"image {image}, masked", f"masked-{seed}-{flat}-{only}"
+        ),
+        masked_N,
+        kind_N,
+    )
 
 
 def unit_embeddings(images, embed_batch, image_px):
@@ -68,7 +75,9 @@ def unit_embeddings(images, embed_batch, image_px):
 
 
 def judged(first_ND, second_ND, pairs):
-    """{"accuracy", "accuracy_std", "tar"} of a PairSet whose first images have these embeddings, and whose second those."""
+    """{"accuracy", "accuracy_std", "tar"} of a PairSet whose first images have these embeddings, and whose second
+    those.
+    """
     cosine_P = (first_ND[pairs.first_P] * second_ND[pairs.second_P]).sum(1)
     accuracy = ten_fold_accuracy(cosine_P, pairs.same_P, fold_P=pairs.fold_P)
     return {

@@ -14,7 +14,9 @@ PLACED_BY = (197, 152, 177, 401, 136, 365)
 
 
 def pasted(image_HW3, point_V3, texture):
-    """(The RGB image with the texture's mask on it, how much of each pixel is mask): no pose in depth, no light, no occlusion."""
+    """(The RGB image with the texture's mask on it, how much of each pixel is mask): no pose in depth, no light, no
+    occlusion.
+    """
     source_62 = (mesh.in_layout(mesh.face().uv_V2[list(PLACED_BY)]) * TEXTURE_PX).astype(np.float32)
     target_62 = np.asarray(point_V3, np.float32)[list(PLACED_BY), :2]
     placed_33, _ = cv2.findHomography(source_62, target_62, 0)

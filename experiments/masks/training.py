@@ -2,10 +2,11 @@
 
     python experiments/masks/training.py --faces lfw_aligned_112.tar --folds FOLDER --out runs/masks
 
-FOLDER holds LFW's people.txt and pairs.txt. As experiments/lfw-smoke: the people of folds 1 to 7 are trained on, the pairs of
-folds 8 to 10 (1,800) are the test; its recipe, but for EPOCHS and `data.mask.ratio`. Every network is then asked about the same
-pairs three times: no face masked, one of the two, both. The masks of the test are of a seed that no training has. Every training
-is run by `python -m zennas.train`, in --out; what is done is not done again. Writes results.json and results.md beside this file.
+FOLDER holds LFW's people.txt and pairs.txt. As experiments/lfw-smoke: the people of folds 1 to 7 are trained on, the
+pairs of folds 8 to 10 (1,800) are the test; its recipe, but for EPOCHS and `data.mask.ratio`. Every network is then
+asked about the same pairs three times: no face masked, one of the two, both. The masks of the test are of a seed that
+no training has. Every training is run by `python -m zennas.train`, in --out; what is done is not done again. Writes
+results.json and results.md beside this file.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def publish(rows, options):
 def as_table(rows, options):
     """Accuracy, and its difference to training without masks, seed by seed."""
     lines = [
-        f"Accuracy in % on the 1,800 pairs of LFW's folds 8 to 10, {options.epochs:g} epochs on folds 1 to 7: mean ± standard",
+        f"Accuracy in % on the 1,800 pairs of LFW's folds 8 to 10, {options.epochs:g} epochs on folds 1 to 7: mean ± "
+        f"standard",
         "deviation over the seeds; behind it, against ratio 0 with the same seed.",
         "",
         "| masked in training | seeds | " + " | ".join(SETS.values()) + " |",

@@ -1,10 +1,11 @@
-"""What a mask does to a network that never saw one: LFW's 6,000 pairs, unmasked, one masked, both masked; rendered and pasted.
+"""What a mask does to a network that never saw one: LFW's 6,000 pairs, unmasked, one masked, both masked; rendered and
+pasted.
 
     python experiments/masks/verification.py --faces lfw_aligned_112.tar --pairs pairs.txt --model mobilefacenet.onnx
 
-The network takes ImageNet's mean and deviation (--mean, --std). Which mask an image wears hangs on the seed and the image alone,
-so that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the threshold of all.
-Writes verification.json and verification.md beside this file.
+The network takes ImageNet's mean and deviation (--mean, --std). Which mask an image wears hangs on the seed and the
+image alone, so that rendered and pasted masks are the same ones. By kind: the pairs whose masked image wears it, at the
+threshold of all. Writes verification.json and verification.md beside this file.
 """
 
 import argparse

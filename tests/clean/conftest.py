@@ -16,7 +16,9 @@ SIZE = 64
 
 
 class Planted(NamedTuple):
-    """unit rows, the labels as they are said to be, who it is (-1 and below: a stranger), and what was done to each image."""
+    """unit rows, the labels as they are said to be, who it is (-1 and below: a stranger), and what was done to each
+    image.
+    """
 
     unit_ND: np.ndarray
     label_N: np.ndarray
@@ -82,7 +84,9 @@ class Faces(NamedTuple):
 
 @pytest.fixture
 def faces(tmp_path):
-    """16 people with 6 images each; one stands in two folders (p00 and p15), an image of p03 in p04 and one of nobody in p05."""
+    """16 people with 6 images each; one stands in two folders (p00 and p15), an image of p03 in p04 and one of nobody
+    in p05.
+    """
     rng = np.random.default_rng(0)
     folder = write_folder(tmp_path / "faces", drawn_faces(16, 6, seed=0))
     direction_CD = unit_rows(rng.normal(size=(17, SIZE)))

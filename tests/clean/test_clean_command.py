@@ -145,7 +145,7 @@ def test_a_finished_cleaning_is_not_done_again(asked, tmp_path):
         (["--resume"], "holds no run to resume"),
         (["--tau-intra", "0.99999"], "nothing is left of 96 images"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_one_line(asked, words, said):
     ended = asked(*words)
     assert ended.code == 2 and said in ended.stderr, ended.said
@@ -227,7 +227,9 @@ main()
     [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow)],
 )
 def test_a_stop_costs_no_more_than_the_parts_under_way(asked, faces, tmp_path, monkeypatch, number, code):
-    """Stopped when it kept its first centres; what it kept is not computed again, and the end is what it would have been."""
+    """Stopped when it kept its first centres; what it kept is not computed again, and the end is what it would have
+    been.
+    """
     out = tmp_path / "stopped"
     words = ["--data", faces.folder, "--embeddings", faces.rows, "--out", out]
     child = subprocess.Popen(

@@ -91,8 +91,14 @@ def test_only_identities_that_changed_are_clustered_again(clean, monkeypatch):
     """And the result is that of clustering all of them again."""
     made, clustered = planted(9), []
     found = steps.parts.centres
-    monkeypatch.setattr(steps.parts, "centres", lambda path, image_M, starts_C, *others: (
-        clustered.append(len(starts_C)), found(path, image_M, starts_C, *others))[1])  # fmt: skip
+    monkeypatch.setattr(
+        steps.parts,
+        "centres",
+        lambda path, image_M, starts_C, *others: (
+            clustered.append(len(starts_C)),
+            found(path, image_M, starts_C, *others),
+        )[1],
+    )
     state = clean(made.unit_ND, made.label_N)
     num = len(np.unique(made.label_N))
     assert clustered[0] == num and len(clustered) == 3

@@ -223,7 +223,8 @@ def test_an_archive_that_calls_itself_a_program_is_refused_before_it_is_opened(t
 
 
 def outside(location, *, size=4, inside="the graph"):
-    """A network that keeps its weights at `location`, said in the graph itself, a node of it, or a graph inside a node."""
+    """A network that keeps its weights at `location`, said in the graph itself, a node of it, or a graph inside a
+    node."""
     tensor = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[3, size], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", "0"), ("length", str(12 * size))):
         entry = tensor.external_data.add()
@@ -297,9 +298,19 @@ def damaged(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["empty", "text", "cut", "cut at the end", "garbage inside", "an unknown operator", "a cut checkpoint",
-     "an empty archive", "archive's letters alone", "a picture"],
-)  # fmt: skip
+    [
+        "empty",
+        "text",
+        "cut",
+        "cut at the end",
+        "garbage inside",
+        "an unknown operator",
+        "a cut checkpoint",
+        "an empty archive",
+        "archive's letters alone",
+        "a picture",
+    ],
+)
 @pytest.mark.parametrize("more", ["", ",normalise=unit"])
 def test_damaged_files(tmp_path, name, more):
     data, says = damaged(tmp_path)[name]
@@ -310,8 +321,11 @@ def test_damaged_files(tmp_path, name, more):
 
 
 def test_no_file_at_all(tmp_path):
-    for text, says in ((str(tmp_path / "nowhere"), "nowhere: no such file; allowed: a zennas checkpoint"),
-                       (str(tmp_path), r"network\.pt: no such file"), ("", r"network\.pt: no such file")):  # fmt: skip
+    for text, says in (
+        (str(tmp_path / "nowhere"), "nowhere: no such file; allowed: a zennas checkpoint"),
+        (str(tmp_path), r"network\.pt: no such file"),
+        ("", r"network\.pt: no such file"),
+    ):
         with pytest.raises(UserError, match=f"--model .*{says}"):
             open_named(text)
 

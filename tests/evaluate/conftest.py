@@ -1,4 +1,5 @@
-"""Faces drawn by a formula in every layout that a set may have, networks of two nodes, and the command in this process."""
+"""Faces drawn by a formula in every layout that a set may have, networks of two nodes, and the command in this
+process."""
 
 import contextlib
 import io

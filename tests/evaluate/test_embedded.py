@@ -188,7 +188,8 @@ def test_all_unusable_is_an_error(drawn, tmp_path, value):
     (tmp_path / "images" / "9.png").write_bytes(b"no image")
     model, _ = model_of(fallback=value)
     says = (
-        "drawn: none of its 11 images can be used: Answering gives no embedding of the others that is finite and not zero; "
+        "drawn: none of its 11 images can be used: Answering gives no embedding of the others that is finite and not "
+        "zero; "
         r"1 cannot be read, the first: 9\.png: "
     )
     with pytest.raises(UserError, match=says):

@@ -38,9 +38,17 @@ def given(tmp_path, faces, own_embeddings, monkeypatch):
     saved(squares(px=FACE_PX), tmp_path / "one.onnx")
     save_network(tmp_path / "network.pt", made())
     return [
-        "--model", "one.onnx", "--model", "network.pt,name=two", "--set", SETS["pairs"](tmp_path, faces),
-        "--set", f"reid:{SETS['reid'](tmp_path, faces)}", "--device", "cpu",
-    ]  # fmt: skip
+        "--model",
+        "one.onnx",
+        "--model",
+        "network.pt,name=two",
+        "--set",
+        SETS["pairs"](tmp_path, faces),
+        "--set",
+        f"reid:{SETS['reid'](tmp_path, faces)}",
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.fixture
@@ -424,8 +432,8 @@ def test_help_names_every_protocol_and_code():
     ended = ran("--help")
     assert ended.code == 0 and all(f"{name}:" in ended.stdout for name in SETS if name != "pairs")
     assert (
-        "0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used; 130 stopped by"
-        in " ".join(ended.stdout.split())
+        "0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used; 130 "
+        "stopped by" in " ".join(ended.stdout.split())
     )
 
 
@@ -435,11 +443,15 @@ def test_help_names_every_protocol_and_code():
 @pytest.mark.data
 @pytest.mark.slow
 def test_a_published_network_on_lfw(tmp_path, own_embeddings):
-    """MobileFaceNet by foamliu: 99.18 % on this alignment of LFW; and the same by cv2, ONNX Runtime and scikit-learn alone."""
+    """MobileFaceNet by foamliu: 99.18 % on this alignment of LFW; and the same by cv2, ONNX Runtime and scikit-learn
+    alone.
+    """
     data = pathlib.Path(os.environ["ZENNAS_DATA"])
     network, pairs, images = (
-        data / "models" / "mobilefacenet_foamliu.onnx", data / "faces" / "pairs.txt", data / "faces" / "lfw_aligned_112.tar"
-    )  # fmt: skip
+        data / "models" / "mobilefacenet_foamliu.onnx",
+        data / "faces" / "pairs.txt",
+        data / "faces" / "lfw_aligned_112.tar",
+    )
     ended = ran(
         "--model", f"{network},normalise=imagenet", "--set", f"{pairs}@{images}", "--out", tmp_path / "run", "--json"
     )

@@ -32,11 +32,20 @@ def picture(seed):
 
 def latency(measured_ms, **changes):
     return {
-        "measured_ms": measured_ms, "median_ms": measured_ms + 1, "spread_pct": 1.5, "budget_ms": 110.5,
-        "within_budget": measured_ms <= 110.5, "stand_in": None, "warning": None, "raw_ms": [measured_ms] * 3,
-        "protocol": {"backend": "onnxruntime-cpu", "batch": 1}, "machine": "a-machine-2c", "date": "2026-01-02",
-        "versions": {}, "load_average": 0.1,
-    } | changes  # fmt: skip
+        "measured_ms": measured_ms,
+        "median_ms": measured_ms + 1,
+        "spread_pct": 1.5,
+        "budget_ms": 110.5,
+        "within_budget": measured_ms <= 110.5,
+        "stand_in": None,
+        "warning": None,
+        "raw_ms": [measured_ms] * 3,
+        "protocol": {"backend": "onnxruntime-cpu", "batch": 1},
+        "machine": "a-machine-2c",
+        "date": "2026-01-02",
+        "versions": {},
+        "load_average": 0.1,
+    } | changes
 
 
 def roc(subset="", exact_up_to=None):
@@ -70,18 +79,29 @@ def on_subsets(fnmr=0.0803):
 def entry(model, name, judgement, **changes):
     images = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
     return {
-        "model": model, "set": name, **judgement.plain(), "num_unusable": 0, "seconds": 75.0,
+        "model": model,
+        "set": name,
+        **judgement.plain(),
+        "num_unusable": 0,
+        "seconds": 75.0,
         "thumbnails": {str(image): picture(image) for image in images},
         "where": {str(image): f"{name}.bin, image {image}" for image in images},
-    } | changes  # fmt: skip
+    } | changes
 
 
 def results(**changes):
     """As results.json holds it: two networks on two sets."""
     made = {
-        "made_by": {"zennas": "0.1.0", "command": "zennas evaluate --model a", "seed": None, "machine": "m",
-                    "date": "2026-01-01", "versions": {"torch": "2.13"}},
-        "track": "a-track", "budget": {"budget_ms": 110.5, "origin": "15 ms elsewhere", "stand_in": "a CPU stands in"},
+        "made_by": {
+            "zennas": "0.1.0",
+            "command": "zennas evaluate --model a",
+            "seed": None,
+            "machine": "m",
+            "date": "2026-01-01",
+            "versions": {"torch": "2.13"},
+        },
+        "track": "a-track",
+        "budget": {"budget_ms": 110.5, "origin": "15 ms elsewhere", "stand_in": "a CPU stands in"},
         "models": [
             {"name": "big", "file": "big.onnx", "megabytes": 250.12, "latency": latency(118.25), **MODEL_FACTS},
             {"name": "small", "file": "small.onnx", "megabytes": None, "latency": latency(13.75), **MODEL_FACTS},
@@ -91,11 +111,13 @@ def results(**changes):
             {"name": "web", "protocol": "webface", "given": "webface:web.csv@web", **SET_FACTS, "flip": False},
         ],
         "results": [
-            entry("big", "lfw", on_pairs(0.9812, 0.7)), entry("small", "lfw", on_pairs()),
-            entry("big", "web", on_subsets(0.0803)), entry("small", "web", on_subsets(0.0769)),
+            entry("big", "lfw", on_pairs(0.9812, 0.7)),
+            entry("small", "lfw", on_pairs()),
+            entry("big", "web", on_subsets(0.0803)),
+            entry("small", "web", on_subsets(0.0769)),
         ],
         "failures": [],
-    }  # fmt: skip
+    }
     return json.loads(json.dumps(made | changes))
 
 
@@ -156,13 +178,37 @@ def test_it_says_every_number(written):
     for said in (
         "lfw, accuracy: big (over the budget) is best with 98.12 % ± 1.23; small 94.12 % ± 1.23",
         "web, masked FNMR@FMR=1e-05 (lower is better): small is best with 7.69 %; big (over the budget) 8.03 %",
-        "TAR@FAR=1e-03", "65.43", "70.00", "above 0.271", "above 0.388", "3,000 same, 3,000 different pairs", "no image is wild",
-        "big takes 118.25 ms, over the budget of 110.50 ms", "107.0 %", "12.4 %",  # 118.25 / 110.5, 13.75 / 110.5
-        "a CPU stands in", "web: 2 images cannot be read: x.jpg, y.jpg", "a-track", "110.50 ms: 15 ms elsewhere",
-        "lfw (1,234 images)", "5m00s", "112 × 96", "(x - 127.5) / 127.5", "250.1", "data/lfw.bin", "webface:web.csv@web",
-        "Pairs & pairs.", "mirror image are added", "No mirror images.", "lfw.bin, image 17",
-        "0.050", "0.610", "zennas evaluate --model a", "backend onnxruntime-cpu", "a-machine-2c",
-    ):  # fmt: skip
+        "TAR@FAR=1e-03",
+        "65.43",
+        "70.00",
+        "above 0.271",
+        "above 0.388",
+        "3,000 same, 3,000 different pairs",
+        "no image is wild",
+        "big takes 118.25 ms, over the budget of 110.50 ms",
+        "107.0 %",
+        "12.4 %",  # 118.25 / 110.5, 13.75 / 110.5
+        "a CPU stands in",
+        "web: 2 images cannot be read: x.jpg, y.jpg",
+        "a-track",
+        "110.50 ms: 15 ms elsewhere",
+        "lfw (1,234 images)",
+        "5m00s",
+        "112 × 96",
+        "(x - 127.5) / 127.5",
+        "250.1",
+        "data/lfw.bin",
+        "webface:web.csv@web",
+        "Pairs & pairs.",
+        "mirror image are added",
+        "No mirror images.",
+        "lfw.bin, image 17",
+        "0.050",
+        "0.610",
+        "zennas evaluate --model a",
+        "backend onnxruntime-cpu",
+        "a-machine-2c",
+    ):
         assert said in text, said
 
 
@@ -265,16 +311,36 @@ def test_names_are_text_not_html(written):
     evil = Judgement(
         [Metric(name=f"TAR@FAR=1e-2 {EVIL}", value=0.5, subset=EVIL, threshold=0.2, note=EVIL, headline=True)],
         [roc(EVIL, exact_up_to=0.01), Curve("cmc", "", np.array([1.0, 2.0]), np.array([0.5, 0.6]))],
-        [histogram(EVIL)], [Pair(EVIL, True, 0.1, 1, 2)], [EVIL],
-    )  # fmt: skip
+        [histogram(EVIL)],
+        [Pair(EVIL, True, 0.1, 1, 2)],
+        [EVIL],
+    )
     made = results(
-        track=EVIL, budget={"budget_ms": 1.0, "origin": EVIL, "stand_in": EVIL},
-        models=[{"name": EVIL, "file": EVIL, "kind": EVIL, "embedding_size": 1, "input": None, "normalisation": EVIL,
-                 "megabytes": 1.0, "latency": latency(200.0, warning=EVIL, stand_in=EVIL, machine=EVIL)}],
+        track=EVIL,
+        budget={"budget_ms": 1.0, "origin": EVIL, "stand_in": EVIL},
+        models=[
+            {
+                "name": EVIL,
+                "file": EVIL,
+                "kind": EVIL,
+                "embedding_size": 1,
+                "input": None,
+                "normalisation": EVIL,
+                "megabytes": 1.0,
+                "latency": latency(200.0, warning=EVIL, stand_in=EVIL, machine=EVIL),
+            }
+        ],
         sets=[{"name": EVIL, "protocol": EVIL, "num_images": 1, "flip": True, "given": EVIL, "how": EVIL}],
-        results=[entry(EVIL, EVIL, evil, where={"1": EVIL, "2": "'><b>"},
-                       thumbnails={"1": "data:image/jpeg;base64,AAAA');}</style>" + EVIL, "2": EVIL})],
-    )  # fmt: skip
+        results=[
+            entry(
+                EVIL,
+                EVIL,
+                evil,
+                where={"1": EVIL, "2": "'><b>"},
+                thumbnails={"1": "data:image/jpeg;base64,AAAA');}</style>" + EVIL, "2": EVIL},
+            )
+        ],
+    )
     made["made_by"]["command"] = EVIL
     text = written(made)
     Page(text)

@@ -21,9 +21,12 @@ def listed(tmp_path, faces, text, *, name="list.csv", **options):
 
 def test_a_list_by_hand(tmp_path, faces):
     found = listed(
-        tmp_path, faces, f"image,label,masked,extra\n{C},zoe,1,x\n{A},ada,0,y\n{B},ada,,\n",
-        required=("masked",), optional=("extra", "more"),
-    )  # fmt: skip
+        tmp_path,
+        faces,
+        f"image,label,masked,extra\n{C},zoe,1,x\n{A},ada,0,y\n{B},ada,,\n",
+        required=("masked",),
+        optional=("extra", "more"),
+    )
     assert found.label_N.tolist() == [1, 0, 0] and found.label_N.dtype == np.int64
     assert found.label_names.tolist() == ["ada", "zoe"] and found.notices == []
     assert {name: values.tolist() for name, values in found.column.items()} == {
@@ -77,7 +80,7 @@ def test_a_label_is_text(tmp_path, faces):
         (b"\x89PNG\r\n\x1a\n\0\0", "list.csv: not a table with a header: 'utf-8' codec"),
         (b"faces/a.png" + bytes(90), "list.csv: not a table with a header: it holds no text"),
         (f"image,label\n{A}\0,1\n", "list.csv, line 2: not a table with a header: it holds no text"),
-        (f"image,label\n\"{A},1\n", "list.csv, line 2: not a table with a header: unexpected end"),
+        (f'image,label\n"{A},1\n', "list.csv, line 2: not a table with a header: unexpected end"),
         ("image,label\n", "list.csv: names no image"),
         (f"{A},1\n{B},1\n", rf"list.csv, line 1: columns {A}, 1; missing: image, label"),
         ("image;label\na;1\n", "line 1: columns image;label; missing: image, label"),
@@ -90,7 +93,7 @@ def test_a_label_is_text(tmp_path, faces):
         (f"image,label\n\n{A},1\n\n,2\n{B},\n", r"line 5: no image \(1 such lines\)"),
         (f"image,label\n\n{A},1\n{B},\n{C},\n", r"line 4: no label \(2 such lines\)"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_list_is_said(tmp_path, faces, text, says):
     with pytest.raises(UserError, match=says):
         listed(tmp_path, faces, text, optional=("masked",))

@@ -97,7 +97,8 @@ def test_contract(protocol, tmp_path, faces):
     assert {metric.value for metric in judgement.metrics} == {0.0 if protocol == "webface" else 1.0}
     assert all(curve.y_K[0] == 1.0 for curve in judgement.curves)
 
-    # One that knows nobody cannot be taken for a good one: where all are equally alike, nobody is accepted, or all are wrong.
+    # One that knows nobody cannot be taken for a good one: where all are equally alike, nobody is accepted, or all are
+    # wrong.
     nobody = row.judge(the_set, np.zeros((the_set.images.num_images, 3), np.float32), Work())
     check_contract(nobody, the_set.images.num_images, protocol=protocol)
     worst = 1.0 if protocol == "webface" else 0.0
@@ -155,8 +156,8 @@ def some_good_rows(the_set, *, noise=0.5, seed=10):
 
 
 def test_constants_are_those_of_the_challenges():
-    """InsightFace's README of the ICCV 2021 challenge (mask 1e-4, children 1e-4, races and MR-ALL 1e-6; 0.25 and 0.75 since
-    2021-06-17); WebFace260M's (FNMR at FMR 1e-5)."""
+    """InsightFace's README of the ICCV 2021 challenge (mask 1e-4, children 1e-4, races and MR-ALL 1e-6; 0.25 and 0.75
+    since 2021-06-17); WebFace260M's (FNMR at FMR 1e-5)."""
     names = ("MASK_FAR", "CHILDREN_FAR", "RACE_FAR", "MASK_WEIGHT", "ALL_WEIGHT", "WEBFACE_FMR")
     assert [getattr(judges, name) for name in names] == [1e-4, 1e-4, 1e-6, 0.25, 0.75, 1e-5]
     assert judges.IJB_FARS == (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -288,8 +289,8 @@ def pair_set(first, second, same, fold=None):
 
 
 def insightface_accuracy(distance_P, same_P, num_folds):
-    """(mean, std, thresholds) as its verification.py goes about it, pair by pair: KFold without shuffling, thresholds 0 to 4 in
-    steps of 0.01, the first of the best on the training folds."""
+    """(mean, std, thresholds) as its verification.py goes about it, pair by pair: KFold without shuffling, thresholds 0
+    to 4 in steps of 0.01, the first of the best on the training folds."""
     grid, accuracies, chosen = np.arange(0, 4, 0.01), [], []
     for train, test in KFold(num_folds, shuffle=False).split(np.arange(len(same_P))):
         right = [np.mean((distance_P[train] < threshold) == same_P[train]) for threshold in grid]
@@ -298,8 +299,8 @@ def insightface_accuracy(distance_P, same_P, num_folds):
     return np.mean(accuracies), np.std(accuracies), np.mean(chosen)
 
 
-# Some on the grid, so that "below" is told from "not above". Made of integers: hypothesis has no floats where ONNX Runtime, in
-# a test before, has denormals flushed in this process.
+# Some on the grid, so that "below" is told from "not above". Made of integers: hypothesis has no floats where ONNX
+# Runtime, in a test before, has denormals flushed in this process.
 similar = st.lists(
     st.tuples(
         st.one_of(st.integers(-8, 8).map(lambda one: one / 8), st.integers(-999, 999).map(lambda one: one / 1000)),
@@ -321,8 +322,8 @@ def test_grid_accuracy_is_insightface_s(rows, num_folds):
 
 
 def test_grid_accuracy_by_hand():
-    """Distances .5 .75 | 1.25 1.5: the first of each fold is same, the second different. Fold 0 is judged by the first threshold
-    above 1.25, where fold 1 has its same pair, and so calls .75 same."""
+    """Distances .5 .75 | 1.25 1.5: the first of each fold is same, the second different. Fold 0 is judged by the first
+    threshold above 1.25, where fold 1 has its same pair, and so calls .75 same."""
     distance_P = np.array([0.5, 0.75, 1.25, 1.5])
     found = grid_accuracy(1 - distance_P / 2, [True, False, True, False], [0, 0, 1, 1])
     # Fold 1 is judged by the first threshold above .5, and so calls 1.25 different.
@@ -431,9 +432,14 @@ def test_ijb_against_loops_and_scikit_learn():
         size=(num_images, 6)
     )
     the_set = set_of(
-        num_images, template_N=template_N, media_N=media_N, score_N=score_N,
-        first_P=first_P, second_P=second_P, same_P=same_P,
-    )  # fmt: skip
+        num_images,
+        template_N=template_N,
+        media_N=media_N,
+        score_N=score_N,
+        first_P=first_P,
+        second_P=second_P,
+        same_P=same_P,
+    )
     judgement = PROTOCOLS["ijb"].judge(the_set, embedding_ND.astype(np.float32), Work())
     check_contract(judgement, num_images, protocol="ijb")
     expected = naive_ijb(
@@ -469,7 +475,8 @@ def listed(tmp_path, columns, rows):
     (tmp_path / "images").mkdir()
     for number in range(len(rows)):
         (tmp_path / "images" / f"{number}.png").write_bytes(b"x")
-    return f"{write_list(tmp_path / 'x.csv', columns, [(f'{n}.png', *row) for n, row in enumerate(rows)])}@{tmp_path / 'images'}"
+    path = write_list(tmp_path / "x.csv", columns, [(f"{n}.png", *row) for n, row in enumerate(rows)])
+    return f"{path}@{tmp_path / 'images'}"
 
 
 REID = ("image", "label", "camera", "role")
@@ -535,10 +542,21 @@ IDS = ("image", "label", "role")
 
 
 def test_identification_by_hand(tmp_path):
-    """Gallery a at 0, b at 30, c at 90 degrees. Probes: a at 5 (rank 1, similarity cos 5), b at 10 (a is nearer: rank 2), c at 60
-    (b and c are equally near, and the wrong one comes first: rank 2), a at 20 (rank 2), strangers at 1 and 50."""
-    rows = [("a", "gallery"), ("b", "gallery"), ("c", "gallery"), ("a", "probe"), ("b", "probe"), ("c", "probe"),
-            ("a", "probe"), ("s", "probe"), ("t", "probe")]  # fmt: skip
+    """Gallery a at 0, b at 30, c at 90 degrees. Probes: a at 5 (rank 1, similarity cos 5), b at 10 (a is nearer: rank
+    2), c at 60 (b and c are equally near, and the wrong one comes first: rank 2), a at 20 (rank 2), strangers at 1 and
+    50.
+    """
+    rows = [
+        ("a", "gallery"),
+        ("b", "gallery"),
+        ("c", "gallery"),
+        ("a", "probe"),
+        ("b", "probe"),
+        ("c", "probe"),
+        ("a", "probe"),
+        ("s", "probe"),
+        ("t", "probe"),
+    ]
     angles = np.array([0, 30, 90, 5, 10, 60, 20, 2, 50], float)
     the_set = open_identification(listed(tmp_path, IDS, rows))
     judgement = PROTOCOLS["identification"].judge(the_set, at_angles(angles), Work())

@@ -32,8 +32,10 @@ def test_every_protocol_opens_its_set(protocol, tmp_path, faces):
     where = SETS[protocol](tmp_path, faces)
     the_set = PROTOCOLS[protocol].open(where)
     assert the_set.name.partition("@")[0] in where and not the_set.notices
-    assert all(len(values) in (the_set.images.num_images, len(the_set.column.get("same_P", ())))
-               for values in the_set.column.values())  # fmt: skip
+    assert all(
+        len(values) in (the_set.images.num_images, len(the_set.column.get("same_P", ())))
+        for values in the_set.column.values()
+    )
     assert len({the_set.images.where(image) for image in range(the_set.images.num_images)}) > 1
     assert the_set.images.pixels(0, (16, 12)).shape == (16, 12, 3)
     again = PROTOCOLS[protocol].open(where)
@@ -134,8 +136,10 @@ def test_faces_are_aligned_by_their_landmarks(tmp_path, angle_degrees, scale, sh
     points = " ".join(f"{value:.3f}" for at in at_5 for value in (at.real, at.imag))
     (folder / "meta").mkdir()
     for name, text in (
-        ("x_name_5pts_score", f"1.png {points} 0.9"), ("x_face_tid_mid", "1.png 1 1"), ("x_template_pair_label", "1 1 1")
-    ):  # fmt: skip
+        ("x_name_5pts_score", f"1.png {points} 0.9"),
+        ("x_face_tid_mid", "1.png 1 1"),
+        ("x_template_pair_label", "1 1 1"),
+    ):
         (folder / "meta" / f"{name}.txt").write_text(text + "\n")
     aligned_HW3 = open_ijb(str(folder)).images.pixels(0, size)
     assert aligned_HW3.shape == (*size, 3)
@@ -145,8 +149,8 @@ def test_faces_are_aligned_by_their_landmarks(tmp_path, angle_degrees, scale, sh
         row, column = np.nonzero(near)
         assert len(row) >= 4
         found = np.array([column.mean(), row.mean()])
-        # A dot was put at a whole pixel of the crop: half a pixel there, half a pixel of the mean here. A template that is not
-        # square (112 x 96) can only be met in the mean of the five.
+        # A dot was put at a whole pixel of the crop: half a pixel there, half a pixel of the mean here. A template that
+        # is not square (112 x 96) can only be met in the mean of the five.
         allowed = 1.0 * max(height, width) / 112 if height == width else 5.0
         assert np.abs(found - [x * width / 112, y * height / 112]).max() <= allowed
 
@@ -294,10 +298,15 @@ def test_columns_by_hand(tmp_path, faces):
         (open_reid, REID, [(A, 1, 1, "query"), (B, -1, 2, "gallery")], "every gallery image has the label -1"),
         (open_identification, IDS, [(A, 1, "probe")], "no image has the role 'gallery'"),
         (open_identification, IDS, [(A, 1, "query")], "role: given 'query', allowed: probe, gallery"),
-        (open_identification, (*IDS, "camera"), [(A, 1, "probe", 1)], "column 'camera' is not known; known: image, label, role"),
+        (
+            open_identification,
+            (*IDS, "camera"),
+            [(A, 1, "probe", 1)],
+            "column 'camera' is not known; known: image, label, role",
+        ),
         (open_all, ("image", "label", "masked"), [(A, 1, 0)], "column 'masked' is not known; did you mean 'image'"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_a_protocol_cannot_use(tmp_path, faces, open_it, columns, rows, says):
     with pytest.raises(UserError, match=says):
         open_it(where_of(tmp_path, faces, columns, *rows))

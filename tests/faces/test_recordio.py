@@ -132,7 +132,8 @@ def test_wrong_identity_records_are_not_believed(tmp_path, ranges):
 
 
 def test_counts_beyond_float32_are_not_believed(tmp_path, monkeypatch):
-    """As with more than 2^24 images, where n and the ranges are rounded: what is an image shows in the records alone."""
+    """As with more than 2^24 images, where n and the ranges are rounded: what is an image shows in the records
+    alone."""
     faces = [(b"a", 0), (b"b", 1), (b"c", 1)]
     path = write(tmp_path, faces)
     data = bytearray(path.read_bytes())

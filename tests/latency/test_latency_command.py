@@ -82,7 +82,8 @@ def test_a_table_is_filled_once(command, space, tiny):
     tiny.write_text(values)
     tiny_space = tiny.parent / "space.yaml"
     tiny_space.write_text(
-        "{name: tiny, block: ir, image_px: 16, embedding_size: 8, stem: {low: 16, high: 16}, widths: [{low: 16, high: 16}], "
+        "{name: tiny, block: ir, image_px: 16, embedding_size: 8, stem: {low: 16, high: 16}, widths: [{low: 16, "
+        "high: 16}], "
         "depths: [{low: 1, high: 2}], limits: {max_blocks: 2, max_effectiveness: 1}, baselines: {}}"
     )
     small = load_experiment(str(tiny))[2]

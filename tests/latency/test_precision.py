@@ -331,7 +331,8 @@ def test_a_table_of_int8_is_its_own_and_its_sum_near_the_whole(tmp_path):
     assert table.path.name == "onnxruntime-cpu-1t-batch1-int8.csv" == table_name(in_rule("int8"))
     assert not set(table.rows) & set(LatencyTable(CPU, folder=tmp_path).rows)  # it does not stand in for float32's
     whole = measure_network(CANDIDATE, in_rule("int8").with_runs(30), **SIZES)
-    # As for float32: so small a network stays in the cache, while its parts are timed outside it, each with its own call.
+    # As for float32: so small a network stays in the cache, while its parts are timed outside it, each with its own
+    # call.
     assert 0.5 < table.predict(CANDIDATE, **SIZES) / whole.measured_ms < 5
 
 
@@ -358,7 +359,10 @@ def test_a_backend_refuses_what_it_has_no_arithmetic_for(backend, track_of, netw
         if precision in PRECISIONS_OF[backend]:
             check_precision(protocol)
             continue
-        match = rf"backend '{backend}' times networks in .*, and the rule asks for {precision}, which is for: onnxruntime-cpu"
+        match = (
+            rf"backend '{backend}' times networks in .*, and the rule asks for {precision}, which is for: "
+            rf"onnxruntime-cpu"
+        )
         with pytest.raises(UserError, match=match):
             open_backend(network, protocol)
         if missing(backend) is None:

@@ -45,9 +45,13 @@ class Device:
         self.asked.append(part)
         ms = part.macs * MS_PER_MAC
         measurement = Measurement(
-            raw_ms=(ms,) * num_runs, protocol=protocol.with_runs(num_runs), machine="a-machine", date="2026-01-01",
-            versions=versions(), load_average=0.0,
-        )  # fmt: skip
+            raw_ms=(ms,) * num_runs,
+            protocol=protocol.with_runs(num_runs),
+            machine="a-machine",
+            date="2026-01-01",
+            versions=versions(),
+            load_average=0.0,
+        )
         return ms, measurement
 
 
@@ -90,8 +94,8 @@ def share(table, part):
     ids=["low end", "measured", "high end", "between", "off low", "off high", "off between"],
 )
 def test_a_width_between_two_measured_ones_is_interpolated_per_mac(tmp_path, width, rate):
-    """Over the inverse of the width: by hand, 1/48 lies at two thirds of the way from 1/32 to 1/64, 1/24 at five sixths of it
-    from 1/8 to 1/40."""
+    """Over the inverse of the width: by hand, 1/48 lies at two thirds of the way from 1/32 to 1/64, 1/24 at five sixths
+    of it from 1/8 to 1/40."""
     rates = {16: 1.0, 32: 2.0, 64: 4.0, 8: 7.0, 40: 9.0}  # widths off the quantum know only each other
     ms_of = {repeated(w): r * MS_PER_MAC * repeated_macs(w) for w, r in rates.items()}
     around = {part: 1.0 for part in parts_of(Candidate(block="ir", stem=16, widths=(width,), depths=(1,)), **SIZES)}

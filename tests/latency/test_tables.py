@@ -105,10 +105,14 @@ def two(cache):
 @pytest.mark.parametrize(
     "name, factor",
     [
-        ("a-phone", 9), ("phone", 9), ("a-phone/onnxruntime-cpu-1t-batch1", 9), ("a-phone/onnxruntime-cpu-1t-batch1@1.6.0", 9),
-        ("4t", 2), ("a-gpu/onnxruntime-cuda-1t-batch1", 1),
+        ("a-phone", 9),
+        ("phone", 9),
+        ("a-phone/onnxruntime-cpu-1t-batch1", 9),
+        ("a-phone/onnxruntime-cpu-1t-batch1@1.6.0", 9),
+        ("4t", 2),
+        ("a-gpu/onnxruntime-cuda-1t-batch1", 1),
     ],
-)  # fmt: skip
+)
 def test_a_table_is_found_by_what_only_it_is_called(two, name, factor):
     assert open_table(name).predict(SMALL, **SIZES) == pytest.approx(factor * TOTAL_MS, rel=1e-12)  # the order of a sum
 

@@ -128,16 +128,21 @@ def test_only_masked_and_kinds_and_knobs(people, tmp_path, command):
 
 @pytest.fixture
 def awkward(tmp_path, people):
-    """Records whose images are good, noise, undecodable, grey, 1 x 1, with red and blue exchanged, and no bytes at all."""
+    """Records whose images are good, noise, undecodable, grey, 1 x 1, with red and blue exchanged, and no bytes at
+    all."""
     good = next((people / "p0").glob("*.png")).read_bytes()
     image_HW3 = decode(good)
     noise = np.random.default_rng(0).integers(256, size=(112, 112, 3), dtype=np.uint8)
     grey = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY))[1].tobytes()
     images = {
-        "good": good, "noise": as_png(noise), "undecodable": b"\xff\xd8\xff no image", "grey": grey,
-        "1x1": as_png(np.zeros((1, 1, 3), np.uint8)), "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])),
+        "good": good,
+        "noise": as_png(noise),
+        "undecodable": b"\xff\xd8\xff no image",
+        "grey": grey,
+        "1x1": as_png(np.zeros((1, 1, 3), np.uint8)),
+        "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])),
         "nothing": b"",
-    }  # fmt: skip
+    }
     with RecordWriter(tmp_path / "awkward") as writer:
         for number, encoded in enumerate(images.values()):
             writer.add(encoded, number // 4)
@@ -355,8 +360,10 @@ if __name__ == "__main__":
     ],
 )
 def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatch, handed, number, code, workers):
-    """Killed when two parts are done: they are not done again, and the end is what it would have been. Workers, which read the
-    script anew, end with the run that started them: they hold its output, and `communicate` waits for whoever does."""
+    """Killed when two parts are done: they are not done again, and the end is what it would have been. Workers, which
+    read the script anew, end with the run that started them: they hold its output, and `communicate` waits for whoever
+    does.
+    """
     (tmp_path / "slow.py").write_text(SLOW)
     words = ["--data", str(people), "--ratio", "0.9", "--out", str(tmp_path / "out"), "--workers", str(workers)]
     child = subprocess.Popen(

@@ -1,4 +1,6 @@
-"""What a rendered mask must be like: where it lies, what hides it, how it is lit; and the rasteriser against a naive one."""
+"""What a rendered mask must be like: where it lies, what hides it, how it is lit; and the rasteriser against a naive
+one.
+"""
 
 import cv2
 import numpy as np
@@ -75,8 +77,8 @@ def test_the_rasteriser_against_a_naive_one():
 
 
 def test_the_far_cheek_is_hidden_at_60_degrees(fitted):
-    """By the face's own geometry, true vertices: the network is not asked about a profile. A spot on the mask of the far cheek is
-    seen from the front, and not from the side; that of the near cheek is seen from both."""
+    """By the face's own geometry, true vertices: the network is not asked about a profile. A spot on the mask of the
+    far cheek is seen from the front, and not from the side; that of the near cheek is seen from both."""
     spots = {}
     for side, u in (("left", 0.36), ("right", 0.64)):
         one = texture("cloth_plain", 0, seed=0)
@@ -139,8 +141,8 @@ def test_exchanged_colours_are_noticed(fitted):
 
 
 def test_a_blurred_picture_has_a_blurred_mask(fitted):
-    """Known blur is measured to a fifth of it (a face has lines, too, not edges alone), and the mask is as soft: its steepest
-    step is much lower."""
+    """Known blur is measured to a fifth of it (a face has lines, too, not edges alone), and the mask is as soft: its
+    steepest step is much lower."""
     face = fitted(image_px=224)
     steps = []
     for sigma in (0.0, 2.0):
@@ -221,7 +223,9 @@ def test_a_face_that_is_mostly_outside_its_picture(fitted):
 
 
 def test_a_large_face_of_which_few_rows_are_seen(fitted):
-    """The shadow of its mask reaches further down than there are rows of its picture to draw on, from one row to all it needs."""
+    """The shadow of its mask reaches further down than there are rows of its picture to draw on, from one row to all it
+    needs.
+    """
     face, one = fitted(), texture("kn95", 0, seed=0)
     large_HW3, point_V3 = cv2.resize(face.image_HW3, (896, 896)), 8 * face.point_V3
     pose = mesh.fit_pose(point_V3)

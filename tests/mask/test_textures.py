@@ -115,11 +115,18 @@ def bad_template(folder, what):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("no file", "holds no template"), ("no alpha", "3 channel"), ("grey", "1 channel"), ("noise", "does not decode"),
-        ("oblong", "32 x 64"), ("empty", "0.0 %"), ("full", "100 %"), ("forehead", "--layout"), ("16 bits", "uint16"),
+        ("no file", "holds no template"),
+        ("no alpha", "3 channel"),
+        ("grey", "1 channel"),
+        ("noise", "does not decode"),
+        ("oblong", "32 x 64"),
+        ("empty", "0.0 %"),
+        ("full", "100 %"),
+        ("forehead", "--layout"),
+        ("16 bits", "uint16"),
         ("twice", "two templates are called bad"),
     ],
-)  # fmt: skip
+)
 def test_templates_that_cannot_be_used(tmp_path, what, said):
     bad_template(tmp_path, what)
     with pytest.raises(UserError) as error:

@@ -1,4 +1,6 @@
-"""All pairs at once against all pairs one by one: every number, whatever the blocks, the screening, the ties and the kills."""
+"""All pairs at once against all pairs one by one: every number, whatever the blocks, the screening, the ties and the
+kills.
+"""
 
 import itertools
 import math
@@ -102,7 +104,9 @@ def test_all_pairs_at_once_are_all_pairs_one_by_one(case, plan):
 
 @pytest.mark.parametrize("plan", SMALL, ids=["7x12", "64x16", "bfloat16"])
 def test_of_two_sides_all_pairs_of_a_row_and_a_row(plan):
-    """Of the other side's labels some are on this side alone, some on that one alone, and it has another number of rows."""
+    """Of the other side's labels some are on this side alone, some on that one alone, and it has another number of
+    rows.
+    """
     (embedding_ND, label_N), (embedding_MD, label_M) = clustered(50), clustered(70, seed=0, identities=9)
     label_M = np.where(label_M == 0, 100, label_M)
     found = all_to_all(embedding_ND, label_N, FARS, against=(embedding_MD, label_M), _plan=plan)
@@ -119,7 +123,9 @@ def test_two_sides_without_a_common_identity():
 @settings(max_examples=60)
 @given(st.data())
 def test_ties_of_small_whole_numbers(data):
-    """Few different rows, so that most similarities are equal to others; blocks of any size; FARs at which ties would split."""
+    """Few different rows, so that most similarities are equal to others; blocks of any size; FARs at which ties would
+    split.
+    """
     num_rows, size = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 4))
     numbers = st.integers(-2, 2)
     rows = st.lists(st.lists(numbers, min_size=size, max_size=size), min_size=num_rows, max_size=num_rows)
@@ -128,8 +134,12 @@ def test_ties_of_small_whole_numbers(data):
     against = (np.array(data.draw(rows), np.float32), np.array(data.draw(labels))) if data.draw(st.booleans()) else None
     fars = [one / 16 for one in data.draw(st.lists(st.integers(0, 16), min_size=1, max_size=3))]
     segment = data.draw(st.integers(1, 5))
-    plan = Plan(data.draw(st.integers(1, 16)), segment * data.draw(st.integers(1, 4)), segment,
-                data.draw(st.sampled_from([torch.float32, torch.bfloat16])))  # fmt: skip
+    plan = Plan(
+        data.draw(st.integers(1, 16)),
+        segment * data.draw(st.integers(1, 4)),
+        segment,
+        data.draw(st.sampled_from([torch.float32, torch.bfloat16])),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SLACK", data.draw(st.integers(0, 20)))  # the floor rises
         patch.setattr(module, "WAITING", data.draw(st.integers(0, 20)))
@@ -194,8 +204,8 @@ def test_the_first_floor_is_a_little_below_what_is_needed():
 @pytest.mark.parametrize("screening", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [1, 2, 31, 512])
 def test_no_pair_at_the_floor_escapes_the_screening(size, screening):
-    """Rows whose entries lie just on the far side of half-way between two bfloat16 numbers, all rounded the same way, so that
-    errors add up; and each pair's own similarity as the floor."""
+    """Rows whose entries lie just on the far side of half-way between two bfloat16 numbers, all rounded the same way,
+    so that errors add up; and each pair's own similarity as the floor."""
     rng = np.random.default_rng(0)
     half_way_R = 2.0 ** -rng.integers(1, 4, 24) * (1 + 2.0**-8 * (2 * rng.integers(0, 4, 24) + 1))
     nudge_R = 1 + rng.choice([-1e-4, 1e-4, 0], 24)
@@ -220,7 +230,8 @@ def test_the_bound_is_no_smaller_than_any_error_and_not_absurd(screening):
     for floor in (-0.5, 0.0, 0.1, 0.3, 0.6):
         least = float(module._least(pairs, floor))
         assert screened[exact >= floor].min() >= least
-        # 0.02: two roundings to 8 bits (0.0078 together, where each is as bad as can be), and down to a number of 8 bits.
+        # 0.02: two roundings to 8 bits (0.0078 together, where each is as bad as can be), and down to a number of 8
+        # bits.
         assert floor - least < (0.02 if screening == torch.bfloat16 else 0.001)
 
 
@@ -234,7 +245,9 @@ def test_the_least_screened_value_is_rounded_down(screening):
 
 
 def test_of_equal_pairs_at_a_floor_that_rose_the_first_rows_are_named(monkeypatch):
-    """All pairs are equal, so that the floor is that of all from the first block on; the first rows come in the last block."""
+    """All pairs are equal, so that the floor is that of all from the first block on; the first rows come in the last
+    block.
+    """
     monkeypatch.setattr(module, "SLACK", 0)
     monkeypatch.setattr(module, "WAITING", 0)
     found = all_to_all(np.ones((40, 8), np.float32), np.arange(40)[::-1], [0.0], num_hardest=3, _plan=SMALL[0])
@@ -242,7 +255,9 @@ def test_of_equal_pairs_at_a_floor_that_rose_the_first_rows_are_named(monkeypatc
 
 
 def test_the_points_of_the_curve_are_those_of_scikit_learn():
-    """200 rows: the sample is all of them, so that the whole curve is exact. At each FAR the best TAR that ROC has by then."""
+    """200 rows: the sample is all of them, so that the whole curve is exact. At each FAR the best TAR that ROC has by
+    then.
+    """
     embedding_ND, label_N = clustered(200)
     found = all_to_all(embedding_ND, label_N, [1e-3, 1e-2])
     similarity, same, _, _ = naive(embedding_ND, label_N)

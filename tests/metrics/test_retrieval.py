@@ -1,4 +1,6 @@
-"""Retrieval against loops that try everything, scikit-learn, the definitions of re-ranking written as sets, and by hand."""
+"""Retrieval against loops that try everything, scikit-learn, the definitions of re-ranking written as sets, and by
+hand.
+"""
 
 import functools
 import math
@@ -326,7 +328,9 @@ def test_tpir_is_tar_at_far_of_those_found_first():
 
 
 def test_identities_that_are_equal_and_images_that_are_many():
-    """One identity with three images nearer than the right one is one identity; one as near as the right one is before it."""
+    """One identity with three images nearer than the right one is one identity; one as near as the right one is before
+    it.
+    """
     gallery = angles(1, 2, 3, 10, 10, 40)
     found = identify(angles(0), [7], gallery, [1, 1, 1, 2, 7, 3])
     assert found.rank_P.tolist() == [3] and found.at_rank == {1: 0.0, 5: 1.0, 10: 1.0}

@@ -61,7 +61,9 @@ def test_order_and_media_numbers_do_not_matter():
 
 
 def test_pooling_by_hand(tmp_path):
-    """Two frames of a video are averaged, a still counts as much as the video; a longer row counts more; zeros stay zeros."""
+    """Two frames of a video are averaged, a still counts as much as the video; a longer row counts more; zeros stay
+    zeros.
+    """
     embedding = np.array([[4, 0], [8, 0], [0, 8], [1, 2], [-1, -2], [0, 0], [0, 3]], np.float16)
     numbers, pooled = pool_templates(embedding, [1, 1, 1, 2, 2, 3, 4], [5, 5, 6, 5, 6, 5, 5])
     assert numbers.tolist() == [1, 2, 3, 4]  # two that follow each other have media 5 alone

@@ -63,8 +63,8 @@ def rows(monkeypatch):
 def by_hand(candidate, image_px, batch):
     """The score of the wide limit by loops over positions and plain quadrature, layer by layer of the plain network.
 
-    The image's covariance K and the direction's variance D keep their true size: fan-ins, log sigmas and all. As the last layer a
-    norm divides absolute values by the root of v, everywhere else it divides a mean of squares by v.
+    The image's covariance K and the direction's variance D keep their true size: fan-ins, log sigmas and all. As the
+    last layer a norm divides absolute values by the root of v, everywhere else it divides a mean of squares by v.
     """
     places = [(image, y, x) for image in range(batch) for y in range(image_px) for x in range(image_px)]
     covariance_NN, direction_N = np.eye(len(places)), np.ones(len(places))
@@ -173,11 +173,14 @@ def test_a_stage_settles(rows):
 
 @pytest.mark.parametrize("before", [1, 3])
 def test_a_stage_behind_one_that_has_not_settled(before, rows):
-    """What that makes of it is counted where it is deep enough to settle; a shallow one is missed by less than 0.2 of 20."""
+    """What that makes of it is counted where it is deep enough to settle; a shallow one is missed by less than 0.2 of
+    20.
+    """
     deep, shallow = (Candidate(block="open", stem=8, widths=(12, 12), depths=(before, depth)) for depth in (12, 1))
     assert mean_field(deep, 8, 2, None) == pytest.approx(by_hand(deep, 8, 2), abs=0.01)
     assert mean_field(shallow, 8, 2, None) == pytest.approx(by_hand(shallow, 8, 2), abs=0.2)
-    # It is no little thing: a second stage adds something else behind a first of one block than behind a first of thirty.
+    # It is no little thing: a second stage adds something else behind a first of one block than behind a first of
+    # thirty.
     of_depth = growth_of("open", 2, 8, 2).stages[0].of_depth
     alone = growth_of("open", 1, 8, 2).stages[0].of_depth
     assert abs((of_depth[0] - of_depth[-1]) - (alone[0] - alone[-1])) > 0.1
@@ -214,8 +217,8 @@ def test_of_k_equal_squares_it_is_k_over_k_minus_2(k, more):
 
 @pytest.mark.parametrize("means", [(1.0, 2.0), (1.0, 1.5, 4.0), (0.2, 0.3, 1.0, 1.1, 7 / 4)], ids=len)
 def test_of_eigenvalues_in_pairs_it_is_a_sum_of_logs(means):
-    """Two squares of one variance are an exponential: v is a sum of them, its density a sum of a_i exp(-v / m_i), and as the a_i
-    add up to zero, E[1/v] is the sum of a_i log m_i."""
+    """Two squares of one variance are an exponential: v is a sum of them, its density a sum of a_i exp(-v / m_i), and
+    as the a_i add up to zero, E[1/v] is the sum of a_i log m_i."""
     a = [1 / m * math.prod(m / (m - other) for other in means if other != m) for m in means]
     inverse = sum(a_i * math.log(m) for a_i, m in zip(a, means, strict=True))
     found = mean_inverse(spread([m / 2 for m in means for _ in range(2)]))
@@ -251,8 +254,8 @@ MEASURED = {
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_it_is_the_measured_score(name, rows):
-    """A mean of 8 draws is known to 0.1 %, and finite widths and shallow stages add 0.1 to 0.2 %: so 0.3 %; at 16 channels 0.5 %,
-    the goal. A lost slope (0.3) would be 1 %."""
+    """A mean of 8 draws is known to 0.1 %, and finite widths and shallow stages add 0.1 to 0.2 %: so 0.3 %; at 16
+    channels 0.5 %, the goal. A lost slope (0.3) would be 1 %."""
     candidate, image_px, batch, num_draws, per_cent = MEASURED[name]
     scores = [
         zen_of_candidates([candidate], image_px, batch, torch.Generator().manual_seed(seed), dtype=torch.float32)[0]

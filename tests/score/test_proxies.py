@@ -22,8 +22,17 @@ from zennas.space.space import Space, effectiveness
 
 SMALL = Candidate(block="ir_se", stem=8, widths=(8, 16), depths=(1, 2))
 PROXIES = (
-    "naswot", "swap", "meco", "near", "synflow", "az_expressivity", "az_progressivity", "az_trainability", "vkdnw", "equal_cost",
-)  # fmt: skip
+    "naswot",
+    "swap",
+    "meco",
+    "near",
+    "synflow",
+    "az_expressivity",
+    "az_progressivity",
+    "az_trainability",
+    "vkdnw",
+    "equal_cost",
+)
 each_proxy = pytest.mark.parametrize("name", PROXIES)
 PX, BATCH, SEED = 8, 4, 7
 
@@ -251,7 +260,8 @@ def test_az_nas_by_numpy():
 
 
 def pulled(traced):
-    """[(gradient of random signs behind a block, in front of it)], by the product of the signs and the block's output."""
+    """[(gradient of random signs behind a block, in front of it)], by the product of the signs and the block's
+    output."""
     blocks, found = traced.blocks, []
     for before, behind in ((blocks[1], blocks[2]), (blocks[0], blocks[1])):
         sign = torch.randint(0, 2, behind.shape, generator=traced.generator) * 2.0 - 1
@@ -278,7 +288,9 @@ def test_trainability_by_a_loop_over_positions():
 
 
 def by_hand(network, seed=SEED, px=PX):
-    """The sum of weight * gradient with positive weights and no norms, in float64 and in one piece; and the output's sum."""
+    """The sum of weight * gradient with positive weights and no norms, in float64 and in one piece; and the output's
+    sum.
+    """
     network, generator = copy.deepcopy(network), seeded(seed)
     layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     for part in layers:  # the start that every proxy draws first
@@ -327,9 +339,14 @@ def test_synflow_is_the_same_for_any_batch_and_does_not_overflow():
 def test_vkdnw_by_one_gradient_per_image_and_output():
     # Without norms, so that an image's outputs depend on that image alone.
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+    )
     traced = Traced(network)
     layers = [part for kind in (nn.Conv2d, nn.Linear) for part in traced.network if isinstance(part, kind)]
     picks = [int(torch.randint(part.weight.numel(), (), generator=traced.generator)) for part in layers]
@@ -493,9 +510,12 @@ def test_nas_bench_201_has_its_published_sizes(nb201):
 def test_nas_bench_201_connections(nb201):
     none, skip = "none", "skip_connect"
     for names, connected in (
-        ([none] * 6, False), ([skip, none, none, none, none, skip], False), ([skip, none, skip, none, none, skip], True),
-        ([none, none, none, skip, none, none], True), ([none, skip, skip, none, skip, none], False),
-    ):  # fmt: skip
+        ([none] * 6, False),
+        ([skip, none, none, none, none, skip], False),
+        ([skip, none, skip, none, none, skip], True),
+        ([none, none, none, skip, none, none], True),
+        ([none, skip, skip, none, skip, none], False),
+    ):
         assert nb201.is_connected(cell(*names)) is connected
         network, refused = nb201.network_of(cell(*names), channels=4, cells=1), False
         try:

@@ -26,7 +26,8 @@ zen_module = importlib.import_module("zennas.score.zen")  # `zennas.score.zen` i
 
 SMALL = Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 2))
 fp32 = functools.partial(zen_of_candidates, dtype=torch.float32)
-# A sum of float32 ends within some 1e-7 of itself however it is ordered; a score is a sum of ten to a hundred logs of such.
+# A sum of float32 ends within some 1e-7 of itself however it is ordered; a score is a sum of ten to a hundred logs of
+# such.
 ROUNDING = 1e-5
 
 
@@ -136,7 +137,9 @@ SLOPES = {
 
 @torch.no_grad()
 def by_finite_difference(layers, image_BCHW, direction_BCHW, *, step=1e-8):
-    """log || (f(x + step d) - f(x - step d)) / (2 step) || + sum of log sigma, in float64, norms frozen at their batch's."""
+    """log || (f(x + step d) - f(x - step d)) / (2 step) || + sum of log sigma, in float64, norms frozen at their
+    batch's.
+    """
     frozen = {}
 
     def run(x):
@@ -164,8 +167,8 @@ DRAWN = {
     "small": (SMALL, 8, 3, 1),
     "wider": (Candidate(block="ir_se", stem=24, widths=(16, 8, 24), depths=(2, 1, 3)), 16, 2, 2),
     "odd": (Candidate(block="ir", stem=5, widths=(7, 3), depths=(2, 1)), 12, 1, 3),
-    # Every row of BLOCKS. An activation so near zero that rounding turns its sign takes the other slope: in 2 of 96 draws one was
-    # worth 1e-3; in those of this seed there is none.
+    # Every row of BLOCKS. An activation so near zero that rounding turns its sign takes the other slope: in 2 of 96
+    # draws one was worth 1e-3; in those of this seed there is none.
     **{block: (Candidate(block=block, stem=16, widths=(16, 24), depths=(1, 2)), 32, 2, 4) for block in BLOCKS},
 }
 
@@ -242,7 +245,8 @@ def test_nobody_has_no_score():
 
 @pytest.mark.parametrize("max_elements", [1, 20_000, 1 << 21], ids=["one at a time", "chunks", "all at once"])
 def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkeypatch):
-    """A single image: products of so few rows are summed in an order that depends on how many there are: rounding only."""
+    """A single image: products of so few rows are summed in an order that depends on how many there are: rounding
+    only."""
     candidates = crowd([*BLOCKS, branch], num=30, widths=(6, 10))
     alone = [one_fp32(one, 32, 1, seeded(4), weight_of=own_weight) for one in candidates]
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
@@ -348,7 +352,8 @@ def test_a_score_is_the_same_either_way(block, monkeypatch):
 
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
 def test_an_overflow_is_a_value_and_its_neighbours_have_theirs(value):
-    """One stage's weights of one width are broken: who has that width is not finite, who goes side by side with it is."""
+    """One stage's weights of one width are broken: who has that width is not finite, who goes side by side with it
+    is."""
     broken, whole = deep(1, 2, widths=(8, 24)), [deep(1, 2), deep(2, 1), deep(1, 1, stem=16)]
 
     def weight_of(place, shape):
@@ -424,7 +429,8 @@ def test_a_weight_is_a_view_of_a_bank_of_its_shape_s_size(shape):
 
 
 def test_bfloat16_is_within_the_noise_of_float32():
-    """The same seed draws the same numbers, so what is left is rounding; it must be small beside another seed's score."""
+    """The same seed draws the same numbers, so what is left is rounding; it must be small beside another seed's
+    score."""
     seeds = range(12)
     exact = [one_fp32(SMALL, 16, 4, seeded(seed)) for seed in seeds]
     rough = [zen_of_candidate(SMALL, 16, 4, seeded(seed), dtype=torch.bfloat16) for seed in seeds]

@@ -263,7 +263,9 @@ def test_every_score_is_a_finite_float_of_its_seed(name, kind):
 
 @each_score
 def test_no_score_answers_a_failure_with_a_number(name):
-    """A network whose output vanishes: raise, unless the score never looks at it and so would say the same without that."""
+    """A network whose output vanishes: raise, unless the score never looks at it and so would say the same without
+    that.
+    """
 
     def network(factor):
         made = convolutions(Times(factor))
@@ -353,7 +355,9 @@ def test_a_score_is_the_same_in_any_order():
 
 
 def test_a_score_is_the_seed_s_and_the_plain_network_s():
-    """Common random numbers: candidates of one plain network, ir and ir_se, have one score, so that none wins by its luck."""
+    """Common random numbers: candidates of one plain network, ir and ir_se, have one score, so that none wins by its
+    luck.
+    """
     one, again, other = (score_candidate(SMALL, PLAN, seed=seed) for seed in (0, 0, 1))
     assert one == again != other
     assert score_candidate(SMALL_SE, PLAN, seed=0) == one

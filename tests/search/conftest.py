@@ -48,9 +48,14 @@ class Command:
             "COLUMNS": "120",
         }
         self.process = subprocess.Popen(
-            [*inside, sys.executable, "-m", f"zennas.{room}", *map(str, arguments)], cwd=cwd, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            [*inside, sys.executable, "-m", f"zennas.{room}", *map(str, arguments)],
+            cwd=cwd,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def end(self, timeout_s=150):
         """Ended, waiting for it."""
@@ -175,9 +180,24 @@ def make_row(space):
     def made(candidate, *, batch=0, score=1.0, predicted_ms=1.0, **changes):
         spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
         row = Row(
-            batch, candidate.key, candidate.text, candidate.block, candidate.stem, candidate.widths, candidate.depths,
-            score, 0.0, 0.01, predicted_ms, spent.params, spent.macs, candidate.num_blocks, 0.5, None, None,
-        )  # fmt: skip
+            batch,
+            candidate.key,
+            candidate.text,
+            candidate.block,
+            candidate.stem,
+            candidate.widths,
+            candidate.depths,
+            score,
+            0.0,
+            0.01,
+            predicted_ms,
+            spent.params,
+            spent.macs,
+            candidate.num_blocks,
+            0.5,
+            None,
+            None,
+        )
         return row._replace(**changes)
 
     return made
@@ -190,15 +210,34 @@ def make_entry(space):
     def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, **changes):
         spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
         latency = {
-            "measured_ms": ms, "median_ms": ms, "spread_pct": 1.0, "predicted_ms": ms, "table_ms": ms,
-            "budget_ms": budget_ms, "within_budget": ms <= budget_ms, "stand_in": None, "warning": None, "raw_ms": [ms],
-        }  # fmt: skip
+            "measured_ms": ms,
+            "median_ms": ms,
+            "spread_pct": 1.0,
+            "predicted_ms": ms,
+            "table_ms": ms,
+            "budget_ms": budget_ms,
+            "within_budget": ms <= budget_ms,
+            "stand_in": None,
+            "warning": None,
+            "raw_ms": [ms],
+        }
         entry = {
-            "role": role, "name": name or candidate.key, "key": candidate.key, "candidate": candidate.plain(),
-            "score": ScorePlan().model_dump(), "score_mean": score, "score_std": 0.1, "params": spent.params, "macs": spent.macs,
-            "num_blocks": candidate.num_blocks, "megabytes": 1.0, "latency": latency, "onnx": None, "verdict": None,
+            "role": role,
+            "name": name or candidate.key,
+            "key": candidate.key,
+            "candidate": candidate.plain(),
+            "score": ScorePlan().model_dump(),
+            "score_mean": score,
+            "score_std": 0.1,
+            "params": spent.params,
+            "macs": spent.macs,
+            "num_blocks": candidate.num_blocks,
+            "megabytes": 1.0,
+            "latency": latency,
+            "onnx": None,
+            "verdict": None,
             "made_by": provenance(seed=0).model_dump(),
-        }  # fmt: skip
+        }
         return entry | changes
 
     return made

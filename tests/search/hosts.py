@@ -1,4 +1,6 @@
-"""Nodes of a Ray cluster on one machine, and hosts for them: network namespaces with cables that can be pulled, for root."""
+"""Nodes of a Ray cluster on one machine, and hosts for them: network namespaces with cables that can be pulled, for
+root.
+"""
 
 import collections
 import contextlib
@@ -72,8 +74,8 @@ def below(pid):
 
 
 def without_loopback(environment):
-    """An environment without what commands.keep_ray_on_loopback put there: a command in this very process may have called it, and
-    a node with it takes no others in."""
+    """An environment without what commands.keep_ray_on_loopback put there: a command in this very process may have
+    called it, and a node with it takes no others in."""
     return {name: value for name, value in environment.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
 
 

@@ -27,7 +27,9 @@ def find(program):
 
 
 class Postgres:
-    """A PostgreSQL server on loopback, with its data in a folder; wants a password, as one that is reached by network should."""
+    """A PostgreSQL server on loopback, with its data in a folder; wants a password, as one that is reached by network
+    should.
+    """
 
     def __init__(self):
         # Not in one of pytest's folders, which are its user's alone.
@@ -48,7 +50,10 @@ class Postgres:
         subprocess.run([*map(str, command)], check=True, capture_output=True, cwd="/", timeout=60, **self.as_user)
 
     def start(self):
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.data} -c max_connections=200"
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.data} -c "
+            f"max_connections=200"
+        )
         self._run(find("pg_ctl"), "-D", self.data, "-w", "-l", self.data / "log", "-o", options, "start")
 
     def stop(self, mode="immediate"):
@@ -85,10 +90,16 @@ class Proxy:
 
     def __init__(self, url, folder):
         self.port, self.log = free_port(), open(pathlib.Path(folder) / "proxy.log", "w")  # noqa: SIM115
-        self.command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(f"""
+        self.command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(f"""
             from optuna.storages import get_storage, run_grpc_proxy_server
             run_grpc_proxy_server(get_storage({url!r}), host="127.0.0.1", port={self.port})
-        """)]  # fmt: skip
+        """),
+        ]
         self.start()
 
     def start(self):

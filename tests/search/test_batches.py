@@ -94,11 +94,14 @@ def search(setting, tmp_path):
     def begun(name, *, limit_macs=LIMIT_MACS, **changes):
         limit = [limit_macs]
         batches = Batches(
-            space, plan.model_copy(update=changes), open_ledger(tmp_path / name, {}, seed=0), lag=LAG,
+            space,
+            plan.model_copy(update=changes),
+            open_ledger(tmp_path / name, {}, seed=0),
+            lag=LAG,
             refusal=lambda one: "over budget" if cost(one, **sizes).macs > limit[0] else None,
             fit=lambda predicted_ms_N, genes_NG: predicted_ms_N * 1e6 <= limit[0] + 0.5,
             predicted_ms=lambda one: cost(one, **sizes).macs / 1e6,
-        )  # fmt: skip
+        )
         batches.limit = limit  # what a correction changes
         return batches
 

@@ -64,7 +64,11 @@ def test_a_job_is_submitted_for_every_island_without_a_password(tmp_path):
     said = run("job.sh", "--minutes", "3", folder=tmp_path, ISLANDS="3", TRACK="webface-main").stdout.splitlines()
     assert len(said) == 3 and len(set(said)) == 1
     for word in (
-        "job submit --no-wait --working-dir .", "--track webface-main", "--storage @/etc/zennas/storage", "--islands 3",
-        "--address auto", "--minutes 3",
-    ):  # fmt: skip
+        "job submit --no-wait --working-dir .",
+        "--track webface-main",
+        "--storage @/etc/zennas/storage",
+        "--islands 3",
+        "--address auto",
+        "--minutes 3",
+    ):
         assert word in said[0]

@@ -1,4 +1,6 @@
-"""A run with several latency devices: the finalists are measured on every one that the cluster owns, and keep all budgets."""
+"""A run with several latency devices: the finalists are measured on every one that the cluster owns, and keep all
+budgets.
+"""
 
 import json
 

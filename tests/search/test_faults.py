@@ -1,7 +1,7 @@
 """What goes wrong on a cluster, done for real: drivers, workers, nodes, databases and networks that die under a search.
 
-After each: nothing that was scored or measured is lost, no trial is doubled, none is left running, the best is never worse, and
-the run says what happened.
+After each: nothing that was scored or measured is lost, no trial is doubled, none is left running, the best is never
+worse, and the run says what happened.
 """
 
 import collections
@@ -52,8 +52,8 @@ def assert_sound(url, name="run"):
 
 @pytest.fixture
 def tiny_run(tmp_path, start, finished):
-    """begin(*more, num, out) -> the command over a search of `num` candidates with scores that take a while; `finished` has
-    filled the latency cache."""
+    """begin(*more, num, out) -> the command over a search of `num` candidates with scores that take a while; `finished`
+    has filled the latency cache."""
     experiment = write_tiny(tmp_path / "tiny", score=SLOW_SCORE, num_winners=1, max_finalists=1)
 
     def begin(*more, num=LONG, out=None, inside=()):

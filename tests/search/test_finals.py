@@ -9,7 +9,8 @@ MISJUDGED, JUDGED_WELL = 2 * MISJUDGED_PCT, MISJUDGED_PCT / 2
 
 
 def after_a_correction(best, optimum, *, proves=True, hurried=False):
-    """A run whose best scored candidate and whose proven optimum within the budget are these; None where there is none."""
+    """A run whose best scored candidate and whose proven optimum within the budget are these; None where there is
+    none."""
     funnel = SimpleNamespace(optimum=optimum and SimpleNamespace(score=optimum)) if proves else None
     population = SimpleNamespace(best=best and (best, "a candidate"))
     return SimpleNamespace(funnel=funnel, batches=SimpleNamespace(population=population), hurried=hurried)

@@ -35,7 +35,10 @@ def test_every_candidate_belongs_to_one_island_and_a_family_to_one():
 
 def test_the_share_of_an_island_is_the_same_in_every_process():
     space = load_space("ir_se")
-    ask = "from zennas.track import *; from zennas.search.islands import *; print(owner(load_space('ir_se').cheapest(), 64))"
+    ask = (
+        "from zennas.track import *; from zennas.search.islands import *; "
+        "print(owner(load_space('ir_se').cheapest(), 64))"
+    )
     answers = {
         subprocess.run(
             [sys.executable, "-c", ask],

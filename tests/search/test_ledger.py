@@ -252,8 +252,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_bytes() == b"bytes"
 
 
-# A process that writes until the disk is full, and prints how much it knows to be kept. The disk: a real one of a megabyte,
-# or a limit on the size of a file, which fails at the same calls with another reason.
+# A process that writes until the disk is full, and prints how much it knows to be kept. The disk: a real one of a
+# megabyte, or a limit on the size of a file, which fails at the same calls with another reason.
 FILL = """
 import json, resource, sys
 import numpy as np

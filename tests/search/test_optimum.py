@@ -21,7 +21,9 @@ def random_range(rng, low, steps, most):
 
 
 def random_space(rng, *, num_stages=None, max_blocks=None):
-    """Up to some thousand candidates, ranges of a single value among them; about half of the spaces have limits that bind."""
+    """Up to some thousand candidates, ranges of a single value among them; about half of the spaces have limits that
+    bind.
+    """
     num_stages = num_stages or int(rng.integers(1, 4))
     widths = [random_range(rng, 4, (4, 8), (5, 4, 3)[num_stages - 1]) for _ in range(num_stages + 1)]
     depths = [random_range(rng, 1, (1, 1, 2), (8, 5, 4)[num_stages - 1]) for _ in range(num_stages)]
@@ -104,7 +106,9 @@ def random_problem(seed, *, num_costs=None, **kinds):
 
 
 def check(found, space, score, costs, brute, *, bound=True):
-    """That an answer of `best` is the best one there is, and what it says of itself is so (its bound, where it has one)."""
+    """That an answer of `best` is the best one there is, and what it says of itself is so (its bound, where it has
+    one).
+    """
     most_K = [cost.most for cost in costs]
     expected = brute.best(most_K)
     if expected is None:
@@ -155,7 +159,9 @@ def test_a_chunk_is_as_good_as_the_whole(seed, unaided, monkeypatch):
 
 
 def test_these_problems_are_of_every_kind(unaided, monkeypatch):
-    """So that the tests above mean something: every limit binds in some of them, boxes are halved, and some have no answer."""
+    """So that the tests above mean something: every limit binds in some of them, boxes are halved, and some have no
+    answer.
+    """
     monkeypatch.setattr(optimum, "MAX_LISTED", 2)
     binding, halved, gaps, single, nothing = set(), 0, 0, 0, 0
     for seed in range(24):
@@ -230,7 +236,8 @@ def test_a_limit_of_effectiveness_that_the_best_one_just_keeps(seed, unaided):
     rng = np.random.default_rng(seed)
     loose = [cost._replace(most=float(cost_N.max())) for cost, cost_N in zip(costs, brute.cost_NK.T, strict=True)]
     for genes in rng.choice(brute.genes_NG[brute.contained_N], size=4):
-        # To the last digit, in which sums of another order differ: where the space admits a candidate, so does the proof.
+        # To the last digit, in which sums of another order differ: where the space admits a candidate, so does the
+        # proof.
         limits = space.limits.model_copy(update={"max_effectiveness": effectiveness(space.candidate(genes))})
         tight = space.model_copy(update={"limits": limits})
         tight_brute = Brute(tight, score, [cost.sums for cost in costs])
@@ -367,8 +374,8 @@ def test_a_list_that_takes_too_long_is_an_error(monkeypatch):
 # --- the whole front
 
 
-# The share of the cost that one listing covers at first, and what it should take: one listing of all, one candidate at a time and
-# what lies between.
+# The share of the cost that one listing covers at first, and what it should take: one listing of all, one candidate at
+# a time and what lies between.
 STEPS = {"as it is": (0.002, 2.0), "half of it": (0.5, 2.0), "ever less": (0.2, 0.0), "more than there is": (1.5, 2.0)}
 
 

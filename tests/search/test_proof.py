@@ -33,9 +33,12 @@ def run(*, optimum=True, scores=()):
     rows = Rows()
     rows.extend([row_of(CHEAPEST, score) for score in scores])
     return types.SimpleNamespace(
-        space=SPACE, factor=0.5, others=[Budget("blocks", lambda part: float(part.is_block), 9.0)],
-        funnel=types.SimpleNamespace(score=ByBlocks(), optimum=found), ledger=types.SimpleNamespace(rows=rows),
-    )  # fmt: skip
+        space=SPACE,
+        factor=0.5,
+        others=[Budget("blocks", lambda part: float(part.is_block), 9.0)],
+        funnel=types.SimpleNamespace(score=ByBlocks(), optimum=found),
+        ledger=types.SimpleNamespace(rows=rows),
+    )
 
 
 def test_the_gap_is_the_optimums_closed_form_less_the_candidates():

@@ -17,11 +17,17 @@ IR_SE_100 = Candidate(block="ir_se", stem=64, widths=(64, 128, 256, 512), depths
 
 def entry(role, name, *, ms=100.0, score=500.0, candidate=IR_SE_100, **changes):
     latency = {
-        "measured_ms": ms, "spread_pct": 1.3, "predicted_ms": ms * 1.01, "budget_ms": 110.0,
-        "within_budget": ms <= 110.0, "stand_in": None, "warning": None,
+        "measured_ms": ms,
+        "spread_pct": 1.3,
+        "predicted_ms": ms * 1.01,
+        "budget_ms": 110.0,
+        "within_budget": ms <= 110.0,
+        "stand_in": None,
+        "warning": None,
         "raw_ms": [ms * (1 + run / 1000) for run in range(50)],
-        "protocol": {"backend": "onnxruntime-cpu", "batch": 1}, "machine": "a-machine",
-    }  # fmt: skip
+        "protocol": {"backend": "onnxruntime-cpu", "batch": 1},
+        "machine": "a-machine",
+    }
     costs = {"params": 65_528_384, "macs": 12_089_978_368, "num_blocks": candidate.num_blocks, "megabytes": 250.1}
     head = {"role": role, "name": name, "key": candidate.key, "candidate": candidate.plain(), "score_mean": score}
     return head | {"score_std": 0.1, **costs, "latency": latency, "onnx": None, "verdict": None} | changes
@@ -33,11 +39,17 @@ def scored(num, *, seed=0):
         {
             "key": [f"{index:016x}" for index in range(num)],
             "text": [f"ir_se-16-32x{index + 1}" for index in range(num)],
-            "score": rng.uniform(100, 500, num), "predicted_ms": rng.uniform(20, 120, num), "params": 1e6, "macs": 1e9,
-            "num_blocks": 9, "batch": np.arange(num) // 8, "elapsed_s": np.arange(num) / 10,
-            "stage": None, "error": None,
+            "score": rng.uniform(100, 500, num),
+            "predicted_ms": rng.uniform(20, 120, num),
+            "params": 1e6,
+            "macs": 1e9,
+            "num_blocks": 9,
+            "batch": np.arange(num) // 8,
+            "elapsed_s": np.arange(num) / 10,
+            "stage": None,
+            "error": None,
         }
-    )  # fmt: skip
+    )
 
 
 def summary(**changes):
@@ -48,15 +60,26 @@ def summary(**changes):
         entry("finalist", "finalist-1", ms=111.0, verdict="over budget by 0.9 %"),
     ]
     provenance = Provenance(
-        zennas="0.1.0", command="zennas search --track a-track --seed 7", seed=7, machine="a-machine",
-        date="2026-01-01", versions={"torch": "2.13"},
-    )  # fmt: skip
+        zennas="0.1.0",
+        command="zennas search --track a-track --seed 7",
+        seed=7,
+        machine="a-machine",
+        date="2026-01-01",
+        versions={"torch": "2.13"},
+    )
     made = RunSummary(
-        title="a-track", subtitle="A track", facts=[("scored", "100 in 10 s")], budget_ms=110.0, stand_in=None,
-        scored=scored(100), entries=entries, counters={"seen": 300, "rejected: over budget": 200, "scored": 100},
-        corrections=[{"after_batch": 4, "factor": 1.013}], provenance=provenance,
+        title="a-track",
+        subtitle="A track",
+        facts=[("scored", "100 in 10 s")],
+        budget_ms=110.0,
+        stand_in=None,
+        scored=scored(100),
+        entries=entries,
+        counters={"seen": 300, "rejected: over budget": 200, "scored": 100},
+        corrections=[{"after_batch": 4, "factor": 1.013}],
+        provenance=provenance,
         prediction_error={"num": 3, "mean_abs_pct": 1.0, "max_abs_pct": 1.1},
-    )  # fmt: skip
+    )
     return dataclasses.replace(made, **changes)
 
 

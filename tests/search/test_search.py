@@ -1,4 +1,5 @@
-"""The command as a user meets it: whole searches, by subprocess, with the real Ray, SQLite, ONNX Runtime and Chromium."""
+"""The command as a user meets it: whole searches, by subprocess, with the real Ray, SQLite, ONNX Runtime and
+Chromium."""
 
 import contextlib
 import json
@@ -87,11 +88,21 @@ def assert_complete(out, *, num_candidates):
 
 def test_a_run_says_what_it_does_and_what_it_found(finished):
     for word in (
-        "track  tiny: a track for the tests", "space  tiny: block ir_se, 5 genes", "backend onnxruntime-cpu",
+        "track  tiny: a track for the tests",
+        "space  tiny: block ir_se, 5 genes",
+        "backend onnxruntime-cpu",
         "value 2 of 10 runs",
-        f"{CANDIDATES} candidates, seed 0", f"budget  {BUDGET_MS:.2f} ms here: --budget-ms", "searched: screened", "winner-1",
-        "IR-SE-small", "IR [2,3]", "A Zen-Score is not an accuracy", "optuna-dashboard sqlite:///", "report.html", "zennas.score",
-    ):  # fmt: skip
+        f"{CANDIDATES} candidates, seed 0",
+        f"budget  {BUDGET_MS:.2f} ms here: --budget-ms",
+        "searched: screened",
+        "winner-1",
+        "IR-SE-small",
+        "IR [2,3]",
+        "A Zen-Score is not an accuracy",
+        "optuna-dashboard sqlite:///",
+        "report.html",
+        "zennas.score",
+    ):
         assert word in finished.ended.stdout, finished.ended.said
     assert "Traceback" not in finished.ended.said and finished.ended.stderr.strip() == ""
     assert_complete(finished.out, num_candidates=CANDIDATES)

@@ -1,4 +1,6 @@
-"""What --storage may be, what is said of it, how long it is waited for; with a real PostgreSQL, journal file and gRPC proxy."""
+"""What --storage may be, what is said of it, how long it is waited for; with a real PostgreSQL, journal file and gRPC
+proxy.
+"""
 
 import os
 import sqlite3
@@ -191,7 +193,8 @@ print(store.take_island())
 
 
 def test_drivers_that_begin_an_empty_database_together_do_not_stumble(database, checkout):
-    """Optuna creates its tables, the study and its attributes where they are missing; four find them missing at once."""
+    """Optuna creates its tables, the study and its attributes where they are missing; four find them missing at
+    once."""
     begun = [
         subprocess.Popen(
             [sys.executable, "-c", STARTER, database],

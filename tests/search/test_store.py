@@ -109,7 +109,8 @@ def test_a_note_is_there_while_the_search_runs(open_store, dashboard):
     assert dashboard("/api/studies/1")["note"]["body"] == "# Under way"
 
 
-# (Zen-Score, ms): the best of all is over the budget, the second just on it; the third is beaten, the fourth the fastest.
+# (Zen-Score, ms): the best of all is over the budget, the second just on it; the third is beaten, the fourth the
+# fastest.
 POINTS = [(9.0, 2.01), (8.0, 2.0), (7.0, 2.0), (6.0, 0.5)]
 FRONT = [(6.0, 0.5), (8.0, 2.0)]
 

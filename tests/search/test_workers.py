@@ -1,4 +1,6 @@
-"""Scorers that die, hang and eat memory, on a real local Ray: the candidate that did it fails, and all others are scored."""
+"""Scorers that die, hang and eat memory, on a real local Ray: the candidate that did it fails, and all others are
+scored.
+"""
 
 import os
 import pathlib
@@ -163,7 +165,8 @@ def test_nothing_is_scored_beside_a_measurement(workers, times):
     assert not [one for one in scored for begun, ended in measured if one[0] < ended and one[1] > begun]
 
 
-# Three nodes: the device's, tagged twice, with two processors and 6 GiB; one of a processor and a GPU; one of a GPU alone.
+# Three nodes: the device's, tagged twice, with two processors and 6 GiB; one of a processor and a GPU; one of a GPU
+# alone.
 CLUSTER = """
     import time
     import ray

@@ -1,4 +1,5 @@
-"""The rows beside IResNet's: MobileFaceNet and ResNet in their published sizes and layouts, and what every row must do."""
+"""The rows beside IResNet's: MobileFaceNet and ResNet in their published sizes and layouts, and what every row
+must do."""
 
 import math
 
@@ -105,7 +106,8 @@ OURS = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (2, 128, 1, 2), (2, 128, 
 
 def test_mobilefacenet_is_the_paper_s_but_for_one_block():
     paper, ours = (mobilefacenet_counted(64, rows, 512) for rows in (PAPER, OURS))
-    # 221 MMACs (Chen et al. 2018); 1.19 M parameters with a 512-d embedding and without PReLU's slopes, as FaceX-Zoo counts.
+    # 221 MMACs (Chen et al. 2018); 1.19 M parameters with a 512-d embedding and without PReLU's slopes, as FaceX-Zoo
+    # counts.
     assert f"{paper.macs / 1e6:.0f}" == "221" and f"{(paper.params - paper.slopes) / 1e6:.2f}" == "1.19"
     spent = cost(MOBILEFACENET)
     assert (spent.params, spent.macs) == (ours.params, ours.macs)
@@ -128,7 +130,9 @@ def test_mbf_is_insightface_s_but_for_one_block_and_the_stem_s_groups():
     ids=["50", "101", "152"],
 )
 def test_the_bottlenecks_are_resnet_s(depths, published):
-    """torchvision's published num_params, less its stem and classifier, plus the norm in front of each block and the slopes."""
+    """torchvision's published num_params, less its stem and classifier, plus the norm in front of each block and the
+    slopes.
+    """
     stem, classifier = 3 * 64 * 49 + 2 * 64, 2048 * 1000 + 1000
     in_front = slopes = 0
     channels = 64
@@ -277,13 +281,16 @@ def test_the_plain_network_is_what_blocks_have_without_shortcut_and_attention(bl
 
 @each_block
 def test_the_zen_score_knows_every_block(block):
-    """Finite, the same from the fast path and from forward-mode differentiation of the plain network, higher for a deeper one."""
+    """Finite, the same from the fast path and from forward-mode differentiation of the plain network, higher for a
+    deeper one.
+    """
     shallow, deep = small(block), small(block, depths=(4, 4))
     seeds = range(6)
     fast, deeper = ([zen(one, 16, 4, seeded(seed)) for seed in seeds] for one in (shallow, deep))
     slow = [zen_of_module(initialise(plain(shallow)), 16, 4, seeded(seed)) for seed in seeds]
     assert np.isfinite([fast, deeper, slow]).all() and min(deeper) > max(fast)
-    # Two independent samples of six: their means differ by less than five standard errors (4 to 8 channels wide: noisy).
+    # Two independent samples of six: their means differ by less than five standard errors (4 to 8 channels wide:
+    # noisy).
     error = math.hypot(np.std(fast, ddof=1), np.std(slow, ddof=1)) / math.sqrt(len(seeds))
     assert abs(np.mean(fast) - np.mean(slow)) < 5 * error
 
@@ -303,9 +310,13 @@ def test_every_block_s_network_takes_a_step(block):
     options = sizes(block)
     spans = {"stem": Range(low=8, high=8), "widths": (Range(low=8, high=8), Range(low=20, high=20))}
     space = Space(
-        name="one", block=block, **options, **spans, depths=(Range(low=1, high=2),) * 2,
+        name="one",
+        block=block,
+        **options,
+        **spans,
+        depths=(Range(low=1, high=2),) * 2,
         limits={"max_blocks": 4, "max_effectiveness": 99},
-    )  # fmt: skip
+    )
     network = initial_network(small(block), space, seed=0)
     image_B3HW = torch.randn(8, 3, options["image_px"], options["image_px"], generator=seeded(0))
     label_B = torch.arange(8) % 4
@@ -342,11 +353,16 @@ def counted_directly(kind, in_channels, out_channels, stride, in_px):
 
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(
-    st.sampled_from(sorted(set(BLOCKS) - {"ir_cbam"})), st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 2]),
+    st.sampled_from(sorted(set(BLOCKS) - {"ir_cbam"})),
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([1, 2]),
     st.integers(1, 6),
-)  # fmt: skip
+)
 def test_a_part_is_counted_without_being_built(block, in_channels, out_channels, stride, half_px):
-    """The cost of a stage's first block is read off a parabola through others; ir_cbam counts its own, in tests of its own."""
+    """The cost of a stage's first block is read off a parabola through others; ir_cbam counts its own, in tests of its
+    own.
+    """
     part = (block, in_channels, out_channels, stride, 2 * half_px)
     params, macs, fans = counted_directly(*part)
     spent = part_cost(*part)
@@ -354,7 +370,9 @@ def test_a_part_is_counted_without_being_built(block, in_channels, out_channels,
 
 
 def test_a_block_of_any_shape_is_counted_right(monkeypatch):
-    """Widths that grow with what comes in, that are rounded, or that not every width can be put into: as a user's own may be."""
+    """Widths that grow with what comes in, that are rounded, or that not every width can be put into: as a user's own
+    may be.
+    """
     built, widths = [], (8, 16, 36, 40)
 
     def widened(in_channels, out_channels, stride):
@@ -390,11 +408,14 @@ def test_a_block_of_any_shape_is_counted_right(monkeypatch):
 def test_sums_over_a_space_are_those_of_its_candidates(block):
     """Parameters, multiply-accumulates and fan-ins of any candidates, from the arrays over all parts of the space."""
     space = Space(
-        name="arrays", block=block, **sizes(block), stem=Range(low=8, high=24, step=8),
+        name="arrays",
+        block=block,
+        **sizes(block),
+        stem=Range(low=8, high=24, step=8),
         widths=(Range(low=4, high=12, step=4), Range(low=8, high=40, step=16)),
         depths=(Range(low=2, high=4), Range(low=1, high=5, step=2)),
         limits={"max_blocks": 9, "max_effectiveness": 99},
-    )  # fmt: skip
+    )
     rng, options = np.random.default_rng(0), sizes(block)
     candidates = [space.sample(rng) for _ in range(12)]
     genes_NG = [(one.stem, *one.widths, *one.depths) for one in candidates]

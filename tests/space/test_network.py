@@ -62,7 +62,8 @@ def test_sizes_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", FILE_MB)
 def test_megabytes_are_those_of_the_published_files(name):
-    """To 0.1 %: the file holds two more numbers per norm (the statistics), the names and the graph, less folded norms."""
+    """To 0.1 %: the file holds two more numbers per norm (the statistics), the names and the graph, less folded
+    norms."""
     assert cost(iresnet(UNITS[name])).megabytes == pytest.approx(FILE_MB[name], rel=1e-3)
 
 
@@ -128,7 +129,9 @@ def test_an_unknown_block_is_named():
 
 @pytest.mark.parametrize("block", ["ir", "ir_se", "ir_cbam"])
 def test_the_cost_counts_a_layer_once_per_pass(block):
-    """By hand for attention over 32 channels at 8 px: squeeze to 2 and back, over one or two poolings; 3x3 over two maps."""
+    """By hand for attention over 32 channels at 8 px: squeeze to 2 and back, over one or two poolings; 3x3 over two
+    maps.
+    """
     squeeze, spatial = 2 * 32 * 2, 2 * 9
     params, macs = {
         "ir": (0, 0),
@@ -165,7 +168,8 @@ SIZES = {"image_px": 32, "embedding_size": 12}
 
 
 def troubled(network):
-    """The network with norms and slopes that say something: neutral ones would hide one that is missing or misplaced."""
+    """The network with norms and slopes that say something: neutral ones would hide one that is missing or
+    misplaced."""
     generator = seeded(1)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -281,8 +285,8 @@ def test_squeeze_excitation_scales_the_branch_before_the_sum():
     block.attention.gate[1].weight.data.abs_()
     image_BCHW = torch.randn(2, 32, 8, 8, generator=seeded(1))
     ratio_BCHW = (block(image_BCHW) - image_BCHW) / block.residual(image_BCHW)
-    # One factor between 0 and 1 per image and channel; the subtraction of the shortcut rounds at 1e-7 of its size, which
-    # the division by small branch values enlarges: take the median.
+    # One factor between 0 and 1 per image and channel; the subtraction of the shortcut rounds at 1e-7 of its size,
+    # which the division by small branch values enlarges: take the median.
     factor_BC = ratio_BCHW.flatten(2).median(2).values
     assert ((factor_BC > 0) & (factor_BC < 1)).all()
     assert (ratio_BCHW.flatten(2) - factor_BC[:, :, None]).abs().median() < 1e-4
@@ -442,7 +446,9 @@ def test_calibration_changes_the_statistics_only(small):
 
 
 def test_calibration_that_fails_leaves_momentum_and_mode(small):
-    """One image is too few for the neck's norm; whoever catches that must not go on with a network that forgets at once."""
+    """One image is too few for the neck's norm; whoever catches that must not go on with a network that forgets at
+    once.
+    """
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         calibrate(small, torch.randn(1, 3, 32, 32, generator=seeded(0)))
     norms = [part for part in small.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]

@@ -122,8 +122,15 @@ def test_of_sums_what_the_tables_hold():
     some = sums(SPACE, some_value)
     some = some._replace(depth=(np.array([100.0, 200.0, 400.0]), np.array([0.5, 0.25, 0.125, 0.0])))
     assert [table.shape for table in (some.stem_W, *some.first, *some.repeated, *some.depth, some.neck_W)] == [
-        (3,), (3, 1), (1, 3), (1,), (3,), (3,), (4,), (3,)
-    ]  # fmt: skip
+        (3,),
+        (3, 1),
+        (1, 3),
+        (1,),
+        (3,),
+        (3,),
+        (4,),
+        (3,),
+    ]
     for genes, found in zip(ALL_NG, some.of(SPACE, ALL_NG), strict=True):
         stem, one, two = (
             (value - low) // step for value, low, step in zip(genes[:3], (3, 8, 4), (4, 1, 4), strict=True)

@@ -1,4 +1,6 @@
-"""Networks of nine nodes, a detector that sees a bright image's face where we want it, tracks without and with a detector."""
+"""Networks of nine nodes, a detector that sees a bright image's face where we want it, tracks without and with a
+detector.
+"""
 
 import contextlib
 import io
@@ -21,7 +23,9 @@ TEMPLATE = np.array(
 
 
 def network(px=32, size=8, *, batch="batch", opset=13, ir_version=7, metadata=None, nodes=None):
-    """The onnx.ModelProto of Conv - Relu three times, an average, a flatten, a Gemm: nine nodes, px square -> size numbers."""
+    """The onnx.ModelProto of Conv - Relu three times, an average, a flatten, a Gemm: nine nodes, px square -> size
+    numbers.
+    """
     rng = np.random.default_rng(5)
 
     def weight(name, *shape):
@@ -61,8 +65,8 @@ def scaled(factor, *names):
 
 
 def detector(points_52, box, *, px=DETECTION_PX):
-    """A real graph with YuNet's outputs: one face with this box (left, top, right, bottom) and these landmarks, in pixels of
-    the detector's image, with a score of min(1, the image's mean); it stands in the grid of stride 8."""
+    """A real graph with YuNet's outputs: one face with this box (left, top, right, bottom) and these landmarks, in
+    pixels of the detector's image, with a score of min(1, the image's mean); it stands in the grid of stride 8."""
     made, constants, outputs = [], [], []
     box, points_52 = np.asarray(box, float), np.asarray(points_52, float)
     middle = (box[:2] + box[2:]) / 2
@@ -124,7 +128,9 @@ def saved(tmp_path):
 
 @pytest.fixture
 def flat(tmp_path):
-    """The path of an experiment whose track times a network alone, as the insightface tracks do: 32 px, at most 64 numbers."""
+    """The path of an experiment whose track times a network alone, as the insightface tracks do: 32 px, at most 64
+    numbers.
+    """
     folder = tmp_path / "flat"
     folder.mkdir()
     space, track, experiment = (yaml.safe_load(text) for text in (TINY_SPACE, TINY_TRACK, TINY_EXPERIMENT))

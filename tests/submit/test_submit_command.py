@@ -19,7 +19,9 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine
 
 
 def nan_in_a_batch():
-    """0 / 0 as soon as there is more than one image: the network minus itself is 0, and so is the batch minus the batch."""
+    """0 / 0 as soon as there is more than one image: the network minus itself is 0, and so is the batch minus the
+    batch.
+    """
     model, made = network(), helper.make_node
     model.graph.node[-1].output[0] = "raw"
     model.graph.node.extend(
@@ -229,8 +231,11 @@ def test_the_module_is_the_command(flat, saved, checkout, tmp_path):
     words = ["--track", flat, "--model", saved(network()), "--out", tmp_path / "out", *AMPLE]
     ended = subprocess.run(
         [sys.executable, "-m", "zennas.submit", *map(str, words)],
-        check=False, cwd=checkout, capture_output=True, text=True,
-    )  # fmt: skip
+        check=False,
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0 and "Accepted" in ended.stdout and not ended.stderr
     assert json.loads((tmp_path / "out" / "submission.json").read_text())["made_by"]["command"].startswith(
         "python -m zennas.submit --track"
@@ -244,9 +249,16 @@ def test_the_module_is_the_command(flat, saved, checkout, tmp_path):
 def whole(saved, photographs, tiny):
     """The words of a whole system that is accepted."""
     return [
-        "--track", tiny, "--model", saved(network(FACE_PX, 64)), "--detector", saved(aligned_detector(), "yunet.onnx"),
-        "--images", photographs, *AMPLE,
-    ]  # fmt: skip
+        "--track",
+        tiny,
+        "--model",
+        saved(network(FACE_PX, 64)),
+        "--detector",
+        saved(aligned_detector(), "yunet.onnx"),
+        "--images",
+        photographs,
+        *AMPLE,
+    ]
 
 
 def test_a_whole_system_is_built_timed_and_zipped(submitted, whole, tmp_path):
@@ -256,9 +268,12 @@ def test_a_whole_system_is_built_timed_and_zipped(submitted, whole, tmp_path):
     assert judged["faces found"] == judged["features"] == judged["time of the system"] == judged["batch of 1"] == "kept"
     assert len(record["system"]["raw_ms"]) == 10 and record["system"]["images"] == 7 and record["latency"] is None
     members = {
-        "assets/det/yunet.onnx", "assets/face_reg/model.onnx", "assets/settings.json", "face_detection.py",
+        "assets/det/yunet.onnx",
+        "assets/face_reg/model.onnx",
+        "assets/settings.json",
+        "face_detection.py",
         "pywebface260mmfr_implement.py",
-    }  # fmt: skip
+    }
     with zipfile.ZipFile(tmp_path / "out" / "tiny.zip") as archive:
         assert set(archive.namelist()) == members
         for name in members:

@@ -1,4 +1,5 @@
-"""The system that goes to the server: its two files as they are, run where they must run, against what others compute."""
+"""The system that goes to the server: its two files as they are, run where they must run, against what others
+compute."""
 
 import importlib
 import io
@@ -185,9 +186,11 @@ def test_a_face_is_decoded_by_its_stride(shipped):
     shipped(SHIPPED)
     decoded = importlib.import_module("face_detection").decoded
     outputs = {
-        "cls_16": np.zeros((1, 6, 1), np.float32), "obj_16": np.ones((1, 6, 1), np.float32),
-        "bbox_16": np.zeros((1, 6, 4), np.float32), "kps_16": np.zeros((1, 6, 10), np.float32),
-    }  # fmt: skip
+        "cls_16": np.zeros((1, 6, 1), np.float32),
+        "obj_16": np.ones((1, 6, 1), np.float32),
+        "bbox_16": np.zeros((1, 6, 4), np.float32),
+        "kps_16": np.zeros((1, 6, 10), np.float32),
+    }
     outputs["cls_16"][0, 4] = 0.25
     outputs["bbox_16"][0, 4] = [0.5, 0.25, np.log(2), np.log(4)]
     outputs["kps_16"][0, 4] = np.arange(10)
@@ -310,10 +313,20 @@ def test_an_image_that_is_none_is_the_users_error(photographs):
 
 def runs_of(ms, **changes):
     given = {
-        "raw_ms": (ms,) * 9, "raw_detection_ms": (ms / 4,) * 9, "raw_recognition_ms": (ms / 2,) * 9, "loaded_ms": (1, 1, 0),
-        "feature_size": 8, "wrong_features": 0, "images": 7, "images_with_face": 7, "without_face": (), "kth_fastest": 2,
-        "num_runs": 9, "made_by": {}, "median_hw": (480, 640),
-    }  # fmt: skip
+        "raw_ms": (ms,) * 9,
+        "raw_detection_ms": (ms / 4,) * 9,
+        "raw_recognition_ms": (ms / 2,) * 9,
+        "loaded_ms": (1, 1, 0),
+        "feature_size": 8,
+        "wrong_features": 0,
+        "images": 7,
+        "images_with_face": 7,
+        "without_face": (),
+        "kth_fastest": 2,
+        "num_runs": 9,
+        "made_by": {},
+        "median_hw": (480, 640),
+    }
     return SystemRuns(**(given | changes))
 
 
@@ -509,8 +522,8 @@ def test_yunet_is_decoded_as_opencv_does(shipped, name, px):
 
 @pytest.mark.data
 def test_a_real_system_tells_people_apart(loaded):
-    """YuNet and a trained MobileFaceNet (RGB, ImageNet's mean and std, folded into the pixels here): the two images of a
-    person are more alike than two people's, for nearly all of 40 people."""
+    """YuNet and a trained MobileFaceNet (RGB, ImageNet's mean and std, folded into the pixels here): the two images of
+    a person are more alike than two people's, for nearly all of 40 people."""
     data = pathlib.Path(os.environ["ZENNAS_DATA"])
     model = onnx.load(data / "models" / "mobilefacenet_foamliu.onnx")
     detector_bytes = (data / "models" / "yunet_n_dynamic.onnx").read_bytes()

@@ -1,5 +1,5 @@
-"""Faces drawn by a formula, a recipe of seconds, and three ways to run a training: its loop alone, its command in this process,
-and its command in a process that may be killed."""
+"""Faces drawn by a formula, a recipe of seconds, and three ways to run a training: its loop alone, its command in this
+process, and its command in a process that may be killed."""
 
 import contextlib
 import importlib
@@ -54,8 +54,8 @@ def one_thread():
 
 
 def drawn_faces(num_identities, images_each, *, seed):
-    """(identity, number from 1, image_HW3): an identity is a pattern of colour, under a much stronger one of light that every
-    image has of its own, so that an untrained network is misled."""
+    """(identity, number from 1, image_HW3): an identity is a pattern of colour, under a much stronger one of light that
+    every image has of its own, so that an untrained network is misled."""
     rng = np.random.default_rng(seed)
 
     def pattern(side, channels, size):
@@ -133,9 +133,13 @@ def material(tmp_path_factory):
     write_folder(folder / "others", drawn_faces(20, 6, seed=1))
     pairs = write_pairs(folder / "others.txt", num_identities=20, images_each=6)
     return Material(
-        folder / "experiment.yaml", folder / "winner.yaml", folder / "faces", write_tar(folder / "faces.tar", folder / "faces"),
-        write_records(folder / "records", faces), f"{pairs}@{folder / 'others'}",
-    )  # fmt: skip
+        folder / "experiment.yaml",
+        folder / "winner.yaml",
+        folder / "faces",
+        write_tar(folder / "faces.tar", folder / "faces"),
+        write_records(folder / "records", faces),
+        f"{pairs}@{folder / 'others'}",
+    )
 
 
 @pytest.fixture
@@ -197,7 +201,8 @@ def differing(one, other):
 
 
 def untrained(material, folder, *, bias=0.0):
-    """A folder with a network of random weights; with a bias at its end, its embeddings lie further from one another."""
+    """A folder with a network of random weights; with a bias at its end, its embeddings lie further from one
+    another."""
     _, _, space = load_experiment(str(material.experiment))
     ((_, candidate),) = read_candidates(str(material.winner))
     network = initial_network(candidate, space, seed=0)

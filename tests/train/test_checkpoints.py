@@ -1,4 +1,6 @@
-"""Checkpoints: whole or not at all, on any number of ranks; a training that was stopped or killed ends as an unbroken one."""
+"""Checkpoints: whole or not at all, on any number of ranks; a training that was stopped or killed ends as an unbroken
+one.
+"""
 
 import errno
 import os
@@ -209,9 +211,10 @@ def cut(path):
 
 @pytest.mark.parametrize("name", ["common.pt", "centres-0-of-1.pt"])
 @pytest.mark.parametrize(
-    "damage", [cut, lambda path: path.write_bytes(b""), lambda path: path.write_text("hello"), os.unlink],
+    "damage",
+    [cut, lambda path: path.write_bytes(b""), lambda path: path.write_text("hello"), os.unlink],
     ids=["cut", "empty", "text", "gone"],
-)  # fmt: skip
+)
 def test_a_damaged_checkpoint_is_said(tmp_path, name, damage):
     kept = saved(tmp_path, heads_of(1), 1)
     damage(kept / name)

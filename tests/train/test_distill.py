@@ -151,11 +151,16 @@ def test_the_forms_of_a_relation_differ_where_the_student_is_too_far():
 @pytest.mark.parametrize(
     ("name", "degrees", "expected"),
     [
-        ("l2", 90, 2), ("l2", 180, 4),
-        ("feature_consistency", 90, 2), ("feature_consistency", 180, 4), ("feature_consistency", 60, 1),
-        ("angular", 90, 1), ("angular", 180, 4), ("angular", 60, 0.25),
+        ("l2", 90, 2),
+        ("l2", 180, 4),
+        ("feature_consistency", 90, 2),
+        ("feature_consistency", 180, 4),
+        ("feature_consistency", 60, 1),
+        ("angular", 90, 1),
+        ("angular", 180, 4),
+        ("angular", 60, 0.25),
     ],
-)  # fmt: skip
+)
 def test_known_angles(name, degrees, expected):
     angle = math.radians(degrees)
     student, teacher = (
@@ -319,9 +324,12 @@ def test_similar_identities_are_those_of_a_sort(num_identities, k, block):
     similar_CK = similar_identities(prototype_CD, k, block=block, progress=lambda *at: seen.append(at))
     rows = prototype_CD.double().tolist()
     expected = [
-        sorted((other for other in range(num_identities) if other != own), key=lambda other: -cosine(rows[own], rows[other]))[:k]
+        sorted(
+            (other for other in range(num_identities) if other != own),
+            key=lambda other: -cosine(rows[own], rows[other]),
+        )[:k]
         for own in range(num_identities)
-    ]  # fmt: skip
+    ]
     assert similar_CK.dtype == torch.int32 and similar_CK.tolist() == expected
     assert seen[-1] == (num_identities, num_identities)
 

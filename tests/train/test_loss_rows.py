@@ -14,7 +14,7 @@ each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # the epoch from which BoundaryFace relabels
 
 
-# ---- BoundaryFace -----------------------------------------------------------------------------------------------------
+# ---- BoundaryFace ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["boundaryface_f1", "boundaryface"])
@@ -53,7 +53,8 @@ def test_one_class_alone_has_no_other():
         assert loss.item() == 0, name
 
 
-# ---- the table and its knobs ------------------------------------------------------------------------------------------
+# ---- the table and its knobs
+# ------------------------------------------------------------------------------------------
 
 
 def functions(name):

@@ -1,4 +1,5 @@
-"""Every row of LOSSES against its formula, written once more in plain floats and angles, a row and a class at a time."""
+"""Every row of LOSSES against its formula, written once more in plain floats and angles, a row and a class at a
+time."""
 
 import functools
 import itertools
@@ -36,7 +37,7 @@ def odd_knobs(name, **more):
     return {knob: value for knob, value in (ODD | more).items() if knob in knobs_of(name)}
 
 
-# ---- the formulas -----------------------------------------------------------------------------------------------------
+# ---- the formulas ----------------------------------------------------------------------------------------------------
 
 
 def arc(cosine, m):
@@ -148,7 +149,8 @@ def naive_gradient(name, cosine, *args, step=1e-6, **kwargs):
     return gradient
 
 
-# ---- what they are given ----------------------------------------------------------------------------------------------
+# ---- what they are given
+# ----------------------------------------------------------------------------------------------
 
 
 def faces(*, num_faces=9, num_subcentres=None, seed=0, dtype=torch.float32):
@@ -181,7 +183,8 @@ def naive_of(name, cosine, label_B, norm_B, *, epoch=0.0, knobs=None, gradient=T
     return naive_loss(name, *batch, buffers, **settings), slope, buffers
 
 
-# ---- values and gradients ---------------------------------------------------------------------------------------------
+# ---- values and gradients
+# ---------------------------------------------------------------------------------------------
 
 CASES = {
     "defaults": {},
@@ -213,7 +216,9 @@ def test_a_loss_is_its_formula(name, case, num_subcentres):
 
 @each_loss
 def test_a_loss_is_its_formula_under_autocast(name):
-    """bfloat16 cosines are taken as they are, and everything after them is float32: no tolerance for bfloat16 is needed."""
+    """bfloat16 cosines are taken as they are, and everything after them is float32: no tolerance for bfloat16 is
+    needed.
+    """
     cosine, *others = faces(dtype=torch.bfloat16)
     cosine.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -227,7 +232,8 @@ def test_a_loss_is_its_formula_under_autocast(name):
     )  # the gradient is rounded to bfloat16
 
 
-# No denormals: ONNX Runtime, once it has measured in this process, has them flushed, and hypothesis then refuses to draw any.
+# No denormals: ONNX Runtime, once it has measured in this process, has them flushed, and hypothesis then refuses to
+# draw any.
 floats = functools.partial(strategies.floats, allow_subnormal=False)
 COSINES = strategies.one_of(floats(-1, 1, width=32), strategies.sampled_from([-1.0, 1.0, 0.0, 1 - 2**-24]))
 
@@ -256,7 +262,8 @@ EDGES = [-1.0, -1 + 2**-24, -0.9995, -0.95, 0.0, 0.9995, 1 - 2**-24, 1.0]
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("subcentres", [1, 2])
 def test_the_edges_are_finite(name, autocast, subcentres):
-    """Every pair of an own and another cosine at cos = +-1, next to it, and beyond theta + m = pi; equal sub-centres."""
+    """Every pair of an own and another cosine at cos = +-1, next to it, and beyond theta + m = pi; equal
+    sub-centres."""
     pair_BC = torch.tensor(list(itertools.product(EDGES, EDGES)))
     cosine = pair_BC.bfloat16() if autocast else pair_BC
     cosine = (cosine if subcentres == 1 else cosine[:, :, None].repeat(1, 1, 2)).requires_grad_()
@@ -296,7 +303,8 @@ def test_a_face_that_stands_on_its_centre_pulls_with_finite_force(name):
         count_C=torch.tensor([1, 2]),
     )
     loss.backward()
-    # The slope of a logit along the sphere is the scale 64 over the length 5, times the margins' at most; 3 faces' mean.
+    # The slope of a logit along the sphere is the scale 64 over the length 5, times the margins' at most; 3 faces'
+    # mean.
     assert face_BD.grad.isfinite().all() and face_BD.grad.abs().max() < 64
 
 
@@ -313,7 +321,7 @@ def test_a_class_without_images_is_a_negative_like_a_class_of_one(name):
     assert leaf_BC.grad[0, 1] > 0
 
 
-# ---- properties -------------------------------------------------------------------------------------------------------
+# ---- properties ------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -425,7 +433,7 @@ def test_two_scales_of_the_unified_margin_by_hand():
     assert loss.item() == pytest.approx(math.log(1 + math.exp(2.0)), rel=1e-5)
 
 
-# ---- running values ---------------------------------------------------------------------------------------------------
+# ---- running values --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["curricularface", "balanced_curricular"])

@@ -99,7 +99,8 @@ def test_a_training_with_masks_is_the_same_with_any_number_of_workers(options, f
 
 
 def test_a_run_without_masks_is_what_it_was_before_there_were_any(options, faces):
-    """Its settings say nothing of masks, so that an older run goes on; those of a masked one say what templates hold."""
+    """Its settings say nothing of masks, so that an older run goes on; those of a masked one say what templates
+    hold."""
     source = open_source(faces)
     assert "mask" not in options().settings(source, None)["data"]
     assert options("data.mask.ratio=0.2").settings(source, None)["data"]["mask"]["ratio"] == 0.2

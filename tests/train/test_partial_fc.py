@@ -215,9 +215,14 @@ def test_a_sampled_step_is_the_whole_loss_of_the_sample(name, accumulated):
         normal = torch.nn.functional.normalize
         cosine = torch.einsum("bd,ckd->bck", normal(embedding_bD), normal(centre_SKD, dim=-1))
         part, buffers = unsharded_loss(
-            name, cosine if cosine.shape[2] > 1 else cosine[..., 0], torch.searchsorted(class_S, label_B[here_b]),
-            norm_B=embedding_bD.detach().norm(dim=1), count_C=counts()[class_S], buffers=buffers, epoch=20.0,
-        )  # fmt: skip
+            name,
+            cosine if cosine.shape[2] > 1 else cosine[..., 0],
+            torch.searchsorted(class_S, label_B[here_b]),
+            norm_B=embedding_bD.detach().norm(dim=1),
+            count_C=counts()[class_S],
+            buffers=buffers,
+            epoch=20.0,
+        )
         (part / len(places)).backward()
         expected, expected_gradients = expected + part.detach() / len(places), [*expected_gradients, embedding_bD.grad]
     torch.testing.assert_close(loss, expected, **CLOSE)

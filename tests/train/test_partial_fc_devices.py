@@ -1,4 +1,6 @@
-"""The head where it is fast: its pass over the cosines compiled, and on GPUs, over NCCL; against the same loss as elsewhere."""
+"""The head where it is fast: its pass over the cosines compiled, and on GPUs, over NCCL; against the same loss as
+elsewhere.
+"""
 
 import pytest
 import torch

@@ -15,7 +15,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(path.parent.name for path in ROOT.glob("experiments/*/experiment.yaml"))
 SPACES = sorted(path.stem for path in ROOT.glob("search_spaces/*.yaml"))
 
-# Typed in from the rules of the challenges and insightface's configs, not from our YAML: identities, images, weight decay.
+# Typed in from the rules of the challenges and insightface's configs, not from our YAML: identities, images, weight
+# decay.
 MS1M, WEBFACE = (93_431, 5_179_510, 5e-4), (2_059_906, 42_474_557, 5e-4)
 CHALLENGES = {
     "insightface-ms1m": MS1M,

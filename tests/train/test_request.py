@@ -33,9 +33,11 @@ def test_a_plan_carries_what_was_given():
 def test_another_row_takes_only_what_it_has():
     plan = changed("schedule.name=cosine", "optimizer.name=adamw", "loss.name=cosface")
     assert given(plan) == {
-        "epochs": 9, "loss": {"name": "cosface", "sampling_rate": 0.5}, "optimizer": {"name": "adamw", "lr": 0.3},
+        "epochs": 9,
+        "loss": {"name": "cosface", "sampling_rate": 0.5},
+        "optimizer": {"name": "adamw", "lr": 0.3},
         "schedule": {"name": "cosine", "warmup_epochs": 1},
-    }  # fmt: skip
+    }
     assert changed("optimizer.name=lars").optimizer.momentum == 0.8  # which it has too
 
 

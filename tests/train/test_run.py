@@ -23,8 +23,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.fixture
 def on_ranks(checkout, tmp_path):
-    """on_ranks(number, *words, until=None) -> (exit code, what was said) of zennas train under torchrun; until: SIGTERM is sent
-    once until() is true."""
+    """on_ranks(number, *words, until=None) -> (exit code, what was said) of zennas train under torchrun; until: SIGTERM
+    is sent once until() is true."""
     groups = []
 
     def ended(num_ranks, *words, until=None):
@@ -33,8 +33,12 @@ def on_ranks(checkout, tmp_path):
         with open(log, "w") as file:
             process = subprocess.Popen(
                 [*TORCHRUN, str(num_ranks), "-m", "zennas.train", *map(str, words)],
-                stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path, start_new_session=True,
-            )  # fmt: skip
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=tmp_path,
+                start_new_session=True,
+            )
             groups.append(process)
             if until is not None:
                 while not until():

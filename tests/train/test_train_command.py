@@ -1,4 +1,5 @@
-"""The command: end to end, stopped and resumed, and one clear line for whatever cannot be used, before the first step."""
+"""The command: end to end, stopped and resumed, and one clear line for whatever cannot be used, before the first
+step."""
 
 import json
 import pathlib
@@ -242,9 +243,15 @@ SIX_STAGES = "{block: ir_se, stem: 8, widths: [8, 8, 8, 8, 8, 8], depths: [1, 1,
 # what -> (more words of the command, what it says), given a folder and the material
 BAD = {
     "no winner": (lambda f, m: ["--winner", f / "none.yaml"], "none.yaml: no such file; .*zennas.search"),
-    "two winners": (lambda f, m: ["--winner", text_file(f, f"- {CANDIDATE}\n- {CANDIDATE}\n", "w.yaml")], "holds 2 candidates"),
+    "two winners": (
+        lambda f, m: ["--winner", text_file(f, f"- {CANDIDATE}\n- {CANDIDATE}\n", "w.yaml")],
+        "holds 2 candidates",
+    ),
     "no candidate": (lambda f, m: ["--winner", text_file(f, "hello\n", "w.yaml")], "w.yaml"),
-    "unknown block": (lambda f, m: ["--winner", text_file(f, CANDIDATE.replace("ir_se", "ir_sf"), "w.yaml")], "ir_sf.*ir_se"),
+    "unknown block": (
+        lambda f, m: ["--winner", text_file(f, CANDIDATE.replace("ir_se", "ir_sf"), "w.yaml")],
+        "ir_sf.*ir_se",
+    ),
     "too deep for its images": (lambda f, m: ["--winner", text_file(f, SIX_STAGES, "w.yaml")], "w.yaml.*32"),
     "unknown track": (lambda f, m: ["--track", "webface-sfrr"], "webface-sfrr.*webface-sfr"),
     "no data": (lambda f, m: ["--data", f / "none"], "--data .*none: no such file or folder"),
@@ -274,7 +281,10 @@ BAD = {
     "no yaml": (lambda f, m: ["--set", "data.augment={flip"], "is not a value"),
     "a key of a value": (lambda f, m: ["--set", "epochs.of=3"], "'epochs' holds a value"),
     "endless": (lambda f, m: ["--set", "epochs=.inf"], "epochs: given inf, allowed: a finite number"),
-    "never verified": (lambda f, m: ["--set", "verify_epochs=.inf"], "verify_epochs: given inf, allowed: a finite number"),
+    "never verified": (
+        lambda f, m: ["--set", "verify_epochs=.inf"],
+        "verify_epochs: given inf, allowed: a finite number",
+    ),
     "no number": (lambda f, m: ["--set", "optimizer.lr=.nan"], "lr"),
     "backwards": (lambda f, m: ["--epochs", "-1"], "epochs"),
     "half a batch": (lambda f, m: ["--batch", "1.5"], "batch"),
@@ -287,9 +297,15 @@ BAD = {
     "unknown schedule": (lambda f, m: ["--set", "schedule.name=linear"], "linear.*polynomial"),
     "all warm-up": (lambda f, m: ["--set", "schedule.warmup_epochs=2"], "warmup_epochs 2 must be less than epochs 2"),
     "batch larger than the data": (lambda f, m: ["--batch", 4096], "batch 4096 is larger than an epoch of 96 images"),
-    "uneven micro-batches": (lambda f, m: ["--batch", 15, "--set", "accumulate=2"], "15 must be a multiple of accumulate 2"),
+    "uneven micro-batches": (
+        lambda f, m: ["--batch", 15, "--set", "accumulate=2"],
+        "15 must be a multiple of accumulate 2",
+    ),
     "micro-batches of one": (lambda f, m: ["--set", "accumulate=16"], "at least 2"),
-    "fp16 on a processor": (lambda f, m: ["--set", "precision=fp16", "--device", "cpu"], "fp16 is for GPUs; .*fp32 or bf16"),
+    "fp16 on a processor": (
+        lambda f, m: ["--set", "precision=fp16", "--device", "cpu"],
+        "fp16 is for GPUs; .*fp32 or bf16",
+    ),
     "too long embeddings": (
         lambda f, m: ["--space", space_of(f, m, "embedding_size: 64", "embedding_size: 128")],
         "embeddings of 128 numbers; track tiny allows at most 64",
@@ -306,7 +322,7 @@ BAD = {
     "no budget": (lambda f, m: ["--budget-ms", 0], "--budget-ms: given 0, allowed: more than 0"),
     "a file in the way": (lambda f, m: ["--out", text_file(f, "hello")], "is a file; --out takes a folder"),
     "a folder in the way": (lambda f, m: ["--out", m.faces], "is not empty and holds no run of zennas"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -33,28 +33,62 @@ def accuracies():
 def result(**changes):
     """As finish.py and run.py write it; `changes` of a part that is a mapping change its keys."""
     latency = {
-        "measured_ms": 104.25, "untrained_ms": 103.5, "median_ms": 105.75, "spread_pct": 1.25, "budget_ms": 110.5,
-        "origin": "15 ms elsewhere", "within_budget": True, "stand_in": None, "warning": None,
-        "raw_ms": [104.0 + run / 8 for run in range(20)], "machine": "a-machine-2c", "date": "2026-01-02", "versions": {},
-        "protocol": {"backend": "onnxruntime-cpu", "batch": 1, "kth_fastest": 3}, "load_average": 0.1,
-    }  # fmt: skip
+        "measured_ms": 104.25,
+        "untrained_ms": 103.5,
+        "median_ms": 105.75,
+        "spread_pct": 1.25,
+        "budget_ms": 110.5,
+        "origin": "15 ms elsewhere",
+        "within_budget": True,
+        "stand_in": None,
+        "warning": None,
+        "raw_ms": [104.0 + run / 8 for run in range(20)],
+        "machine": "a-machine-2c",
+        "date": "2026-01-02",
+        "versions": {},
+        "protocol": {"backend": "onnxruntime-cpu", "batch": 1, "kth_fastest": 3},
+        "load_average": 0.1,
+    }
     training = {
-        "steps": 20_000, "epochs": 19.5, "num_images": 42_474_557, "num_identities": 2_059_906, "seconds": 8123.4,
-        "images_per_s": 912.3, "num_ranks": 8, "device": "cuda:0", "skipped_steps": 7, "corrupt_images": 11,
-    }  # fmt: skip
+        "steps": 20_000,
+        "epochs": 19.5,
+        "num_images": 42_474_557,
+        "num_identities": 2_059_906,
+        "seconds": 8123.4,
+        "images_per_s": 912.3,
+        "num_ranks": 8,
+        "device": "cuda:0",
+        "skipped_steps": 7,
+        "corrupt_images": 11,
+    }
     made_by = {
-        "zennas": "0.1.0", "command": "zennas train --seed 5", "seed": 5, "machine": "m", "date": "2026-01-01",
+        "zennas": "0.1.0",
+        "command": "zennas train --seed 5",
+        "seed": 5,
+        "machine": "m",
+        "date": "2026-01-01",
         "versions": {"torch": "2.13"},
-    }  # fmt: skip
+    }
     made = {
-        "experiment": "a-race", "track": "a-track", "params": 65_528_384, "macs": 12_089_978_368, "num_blocks": 49,
+        "experiment": "a-race",
+        "track": "a-track",
+        "params": 65_528_384,
+        "macs": 12_089_978_368,
+        "num_blocks": 49,
         "candidate": {"block": "ir_se", "stem": 64, "widths": [64, 128, 256, 512], "depths": [3, 13, 30, 3]},
-        "image_px": 112, "embedding_size": 512, "onnx": "model.onnx", "megabytes": 250.12, "latency": latency,
+        "image_px": 112,
+        "embedding_size": 512,
+        "onnx": "model.onnx",
+        "megabytes": 250.12,
+        "latency": latency,
         "export": {"max_abs_difference": 2.1e-6, "max_abs_output": 3.2, "checker": [], "zeroed_weights": 1234},
-        "accuracy": accuracies(), "training": training, "data": "data/faces", "teacher": "teachers/r200.onnx",
+        "accuracy": accuracies(),
+        "training": training,
+        "data": "data/faces",
+        "teacher": "teachers/r200.onnx",
         "plan": TrainPlan(loss={"knobs": {"margin_rad": 0.45}, "sampling_rate": 0.15}).model_dump(mode="json"),
         "made_by": made_by,
-    }  # fmt: skip
+    }
     for key, value in changes.items():
         made[key] = made[key] | value if isinstance(made[key], dict) and key != "accuracy" else value
     return made
@@ -117,17 +151,45 @@ def test_it_says_every_number(written):
     )
     text = " ".join(Page(written(made, metrics())).text.split())
     for said in (
-        "lfw 94.12 % (untrained 60.21 %, teacher 99.51 %); own 80.34 %", "94.12 ± 1.23", "99.51 ± 1.23", "-5.39",
-        "65.43", "98.76", "0.271", "6,000", "104.25 ms, within the budget of 110.50 ms", "run 3 of 20 from the fastest",
+        "lfw 94.12 % (untrained 60.21 %, teacher 99.51 %); own 80.34 %",
+        "94.12 ± 1.23",
+        "99.51 ± 1.23",
+        "-5.39",
+        "65.43",
+        "98.76",
+        "0.271",
+        "6,000",
+        "104.25 ms, within the budget of 110.50 ms",
+        "run 3 of 20 from the fastest",
         "94.3 % of the budget",  # 104.25 / 110.5
         "103.50 ms just before; trained: × 1.007",  # 104.25 / 103.5
-        "105.75 ms", "1.2 % apart", "15 ms elsewhere", "ir_se-64-64x3-128x13-256x30-512x3", "65.53 M", "12.09 GMACs",
-        "a-track", "data/faces: 42,474,557 images of 2,059,906 identities", "margin_rad 0.45, 15 % of the centres",
-        "teachers/r200.onnx: l2, weight 1", "20,000 steps of 1,024 images, 19.5 epochs", "135m23s, 912.3 images/s",
-        "cuda:0, 8 rank(s)", "7 step(s)", "11 image(s)", "250.12 MB", "differ by 2.1e-06 where outputs reach 3.2",
-        "1,234 weights", "too big", "the runs spread", "stand-in: a CPU", "step 49: gradient 1e39", "zennas train --seed 5",
-        "backend onnxruntime-cpu", "a-machine-2c", RUNNING["t"],
-    ):  # fmt: skip
+        "105.75 ms",
+        "1.2 % apart",
+        "15 ms elsewhere",
+        "ir_se-64-64x3-128x13-256x30-512x3",
+        "65.53 M",
+        "12.09 GMACs",
+        "a-track",
+        "data/faces: 42,474,557 images of 2,059,906 identities",
+        "margin_rad 0.45, 15 % of the centres",
+        "teachers/r200.onnx: l2, weight 1",
+        "20,000 steps of 1,024 images, 19.5 epochs",
+        "135m23s, 912.3 images/s",
+        "cuda:0, 8 rank(s)",
+        "7 step(s)",
+        "11 image(s)",
+        "250.12 MB",
+        "differ by 2.1e-06 where outputs reach 3.2",
+        "1,234 weights",
+        "too big",
+        "the runs spread",
+        "stand-in: a CPU",
+        "step 49: gradient 1e39",
+        "zennas train --seed 5",
+        "backend onnxruntime-cpu",
+        "a-machine-2c",
+        RUNNING["t"],
+    ):
         assert said in text, said
 
 
@@ -147,11 +209,18 @@ def test_it_fetches_nothing(written):
 
 def test_names_are_text_not_html(written):
     made = result(
-        experiment=EVIL, track=EVIL, data=EVIL, teacher=EVIL, onnx=EVIL, training={"device": EVIL},
+        experiment=EVIL,
+        track=EVIL,
+        data=EVIL,
+        teacher=EVIL,
+        onnx=EVIL,
+        training={"device": EVIL},
         accuracy={EVIL: {"student": verified(EVIL, 0.9, num_corrupt=1), "untrained": None, "teacher": None}},
-        export={"checker": [EVIL]}, latency={"origin": EVIL, "stand_in": EVIL, "warning": EVIL, "machine": EVIL},
-        plan={"loss": {"name": EVIL, "knobs": {EVIL: EVIL}, "sampling_rate": 0.5}}, made_by={"command": EVIL},
-    )  # fmt: skip
+        export={"checker": [EVIL]},
+        latency={"origin": EVIL, "stand_in": EVIL, "warning": EVIL, "machine": EVIL},
+        plan={"loss": {"name": EVIL, "knobs": {EVIL: EVIL}, "sampling_rate": 0.5}},
+        made_by={"command": EVIL},
+    )
     entries = [train_entry(1, **{EVIL: 1.0}), verify_entry(1, 0.5, name=EVIL), skip_entry(1, EVIL)]
     text = written(made, entries)
     Page(text)

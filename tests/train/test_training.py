@@ -1,4 +1,5 @@
-"""The loop: it learns, it does the same again, it bears what is broken, and every row of every table goes through it."""
+"""The loop: it learns, it does the same again, it bears what is broken, and every row of every table goes through
+it."""
 
 import json
 import pathlib
@@ -51,7 +52,8 @@ def test_it_learns_what_it_has_never_seen(options, material):
     assert np.mean(losses[-6:]) < 0.1 * np.mean(losses[:3])
     course = entries(one, "verify/others")
     assert [entry["step"] for entry in course] == [STEPS_PER_EPOCH * epoch for epoch in range(7)]
-    # Of 200 pairs: chance is 0.5 +- 0.035, the untrained network about 0.8, the trained one above 0.97 with three seeds.
+    # Of 200 pairs: chance is 0.5 +- 0.035, the untrained network about 0.8, the trained one above 0.97 with three
+    # seeds.
     assert course[0]["accuracy"] < 0.9
     assert course[-1]["accuracy"] > 0.94
     rates = [entry["lr"] for entry in entries(one, "train")]
@@ -345,7 +347,9 @@ def test_a_distillation_that_cannot_be_is_refused(options, tmp_path):
 
 
 def test_faces_look_as_they_are_meant_to():
-    """What the tests above hang on: the light differs more between images of a person than the colours do between people."""
+    """What the tests above hang on: the light differs more between images of a person than the colours do between
+    people.
+    """
     faces = [(identity, image_HW3.astype(float)) for identity, _, image_HW3 in drawn_faces(6, 6, seed=3)]
     light_NP = np.array([cv2.resize(image.mean(2), (4, 4)).ravel() for _, image in faces])
     colour_NP = np.array([cv2.resize(image - image.mean(2, keepdims=True), (4, 4)).ravel() for _, image in faces])

@@ -13,7 +13,9 @@ from zennas.tune.cleaning import cleaned
 
 
 def drawn(seed, *, num=40, identities=9, size=6):
-    """(unit_ND, label_N) of people whose images lie round a direction of their own, some without a label, one without a face."""
+    """(unit_ND, label_N) of people whose images lie round a direction of their own, some without a label, one without a
+    face.
+    """
     rng = np.random.default_rng(seed)
     label_N = rng.integers(-1, identities, num)
     row_ND = rng.normal(size=(identities + 1, size))[label_N] + 0.8 * rng.normal(size=(num, size))

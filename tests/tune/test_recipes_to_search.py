@@ -23,7 +23,8 @@ def test_its_plan_is_one(name):
 
 
 def test_the_experiment_searches_around_its_own_recipe():
-    """ArcFace of 0.3 rad and 32 is a point of the margin space; no merging and no dropping are ends of the thresholds."""
+    """ArcFace of 0.3 rad and 32 is a point of the margin space; no merging and no dropping are ends of the
+    thresholds."""
     experiment, _, space = load_experiment("comprehensive-search")
     knobs, margin, cleaning = experiment.train.loss.knobs, experiment.tune.margin, experiment.tune.cleaning
     point = {"m1": 1.0, "m2_rad": knobs["margin_rad"], "m3": 0.0, "s_p": knobs["scale"], "s_n": knobs["scale"]}

@@ -20,15 +20,29 @@ MADE_BY = {"zennas": "0", "command": "none", "seed": 0, "machine": "none", "date
 def told(trial, reward, **knobs):
     candidate = {"block": "ir_se", "stem": 8, "widths": [8, 16], "depths": [1, 1]}
     return {
-        "trial": trial, "knobs": knobs, "reward": reward, "tpr@0.1": reward, "candidate": candidate, "macs": 10**6, "params": 10,
-        "num_images": 100, "num_identities": 10, "num_merged": 0, "num_dropped": 0,
-    }  # fmt: skip
+        "trial": trial,
+        "knobs": knobs,
+        "reward": reward,
+        "tpr@0.1": reward,
+        "candidate": candidate,
+        "macs": 10**6,
+        "params": 10,
+        "num_images": 100,
+        "num_identities": 10,
+        "num_merged": 0,
+        "num_dropped": 0,
+    }
 
 
 def summary(**changes):
     return {
-        "experiment": "tiny", "trials": 4, "states": {"finished": 2, "stopped early": 1, "failed": 1}, "epochs": 3,
-        "reward": {"fprs": [0.1], "weights": [1]}, "recipe": told(0, 0.4), "best": told(2, 0.5, m1=1.1, shape=0),
+        "experiment": "tiny",
+        "trials": 4,
+        "states": {"finished": 2, "stopped early": 1, "failed": 1},
+        "epochs": 3,
+        "reward": {"fprs": [0.1], "weights": [1]},
+        "recipe": told(0, 0.4),
+        "best": told(2, 0.5, m1=1.1, shape=0),
         "confirmed": {
             "rows": {
                 "recipe": [{"seed": 1, "held_out": 0.41, "test": 0.31}, {"seed": 2, "held_out": 0.39, "test": 0.33}],
@@ -36,11 +50,15 @@ def summary(**changes):
                 "margin": [{"seed": 1, "held_out": 0.42, "test": None}],
             },
             "differences": {
-                "best": {"held_out": [0.03, 0.07], "test": [-0.01, 0.01]}, "margin": {"held_out": [0.01], "test": []},
+                "best": {"held_out": [0.03, 0.07], "test": [-0.01, 0.01]},
+                "margin": {"held_out": [0.01], "test": []},
             },
         },
-        "held_out": GROUP, "test": GROUP, "few_pairs": ["FPR 0.001: 0 of 160 pairs"], "made_by": MADE_BY,
-    } | changes  # fmt: skip
+        "held_out": GROUP,
+        "test": GROUP,
+        "few_pairs": ["FPR 0.001: 0 of 160 pairs"],
+        "made_by": MADE_BY,
+    } | changes
 
 
 ROWS = pd.DataFrame(
@@ -112,8 +130,11 @@ def test_the_confirmation_in_words():
 def test_what_is_confirmed():
     best = Proposal(tau_intra=0.2, m1=1.1, m3=0.1)
     assert to_confirm(best, TunePlan()) == {
-        "recipe": Proposal(), "best": best, "cleaning": Proposal(tau_intra=0.2), "margin": Proposal(m1=1.1, m3=0.1),
-    }  # fmt: skip
+        "recipe": Proposal(),
+        "best": best,
+        "cleaning": Proposal(tau_intra=0.2),
+        "margin": Proposal(m1=1.1, m3=0.1),
+    }
     assert list(to_confirm(best, TunePlan(single_factors=False))) == ["recipe", "best"]
     assert list(to_confirm(best.only("cleaning"), TunePlan())) == ["recipe", "best"]
     assert list(to_confirm(Proposal(), TunePlan())) == ["recipe"]

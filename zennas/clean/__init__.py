@@ -1,1 +1,3 @@
-"""Noisy identities -> clean identities: merged, cleaned between each other and within, by a network that trains the next one."""
+"""Noisy identities -> clean identities: merged, cleaned between each other and within, by a network that trains the
+next one.
+"""

@@ -9,15 +9,17 @@ import typer
 from zennas import commands
 from zennas.train.__main__ import DATA_HELP
 
-HELP = """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of them.
+HELP = """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in
+two of them.
 
-A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose centres are alike
-are merged; then images nearer to another identity's centre and duplicates over identities are left out, then, by fresh centres,
-images far from their own. With --rounds N a network is trained on what is left, by the recipe of --track, and cleans again.
+A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
+centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are left
+out, then, by fresh centres, images far from their own. With --rounds N a network is trained on what is left, by the
+recipe of --track, and cleans again.
 
-Nothing is deleted: OUT/decisions.parquet says of every image what was decided and why, OUT/labels.npz is the new list for
-`zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9 lose no more than the
-parts under way: give the same command again.
+Nothing is deleted: OUT/decisions.parquet says of every image what was decided and why, OUT/labels.npz is the new list
+for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9 lose no
+more than the parts under way: give the same command again.
 
 Exit codes: 0 cleaned; 2 something given cannot be used; 130 stopped by Ctrl-C.
 """
@@ -66,7 +68,8 @@ def clean(
     tau_other: Annotated[
         str | None,
         typer.Option(
-            help=f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it. [default: 0.5]"
+            help=f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it. [default: "
+            f"0.5]"
         ),
     ] = None,
     tau_intra: Annotated[
@@ -129,13 +132,30 @@ def clean(
     if resume and fresh:
         raise UserError("--resume and --fresh exclude each other")
     thresholds = {
-        "order": order, "tau_merge": tau_merge, "tau_duplicate": tau_duplicate, "tau_other": tau_other, "tau_intra": tau_intra,
-        "dbscan_eps": dbscan_eps, "dbscan_min_samples": dbscan_min_samples, "min_images": min_images, "move": move or None,
-    }  # fmt: skip
+        "order": order,
+        "tau_merge": tau_merge,
+        "tau_duplicate": tau_duplicate,
+        "tau_other": tau_other,
+        "tau_intra": tau_intra,
+        "dbscan_eps": dbscan_eps,
+        "dbscan_min_samples": dbscan_min_samples,
+        "min_images": min_images,
+        "move": move or None,
+    }
     options = request(
-        data, out=out, thresholds=thresholds, embeddings_from=embeddings_from, embeddings=embeddings, rounds=rounds, start=start,
-        workers=workers, device=device, address=address, resume=resume, fresh=fresh,
-    )  # fmt: skip
+        data,
+        out=out,
+        thresholds=thresholds,
+        embeddings_from=embeddings_from,
+        embeddings=embeddings,
+        rounds=rounds,
+        start=start,
+        workers=workers,
+        device=device,
+        address=address,
+        resume=resume,
+        fresh=fresh,
+    )
     console = console_for(json_output=json_output)
     if look is not None:
         if take_back or fresh or rounds > 1 or track or winner or set_:
@@ -150,8 +170,9 @@ def clean(
     except KeyboardInterrupt:
         console.print(
             f"stopped; what was computed is kept in {options.out}: give the same command again to go on",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
         raise
     if json_output:
         print(json.dumps(summary, indent=2))
@@ -159,16 +180,23 @@ def clean(
 
 
 def _trainer(options, track, winner, changes, console):
-    """train_next(labels, out) of `go`: the track's recipe on the labels; its request is refused before the first round."""
+    """train_next(labels, out) of `go`: the track's recipe on the labels; its request is refused before the first
+    round."""
     from zennas.train.outcome import train_and_tell
     from zennas.train.request import request
 
     def asked(labels, out):
         # What a network takes of a budget is nothing to a cleaning.
         return request(
-            track, data=options.data, winner=winner, out=out, changes=list(changes or []), labels=labels, device=options.device,
+            track,
+            data=options.data,
+            winner=winner,
+            out=out,
+            changes=list(changes or []),
+            labels=labels,
+            device=options.device,
             any_size=True,
-        )  # fmt: skip
+        )
 
     asked(None, options.out)
 

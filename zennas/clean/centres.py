@@ -34,8 +34,9 @@ def unit_rows(embedding_ND):
 def robust_centre(unit_MD, *, eps, min_samples):
     """The Centre of an identity by its unit embeddings: the mean of the largest cluster that DBSCAN finds in them.
 
-    eps: cosine distance of neighbours; min_samples: of a core, itself among them. Of clusters of one size the tighter one counts.
-    Where nothing makes a cluster, the image most like the others is the centre alone. Rows of zeros take no part.
+    eps: cosine distance of neighbours; min_samples: of a core, itself among them. Of clusters of one size the tighter
+    one counts. Where nothing makes a cluster, the image most like the others is the centre alone. Rows of zeros take no
+    part.
     Source: mind_ft, which takes this centre instead of the mean; Ester et al. 1996 (DBSCAN).
 
     >>> unit_MD = unit_rows([[1, 0], [1, 0.1], [0, 1]])
@@ -47,7 +48,9 @@ def robust_centre(unit_MD, *, eps, min_samples):
 
 
 def mean_centres(unit_ND, label_N):
-    """(unit centre_CD, identity number_C) of the identities that have an image (label 0 or more): means of all their images."""
+    """(unit centre_CD, identity number_C) of the identities that have an image (label 0 or more): means of all their
+    images.
+    """
     image_M = np.flatnonzero(label_N >= 0)
     number_C, place_M = np.unique(label_N[image_M], return_inverse=True)
     order_M = np.argsort(place_M, kind="stable")
@@ -57,7 +60,8 @@ def mean_centres(unit_ND, label_N):
 
 
 def centres_of(unit_MD, starts_C, *, eps, min_samples):
-    """(centre_CD, num_members_C): `robust_centre` of identities whose images lie one after another; starts_C: where each begins.
+    """(centre_CD, num_members_C): `robust_centre` of identities whose images lie one after another; starts_C: where
+    each begins.
 
     One call of DBSCAN for all: between identities nothing is near. Its checks alone take a millisecond.
     """
@@ -100,8 +104,8 @@ def _clustered(unit_MD, start, stop):
 
 
 def _members(cluster_G, cosine_GG):
-    """Which images make the centre: the largest cluster, of several of one size the tighter one; without any, the image most like
-    the others."""
+    """Which images make the centre: the largest cluster, of several of one size the tighter one; without any, the image
+    most like the others."""
     if cluster_G.max() < 0:
         return np.arange(len(cluster_G)) == cosine_GG.sum(axis=1).argmax()
     names, sizes = np.unique(cluster_G[cluster_G >= 0], return_counts=True)

@@ -45,15 +45,16 @@ def check_taken(state, taken, source):
     without_N = state.reason_N == UNUSABLE
     if lost := [image for image in taken.image_M.tolist() if without_N[image]]:
         raise UserError(
-            f"--take-back image:{lost[0]}: {source.where(lost[0])} has no embedding: it cannot be read, or the network gave none"
+            f"--take-back image:{lost[0]}: {source.where(lost[0])} has no embedding: it cannot be read, or the "
+            f"network gave none"
         )
 
 
 def without(state, label_N, taken):
     """The State in which some decisions are taken back. label_N: whom the images were said to show. taken: a TakenBack.
 
-    An identity that is taken back is nobody else: pairs with it are forgotten, and what a chain joined by them comes apart. An
-    image that is taken back counts as the identity it was given under, or as what that became.
+    An identity that is taken back is nobody else: pairs with it are forgotten, and what a chain joined by them comes
+    apart. An image that is taken back counts as the identity it was given under, or as what that became.
     """
     if not len(taken.image_M) and not len(taken.number_C):
         return state
@@ -78,13 +79,16 @@ def without(state, label_N, taken):
 
 
 def parsed(lines, source):
-    """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`. UserError for what is not there."""
+    """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`. UserError for what is not
+    there.
+    """
     wanted = {"image": [], "identity": []}
     for line in filter(None, (line.strip() for line in lines)):
         kind, _, name = line.replace(":", " ", 1).partition(" ")
         if kind not in wanted or not name.strip():
             raise UserError(
-                f"--take-back '{line}': allowed: 'image:NAME', 'image:NUMBER' (its number in {TABLE}) or 'identity:NAME'"
+                f"--take-back '{line}': allowed: 'image:NAME', 'image:NUMBER' (its number in {TABLE}) or "
+                f"'identity:NAME'"
             )
         wanted[kind].append(name.strip())
     found = {kind: [] for kind in wanted}
@@ -164,8 +168,8 @@ def write_table(path, state, source, label_N):
 
 
 def _named(number_B, names):
-    """A column of names by their numbers; null where the number is below 0. Not as a dictionary of all names, which every part of
-    the file would repeat."""
+    """A column of names by their numbers; null where the number is below 0. Not as a dictionary of all names, which
+    every part of the file would repeat."""
     return names.take(pa.array(number_B, pa.int32(), mask=number_B < 0))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from faiss.contrib.big_batch_search import big_batch_search
 
 FLAT = 20_000  # centres up to which all are compared; beyond, cells
-# Cells that are looked into. Of 52,500 identities that lie evenly, the hardest there are, they name the nearest one of 99.6 % of
-# faces (experiments/benchmarks/cleaning.json); half as many take half as long and lost 5 % in a first trial.
+# Cells that are looked into. Of 52,500 identities that lie evenly, the hardest there are, they name the nearest one of
+# 99.6 % of faces (experiments/benchmarks/cleaning.json); half as many take half as long and lost 5 % in a first trial.
 PROBES = 64
 NEAREST = 8  # centres that are asked for where those above a threshold are wanted
 BATCHED = 4096  # queries from which on they are compared cell by cell, four times as fast as query by query
@@ -80,8 +80,8 @@ class CentreIndex:
         """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""
         if self.is_flat or len(unit_QD) < BATCHED:
             return self._within(unit_QD, threshold)
-        # Few centres have many that are alike: the nearest are asked for by many at once, and only where all of them are above
-        # the threshold is everything within it.
+        # Few centres have many that are alike: the nearest are asked for by many at once, and only where all of them
+        # are above the threshold is everything within it.
         number_QK, cosine_QK = self.nearest(unit_QD, NEAREST)
         above_QK = cosine_QK > threshold
         more_M = np.flatnonzero(above_QK.all(axis=1))

@@ -49,7 +49,8 @@ def request(data, *, out=None, thresholds=(), **others):
     given = [name for name in ("embeddings_from", "embeddings") if others.get(name) is not None]
     if len(given) != 1:
         raise UserError(
-            "--embeddings-from MODEL asks a network for embeddings, --embeddings FILE.npy brings them: give one of the two"
+            "--embeddings-from MODEL asks a network for embeddings, --embeddings FILE.npy brings them: give one of "
+            "the two"
         )
     rounds, start, device, workers = (
         others.get("rounds", 1),
@@ -61,7 +62,8 @@ def request(data, *, out=None, thresholds=(), **others):
         raise UserError(f"--rounds: given {rounds}, allowed: 1 or more")
     if rounds > 1 and others.get("embeddings") is not None:
         raise UserError(
-            f"--rounds {rounds}: a second round asks the network that the first one trained, and --embeddings brings no "
+            f"--rounds {rounds}: a second round asks the network that the first one trained, and --embeddings brings "
+            f"no "
             "network's images; give --embeddings-from"
         )
     if start not in ("raw", "previous"):
@@ -75,13 +77,18 @@ def request(data, *, out=None, thresholds=(), **others):
             f"--workers {workers}: are processes of this machine; a cluster (--address) has those that it has"
         )
     return Options(
-        data=data, out=pathlib.Path(out or pathlib.Path("runs") / f"{data.stem or 'data'}-clean"), plan=plan,
-        command=command_line(), **others,
-    )  # fmt: skip
+        data=data,
+        out=pathlib.Path(out or pathlib.Path("runs") / f"{data.stem or 'data'}-clean"),
+        plan=plan,
+        command=command_line(),
+        **others,
+    )
 
 
 def plan_of(given):
-    """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'. UserError by option."""
+    """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'. UserError by
+    option.
+    """
     values = {}
     for name, value in given.items():
         if value is None:
@@ -91,7 +98,8 @@ def plan_of(given):
                 value = None if value.lower() == "none" else float(value)
             except ValueError:
                 raise UserError(
-                    f"{_option(name)}: given '{value}', allowed: a cosine between -1 and 1, or none to leave the step out"
+                    f"{_option(name)}: given '{value}', allowed: a cosine between -1 and 1, or none to leave the "
+                    f"step out"
                 ) from None
         values[name] = value
     try:

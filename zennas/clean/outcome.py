@@ -1,4 +1,6 @@
-"""What a cleaning leaves behind: the summary, decisions.parquet, labels.npz for zennas train, the page; and what it says."""
+"""What a cleaning leaves behind: the summary, decisions.parquet, labels.npz for zennas train, the page; and what it
+says.
+"""
 
 import shlex
 
@@ -80,7 +82,8 @@ def print_summary(options, summary, console):
         table.add_row(decision, reason, f"{count:,}", f"{100 * count / max(1, images['before']):.2f}")
     console.print(table)
     console.print(
-        f"identities: {identities['before']:,} before, {identities['after']:,} after; {identities['merges']:,} pairs became one"
+        f"identities: {identities['before']:,} before, {identities['after']:,} after; {identities['merges']:,} pairs "
+        f"became one"
     )
     train = ["python", "-m", "zennas.train", "--data", str(options.data), "--labels", str(options.out / LABELS)]
     look = ["python", "-m", "zennas.clean", *_same(options), "--look", "NAME"]
@@ -123,7 +126,9 @@ def _histograms(state):
 
 
 def _kept_at(state):
-    """[images whose own cosine is above each of COSINE_EDGES], of those that the threshold within identities decides on."""
+    """[images whose own cosine is above each of COSINE_EDGES], of those that the threshold within identities decides
+    on.
+    """
     judged_N = np.isfinite(state.own_N) & np.isin(state.reason_N, (NONE, MERGED, FAR, SMALL))
     own_M = np.sort(state.own_N[judged_N])
     return (len(own_M) - np.searchsorted(own_M, COSINE_EDGES, side="right")).tolist()

@@ -1,6 +1,8 @@
-"""What is computed for one part of the images or identities: plain functions of files and arrays, run here or by any worker.
+"""What is computed for one part of the images or identities: plain functions of files and arrays, run here or by any
+worker.
 
-Each returns a dict of arrays. M images of the part, C identities of it, G of a bucket, F of it foreign, P pairs, D embedding size
+Each returns a dict of arrays. M images of the part, C identities of it, G of a bucket, F of it foreign, P pairs, D
+embedding size
 """
 
 import functools
@@ -66,7 +68,8 @@ def centres(path, image_M, starts_C, eps, min_samples):
 
 
 def alike(index, centre_path, number_C, start, stop, threshold):
-    """Pairs of identities whose centres are more alike than the threshold, the lower number first; one may come twice."""
+    """Pairs of identities whose centres are more alike than the threshold, the lower number first; one may come
+    twice."""
     row_P, other_P, cosine_P = _index(index).alike(_array(centre_path)[start:stop], threshold)
     one_P = number_C[row_P]
     are_two_P = one_P != other_P
@@ -97,9 +100,9 @@ def near(path, image_M, centre_path, place_M, label_M, index):
 def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
     """Groups of images of one bucket that are one picture, as pairs of an image and the first of its group.
 
-    Buckets stand one after another in image_M. Images more alike than the threshold, and of different labels, are looked for
-    between the foreign images of a bucket and all of it. In a large bucket one of those that are equal to the last bit stands
-    for all: one picture may stand in every identity there is.
+    Buckets stand one after another in image_M. Images more alike than the threshold, and of different labels, are
+    looked for between the foreign images of a bucket and all of it. In a large bucket one of those that are equal to
+    the last bit stands for all: one picture may stand in every identity there is.
     """
     unit_MD, foreign_M = rows_of(path, image_M), foreign_M.copy()
     one, other = [], []

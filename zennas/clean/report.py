@@ -45,8 +45,8 @@ MEANING = {
 def write_report(path, summary, images, names, label_N, state):
     """Writes the page to `path`, whole or not at all.
 
-    summary: what run.json holds. images: the ImageSet of the data. names: of its identities. label_N: whom they were said to
-    show. state: the State.
+    summary: what run.json holds. images: the ImageSet of the data. names: of its identities. label_N: whom they were
+    said to show. state: the State.
     """
     write_atomically(path, page(summary, images, names, label_N, state))
 
@@ -66,26 +66,33 @@ def page(summary, images, names, label_N, state):
 <p>Of the images that tau_intra decides on, how many are more like their identity's centre than each cosine. The line is
 tau_intra. Where the curve is flat, little hangs on the threshold.</p>{_curve(summary)}
 <h3>How like their identity's centre images are</h3>{legend(LOOKS)}{_histogram(summary)}</section>
-<section><h2>Images of an identity, before and after</h2>{legend({"before": BEFORE, "after": AFTER})}{_sizes(summary)}</section>
+<section><h2>Images of an identity, before and
+after</h2>{legend({"before": BEFORE, "after": AFTER})}{_sizes(summary)}</section>
 <section><h2>What was decided on, as pictures</h2>
 <p>Below a picture: the cosine to its own identity's centre, then to the nearest other one's.</p>
 {examples or "<p class='empty'>Nothing was left out.</p>"}</section>
 <section><h2>Identities that became one</h2>{_merged(summary, gallery)}</section>
 <section><h2>Rounds</h2>{_rounds(summary)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
-<li><b>Nothing is deleted.</b> <code>decisions.parquet</code> has a row for every image; <code>--take-back image:NAME</code> keeps
-an image, <code>--take-back identity:NAME</code> undoes what an identity was merged with, <code>--look NAME</code> shows all
+<li><b>Nothing is deleted.</b> <code>decisions.parquet</code> has a row for every image; <code>--take-back
+image:NAME</code> keeps
+an image, <code>--take-back identity:NAME</code> undoes what an identity was merged with, <code>--look NAME</code> shows
+all
 images of one.</li>
-<li><b>Thresholds belong to one network's embeddings.</b> Another network's cosines lie elsewhere: look at the pictures.</li>
-<li><b>A hard image looks like a wrong one.</b> Profiles, children and old photographs lie far from their centre, too.</li>
-<li><b>A network cleans as it was taught.</b> What it cannot tell apart, twins and people it saw few of, it merges or throws
+<li><b>Thresholds belong to one network's embeddings.</b> Another network's cosines lie elsewhere: look at the
+pictures.</li>
+<li><b>A hard image looks like a wrong one.</b> Profiles, children and old photographs lie far from their centre,
+too.</li>
+<li><b>A network cleans as it was taught.</b> What it cannot tell apart, twins and people it saw few of, it merges or
+throws
 out.</li></ul></section>"""
     record = Provenance(**summary["made_by"])
     taken = summary["taken_back"]
     facts = [
         (
             "Images",
-            f"{summary['images']['before']:,} before, {summary['images']['before'] - summary['images']['dropped']:,} after",
+            f"{summary['images']['before']:,} before, {summary['images']['before'] - summary['images']['dropped']:,} "
+            f"after",
         ),
         ("Identities", f"{summary['identities']['before']:,} before, {summary['identities']['after']:,} after"),
         ("Network", ", then ".join(summary["embeddings_from"])),
@@ -94,10 +101,16 @@ out.</li></ul></section>"""
     if any(taken.values()):
         facts.append(("Taken back", f"{taken['images']:,} images, {taken['identities']:,} identities"))
     return document(
-        sections, f"<p>What it takes to run it again.</p>{definitions(origin(record, []))}", kind="clean", title=summary["data"],
-        subtitle="Identities merged, cleaned between each other and within", banner=notices(noted, "banner"), facts=facts,
-        style=STYLE, has_pictures=True,
-    )  # fmt: skip
+        sections,
+        f"<p>What it takes to run it again.</p>{definitions(origin(record, []))}",
+        kind="clean",
+        title=summary["data"],
+        subtitle="Identities merged, cleaned between each other and within",
+        banner=notices(noted, "banner"),
+        facts=facts,
+        style=STYLE,
+        has_pictures=True,
+    )
 
 
 def look_page(chosen, images, names, label_N, state, made_by):
@@ -114,9 +127,16 @@ def look_page(chosen, images, names, label_N, state, made_by):
     if came:
         sections += f"<section><h2>Count as it now</h2>{gallery.cards(came, 'given')}</section>"
     return document(
-        sections, definitions(origin(made_by, [])), kind="clean", title=names[chosen], subtitle="One identity, image by image",
-        banner="", facts=[("Images", f"{len(given):,} before, {len(now):,} after")], style=STYLE, has_pictures=True,
-    )  # fmt: skip
+        sections,
+        definitions(origin(made_by, [])),
+        kind="clean",
+        title=names[chosen],
+        subtitle="One identity, image by image",
+        banner="",
+        facts=[("Images", f"{len(given):,} before, {len(now):,} after")],
+        style=STYLE,
+        has_pictures=True,
+    )
 
 
 class Gallery:
@@ -188,10 +208,13 @@ def _curve(summary):
     total = max(1, summary["images"]["before"])
     figure = go.Figure(
         go.Scatter(
-            x=edges, y=[100 * count / total for count in summary["kept_at"]], mode="lines", line={"color": INK, "width": 2},
+            x=edges,
+            y=[100 * count / total for count in summary["kept_at"]],
+            mode="lines",
+            line={"color": INK, "width": 2},
             hovertemplate="above %{x:.2f}: %{y:.2f} % of all images<extra></extra>",
         )
-    )  # fmt: skip
+    )
     if (threshold := summary["plan"]["tau_intra"]) is not None:
         figure.add_vline(
             x=threshold,
@@ -210,9 +233,13 @@ def _histogram(summary):
     for name, look in LOOKS.items():
         if any(counts.get(name, [])):
             figure.add_bar(
-                x=middle, y=np.sqrt(counts[name]), name=name, marker={"color": look.colour}, customdata=counts[name],
+                x=middle,
+                y=np.sqrt(counts[name]),
+                name=name,
+                marker={"color": look.colour},
+                customdata=counts[name],
                 hovertemplate=f"{name}: %{{customdata}} images at %{{x:.2f}}<extra></extra>",
-            )  # fmt: skip
+            )
     figure.update_layout(barmode="stack", bargap=0)
     figure.update_xaxes(title="cosine to the identity's centre", range=[-0.4, 1])
     figure.update_yaxes(title="images, drawn as square roots", showticklabels=False)
@@ -224,9 +251,12 @@ def _sizes(summary):
     for name, look in (("before", BEFORE), ("after", AFTER)):
         rows = summary["sizes"][name]
         figure.add_bar(
-            x=[f"{least}" if least == most else f"{least}-{most}" for least, most, _ in rows], y=[count for *_, count in rows],
-            name=name, marker={"color": look.colour}, hovertemplate=f"{name}: %{{y}} identities of %{{x}} images<extra></extra>",
-        )  # fmt: skip
+            x=[f"{least}" if least == most else f"{least}-{most}" for least, most, _ in rows],
+            y=[count for *_, count in rows],
+            name=name,
+            marker={"color": look.colour},
+            hovertemplate=f"{name}: %{{y}} identities of %{{x}} images<extra></extra>",
+        )
     figure.update_xaxes(title="images of an identity", type="category")
     figure.update_yaxes(title="identities", type="log")
     return drawn(figure, "sizes", height_px=280)
@@ -243,7 +273,8 @@ def _merged(summary, gallery):
         )
         rows += f"<div class='merge'><b>{pair['cosine']:.3f}</b>{cells}</div>"
     return (
-        "<p>The cosine of the two centres; the least alike pairs first, where mistakes would be, then the most alike. Of each "
+        "<p>The cosine of the two centres; the least alike pairs first, where mistakes would be, then the most "
+        "alike. Of each "
         f"up to three images.</p><div class='merges'>{rows}</div>"
     )
 
@@ -263,10 +294,13 @@ def _rounds(summary):
 
 
 STYLE = f"""
-.cards {{ display: flex; flex-wrap: wrap; gap: 12px 14px; margin: 8px 0 14px; }} figure {{ margin: 0; max-width: 160px; }}
-.cards img, .merges img, .missing {{ width: {THUMBNAIL_PX}px; height: {THUMBNAIL_PX}px; border-radius: 4px; margin-right: 3px; }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 12px 14px; margin: 8px 0 14px; }} figure {{ margin: 0; max-width: 160px;
+}}
+.cards img, .merges img, .missing {{ width: {THUMBNAIL_PX}px; height: {THUMBNAIL_PX}px; border-radius: 4px;
+margin-right: 3px; }}
 .missing {{ display: inline-grid; place-items: center; font-size: 10px; color: {FADED}; background: {GRID}; }}
-figcaption {{ font-size: 12px; font-variant-numeric: tabular-nums; }} figcaption small {{ font-size: 11px; color: {FADED};
+figcaption {{ font-size: 12px; font-variant-numeric: tabular-nums; }} figcaption small {{ font-size: 11px; color:
+{FADED};
   overflow-wrap: anywhere; line-height: 1.3; }} figure.gone img {{ opacity: 0.45; outline: 2px solid {BUDGET.colour}; }}
 .merges {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 100%)); gap: 10px; }}
 @media (min-width: 1100px) {{ .merges {{ grid-template-columns: 1fr 1fr; }} }}

@@ -1,4 +1,6 @@
-"""A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind. Read `go` first."""
+"""A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind. Read `go`
+first.
+"""
 
 import hashlib
 import re
@@ -27,10 +29,11 @@ LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
 
 
 def go(options, console, *, train_next=None, taken_back=()):
-    """The summary of a cleaning (a plain dict, as run.json keeps it). UserError before the first step for what cannot be used.
+    """The summary of a cleaning (a plain dict, as run.json keeps it). UserError before the first step for what cannot
+    be used.
 
-    train_next(labels, out) -> what --embeddings-from says of the network that was trained on these labels; for several rounds.
-    taken_back: entries such as 'image:NAME' and 'identity:NAME'.
+    train_next(labels, out) -> what --embeddings-from says of the network that was trained on these labels; for several
+    rounds. taken_back: entries such as 'image:NAME' and 'identity:NAME'.
     """
     progress, lock = Progress(console), lock_folder(options.out)
     try:
@@ -41,9 +44,12 @@ def go(options, console, *, train_next=None, taken_back=()):
             kept_run(options.out, what="rounds")
         asked = _first(options, source)
         state_of_run, there = open_run(
-            options.out, options.settings(source, asked.fingerprint), start={"summary": None, "rounds": []},
-            resume=options.resume, fresh=options.fresh,
-        )  # fmt: skip
+            options.out,
+            options.settings(source, asked.fingerprint),
+            start={"summary": None, "rounds": []},
+            resume=options.resume,
+            fresh=options.fresh,
+        )
         rounds = state_of_run["rounds"]
         taken, lines = decisions.taken_back(options.out, taken_back, source)
         if rounds:
@@ -104,7 +110,8 @@ def _first(options, source):
         raise UserError(f"--embeddings {path}: holds several arrays (.npz); give one, as an .npy file")
     if row_ND.ndim != 2 or row_ND.dtype.kind != "f" or len(row_ND) != source.num_images:
         raise UserError(
-            f"--embeddings {path}: holds {' x '.join(map(str, row_ND.shape))} of {row_ND.dtype}; allowed: one row of floating "
+            f"--embeddings {path}: holds {' x '.join(map(str, row_ND.shape))} of {row_ND.dtype}; allowed: one row of "
+            f"floating "
             f"point numbers for each of the {source.num_images} images of {options.data}, in its order"
         )
     stat = path.stat()
@@ -154,9 +161,11 @@ def _round(options, source, asked, number, taken, progress):
     state = _state_after(options, source, taken, number - 1) if goes_on else State.of(label_N)
     device = "cuda" if usable_device(options.device) == "cuda" else None
     work = Work(
-        folder / PARTS, num_workers=wanted_workers(options.workers, source.num_images), address=options.address,
+        folder / PARTS,
+        num_workers=wanted_workers(options.workers, source.num_images),
+        address=options.address,
         progress=progress,
-    )  # fmt: skip
+    )
     try:
         state = cleaned(state, Bench(path, options.plan, work, number=number, device=device))
     finally:
@@ -164,7 +173,8 @@ def _round(options, source, asked, number, taken, progress):
     if not (state.label_N >= 0).any():
         raise UserError(
             f"{options.data}: nothing is left of {source.num_images} images; the thresholds "
-            f"(tau_intra {options.plan.tau_intra}, min_images {options.plan.min_images}) are not for this network's cosines"
+            f"(tau_intra {options.plan.tau_intra}, min_images {options.plan.min_images}) are not for this network's "
+            f"cosines"
         )
     write_labels(folder / LABELS, source, state.label_N)
     decisions.save_state(folder / STATE, state)
@@ -174,10 +184,14 @@ def _round(options, source, asked, number, taken, progress):
     identities = len(np.unique(state.label_N[state.label_N >= 0]))
     progress.say(f"round {number}: {kept:,} of {source.num_images:,} images of {identities:,} identities are kept")
     return {
-        "number": number, "start": "previous" if goes_on else "raw", "embeddings_from": asked.said, "kept": kept,
-        "identities": identities, "notices": notices,
+        "number": number,
+        "start": "previous" if goes_on else "raw",
+        "embeddings_from": asked.said,
+        "kept": kept,
+        "identities": identities,
+        "notices": notices,
         "counts": {name: int((state.reason_N == place).sum()) for place, name in enumerate(decisions.REASONS) if place},
-    }  # fmt: skip
+    }
 
 
 def _announce(options, source, progress, *, there):

@@ -63,9 +63,15 @@ class State(NamedTuple):
         num = len(label_N)
         nothing = np.full(num, np.nan, np.float32)
         return cls(
-            np.array(label_N, np.int32), np.zeros(num, np.uint8), np.zeros(num, np.int16), nothing, nothing.copy(),
-            np.full(num, -1, np.int32), np.full(num, -1, np.int64), np.full(num, -1, np.int32),
-        )  # fmt: skip
+            np.array(label_N, np.int32),
+            np.zeros(num, np.uint8),
+            np.zeros(num, np.int16),
+            nothing,
+            nothing.copy(),
+            np.full(num, -1, np.int32),
+            np.full(num, -1, np.int64),
+            np.full(num, -1, np.int32),
+        )
 
     def judged(self, image_M, reason, number, *, label=DROPPED):
         """The State in which round `number` gave images a reason and another label (one, or one each)."""

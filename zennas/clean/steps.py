@@ -40,11 +40,13 @@ class Centres(NamedTuple):
 
 
 class Bench:
-    """What steps work with: embeddings, the plan, the work; and the centres as they were last, so that only those of identities
-    that changed are found anew."""
+    """What steps work with: embeddings, the plan, the work; and the centres as they were last, so that only those of
+    identities that changed are found anew."""
 
     def __init__(self, embeddings, plan: CleanPlan, work, *, number=1, device=None):
-        """embeddings: an .npy. number: of the round. device: where all centres are compared (cuda); None: an index instead."""
+        """embeddings: an .npy. number: of the round. device: where all centres are compared (cuda); None: an index
+        instead.
+        """
         self.embeddings, self.plan, self.work, self.number = str(embeddings), plan, work, number
         self.device = device
         self._last, self._count, self._index = None, 0, None
@@ -64,10 +66,15 @@ class Bench:
         image_M, starts_C = grouped(label_N, changed_C)
         cuts = part_cuts(starts_C, len(image_M), squares=True)
         tasks = [
-            (self.embeddings, image_M[starts_C[one] : _end(starts_C, other, image_M)], starts_C[one:other] - starts_C[one],
-             self.plan.dbscan_eps, self.plan.dbscan_min_samples)
+            (
+                self.embeddings,
+                image_M[starts_C[one] : _end(starts_C, other, image_M)],
+                starts_C[one:other] - starts_C[one],
+                self.plan.dbscan_eps,
+                self.plan.dbscan_min_samples,
+            )
             for one, other in itertools.pairwise(cuts)
-        ]  # fmt: skip
+        ]
         found = self.work.map(f"round {self.number}.{self._count} centres", parts.centres, tasks)
         size = np.load(self.embeddings, mmap_mode="r").shape[1]
         centre_CD, num_members_C = np.zeros((len(number_C), size), np.float32), np.zeros(len(number_C), np.int32)
@@ -98,7 +105,9 @@ class Bench:
         return self._index
 
     def map(self, name, function, tasks, *, by_index=False):
-        """Work.map under a name of its own in this round; by_index: an index is asked, which may be on this process's device."""
+        """Work.map under a name of its own in this round; by_index: an index is asked, which may be on this process's
+        device.
+        """
         here = by_index and self.device is not None
         return self.work.map(f"round {self.number}.{self._count} {name}", function, tasks, here=here)
 
@@ -107,7 +116,9 @@ class Bench:
 
 
 def leave_out_unusable(state, bench):
-    """Images without an embedding take no part. UserError where no network speaks: all of them are without, or all are equal."""
+    """Images without an embedding take no part. UserError where no network speaks: all of them are without, or all are
+    equal.
+    """
     num = len(state.label_N)
     cuts = [*range(0, num, PART), num]
     tasks = [(bench.embeddings, start, stop) for start, stop in itertools.pairwise(cuts)]
@@ -128,7 +139,9 @@ def leave_out_unusable(state, bench):
 
 
 def merge(state, bench):
-    """Identities whose centres are more alike than tau_merge become the one of the lowest number; a chain joins them, too."""
+    """Identities whose centres are more alike than tau_merge become the one of the lowest number; a chain joins them,
+    too.
+    """
     threshold = bench.plan.tau_merge
     if threshold is None:
         return state
@@ -155,8 +168,8 @@ def merge(state, bench):
 
 
 def inter(state, bench):
-    """Images of two identities that are one picture stay with the identity that they are more like; images nearer to another
-    identity's centre than to their own's are left out, or moved there."""
+    """Images of two identities that are one picture stay with the identity that they are more like; images nearer to
+    another identity's centre than to their own's are left out, or moved there."""
     plan = bench.plan
     if plan.tau_duplicate is None and plan.tau_other is None:
         return state
@@ -191,10 +204,11 @@ def inter(state, bench):
 def _twins(bench, image_M, label_M, own_M, other_M, cell_M):
     """For each image the one that it is a duplicate of in another identity, and stays behind; -1 for all others.
 
-    Duplicates have one nearest centre, since their embeddings are nearly one: they are looked for among the images that have it,
-    and only where one of these goes under another name than the centre's.
+    Duplicates have one nearest centre, since their embeddings are nearly one: they are looked for among the images that
+    have it, and only where one of these goes under another name than the centre's.
     """
-    # Where a picture is all that several identities have, their centres are one: which of them is nearest is down to rounding.
+    # Where a picture is all that several identities have, their centres are one: which of them is nearest is down to
+    # rounding.
     is_tied_M = (cell_M != label_M) & (own_M > bench.plan.tau_duplicate) & (np.abs(other_M - own_M) <= TIE)
     one_C = joined(int(label_M.max()) + 1, label_M[is_tied_M], cell_M[is_tied_M])
     cell_M = np.where(cell_M >= 0, one_C[cell_M], cell_M)
@@ -207,9 +221,15 @@ def _twins(bench, image_M, label_M, own_M, other_M, cell_M):
     for one, other in itertools.pairwise(cuts):
         part = held_M[starts_B[one] : _end(starts_B, other, held_M)]
         tasks.append(
-            (bench.embeddings, image_M[part], label_M[part], starts_B[one:other] - starts_B[one], foreign_M[part],
-             bench.plan.tau_duplicate)
-        )  # fmt: skip
+            (
+                bench.embeddings,
+                image_M[part],
+                label_M[part],
+                starts_B[one:other] - starts_B[one],
+                foreign_M[part],
+                bench.plan.tau_duplicate,
+            )
+        )
     found = bench.map("duplicates", parts.twins, tasks)
     twin_M = np.full(len(image_M), -1, np.int64)
     one_P, other_P = (
@@ -239,7 +259,8 @@ def intra(state, bench):
     place_M = centres.places(state.label_N[image_M])
     tasks = [(bench.embeddings, image_M[part], centres.path, place_M[part]) for part in _slices(len(image_M), PART)]
     own_M = np.concatenate([part["own_M"] for part in bench.map("intra", parts.own, tasks)])
-    # Of an image that was moved in this round, what it was moved for stays: how unlike the identity it came from it was.
+    # Of an image that was moved in this round, what it was moved for stays: how unlike the identity it came from it
+    # was.
     moved_M = (state.reason_N[image_M] == NEARER) & (state.round_N[image_M] == bench.number)
     state = state.compared(image_M[~moved_M], own_N=own_M[~moved_M])
     return state.judged(image_M[own_M <= threshold], FAR, bench.number)
@@ -278,7 +299,8 @@ def grouped(label_N, number_C):
 def part_cuts(starts_C, num_images, *, squares=False):
     """Places among groups at which the work is cut, so that a part has about PART images: [0, ..., number of groups].
 
-    squares: where the work holds the likeness of all images of a group with each other, a part has at most about PAIRS of those.
+    squares: where the work holds the likeness of all images of a group with each other, a part has at most about PAIRS
+    of those.
     """
     if not len(starts_C):
         return [0]

@@ -1,5 +1,5 @@
-"""Parts of a step, done in this process or by workers on Ray (the only file of the room that imports it), and kept until the
-round is over: what a kill -9 costs is the parts under way."""
+"""Parts of a step, done in this process or by workers on Ray (the only file of the room that imports it), and kept
+until the round is over: what a kill -9 costs is the parts under way."""
 
 import os
 import pathlib
@@ -21,8 +21,11 @@ class Work:
     def __init__(self, folder, *, num_workers=1, address=None, progress=None):
         """num_workers: processes on this machine; 1: this one alone. address: of a Ray cluster instead."""
         self.folder, self.num_workers, self.address, self.progress = (
-            pathlib.Path(folder), num_workers, address, progress,
-        )  # fmt: skip
+            pathlib.Path(folder),
+            num_workers,
+            address,
+            progress,
+        )
         self._ray = None
         with explaining(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,13 +70,15 @@ class Work:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, UserError | OSError):
                         raise UserError(
-                            f"a worker: {first_line(error.cause)}; with --address every node must see the data, --out and "
+                            f"a worker: {first_line(error.cause)}; with --address every node must see the data, "
+                            f"--out and "
                             "ZENNAS_CACHE under the same paths"
                         ) from None
                     raise
                 except ray.exceptions.RayError as error:
                     raise UserError(
-                        f"a worker died four times at part {place}: {first_line(error)}; the same command goes on from there"
+                        f"a worker died four times at part {place}: {first_line(error)}; the same command goes on "
+                        f"from there"
                     ) from None
         finally:
             for task in under_way:

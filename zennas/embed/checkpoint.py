@@ -1,4 +1,6 @@
-"""The form in which a trained network of ours is kept: network.pt, its candidate, sizes and weights and nothing that runs."""
+"""The form in which a trained network of ours is kept: network.pt, its candidate, sizes and weights and nothing that
+runs.
+"""
 
 import io
 import os
@@ -19,7 +21,9 @@ ACCEPTED = (
 
 
 def save_network(path, network):
-    """Write a Network to a file that is there whole or not at all: its candidate, its sizes and its weights, nothing else."""
+    """Write a Network to a file that is there whole or not at all: its candidate, its sizes and its weights, nothing
+    else.
+    """
     buffer = io.BytesIO()
     content = {
         "candidate": network.candidate.plain(),
@@ -32,17 +36,19 @@ def save_network(path, network):
 
 
 def load_network(path):
-    """The Network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of network.pt.
+    """The Network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
+    network.pt.
 
-    Only tensors and plain values are read: a file from a stranger runs nothing. UserError where it is something else, damaged,
-    or its weights are not those of its candidate.
+    Only tensors and plain values are read: a file from a stranger runs nothing. UserError where it is something else,
+    damaged, or its weights are not those of its candidate.
     """
     path = file_of(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make the unpickler raise whatever they like
         raise UserError(
-            f"{path}: not a network of zennas ({type(error).__name__}); a checkpoint is read without running anything in it: "
+            f"{path}: not a network of zennas ({type(error).__name__}); a checkpoint is read without running "
+            f"anything in it: "
             "export a network of another origin to ONNX"
         ) from None
     keys = ("candidate", "image_px", "embedding_size", "weights")
@@ -70,7 +76,8 @@ def load_network(path):
 
 
 def file_of(path):
-    """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is none."""
+    """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is
+    none."""
     path = pathlib.Path(path)
     path = path / NETWORK if os.path.isdir(path) else path
     if not os.path.isfile(path):  # unlike pathlib's, no error for a name that is too long

@@ -79,11 +79,11 @@ def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, s
     """embedding_ND, memory-mapped: a Model's embeddings of all images of an ImageSet as they are, without augmentation.
 
     flip: the mirrored image's embedding is added, as insightface's evaluation has it (the sum is not made unit length).
-    Kept at `path` (.npy) with a Sidecar; there already, it is only opened; interrupted, even by kill -9, it goes on where it
-    was. progress(done, total). A corrupt image has a row of NaN; Sidecar.load(sidecar_of(path)) counts and names them. Images
-    whose bytes cannot be had, which may pass, are asked for again by every later call.
-    strict: UserError where an embedding is not finite in `dtype`; without, it stays in its row. UserError where the file is of
-    another model or other images or somebody else's, and where another process works at it.
+    Kept at `path` (.npy) with a Sidecar; there already, it is only opened; interrupted, even by kill -9, it goes on
+    where it was. progress(done, total). A corrupt image has a row of NaN; Sidecar.load(sidecar_of(path)) counts and
+    names them. Images whose bytes cannot be had, which may pass, are asked for again by every later call.
+    strict: UserError where an embedding is not finite in `dtype`; without, it stays in its row. UserError where the
+    file is of another model or other images or somebody else's, and where another process works at it.
     """
     path, dtype = pathlib.Path(path), np.dtype(dtype)
     if _is_whole(path, _sidecar(model, images, flip, dtype)):  # read by any number of processes

@@ -21,8 +21,9 @@ class attention_of:
     with attention_of(network) as maps:
         features = Features(network(image_B3HW), maps.take())
 
-    The maps are those that blocks name in `attention_maps` (space/blocks.py), in the order in which they are computed; empty
-    for a network without attention. Each forward begins anew, so recomputation under gradient checkpointing does no harm.
+    The maps are those that blocks name in `attention_maps` (space/blocks.py), in the order in which they are computed;
+    empty for a network without attention. Each forward begins anew, so recomputation under gradient checkpointing does
+    no harm.
     """
 
     def __init__(self, network):

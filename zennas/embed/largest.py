@@ -6,7 +6,8 @@ import torch
 
 
 def largest(blocks, num):
-    """(value_RK, column_RK, int64): the `num` largest of each row, the largest first; fewer where there are not so many columns.
+    """(value_RK, column_RK, int64): the `num` largest of each row, the largest first; fewer where there are not so many
+    columns.
 
     blocks: (first column, value_RS) of one part of the columns after another.
 

@@ -27,10 +27,11 @@ from zennas.records import UserError, first_line
 
 
 class Model:
-    """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds it.
+    """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds
+    it.
 
-    input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR. fingerprint: of
-    everything its answers depend on.
+    input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR.
+    fingerprint: of everything its answers depend on.
     """
 
     def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):
@@ -43,7 +44,8 @@ class Model:
         self.embedding_size = self._probe()
 
     def __call__(self, image_BHW3):
-        """The Features of uint8 RGB images of input_hw (with `resize`: of any size), on the model's device, without gradient.
+        """The Features of uint8 RGB images of input_hw (with `resize`: of any size), on the model's device, without
+        gradient.
 
         UserError for images of another size.
         """
@@ -54,7 +56,8 @@ class Model:
     def _prepared(self, image_BHW3):
         if image_BHW3.dtype != torch.uint8 or image_BHW3.ndim != 4 or image_BHW3.shape[3] != 3:
             raise UserError(
-                f"{self.where}: given images {tuple(image_BHW3.shape)} of {image_BHW3.dtype}, allowed: (B, H, W, 3) of uint8"
+                f"{self.where}: given images {tuple(image_BHW3.shape)} of {image_BHW3.dtype}, allowed: (B, H, W, 3) "
+                f"of uint8"
             )
         given_hw = tuple(image_BHW3.shape[1:3])
         if given_hw != self.input_hw and not self._resize:
@@ -102,7 +105,8 @@ class Model:
     def _probe(self):
         """The embedding size, as two black images show it; UserError where it does not do what a model does.
 
-        A file may say that it takes any batch and have the shape of one image written into its nodes: then it is given one.
+        A file may say that it takes any batch and have the shape of one image written into its nodes: then it is given
+        one.
         """
         image_BHW3 = torch.zeros(2, *self.input_hw, 3, dtype=torch.uint8)
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
@@ -164,10 +168,11 @@ def open_model(
 
     A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
     TorchScript; its content decides, not its name. The last two can run code of their author's: refused unless trusted.
-    mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR order,
-    mean and std too. image_px: the side of its images, or (height, width), where it does not say itself. resize: images of
-    another size are scaled to its own (A-SKD: the teacher sees more than the student); without, they are refused. dtype: of
-    autocast on the way; float32: none. UserError where the file is none of these, or the network fails or gives no embeddings.
+    mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR
+    order, mean and std too. image_px: the side of its images, or (height, width), where it does not say itself. resize:
+    images of another size are scaled to its own (A-SKD: the teacher sees more than the student); without, they are
+    refused. dtype: of autocast on the way; float32: none. UserError where the file is none of these, or the network
+    fails or gives no embeddings.
     """
     device = torch.device(device)
     if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
@@ -255,8 +260,8 @@ def _onnx_origin(path, device):
 
 
 def _beside(path):
-    """The files in which an ONNX file keeps weights. UserError where one does not lie beside or below it: the file of a stranger
-    reads nothing else. Only newer releases of ONNX Runtime look after that themselves."""
+    """The files in which an ONNX file keeps weights. UserError where one does not lie beside or below it: the file of a
+    stranger reads nothing else. Only newer releases of ONNX Runtime look after that themselves."""
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's types, which onnx passes on

@@ -42,14 +42,16 @@ class Named(NamedTuple):
     def notice(self):
         """A sentence where its normalisation was guessed; None where it is known."""
         said = (
-            f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one costs "
+            f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one "
+            f"costs "
             "accuracy: say it with ,normalise="
         )
         return said if self.guessed else None
 
 
 def open_named(text, *, device="cpu", option="--model"):
-    """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not known.
+    """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not
+    known.
 
     Without `normalise`: what the challenge's checker would take an ONNX file to need, else (x - 127.5) / 127.5.
     """

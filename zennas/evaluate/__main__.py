@@ -28,13 +28,13 @@ A set is [PROTOCOL:]WHERE:
   all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
 
 A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept in
-$ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an interrupted evaluation
-goes on where it was.
+$ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an interrupted
+evaluation goes on where it was.
 
 Under --out: report.html, results.csv, results.json.
 
-Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used; 130 stopped
-by Ctrl-C (the same command goes on).
+Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used;
+130 stopped by Ctrl-C (the same command goes on).
 """
 
 

@@ -139,10 +139,14 @@ def _asked(judgement, subset):
 def _points(figure, points, model, look):
     for row, places in enumerate((points, [(far, 1 - tar) for far, tar in points if tar < 1]), start=1):
         figure.add_scatter(
-            x=[far for far, _ in places], y=[100 * share for _, share in places], mode="markers", row=row, col=1,
+            x=[far for far, _ in places],
+            y=[100 * share for _, share in places],
+            mode="markers",
+            row=row,
+            col=1,
             marker={"symbol": ASKED.symbol, "size": ASKED.size_px, "color": look.colour, "line": {"width": 2}},
             hovertemplate=f"{html.escape(model)}<br>%{{y:.2f}} % at a FAR of %{{x:.3g}}<extra></extra>",
-        )  # fmt: skip
+        )
 
 
 def _up_to_100(seen):
@@ -165,10 +169,13 @@ def _cmc(of_subset, looks, name):
         y_K = 100 * np.asarray(curve.y_K, float)
         seen += [*y_K]
         figure.add_scatter(
-            x=np.asarray(curve.x_K, float), y=y_K, mode="lines+markers", marker={"size": 4},
+            x=np.asarray(curve.x_K, float),
+            y=y_K,
+            mode="lines+markers",
+            marker={"size": 4},
             line={"color": looks[model].colour, "width": 2},
             hovertemplate=f"{html.escape(model)}<br>%{{y:.2f}} % within rank %{{x}}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_xaxes(
         title="Rank", range=span(1, *(rank for curve in of_subset.values() for rank in curve.x_K), pad=0.02)
     )
@@ -191,10 +198,17 @@ def _histograms(of_subset, judgements, looks, name):
             low, high = min(low, edge_B1[there[0]]), max(high, edge_B1[there[-1] + 1])
         for look, share_B, kind in ((DIFFERENT, different_B, "different"), (SAME, same_B, "same")):
             figure.add_scatter(
-                x=edge_B1, y=np.sqrt([*share_B, 0.0]), customdata=100 * np.array([*share_B, 0.0]), row=row, col=1,
-                mode="lines", line={"color": look.colour, "width": 1.2, "shape": "hv"}, fill="tozeroy",
-                fillcolor=_faint(look), hovertemplate=f"%{{customdata:.3g}} % of the {kind} pairs from %{{x:.2f}}<extra></extra>",
-            )  # fmt: skip
+                x=edge_B1,
+                y=np.sqrt([*share_B, 0.0]),
+                customdata=100 * np.array([*share_B, 0.0]),
+                row=row,
+                col=1,
+                mode="lines",
+                line={"color": look.colour, "width": 1.2, "shape": "hv"},
+                fill="tozeroy",
+                fillcolor=_faint(look),
+                hovertemplate=f"%{{customdata:.3g}} % of the {kind} pairs from %{{x:.2f}}<extra></extra>",
+            )
         top = float(np.sqrt(max([*same_B, *different_B, 1e-6]))) * 1.12
         thresholds = [
             metric
@@ -206,8 +220,11 @@ def _histograms(of_subset, judgements, looks, name):
             names[metric.headline][metric.name] = True
             _threshold(figure, metric, top, row)
         figure.update_yaxes(
-            range=[0, top], tickvals=(ticks := _ticks(top)), ticktext=[f"{100 * tick**2:g} %" for tick in ticks], row=row
-        )  # fmt: skip
+            range=[0, top],
+            tickvals=(ticks := _ticks(top)),
+            ticktext=[f"{100 * tick**2:g} %" for tick in ticks],
+            row=row,
+        )
         caption(figure, model, row, colour=looks[model].colour)
     figure.update_xaxes(range=span(low, high, pad=0.02) if low < high else [-1, 1])
     figure.update_xaxes(title="Similarity (cosine)", row=len(of_subset))
@@ -221,9 +238,18 @@ def _threshold(figure, metric, top, row):
     headline = metric.headline
     said = f"{html.escape(metric.name)}: accepted above {number(metric.threshold, '.3f')}<extra></extra>"
     figure.add_scatter(
-        x=[metric.threshold] * 9, y=np.linspace(0, top, 9), mode="lines", row=row, col=1, hovertemplate=said,
-        line={"color": BUDGET.colour if headline else INK, "width": 2 if headline else 1, "dash": "solid" if headline else "dot"},
-    )  # fmt: skip
+        x=[metric.threshold] * 9,
+        y=np.linspace(0, top, 9),
+        mode="lines",
+        row=row,
+        col=1,
+        hovertemplate=said,
+        line={
+            "color": BUDGET.colour if headline else INK,
+            "width": 2 if headline else 1,
+            "dash": "solid" if headline else "dot",
+        },
+    )
 
 
 def _ticks(top):
@@ -240,9 +266,18 @@ def caption(figure, text, row, *, colour=INK):
     """Writes above a panel of a figure what it is of; a long text is cut, for it would not be wrapped."""
     text = text if len(text) <= MAX_CAPTION else text[: MAX_CAPTION - 1] + "…"
     figure.add_annotation(
-        text=html.escape(text), xref="x domain", yref="y domain", x=0.0, y=1.0, xanchor="left", yanchor="bottom",
-        showarrow=False, font={"size": 12, "color": colour}, row=row, col=1,
-    )  # fmt: skip
+        text=html.escape(text),
+        xref="x domain",
+        yref="y domain",
+        x=0.0,
+        y=1.0,
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 12, "color": colour},
+        row=row,
+        col=1,
+    )
 
 
 def _faint(look):
@@ -250,5 +285,6 @@ def _faint(look):
 
 
 STYLE = f"""
-details {{ border-top: 1px solid {GRID}; padding: 8px 0; }} summary {{ cursor: pointer; font-weight: 600; padding: 2px 0; }}
+details {{ border-top: 1px solid {GRID}; padding: 8px 0; }} summary {{ cursor: pointer; font-weight: 600; padding: 2px
+0; }}
 """

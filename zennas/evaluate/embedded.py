@@ -17,7 +17,9 @@ ROWS = 8192  # looked at at a time
 
 
 class Embedded(NamedTuple):
-    """embedding_ND (float32; rows of zeros for images that cannot be used), how many those are, and sentences about them."""
+    """embedding_ND (float32; rows of zeros for images that cannot be used), how many those are, and sentences about
+    them.
+    """
 
     embedding_ND: np.ndarray
     num_unusable: int
@@ -37,7 +39,8 @@ def embedded(the_set, model, *, flip, progress=None):
 
 
 def usable(embedding_ND, the_set, *, corrupt, model):
-    """The Embedded of raw rows: those that are not finite or too short for a direction become zeros, counted and named."""
+    """The Embedded of raw rows: those that are not finite or too short for a direction become zeros, counted and
+    named."""
     not_finite, short = [], []
     for start in range(0, len(embedding_ND), ROWS):
         rows_BD = embedding_ND[start : start + ROWS]
@@ -65,12 +68,14 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
     said, where = [], the_set.images.where
     if corrupt.num_corrupt:
         said.append(
-            f"{corrupt.num_corrupt} images cannot be read and are like nobody: {some(corrupt.corrupt, corrupt.num_corrupt)}"
+            f"{corrupt.num_corrupt} images cannot be read and are like nobody: "
+            f"{some(corrupt.corrupt, corrupt.num_corrupt)}"
         )
     if corrupt.unreadable:
         named = some([where(image) for image in corrupt.unreadable[: NAMED + 1]])
         said.append(
-            f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) and are like "
+            f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) and are "
+            f"like "
             f"nobody: {named}"
         )
     if (num := len(not_finite) - corrupt.num_corrupt - len(corrupt.unreadable)) > 0:
@@ -78,13 +83,15 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
         said.append(f"{num} embeddings are not finite and count as like nobody: {some(list(named), num)}")
     if short:
         said.append(
-            f"{len(short)} embeddings are zero and count as like nobody: {some([where(image) for image in short], len(short))}"
+            f"{len(short)} embeddings are zero and count as like nobody: "
+            f"{some([where(image) for image in short], len(short))}"
         )
     groups = _equal_rows(embedding_ND)
     if groups:
         named = [" = ".join(where(image) for image in group[:2]) for group in groups]
         said.append(
-            f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture twice, or a "
+            f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture "
+            f"twice, or a "
             f"network that gave up): {some(named, len(groups))}"
         )
         label_N = the_set.column.get("label_N")

@@ -108,7 +108,9 @@ def judge_all(the_set, embedding_ND, work):
 
 
 def judge_mfr(the_set, embedding_ND, work):
-    """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the ranking."""
+    """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the
+    ranking.
+    """
     subset_N, masked_N = the_set.column["subset_N"], the_set.column["masked_N"]
     parts, values = [], {}
 
@@ -145,7 +147,9 @@ def judge_mfr(the_set, embedding_ND, work):
 
 
 def judge_webface(the_set, embedding_ND, work):
-    """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone (SFR)."""
+    """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone
+    (SFR).
+    """
     column = the_set.column
     masked_M, standard_M = np.flatnonzero(column["masked_N"]), np.flatnonzero(~column["masked_N"])
     parts = []
@@ -192,7 +196,8 @@ def judge_reid(the_set, embedding_ND, work):
         if rerank is None and len(found.unanswerable):
             named = some([the_set.images.where(int(query_Q[query])) for query in found.unanswerable[:6]])
             notices.append(
-                f"{len(found.unanswerable)} of {found.num_queries} queries have no right answer in the gallery (junk aside) "
+                f"{len(found.unanswerable)} of {found.num_queries} queries have no right answer in the gallery (junk "
+                f"aside) "
                 f"and are in no mean: {named}"
             )
     return Judgement(metrics, curves, notices=notices)
@@ -203,9 +208,13 @@ def judge_identification(the_set, embedding_ND, work):
     column = the_set.column
     probe_P, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
     found = identify(
-        embedding_ND[probe_P], column["label_N"][probe_P], embedding_ND[gallery_G], column["label_N"][gallery_G],
-        ranks=RANKS, progress=work.counting("probes"),
-    )  # fmt: skip
+        embedding_ND[probe_P],
+        column["label_N"][probe_P],
+        embedding_ND[gallery_G],
+        column["label_N"][gallery_G],
+        ranks=RANKS,
+        progress=work.counting("probes"),
+    )
     no_mated = None if found.num_mated else "no probe's identity is in the gallery"
     metrics = [
         Metric(name=f"rank-{rank}", value=_known(share), headline=rank == 1, num_same=found.num_mated, note=no_mated)
@@ -256,10 +265,15 @@ def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, work, *,
         note = "no masked images" if not len(image_M) else "no unmasked images"
         return Parts([Metric(name=_name(far, fnmr), subset=subset, value=None, note=note) for far in fars], [], [], [])
     found = all_to_all(
-        embedding_ND if len(image_M) == len(embedding_ND) else embedding_ND[image_M], label_N[image_M], fars,
-        against=against, device=work.device, kept=work.kept(subset), progress=work.counting(f"{subset} pairs".strip()),
+        embedding_ND if len(image_M) == len(embedding_ND) else embedding_ND[image_M],
+        label_N[image_M],
+        fars,
+        against=against,
+        device=work.device,
+        kept=work.kept(subset),
+        progress=work.counting(f"{subset} pairs".strip()),
         num_hardest=NUM_PAIRS,
-    )  # fmt: skip
+    )
     counts = {"num_same": found.num_same, "num_different": found.num_different}
     metrics = []
     for point in found.points:

@@ -30,12 +30,14 @@ class ImageList(NamedTuple):
 
 
 def read_list(path, images_path, *, required=(), optional=(), progress=None):
-    """The ImageList of a table whose header names `image`, `label` and the `required` columns, and perhaps `optional` ones.
+    """The ImageList of a table whose header names `image`, `label` and the `required` columns, and perhaps `optional`
+    ones.
 
-    Columns are parted by commas, tabs where the file ends in .tsv. images_path: a folder, to which the paths in `image` are
-    relative, or a .tar, a folder of .tar shards or RecordIO, in which they are the members' names (in RecordIO the number of
-    the record). UserError for columns that are missing or unknown, paths that lead out of the folder, and images that are not
-    there, counted and named. An image that stands in several lines is several images, and said to be.
+    Columns are parted by commas, tabs where the file ends in .tsv. images_path: a folder, to which the paths in `image`
+    are relative, or a .tar, a folder of .tar shards or RecordIO, in which they are the members' names (in RecordIO the
+    number of the record). UserError for columns that are missing or unknown, paths that lead out of the folder, and
+    images that are not there, counted and named. An image that stands in several lines is several images, and said to
+    be.
     """
     path, images_path = pathlib.Path(path), pathlib.Path(images_path)
     line_N, table = _table(path)
@@ -62,7 +64,9 @@ def read_list(path, images_path, *, required=(), optional=(), progress=None):
 
 
 def truths(listed, name, path):
-    """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing. UserError naming the line of another."""
+    """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing. UserError naming the line of
+    another.
+    """
     lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
     true_N = np.isin(lower_N, TRUE)
     if len(bad := np.flatnonzero(~true_N & ~np.isin(lower_N, FALSE))):
@@ -86,8 +90,8 @@ def _wrong(listed, name, row, path, allowed):
 def _table(path):
     """(line_N, {column: values_N}) of a table with a header; lines without anything in them are passed over.
 
-    Not by pandas, which takes the first column for a name of the rows where a line is longer than the header, and fills up
-    lines that are shorter.
+    Not by pandas, which takes the first column for a name of the rows where a line is longer than the header, and fills
+    up lines that are shorter.
     """
     rows, lines = [], []
     try:
@@ -131,7 +135,8 @@ def _images(path, image_N, images_path, progress):
 
 
 def in_folder(path, image_N, folder):
-    """The ImageSet of the files that `path` names below a folder; UserError where some lead out of it or are not there."""
+    """The ImageSet of the files that `path` names below a folder; UserError where some lead out of it or are not
+    there."""
     if outside := [name for name in image_N if leads_out(name)]:
         raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
     digest, missing = hashlib.sha256(str(folder.resolve()).encode()), []

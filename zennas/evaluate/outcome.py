@@ -38,7 +38,10 @@ def evaluate_and_tell(options, console):
 
 def _table(one, results):
     """A set's numbers in rows, a column for each model."""
-    title = f"{one['name']} ({one['protocol']}, {one['num_images']:,} images{', flipped ones added' if one['flip'] else ''})"
+    title = (
+        f"{one['name']} ({one['protocol']}, {one['num_images']:,} "
+        f"images{', flipped ones added' if one['flip'] else ''})"
+    )
     table = Table(title=Text(title), title_justify="left")  # a name with brackets is no markup
     table.add_column("in per cent")
     entries = [entry for entry in results["results"] if entry["set"] == one["name"]]

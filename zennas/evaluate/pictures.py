@@ -81,11 +81,14 @@ def _box(picture, place, classes):
 
 
 STYLE = f"""
-h4 {{ margin: 12px 0 6px; font-size: 13px; color: {FADED}; font-weight: 600; }} summary i {{ color: {FADED}; font-size: 13px; }}
+h4 {{ margin: 12px 0 6px; font-size: 13px; color: {FADED}; font-weight: 600; }} summary i {{ color: {FADED}; font-size:
+13px; }}
 .pairs {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 14px 16px; }}
 .pairs figure {{ margin: 0; }} .pairs figcaption {{ font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }}
 .pairs small {{ font-size: 11px; color: {FADED}; line-height: 1.35; }}
 .two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 3px; }}
-.picture {{ aspect-ratio: 1; border-radius: 4px; background: {GRID} center / contain no-repeat; print-color-adjust: exact; }}
-.missing {{ display: grid; place-items: center; font-size: 11px; color: {FADED}; border: 1px dashed {FADED}; background: none; }}
+.picture {{ aspect-ratio: 1; border-radius: 4px; background: {GRID} center / contain no-repeat; print-color-adjust:
+exact; }}
+.missing {{ display: grid; place-items: center; font-size: 11px; color: {FADED}; border: 1px dashed {FADED}; background:
+none; }}
 """

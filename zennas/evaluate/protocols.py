@@ -64,7 +64,8 @@ PROTOCOLS = {
         judge_webface,
         flip=False,
         how="All-Masked: every masked image against every unmasked one; SFR: every unmasked image against every "
-        "other. FNMR is the share of same pairs that are missed. (FMR 1e-5 and the subsets are recalled, not found in writing.)",
+        "other. FNMR is the share of same pairs that are missed. (FMR 1e-5 and the subsets are recalled, not found "
+        "in writing.)",
     ),
     "reid": Protocol(
         open_reid,

@@ -1,4 +1,6 @@
-"""report.html: what networks came to on sets of images, side by side, drawn from what results.json holds, and the pictures."""
+"""report.html: what networks came to on sets of images, side by side, drawn from what results.json holds, and the
+pictures.
+"""
 
 import html
 
@@ -61,15 +63,19 @@ def page(results):
 <section><h2>Accuracy against latency</h2>{notices([*stand_ins, *warnings], "note")}
 {_latency(rows, results, looks)}</section>
 <section><h2>True against false accepts</h2>
-<p>TAR is the share of same pairs that are accepted, FAR that of different ones; FNMR is what TAR leaves. Up and to the left
-is better above, down and to the left below. A curve of ranks is the share of queries that found a right answer by then.</p>
+<p>TAR is the share of same pairs that are accepted, FAR that of different ones; FNMR is what TAR leaves. Up and to the
+left
+is better above, down and to the left below. A curve of ranks is the share of queries that found a right answer by
+then.</p>
 {roc or "<p class='empty'>There are no curves.</p>"}</section>
 <section><h2>Similarities</h2>
-<p>How alike same and different pairs are; each kind adds up to 100 %. Heights are drawn as square roots, so that the thin
+<p>How alike same and different pairs are; each kind adds up to 100 %. Heights are drawn as square roots, so that the
+thin
 ends, which decide at low FARs, can be seen.</p>
 {alike or "<p class='empty'>There are no histograms.</p>"}</section>
 <section><h2>The hardest pairs</h2>
-<p>Where a network was most wrong, or nearly: look here first for labels that are wrong. The number is the cosine; at most
+<p>Where a network was most wrong, or nearly: look here first for labels that are wrong. The number is the cosine; at
+most
 {pictures.NUM_SHOWN} pairs of each kind.</p>
 {hardest or "<p class='empty'>No pairs were kept.</p>"}</section>
 <section><h2>How it was measured</h2>
@@ -77,15 +83,21 @@ ends, which decide at low FARs, can be seen.</p>
 {MEANING}"""
     record = Provenance.parse(results["made_by"], "results.json: made_by")
     timings = [(model["latency"]["machine"], model["latency"]["protocol"]) for model in _timed(results)]
-    again = f"""<p>What it takes to measure again. The same command on the same files, machine and versions gives the same
-numbers, but for latencies.</p>{definitions(origin(record, timings))}"""
+    again = f"""<p>What it takes to measure again. The same command on the same files, machine and versions gives the
+same numbers, but for latencies.</p>{definitions(origin(record, timings))}"""
     more = f"{len(oddities) - MAX_BANNERS:,} more notices on the data stand under “How it was measured”."
     shown = [*oddities[:MAX_BANNERS], more if len(oddities) > MAX_BANNERS else None]
     text = document(
-        sections, again, kind="evaluate", title=_title(models), subtitle=f"on {listed(sets, 6) or 'no set'}",
-        banner=notices([*stand_ins, *warnings, *shown], "banner"), facts=_facts(results),
-        style=STYLE + curves.STYLE + pictures.style(classes), has_pictures=True,
-    )  # fmt: skip
+        sections,
+        again,
+        kind="evaluate",
+        title=_title(models),
+        subtitle=f"on {listed(sets, 6) or 'no set'}",
+        banner=notices([*stand_ins, *warnings, *shown], "banner"),
+        facts=_facts(results),
+        style=STYLE + curves.STYLE + pictures.style(classes),
+        has_pictures=True,
+    )
     return text
 
 
@@ -172,7 +184,10 @@ def _facts(results):
 def _latency(rows, results, looks):
     timed = {model["name"]: model["latency"] for model in _timed(results)}
     if not timed:
-        return "<p class='empty'>Latency was not measured: --track TRACK measures it, and holds it to the track's budget.</p>"
+        return (
+            "<p class='empty'>Latency was not measured: --track TRACK measures it, and holds it to the track's "
+            "budget.</p>"
+        )
     named = dict.fromkeys(row.set for row in rows)
     chosen = [row for name in named for row in known_for([row for row in rows if row.set == name])]
     chosen = [row for row in chosen if set(row.values) & set(timed)]
@@ -189,11 +204,20 @@ def _scatter(rows, timed, looks, budget):
         for model in shown:
             look, std = looks[model], row.metrics[model].std
             figure.add_scatter(
-                x=[timed[model]["measured_ms"]], y=[100 * row.values[model]], mode="markers", row=place, col=1,
+                x=[timed[model]["measured_ms"]],
+                y=[100 * row.values[model]],
+                mode="markers",
+                row=place,
+                col=1,
                 error_y={"array": [100 * std], "thickness": 1, "width": 4} if std else None,
-                marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": {"color": "white", "width": 1}},
+                marker={
+                    "color": look.colour,
+                    "symbol": look.symbol,
+                    "size": 12,
+                    "line": {"color": "white", "width": 1},
+                },
                 hovertemplate=f"{html.escape(model)}<br>%{{y:.2f}} % at %{{x:.2f}} ms<extra></extra>",
-            )  # fmt: skip
+            )
         ends = [100 * (row.values[one] + sign * (row.metrics[one].std or 0.0)) for one in shown for sign in (-1, 1)]
         low_high = span(*ends, pad=0.15)
         # Up is better in every panel.
@@ -218,7 +242,8 @@ def _latency_table(timed, looks):
         share = number(100 * measured_ms / budget_ms if budget_ms else None)
         shown += (
             f"<tr><th><b style='color:{looks[model].colour}'>{looks[model].glyph}</b> {html.escape(model)}</th>"
-            f"<td>{number(measured_ms, '.2f')}</td><td{'' if latency['within_budget'] else ' class=over'}>{share} %</td>"
+            f"<td>{number(measured_ms, '.2f')}</td><td{'' if latency['within_budget'] else ' class=over'}>{share} "
+            f"%</td>"
             f"<td>{number(latency['median_ms'], '.2f')}</td><td>{number(latency['spread_pct'])} %</td></tr>"
         )
     return table(("Network", "Counted, ms", "of budget", "Median of the runs, ms", "Quartiles apart"), shown)
@@ -235,7 +260,8 @@ def _models(results):
         rows += (
             f"<tr><th>{html.escape(model['name'])}</th><td class='text'>{html.escape(str(model['file']))}</td>"
             f"<td>{html.escape(str(model['kind']))}</td><td>{number(model['embedding_size'], 'd')}</td><td>{size}</td>"
-            f"<td class='text'>{html.escape(str(model['normalisation'] or NONE))}</td><td>{number(model['megabytes'])}</td></tr>"
+            f"<td class='text'>{html.escape(str(model['normalisation'] or NONE))}</td>"
+            f"<td>{number(model['megabytes'])}</td></tr>"
         )
     shown = table(("Network", "File", "Kind", "Embedding", "Input, px", "Pixels become", "MB"), rows)
     return f"<div class='models'>{shown}</div>"
@@ -266,23 +292,30 @@ def _sets(results, oddities):
 
 MEANING = """<section><h2>What the numbers mean, and what they do not</h2>
 <p>Six things to know before concluding anything from this page.</p><ul>
-<li><b>A TAR rests on the few pairs at its threshold.</b> At a FAR of 10<sup>-6</sup> it takes ten million different pairs for
+<li><b>A TAR rests on the few pairs at its threshold.</b> At a FAR of 10<sup>-6</sup> it takes ten million different
+pairs for
 ten of them to set it; with fewer it moves with each wrong label. The table says where that is so.</li>
-<li><b>The deviation is over the folds</b> of one set, with one training of each network. It knows nothing of another seed,
+<li><b>The deviation is over the folds</b> of one set, with one training of each network. It knows nothing of another
+seed,
 and a difference smaller than it has not been shown.</li>
-<li><b>A public set may overlap with the training data.</b> Nothing here looks for people, or animals, that are in both.</li>
-<li><b>Labels are sometimes wrong.</b> Where nearly all pairs are told right, the rest is to a good part mislabelled: look
+<li><b>A public set may overlap with the training data.</b> Nothing here looks for people, or animals, that are in
+both.</li>
+<li><b>Labels are sometimes wrong.</b> Where nearly all pairs are told right, the rest is to a good part mislabelled:
+look
 at the hardest pairs first. Two networks at the top of such a set differ in luck.</li>
-<li><b>Images come as they are cropped.</b> Another detector or alignment than in training costs more than most differences
+<li><b>Images come as they are cropped.</b> Another detector or alignment than in training costs more than most
+differences
 between networks; so does a wrong normalisation of the pixels.</li>
-<li><b>The sets are not the challenge.</b> It has images of its own. A latency is this machine's; where a budget was set for
+<li><b>The sets are not the challenge.</b> It has images of its own. A latency is this machine's; where a budget was set
+for
 another one, a reference network carries it here, and others may gain or lose on the way.</li></ul></section>"""
 
 STYLE = """
 .headlines { padding-left: 18px; margin: 8px 0; } .headlines li { margin: 6px 0; }
 h1, h3, p, li, summary, .legend span { overflow-wrap: anywhere; } ul.small { font-size: 13px; }
 tr.heading th { white-space: normal; }
-tr.heading th, tr.heading td { background: #f1f5f9; font-weight: 600; } td.best { background: #ecfdf5; font-weight: 700; }
+tr.heading th, tr.heading td { background: #f1f5f9; font-weight: 600; } td.best
+{ background: #ecfdf5; font-weight: 700; }
 td.best i { font-weight: 400; } em { display: block; font-style: normal; color: #b45309; }
 .models th:nth-child(2), .models th:nth-child(6) { text-align: left; }
 tbody th { font-weight: 400; } td { vertical-align: top; } thead th { vertical-align: bottom; }

@@ -58,8 +58,8 @@ class Opened(NamedTuple):
 def evaluate(options, progress):
     """The results of every model on every set, as results.json has them; files are written after each of them.
 
-    UserError for everything that was given and cannot be used, before any network is asked. What fails afterwards, a network
-    on a set, is among the "failures", and the others go on; UserError where nothing is left.
+    UserError for everything that was given and cannot be used, before any network is asked. What fails afterwards, a
+    network on a set, is among the "failures", and the others go on; UserError where nothing is left.
     """
     options = options._replace(out=options.out.absolute())  # "." has no name
     device = usable_device(options.device)
@@ -93,8 +93,8 @@ def evaluate(options, progress):
 
 
 def _evaluate_all(models, opened, results, device, out, progress):
-    """Adds every model on every set to `results`, and writes what there is so far after each: the page, which holds all of it
-    again and takes a second, only now and then, and in the end."""
+    """Adds every model on every set to `results`, and writes what there is so far after each: the page, which holds all
+    of it again and takes a second, only now and then, and in the end."""
     shown, pages, last = [], 0, time.monotonic()
     try:
         for named in models:
@@ -194,18 +194,28 @@ def _distinct(things):
 def _model_entry(named):
     size = named.file.stat().st_size / 2**20
     return {
-        "name": named.name, "file": str(named.file), "kind": named.kind, "fingerprint": named.model.fingerprint,
-        "embedding_size": named.model.embedding_size, "input": list(named.model.input_hw),
-        "normalisation": named.normalisation, "megabytes": round(size, 2), "latency": None,
+        "name": named.name,
+        "file": str(named.file),
+        "kind": named.kind,
+        "fingerprint": named.model.fingerprint,
+        "embedding_size": named.model.embedding_size,
+        "input": list(named.model.input_hw),
+        "normalisation": named.normalisation,
+        "megabytes": round(size, 2),
+        "latency": None,
         "notice": named.notice,
-    }  # fmt: skip
+    }
 
 
 def _set_entry(one):
     return {
-        "name": one.set.name, "protocol": one.protocol, "num_images": one.set.images.num_images, "flip": one.flip,
-        "given": one.given, "how": PROTOCOLS[one.protocol].how,
-    }  # fmt: skip
+        "name": one.set.name,
+        "protocol": one.protocol,
+        "num_images": one.set.images.num_images,
+        "flip": one.flip,
+        "given": one.given,
+        "how": PROTOCOLS[one.protocol].how,
+    }
 
 
 def _result(named, one, device, out, progress):
@@ -229,10 +239,13 @@ def _result(named, one, device, out, progress):
         progress.say(f"{what}: {notice}", style="yellow")
     shown = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
     entry = {
-        "model": named.name, "set": the_set.name, **judgement.plain(),
+        "model": named.name,
+        "set": the_set.name,
+        **judgement.plain(),
         "where": {str(image): the_set.images.where(image) for image in sorted(shown)},
-        "num_unusable": found.num_unusable, "seconds": round(time.monotonic() - start, 1),
-    }  # fmt: skip
+        "num_unusable": found.num_unusable,
+        "seconds": round(time.monotonic() - start, 1),
+    }
     return entry, _thumbnails(the_set.images, shown)
 
 

@@ -44,7 +44,8 @@ def open_pairs(where, progress=None):
 
 
 def open_ijb(where, progress=None):
-    """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/; faces are aligned by the landmarks there.
+    """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/; faces are aligned by the landmarks
+    there.
 
     Columns template_N, media_N, score_N (the detector's), first_P, second_P (template numbers), same_P.
     """
@@ -193,9 +194,17 @@ def _columns(path, num_columns):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # more columns than that are said below
             table = pd.read_csv(
-                path, sep=r"\s+", header=None, dtype=str, keep_default_na=False, names=range(num_columns + 1),
-                index_col=False, quoting=csv.QUOTE_NONE, encoding="utf-8", skip_blank_lines=False,
-            )  # fmt: skip
+                path,
+                sep=r"\s+",
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                names=range(num_columns + 1),
+                index_col=False,
+                quoting=csv.QUOTE_NONE,
+                encoding="utf-8",
+                skip_blank_lines=False,
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table: {error}") from None
     table = table[(table != "").any(axis=1)]  # without blank lines; the index is of all lines, for errors
@@ -210,7 +219,8 @@ def _columns(path, num_columns):
 
 
 def _numbers(table, path, *, whole=False):
-    """A table's values as float64, or as int64 where they must be whole numbers; UserError naming the line of another."""
+    """A table's values as float64, or as int64 where they must be whole numbers; UserError naming the line of
+    another."""
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     bad_N = ~np.isfinite(values).all(axis=1)
     if whole:

@@ -2,6 +2,6 @@
 
 import os
 
-# A stranger's picture of a few kilobytes may be gigabytes when decoded. OpenCV reads its limit when it is imported, which
-# images.py does next; whoever imported it before zennas has OpenCV's own, 2^30.
+# A stranger's picture of a few kilobytes may be gigabytes when decoded. OpenCV reads its limit when it is imported,
+# which images.py does next; whoever imported it before zennas has OpenCV's own, 2^30.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))

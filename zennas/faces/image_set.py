@@ -18,9 +18,8 @@ class ImageSet(NamedTuple):
     read: Callable  # image -> its encoded bytes; CorruptImageError
     where: Callable  # image -> where it lies, for people
     fingerprint: str
-    points_N52: np.ndarray | None = (
-        None  # landmarks in pixels (eyes, nose, corners of the mouth) by which faces are aligned
-    )
+    # landmarks in pixels (eyes, nose, corners of the mouth) by which faces are aligned
+    points_N52: np.ndarray | None = None
 
     def pixels(self, image, size):
         """The RGB image_HW3 at `size`, an integer or (height, width): aligned where there are landmarks, else resized.

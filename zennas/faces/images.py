@@ -1,7 +1,7 @@
 """Encoded bytes to pixels, and the augmentations. One row of AUGMENTATIONS is all that a new augmentation takes.
 
-An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the same size; with probability 1 - p it is the
-image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
+An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the same size; with probability 1 - p it is
+the image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
 """
 
 import base64
@@ -36,8 +36,8 @@ class UnreadableImageError(CorruptImageError):
 def decode(encoded, *, image_px=None):
     """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px x image_px where that is given.
 
-    The resize does not keep the aspect ratio: faces come aligned. CorruptImageError where the bytes are no image or end too soon;
-    damage inside a JPEG that still decodes cannot be told.
+    The resize does not keep the aspect ratio: faces come aligned. CorruptImageError where the bytes are no image or end
+    too soon; damage inside a JPEG that still decodes cannot be told.
     """
     if not encoded:
         raise CorruptImageError("no bytes")
@@ -63,11 +63,12 @@ def resized(image_HW3, height_width):
 
 
 def align(image_HW3, points_52, height_width=(112, 112)):
-    """The face at (height, width) with its landmarks where ArcFace's template has them; what lies outside the image is black.
+    """The face at (height, width) with its landmarks where ArcFace's template has them; what lies outside the image is
+    black.
 
-    points_52: x, y in pixels of the eyes, the tip of the nose and the corners of the mouth, left ones first. Rotation, scale and
-    shift are those with the least squared distance to the template; another size than 112 scales the template. CorruptImageError
-    for landmarks that are not finite or all in one place.
+    points_52: x, y in pixels of the eyes, the tip of the nose and the corners of the mouth, left ones first. Rotation,
+    scale and shift are those with the least squared distance to the template; another size than 112 scales the
+    template. CorruptImageError for landmarks that are not finite or all in one place.
     Source: insightface's face_align.py (template) and Umeyama 1991 (without its reflections, which faces do not have).
     """
     points_52 = np.asarray(points_52, np.float64)
@@ -142,8 +143,8 @@ def photometric(
 ):
     """Brightness, contrast and saturation each times a factor in [1 - knob, 1 + knob].
 
-    Contrast is about the mean grey, saturation about each pixel's grey. Source: AdaFace and CVLFace (p read there, the knobs
-    recalled); the order is fixed here.
+    Contrast is about the mean grey, saturation about each pixel's grey. Source: AdaFace and CVLFace (p read there, the
+    knobs recalled); the order is fixed here.
     """
     if rng.random() >= p:
         return image_HW3
@@ -239,14 +240,18 @@ AUGMENTATIONS = {
 
 
 def augment(image_HW3, augmentations, *, rng):
-    """The image after each of `augmentations` (name -> knobs), in the order in which they stand; the input is not changed."""
+    """The image after each of `augmentations` (name -> knobs), in the order in which they stand; the input is not
+    changed.
+    """
     for name, knobs in augmentations.items():
         image_HW3 = AUGMENTATIONS[name](image_HW3, rng, **knobs)
     return image_HW3
 
 
 def check_augmentations(augmentations, where):
-    """The same plan (name -> knobs) with no knobs as {}; UserError naming `where` for a name, knob or value that is not known."""
+    """The same plan (name -> knobs) with no knobs as {}; UserError naming `where` for a name, knob or value that is not
+    known.
+    """
     if not isinstance(augmentations, dict):
         raise UserError(f"{where}: expected names with knobs ({', '.join(AUGMENTATIONS)}), got {augmentations!r}")
     checked = {}

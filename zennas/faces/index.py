@@ -1,7 +1,7 @@
 """The index of a data set: flat arrays in a cache folder, memory-mapped by every process that reads the data.
 
-Arrays instead of objects because forty-two million Python objects are gigabytes in each worker, and are copied there as soon
-as their reference counts are touched.
+Arrays instead of objects because forty-two million Python objects are gigabytes in each worker, and are copied there as
+soon as their reference counts are touched.
 """
 
 import array
@@ -96,8 +96,8 @@ class Index(NamedTuple):
 def kept_index(key, build, *, what):
     """The folder of the Index that `build()` makes, built once per `key` (a string) on this machine.
 
-    It lies in $ZENNAS_CACHE or ~/.cache/zennas, under faces/; other processes wait meanwhile. `what` names the data in the
-    UserError of a cache that cannot be written.
+    It lies in $ZENNAS_CACHE or ~/.cache/zennas, under faces/; other processes wait meanwhile. `what` names the data in
+    the UserError of a cache that cannot be written.
     """
     cache = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "faces"
     folder = cache / hashlib.sha256(f"{FORMAT} {key}".encode(errors="surrogateescape")).hexdigest()[:20]
@@ -110,7 +110,8 @@ def kept_index(key, build, *, what):
                 _write(folder, build())
     except OSError as error:
         raise UserError(
-            f"{what}: its index cannot be kept in {cache}: {error.strerror or error}; set ZENNAS_CACHE to a folder with room"
+            f"{what}: its index cannot be kept in {cache}: {error.strerror or error}; set ZENNAS_CACHE to a folder "
+            f"with room"
         ) from None
     return folder
 

@@ -19,10 +19,11 @@ DROPPED = -1
 
 
 def write_labels(path, source, label_N):
-    """Write the labels of a Source's images (whole numbers; DROPPED: left out) to an .npz that is there whole or not at all.
+    """Write the labels of a Source's images (whole numbers; DROPPED: left out) to an .npz that is there whole or not at
+    all.
 
-    A label is the number of an identity of the source; images of several that have one label become one identity, and numbers
-    beyond the source's are identities of their own.
+    A label is the number of an identity of the source; images of several that have one label become one identity, and
+    numbers beyond the source's are identities of their own.
     """
     with io.BytesIO() as content:
         np.savez_compressed(content, label_N=np.asarray(label_N, np.int32), source=source.fingerprint)

@@ -33,7 +33,8 @@ class PairSet(NamedTuple):
 
 
 def list_and_images(text):
-    """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are there.
+    """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are
+    there.
 
     >>> list_and_images("pairs.txt@faces.tar"), list_and_images("lfw.bin")
     (('pairs.txt', 'faces.tar'), ('lfw.bin', ''))
@@ -63,8 +64,9 @@ def open_pairs(text, *, progress=None):
 def read_bin(path):
     """The PairSet of an InsightFace .bin: a pickle of (encoded images, two per pair; whether each pair is the same).
 
-    Nothing in the file is run: it may name only what holds bytes and truth values. Folds are contiguous, as insightface's
-    evaluation cuts them. UserError for a file that names anything else, or does not hold such a pair of lists.
+    Nothing in the file is run: it may name only what holds bytes and truth values. Folds are contiguous, as
+    insightface's evaluation cuts them. UserError for a file that names anything else, or does not hold such a pair of
+    lists.
     """
     path = pathlib.Path(path)
     try:
@@ -196,10 +198,10 @@ def _as_bool(value, path):
 def read_pairs(pairs_path, source):
     """The PairSet of a pairs file in LFW's format over a Source with names.
 
-    Its first line says folds and pairs of each kind in a fold ("10 300"; one number: a single fold); then "Name n m" is a pair
-    of the same identity and "Name n Other m" of two, where (Name, n) is the image Name/Name_000n. No threshold can be held to
-    a single fold: its pairs are cut into contiguous ones, as those of a .bin. UserError for lines that are neither, a wrong
-    number of them, and images that are not in the source, named and counted.
+    Its first line says folds and pairs of each kind in a fold ("10 300"; one number: a single fold); then "Name n m" is
+    a pair of the same identity and "Name n Other m" of two, where (Name, n) is the image Name/Name_000n. No threshold
+    can be held to a single fold: its pairs are cut into contiguous ones, as those of a .bin. UserError for lines that
+    are neither, a wrong number of them, and images that are not in the source, named and counted.
     """
     pairs_path = pathlib.Path(pairs_path)
     try:

@@ -1,10 +1,11 @@
 """InsightFace's RecordIO (train.rec, train.idx, property), read and written without mxnet.
 
-A record is framed by two little-endian 32-bit words, the magic and 3 bits `part` + 29 bits length, and padded to 4 bytes. A
-payload that holds the magic at a multiple of 4 is split there into parts (1 first, 2 middle, 3 last; 0 is whole), and the
-magic is put back between them. A payload begins with flag (uint32), label (float32), id and id2 (uint64); `flag` float32
-labels follow where it is above zero, then the encoded image. Record 0 is a header whose labels are [n, m]: images are
-records 1..n-1, and records n..m-1, where there are any, hold the [first, last) image records of one identity each.
+A record is framed by two little-endian 32-bit words, the magic and 3 bits `part` + 29 bits length, and padded to 4
+bytes. A payload that holds the magic at a multiple of 4 is split there into parts (1 first, 2 middle, 3 last; 0 is
+whole), and the magic is put back between them. A payload begins with flag (uint32), label (float32), id and id2
+(uint64); `flag` float32 labels follow where it is above zero, then the encoded image. Record 0 is a header whose labels
+are [n, m]: images are records 1..n-1, and records n..m-1, where there are any, hold the [first, last) image records of
+one identity each.
 Source: dmlc-core recordio.h and mxnet recordio.py (format), insightface (the header's meaning; recalled).
 """
 
@@ -59,7 +60,9 @@ def framed(payload):
 
 
 def read_record(descriptor, offset):
-    """The payload of the record at `offset` of an open file; BadRecordError where there is none. Safe from several threads."""
+    """The payload of the record at `offset` of an open file; BadRecordError where there is none. Safe from several
+    threads.
+    """
     pieces, allowed = [], (WHOLE, FIRST)
     while True:
         head = os.pread(descriptor, READ_AT_ONCE, offset)
@@ -93,10 +96,11 @@ def unpack(payload):
 
 
 def index_records(rec_path, *, progress=None):
-    """(record_N int64, offset_N int64, label_N int32, number of classes in `property` or None) of the images of a .rec file.
+    """(record_N int64, offset_N int64, label_N int32, number of classes in `property` or None) of the images of a .rec
+    file.
 
-    Identity records spare reading the header of every image. Without an .idx the .rec is walked. progress(done, total) is
-    called now and then. UserError where file, .idx and `property` are damaged or do not belong together.
+    Identity records spare reading the header of every image. Without an .idx the .rec is walked. progress(done, total)
+    is called now and then. UserError where file, .idx and `property` are damaged or do not belong together.
     """
     rec_path = pathlib.Path(rec_path)
     idx_path = rec_path.with_suffix(".idx")
@@ -219,7 +223,8 @@ def _images(table):
 
 def _bad(path, record, offset, why):
     return UserError(
-        f"{path}, record {record} at offset {offset}: {why}; the file is damaged or cut short, or its .idx belongs to another"
+        f"{path}, record {record} at offset {offset}: {why}; the file is damaged or cut short, or its .idx belongs "
+        f"to another"
     )
 
 

@@ -1,4 +1,6 @@
-"""Tar shards, read in place: an index of where each image lies inside them. Nothing is ever extracted, no link followed."""
+"""Tar shards, read in place: an index of where each image lies inside them. Nothing is ever extracted, no link
+followed.
+"""
 
 import array
 import pathlib
@@ -29,9 +31,9 @@ class Members(NamedTuple):
 def list_members(paths, *, progress=None):
     """The Members of tar files, in the order of `paths` and of the files.
 
-    An image's label is the number in the member `KEY.cls` beside it (WebDataset), else its folder's name, sorted. Directories,
-    links and files that are no images are passed over. progress(done, total) counts bytes. UserError for a file that is no
-    plain tar, is cut short, or labels only some of its images.
+    An image's label is the number in the member `KEY.cls` beside it (WebDataset), else its folder's name, sorted.
+    Directories, links and files that are no images are passed over. progress(done, total) counts bytes. UserError for a
+    file that is no plain tar, is cut short, or labels only some of its images.
     """
     columns = {name: array.array("q") for name in ("shard", "offset", "size", "folder")}
     class_of, folder_number, names = array.array("q"), {}, CollectedNames()

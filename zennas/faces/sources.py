@@ -27,10 +27,12 @@ NAMED_IN_ERRORS = 5
 
 
 class Source:
-    """Faces with random access; opened by `open_source`. It may be forked, pickled (to the same machine) and shared by threads.
+    """Faces with random access; opened by `open_source`. It may be forked, pickled (to the same machine) and shared by
+    threads.
 
-    num_images, num_identities, num_empty_identities (those with no image), label_N (int32, memory-mapped), identity_names (a
-    sequence, or None where identities are numbers), fingerprint (of the content: the same wherever the data lies), path.
+    num_images, num_identities, num_empty_identities (those with no image), label_N (int32, memory-mapped),
+    identity_names (a sequence, or None where identities are numbers), fingerprint (of the content: the same wherever
+    the data lies), path.
     """
 
     def __init__(self, path, folder):
@@ -90,8 +92,8 @@ class Source:
         )
 
     def descriptor(self, path):
-        """An open file that `os.pread` may read; the returned object must be held meanwhile. Of too many, the one that was not
-        asked for the longest is closed."""
+        """An open file that `os.pread` may read; the returned object must be held meanwhile. Of too many, the one that
+        was not asked for the longest is closed."""
         file = self._files.get(path)
         if file is None:
             if len(self._files) >= MAX_OPEN_FILES:
@@ -106,10 +108,11 @@ class Source:
 def open_source(path, *, identities=None, labels=None, progress=None):
     """The Source of what lies at `path`: RecordIO, tar shards or an image folder. Its index is built once and kept.
 
-    identities: a text file with one identity per line (folder name, or number where the source has no names); only their images
-    are in the Source, and they are numbered from 0 in the order that they have in the whole source. labels: a file of
-    labels.write_labels, which says all of that image by image, so it goes without identities. progress(done, total) is
-    called while the index is built. UserError where nothing that is accepted lies there, or it is damaged.
+    identities: a text file with one identity per line (folder name, or number where the source has no names); only
+    their images are in the Source, and they are numbered from 0 in the order that they have in the whole source.
+    labels: a file of labels.write_labels, which says all of that image by image, so it goes without identities.
+    progress(done, total) is called while the index is built. UserError where nothing that is accepted lies there, or it
+    is damaged.
     """
     path = pathlib.Path(path)
     if labels is not None and identities is not None:
@@ -144,7 +147,8 @@ def _what_lies_at(path):
 
 
 def _image_folder(path):
-    """A folder's time of change tells when a file was added or taken away, so that the files need not be listed again."""
+    """A folder's time of change tells when a file was added or taken away, so that the files need not be listed
+    again."""
     folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise UserError(f"{path}: holds no train.rec, no .tar file and no sub-folder; {ACCEPTED}")
@@ -209,7 +213,9 @@ def _build_folders(files, progress):
 
 
 def _dense(label_N):
-    """(label_N, names, number of identities): labels as they are where they are 0..C-1, else renumbered and their names kept."""
+    """(label_N, names, number of identities): labels as they are where they are 0..C-1, else renumbered and their names
+    kept.
+    """
     present_C, dense_N = np.unique(label_N, return_inverse=True)
     if present_C[-1] == len(present_C) - 1:
         return label_N, None, len(present_C)

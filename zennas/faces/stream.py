@@ -65,10 +65,11 @@ def steps_per_epoch(source, batch, *, images_per_identity=None):
 class FaceStream:
     """Iterates the Batch of every global step from first_step to last_step - 1.
 
-    batch: the global one; rank r of num_ranks gets its r-th share, in which nothing depends on their number. augmentations:
-    name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker: (image_HW3, rng) -> image_HW3,
-    asked before them, with a random stream of its own. A corrupt image is replaced by the next one in the source that decodes,
-    and reported. Sources (and maskers) of several workers are forked or pickled.
+    batch: the global one; rank r of num_ranks gets its r-th share, in which nothing depends on their number.
+    augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
+    (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own. A corrupt image is replaced by
+    the next one in the source that decodes, and reported. Sources (and maskers) of several workers are forked or
+    pickled.
     """
 
     def __init__(
@@ -190,8 +191,8 @@ def _unchanged(batch):
 
 
 def _quiet_worker(_):
-    """Ctrl-C, and SIGTERM to the whole group, are the parent's to answer: it still has a step to end. OpenCV's own threads would
-    fight with the other workers for the cores."""
+    """Ctrl-C, and SIGTERM to the whole group, are the parent's to answer: it still has a step to end. OpenCV's own
+    threads would fight with the other workers for the cores."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -1,4 +1,6 @@
-"""The command `latency`: measure by a track's rule; build, show, compare and import tables. The same as: zennas latency."""
+"""The command `latency`: measure by a track's rule; build, show, compare and import tables. The same as: zennas
+latency.
+"""
 
 import json
 import pathlib
@@ -9,7 +11,8 @@ import typer
 from zennas import commands
 from zennas.records import UserError
 
-HELP = """Measure ONNX files or candidates by a track's own rule on this machine, and look after tables of block latencies.
+HELP = """Measure ONNX files or candidates by a track's own rule on this machine, and look after tables of block
+latencies.
 
 \b
 zennas latency                      the track's reference network, measured again and kept
@@ -21,10 +24,11 @@ zennas latency --compare ONE OTHER  how well one device stands in for another
 zennas latency --import FILE.csv    bring a table here that another machine filled
 zennas latency --predicted          the table's predictions against whole networks, as a page
 
-TABLE is MACHINE, MACHINE/RULE or MACHINE/RULE@VERSION as --show lists them, any part that only one has, or the path of a .csv.
-Every measurement is the whole record: raw times, spread, machine, versions (--json).
+TABLE is MACHINE, MACHINE/RULE or MACHINE/RULE@VERSION as --show lists them, any part that only one has, or the path
+of a .csv. Every measurement is the whole record: raw times, spread, machine, versions (--json).
 
-Exit codes: 0 done; 2 something given cannot be used; 130 stopped by Ctrl-C (what was measured is kept, and not measured again).
+Exit codes: 0 done; 2 something given cannot be used; 130 stopped by Ctrl-C (what was measured is kept, and not
+measured again).
 """
 
 
@@ -118,7 +122,8 @@ def _measured(mode, files, track, space, backend, num_measured, out, folder, pro
         progress.end()
         if missing or mode == "--table":
             progress.say(
-                f"{len(missing)} block measurements added, {len(latency_table.rows)} known; kept in {latency_table.path}"
+                f"{len(missing)} block measurements added, {len(latency_table.rows)} known; kept in "
+                f"{latency_table.path}"
             )
     if mode == "--predicted":
         out = out or pathlib.Path(f"runs/{experiment.name}-latency.html")
@@ -243,9 +248,15 @@ def _plain(one):
     rule = {key: getattr(one.protocol, key, None) for key in keys}
     first, last = one.dates
     return {
-        "table": one.name, "machine": one.machine, **rule, "version": one.runtime, "num_parts": len(one.rows), "first": first,
-        "last": last, "origins": list(one.origins),
-    }  # fmt: skip
+        "table": one.name,
+        "machine": one.machine,
+        **rule,
+        "version": one.runtime,
+        "num_parts": len(one.rows),
+        "first": first,
+        "last": last,
+        "origins": list(one.origins),
+    }
 
 
 def _plain_row(row):
@@ -340,7 +351,8 @@ def _print_comparison(found, console):
     for line in (
         f"over {agreement.num} candidates of space {found.space}:",
         f"  the other takes {ratio.mean:.3f} times as long ({ratio.low:.3f} to {ratio.high:.3f}); "
-        f"one times that factor is off by {agreement.mean_abs_pct:.2f} % on average, {agreement.max_abs_pct:.2f} % at most",
+        f"one times that factor is off by {agreement.mean_abs_pct:.2f} % on average, {agreement.max_abs_pct:.2f} % "
+        f"at most",
         f"  they rank alike with Kendall's tau {tau}; "
         f"over the {agreement.num_near_pairs:,} pairs within 10 % of each other {near}",
     ):

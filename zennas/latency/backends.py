@@ -1,8 +1,8 @@
 """Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
 
-Each row is a function (model, protocol) -> run_once, where the model is the bytes or the path (str) of an ONNX file, or a
-network; run_once() returns only when the work is done. It raises UserError, saying what is installed and what to install,
-where its device or library is missing.
+Each row is a function (model, protocol) -> run_once, where the model is the bytes or the path (str) of an ONNX file, or
+a network; run_once() returns only when the work is done. It raises UserError, saying what is installed and what to
+install, where its device or library is missing.
 """
 
 import copy
@@ -62,8 +62,8 @@ def torch_cuda(model, protocol):
     return run_once
 
 
-# (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done. A network is exported in
-# the protocol's precision first; a file is timed as it is.
+# (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done. A network is
+# exported in the protocol's precision first; a file is timed as it is.
 BACKENDS = {
     "onnxruntime-cpu": onnxruntime_cpu,
     "onnxruntime-cuda": onnxruntime_cuda,
@@ -72,9 +72,9 @@ BACKENDS = {
 }
 
 
-# What networks are converted to for a backend. On a processor ONNX Runtime computes half precision in float32 (IR-SE-50 takes
-# as long in both), so it only halves the file. The eight-bit files that export.py writes have unsigned activations, which
-# nobody has tried on a GPU.
+# What networks are converted to for a backend. On a processor ONNX Runtime computes half precision in float32 (IR-SE-50
+# takes as long in both), so it only halves the file. The eight-bit files that export.py writes have unsigned
+# activations, which nobody has tried on a GPU.
 PRECISIONS_OF = {
     "onnxruntime-cpu": ("float32", "float16", "int8"),
     "onnxruntime-cuda": ("float32", "float16"),
@@ -97,7 +97,8 @@ def check_precision(protocol):
     if protocol.precision not in able:
         others = [name for name, precisions in PRECISIONS_OF.items() if protocol.precision in precisions]
         raise UserError(
-            f"backend '{protocol.backend}' times networks in {', '.join(able)}, and the rule asks for {protocol.precision}, "
+            f"backend '{protocol.backend}' times networks in {', '.join(able)}, and the rule asks for "
+            f"{protocol.precision}, "
             f"which is for: {', '.join(others)}"
         )
 
@@ -199,7 +200,9 @@ def _onnxruntime_gpu(model, protocol, *providers):
 
 
 def _session_source(model, protocol):
-    """What a session opens: the bytes or the path of an ONNX file; a network is exported first, in the protocol's precision."""
+    """What a session opens: the bytes or the path of an ONNX file; a network is exported first, in the protocol's
+    precision.
+    """
     if not isinstance(model, torch.nn.Module):
         return model
     return in_precision(to_onnx(model, model.input_shape), protocol.precision)
@@ -212,11 +215,13 @@ def _feed(session, protocol):
         shape = [protocol.batch, *value.shape[1:]] if not isinstance(value.shape[0], int) else list(value.shape)
         if shape[0] != protocol.batch:
             raise UserError(
-                f"the ONNX file's input '{value.name}' has a fixed batch of {shape[0]}; the rule measures {protocol.batch}"
+                f"the ONNX file's input '{value.name}' has a fixed batch of {shape[0]}; the rule measures "
+                f"{protocol.batch}"
             )
         if any(not isinstance(size, int) for size in shape):
             raise UserError(
-                f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be symbolic"
+                f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be "
+                f"symbolic"
             )
         feed[value.name] = _random_input(shape)
         if value.type == "tensor(float16)":

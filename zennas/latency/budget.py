@@ -72,9 +72,15 @@ def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None
     left_ms = budget.total_ms * scale - reserved
     origin = f"{budget.total_ms:g} ms on {there.machine}"
     if detector_ms is not None:
-        origin += f", less the detector measured here ({detector_ms:.1f} ms) and {budget.alignment_ms:g} ms there for alignment"
+        origin += (
+            f", less the detector measured here ({detector_ms:.1f} ms) and {budget.alignment_ms:g} ms there "
+            f"for alignment"
+        )
     elif reserved:
-        origin += f", less a reserve of {budget.detection_ms:g} + {budget.alignment_ms:g} ms there for detection and alignment"
+        origin += (
+            f", less a reserve of {budget.detection_ms:g} + {budget.alignment_ms:g} ms there for detection and "
+            f"alignment"
+        )
     origin += (
         f"; carried here by {there.candidate.text}, which takes {there.latency_ms:g} ms there and "
         f"{reference.measured_ms:.1f} ms here (x {scale:.3f})"
@@ -97,7 +103,8 @@ def keep_reference(track, measurement):
 
 
 def reference_here(track, protocol, progress, *, on_device=None):
-    """The Measurement of the track's reference network on this machine: the kept one, or one that is taken now and kept.
+    """The Measurement of the track's reference network on this machine: the kept one, or one that is taken now and
+    kept.
 
     on_device(function, *arguments) calls it on the machine that measures, where that is not this process.
     """
@@ -132,7 +139,9 @@ def kept_network(candidate, protocol, *, machine=None, image_px=112, embedding_s
 
 
 def kept_networks(protocol, *, image_px=112, embedding_size=512):
-    """[(Candidate, Measurement)] of the whole networks of these sizes that are kept on this machine under this protocol."""
+    """[(Candidate, Measurement)] of the whole networks of these sizes that are kept on this machine under this
+    protocol.
+    """
     path, found = _networks_path(protocol, machine_name()), []
     if not path.is_file():
         return found
@@ -172,7 +181,9 @@ def keep_network(candidate, measurement, *, image_px=112, embedding_size=512):
 
 
 def judged(measurement, budget):
-    """What winners.json and result.json say of a Measurement beside a LocalBudget: a plain dict, the raw times included."""
+    """What winners.json and result.json say of a Measurement beside a LocalBudget: a plain dict, the raw times
+    included.
+    """
     return {
         "measured_ms": measurement.measured_ms,
         "median_ms": round(measurement.median_ms, 4),
@@ -186,7 +197,8 @@ def judged(measurement, budget):
 
 
 def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
-    """The Measurement of a candidate as a whole: from its exported ONNX file, or its folded network on a torch backend."""
+    """The Measurement of a candidate as a whole: from its exported ONNX file, or its folded network on a torch
+    backend."""
     if takes_network(protocol.backend):
         return measure_calmly(timed_network(candidate, image_px=image_px, embedding_size=embedding_size), protocol)
     exported = export_candidate(
@@ -202,7 +214,8 @@ def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=No
 
 
 def timed_network(candidate, *, image_px=112, embedding_size=512):
-    """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX file."""
+    """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX
+    file."""
     return fold(_untrained(candidate, image_px, embedding_size))
 
 
@@ -249,7 +262,9 @@ def read_bytes(path):
 
 
 def _network_key(candidate, image_px, embedding_size):
-    """What a kept network is found by: its text alone at the sizes that every track's reference has, as in the files of old."""
+    """What a kept network is found by: its text alone at the sizes that every track's reference has, as in the files of
+    old.
+    """
     sizes = (image_px, embedding_size)
     return candidate.text if sizes == (112, 512) else f"{candidate.text} at {image_px} px, {embedding_size}-d"
 

@@ -13,7 +13,9 @@ NEAR = 1.10  # two candidates whose latencies differ by less are near: among suc
 
 
 class Ratio(Record):
-    """How much longer the second device takes over some parts: the geometric mean of the ratios, the least and the most."""
+    """How much longer the second device takes over some parts: the geometric mean of the ratios, the least and the
+    most.
+    """
 
     num: int
     mean: float
@@ -86,8 +88,8 @@ def compare(one, other, space, *, num_candidates=NUM_CANDIDATES):
 def kendall_tau(first_N, second_N, *, counts=None):
     """Kendall's tau-b of two rankings: 1 where they order every pair alike, -1 where none; None where one is all ties.
 
-    counts: an N x N mask of the pairs that count, symmetric; all of them without it. A pair that is tied in one ranking is
-    neither alike nor unlike. Source: Kendall 1945, The treatment of ties in ranking problems, Biometrika 33.
+    counts: an N x N mask of the pairs that count, symmetric; all of them without it. A pair that is tied in one ranking
+    is neither alike nor unlike. Source: Kendall 1945, The treatment of ties in ranking problems, Biometrika 33.
 
     >>> kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])
     0.6666666666666666

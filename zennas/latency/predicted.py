@@ -61,10 +61,10 @@ class Prediction(Record):
 def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
     """`num` candidates spread between a quarter of the budget and all of it, each measured whole and kept.
 
-    Where a baseline of the space is predicted to take longer, between a quarter of the budget and that: a table may be far off
-    for small networks, and none may seem to fit. Where all baselines are far below the budget, the slowest stands for it. They
-    are the first of always the same ones; those that are kept already are not measured again. `counting(done, total)` is called
-    after each. UserError where the space has too few candidates there.
+    Where a baseline of the space is predicted to take longer, between a quarter of the budget and that: a table may be
+    far off for small networks, and none may seem to fit. Where all baselines are far below the budget, the slowest
+    stands for it. They are the first of always the same ones; those that are kept already are not measured again.
+    `counting(done, total)` is called after each. UserError where the space has too few candidates there.
     """
     sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
     rng, chosen = np.random.default_rng(SEED), {}
@@ -108,13 +108,15 @@ def _near(space, target_ms, rng, predict):
 
 
 def predict_kept(space, latency_table, protocol, *, title, stand_in=None):
-    """The Prediction over the whole networks of the space's sizes that are kept on this machine; UserError without any."""
+    """The Prediction over the whole networks of the space's sizes that are kept on this machine; UserError without
+    any."""
     sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
     kept = kept_networks(protocol, **sizes)
     known = [(candidate, taken) for candidate, taken in kept if latency_table.covers(candidate, **sizes)]
     if not known:
         raise UserError(
-            "no whole network that the table can predict is kept on this machine: measure some with --predicted --measure 20"
+            "no whole network that the table can predict is kept on this machine: measure some with --predicted "
+            "--measure 20"
         )
     networks = sorted(
         (_network(candidate, taken, latency_table, sizes) for candidate, taken in known),
@@ -162,7 +164,10 @@ def _scaled_error(predictor_N, measured_N):
 def sentence(found):
     """The result in words."""
     num = len(found.networks)
-    said = f"over {num} whole network{'s' if num > 1 else ''} the table is off by {found.mean_abs_pct:.2f} % on average and "
+    said = (
+        f"over {num} whole network{'s' if num > 1 else ''} the table is off by {found.mean_abs_pct:.2f} % on "
+        f"average and "
+    )
     said += f"{found.max_abs_pct:.2f} % at most (bias {found.bias_pct:+.2f} %)"
     if num >= FEW:
         said += f"; times one factor by {found.scaled_mean_abs_pct:.2f} %, multiply-accumulates alone by "
@@ -180,19 +185,25 @@ def page(found):
     missed = found.num_unpredicted and (
         f"{found.num_unpredicted} kept network(s) of other blocks are left out: the table knows nothing of their parts"
     )
-    sections = f"""<section><h2>Predicted against measured</h2>{notices([found.stand_in, warning, missed or None], "note")}
-<p>Each network's latency as summed from the table of block latencies, against the same network measured whole. The dot is the
-run that the rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the network is
+    sections = f"""<section><h2>Predicted against measured</h2>
+{notices([found.stand_in, warning, missed or None], "note")}
+<p>Each network's latency as summed from the table of block latencies, against the same network measured whole. The dot
+is the
+run that the rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the
+network is
 faster than predicted.</p>
 {_figure(found.networks)}</section>
 <section><h2>Every network</h2>
 {_table(found.networks)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
-<li><b>A prediction only chooses.</b> Networks that a search hands on are measured whole; what the table is off by costs search
+<li><b>A prediction only chooses.</b> Networks that a search hands on are measured whole; what the table is off by costs
+search
 time, not trust.</li>
-<li><b>One factor is free.</b> A search multiplies its predictions by what its first measured networks show, so that the error
+<li><b>One factor is free.</b> A search multiplies its predictions by what its first measured networks show, so that the
+error
 times one factor is what is left in practice.</li>
-<li><b>Noise counts as error.</b> A machine that does other work at the time spreads; a wide bar says so.</li></ul></section>"""
+<li><b>Noise counts as error.</b> A machine that does other work at the time spreads; a wide bar says
+so.</li></ul></section>"""
     again = "<p>What it takes to make the page again, with the networks that are kept on this machine.</p>"
     facts = [
         ("Result", sentence(found)),
@@ -203,10 +214,14 @@ times one factor is what is left in practice.</li>
         ),
     ]
     return document(
-        sections, again + definitions(origin(found.made_by, [(found.made_by.machine, found.protocol.model_dump())])),
-        kind="latency", title=found.title, subtitle="What the table of block latencies predicts, against whole networks",
-        banner=notices([found.stand_in, warning], "banner"), facts=facts,
-    )  # fmt: skip
+        sections,
+        again + definitions(origin(found.made_by, [(found.made_by.machine, found.protocol.model_dump())])),
+        kind="latency",
+        title=found.title,
+        subtitle="What the table of block latencies predicts, against whole networks",
+        banner=notices([found.stand_in, warning], "banner"),
+        facts=facts,
+    )
 
 
 def _figure(networks):
@@ -222,9 +237,12 @@ def _figure(networks):
         off = [100 * (one.predicted_ms / middle_ms - 1) for middle_ms in (one.low_ms, one.high_ms)]
         figure.add_scatter(y=off, row=2, **bar)
     dots = {
-        "x": [one.predicted_ms for one in networks], "mode": "markers", "marker": {"color": DOT.colour, "size": DOT.size_px},
-        "customdata": [[html.escape(one.candidate)] for one in networks], "col": 1,
-    }  # fmt: skip
+        "x": [one.predicted_ms for one in networks],
+        "mode": "markers",
+        "marker": {"color": DOT.colour, "size": DOT.size_px},
+        "customdata": [[html.escape(one.candidate)] for one in networks],
+        "col": 1,
+    }
     hover = "%{customdata[0]}<br>predicted %{x:.2f} ms, "
     measured = [one.measured_ms for one in networks]
     figure.add_scatter(y=measured, row=1, hovertemplate=hover + "measured %{y:.2f} ms<extra></extra>", **dots)

@@ -1,11 +1,12 @@
-"""Nothing beside a measurement: what scores on a machine stands aside while anything is measured there, whoever began it.
+"""Nothing beside a measurement: what scores on a machine stands aside while anything is measured there, whoever began
+it.
 
-Runs of one machine that know nothing of each other meet in two locks of the kernel, which end with the process that holds them,
-however it ends: runs of one user, in one /tmp. Containers and users apart do not meet.
+Runs of one machine that know nothing of each other meet in two locks of the kernel, which end with the process that
+holds them, however it ends: runs of one user, in one /tmp. Containers and users apart do not meet.
 """
 
-# gate: held by a measurement from the moment it wants to begin; whoever scores passes through it and holds it for no time
-# room: shared by all that score, held alone by a measurement, which so waits for the batches that had begun
+# gate: held by a measurement from the moment it wants to begin; whoever scores passes through it and holds it for no
+# time room: shared by all that score, held alone by a measurement, which so waits for the batches that had begun
 
 import contextlib
 import os
@@ -52,7 +53,9 @@ def _folder():
 
 @contextlib.contextmanager
 def _lock(name, *, alone, strict=False):
-    """One of the two locks; none at all where it cannot be had, for no candidate should fail by that. strict: OSError then."""
+    """One of the two locks; none at all where it cannot be had, for no candidate should fail by that. strict: OSError
+    then.
+    """
     handle = None
     try:
         handle = _held(name, alone=alone) if fcntl else None

@@ -1,10 +1,11 @@
-"""The table of block latencies: measured once per machine and protocol, kept, and summed to predict a candidate in microseconds.
+"""The table of block latencies: measured once per machine and protocol, kept, and summed to predict a candidate in
+microseconds.
 
-A candidate's prediction is the sum over its stem, its blocks and its neck. Parts are measured with cold caches, as they run
-inside a network larger than the cache: a block that repeats as the difference between a stack of three and one alone.
-Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which are nearly a constant and a share
-in proportion to the inverse of the width, that of norms and depthwise convolutions; a stage's first block, whose two widths are
-free, is fitted.
+A candidate's prediction is the sum over its stem, its blocks and its neck. Parts are measured with cold caches, as they
+run inside a network larger than the cache: a block that repeats as the difference between a stack of three and one
+alone. Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which are nearly a
+constant and a share in proportion to the inverse of the width, that of norms and depthwise convolutions; a stage's
+first block, whose two widths are free, is fitted.
 """
 
 import csv
@@ -81,7 +82,9 @@ class LatencyTable:
     """The kept table of one machine and protocol. `predict` needs the parts that `ensure` has measured."""
 
     def __init__(self, protocol, *, folder=None, machine=None, rows=None):
-        """rows: {Part: ms} of a machine's table that was measured elsewhere (tables.open_table), in place of what is kept."""
+        """rows: {Part: ms} of a machine's table that was measured elsewhere (tables.open_table), in place of what is
+        kept.
+        """
         self.machine, self.protocol = machine or machine_name(), protocol
         self.path = (pathlib.Path(folder) if folder else kept_folder(self.machine)) / table_name(protocol)
         shipped = data_root() / MEASURED / self.machine / table_name(protocol)
@@ -155,8 +158,9 @@ class LatencyTable:
         known = sorted((getattr(row, axis), self.rows[row] / row.macs) for row in chosen)
         if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
             raise KeyError(part)
-        # Over the inverse of the width: that misses a measured width between two others by 3 % on inverted residuals, where the
-        # width misses it by 7; on IR-SE both by 2 to 5 %, and off the quantum without the 2 % that the other has too much.
+        # Over the inverse of the width: that misses a measured width between two others by 3 % on inverted residuals,
+        # where the width misses it by 7; on IR-SE both by 2 to 5 %, and off the quantum without the 2 % that the other
+        # has too much.
         inverse = [(1 / at, ms_per_mac) for at, ms_per_mac in reversed(known)]
         return float(np.interp(1 / width, *zip(*inverse, strict=True))) * part.macs
 
@@ -196,7 +200,8 @@ class LatencyTable:
                 writer.writerow((*part, *measured, measurement.machine, measurement.date, runtime))
         except OSError as error:
             raise UserError(
-                f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
+                f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable "
+                f"folder"
             ) from None
 
 
@@ -252,8 +257,10 @@ def _on_quantum(width):
 
 
 def _terms(part):
-    """What the time of a stage's first block is a sum of: its convolutions (read from the input, or among its own channels,
-    whatever is between them), its norms and a constant. A width off the quantum costs what the next one on it does."""
+    """What the time of a stage's first block is a sum of: its convolutions (read from the input, or among its own
+    channels, whatever is between them), its norms and a constant. A width off the quantum costs what the next one on it
+    does.
+    """
     wide_in, wide_out = _on_quantum(part.in_channels), _on_quantum(part.out_channels)
     return np.array([wide_in * wide_out, wide_out * wide_out, wide_in, wide_out, 1.0])
 

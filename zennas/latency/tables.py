@@ -1,4 +1,6 @@
-"""Every machine's tables: which are known here, what stands in one, and how one that was measured elsewhere is brought here."""
+"""Every machine's tables: which are known here, what stands in one, and how one that was measured elsewhere is brought
+here.
+"""
 
 import csv
 import io
@@ -82,9 +84,9 @@ def known_tables():
 def find_table(name, protocol=None):
     """The KnownTable that a name stands for.
 
-    name: MACHINE, MACHINE/RULE, MACHINE/RULE@VERSION, any part of these that only one table has, or the path of a .csv (of its
-    several versions one: FILE.csv@VERSION). protocol: narrows what fits to tables of its rule, and says the rule of a file whose
-    name does not. UserError where none or several fit.
+    name: MACHINE, MACHINE/RULE, MACHINE/RULE@VERSION, any part of these that only one table has, or the path of a .csv
+    (of its several versions one: FILE.csv@VERSION). protocol: narrows what fits to tables of its rule, and says the
+    rule of a file whose name does not. UserError where none or several fit.
     """
     if (file := FILE_AT_RUNTIME.fullmatch(name)) is not None:
         return _only(tables_in(file[1], protocol), name, runtime=file[2])
@@ -95,7 +97,8 @@ def find_table(name, protocol=None):
         fitting = [one for one in fitting if table_name(one.protocol) == table_name(protocol)] or fitting
     if not fitting:
         raise UserError(
-            f"latency table '{name}' is not known; {suggestion(name, [one.name for one in tables])}; or give the path of a .csv"
+            f"latency table '{name}' is not known; {suggestion(name, [one.name for one in tables])}; or give the "
+            f"path of a .csv"
         )
     return _only(fitting, name)
 
@@ -103,8 +106,8 @@ def find_table(name, protocol=None):
 def open_table(name, protocol=None):
     """The LatencyTable of any machine, by a name or path as `find_table` takes them.
 
-    It predicts; what it lacks only its own machine can measure (UserError). With a protocol, its table must be of that rule:
-    backend, threads, batch, denormals, precision. UserError where none or several fit.
+    It predicts; what it lacks only its own machine can measure (UserError). With a protocol, its table must be of that
+    rule: backend, threads, batch, denormals, precision. UserError where none or several fit.
     """
     return predictor(find_table(name, protocol), protocol)
 
@@ -115,7 +118,8 @@ def predictor(known, protocol=None):
         raise UserError(f"{known.origins[0]}: its name does not say by which rule it was measured; {_how_to_name()}")
     if protocol is not None and table_name(protocol) != table_name(known.protocol):
         raise UserError(
-            f"latency table {known.name} was measured by another rule: {table_name(known.protocol).removesuffix('.csv')}, "
+            f"latency table {known.name} was measured by another rule: "
+            f"{table_name(known.protocol).removesuffix('.csv')}, "
             f"wanted {table_name(protocol).removesuffix('.csv')}"
         )
     machine = known.name.partition("/")[0]  # never this machine's, where a file names none
@@ -125,10 +129,11 @@ def predictor(known, protocol=None):
 
 
 def import_table(path, *, machine=None, protocol=None):
-    """(where it is kept now, its KnownTables): a table's file that another machine filled, copied to that machine's folder.
+    """(where it is kept now, its KnownTables): a table's file that another machine filled, copied to that machine's
+    folder.
 
-    machine: its name here; needed where the file names none, several, or this machine. protocol: the rule it was measured by,
-    where its file name does not say. The file has one line per part, with at least the columns NEEDED.
+    machine: its name here; needed where the file names none, several, or this machine. protocol: the rule it was
+    measured by, where its file name does not say. The file has one line per part, with at least the columns NEEDED.
     UserError for everything else.
     """
     here = machine_name()
@@ -147,7 +152,8 @@ def import_table(path, *, machine=None, protocol=None):
         )
     if machine == here:
         raise UserError(
-            f"{path}: {machine} is this machine's own name, and its table is measured here; give the other one a name of its own "
+            f"{path}: {machine} is this machine's own name, and its table is measured here; give the other one a "
+            f"name of its own "
             "with --machine"
         )
     protocol = tables[0].protocol
@@ -157,7 +163,8 @@ def import_table(path, *, machine=None, protocol=None):
     target, content = kept_folder(machine) / table_name(protocol), _as_csv(tables)
     if target.exists() and target.read_text(encoding="utf-8") != content:
         raise UserError(
-            f"{target}: another table of {machine} is kept already; delete it, or give this one another name with --machine"
+            f"{target}: another table of {machine} is kept already; delete it, or give this one another name with "
+            f"--machine"
         )
     with explaining(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +173,9 @@ def import_table(path, *, machine=None, protocol=None):
 
 
 def tables_in(path, protocol=None):
-    """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not say."""
+    """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not
+    say.
+    """
     path, found = pathlib.Path(path), {}
     rule = protocol_of(path.name) or protocol
     for row in read_rows(path):
@@ -197,8 +206,8 @@ def protocol_of(file_name):
 
 
 def read_rows(path, *, lenient=False):
-    """The Rows of a table's file, in order. UserError says which line is wrong; lenient: lines that are no rows are left out,
-    such as the last one after a power cut, which `LatencyTable` measures again.
+    """The Rows of a table's file, in order. UserError says which line is wrong; lenient: lines that are no rows are
+    left out, such as the last one after a power cut, which `LatencyTable` measures again.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")

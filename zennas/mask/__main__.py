@@ -9,19 +9,21 @@ import typer
 from zennas import commands
 from zennas.train.__main__ import DATA_HELP
 
-HELP = """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is lit, and
-written into a training set that `zennas train --data OUT` reads.
+HELP = """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin
+is lit, and written into a training set that `zennas train --data OUT` reads.
 
-Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the data. An image
-in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged record, which has no image to
-hand on, is left out and listed. The same seed gives the same images, with any number of workers.
-Kinds: surgical_blue, surgical_green, surgical_white, cloth_plain, cloth_patterned, n95, kn95, black. For templates of your own,
---layout FILE draws what to paint on. Ctrl-C and kill -9 lose no more than the parts under way: give the same command again.
+Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the
+data. An image in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged
+record, which has no image to hand on, is left out and listed. The same seed gives the same images, with any number of
+workers. Kinds: surgical_blue, surgical_green, surgical_white, cloth_plain, cloth_patterned, n95, kn95, black. For
+templates of your own, --layout FILE draws what to paint on. Ctrl-C and kill -9 lose no more than the parts under way:
+give the same command again.
 
-Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what was done with
-every image), passed-over.csv, report.html, run.json, mask.log.
+Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what was
+done with every image), passed-over.csv, report.html, run.json, mask.log.
 
-Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used; 130 stopped by Ctrl-C.
+Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used; 130 stopped by
+Ctrl-C.
 """
 
 
@@ -50,7 +52,8 @@ def mask(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); repeatable.",
+            help="How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); "
+            "repeatable.",
         ),
     ] = None,
     identities: Annotated[
@@ -90,9 +93,20 @@ def mask(
     if resume and fresh:
         raise UserError("--resume and --fresh exclude each other")
     options = Options(
-        data=data, out=out, ratio=ratio, kinds=_kinds(kinds), textures=textures, seed=seed, only_masked=only_masked, faces=faces,
-        knobs=_knobs(knob or ()), identities=identities, workers=workers, resume=resume, fresh=fresh,
-    )  # fmt: skip
+        data=data,
+        out=out,
+        ratio=ratio,
+        kinds=_kinds(kinds),
+        textures=textures,
+        seed=seed,
+        only_masked=only_masked,
+        faces=faces,
+        knobs=_knobs(knob or ()),
+        identities=identities,
+        workers=workers,
+        resume=resume,
+        fresh=fresh,
+    )
     try:
         summary = go(options, console)
     except KeyboardInterrupt:
@@ -105,11 +119,13 @@ def mask(
     if json_output:
         print(json.dumps(summary, indent=2))
     console.print(
-        f"masked {summary['num_masked']:,} of {summary['num_images']:,} images, passed over {summary['num_passed_over']:,} "
+        f"masked {summary['num_masked']:,} of {summary['num_images']:,} images, passed over "
+        f"{summary['num_passed_over']:,} "
         f"({out / PASSED_OVER}); {summary['num_written']:,} written to {out}\n"
         f"Next:\n  open {out / REPORT}\n  python -m zennas.train --data {out} ...",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
     if summary["num_chosen"] and not summary["num_masked"]:
         console.print("no image could be masked", style="yellow")
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """Landmarker: the vertices of the face in a picture, by two small networks that ship with zennas.
 
-V = 468 vertices; a vertex is x, y in pixels of the image and z in the same unit, away from the viewer. A anchors of the detector
-The networks are MediaPipe's (Apache-2.0, assets/NOTICE).
+V = 468 vertices; a vertex is x, y in pixels of the image and z in the same unit, away from the viewer. A anchors of the
+detector The networks are MediaPipe's (Apache-2.0, assets/NOTICE).
 """
 
 import functools
@@ -28,9 +28,9 @@ ANCHORS = ((8, 2), (16, 6))
 RIGHT_EYE, LEFT_EYE = 0, 1  # of the detector's key points, the person's
 ALIGNED, DETECT, AUTO = "aligned", "detect", "auto"
 LOOKS = (AUTO, ALIGNED, DETECT)
-# An aligned face comes in a square of at most this side; what is larger, or not square, is a photograph. So is a square whose
-# face does not stand where ArcFace's template has it: eyes, nose and mouth are off by more than this share of its side. Of 400
-# aligned faces of LFW the median is off by 0.036, the last by 0.088.
+# An aligned face comes in a square of at most this side; what is larger, or not square, is a photograph. So is a square
+# whose face does not stand where ArcFace's template has it: eyes, nose and mouth are off by more than this share of its
+# side. Of 400 aligned faces of LFW the median is off by 0.036, the last by 0.088.
 MAX_ALIGNED_PX, MAX_OFF = 256, 0.12
 # The five points of ArcFace's template, left ones first as seen: the vertices they are the mean of.
 FIVE = ((33, 133), (263, 362), (1,), (61,), (291,))
@@ -54,11 +54,11 @@ class Found(NamedTuple):
 
 
 class Landmarker:
-    """Finds the vertices of the face in an image: `find`. Its networks are opened where they are first asked, on one thread, so
-    that it may be pickled or forked into workers.
+    """Finds the vertices of the face in an image: `find`. Its networks are opened where they are first asked, on one
+    thread, so that it may be pickled or forked into workers.
 
-    look: "aligned" where the face stands where ArcFace's template has it, "detect" for photographs, "auto": aligned where the
-    image is a square of at most MAX_ALIGNED_PX whose face stands there, else detected.
+    look: "aligned" where the face stands where ArcFace's template has it, "detect" for photographs, "auto": aligned
+    where the image is a square of at most MAX_ALIGNED_PX whose face stands there, else detected.
     """
 
     def __init__(self, look=AUTO):
@@ -98,8 +98,12 @@ class Landmarker:
             self._landmark = open_session(str(ASSETS / "face_landmark.onnx"), threads=1)
         from_image_23 = _into_square(region, LANDMARK_PX)
         seen_HW3 = cv2.warpAffine(
-            image_HW3, from_image_23, (LANDMARK_PX, LANDMARK_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )  # fmt: skip
+            image_HW3,
+            from_image_23,
+            (LANDMARK_PX, LANDMARK_PX),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         (name,) = (one.name for one in self._landmark.get_inputs())
         outputs = self._landmark.run(None, {name: seen_HW3[None].astype(np.float32) / 255})
         logit, vertices = sorted(outputs, key=np.size)
@@ -130,7 +134,8 @@ class Landmarker:
         good = np.flatnonzero(score_A >= MIN_DETECTION)
         if not len(good):
             return None, float(score_A.max())
-        # x, y, width, height of the box, then x, y of six key points, all from the anchor's centre and in pixels of the square.
+        # x, y, width, height of the box, then x, y of six key points, all from the anchor's centre and in pixels of the
+        # square.
         place_A82 = box.reshape(-1, 8, 2)[good].astype(np.float64)
         place_A82[:, [0, 2, 3, 4, 5, 6, 7]] += anchors()[good, None]
         faces = _one_each(place_A82, score_A[good])

@@ -1,6 +1,7 @@
 """How a face is lit and how sharp its picture is, read from its own skin: what a mask on it must look like.
 
-V vertices of the face, S those of them on skin, N directions. Directions are as in the picture: x right, y up, z to the viewer.
+V vertices of the face, S those of them on skin, N directions. Directions are as in the picture: x right, y up, z to the
+viewer.
 """
 
 import functools
@@ -27,9 +28,9 @@ SHARPEST_PX, BLURREST_PX, KNOWN_BLUR_PX = 0.3, 3.0, 2.0
 
 
 class Light(NamedTuple):
-    """Light on a face: ambient, slope_3 (shading = ambient + slope_3 . normal, 1 towards the viewer), level (1: good light),
-    tint_3 (factors of red, green and blue), colour (0 in a grey picture, 1 in a coloured one), bluish: whether the skin
-    is more blue than red, as where red and blue were exchanged."""
+    """Light on a face: ambient, slope_3 (shading = ambient + slope_3 . normal, 1 towards the viewer), level (1: good
+    light), tint_3 (factors of red, green and blue), colour (0 in a grey picture, 1 in a coloured one), bluish: whether
+    the skin is more blue than red, as where red and blue were exchanged."""
 
     ambient: float
     slope_3: np.ndarray
@@ -86,7 +87,8 @@ def light_on(image_HW3, point_V3, pose):
 def _fitted(light_S, normal_S3):
     """(ambient, slope_3) with light = ambient + slope . normal, least squares with few wild places left out.
 
-    Source: Basri & Jacobs 2003, of whose nine harmonics of the light the first four carry nearly all that matt skin shows.
+    Source: Basri & Jacobs 2003, of whose nine harmonics of the light the first four carry nearly all that matt skin
+    shows.
     """
     basis_S4 = np.column_stack([np.ones(len(light_S)), normal_S3 - (0, 0, 0.7)])
     weight_S = np.ones(len(light_S))

@@ -13,8 +13,8 @@ TEXTURES = "data.mask.textures"  # of a recipe
 
 
 class Worn(NamedTuple):
-    """What became of an image that was to be masked: the name of its texture and variant, the Masked face and the score of its
-    mesh; `masked` is None where it was passed over, and `why` says why."""
+    """What became of an image that was to be masked: the name of its texture and variant, the Masked face and the score
+    of its mesh; `masked` is None where it was passed over, and `why` says why."""
 
     kind: str
     variant: int
@@ -24,7 +24,8 @@ class Worn(NamedTuple):
 
 
 class Masker:
-    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face is fitted, else as it is.
+    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face is fitted, else as
+    it is.
 
     All randomness is the rng's, from which an image that stays as it is takes one number. It may be pickled or forked.
     """
@@ -75,7 +76,9 @@ def check_look(look, where):
 
 
 def templates_fingerprint(folder, *, where="--textures"):
-    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds none."""
+    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds
+    none.
+    """
     digest = hashlib.sha256()
     for template in load_templates(folder, where=where):
         digest.update(template.name.encode() + b"\0")

@@ -1,7 +1,8 @@
 """The 3-D face: its canonical mesh, the pose of a fitted one, and the shell on which a mask lies.
 
 V = 468 vertices of the face, T triangles, G nodes of the shell's grid (GRID_ROWS x GRID_COLUMNS)
-Face space: centimetres, x to the right of the image, y up, z towards the viewer. Image space: pixels, x right, y down, z away.
+Face space: centimetres, x to the right of the image, y up, z towards the viewer. Image space: pixels, x right, y down,
+z away.
 """
 
 import functools
@@ -101,8 +102,9 @@ def in_layout(uv_N2):
 
 
 def fit_pose(point_V3):
-    """The Pose of fitted vertices in image space: the similarity that carries the upper part of the canonical face nearest to
-    them. Source: Umeyama 1991. Landmarks of one picture know the depth only roughly, so yaw and pitch are good to a few degrees.
+    """The Pose of fitted vertices in image space: the similarity that carries the upper part of the canonical face
+    nearest to them. Source: Umeyama 1991. Landmarks of one picture know the depth only roughly, so yaw and pitch are
+    good to a few degrees.
     """
     canonical = face()
     rigid = canonical.uv_V2[:, 1] < RIGID_V
@@ -153,9 +155,10 @@ def turn(yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0):
 def grid():
     """The Grid of the lower face."""
     canonical = face()
-    v_G, u_G = (one.ravel() for one in np.meshgrid(
-        np.linspace(*GRID_V, GRID_ROWS), np.linspace(*GRID_U, GRID_COLUMNS), indexing="ij"
-    ))  # fmt: skip
+    v_G, u_G = (
+        one.ravel()
+        for one in np.meshgrid(np.linspace(*GRID_V, GRID_ROWS), np.linspace(*GRID_U, GRID_COLUMNS), indexing="ij")
+    )
     uv_G2 = np.stack([u_G, v_G], axis=1)
     weight_GV, outside_G = _barycentric(uv_G2, canonical)
     beyond_G3 = _beyond(uv_G2, weight_GV @ canonical.uv_V2, outside_G)
@@ -170,10 +173,11 @@ def grid():
 
 
 def drape(covered_G, *, gap_cm=0.15, dome_cm=0.0, ridge_cm=0.0):
-    """The Shell of a mask that covers these nodes: taut as cloth between nose, cheeks and chin, tight at its rim and beyond.
+    """The Shell of a mask that covers these nodes: taut as cloth between nose, cheeks and chin, tight at its rim and
+    beyond.
 
-    gap_cm: what it keeps from the skin; dome_cm: how far it stands out besides, as a moulded cup does; ridge_cm: the same along
-    the middle alone, as of a mask that folds there.
+    gap_cm: what it keeps from the skin; dome_cm: how far it stands out besides, as a moulded cup does; ridge_cm: the
+    same along the middle alone, as of a mask that folds there.
     """
     the_grid = grid()
     out_G3 = the_grid.skin_G3 - CENTRE_3
@@ -207,7 +211,8 @@ def _turned_over(point_N3):
 
 
 def _barycentric(uv_G2, canonical):
-    """(weight_GV with which the vertices make the surface at these texture coordinates, whether they lie outside the face).
+    """(weight_GV with which the vertices make the surface at these texture coordinates, whether they lie outside the
+    face).
 
     Outside it, that of the nearest place on its border.
     """
@@ -232,7 +237,9 @@ def _barycentric(uv_G2, canonical):
 
 
 def _border(triangle_T3, uv_V2):
-    """The edges of the face's outline: those of one triangle alone, but for holes (eyes and mouth, where the mesh has any)."""
+    """The edges of the face's outline: those of one triangle alone, but for holes (eyes and mouth, where the mesh has
+    any).
+    """
     edge_E2 = np.sort(np.concatenate([triangle_T3[:, [0, 1]], triangle_T3[:, [1, 2]], triangle_T3[:, [2, 0]]]), axis=1)
     edge_B2, count_B = np.unique(edge_E2, axis=0, return_counts=True)
     edge_B2 = edge_B2[count_B == 1]
@@ -241,7 +248,9 @@ def _border(triangle_T3, uv_V2):
 
 
 def _beyond(uv_G2, border_G2, outside_G):
-    """How far nodes outside the face lie from its border, face space: back to the ears, and under the chin towards the neck."""
+    """How far nodes outside the face lie from its border, face space: back to the ears, and under the chin towards the
+    neck.
+    """
     far_G = np.linalg.norm(uv_G2 - border_G2, axis=1) * CENTIMETRES_OF_U * outside_G
     chin_G = np.clip((border_G2[:, 1] - CHIN_V) / 0.15, 0, 1)
     way_G3 = np.stack([np.zeros_like(chin_G), -0.35 * chin_G, np.full_like(chin_G, -1.0)], axis=1)

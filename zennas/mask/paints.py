@@ -1,7 +1,9 @@
-"""KINDS_OF_PAINT: what each kind of mask looks like, as its edge, its paint and its shape; textures.py makes KINDS of it.
+"""KINDS_OF_PAINT: what each kind of mask looks like, as its edge, its paint and its shape; textures.py makes KINDS of
+it.
 
-A paint is (sheet, rng) -> (rgb_HW3 in [0, 1], colour of the straps): the mask's own colour under even light, with the small
-shadows of pleats, seams and creases, which are finer than the mesh. Sizes are texels of 512: about 26 to the face's centimetre.
+A paint is (sheet, rng) -> (rgb_HW3 in [0, 1], colour of the straps): the mask's own colour under even light, with the
+small shadows of pleats, seams and creases, which are finer than the mesh. Sizes are texels of 512: about 26 to the
+face's centimetre.
 """
 
 import colorsys
@@ -195,8 +197,9 @@ def _print(sheet, rng, *, x, y):
     return found_HW
 
 
-# --- the rows: name -> (edge as textures.Outline, paint, how it stands on the face as mesh.drape). Distances of the edges are in
-# canonical texture coordinates; the tip of the nose lies at 0.55, the corners of the eyes at 0.38, the chin at 0.95.
+# --- the rows: name -> (edge as textures.Outline, paint, how it stands on the face as mesh.drape). Distances of the
+# edges are in canonical texture coordinates; the tip of the nose lies at 0.55, the corners of the eyes at 0.38, the
+# chin at 0.95.
 
 _SURGICAL = {
     "top": ((0, 0.430), (0.05, 0.458), (0.11, 0.497), (0.21, 0.520), (0.335, 0.545)),

@@ -1,7 +1,8 @@
-"""The work of `zennas mask` in parts: so many images each, done by any process in any order, the same whoever does them.
+"""The work of `zennas mask` in parts: so many images each, done by any process in any order, the same whoever does
+them.
 
-A part is a file of images, one after another, and a table of what was done with each; the table is written last, so that a part
-that has one is whole.
+A part is a file of images, one after another, and a table of what was done with each; the table is written last, so
+that a part that has one is whole.
 """
 
 import os
@@ -24,22 +25,33 @@ MASKING = 3  # what the random stream is for; a training's are faces.stream's
 JPEG_QUALITY = 95
 PNG_START = b"\x89PNG"
 LENGTH = struct.Struct("<q")  # before every image; -1: left out
-COLUMNS = pa.schema([
-    ("image", pa.int64()),  # its number in the data
-    ("where", pa.string()), ("name", pa.string()), ("identity", pa.int32()),
-    ("chosen", pa.bool_()),  # drawn to be masked
-    ("masked", pa.bool_()), ("written", pa.bool_()),
-    ("damaged", pa.bool_()),  # a record without an image to hand on
-    ("kind", pa.string()), ("variant", pa.int32()),
-    ("score", pa.float32()),  # of the mesh, in [0, 1]
-    ("yaw_deg", pa.float32()), ("pitch_deg", pa.float32()), ("roll_deg", pa.float32()),
-    # render.Variation: size and exposure times what a mask that sits straight has, height in sides of the layout (downwards; 0.01
-    # is 2 mm), blur_px for a face of 100 pixels.
-    ("angle_deg", pa.float32()), ("size", pa.float32()), ("height", pa.float32()),
-    ("blur_px", pa.float32()), ("exposure", pa.float32()),
-    ("bluish", pa.bool_()),  # skin more blue than red
-    ("why", pa.string()),  # it was passed over
-])  # fmt: skip
+COLUMNS = pa.schema(
+    [
+        ("image", pa.int64()),  # its number in the data
+        ("where", pa.string()),
+        ("name", pa.string()),
+        ("identity", pa.int32()),
+        ("chosen", pa.bool_()),  # drawn to be masked
+        ("masked", pa.bool_()),
+        ("written", pa.bool_()),
+        ("damaged", pa.bool_()),  # a record without an image to hand on
+        ("kind", pa.string()),
+        ("variant", pa.int32()),
+        ("score", pa.float32()),  # of the mesh, in [0, 1]
+        ("yaw_deg", pa.float32()),
+        ("pitch_deg", pa.float32()),
+        ("roll_deg", pa.float32()),
+        # render.Variation: size and exposure times what a mask that sits straight has, height in sides of the layout
+        # (downwards; 0.01 is 2 mm), blur_px for a face of 100 pixels.
+        ("angle_deg", pa.float32()),
+        ("size", pa.float32()),
+        ("height", pa.float32()),
+        ("blur_px", pa.float32()),
+        ("exposure", pa.float32()),
+        ("bluish", pa.bool_()),  # skin more blue than red
+        ("why", pa.string()),  # it was passed over
+    ]
+)
 
 
 class Part(NamedTuple):
@@ -108,16 +120,22 @@ def _done(work, image):
     """(its bytes as they are written, or None; its row) of one image."""
     source = work.source
     row = {
-        "image": image, "where": source.where(image), "name": source.name(image), "identity": int(source.label_N[image]),
-        "masked": False, "damaged": False, "bluish": False,
-    }  # fmt: skip
+        "image": image,
+        "where": source.where(image),
+        "name": source.name(image),
+        "identity": int(source.label_N[image]),
+        "masked": False,
+        "damaged": False,
+        "bluish": False,
+    }
     rng = np.random.default_rng([work.seed, MASKING, image])
     row["chosen"] = bool(rng.random() < work.masker.ratio)
     try:
         encoded = source.read(image)
     except UnreadableImageError as error:  # which may pass: the part is not done
         raise UserError(
-            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: give the same command again to go on"
+            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: give the same command again to "
+            f"go on"
         ) from None
     except CorruptImageError as error:
         return None, row | {"damaged": True, "why": f"damaged: {error}"}

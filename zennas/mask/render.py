@@ -1,6 +1,7 @@
 """A mask on a face: `masked`, the whole path from fitted vertices to pixels.
 
-V vertices of the face, G nodes of the mask's shell, N both, T triangles; H, W pixels of an image, h, w those of the rendering
+V vertices of the face, G nodes of the mask's shell, N both, T triangles; H, W pixels of an image, h, w those of the
+rendering
 """
 
 import functools
@@ -29,7 +30,9 @@ OWN_BLUR = 0.35  # of a rendered pixel: its area is the eye of a camera already
 
 
 class Variation(NamedTuple):
-    """How a mask differs from one that sits straight: turn, size, height (down, of the layout), further blur and brightness."""
+    """How a mask differs from one that sits straight: turn, size, height (down, of the layout), further blur and
+    brightness.
+    """
 
     angle_deg: float
     size: float
@@ -59,8 +62,8 @@ def vary(
 ):
     """A Variation drawn within these knobs, each evenly on both sides of none (blur: on one).
 
-    angle_deg: turned; size: larger or smaller, of its size; height: up or down, of the layout's side (0.01 is 2 mm); blur_px:
-    beside the picture's own, for a face of 100 pixels; exposure: brighter or darker, of its light.
+    angle_deg: turned; size: larger or smaller, of its size; height: up or down, of the layout's side (0.01 is 2 mm);
+    blur_px: beside the picture's own, for a face of 100 pixels; exposure: brighter or darker, of its light.
     """
     turned, sized, shifted, blurred, exposed = (float(one) for one in rng.uniform(-1, 1, size=5))
     return Variation(
@@ -71,8 +74,9 @@ def vary(
 def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
     """The Masked face of an RGB image (uint8) with a mask of this Texture; the image given is not changed.
 
-    point_V3: the vertices of its face (landmarks.Landmarker). The mask is draped over the fitted face, turned with it, hidden
-    where the face hides it, lit as the face's skin is lit, and as sharp as the picture. rng: of `vary`, whose knobs are `knobs`.
+    point_V3: the vertices of its face (landmarks.Landmarker). The mask is draped over the fitted face, turned with it,
+    hidden where the face hides it, lit as the face's skin is lit, and as sharp as the picture. rng: of `vary`, whose
+    knobs are `knobs`.
     """
     variation = vary(rng, **(knobs or {}))
     pose = mesh.fit_pose(point_V3)
@@ -96,8 +100,8 @@ def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
 
 
 def _layer(height_width, point_V3, texture, pose, light, variation):
-    """(rows, columns, layer_HW4: red, green, blue times alpha in 0..255, alpha in 0..1) of the part of the image with mask on it;
-    None for the layer where all of it lies outside."""
+    """(rows, columns, layer_HW4: red, green, blue times alpha in 0..255, alpha in 0..1) of the part of the image with
+    mask on it; None for the layer where all of it lies outside."""
     face_px = FACE_CM * pose.scale_px_per_cm
     samples = next(num for up_to, num in SAMPLES_OF_FACE if face_px <= up_to)
     node_G3 = mesh.on_face(texture.shell, point_V3, pose)
@@ -111,9 +115,17 @@ def _layer(height_width, point_V3, texture, pose, light, variation):
         return rows, columns, None
     level = int(np.clip(round(math.log2(TEXELS_PER_CM / (pose.scale_px_per_cm * samples))), 0, 4))
     colour_hw4, shading_hw = _rendered(
-        texture.level(level), _worn(variation), texture.shell, node_G3, point_V3, pose, light,
-        shape=((y1 - y0) * samples, (x1 - x0) * samples), corner_xy=(x0, y0), samples=samples,
-    )  # fmt: skip
+        texture.level(level),
+        _worn(variation),
+        texture.shell,
+        node_G3,
+        point_V3,
+        pose,
+        light,
+        shape=((y1 - y0) * samples, (x1 - x0) * samples),
+        corner_xy=(x0, y0),
+        samples=samples,
+    )
     # Light is multiplied; of values that are its square root, so is the root of the factor.
     bright_hw = np.sqrt(shading_hw * (light.level * variation.exposure))
     alpha_hw = colour_hw4[..., 3] * (shading_hw > 0)
@@ -145,10 +157,11 @@ def _rendered(level_HW4, worn_23, shell, node_G3, point_V3, pose, light, *, shap
 
 
 def rasterised(point_N3, triangle_T3, carried_N3, shape):
-    """What of the triangles is seen: the values carried by their corners, between them, float32 hw3; zeros where there is none.
+    """What of the triangles is seen: the values carried by their corners, between them, float32 hw3; zeros where there
+    is none.
 
-    point_N3: x, y in pixels from the upper left corner of the first one, so that its middle is (0.5, 0.5), and z away from the
-    viewer, of which the nearest is seen. carried_N3: three values in [0, 1]. shape: (height, width).
+    point_N3: x, y in pixels from the upper left corner of the first one, so that its middle is (0.5, 0.5), and z away
+    from the viewer, of which the nearest is seen. carried_N3: three values in [0, 1]. shape: (height, width).
     """
     height, width = shape
     # OpenCV's camera looks along -z, y upwards, and turns the image over; both sides of a triangle are drawn.
@@ -159,9 +172,17 @@ def rasterised(point_N3, triangle_T3, carried_N3, shape):
     seen_hw3 = np.zeros((height, width, 3), np.float32)
     depth_hw = np.full((height, width), FAR_PX + DEPTH_PX, np.float32)
     cv2.triangleRasterize(
-        place_N3, triangle_T3, carried_N3.astype(np.float32), seen_hw3, depth_hw, np.eye(4, dtype=np.float32),
-        2 * math.atan(height / 2 / FAR_PX), FAR_PX - DEPTH_PX, FAR_PX + DEPTH_PX, _settings(),
-    )  # fmt: skip
+        place_N3,
+        triangle_T3,
+        carried_N3.astype(np.float32),
+        seen_hw3,
+        depth_hw,
+        np.eye(4, dtype=np.float32),
+        2 * math.atan(height / 2 / FAR_PX),
+        FAR_PX - DEPTH_PX,
+        FAR_PX + DEPTH_PX,
+        _settings(),
+    )
     return seen_hw3
 
 
@@ -177,8 +198,8 @@ def _settings():
 def _triangles():
     """Those of the shell, then those of the upper face, which hide what is behind them.
 
-    Below the eyes the shell itself is the face's surface, and a transparent part of it hides as skin does: the face's own
-    triangles there could only poke through a mask, where a mouth is open.
+    Below the eyes the shell itself is the face's surface, and a transparent part of it hides as skin does: the face's
+    own triangles there could only poke through a mask, where a mouth is open.
     """
     grid, face = mesh.grid(), mesh.face()
     upper_T = (face.uv_V2[face.triangle_T3, 1] < ABOVE_GRID_V).all(1)

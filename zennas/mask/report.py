@@ -24,13 +24,15 @@ STYLE = """
 
 
 def rows_of(path, columns, *, where=None):
-    """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images, does not fit into memory."""
+    """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images, does not fit into
+    memory.
+    """
     return pq.read_table(path, columns=columns, filters=where)
 
 
 def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
-    """Writes the page of a masking to `path`, whole or not at all. rows: the path of masks.parquet; the records lie beside.
-    warnings: what its reader must not miss."""
+    """Writes the page of a masking to `path`, whole or not at all. rows: the path of masks.parquet; the records lie
+    beside. warnings: what its reader must not miss."""
     masked = rows_of(rows, ["image", "kind", "yaw_deg", "pitch_deg", "roll_deg"], where=pc.field("masked"))
     why = rows_of(rows, ["why"], where=pc.field("why").is_valid())["why"]
     sections = f"""<section><h2>What became of the images</h2>
@@ -51,9 +53,16 @@ def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
         ("Damaged, left out", f"{summary['num_damaged']:,}"),
     ]
     page = document(
-        sections, again, kind="mask", title=str(options.data.name), subtitle="faces with rendered masks",
-        banner=notices(warnings, "banner"), facts=facts, style=STYLE, has_pictures=True,
-    )  # fmt: skip
+        sections,
+        again,
+        kind="mask",
+        title=str(options.data.name),
+        subtitle="faces with rendered masks",
+        banner=notices(warnings, "banner"),
+        facts=facts,
+        style=STYLE,
+        has_pictures=True,
+    )
     write_atomically(path, page)
 
 
@@ -82,7 +91,10 @@ def _poses(masked):
     figure.update_xaxes(title={"text": "degrees", "font": {"color": INK}})
     figure.update_yaxes(title={"text": "faces"})
     said = "<p class='legend'><span><b style='color:#0f766e'>━</b> yaw (to the side)</span>"
-    said += "<span><b style='color:#b45309'>━</b> pitch (up)</span><span><b style='color:#7c3aed'>━</b> roll (tilted)</span></p>"
+    said += (
+        "<span><b style='color:#b45309'>━</b> pitch (up)</span><span><b style='color:#7c3aed'>━</b> roll "
+        "(tilted)</span></p>"
+    )
     return said + drawn(figure, "poses", height_px=300)
 
 

@@ -31,8 +31,13 @@ from zennas.records import UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
 
 TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
-    "masks.parquet", "passed-over.csv", "identities.txt", "report.html", "mask.log", "parts",
-)  # fmt: skip
+    "masks.parquet",
+    "passed-over.csv",
+    "identities.txt",
+    "report.html",
+    "mask.log",
+    "parts",
+)
 GROUP_ROWS = 1_000_000  # of the table; every group of rows costs its footer 1.5 kB
 FEW = 20  # masked faces below which their colours say nothing of the colour order
 
@@ -84,9 +89,13 @@ def go(options, console):
         if options.out.resolve() == pathlib.Path(options.data).resolve():
             raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
         state, there = open_run(
-            options.out, options.settings(source), start={"summary": None}, resume=options.resume, fresh=options.fresh,
+            options.out,
+            options.settings(source),
+            start={"summary": None},
+            resume=options.resume,
+            fresh=options.fresh,
             seed=options.seed,
-        )  # fmt: skip
+        )
         progress.log_to(options.out / LOG)
         if state["summary"] is not None and (options.out / "train.rec").is_file():
             progress.say(f"{options.out}: this masking is done; --fresh does it again")
@@ -124,7 +133,8 @@ def _mask(work, options, state, there, progress):
         progress.say(f"going on: {len(parts) - len(todo)} of {len(parts)} parts are done")
     workers = max(1, min(options.workers or num_cores(), len(todo)))
     progress.say(
-        f"masking {options.ratio:.0%} of {work.source.num_images:,} images of {work.source.num_identities:,} identities with "
+        f"masking {options.ratio:.0%} of {work.source.num_images:,} images of {work.source.num_identities:,} "
+        f"identities with "
         f"{', '.join(work.masker.dressing.names)}; {workers} process(es), seed {options.seed}"
     )
     progress.begin("masking")
@@ -164,7 +174,8 @@ def _all_done(work, todo, workers):
             yield future.result()
     except concurrent.futures.process.BrokenProcessPool:
         raise UserError(
-            f"{work.folder.parent}: a masking process died, perhaps for want of memory; finished parts are kept: give the same "
+            f"{work.folder.parent}: a masking process died, perhaps for want of memory; finished parts are kept: "
+            f"give the same "
             "command again, with fewer --workers"
         ) from None
     finally:
@@ -175,8 +186,8 @@ _work = []  # of a worker process: the Work of all its parts, whose index and ne
 
 
 def _begin(work):
-    """Begins a worker. Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at once: what
-    it waits for does not come any more, and the next run does its part."""
+    """Begins a worker. Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at
+    once: what it waits for does not come any more, and the next run does its part."""
     _work[:] = [work]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -195,9 +206,7 @@ def _do_part(part):
 def _write_records(work, parts, folder, progress):
     """train.rec, .idx and property from the parts, in the order of the data; the number of images written."""
     source, num = work.source, 0
-    with explaining(folder), RecordWriter(
-        folder, num_classes=source.num_identities, image_px=_side(source)
-    ) as writer:  # fmt: skip
+    with explaining(folder), RecordWriter(folder, num_classes=source.num_identities, image_px=_side(source)) as writer:
         for part in parts:
             for image, encoded in enumerate(images_of(work, part), start=part.first):
                 if encoded is not None:
@@ -268,7 +277,8 @@ def warnings_of(summary):
     found, masked, chosen = [], summary["num_masked"], summary["num_chosen"]
     if masked >= FEW and summary["num_bluish"] > masked / 2:
         found.append(
-            f"on {summary['num_bluish']:,} of {masked:,} masked faces the skin is more blue than red: red and blue seem to be "
+            f"on {summary['num_bluish']:,} of {masked:,} masked faces the skin is more blue than red: red and blue "
+            f"seem to be "
             "exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
         )
     if chosen and summary["num_passed_over"] > chosen / 2:
@@ -278,7 +288,8 @@ def warnings_of(summary):
         )
     if summary["num_damaged"]:
         found.append(
-            f"{summary['num_damaged']:,} of {summary['num_images']:,} records are damaged ({PASSED_OVER} says which): they hold "
+            f"{summary['num_damaged']:,} of {summary['num_images']:,} records are damaged ({PASSED_OVER} says "
+            f"which): they hold "
             "no image to hand on, and are left out"
         )
     return found

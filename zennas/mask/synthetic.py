@@ -33,8 +33,8 @@ SKIN, HAIR, LIP, IRIS, CLOTHES = (214, 168, 142), (58, 42, 34), (176, 96, 92), (
 class Scene(NamedTuple):
     """Pose (as mesh.Pose has it), light and looks of a synthetic face.
 
-    light_3: where the light comes from (x right, y up, z towards the viewer); ambient: its share that comes from everywhere;
-    brightness: of all of it; skin: factor on the skin's colour.
+    light_3: where the light comes from (x right, y up, z towards the viewer); ambient: its share that comes from
+    everywhere; brightness: of all of it; skin: factor on the skin's colour.
     """
 
     yaw_deg: float = 0.0
@@ -49,7 +49,9 @@ class Scene(NamedTuple):
 
 
 def synthetic_face(scene=Scene(), *, image_px=112):  # noqa: B008 - a Scene is frozen
-    """(image_HW3 uint8 RGB of image_px x image_px, its point_V3 in image space): a head where ArcFace's template has it."""
+    """(image_HW3 uint8 RGB of image_px x image_px, its point_V3 in image space): a head where ArcFace's template has
+    it.
+    """
     canonical, big = mesh.face(), image_px * SAMPLES
     turn_33 = mesh.turn(scene.yaw_deg, scene.pitch_deg, scene.roll_deg)
     pose = mesh.pose_of(turn_33, PX_PER_CM * image_px, np.zeros(3))

@@ -1,7 +1,7 @@
 """KINDS: the masks, drawn by a seed in the layout of textures; and a user's own templates.
 
-A texture is an RGBA image of 512 x 512 in the layout (mesh.in_layout): the face unrolled, forehead above. Straps are drawn with
-the mask: they lie on the cheek on their way to the ears. H, W texels; in a paint function every array is HW.
+A texture is an RGBA image of 512 x 512 in the layout (mesh.in_layout): the face unrolled, forehead above. Straps are
+drawn with the mask: they lie on the cheek on their way to the ears. H, W texels; in a paint function every array is HW.
 """
 
 import functools
@@ -27,8 +27,10 @@ TEMPLATE_SHAPE = {"gap_cm": 0.25, "dome_cm": 0.1, "ridge_cm": 0.0}  # how a user
 
 
 class Outline(NamedTuple):
-    """The edge of a mask by its left half: (distance from the middle, height) in canonical texture coordinates, from the middle
-    outwards along its upper and its lower edge; their last points are joined by the side. straps: lines to the ears."""
+    """The edge of a mask by its left half: (distance from the middle, height) in canonical texture coordinates, from
+    the middle outwards along its upper and its lower edge; their last points are joined by the side. straps: lines to
+    the ears.
+    """
 
     top: tuple
     bottom: tuple
@@ -46,8 +48,8 @@ class Kind(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """Where every texel lies on a mask: across_HW from -1 to 1, down_HW from 0 at its upper edge to 1, edge_HW texels inside its
-    edge (negative outside), x_HW and y_HW texels."""
+    """Where every texel lies on a mask: across_HW from -1 to 1, down_HW from 0 at its upper edge to 1, edge_HW texels
+    inside its edge (negative outside), x_HW and y_HW texels."""
 
     across_HW: np.ndarray
     down_HW: np.ndarray
@@ -57,7 +59,8 @@ class Sheet(NamedTuple):
 
 
 class Texture:
-    """A mask to render: name, rgba_HW4 (uint8), shell (its mesh.Shell) and its smaller copies (level 0: itself, 1: half ...).
+    """A mask to render: name, rgba_HW4 (uint8), shell (its mesh.Shell) and its smaller copies (level 0: itself, 1: half
+    ...).
 
     In the copies colours are weighted by their alpha, so that what is transparent has none.
     """
@@ -99,7 +102,9 @@ def texture(kind, variant, *, seed):
 
 
 class Wardrobe:
-    """The textures of a run: of some kinds, and of a user's folder. `draw(rng)` is one of them, each name equally often."""
+    """The textures of a run: of some kinds, and of a user's folder. `draw(rng)` is one of them, each name equally
+    often.
+    """
 
     def __init__(self, kinds, templates=(), *, seed=0):
         self.kinds, self.templates, self.seed = tuple(kinds), tuple(templates), seed
@@ -123,7 +128,8 @@ def _kept_texture(kind, variant, seed):
 
 
 def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds", textures_where="--textures"):
-    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not known.
+    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not
+    known.
 
     where, textures_where: what the user gave them as, for errors.
     """

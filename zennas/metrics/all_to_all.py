@@ -1,11 +1,12 @@
-"""TAR at a FAR over all pairs of a million embeddings: exact, in bounded memory, in little more than the products' time.
+"""TAR at a FAR over all pairs of a million embeddings: exact, in bounded memory, in little more than the products'
+time.
 
 Rows lie sorted by identity: same pairs then lie along the diagonal and are computed one by one. Different pairs come in
-blocks: a fast, imprecise product screens them against a floor, and what may lie above it, a few in a million, is computed
-exactly. A FAR that accepts more pairs than can be held is answered by counting.
+blocks: a fast, imprecise product screens them against a floor, and what may lie above it, a few in a million, is
+computed exactly. A FAR that accepts more pairs than can be held is answered by counting.
 
-N rows, M rows of the other side, D embedding size, R rows and C columns of a block, P pairs, S sampled pairs, U identities,
-T thresholds, K points of the curve, B bins, L intervals
+N rows, M rows of the other side, D embedding size, R rows and C columns of a block, P pairs, S sampled pairs, U
+identities, T thresholds, K points of the curve, B bins, L intervals
 """
 
 import contextlib
@@ -35,7 +36,9 @@ DIGIT, NUM_DIGITS = 18, 3  # bits of a digit: 54 bits number all multiples of GR
 
 
 class Point(NamedTuple):
-    """TAR at a FAR. The threshold is the strongest different pair that may not be accepted; what is accepted lies above it."""
+    """TAR at a FAR. The threshold is the strongest different pair that may not be accepted; what is accepted lies above
+    it.
+    """
 
     far: float
     threshold: float  # -inf where every pair is accepted; NaN without different pairs
@@ -44,7 +47,9 @@ class Point(NamedTuple):
 
 
 class AllToAll(NamedTuple):
-    """What all pairs say. A hardest pair is (similarity, i, j), with the caller's rows; of equal ones the first rows first."""
+    """What all pairs say. A hardest pair is (similarity, i, j), with the caller's rows; of equal ones the first rows
+    first.
+    """
 
     points: list[Point]  # one for each FAR asked
     num_same: int
@@ -58,22 +63,33 @@ class AllToAll(NamedTuple):
 
 
 def all_to_all(
-    embedding_ND, label_N, fars, *, against=None, device="cpu", kept=None, progress=None, num_hardest=24, seed=0, _plan=None
-):  # fmt: skip
+    embedding_ND,
+    label_N,
+    fars,
+    *,
+    against=None,
+    device="cpu",
+    kept=None,
+    progress=None,
+    num_hardest=24,
+    seed=0,
+    _plan=None,
+):
     """The AllToAll of every pair of rows i < j, or of every row and every row of `against`: (embedding_MD, label_M).
 
-    embedding_ND: floats, an array or a memmap. Rows are made of unit length; one of zeros, for an image that could not be
-    used, has similarity 0 to all. label_N: whole numbers, one for each identity. fars: shares in [0, 1], each answered as
-    verification.tar_at_far does. kept: a file by which an interrupted call goes on; that of other inputs is begun anew, and
-    it is removed at the end. progress(done, total): in blocks. seed: of the sample, from which the histogram and, beyond
-    exact_up_to, the curve come; where few sampled pairs lie the curve is a rough one.
+    embedding_ND: floats, an array or a memmap. Rows are made of unit length; one of zeros, for an image that could not
+    be used, has similarity 0 to all. label_N: whole numbers, one for each identity. fars: shares in [0, 1], each
+    answered as verification.tar_at_far does. kept: a file by which an interrupted call goes on; that of other inputs is
+    begun anew, and it is removed at the end. progress(done, total): in blocks. seed: of the sample, from which the
+    histogram and, beyond exact_up_to, the curve come; where few sampled pairs lie the curve is a rough one.
 
-    A similarity is the float64 product of two unit rows, divided in float64, rounded to float32 and to multiples of 2^-26.
-    It has no rounding at all, in whatever order it is summed: device, threads, blocks and screening change no bit of a result.
+    A similarity is the float64 product of two unit rows, divided in float64, rounded to float32 and to multiples of
+    2^-26. It has no rounding at all, in whatever order it is summed: device, threads, blocks and screening change no
+    bit of a result.
     Memory: rows in the screening's precision on the device (2 or 4 bytes a number), blocks, up to 100 bytes for each
-    different pair that may be accepted, and the embeddings, which may stay on disk. FARs that accept more than MAX_KEPT cost
-    three passes of float64 products, and rows in float32; all others cost one screening together. UserError: shapes that do
-    not match, values that are not finite, FARs outside [0, 1], no rows.
+    different pair that may be accepted, and the embeddings, which may stay on disk. FARs that accept more than MAX_KEPT
+    cost three passes of float64 products, and rows in float32; all others cost one screening together. UserError:
+    shapes that do not match, values that are not finite, FARs outside [0, 1], no rows.
     """
     if bad := [far for far in fars if not 0 <= far <= 1]:
         raise UserError(f"far {bad[0]}: allowed: a share in [0, 1]")
@@ -112,13 +128,20 @@ def all_to_all(
         pathlib.Path(kept).unlink(missing_ok=True)
     return AllToAll(
         [Point(far, float(found[far][0]), tar.get(found[far][0], math.nan), found[far][1]) for far in fars],
-        pairs.num_same, total, far_K, np.array([tar.get(one, math.nan) for one in threshold_K]),
-        _exact_up_to(pairs, held, need), (np.linspace(-1, 1, NUM_BINS + 1), same_B, different_B), *hardest,
-    )  # fmt: skip
+        pairs.num_same,
+        total,
+        far_K,
+        np.array([tar.get(one, math.nan) for one in threshold_K]),
+        _exact_up_to(pairs, held, need),
+        (np.linspace(-1, 1, NUM_BINS + 1), same_B, different_B),
+        *hardest,
+    )
 
 
 def _exact_up_to(pairs, held, need):
-    """The largest FAR at which the curve rests on all different pairs: on those held, or on a sample that left none out."""
+    """The largest FAR at which the curve rests on all different pairs: on those held, or on a sample that left none
+    out.
+    """
     if need >= pairs.num_different or max(len(side.label_N) for side in (pairs.left, pairs.right)) <= SAMPLE_SIDE:
         return 1.0
     return max([*held, (need - 1) / pairs.num_different])
@@ -143,7 +166,9 @@ def _sampled(pairs, seed):
 
 
 def first_floor(sample_S, need, num_different, attempt):
-    """A guess: about twice as many pairs as are needed lie above it; 8 times that in a second attempt; in the last one, all."""
+    """A guess: about twice as many pairs as are needed lie above it; 8 times that in a second attempt; in the last one,
+    all.
+    """
     place = math.ceil(2 * need / num_different * 8**attempt * len(sample_S)) + 10
     return sample_S[place] if attempt < 2 and place < len(sample_S) else -2.0
 
@@ -151,8 +176,8 @@ def first_floor(sample_S, need, num_different, attempt):
 def _strongest_different(pairs, need, sample_S, journal, attempt=0):
     """(similarities, keys) of the `need` strongest different pairs, the strongest first; of equal ones the lowest keys.
 
-    The floor rises to the need-th largest similarity seen whenever too many are held: more pairs can only raise that one, so
-    what lies below it now is not among the strongest in the end. An equal one can be, by its key.
+    The floor rises to the need-th largest similarity seen whenever too many are held: more pairs can only raise that
+    one, so what lies below it now is not among the strongest in the end. An equal one can be, by its key.
     """
     if need == 0:
         return np.empty(0), np.empty(0, np.int64)
@@ -214,9 +239,10 @@ def _least(pairs, floor):
     """The least screened value of a pair of similarity `floor`, in the screening's precision.
 
     Unit rows x, y lie in the tables as x', y' with |x - x'| <= e, |y - y'| <= f, which were measured. By Cauchy-Schwarz
-    |x'y' - xy| <= |x' - x||y'| + |x||y' - y| <= e(|y| + f) + |x|f. Summed in float32, in any order, D products are off by
-    g|x'||y'| at most, g = Du / (1 - Du) (Higham 2002, 3.1); u is 2^-22, four times that of rounding to the nearest, because
-    tensor cores cut off; underflow adds less than D 2^-120. Rounding to bfloat16 keeps order: so the least is rounded down.
+    |x'y' - xy| <= |x' - x||y'| + |x||y' - y| <= e(|y| + f) + |x|f. Summed in float32, in any order, D products are off
+    by g|x'||y'| at most, g = Du / (1 - Du) (Higham 2002, 3.1); u is 2^-22, four times that of rounding to the nearest,
+    because tensor cores cut off; underflow adds less than D 2^-120. Rounding to bfloat16 keeps order: so the least is
+    rounded down.
     """
     size, e, f = pairs.left.table_ND.shape[1], pairs.left.error, pairs.right.error
     assert size < 2**20
@@ -239,8 +265,12 @@ def _strongest(similarity_P, key_P, num):
 def _counted(pairs, ranks, journal):
     """rank -> (the similarity of that rank among the different pairs, how many lie above it), found digit by digit."""
     if ranks and pairs.plan.screening != torch.float32:  # unit rows once, not for every block
-        sides = [side._replace(table_ND=torch.cat([side.unit(slice(at, at + 4096)) for at in range(0, len(side.label_N), 4096)]))
-                 for side in (pairs.left, pairs.right)[: 2 - pairs.alone]]  # fmt: skip
+        sides = [
+            side._replace(
+                table_ND=torch.cat([side.unit(slice(at, at + 4096)) for at in range(0, len(side.label_N), 4096)])
+            )
+            for side in (pairs.left, pairs.right)[: 2 - pairs.alone]
+        ]
         pairs = pairs._replace(left=sides[0], right=sides[-1])
     low, above = dict.fromkeys(ranks, -(2 ** (DIGIT * NUM_DIGITS - 1))), dict.fromkeys(ranks, 0)  # low: times GRID^2
     for shift in range(DIGIT * (NUM_DIGITS - 1), -1, -DIGIT) if ranks else ():
@@ -286,7 +316,9 @@ def _same_pairs(pairs, threshold_T, num_hardest):
 
 
 class _Journal:
-    """How far each stage is, for `progress`, and with its arrays in a file from which a later call goes on, if it is ours."""
+    """How far each stage is, for `progress`, and with its arrays in a file from which a later call goes on, if it is
+    ours.
+    """
 
     def __init__(self, path, inputs, progress, total):
         self.path, self.inputs, self.total, self.done = path and pathlib.Path(path), inputs or "", total, 0

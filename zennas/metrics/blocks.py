@@ -22,7 +22,9 @@ class Plan(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Rows in the order of their labels; in table_ND as the screening wants them, with a segment of zero rows at the end."""
+    """Rows in the order of their labels; in table_ND as the screening wants them, with a segment of zero rows at the
+    end.
+    """
 
     source_ND: np.ndarray  # in the caller's order, as norm_N is
     norm_N: torch.Tensor  # float64; 1 for a row of zeros
@@ -43,7 +45,8 @@ class Side(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Two sides, where their identities lie, and the blocks (row, end, column, end) in which all different pairs are."""
+    """Two sides, where their identities lie, and the blocks (row, end, column, end) in which all different pairs
+    are."""
 
     left: Side
     right: Side
@@ -122,7 +125,9 @@ def _side(embedding_ND, label_N, name, device, plan):
 
 
 def masked(block_RC, block, pairs, value):
-    """The block, in which those places are filled that are no different pairs: a run of columns for each identity of its rows."""
+    """The block, in which those places are filled that are no different pairs: a run of columns for each identity of
+    its rows.
+    """
     row, row_end, column, column_end = block
     span_U4 = pairs.spans(row, row_end)
     if span_U4[-1, 3] > column:

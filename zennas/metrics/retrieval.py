@@ -1,7 +1,8 @@
 """How well a gallery is searched: re-identification, re-ranking, 1:N identification. Pure functions over arrays.
 
-Q queries (P probes in 1:N) against G images of I identities in a gallery; B a block of queries; D embedding size; R right
-answers to one query. In re-ranking: N = Q + G images, the queries first; K nearest neighbours, an image itself the first
+Q queries (P probes in 1:N) against G images of I identities in a gallery; B a block of queries; D embedding size; R
+right answers to one query. In re-ranking: N = Q + G images, the queries first; K nearest neighbours, an image itself
+the first
 
 A similarity is the product of two float32 unit rows, summed in float64 and rounded to float32: equal rows are equally
 similar then, wherever a block is cut, and a tie is a tie. Of equal similarities the wrong ones come first, everywhere.
@@ -88,17 +89,17 @@ def reidentify(
 ):
     """The Reidentification of queries in a gallery: mean average precision and CMC, by cosine.
 
-    Embeddings of any length; rows of zeros are similar to nothing (0). Labels are integers. Gallery images with a label below
-    zero are junk for all queries, and re-ranking does not see them; those that show a query's identity through the query's
-    camera are junk for that query. Both are passed over as if they were not there. Any other label is an identity, so that
-    Market-1501's distractors, 0, are wrong answers. Cameras: both or neither; with None for both nothing is junk by its
-    camera, and a query that lies in the gallery too would find itself: leave it out there. Wrong answers come before right
-    ones of equal similarity. A query without a right answer is listed and not part of any mean. rerank: (query_QD,
-    gallery_GD) -> distance_QG, as k_reciprocal. progress(done, total) counts queries. UserError for counts that do not match,
-    an empty gallery, or embeddings that are not finite.
-    Source: the protocol of Market-1501 (Zheng et al. 2015), with the plain average precision. There is evaluation code that
-    averages the precisions before and after each right answer instead (trapezoids), and so comes out a little different;
-    scikit-learn's equals ours where no two similarities are equal.
+    Embeddings of any length; rows of zeros are similar to nothing (0). Labels are integers. Gallery images with a label
+    below zero are junk for all queries, and re-ranking does not see them; those that show a query's identity through
+    the query's camera are junk for that query. Both are passed over as if they were not there. Any other label is an
+    identity, so that Market-1501's distractors, 0, are wrong answers. Cameras: both or neither; with None for both
+    nothing is junk by its camera, and a query that lies in the gallery too would find itself: leave it out there. Wrong
+    answers come before right ones of equal similarity. A query without a right answer is listed and not part of any
+    mean. rerank: (query_QD, gallery_GD) -> distance_QG, as k_reciprocal. progress(done, total) counts queries.
+    UserError for counts that do not match, an empty gallery, or embeddings that are not finite.
+    Source: the protocol of Market-1501 (Zheng et al. 2015), with the plain average precision. There is evaluation code
+    that averages the precisions before and after each right answer instead (trapezoids), and so comes out a little
+    different; scikit-learn's equals ours where no two similarities are equal.
 
     >>> found = reidentify([[1, 0]], [7], [1], [[2, 0], [1, 1], [1, 2], [0, 1]], [7, 3, 7, 7], [1, 2, 2, 3])
     >>> found.first_rank_Q.tolist(), round(found.mean_ap, 4)  # the first is junk; then wrong, right, right
@@ -162,21 +163,22 @@ def identify(
 ):
     """The Identification of probes in a gallery (1:N), closed set and open set, by cosine.
 
-    An identity is as similar as its best image. Closed set: the rank of each mated probe's identity; wrong identities come
-    before it where equally similar. Open set: at each FPIR, the lowest threshold above which at most that share of the
-    non-mated probes finds anybody; then the share of mated probes, the TPIR, whose own identity comes first and lies above
-    it. Equal ones are accepted together or not at all, nothing is interpolated, as in tar_at_far; NaN without mated or
-    non-mated probes. Probes may have any integer as a label; one that the gallery does not have makes them non-mated. In the
-    gallery labels below zero are refused: a distractor needs a number of its own, for ranks are of identities.
-    progress(done, total) counts probes. UserError for that, for counts that do not match, an empty gallery, or embeddings
-    that are not finite.
+    An identity is as similar as its best image. Closed set: the rank of each mated probe's identity; wrong identities
+    come before it where equally similar. Open set: at each FPIR, the lowest threshold above which at most that share of
+    the non-mated probes finds anybody; then the share of mated probes, the TPIR, whose own identity comes first and
+    lies above it. Equal ones are accepted together or not at all, nothing is interpolated, as in tar_at_far; NaN
+    without mated or non-mated probes. Probes may have any integer as a label; one that the gallery does not have makes
+    them non-mated. In the gallery labels below zero are refused: a distractor needs a number of its own, for ranks are
+    of identities. progress(done, total) counts probes. UserError for that, for counts that do not match, an empty
+    gallery, or embeddings that are not finite.
     TPIR is 1 - FNIR of NIST's 1:N reports.
     """
     probe_label_P = _labels("probe", probe_PD, probe_label_P)
     gallery_label_G = _labels("gallery", gallery_GD, gallery_label_G)
     if len(bad := np.flatnonzero(gallery_label_G < 0)):
         raise UserError(
-            f"gallery row {bad[0]}: label {gallery_label_G[bad[0]]} ({len(bad)} below zero); allowed: identities from 0 on, "
+            f"gallery row {bad[0]}: label {gallery_label_G[bad[0]]} ({len(bad)} below zero); allowed: identities "
+            f"from 0 on, "
             "and a number of its own for each distractor"
         )
     if not all(0 <= fpir <= 1 for fpir in fpirs):
@@ -242,12 +244,13 @@ def k_reciprocal(query_QD, gallery_GD, *, k1=20, k2=6, lambda_value=0.3, progres
     2. R*(i): R(i, k1), with R(c, k1/2) of every member c for which more than 2/3 of R(c, k1/2) lie in R(i, k1).
     3. V(i): exp(-d(i, j)) for j in R*(i), else 0, divided by the sum; then the mean of V over i and its k2 - 1 nearest.
     4. J(q, g) = 1 - sum min(V(q), V(g)) / sum max(V(q), V(g)); the result is (1 - lambda_value) J + lambda_value d.
-    Of images at equal distances the first ones are the nearer ones. An image of zeros has a cosine of 0 with every other.
-    The authors' code holds several matrices of N * N; here V is sparse and the distances are made in blocks, so that memory
-    holds the result, a block and the unit rows; the products are still N * N * D. A result of more than MAX_DISTANCES values
-    is refused with a UserError, as are k1, k2 below 1 and a lambda_value outside [0, 1]. progress(done, total): images.
-    Source: Zhong et al. 2017, arXiv:1701.08398; d's scaling, k1 / 2 (of two and a half, two) and "more than" are those of the
-    public implementations.
+    Of images at equal distances the first ones are the nearer ones. An image of zeros has a cosine of 0 with every
+    other. The authors' code holds several matrices of N * N; here V is sparse and the distances are made in blocks, so
+    that memory holds the result, a block and the unit rows; the products are still N * N * D. A result of more than
+    MAX_DISTANCES values is refused with a UserError, as are k1, k2 below 1 and a lambda_value outside [0, 1].
+    progress(done, total): images.
+    Source: Zhong et al. 2017, arXiv:1701.08398; d's scaling, k1 / 2 (of two and a half, two) and "more than" are those
+    of the public implementations.
     """
     num_queries, num_gallery = len(query_QD), len(gallery_GD)
     if num_queries * num_gallery > MAX_DISTANCES:
@@ -289,7 +292,9 @@ def k_reciprocal(query_QD, gallery_GD, *, k1=20, k2=6, lambda_value=0.3, progres
 
 
 def _neighbours(unit_ND, num, progress):
-    """(neighbour_NK, each image and its num - 1 nearest in order; farthest_N, the largest 2 - 2 cosine, 1 if all are equal)."""
+    """(neighbour_NK, each image and its num - 1 nearest in order; farthest_N, the largest 2 - 2 cosine, 1 if all are
+    equal).
+    """
     num_images = len(unit_ND)
     num = min(num, num_images)
     neighbour_NK, farthest_N = np.empty((num_images, num), np.int64), np.empty(num_images)
@@ -357,7 +362,8 @@ def similarity(first_BD, second_GD):
 
 
 def unit_rows(name, embedding_ND):
-    """unit_ND (float32) of embeddings of any length and type of number, also of a memmap; rows of zeros stay as they are.
+    """unit_ND (float32) of embeddings of any length and type of number, also of a memmap; rows of zeros stay as they
+    are.
 
     UserError where `embedding_ND` is not of two axes, or a row of it is not finite; `name` says whose it is.
     """

@@ -18,11 +18,11 @@ NAMED_IN_ERRORS = 5
 def pool_templates(embedding_ND, template_N, media_N, *, score_N=None):
     """(template_T, their numbers in ascending order; embedding_TD, their unit rows in float32).
 
-    embedding_ND: one row per image, of any length; the caller adds that of the mirror image (F1) and does not normalise (N1):
-    a clear face has a longer embedding and counts more. score_N: the detector's score of each image, by which its row is
-    multiplied (D1). Images of one media are averaged, the media of a template summed; a media's number means something within
-    its template only. A template whose sum is zero stays a row of zeros. UserError for counts that do not match, numbers that
-    are no integers, or rows and scores that are not finite.
+    embedding_ND: one row per image, of any length; the caller adds that of the mirror image (F1) and does not normalise
+    (N1): a clear face has a longer embedding and counts more. score_N: the detector's score of each image, by which its
+    row is multiplied (D1). Images of one media are averaged, the media of a template summed; a media's number means
+    something within its template only. A template whose sum is zero stays a row of zeros. UserError for counts that do
+    not match, numbers that are no integers, or rows and scores that are not finite.
     Source: insightface's onnx_ijbc.py, its setting N1D1F1 (arcface_torch).
 
     >>> pool_templates([[2, 0], [4, 0], [0, 3], [0, -7]], [8, 8, 8, 5], [1, 1, 2, 1])[1].tolist()  # 3 right, 3 up; down
@@ -64,9 +64,10 @@ def pool_templates(embedding_ND, template_N, media_N, *, score_N=None):
 def template_pairs(embedding_TD, template_T, first_P, second_P, *, chunk=NUM_ROWS):
     """cosine_P (float64) of pairs of templates, given by their numbers.
 
-    embedding_TD, template_T: as pool_templates gives them; a row of zeros has a cosine of 0 with everything. chunk: pairs at
-    a time; float32 rows are multiplied and summed in float64, so that it does not matter to the result. UserError for counts
-    that do not match, template numbers that do not ascend, and pairs that name a template that is not there.
+    embedding_TD, template_T: as pool_templates gives them; a row of zeros has a cosine of 0 with everything. chunk:
+    pairs at a time; float32 rows are multiplied and summed in float64, so that it does not matter to the result.
+    UserError for counts that do not match, template numbers that do not ascend, and pairs that name a template that is
+    not there.
 
     >>> template_pairs(np.float32([[1, 0], [0.6, 0.8]]), [5, 8], [5, 8], [8, 8]).round(4).tolist()
     [0.6, 1.0]
@@ -93,13 +94,14 @@ def template_pairs(embedding_TD, template_T, first_P, second_P, *, chunk=NUM_ROW
 
 
 def tar_at_nearest_far(similarity_P, same_P, far):
-    """The TAR at the point of the ROC curve whose FAR is nearest to `far`, as insightface's tables for IJB-B and IJB-C have it.
+    """The TAR at the point of the ROC curve whose FAR is nearest to `far`, as insightface's tables for IJB-B and IJB-C
+    have it.
 
-    That FAR may lie above `far`; tar_at_far is the strict one, which never accepts a larger share. The points are those of
-    scikit-learn's roc_curve as it is called there: of points on one straight line, evenly spaced, the two ends alone. So where
-    `far` lies within a run of different pairs, the nearer end of the run counts, though there are points between. Of equally
-    near points that with the larger FAR counts, and at one FAR that with the larger TAR. NaN where there are no same pairs or
-    no different ones. UserError as tar_at_far.
+    That FAR may lie above `far`; tar_at_far is the strict one, which never accepts a larger share. The points are those
+    of scikit-learn's roc_curve as it is called there: of points on one straight line, evenly spaced, the two ends
+    alone. So where `far` lies within a run of different pairs, the nearer end of the run counts, though there are
+    points between. Of equally near points that with the larger FAR counts, and at one FAR that with the larger TAR. NaN
+    where there are no same pairs or no different ones. UserError as tar_at_far.
     Source: insightface's onnx_ijbc.py (arcface_torch).
 
     >>> pairs = [.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4

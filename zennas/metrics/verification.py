@@ -22,12 +22,12 @@ class Accuracy(NamedTuple):
 def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
     """The Accuracy of each fold at the threshold that is best on the others.
 
-    fold_P: the fold of each pair; without it, num_folds contiguous ones that are not shuffled. Pairs may be all same or all
-    different: the accuracy is then that of a threshold below or above everything. UserError for fewer pairs than folds, fewer
-    than two folds, or a similarity that is not finite.
-    Source: LFW's protocol (Huang et al. 2007) as insightface's verification.py has it. We differ: the threshold is the best of
-    all, half-way between two similarities, not the best on a grid of squared distances in steps of 0.01; of equally good ones
-    the strictest, as there.
+    fold_P: the fold of each pair; without it, num_folds contiguous ones that are not shuffled. Pairs may be all same or
+    all different: the accuracy is then that of a threshold below or above everything. UserError for fewer pairs than
+    folds, fewer than two folds, or a similarity that is not finite.
+    Source: LFW's protocol (Huang et al. 2007) as insightface's verification.py has it. We differ: the threshold is the
+    best of all, half-way between two similarities, not the best on a grid of squared distances in steps of 0.01; of
+    equally good ones the strictest, as there.
 
     >>> ten_fold_accuracy([.9, .1, .8, .2], [True, False, True, False], num_folds=2)
     Accuracy(mean=1.0, std=0.0, threshold=0.5)
@@ -54,10 +54,10 @@ def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
 
 
 def grid_accuracy(similarity_P, same_P, fold_P):
-    """The Accuracy as insightface's verification.py counts it, for comparison with what is published: the threshold of each fold
-    is the best on the others among squared distances 0, 0.01, ... 3.99, of equally good ones the smallest; a pair counts as same
-    below it. similarity_P: cosines, so that the squared distance of unit embeddings is 2 - 2 cosine. The Accuracy's threshold is
-    a cosine too. UserErrors as ten_fold_accuracy.
+    """The Accuracy as insightface's verification.py counts it, for comparison with what is published: the threshold of
+    each fold is the best on the others among squared distances 0, 0.01, ... 3.99, of equally good ones the smallest; a
+    pair counts as same below it. similarity_P: cosines, so that the squared distance of unit embeddings is 2 - 2
+    cosine. The Accuracy's threshold is a cosine too. UserErrors as ten_fold_accuracy.
     """
     similarity_P, same_P = checked(similarity_P, same_P)
     distance_P, grid_T = 2 - 2 * similarity_P, np.arange(0, 4, 0.01)
@@ -110,10 +110,12 @@ def contiguous_folds(num_pairs, num_folds):
 
 
 def tar_at_far(similarity_P, same_P, far):
-    """The share of same pairs accepted at the lowest threshold that accepts at most the share `far` of the different ones.
+    """The share of same pairs accepted at the lowest threshold that accepts at most the share `far` of the different
+    ones.
 
-    NaN where there are no same pairs or no different ones. Where far times the number of different pairs is below one, none
-    of those is accepted. Nothing is interpolated, and pairs of equal similarity are accepted together or not at all.
+    NaN where there are no same pairs or no different ones. Where far times the number of different pairs is below one,
+    none of those is accepted. Nothing is interpolated, and pairs of equal similarity are accepted together or not at
+    all.
 
     >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
     1.0
@@ -144,8 +146,8 @@ def num_allowed(far, num_different):
 
 
 def roc(similarity_P, same_P, *, num_points=200):
-    """(far_K, tar_K): at most num_points of the curve, evenly spread over the logarithm of FARs from 1/different to 1, tar_at_far
-    at each. UserError where there are no same pairs or no different ones.
+    """(far_K, tar_K): at most num_points of the curve, evenly spread over the logarithm of FARs from 1/different to 1,
+    tar_at_far at each. UserError where there are no same pairs or no different ones.
 
     >>> far_K, tar_K = roc([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, num_points=3)
     >>> far_K.round(2).tolist(), tar_K.round(2).tolist()
@@ -161,8 +163,8 @@ def roc(similarity_P, same_P, *, num_points=200):
 
 
 def checked(similarity_P, same_P, *, far=0.0):
-    """(similarity_P as float64, same_P as bool); UserError for shapes that do not match, similarities that are not finite, and a
-    `far` that is no share."""
+    """(similarity_P as float64, same_P as bool); UserError for shapes that do not match, similarities that are not
+    finite, and a `far` that is no share."""
     similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)
     if similarity_P.shape != same_P.shape or similarity_P.ndim != 1:
         raise UserError(

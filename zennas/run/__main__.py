@@ -8,12 +8,14 @@ import typer
 from zennas import commands
 from zennas.train.__main__ import DATA_HELP
 
-HELP = """Search, then train the best winner: from a track's name to a trained ONNX file, measured again by the track's rule.
+HELP = """Search, then train the best winner: from a track's name to a trained ONNX file, measured again by the
+track's rule.
 
-Every stage is skipped where it is done, and goes on where it stopped: give the same command again. The search lies in OUT,
-the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their options.
+Every stage is skipped where it is done, and goes on where it stopped: give the same command again. The search lies in
+OUT, the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their options.
 
-Exit codes: 0 trained; 1 no winner, or trained but over the budget; 2 something given cannot be used; 130 stopped by Ctrl-C.
+Exit codes: 0 trained; 1 no winner, or trained but over the budget; 2 something given cannot be used; 130 stopped by
+Ctrl-C.
 """
 
 
@@ -51,10 +53,24 @@ def run(
         "address": address if ray else None,
     }
     search_and_train(
-        track=experiment, out=out, minutes=minutes, candidates=candidates, seed=None, workers=None, budget_ms=budget_ms,
-        backend=backend, detector=None, space=None, storage=None, address=address, then_train=data, resume=False, fresh=False,
-        json_output=json_output, training=training,
-    )  # fmt: skip
+        track=experiment,
+        out=out,
+        minutes=minutes,
+        candidates=candidates,
+        seed=None,
+        workers=None,
+        budget_ms=budget_ms,
+        backend=backend,
+        detector=None,
+        space=None,
+        storage=None,
+        address=address,
+        then_train=data,
+        resume=False,
+        fresh=False,
+        json_output=json_output,
+        training=training,
+    )
 
 
 main = commands.command(run, help=HELP)

@@ -10,13 +10,14 @@ import typer
 from zennas import commands
 from zennas.records import UserError
 
-HELP = """Score candidates: Zen-Score (or others), parameters, MACs, blocks, predicted and measured latency against a budget.
-The prediction is the table's own sum; a search corrects it by what it measures whole.
+HELP = """Score candidates: Zen-Score (or others), parameters, MACs, blocks, predicted and measured latency against a
+budget. The prediction is the table's own sum; a search corrects it by what it measures whole.
 
-Candidates are YAML (one, or a list) or JSON lines, such as
-{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}, from files or standard input ('-').
+Candidates are YAML (one, or a list) or JSON lines, such as {block: ir_se, stem: 64, widths: [64, 128, 256, 512],
+depths: [3, 13, 30, 3]}, from files or standard input ('-').
 
-Exit codes: 0 all scored; 1 at least one candidate failed (its row says how); 2 something given cannot be used; 130 Ctrl-C.
+Exit codes: 0 all scored; 1 at least one candidate failed (its row says how); 2 something given cannot be used; 130
+Ctrl-C.
 """
 
 

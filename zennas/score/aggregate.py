@@ -1,6 +1,9 @@
-"""What combines: a score of four terms for networks of equal cost, the rank aggregate over a set, and two proxies beside them."""
+"""What combines: a score of four terms for networks of equal cost, the rank aggregate over a set, and two proxies
+beside them.
+"""
 
-# B images, C channels, HW map, N positions of all images, G groups of c channels, O outputs, L layers; _KN: K proxies, N networks
+# B images, C channels, HW map, N positions of all images, G groups of c channels, O outputs, L layers; _KN: K proxies,
+# N networks
 
 import math
 from typing import NamedTuple
@@ -16,8 +19,9 @@ from zennas.space.candidate import Candidate
 
 GROUP = 8  # channels that are looked at together: fewer than the positions of even a map of 2 x 2 in a batch of 4
 FLOOR = 1e-3  # of an eigenvalue under a log; a correlation's eigenvalues are 1 on average
-# Equal weights of standardised terms: one over each term's standard deviation over 350 architectures of NAS-Bench-201 (0.79,
-# 0.68, 0.47, and 0.24 without the lowest 2 %, mere skips and poolings), relative to the first and rounded to a power of two.
+# Equal weights of standardised terms: one over each term's standard deviation over 350 architectures of NAS-Bench-201
+# (0.79, 0.68, 0.47, and 0.24 without the lowest 2 %, mere skips and poolings), relative to the first and rounded to a
+# power of two.
 WEIGHTS = {"independence": 1.0, "capacity": 1.0, "separation": 2.0, "isometry": 4.0}
 NUM_OUTPUTS = 10  # that VKDNW looks at; a network of more is seen through so many random sums of them
 
@@ -34,15 +38,19 @@ class Terms(NamedTuple):
 def equal_cost(network, image_px, batch, generator):
     """Which of several networks of the same cost is the better one: the sum of four terms, weighted by WEIGHTS.
 
-    independence: log of the convolutions' channels, each counted as far as it is not a mixture of its neighbours (the smallest
-        eigenvalue of the correlations within groups of 8 channels, over all positions of all images). From MeCo, whose whole
-        matrix is singular wherever a map has fewer positions than channels; attention, on maps of one pixel, is left out.
-    capacity: log of the weights, each counted as much as it is used (the share of SynFlow's flow that runs through its layer).
-    separation: mean log eigenvalue of those correlations behind the last block: 0 if its channels say different things.
-    isometry: log of how much of a gradient's length a block keeps, or of the inverse where it lengthens it, averaged over the
+    independence: log of the convolutions' channels, each counted as far as it is not a mixture of its neighbours (the
+    smallest
+        eigenvalue of the correlations within groups of 8 channels, over all positions of all images). From MeCo, whose
+        whole matrix is singular wherever a map has fewer positions than channels; attention, on maps of one pixel, is
+        left out.
+    capacity: log of the weights, each counted as much as it is used (the share of SynFlow's flow that runs through its
+    layer). separation: mean log eigenvalue of those correlations behind the last block: 0 if its channels say different
+    things. isometry: log of how much of a gradient's length a block keeps, or of the inverse where it lengthens it,
+    averaged over the
         blocks. From AZ-NAS's trainability, whose spectral norm grows by chance with channels over positions.
-    Our own combination, chosen on 350 architectures of NAS-Bench-201, measured on others: experiments/equal-latency/nb201.md.
-    Not for networks of different cost, of which it rather prefers the larger. ValueError as `az_trainability`.
+    Our own combination, chosen on 350 architectures of NAS-Bench-201, measured on others:
+    experiments/equal-latency/nb201.md. Not for networks of different cost, of which it rather prefers the larger.
+    ValueError as `az_trainability`.
     """
     terms = equal_cost_terms(network, image_px, batch, generator)._asdict()
     return finite(sum(weight * terms[name] for name, weight in WEIGHTS.items()), "equal_cost")
@@ -68,7 +76,9 @@ def equal_cost_terms(network, image_px, batch, generator):
 
 
 def _group_eigenvalues(feature):
-    """eigenvalue_Gc of the correlations within groups of GROUP neighbouring channels over all positions, smallest first."""
+    """eigenvalue_Gc of the correlations within groups of GROUP neighbouring channels over all positions, smallest
+    first.
+    """
     row_CN = rows(feature.detach()).T
     size = min(GROUP, len(row_CN))
     row_GcN = row_CN[: len(row_CN) // size * size].unflatten(0, (-1, size))
@@ -76,7 +86,8 @@ def _group_eigenvalues(feature):
 
 
 def rank_aggregate(values_KN):
-    """aggregate_N: the sum over proxies of log(rank / N), rank 1 for the smallest value: low ranks weigh more than high ones.
+    """aggregate_N: the sum over proxies of log(rank / N), rank 1 for the smallest value: low ranks weigh more than high
+    ones.
 
     values_KN: K proxies of N networks, more is better; -inf ranks last. Ties share their mean rank. ValueError for NaN.
     Of a set, so no row of SCORES: a network's place depends on the others. Source: AZ-NAS, arXiv:2403.19232.
@@ -97,12 +108,14 @@ def _mean_ranks(value_N):
 
 
 def vkdnw(network, image_px, batch, generator):
-    """Number of layers with weights + the entropy of the deciles of the Fisher information's eigenvalues (at most log 9).
+    """Number of layers with weights + the entropy of the deciles of the Fisher information's eigenvalues (at most log
+    9).
 
     The information is about one random weight of each convolution and fully connected layer, as the network's class
-    probabilities on random images see it. Source: Tybl and Neumann 2025 (VKDNW), arXiv:2502.04975, the single-proxy form.
-    Where we differ: an output that is a map is averaged over its positions; of more than 10 outputs, 10 random sums are looked
-    at; gradients include how the batch's statistics move. FloatingPointError where all eigenvalues are 0.
+    probabilities on random images see it. Source: Tybl and Neumann 2025 (VKDNW), arXiv:2502.04975, the single-proxy
+    form. Where we differ: an output that is a map is averaged over its positions; of more than 10 outputs, 10 random
+    sums are looked at; gradients include how the batch's statistics move. FloatingPointError where all eigenvalues are
+    0.
     """
     with seen(network, image_px, batch, generator, gradients=True) as pass_:
         output_BO = pass_.output.flatten(2).mean(2) if pass_.output.dim() > 2 else pass_.output
@@ -122,7 +135,9 @@ def vkdnw(network, image_px, batch, generator):
 
 
 def _random_weight(layer, generator):
-    """(output channel of one random weight of a layer, what it is multiplied by at each position of that channel, into_BP)."""
+    """(output channel of one random weight of a layer, what it is multiplied by at each position of that channel,
+    into_BP).
+    """
     part, into = layer.module, layer.into.detach()
     flat = torch.randint(part.weight.numel(), (), generator=generator, device=generator.device)
     out, within, *at = (int(one) for one in torch.unravel_index(flat, part.weight.shape))
@@ -136,7 +151,9 @@ def _random_weight(layer, generator):
 
 
 def _jacobian(output_B, layers, weights):
-    """gradient_BL: of the sum of one output over the batch, the part of each image, with respect to each layer's weight."""
+    """gradient_BL: of the sum of one output over the batch, the part of each image, with respect to each layer's
+    weight.
+    """
     behind = [layer.output for layer in layers]
     gradients = torch.autograd.grad(output_B.sum(), behind, retain_graph=True, allow_unused=True)
     columns = []
@@ -150,7 +167,8 @@ def _jacobian(output_B, layers, weights):
 
 
 def effectiveness(network, image_px, batch, generator):
-    """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank. The other arguments: not used.
+    """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank. The other arguments: not
+    used.
 
     See zennas.space.space.effectiveness. ValueError for any other module.
     """

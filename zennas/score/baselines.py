@@ -14,10 +14,10 @@ GAMMA = 0.01
 def reference_zen(network, image_px, batch, generator):
     """The Zen-Score as the reference code of ZenNAS computes it: finite difference, running variances, fresh Gaussians.
 
-    Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it overwrites.
-    A module's running statistics carry over from call to call, as there; a Candidate starts fresh each time.
-    For comparison only: see zen.py for what is wrong with it. Source: Lin et al. 2021, compute_zen_score.py of their code.
-    FloatingPointError where the score is not finite.
+    Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it
+    overwrites. A module's running statistics carry over from call to call, as there; a Candidate starts fresh each
+    time. For comparison only: see zen.py for what is wrong with it. Source: Lin et al. 2021, compute_zen_score.py of
+    their code. FloatingPointError where the score is not finite.
     """
     device = generator.device
     if isinstance(network, networks.Network):
@@ -46,7 +46,8 @@ def reference_zen(network, image_px, batch, generator):
 
 
 def total_params(network, image_px, batch, generator):
-    """Learnable numbers, a baseline that every training-free score has to beat. image_px, batch, generator: not used."""
+    """Learnable numbers, a baseline that every training-free score has to beat. image_px, batch, generator: not
+    used."""
     if isinstance(network, Candidate):
         return float(cost(network).params)
     return float(sum(weight.numel() for weight in network.parameters()))

@@ -22,7 +22,8 @@ class TooLongError(Exception):
 
 @contextlib.contextmanager
 def time_limit(seconds):
-    """Raises TooLongError in the block that takes longer; ends the process where it does not hear, in the grace time after it.
+    """Raises TooLongError in the block that takes longer; ends the process where it does not hear, in the grace time
+    after it.
 
     Works in a process's main thread alone, where Ray runs its tasks; elsewhere, and with None, there is no limit.
     """
@@ -56,7 +57,8 @@ def _watch(seconds):
 
 @contextlib.contextmanager
 def memory_limit(more_bytes):
-    """In the block this process may take so many bytes more than it has: an allocation beyond raises, and nobody is killed.
+    """In the block this process may take so many bytes more than it has: an allocation beyond raises, and nobody is
+    killed.
 
     Linux counts what is allocated, touched or not. Elsewhere, and with None, there is no limit.
     """

@@ -1,18 +1,23 @@
-"""The Zen-Score in closed form: the limit of wide layers, in which every layer's part of it is a number known beforehand.
+"""The Zen-Score in closed form: the limit of wide layers, in which every layer's part of it is a number known
+beforehand.
 
-In that limit a map before its norm is Gaussian, with one covariance K of its positions, and so is its direction, of variance D:
+In that limit a map before its norm is Gaussian, with one covariance K of its positions, and so is its direction, of
+variance D:
   - a convolution takes both's mean over its window, zero beyond the borders, and multiplies it by its fan-in;
-  - a norm divides by the variance v over all positions of the batch. The score adds log sigma = log E[v] / 2 back, so all that
-    stays is log(E[1/v] E[v]) / 2, which is not zero: on the last, small maps v is the mean of a few squares, and E[1/v] is large.
-    v is a quadratic form of Gaussians; E[1/v] = integral over t > 0 of prod (1 + 2 t lambda)^(-1/2), lambda its eigenvalues;
+  - a norm divides by the variance v over all positions of the batch. The score adds log sigma = log E[v] / 2 back, so
+  all that
+    stays is log(E[1/v] E[v]) / 2, which is not zero: on the last, small maps v is the mean of a few squares, and E[1/v]
+    is large. v is a quadratic form of Gaussians; E[1/v] = integral over t > 0 of prod (1 + 2 t lambda)^(-1/2), lambda
+    its eigenvalues;
   - an activation of slope a below zero multiplies D by (1 + a^2) / 2; K becomes the arc-cosine kernel of degree 1.
 So the score is a sum over layers: log(fan-in) / 2 for each convolution, plus what K and D say, which does not depend on
-widths at all, and on depths only until the maps have settled, a few blocks into each stage. Behind the last convolution absolute
-values are summed, not squares: E[v^(-1/2)] stands for the root of E[1/v] there, (1 + a) / 2 for that of (1 + a^2) / 2.
-Sources: Lin et al. 2021 (the score), Cho & Saul 2009 (the kernel), Poole et al. 2016 (mean field); the sum, the borders and the
-finite batch are ours. Left out: what a finite width does, and what two shallow stages in a row do to each other. On random
-candidates of ir_se, ir_se_tiny, mobilefacenet and resnet at 32 px it is 0.03 to 0.05 % off the measured score on average and
-0.3 % at worst, on networks of 16 channels.
+widths at all, and on depths only until the maps have settled, a few blocks into each stage. Behind the last convolution
+absolute values are summed, not squares: E[v^(-1/2)] stands for the root of E[1/v] there, (1 + a) / 2 for that of (1 +
+a^2) / 2.
+Sources: Lin et al. 2021 (the score), Cho & Saul 2009 (the kernel), Poole et al. 2016 (mean field); the sum, the borders
+and the finite batch are ours. Left out: what a finite width does, and what two shallow stages in a row do to each
+other. On random candidates of ir_se, ir_se_tiny, mobilefacenet and resnet at 32 px it is 0.03 to 0.05 % off the
+measured score on average and 0.3 % at worst, on networks of 16 channels.
 """
 
 # B images, HW map, P = H*W positions of an image, N of a batch
@@ -37,14 +42,16 @@ SETTLED = 1e-5  # what a further block of a stage may add differently from the o
 LEADS_ON = 1e-3  # what a stage may make of the next one, to be left out
 MAX_BLOCKS = 64  # of a stage until it has settled; 12 to 42 at 32 px
 MATRIX_PX = 32  # the largest map whose positions' covariance is followed
-# Of an image, up to which E[1/v] is integrated; above, where v hardly varies, the first term of its series is exact to 3e-4.
+# Of an image, up to which E[1/v] is integrated; above, where v hardly varies, the first term of its series is exact to
+# 3e-4.
 EXACT_POSITIONS = 300
 
 
 class StageGrowth(NamedTuple):
     """What K and D add to the score in a stage: (n + 1) blocks add of_depth[n], every further one per_block.
 
-    What a stage too shallow to settle makes of the next one is in its own numbers, where the next is deep enough to settle.
+    What a stage too shallow to settle makes of the next one is in its own numbers, where the next is deep enough to
+    settle.
     """
 
     of_depth: tuple[float, ...]
@@ -66,8 +73,8 @@ class Growth(NamedTuple):
 def mean_field(network, image_px, batch, generator):
     """The closed form of the Zen-Score of a Candidate (or of our Network); the generator is not used.
 
-    image_px, batch: of the measured score that it stands for. ValueError where the candidate's block has a layer that the
-    closed form does not know, or where the last map has too few positions for a norm to have a mean.
+    image_px, batch: of the measured score that it stands for. ValueError where the candidate's block has a layer that
+    the closed form does not know, or where the last map has too few positions for a norm to have a mean.
     """
     candidate = network if isinstance(network, Candidate) else network.candidate
     growth = growth_of(candidate.block, len(candidate.widths), image_px, batch)
@@ -122,7 +129,9 @@ def _settling(before, block):
 
 
 def _leading_on(stage, shallow, block, settling):
-    """A StageGrowth with what its shallow fields make of the next stage, which settled by these fields behind a settled one."""
+    """A StageGrowth with what its shallow fields make of the next stage, which settled by these fields behind a settled
+    one.
+    """
     known = {}
     for depth in _spread(len(shallow)):
         known[depth] = _difference(shallow[depth], block, settling)
@@ -154,8 +163,9 @@ def _difference(before, block, settling):
 class _Field:
     """The covariance of a batch's positions and the variance of their direction, on their way through the layers.
 
-    Images are alike: their positions covary by one matrix within an image and by another between any two. Maps too large for
-    matrices have so many positions that a norm's mean is exact there; what they covary by has settled soon after.
+    Images are alike: their positions covary by one matrix within an image and by another between any two. Maps too
+    large for matrices have so many positions that a norm's mean is exact there; what they covary by has settled soon
+    after.
     """
 
     def __init__(self, image_px, batch):
@@ -168,7 +178,8 @@ class _Field:
         self._begin_where_small()
 
     def behind(self, block, *, first=False):
-        """The field behind one more block, the first of a stage or a further one; `added` is what it adds to the score."""
+        """The field behind one more block, the first of a stage or a further one; `added` is what it adds to the
+        score."""
         field = copy.copy(self)
         field.through(part_layers(block, 64, 128, 2) if first else part_layers(block, 128, 128, 1), f"block '{block}'")
         return field
@@ -253,7 +264,9 @@ def _arc_cosine(cosine):
 
 
 def _mean_inverses(within_PP, between_PP, batch):
-    """(E[1/v] E[v], E[v^(-1/2)] E[v]^(1/2)) of v, the mean of squares over the positions of a batch, Gaussians that covary so."""
+    """(E[1/v] E[v], E[v^(-1/2)] E[v]^(1/2)) of v, the mean of squares over the positions of a batch, Gaussians that
+    covary so.
+    """
     others = batch - 1
     trace = batch * within_PP.trace()
     share = float(batch * ((within_PP**2).sum() + others * (between_PP**2).sum()) / trace**2)

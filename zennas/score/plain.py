@@ -38,7 +38,9 @@ def plain_layers(candidate):
 
 @functools.lru_cache(maxsize=65536)
 def part_layers(kind, in_channels, out_channels, stride):
-    """The plain layers of one part of a network, a block or a row of STEMS, as a tuple; None stands for each unknown one."""
+    """The plain layers of one part of a network, a block or a row of STEMS, as a tuple; None stands for each unknown
+    one.
+    """
     with torch.device("meta"):
         return tuple(_layer(module) for module in networks.plain_part(kind, in_channels, out_channels, stride))
 

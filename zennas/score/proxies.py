@@ -1,11 +1,12 @@
 """Label-free proxies of accuracy: each a float of one untrained network, from random images and random weights alone.
 
 (network, image_px, batch, generator) -> float, as every row of SCORES. A Candidate or one of our Networks is scored as
-built, shortcuts and attention kept, from the stem to the last block (the neck is the same for all); any other nn.Module as it
-is, and it is given back with the weights and statistics it came with. All of them see the same start: convolutions and
-fully connected layers ~ N(0, 2 / fan-in), biases 0, norms neutral and dividing by the batch's statistics, PReLU at its
-initial slope, images ~ N(0, 1), drawn from the generator, on its device. FloatingPointError where the output overflows or does
-not depend on the images. UserError for a batch of one: norms and kernels need several images.
+built, shortcuts and attention kept, from the stem to the last block (the neck is the same for all); any other nn.Module
+as it is, and it is given back with the weights and statistics it came with. All of them see the same start:
+convolutions and fully connected layers ~ N(0, 2 / fan-in), biases 0, norms neutral and dividing by the batch's
+statistics, PReLU at its initial slope, images ~ N(0, 1), drawn from the generator, on its device. FloatingPointError
+where the output overflows or does not depend on the images. UserError for a batch of one: norms and kernels need
+several images.
 
 A network's blocks are what its longest container holds: the children with a convolution inside of the nn.Sequential (or
 nn.ModuleList) that has most of them; of ours, the stem and every block.
@@ -32,7 +33,8 @@ ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.ReLU6)
 
 
 def naswot(network, image_px, batch, generator):
-    """log |det K|, K_BB how many units answer alike (both above or both below zero) to two images: are images told apart?
+    """log |det K|, K_BB how many units answer alike (both above or both below zero) to two images: are images told
+    apart?
 
     Source: Mellor et al. 2021 (NASWOT), arXiv:2006.04647. Theirs are images of the data set; ours are noise.
     """
@@ -47,7 +49,8 @@ def _agreements(sign_BU):
 
 
 def swap(network, image_px, batch, generator):
-    """How many different answers the units give: distinct rows of signs over the batch, of all units of all activations.
+    """How many different answers the units give: distinct rows of signs over the batch, of all units of all
+    activations.
 
     It saturates at 2^batch: 16 images are few for networks of more than some ten thousand units.
     Source: Peng et al. 2024 (SWAP), arXiv:2403.04161. Their regularisation, a bell curve over the parameters
@@ -70,7 +73,8 @@ def _packed(sign_BU, bits=62):
 
 
 def meco(network, image_px, batch, generator):
-    """Sum over the convolutions of the smallest eigenvalue of their channels' correlation, over the positions of one image.
+    """Sum over the convolutions of the smallest eigenvalue of their channels' correlation, over the positions of one
+    image.
 
     0 for a convolution of more channels than positions: behind the third halving of a small image it says nothing.
     Source: Jiang et al. 2023 (MeCo), NeurIPS; theirs takes every layer's output, ours the convolutions'. A channel that
@@ -88,7 +92,9 @@ def _smallest(row_CN):
 
 
 def correlation(row_CN):
-    """The Pearson correlations _CC of rows _CN (or of a batch of such); a row that does not vary has 0 with all and itself."""
+    """The Pearson correlations _CC of rows _CN (or of a batch of such); a row that does not vary has 0 with all and
+    itself.
+    """
     row_CN = row_CN - row_CN.mean(-1, keepdim=True)
     norm_C1 = row_CN.norm(dim=-1, keepdim=True)
     row_CN = torch.where(norm_C1 > 0, row_CN / norm_C1, 0.0)
@@ -164,7 +170,9 @@ def az_trainability(network, image_px, batch, generator):
 
 
 def pulled_back(blocks, generator):
-    """(a gradient of random signs behind a block, what it becomes in front of the block) for each but the first, last first."""
+    """(a gradient of random signs behind a block, what it becomes in front of the block) for each but the first, last
+    first.
+    """
     for before, behind in reversed(list(itertools.pairwise(_several(blocks)))):
         sign = torch.randint(0, 2, behind.shape, generator=generator, device=generator.device) * 2.0 - 1.0
         (gradient,) = torch.autograd.grad(behind, before, sign, retain_graph=True, allow_unused=True)
@@ -184,17 +192,20 @@ def _several(blocks):
 def synflow(network, image_px, batch, generator):
     """log of the sum over all weights of |weight * gradient|, where every weight is positive and the image all ones.
 
-    Norms let pass what comes. `batch` is not used. Weights are |U(-b, b)|, b = fan-in^-1/2: PyTorch's own start, as there.
+    Norms let pass what comes. `batch` is not used. Weights are |U(-b, b)|, b = fan-in^-1/2: PyTorch's own start, as
+    there.
     Source: Tanaka et al. 2020 (SynFlow), arXiv:2006.05467; as a proxy, Abdelfattah et al. 2021, arXiv:2101.08134. We
-    take the log, and divide each block's output by its mean and put that back, so that depth does not overflow: the same where
-    a network is homogeneous (attention, whose sigmoid is not, then answers to maps of mean 1).
+    take the log, and divide each block's output by its mean and put that back, so that depth does not overflow: the
+    same where a network is homogeneous (attention, whose sigmoid is not, then answers to maps of mean 1).
     """
     flow = synaptic_flow(network, image_px, generator)
     return finite(flow.log_scale + math.log(sum(flow.flows)), "SynFlow")
 
 
 class Flow(NamedTuple):
-    """What SynFlow sees: the flow through every convolution and fully connected layer, the sum of the output, in one scale."""
+    """What SynFlow sees: the flow through every convolution and fully connected layer, the sum of the output, in one
+    scale.
+    """
 
     flows: list[float]
     num_weights: list[int]

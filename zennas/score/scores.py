@@ -28,7 +28,8 @@ from zennas.score.together import zen_of_candidates
 from zennas.score.zen import zen
 from zennas.track import lookup
 
-# (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the score's.
+# (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the
+# score's.
 SCORES = {
     "zen": zen,
     "zen_closed": mean_field,
@@ -49,8 +50,8 @@ SCORES = {
     "equal_cost": equal_cost,
 }
 
-# Rows that score many candidates faster together: (candidates, image_px, batch, generator) -> [float], not finite where one
-# failed.
+# Rows that score many candidates faster together: (candidates, image_px, batch, generator) -> [float], not finite where
+# one failed.
 TOGETHER = {"zen": zen_of_candidates}
 
 
@@ -95,11 +96,11 @@ class Scored(NamedTuple):
 
 
 def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
-    """(mean, standard deviation) of a candidate's score over `repeats` (default: plan.repeats) under a ScorePlan. Raises what the
-    score raises.
+    """(mean, standard deviation) of a candidate's score over `repeats` (default: plan.repeats) under a ScorePlan.
+    Raises what the score raises.
 
-    The random numbers depend on `seed` alone, not on the candidate: what two candidates have in common, they score alike, and any
-    worker of the same kind, in any order, gives the same score.
+    The random numbers depend on `seed` alone, not on the candidate: what two candidates have in common, they score
+    alike, and any worker of the same kind, in any order, gives the same score.
     """
     function = lookup(SCORES, plan.name, "score")
     values = [

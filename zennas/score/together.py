@@ -1,8 +1,9 @@
 """The Zen-Scores of many candidates at once: what they have in common is computed once.
 
-Weights and images are common random numbers: the weights of a convolution depend on its place (stage, block, convolution) and
-shape, not on the candidate. So candidates that begin alike share those maps, and maps that differ go side by side, as one batch,
-through layers of one shape. A score does not depend on its company, but for the rounding of `dtype`.
+Weights and images are common random numbers: the weights of a convolution depend on its place (stage, block,
+convolution) and shape, not on the candidate. So candidates that begin alike share those maps, and maps that differ go
+side by side, as one batch, through layers of one shape. A score does not depend on its company, but for the rounding of
+`dtype`.
 """
 
 # P maps side by side, 2 an image and its direction, B images, HW map, C channels (last in memory); N = P * 2 * B
@@ -21,9 +22,9 @@ from zennas.space.network import plain_parts
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights are views of
 MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the cache
-# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2. A convolution of
-# 1x1 is a product at any side: a score takes as long, and in float32 its sums are the same ones whatever the batch, which those
-# of oneDNN's convolution to fewer than 16 channels are not.
+# Up to this side a product of unfolded patches beats a convolution on a processor: 1.5 times at 4, 3 times at 2. A
+# convolution of 1x1 is a product at any side: a score takes as long, and in float32 its sums are the same ones whatever
+# the batch, which those of oneDNN's convolution to fewer than 16 channels are not.
 SMALL_PX = 4
 
 
@@ -38,11 +39,12 @@ class Maps(NamedTuple):
 def zen_of_candidates(candidates, image_px, batch, generator, *, dtype=None, weight_of=None):
     """[float], the Zen-Score of every Candidate, in order; NaN or infinite where activations overflow or vanish.
 
-    The image and its direction go through every convolution as one batch: convolution is linear, a norm divides the direction by
-    the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank of Gaussians, because
-    drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype` defaults to bfloat16 where the
-    hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's weight instead of the bank, for the tests.
-    All candidates have as many stages; ValueError for a block with a layer that is none of zennas.score.plain.
+    The image and its direction go through every convolution as one batch: convolution is linear, a norm divides the
+    direction by the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank
+    of Gaussians, because drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype`
+    defaults to bfloat16 where the hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's
+    weight instead of the bank, for the tests. All candidates have as many stages; ValueError for a block with a layer
+    that is none of zennas.score.plain.
     """
     if not candidates:
         return []
@@ -77,7 +79,9 @@ def _walk(candidates, start, weight_of):
 
 
 def _run_stage(maps, after, depths, shape, stage, weight_of):
-    """Puts what becomes of each prefix in `depths` (prefix -> depths wanted of it) after a stage of this shape into `after`."""
+    """Puts what becomes of each prefix in `depths` (prefix -> depths wanted of it) after a stage of this shape into
+    `after`.
+    """
     block, before, width = shape
     # The deepest first, so that those still under way lie together when the others are done.
     order = sorted(depths, key=lambda prefix: -max(depths[prefix]))

@@ -1,13 +1,16 @@
 """The Zen-Score, measured on random inputs by the directional derivative.
 
 Zen(F) = log E || d f_theta(x) / dx . eps ||  +  sum over BatchNorm layers l of log sigma_l
-with x, eps and every weight ~ N(0, 1), sigma_l^2 the mean over channels of the batch variance that enters layer l, and f the
-plain feature map before pooling (shortcuts, attention and neck left out).
+with x, eps and every weight ~ N(0, 1), sigma_l^2 the mean over channels of the batch variance that enters layer l, and
+f the plain feature map before pooling (shortcuts, attention and neck left out).
 Source: Lin et al. 2021 (ZenNAS), arXiv:2102.01063. Where we differ, and why:
-  - the derivative, not a finite difference of 0.01: the paper's limit, without its saturation (in a plain ReLU network of
+  - the derivative, not a finite difference of 0.01: the paper's limit, without its saturation (in a plain ReLU network
+  of
     some 50 layers that difference is fully decorrelated) or its cancellation (so that bfloat16 will do);
-  - the batch variance of the paper (divided by B*H*W), not the running variance of the reference code, which grows with the
-    number of repeats; a norm divides by it and a perturbation does not move it, which the reference code's second pass does;
+  - the batch variance of the paper (divided by B*H*W), not the running variance of the reference code, which grows with
+  the
+    number of repeats; a norm divides by it and a perturbation does not move it, which the reference code's second pass
+    does;
   - || . || is the sum of absolute values, averaged over the batch, as in the reference code;
   - log 0.01, the same for every candidate, is left out.
 """
@@ -30,10 +33,11 @@ from zennas.space.candidate import Candidate
 def zen(network, image_px, batch, generator):
     """The Zen-Score of a Candidate, of one of our Networks, or of any nn.Module of convolutions, norms and activations.
 
-    A Candidate takes the fast path. A Network is scored as the plain network of its candidate. Any other module is scored
-    as it is: take out its shortcuts, attention and head first if the score is to be the paper's; it is given back with the
-    weights and statistics it came with. Images are B3HW, image_px square (a module's first convolution says how many
-    channels instead of 3). Works on the generator's device. FloatingPointError where the score is not finite.
+    A Candidate takes the fast path. A Network is scored as the plain network of its candidate. Any other module is
+    scored as it is: take out its shortcuts, attention and head first if the score is to be the paper's; it is given
+    back with the weights and statistics it came with. Images are B3HW, image_px square (a module's first convolution
+    says how many channels instead of 3). Works on the generator's device. FloatingPointError where the score is not
+    finite.
     """
     if isinstance(network, Candidate):
         return zen_of_candidate(network, image_px, batch, generator)
@@ -80,7 +84,9 @@ def _redraw(weight, bias, generator):
 
 
 class _FixedScaleNorm:
-    """Replaces a BatchNorm's forward while scoring: normalise by the batch statistics, which a perturbation does not move."""
+    """Replaces a BatchNorm's forward while scoring: normalise by the batch statistics, which a perturbation does not
+    move.
+    """
 
     def __init__(self, norm, log_sigmas):
         self.norm, self.log_sigmas = norm, log_sigmas

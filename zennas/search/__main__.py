@@ -13,11 +13,12 @@ MOST_ISLANDS = 1024
 
 HELP = """Find the best backbones of a space within a track's latency budget, without training any.
 
-Finds the device, carries the track's budget over to it, searches, measures the best candidates whole, and writes winners
-(YAML, ONNX), winners.json, report.html and the Optuna study to --out. Ctrl-C ends it cleanly; the same command with the
-same --out goes on where it stopped.
+Finds the device, carries the track's budget over to it, searches, measures the best candidates whole, and writes
+winners (YAML, ONNX), winners.json, report.html and the Optuna study to --out. Ctrl-C ends it cleanly; the same
+command with the same --out goes on where it stopped.
 
-Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given cannot be used; 130 stopped by Ctrl-C.
+Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given cannot be used; 130 stopped by
+Ctrl-C.
 """
 
 
@@ -30,7 +31,8 @@ def search(
     candidates: Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many scored candidates instead of by time (up to 45 % more where finalists correct the table)."
+            help="Stop after so many scored candidates instead of by time (up to 45 % more where finalists correct "
+            "the table)."
         ),
     ] = None,
     seed: Annotated[
@@ -53,8 +55,10 @@ def search(
         list[str] | None,
         typer.Option(
             metavar="TABLE=MS",
-            help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, "
-            "as that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.",
+            help="Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds "
+            "there, "
+            "as that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. "
+            "Repeatable.",
         ),
     ] = None,
     score: Annotated[
@@ -63,7 +67,8 @@ def search(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE that holds "
+            help="Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE "
+            "that holds "
             "the URL. No passwords here: they go into @FILE or $ZENNAS_STORAGE. [default: sqlite:///OUT/study.db]"
         ),
     ] = None,
@@ -103,10 +108,32 @@ def search(
 
 
 def search_and_train(
-    *, track, out, minutes, candidates, seed, workers, budget_ms, backend, detector, space, storage, address, then_train,
-    resume, fresh, json_output, training=None, max_mb=None, max_gmacs=None, also=None, score=None, table=None, islands=1,
+    *,
+    track,
+    out,
+    minutes,
+    candidates,
+    seed,
+    workers,
+    budget_ms,
+    backend,
+    detector,
+    space,
+    storage,
+    address,
+    then_train,
+    resume,
+    fresh,
+    json_output,
+    training=None,
+    max_mb=None,
+    max_gmacs=None,
+    also=None,
+    score=None,
+    table=None,
+    islands=1,
     device=None,
-):  # fmt: skip
+):
     """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
     holds more of what zennas.train.request takes."""
     if address is None:
@@ -143,7 +170,8 @@ def search_and_train(
     asked, storage = storage, asked_storage(storage)
     if islands > 1 and storage is None:
         raise UserError(
-            f"--islands {islands}: islands meet in a store that all reach, and the default is a SQLite file of one; give "
+            f"--islands {islands}: islands meet in a store that all reach, and the default is a SQLite file of one; "
+            f"give "
             "--storage postgresql://USER@HOST/DATABASE, or journal:FILE on one machine"
         )
     if device is not None and address is None:
@@ -205,7 +233,8 @@ def search_and_train(
     pgpass = "    # the password from ~/.pgpass" if storage and shown(storage) != storage else ""
     if islands > 1:
         console.print(
-            f"These are the best of what all islands had measured when island {run.island} had its finals; the island that has "
+            f"These are the best of what all islands had measured when island {run.island} had its finals; the "
+            f"island that has "
             "them last knows of all.",
             style="yellow",
         )

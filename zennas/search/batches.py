@@ -1,7 +1,9 @@
-"""The hot loop of a search: batches of proposals go out to the workers, scores come back, in the order of the proposals.
+"""The hot loop of a search: batches of proposals go out to the workers, scores come back, in the order of the
+proposals.
 
-A batch is proposed from what the batches up to `lag` before it scored, never from what happened to come in first: the same
-seed and the same number of workers propose the same candidates, and a resumed run goes on as if it had never stopped.
+A batch is proposed from what the batches up to `lag` before it scored, never from what happened to come in first: the
+same seed and the same number of workers propose the same candidates, and a resumed run goes on as if it had never
+stopped.
 """
 
 import collections
@@ -34,11 +36,12 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The search's state: a population, the keys seen, the batches in flight. Built anew from the ledger at any time."""
+    """The search's state: a population, the keys seen, the batches in flight. Built anew from the ledger at any
+    time."""
 
     def __init__(self, space, plan, ledger, *, lag, refusal, fit, predicted_ms, funnel=None, share=(0, 1)):
-        """refusal(candidate): why it is not worth scoring, or None; fit(predicted_ms_N, genes_NG): fits_N, whether what was
-        scored is within the budgets now; share: (island, number of islands)."""
+        """refusal(candidate): why it is not worth scoring, or None; fit(predicted_ms_N, genes_NG): fits_N, whether what
+        was scored is within the budgets now; share: (island, number of islands)."""
         self.share = share
         self.space, self.plan, self.ledger, self.lag, self.funnel = space, plan, ledger, lag, funnel
         self.refusal, self.fit, self.predicted_ms = refusal, fit, predicted_ms
@@ -58,7 +61,8 @@ class Batches:
         self.population.fill(rows, self.fit(rows.column("predicted_ms"), rows.genes_NG) & ~waiting_N)
 
     def _replay(self):
-        """Hold the ledger's last batches back as if they were still in flight, as they were when the next was proposed."""
+        """Hold the ledger's last batches back as if they were still in flight, as they were when the next was
+        proposed."""
         drained = max((event["after_batch"] for event in self.ledger.state["events"]), default=-1)
         first = max(drained, self.next_index - self.lag) + 1
         batch_N, held = self.ledger.rows.column("batch"), collections.defaultdict(list)

@@ -33,7 +33,8 @@ class Budget(NamedTuple):
 
 
 def other_budgets(track, plan, space, *, tables=None, later=()):
-    """[Budget] of a run, beside its own latency. UserError where a device's table is not known or lacks parts of the space.
+    """[Budget] of a run, beside its own latency. UserError where a device's table is not known or lacks parts of the
+    space.
 
     tables: {name: LatencyTable} of the devices that are there to measure on; those of others are looked up.
     later: names of devices to leave out, whose tables are not measured yet.
@@ -56,7 +57,8 @@ def other_budgets(track, plan, space, *, tables=None, later=()):
                 table.part_ms(part)
         except KeyError:
             raise UserError(
-                f"--also {name}: its table lacks {len(missing)} of the parts of space {space.name}; fill it on that machine "
+                f"--also {name}: its table lacks {len(missing)} of the parts of space {space.name}; fill it on that "
+                f"machine "
                 f"with: python -m zennas.latency --table --space {space.name}, and import it again"
             ) from None
         budgets.append(Budget(f"ms on {name}", table.part_ms, most_ms, device=name, is_measured=there is not None))

@@ -1,7 +1,7 @@
 """What else speaks for a finalist: every label-free score of it, beside those of the hand-made networks.
 
-Zen-Score says next to nothing about which of two networks of equal cost is the better one (experiments/equal-latency). So winners
-that score alike are ranked by the score that says most about it.
+Zen-Score says next to nothing about which of two networks of equal cost is the better one (experiments/equal-latency).
+So winners that score alike are ranked by the score that says most about it.
 """
 
 from zennas.space.candidate import Candidate

@@ -1,4 +1,5 @@
-"""Which candidates come next: an evolutionary search in the manner of ZenNAS, as functions of what was scored so far."""
+"""Which candidates come next: an evolutionary search in the manner of ZenNAS, as functions of what was scored so
+far."""
 
 import bisect
 
@@ -46,9 +47,9 @@ class Population:
 def propose(space, population, num, *, seed, batch, refusal, seen, counters, share=(0, 1)):
     """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
 
-    The first batches begin with the hand-made baselines, so that no search ends below them. The random numbers depend on
-    (seed, batch) and the island alone. `refusal(candidate)` says why a candidate is not admitted, or None. share: (island,
-    number of islands): what belongs to another island is left to it.
+    The first batches begin with the hand-made baselines, so that no search ends below them. The random numbers depend
+    on (seed, batch) and the island alone. `refusal(candidate)` says why a candidate is not admitted, or None. share:
+    (island, number of islands): what belongs to another island is left to it.
     Keys are added to the set `seen`; `counters` (a Counter) learns how many were seen and why they were rejected.
     """
     island, num_islands = share

@@ -16,10 +16,11 @@ from zennas.search.winners import correction, keeps_budgets, measured_entry, met
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance
 
-# A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one network,
-# some minutes apart, differ by 1 to 4 %: less would follow the noise.
+# A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one
+# network, some minutes apart, differ by 1 to 4 %: less would follow the noise.
 MISJUDGED_PCT = 2.0
-# Below the proven optimum, after a correction: from here on the search goes on, where there is time or where there is none left.
+# Below the proven optimum, after a correction: from here on the search goes on, where there is time or where there is
+# none left.
 SHORT_PCT, PROMISED_PCT = 0.3, 0.5
 MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
@@ -30,8 +31,9 @@ RESCORED_PER_SLOT = 6
 def settle_finals(run):
     """Fill the slots of winners one by one; the winners' entries, best first.
 
-    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after a correction,
-    unless the minutes are short, and by a resumed run: what was scored again or measured before is not done twice.
+    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after a
+    correction, unless the minutes are short, and by a resumed run: what was scored again or measured before is not done
+    twice.
     """
     rounds, measured, slots = 0, 0, []
     while len(slots) < run.plan.num_winners:
@@ -76,7 +78,8 @@ def _misjudged(latency):
 
 
 def crown(run):
-    """The winners among all finalists measured so far, best first; role, name, verdict and file of every one settled."""
+    """The winners among all finalists measured so far, best first; role, name, verdict and file of every one
+    settled."""
     winners = []
     for entry in sorted(run.finalists, key=lambda entry: (-entry["score_mean"], entry["key"])):
         candidate = Candidate(**entry["candidate"])
@@ -206,12 +209,14 @@ def _measure(run, row):
     run.ledger.add_measured(entry)
     latency = entry["latency"]
     run.progress.say(
-        f"finalist {row.key}: {run.plan.score.label} {entry['score_mean']:.2f}, {latency['measured_ms']:.2f} ms measured, "
+        f"finalist {row.key}: {run.plan.score.label} {entry['score_mean']:.2f}, {latency['measured_ms']:.2f} ms "
+        f"measured, "
         f"{latency['predicted_ms']:.2f} predicted, budget {latency['budget_ms']:.2f}"
     )
     for name, there in entry["elsewhere"].items():
         run.progress.say(
-            f"finalist {row.key} on {name}: {there['measured_ms']:.2f} ms measured, {there['predicted_ms']:.2f} predicted, "
+            f"finalist {row.key} on {name}: {there['measured_ms']:.2f} ms measured, {there['predicted_ms']:.2f} "
+            f"predicted, "
             f"budget {there['budget_ms']:.2f}"
         )
     for one in (latency, *entry["elsewhere"].values()):
@@ -221,7 +226,9 @@ def _measure(run, row):
 
 
 def _falls_short(run, off_pct):
-    """Whether, under the corrected table, what is scored lies too far below what could be; guessed where nothing is proven."""
+    """Whether, under the corrected table, what is scored lies too far below what could be; guessed where nothing is
+    proven.
+    """
     optimum, best = run.funnel and run.funnel.optimum, run.batches.population.best
     if best is None:
         return True

@@ -34,8 +34,8 @@ def finalist_seconds(run):
 
 
 def finals_seconds(run):
-    """What the finals are expected to take: a network measured whole per winner, and one that is over the budget; then what
-    the other scores say of winners and baselines."""
+    """What the finals are expected to take: a network measured whole per winner, and one that is over the budget; then
+    what the other scores say of winners and baselines."""
     blocks = [one.num_blocks for one in run.space.baselines.values()]
     deepest = min(run.space.limits.max_blocks, sum(span.high for span in run.space.depths))
     blocks += [deepest] * run.plan.num_winners  # Zen-Score asks for all there are

@@ -1,8 +1,9 @@
 """What to score next where the closed form is known: millions are screened by it, the best of each family are scored.
 
-A family is all that follows one trunk: the same stem and stages, up to the width of the last but one, and any depth of that one
-with any last stage. Scored together, its members cost little more than the trunk alone. Trunks come from the proven optimum, from
-mutations of what scored best so far, in as many niches as the run wants winners, and now and then from anywhere in the space.
+A family is all that follows one trunk: the same stem and stages, up to the width of the last but one, and any depth of
+that one with any last stage. Scored together, its members cost little more than the trunk alone. Trunks come from the
+proven optimum, from mutations of what scored best so far, in as many niches as the run wants winners, and now and then
+from anywhere in the space.
 """
 
 # N candidates, G genes; genes are in the order of Space.genes: stem, widths, depths
@@ -18,8 +19,8 @@ from zennas.space.parts import stacked, sums
 from zennas.space.space import distances, genes_of
 
 MEMBERS = 32  # of a family that are scored, the best by the closed form
-# Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost nothing,
-# and they are what comes next where the table turns out to have been too fast.
+# Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost
+# nothing, and they are what comes next where the table turns out to have been too fast.
 SHORTER = 2
 FAMILY = MEMBERS * (1 + SHORTER)
 MUTANTS = 600  # screened for the trunk of one family
@@ -41,7 +42,9 @@ class Funnel:
     """The closed form and the costs of a space, and what they propose within a budget."""
 
     def __init__(self, space, plan, part_ms, *, others=(), share=(0, 1)):
-        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets; share: (island, number of islands)."""
+        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets; share: (island, number of
+        islands).
+        """
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         self.score = mean_field_sums(space, plan.score.image_px, plan.score.batch)
         self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
@@ -69,8 +72,8 @@ class Funnel:
     def set_budget(self, most_ms, *, margin_pct, others=None):
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
 
-        The optimum is that of the whole budget; what is proposed keeps the margin. others: the run's other Budgets, where they
-        were corrected.
+        The optimum is that of the whole budget; what is proposed keeps the margin. others: the run's other Budgets,
+        where they were corrected.
         """
         if others is not None:
             self.costs = [self.costs[0], *self._other_costs(others)]
@@ -87,7 +90,8 @@ class Funnel:
     def propose(self, population, *, batch, most, seen, counters):
         """Up to `most` new candidates, family by family. The random numbers depend on (seed, batch) alone.
 
-        Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left out.
+        Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left
+        out.
         """
         rng = np.random.default_rng((self.plan.seed, batch, *[self.island] * (self.num_islands > 1)))
         niches = population.niches(self.plan.num_winners, self.plan.min_distance)
@@ -145,7 +149,9 @@ class Funnel:
                 proposals.append(candidate)
 
     def _members(self, trunk_G, share, avoid, counters):
-        """genes_NG of a trunk's family within a share of the budget, highest closed form first, each before its shorter ones."""
+        """genes_NG of a trunk's family within a share of the budget, highest closed form first, each before its shorter
+        ones.
+        """
         width, depth, last_depth = self.free
         values = {gene: np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free}
         others = [width, last_depth]
@@ -199,7 +205,8 @@ class Funnel:
             trunks, first_N = trunks[own_N], first_N[own_N]
             if not len(first_N):
                 return None
-        # The best of a trunk that scored before are scored; a draw among new ones, so that two families of one batch differ.
+        # The best of a trunk that scored before are scored; a draw among new ones, so that two families of one batch
+        # differ.
         new = [first for trunk, first in zip(trunks.tolist(), first_N, strict=True) if tuple(trunk) not in known]
         return ranked_NG[rng.choice(np.sort(new or first_N)[:BEST_TRUNKS])]
 
@@ -213,7 +220,8 @@ class Funnel:
 
 
 class Niches:
-    """What a search remembers of what scored: the best of each trunk, apart by at least a distance from the best of other niches.
+    """What a search remembers of what scored: the best of each trunk, apart by at least a distance from the best of
+    other niches.
 
     Depends on what was added, not on the order.
     """
@@ -282,7 +290,8 @@ class Niches:
 
 
 def best_first(score_N):
-    """Yields places of all that have a score above -inf, highest first, some at a time: few ever look beyond the first."""
+    """Yields places of all that have a score above -inf, highest first, some at a time: few ever look beyond the
+    first."""
     if len(score_N) > LOOK:
         first_N = np.argpartition(-score_N, LOOK)[:LOOK]
         first_N = np.sort(first_N)

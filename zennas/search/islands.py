@@ -1,8 +1,9 @@
-"""Which drivers work on a study: each holds an island, a share of the space that is its own, while it gives signs of life.
+"""Which drivers work on a study: each holds an island, a share of the space that is its own, while it gives signs of
+life.
 
-A claim is a running trial in a study of its own, `NAME drivers`: Optuna numbers trials one after the other, so that of two claims
-on one island the first counts, whatever the storage. A driver that died leaves its claim running: it is taken back, at once where
-it ran on this machine, elsewhere once it has given no sign of life for LEASE_S.
+A claim is a running trial in a study of its own, `NAME drivers`: Optuna numbers trials one after the other, so that of
+two claims on one island the first counts, whatever the storage. A driver that died leaves its claim running: it is
+taken back, at once where it ran on this machine, elsewhere once it has given no sign of life for LEASE_S.
 """
 
 import os
@@ -47,7 +48,8 @@ class Claim:
             self.study._storage.set_trial_user_attr(self.trial_id, "signs of life", self.beats)
         except UpdateFinishedTrialError:
             raise UserError(
-                f"{_named(self.island)} was taken over by another driver, because this one was silent for {LEASE_S:.0f} s; "
+                f"{_named(self.island)} was taken over by another driver, because this one was silent for "
+                f"{LEASE_S:.0f} s; "
                 "what was computed is kept; give the same command again to go on beside it"
             ) from None
 
@@ -58,7 +60,9 @@ class Claim:
         )
 
     def release(self, *, finished, num_scored):
-        """Give the island back: finished, to go on with, or (None) as it was. One that was taken over is another's already."""
+        """Give the island back: finished, to go on with, or (None) as it was. One that was taken over is another's
+        already.
+        """
         if self.was_finished if finished is None else finished:
             self.study.tell(self.number, float(num_scored), skip_if_finished=True)
         else:
@@ -77,7 +81,8 @@ def claim(study, num_islands, *, say, token=None):
         held = take_back(study, seen, say=say, token=token)
         free = [island for island in range(num_islands) if island not in held]
         if free:
-            # What was left unfinished first; of finished ones, which may be extended, the one that was held longest ago.
+            # What was left unfinished first; of finished ones, which may be extended, the one that was held longest
+            # ago.
             last = _last_held(study)
             island = min(free, key=lambda one: (_is_finished(last, one), last[one].number if one in last else -1, one))
             if (made := _try(study, island, token)) is not None:
@@ -114,7 +119,8 @@ def turn(study, what, *, say, seen, token=None):
 
 
 def take_back(study, seen, *, say, token=None):
-    """{island: trial} of the claims whose drivers live; those of dead ones are ended. `seen` is what this function remembers.
+    """{island: trial} of the claims whose drivers live; those of dead ones are ended. `seen` is what this function
+    remembers.
 
     token: of the caller's own claim, which does not count.
     """

@@ -1,4 +1,5 @@
-"""The ledger of a run: everything that was computed, on disk under --out as soon as it is known, from which a run resumes.
+"""The ledger of a run: everything that was computed, on disk under --out as soon as it is known, from which a run
+resumes.
 
 run.json         settings, budget, events, what was re-scored; rewritten whole
 scored.parquet/  one part per batch or second, one row per scored candidate; elsewhere with --table
@@ -83,8 +84,10 @@ class Ledger:
         if said.get("run") not in (None, self.state.get("run")):
             made_by = said["made_by"]
             raise UserError(
-                f"{self.parts.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and what two "
-                "runs scored is not to be told apart; choose another --table, or give the --storage and --out of that run"
+                f"{self.parts.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and "
+                f"what two "
+                "runs scored is not to be told apart; choose another --table, or give the --storage and --out of "
+                "that run"
             )
         return table, said
 
@@ -143,8 +146,8 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
     table: where the scored candidates are, a folder or a URL of fsspec; default scored.parquet in the folder.
-    kept: what a store kept of the run, {name: value}: a folder that holds no run, or an older state of it, begins from that.
-    UserError where the folder holds another run, something else, or cannot be written.
+    kept: what a store kept of the run, {name: value}: a folder that holds no run, or an older state of it, begins from
+    that. UserError where the folder holds another run, something else, or cannot be written.
     """
     folder = pathlib.Path(folder)
     start = {
@@ -164,7 +167,8 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
         parts.prepare()
     if fresh and apart and (names := parts.names()):
         raise UserError(
-            f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose another "
+            f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose "
+            f"another "
             "--table"
         )
     before = (kept["run"] | kept.get(f"island:{island}", {})) if kept and kept.get("run") else None

@@ -42,7 +42,9 @@ class Run:
         )  # names of the devices on which finalists are measured, too; Sums of their tables
 
     def go(self):
-        """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the ledger."""
+        """Search to the end; the winners' entries, best first. KeyboardInterrupt leaves everything computed in the
+        ledger.
+        """
         finished = interrupted = False
         try:
             open_run(self)
@@ -131,7 +133,9 @@ class Run:
         return table_ms * self.factor <= self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
 
     def fit(self, table_ms_N, genes_NG):
-        """fits_N: which candidates of the space keep the budget and those of the further devices, as they are corrected now."""
+        """fits_N: which candidates of the space keep the budget and those of the further devices, as they are corrected
+        now.
+        """
         fits_N = self._fits(table_ms_N)
         for budget in self.others:
             if budget.is_measured and len(fits_N):  # the others are never corrected: what was proposed keeps them
@@ -144,8 +148,10 @@ class Run:
         return self.sums[budget.name]
 
     def diverse_best(self, taken, *, num):
-        """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were measured, by
-        prediction elsewhere. Without the baselines themselves, which the search starts from: a winner is new."""
+        """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were
+        measured, by prediction elsewhere. Without the baselines themselves, which the search starts from: a winner is
+        new.
+        """
         rows = self.ledger.rows
         fits_N = self.fit(rows.column("predicted_ms"), rows.genes_NG)
         for entry in self.ledger.measured.values():
@@ -178,7 +184,8 @@ class Run:
             self.batches.rebuild()
 
     def _corrected(self, budget):
-        """The Budget of a further device, its table corrected by what was measured there, finalists before baselines."""
+        """The Budget of a further device, its table corrected by what was measured there, finalists before
+        baselines."""
         for entries in (self.finalists, self.baselines):
             there = [
                 entry["elsewhere"][budget.device] for entry in entries if budget.device in entry.get("elsewhere", {})
@@ -188,7 +195,8 @@ class Run:
         return budget
 
     def _prove(self):
-        """The proven optimum under the corrected budget, where the closed form knows the score; said when it changes."""
+        """The proven optimum under the corrected budget, where the closed form knows the score; said when it
+        changes."""
         if self.funnel is None:
             return
         before = self.funnel.optimum
@@ -202,7 +210,8 @@ class Run:
             self.progress.say(f"optimum  not proven: {self.funnel.why_not or 'no candidate is within the limits'}")
         elif before is None or before.candidate != optimum.candidate:
             self.progress.say(
-                f"optimum  {optimum.candidate.text}: closed form {optimum.score:.2f} at {optimum.costs[0] * self.factor:.2f} ms; "
+                f"optimum  {optimum.candidate.text}: closed form {optimum.score:.2f} at "
+                f"{optimum.costs[0] * self.factor:.2f} ms; "
                 "nothing else in the space has more within the budget, as table and closed form have it"
             )
 
@@ -296,14 +305,15 @@ class Run:
         cheapest, usable_ms = self.space.cheapest(), self.budget.budget_ms * (1 - self.plan.margin_pct / 100)
         if self.predicted_ms(cheapest) > slack * usable_ms:
             raise UserError(
-                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space {self.space.name}: "
+                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space "
+                f"{self.space.name}: "
                 f"{cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here (over budget, with a margin of "
                 f"{self.plan.margin_pct:g} %); give more with --budget-ms or another --space"
             )
 
     def _calibration(self):
-        """The baselines as this machine measured them the first time: the same table and the same correction in every run,
-        so that the same seed proposes the same candidates."""
+        """The baselines as this machine measured them the first time: the same table and the same correction in every
+        run, so that the same seed proposes the same candidates."""
         entries = []
         for entry in self.baselines:
             candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
@@ -346,13 +356,15 @@ class Run:
                 self.ledger.take_measured(entry | {"onnx": self._own_file(entry)})
         for island in self.store.driverless():
             self.progress.say(
-                f"warning: nobody works on island {island}: its share of the space is searched no further; the same command "
+                f"warning: nobody works on island {island}: its share of the space is searched no further; the same "
+                f"command "
                 "goes on with it",
                 style="yellow",
             )
 
     def _own_file(self, entry):
-        """The name of a measured network's file in this run's folder, or None: the store's is that of another folder."""
+        """The name of a measured network's file in this run's folder, or None: the store's is that of another
+        folder."""
         return self.ledger.measured.get(entry["key"], {}).get("onnx")
 
     def _on_front(self, row):
@@ -369,7 +381,8 @@ class Run:
 
     @contextlib.contextmanager
     def timed(self, what):
-        """Add the seconds spent inside, less those of accounts opened inside, to run.json's account of the wall time."""
+        """Add the seconds spent inside, less those of accounts opened inside, to run.json's account of the wall
+        time."""
         begun, outer_s, self.inner_s = time.monotonic(), self.inner_s, 0.0
         try:
             yield

@@ -1,4 +1,6 @@
-"""How a run begins, here or elsewhere: what it may not be, whose island it is, what is known of it already, its resources."""
+"""How a run begins, here or elsewhere: what it may not be, whose island it is, what is known of it already, its
+resources.
+"""
 
 import json
 import time
@@ -21,7 +23,9 @@ ASK_S = 1.0  # between two looks at whether the first island is done with what i
 
 
 def open_run(run):
-    """The protocol, the limits and the ledger of a Run; with --address its workers, with --storage its store and island, too."""
+    """The protocol, the limits and the ledger of a Run; with --address its workers, with --storage its store and
+    island, too.
+    """
     options = run.options
     if options.address is not None:  # what is measured, and how, is a matter of the device's machine
         connect(run)
@@ -34,7 +38,8 @@ def open_run(run):
             f"space {run.space.name} has embeddings of {run.space.embedding_size} numbers; "
             f"track {run.track.name} allows at most {most}"
         )
-    # The table of a device that the cluster has is measured, or known by an island that was there before; see `prepare`.
+    # The table of a device that the cluster has is measured, or known by an island that was there before; see
+    # `prepare`.
     run.elsewhere = [name for name in run.plan.devices if run.workers is not None and run.workers.has_device(name)]
     run.others = other_budgets(run.track, run.plan, run.space, later=run.elsewhere)
     check_possible(run.others, run.space)
@@ -49,7 +54,8 @@ def open_run(run):
         kept = _kept(run)
         if options.fresh and kept.get("run"):
             raise UserError(
-                f"--fresh: the store holds the study '{options.out.name}', and no study is ever deleted here; choose another "
+                f"--fresh: the store holds the study '{options.out.name}', and no study is ever deleted here; choose "
+                f"another "
                 "--out (its name is the study's), or delete it yourself with: optuna delete-study"
             )
     if note := where_it_is(options):
@@ -110,7 +116,9 @@ def _workers_text(run):
 
 
 def finished_before(run):
-    """The winners of an earlier run of the same command that left nothing to do, which is said; None where there is something."""
+    """The winners of an earlier run of the same command that left nothing to do, which is said; None where there is
+    something.
+    """
     state = run.ledger.state
     if not state["finished"]:
         return None
@@ -147,13 +155,17 @@ def start(run):
 def connect(run):
     options = run.options
     run.workers = Workers(
-        options.num_workers, address=options.address, device=options.device, plan=run.plan,
+        options.num_workers,
+        address=options.address,
+        device=options.device,
+        plan=run.plan,
         say=lambda text: run.progress.say(f"warning: {text}", style="yellow"),
-    )  # fmt: skip
+    )
 
 
 def prepare(run):
-    """Budget, latency table and measured baselines: from the store where another driver was there before, else measured now.
+    """Budget, latency table and measured baselines: from the store where another driver was there before, else measured
+    now.
 
     Of several islands the first that lives measures, and the others wait for it.
     """
@@ -202,8 +214,10 @@ def _table(run, machine, setup):
     """A LatencyTable of a machine, with the rows that every island has, whatever this machine keeps."""
     if setup and setup["machine"] != machine:
         raise UserError(
-            f"the study's latencies are those of {setup['machine']}, and the machine that measures now is {machine}: what they "
-            "measure cannot be compared; go on there, or give --address of a cluster whose latency device is one of that kind"
+            f"the study's latencies are those of {setup['machine']}, and the machine that measures now is {machine}: "
+            f"what they "
+            "measure cannot be compared; go on there, or give --address of a cluster whose latency device is one of "
+            "that kind"
         )
     table = LatencyTable(run.protocol, machine=machine)
     for part, ms in setup.get("table", ()):
@@ -235,20 +249,27 @@ def where_it_is(options):
     if options.storage is None or options.table is not None or not is_shared(options.storage):
         return None
     return (
-        f"the table of scored candidates is a folder of this machine ({options.out}); a driver elsewhere goes on from what "
-        "the store has (the elites, all that was measured); give --table URL, which every driver reaches, to share all of it"
+        f"the table of scored candidates is a folder of this machine ({options.out}); a driver elsewhere goes on "
+        f"from what "
+        "the store has (the elites, all that was measured); give --table URL, which every driver reaches, to share "
+        "all of it"
     )
 
 
 def _store(run, storage):
     return Store(
-        run.space, storage, run.options.out.name, label=run.plan.score.label, num_islands=run.options.num_islands,
+        run.space,
+        storage,
+        run.options.out.name,
+        label=run.plan.score.label,
+        num_islands=run.options.num_islands,
         say=lambda text: run.progress.say(text, style="yellow"),
-    )  # fmt: skip
+    )
 
 
 def _kept(run):
-    """{name: value} that the store kept of this run; where another island begins it at this moment, once that is done."""
+    """{name: value} that the store kept of this run; where another island begins it at this moment, once that is
+    done."""
     while True:
         kept = run.store.kept_under("")
         if kept.get("run"):

@@ -1,10 +1,12 @@
-"""The best candidate of a space, proven: where score and costs are sums over parts, nothing within the limits scores higher.
+"""The best candidate of a space, proven: where score and costs are sums over parts, nothing within the limits scores
+higher.
 
-Branch and bound over boxes of gene values. The bound of a box is Lagrangian: for given prices of the costs, dynamic programming
-over the stages finds its candidate with the highest score less prices; with the limits' own prices added, that value is above the
-score of every candidate of the box within the limits. Where few candidates of a box are worth more than the best one known, they
-are listed, stage by stage, by the same dynamic programming's exact worth of what is still to come; where they are many, the box
-is halved. Sources: Held & Karp 1971 (the bound), Handler & Zang 1980 (listing what lies in its gap).
+Branch and bound over boxes of gene values. The bound of a box is Lagrangian: for given prices of the costs, dynamic
+programming over the stages finds its candidate with the highest score less prices; with the limits' own prices added,
+that value is above the score of every candidate of the box within the limits. Where few candidates of a box are worth
+more than the best one known, they are listed, stage by stage, by the same dynamic programming's exact worth of what is
+still to come; where they are many, the box is halved. Sources: Held & Karp 1971 (the bound), Handler & Zang 1980
+(listing what lies in its gap).
 """
 
 # N candidates or beginnings of such, S stages, K costs, W widths, D depths: numbers of a range's values, in order
@@ -57,20 +59,22 @@ class NoProofError(Exception):
 
 
 def best(space, score, costs, *, max_boxes=MAX_BOXES):
-    """The Optimum of a space under `score` (Sums), the limits of `costs` ([Cost]) and those of the space; None where nothing
-    keeps them.
+    """The Optimum of a space under `score` (Sums), the limits of `costs` ([Cost]) and those of the space; None where
+    nothing keeps them.
 
-    Exact up to 1e-9 of a sum; of several with the highest score, one. NoProofError where more than `max_boxes` are needed.
+    Exact up to 1e-9 of a sum; of several with the highest score, one. NoProofError where more than `max_boxes` are
+    needed.
     """
     return Problem(space, score, costs).solve(max_boxes)
 
 
 def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
-    """[Optimum], the whole exact front of the score against costs[0], up to its limit: cheapest first, each better than all
-    before it.
+    """[Optimum], the whole exact front of the score against costs[0], up to its limit: cheapest first, each better than
+    all before it.
 
-    The other costs are limits only. progress(cost reached, the limit) after every step, from the limit downwards. Between two
-    limits that are near each other, everything that scores more than the lower one's optimum is listed: the front lies in there.
+    The other costs are limits only. progress(cost reached, the limit) after every step, from the limit downwards.
+    Between two limits that are near each other, everything that scores more than the lower one's optimum is listed: the
+    front lies in there.
     """
     problem, step, found = Problem(space, score, costs), FIRST_STEP, []
     top = problem.solve(max_boxes)
@@ -150,8 +154,8 @@ class Problem:
     def _effectiveness(self, share, log_fan_in):
         """A cost that every candidate within the limit of effectiveness keeps, and some beyond it.
 
-        The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is convex in L,
-        so its tangents lie below it. This one touches it at a share of the most convolutions.
+        The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is
+        convex in L, so its tangents lie below it. This one touches it at a share of the most convolutions.
         """
         per_block = max(float(width_W.max()) for width_W in self.convolutions.repeated)
         at = max(1.0, share * self.space.limits.max_blocks * per_block)
@@ -184,8 +188,8 @@ class Problem:
         return known and known._replace(bound=top, num_boxes=num_boxes)
 
     def above(self, least, max_boxes=MAX_BOXES):
-        """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in both
-        score and the first cost; bounds are not known."""
+        """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in
+        both score and the first cost; bounds are not known."""
         whole = _Box((0,) * len(self.sizes), self.sizes)
         boxes, num_boxes, found = [(whole, *self._prices(whole, np.zeros(len(self.costs)), -math.inf))], 0, []
         while boxes:
@@ -230,7 +234,9 @@ class Problem:
         return int(np.argmax(ends)) if max(ends) > 0 else int(np.argmax(np.array(box.high) - np.array(box.low)))
 
     def _climbed(self, centre_MG):
-        """A good Optimum to begin with, without any proof: steps from a candidate of high worth; None where none is met."""
+        """A good Optimum to begin with, without any proof: steps from a candidate of high worth; None where none is
+        met.
+        """
         spans = list(self.space.genes.values())
         highs = np.array([span.high for span in spans])
         rng, known = np.random.default_rng(0), None
@@ -263,10 +269,11 @@ class Problem:
         return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
 
     def judged_grid(self, genes_G, gene, values, others, other_MG):
-        """As `judged`, of a candidate's genes with every one of `values` in place of one gene, and other_MG in place of `others`.
+        """As `judged`, of a candidate's genes with every one of `values` in place of one gene, and other_MG in place of
+        `others`.
 
-        The one gene and the others must not meet in a block, so that what they are worth adds up: a stage's depth meets nothing
-        of the next. In the order of the values, each with all of the others.
+        The one gene and the others must not meet in a block, so that what they are worth adds up: a stage's depth meets
+        nothing of the next. In the order of the values, each with all of the others.
         """
         one_VG, more_MG = (np.repeat(np.asarray(genes_G)[None], len(some), 0) for some in (values, other_MG))
         one_VG[:, gene], more_MG[:, others] = values, other_MG
@@ -296,8 +303,8 @@ class Problem:
     def _prices(self, box, start_K, enough):
         """(prices, the box's bound at them): none negative, the bound nearly as low as it gets, or below `enough`.
 
-        The bound is convex in the prices, its slope what of the limits is left: the ellipsoid method. Any prices give a bound
-        that holds; good ones leave little to look at.
+        The bound is convex in the prices, its slope what of the limits is left: the ellipsoid method. Any prices give a
+        bound that holds; good ones leave little to look at.
         """
         num = len(self.costs)
         unit_K = np.maximum(np.abs(self.most_K), 1e-12)  # one price for a whole limit
@@ -353,7 +360,8 @@ class Problem:
         return self.lows + self.steps * (np.array(box.low) + np.concatenate([width_NS, depth_NS], 1))
 
     def _listed(self, box, price_K, least):
-        """genes_NG of all candidates of a box worth at least `least` that may keep the costs; None where they are too many.
+        """genes_NG of all candidates of a box worth at least `least` that may keep the costs; None where they are too
+        many.
 
         Worth is score less prices, plus the limits' prices.
         """
@@ -392,7 +400,9 @@ class Problem:
 
 
 def completions(worth, depths):
-    """[ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the neck add to a width."""
+    """[ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the neck add to a
+    width.
+    """
     ahead = [worth.neck_W]
     for stage in reversed(range(len(depths))):
         ahead.append((worth.first[stage] + _choices(worth, depths, stage).max(1) + ahead[-1]).max(1))

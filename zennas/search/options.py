@@ -32,8 +32,8 @@ class Options:
     fresh: bool = False
 
     def settings(self, protocol, *, elsewhere=()):
-        """What makes this run this run: a resumed one must agree in all of it. elsewhere: the devices that finalists are measured
-        on, too."""
+        """What makes this run this run: a resumed one must agree in all of it. elsewhere: the devices that finalists
+        are measured on, too."""
         plan = self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
         return {
             "experiment": self.experiment.name,

@@ -1,4 +1,6 @@
-"""What a search leaves behind: winners.json, a YAML and an ONNX per winner, the report, the finished study, a table to read."""
+"""What a search leaves behind: winners.json, a YAML and an ONNX per winner, the report, the finished study, a table to
+read.
+"""
 
 import numpy as np
 from rich.table import Table
@@ -15,7 +17,9 @@ from zennas.space.network import stem_stride
 
 
 def publish(run, winners):
-    """Write everything that people and scripts look at, from the ledger; the winners with their distance from the optimum."""
+    """Write everything that people and scripts look at, from the ledger; the winners with their distance from the
+    optimum.
+    """
     for entry in _in_order(run, winners):
         if (known := with_gap(run, entry)) != entry:
             run.ledger.add_measured(known)
@@ -48,7 +52,8 @@ def summary(run, winners):
         ),
         (
             "searched",
-            f"{looked_at:,} candidates {'screened' if counters['screened'] else 'seen'}, {counters['scored']:,} scored in "
+            f"{looked_at:,} candidates {'screened' if counters['screened'] else 'seen'}, {counters['scored']:,} "
+            f"scored in "
             f"{duration(state['search_s'])}, {counters['failed']:,} failed",
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in run.plan.score.model_dump().items())),
@@ -57,7 +62,10 @@ def summary(run, winners):
     ]
     for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
         if (of_these := prediction_error(some))["num"]:
-            text = f"off by {of_these['mean_abs_pct']} % on average, {of_these['max_abs_pct']} % at worst, over {of_these['num']}"
+            text = (
+                f"off by {of_these['mean_abs_pct']} % on average, {of_these['max_abs_pct']} % at worst, over "
+                f"{of_these['num']}"
+            )
             facts.append(("prediction", f"{text} {what}"))
     return RunSummary(
         title=run.options.experiment.name,
@@ -99,14 +107,18 @@ def _proof(run, winners):
         facts.append(
             (
                 "optimum",
-                f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms predicted: "
+                f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms "
+                f"predicted: "
                 f"proven, nothing in the space has more within the budget, as closed form and table have it{best}",
             )
         )
     elif run.funnel is not None:
         facts.append(("optimum", f"not proven: {run.funnel.why_not or 'no candidate is within the limits'}"))
     if error:
-        text = f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over {error['num']:,} scored"
+        text = (
+            f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over "
+            f"{error['num']:,} scored"
+        )
         facts.append(("closed form", text))
     return facts
 

@@ -1,4 +1,5 @@
-"""What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the baselines."""
+"""What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the
+baselines."""
 
 from zennas.latency.budget import local_budget, measure_detector, read_bytes, reference_here
 from zennas.latency.table import measure_part

@@ -1,4 +1,6 @@
-"""How far a run's networks are from the proven optimum, and how far the closed form is from the score: what the run reports."""
+"""How far a run's networks are from the proven optimum, and how far the closed form is from the score: what the run
+reports.
+"""
 
 import numpy as np
 
@@ -9,8 +11,8 @@ from zennas.space.space import genes_of
 def optimum_of(run):
     """What a run says of its optimum, as winners.json has it; None where nothing was proven.
 
-    The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no candidate
-    within the budget exceeds by the relaxation alone, `closed_form` what the optimum itself has.
+    The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no
+    candidate within the budget exceeds by the relaxation alone, `closed_form` what the optimum itself has.
     """
     if run.funnel is None or run.funnel.optimum is None:
         return None
@@ -26,11 +28,11 @@ def optimum_of(run):
 
 
 def with_gap(run, entry):
-    """The entry of a measured network, with its closed form, its distance from the optimum (points and per cent of the score) and
-    what it costs of the run's other budgets.
+    """The entry of a measured network, with its closed form, its distance from the optimum (points and per cent of the
+    score) and what it costs of the run's other budgets.
 
-    The distance is below zero where a network was measured faster than the table says, so that it fits although its prediction
-    does not.
+    The distance is below zero where a network was measured faster than the table says, so that it fits although its
+    prediction does not.
     """
     candidate = Candidate(**entry["candidate"])
     if candidate.block == run.space.block:
@@ -47,7 +49,9 @@ def with_gap(run, entry):
 
 
 def closed_form_error(run):
-    """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None without."""
+    """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None
+    without.
+    """
     rows = run.ledger.rows
     place_N = rows.ranked()
     if run.funnel is None or not len(place_N):

@@ -82,8 +82,10 @@ def page(summary):
     made_by = origin(summary.provenance, list(zip(measured["machine"], measured["protocol"], strict=True)))
     sections = f"""<section><h2>Winners beside the hand-made networks</h2>{note}
 <p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
-deviation of a score over its repeats, and the distance between the quartiles of a latency's runs. "Below optimum" is the distance
-to the best candidate that the space holds within the budget, proven under the closed form of the score and the latency table.</p>
+deviation of a score over its repeats, and the distance between the quartiles of a latency's runs. "Below optimum" is
+the distance
+to the best candidate that the space holds within the budget, proven under the closed form of the score and the latency
+table.</p>
 {_table(measured, summary.score_label)}</section>
 {_evidence(summary, measured)}
 <section><h2>Score against latency</h2>{note}
@@ -122,9 +124,15 @@ of the first table were timed whole; those timings alone decide whether a winner
 versions give the same scores; latencies, and with them the winners, vary by their noise.</p>
 {definitions(made_by)}"""
     return document(
-        sections, again, kind="search", title=summary.title, subtitle=summary.subtitle,
-        banner=notices(stand_ins, "banner"), facts=summary.facts, style=STYLE,
-    )  # fmt: skip
+        sections,
+        again,
+        kind="search",
+        title=summary.title,
+        subtitle=summary.subtitle,
+        banner=notices(stand_ins, "banner"),
+        facts=summary.facts,
+        style=STYLE,
+    )
 
 
 def _scored(summary):
@@ -178,8 +186,8 @@ def _table(measured, label):
 
 
 def _distance(row):
-    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of block or over
-    the budget."""
+    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of
+    block or over the budget."""
     if row.gap is None or math.isnan(row.gap) or not row.within_budget:
         return number(None)
     return f"{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i>"
@@ -213,10 +221,14 @@ def _evidence(summary, measured):
     label, rank_by = html.escape(summary.score_label), html.escape(summary.rank_by or "")
     ranked = f"Winners whose {label} is about the same stand in the order of <b>{rank_by}</b>." if rank_by else ""
     return f"""<section><h2>What other scores say</h2>
-<p>Other scores that need neither labels nor training, of the networks as they are built. The last three rows say what a score is
-worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and among those of about
-the same latency, and of small IR-SE networks of the same latency that were trained on faces for eight epochs; 1 is the same
-order, 0 is chance, below 0 the opposite. A column can only rank networks of about equal cost, and on faces none has yet done so
+<p>Other scores that need neither labels nor training, of the networks as they are built. The last three rows say what a
+score is
+worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and among those
+of about
+the same latency, and of small IR-SE networks of the same latency that were trained on faces for eight epochs; 1 is the
+same
+order, 0 is chance, below 0 the opposite. A column can only rank networks of about equal cost, and on faces none has yet
+done so
 reliably. {ranked}</p>
 {table(("Network", "", summary.score_label, *names), body)}</section>"""
 
@@ -240,17 +252,23 @@ def _pareto(summary, scored, measured):
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
     for ms, score in proven:
         figure.add_scatter(
-            x=[ms], y=[score], mode="markers",
+            x=[ms],
+            y=[score],
+            mode="markers",
             marker={"color": OPTIMUM.colour, "symbol": OPTIMUM.symbol, "size": OPTIMUM.size_px, "line": {"width": 2}},
-            hovertemplate=f"proven optimum<br>{html.escape(summary.optimum['text'])}<br>closed form %{{y:.2f}}, %{{x:.1f}} ms"
+            hovertemplate=f"proven optimum<br>{html.escape(summary.optimum['text'])}<br>closed form %{{y:.2f}}, "
+            f"%{{x:.1f}} ms"
             "<extra></extra>",
-        )  # fmt: skip
+        )
     side = "left" if summary.budget_ms > sum(span_ms) / 2 else "right"
     figure.add_vline(
-        x=summary.budget_ms, line={"color": BUDGET.colour, "width": 2},
-        annotation_text=f"budget {summary.budget_ms:.1f} ms", annotation_position=f"top {side}",
-        annotation_yanchor="bottom", annotation_font_color=BUDGET.colour,
-    )  # fmt: skip
+        x=summary.budget_ms,
+        line={"color": BUDGET.colour, "width": 2},
+        annotation_text=f"budget {summary.budget_ms:.1f} ms",
+        annotation_position=f"top {side}",
+        annotation_yanchor="bottom",
+        annotation_font_color=BUDGET.colour,
+    )
     figure.update_xaxes(title="Latency, ms", range=span_ms)
     scores = span(*rows["score"], *measured["score"], *(score for _, score in proven))
     figure.update_yaxes(title=summary.score_label, range=scores)
@@ -279,9 +297,16 @@ def _course(summary, scored):
     _dots(figure, rows, "elapsed_s", "score", look=SCORED, hover=hover)
     _dots(figure, best, "elapsed_s", "best", look=FRONT, hover=hover, mode="lines")
     figure.add_scatter(
-        x=edges_s, y=[*rates, rates[-1]], row=2, col=1, mode="lines", fill="tozeroy", fillcolor=GRID,
-        line={"color": SCORED.colour, "shape": "hv"}, hovertemplate="%{y:.1f} per second<extra></extra>",
-    )  # fmt: skip
+        x=edges_s,
+        y=[*rates, rates[-1]],
+        row=2,
+        col=1,
+        mode="lines",
+        fill="tozeroy",
+        fillcolor=GRID,
+        line={"color": SCORED.colour, "shape": "hv"},
+        hovertemplate="%{y:.1f} per second<extra></extra>",
+    )
     for correction in summary.corrections:
         at_s = timed["elapsed_s"][timed["batch"] <= correction["after_batch"]].max()
         at_s = 0.0 if math.isnan(at_s) else float(at_s)
@@ -371,10 +396,16 @@ def _dots(figure, rows, x, y, *, look, hover, mode="markers", row=1):
         rows = rows.sample(MAX_POINTS, random_state=0)
     marker = {"color": look.colour, "symbol": look.symbol, "opacity": look.opacity}
     figure.add_scatter(
-        x=rows[x], y=rows[y], mode=mode, marker=marker | {"size": look.size_px if mode == "markers" else 4},
-        line={"color": look.colour, "width": 1.5, "shape": "hv"}, hovertemplate=hover + "<extra></extra>",
-        customdata=rows[["hover", "key", "macs", "params"]].to_numpy(object), row=row, col=1,
-    )  # fmt: skip
+        x=rows[x],
+        y=rows[y],
+        mode=mode,
+        marker=marker | {"size": look.size_px if mode == "markers" else 4},
+        line={"color": look.colour, "width": 1.5, "shape": "hv"},
+        hovertemplate=hover + "<extra></extra>",
+        customdata=rows[["hover", "key", "macs", "params"]].to_numpy(object),
+        row=row,
+        col=1,
+    )
 
 
 def _dots_by_role(figure, measured, x, y, *, hover, row=1):
@@ -405,11 +436,22 @@ def _add_names(figure, measured, x, y, *, height_px):
         on_left = getattr(row, x) > sum(figure.layout.xaxis.range) / 2  # towards the middle, where there is room
         colour = ROLES[row.role].colour
         figure.add_annotation(
-            x=getattr(row, x), y=getattr(row, y), xref="x", yref="y", text=html.escape(row.name),
-            ax=-36 if on_left else 36, ay=slot_px - want_px, xanchor="right" if on_left else "left", borderpad=0,
-            font={"color": colour}, bgcolor="rgba(255,255,255,.75)", arrowcolor=colour, arrowhead=0, arrowwidth=1,
+            x=getattr(row, x),
+            y=getattr(row, y),
+            xref="x",
+            yref="y",
+            text=html.escape(row.name),
+            ax=-36 if on_left else 36,
+            ay=slot_px - want_px,
+            xanchor="right" if on_left else "left",
+            borderpad=0,
+            font={"color": colour},
+            bgcolor="rgba(255,255,255,.75)",
+            arrowcolor=colour,
+            arrowhead=0,
+            arrowwidth=1,
             standoff=6,
-        )  # fmt: skip
+        )
 
 
 STYLE = f"""

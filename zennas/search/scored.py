@@ -1,7 +1,8 @@
-"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts where the user wants them.
+"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts where the user
+wants them.
 
-A part is there whole or not at all, and is never written again: several drivers write into one folder, each its own parts. The
-folder may be anywhere that fsspec reaches.
+A part is there whole or not at all, and is never written again: several drivers write into one folder, each its own
+parts. The folder may be anywhere that fsspec reaches.
 """
 
 # N candidates, G genes: stem, widths, depths
@@ -83,7 +84,8 @@ COUNTS = ("params", "macs", "batch", "island", "num_blocks")
 
 
 class Rows(collections.abc.Sequence):
-    """Rows as columns that grow: `score_N` and the like for what looks at all of them, `rows[i]` for what looks at a few.
+    """Rows as columns that grow: `score_N` and the like for what looks at all of them, `rows[i]` for what looks at a
+    few.
 
     A score that is not there is NaN in `score_N` and None in a Row.
     """
@@ -114,9 +116,16 @@ class Rows(collections.abc.Sequence):
         stage, error = self._failures.get(index, (None, None))
         values["score"] = None if np.isnan(values["score"]) else values["score"]
         return Row(
-            key=column["key"][index].decode(), text=candidate.text, block=candidate.block, stem=candidate.stem,
-            widths=candidate.widths, depths=candidate.depths, stage=stage, error=error, **values,
-        )  # fmt: skip
+            key=column["key"][index].decode(),
+            text=candidate.text,
+            block=candidate.block,
+            stem=candidate.stem,
+            widths=candidate.widths,
+            depths=candidate.depths,
+            stage=stage,
+            error=error,
+            **values,
+        )
 
     def extend(self, rows):
         """Take Rows in."""
@@ -243,7 +252,9 @@ class Parts:
     """The folder of parquet parts, wherever fsspec reaches."""
 
     def __init__(self, where, *, island=0):
-        """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError for one that nothing here can reach."""
+        """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError for one that nothing here can
+        reach.
+        """
         self.where, self.island = str(where), island
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.where)
@@ -253,7 +264,9 @@ class Parts:
         self.local = "file" in _protocols(self.fs)
 
     def prepare(self):
-        """The folder, made where it is not there yet. UserError where nothing can be written: not after minutes of measuring."""
+        """The folder, made where it is not there yet. UserError where nothing can be written: not after minutes of
+        measuring.
+        """
         with self._reaching():
             self.fs.makedirs(self.root, exist_ok=True)
             probe = f"{self.root}/.probe-{uuid.uuid4().hex}"
@@ -320,7 +333,8 @@ class Parts:
             yield
         except Exception as error:  # noqa: BLE001 - see above
             raise UserError(
-                f"{self.where}: {type(error).__name__}: {first_line(error)}; what was computed before is kept; give the "
+                f"{self.where}: {type(error).__name__}: {first_line(error)}; what was computed before is kept; give "
+                f"the "
                 "same command again when it can be reached"
             ) from None
 
@@ -329,14 +343,16 @@ def checked_table(text):
     """A table's place as a user gave it. UserError for nothing, and for a secret in the open, as in `asked_storage`."""
     if text is not None and not text.strip():
         raise UserError(
-            f"--table: given '{text}', allowed: a folder or a URL that fsspec knows; leave it out for OUT/scored.parquet"
+            f"--table: given '{text}', allowed: a folder or a URL that fsspec knows; leave it out for "
+            f"OUT/scored.parquet"
         )
     scheme, colon, rest = (text or "").partition("://")
     host, query = rest.partition("/")[0], rest.partition("?")[2]
     asked = f"{scheme}://{host}/?{query}"  # what may hold one; names of folders may look like it
     if colon and shown(asked) != asked:
         raise UserError(
-            f"--table {shown(asked)}: has a secret, and everyone on the machine can read a command line; give it to the file "
+            f"--table {shown(asked)}: has a secret, and everyone on the machine can read a command line; give it to "
+            f"the file "
             "system by its own means: ~/.aws/credentials and the like, or ~/.config/fsspec/conf.json"
         )
     return text

@@ -1,4 +1,5 @@
-"""Where a study is kept: what a user gives for --storage -> an Optuna storage, without a password in anything that is shown.
+"""Where a study is kept: what a user gives for --storage -> an Optuna storage, without a password in anything that is
+shown.
 
 sqlite:///PATH            one driver, a disk of its own
 postgresql://USER@HOST/DATABASE   several drivers (the password from ~/.pgpass, or from a file: @FILE)
@@ -27,13 +28,34 @@ CONNECT_S = 10
 PATIENCE_S = 120.0  # how long a store that does not answer is asked again: a database's restart takes seconds
 SECRET = re.compile(r"(?i)password|secret|token|signature|^sig$|(access|account|api)_?key")  # in a URL's query
 NETWORK_DISKS = {
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "9p", "virtiofs", "sshfs",
-    "s3fs", "gcsfuse", "rclone", "juicefs", "davfs", "efs", "orangefs", "pvfs2",
-}  # fmt: skip
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "9p",
+    "virtiofs",
+    "sshfs",
+    "s3fs",
+    "gcsfuse",
+    "rclone",
+    "juicefs",
+    "davfs",
+    "efs",
+    "orangefs",
+    "pvfs2",
+}
 
 
 def asked_storage(text, *, where="--storage"):
-    """The URL that a user means: given itself, @FILE that holds it, or None where nothing is given here or in ZENNAS_STORAGE.
+    """The URL that a user means: given itself, @FILE that holds it, or None where nothing is given here or in
+    ZENNAS_STORAGE.
 
     UserError for a password in the open: a command line is read by everyone on the machine, and by Ray's list of jobs.
     """
@@ -46,25 +68,32 @@ def asked_storage(text, *, where="--storage"):
         return _plain(_read(pathlib.Path(text[1:]), where), f"{where} {text}")
     if shown(_plain(text, where)) != text:
         raise UserError(
-            f"{where} {shown(text)}: has a password, and everyone on the machine can read a command line; put the URL into a "
-            f"file that only you may read and give --storage @FILE, or into the variable {VARIABLE}, or the password into "
+            f"{where} {shown(text)}: has a password, and everyone on the machine can read a command line; put the "
+            f"URL into a "
+            f"file that only you may read and give --storage @FILE, or into the variable {VARIABLE}, or the password "
+            f"into "
             "~/.pgpass"
         )
     return text
 
 
 def _plain(text, where):
-    """The URL itself. UserError where a password has characters that end it: what is taken for the host would be printed."""
+    """The URL itself. UserError where a password has characters that end it: what is taken for the host would be
+    printed.
+    """
     if _odd(text) and not text.startswith("sqlite"):
         raise UserError(
-            f"{where}: {shown(text)}: before the last @ stands more than NAME:PASSWORD; write @ as %40, : as %3A, / as %2F "
+            f"{where}: {shown(text)}: before the last @ stands more than NAME:PASSWORD; write @ as %40, : as %3A, / "
+            f"as %2F "
             "in a password"
         )
     return text
 
 
 def _odd(url):
-    """What stands before the last @ of a URL and is no plain NAME:PASSWORD: a match of (scheme, that, the rest), or None."""
+    """What stands before the last @ of a URL and is no plain NAME:PASSWORD: a match of (scheme, that, the rest), or
+    None.
+    """
     odd = re.fullmatch(r"(\w[\w+.-]*://)(.*)@([^@]*)", url, re.DOTALL)
     return odd if odd and not re.fullmatch(r"[^:@/]*(:[^:@/]*)?", odd[2]) else None
 
@@ -120,11 +149,14 @@ def without_secret(url):
 
 
 def open_storage(url, *, num_islands=1):
-    """The Optuna storage of a URL. UserError for what SQLite is not for; else what the storage raises that cannot be opened."""
+    """The Optuna storage of a URL. UserError for what SQLite is not for; else what the storage raises that cannot be
+    opened.
+    """
     if url.startswith("journal:"):
         if not url.removeprefix("journal:").strip("/"):
             raise UserError(f"--storage {url}: names no file; expected journal:FILE")
-        # Absolute: the lock is a link to the file, and with a relative one a killed writer's lock would be waited for forever.
+        # Absolute: the lock is a link to the file, and with a relative one a killed writer's lock would be waited for
+        # forever.
         path = pathlib.Path(url.removeprefix("journal:").removeprefix("//")).absolute()
         lock = JournalFileSymlinkLock(str(path), grace_period=JOURNAL_GRACE_S)
         return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
@@ -133,7 +165,8 @@ def open_storage(url, *, num_islands=1):
     if make_url(url).get_backend_name() == "sqlite":
         _check_sqlite(url, num_islands)
         return optuna.storages.RDBStorage(url)
-    # A connection that the database dropped while it was idle (a restart, a proxy's time-out) is noticed and made again.
+    # A connection that the database dropped while it was idle (a restart, a proxy's time-out) is noticed and made
+    # again.
     return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_recycle": 1800})
 
 
@@ -158,13 +191,15 @@ def _check_sqlite(url, num_islands):
     instead = "use PostgreSQL (--storage postgresql://USER@HOST/DATABASE)"
     if num_islands > 1:
         raise UserError(
-            f"--storage {url}: SQLite lets one process write at a time and locks the others out (stalls of 8 s with four were "
+            f"--storage {url}: SQLite lets one process write at a time and locks the others out (stalls of 8 s with "
+            f"four were "
             f"measured); for --islands {num_islands} {instead}, or journal:FILE on one machine"
         )
     database = make_url(url).database
     if database and database != ":memory:" and (kind := network_disk(pathlib.Path(database))):
         raise UserError(
-            f"--storage {url}: lies on a network disk ({kind}), where SQLite's locks do not hold and files are damaged; "
+            f"--storage {url}: lies on a network disk ({kind}), where SQLite's locks do not hold and files are "
+            f"damaged; "
             f"{instead}, or a folder of this machine's own disk"
         )
 
@@ -200,7 +235,8 @@ def is_shared(url):
 def patiently(call, *, say=None, patience_s=None, gave_up=None):
     """call(), again and again while the store does not answer, for `patience_s`; raises what it raised last.
 
-    say(text): told once when it stops answering, and once when it answers again. gave_up: an Event that ends the patience.
+    say(text): told once when it stops answering, and once when it answers again. gave_up: an Event that ends the
+    patience.
     """
     patience_s = PATIENCE_S if patience_s is None else patience_s
     begun, pause_s, error = time.monotonic(), 0.2, None
@@ -212,7 +248,8 @@ def patiently(call, *, say=None, patience_s=None, gave_up=None):
                 raise
             if error is None and say:
                 say(
-                    f"the store does not answer ({first_cause(problem)}): asking again for {patience_s:.0f} s; nothing is lost"
+                    f"the store does not answer ({first_cause(problem)}): asking again for {patience_s:.0f} s; "
+                    f"nothing is lost"
                 )
             error = problem
             (gave_up or threading.Event()).wait(pause_s)
@@ -235,7 +272,9 @@ def created(call, *, tries=6):
 
 
 def passes(error):
-    """Whether an error is one that a store gets over: a lost connection, a lock, a full disk; not a value that it refuses."""
+    """Whether an error is one that a store gets over: a lost connection, a lock, a full disk; not a value that it
+    refuses.
+    """
     chain = []
     while error is not None and error not in chain:
         chain.append(error)

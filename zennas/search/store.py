@@ -1,10 +1,13 @@
-"""The Optuna study of a run: what a person looks at, what islands tell each other, and the state that outlives a driver.
+"""The Optuna study of a run: what a person looks at, what islands tell each other, and the state that outlives a
+driver.
 
-It shows what is worth looking at - the population and the front, everything measured, the failures - and at most MAX_TRIALS of
-it, so that optuna-dashboard stays quick. Trials are written whole, by a thread of their own, off the hot path: a shared store
-takes 20 of them a second (SQLite) to 60 (PostgreSQL). A candidate is at most one trial as scored and one as measured.
+It shows what is worth looking at - the population and the front, everything measured, the failures - and at most
+MAX_TRIALS of it, so that optuna-dashboard stays quick. Trials are written whole, by a thread of their own, off the hot
+path: a shared store takes 20 of them a second (SQLite) to 60 (PostgreSQL). A candidate is at most one trial as scored
+and one as measured.
 
-The run's state (settings, budget, latency table, what was measured, corrections) is kept as system attributes of the study.
+The run's state (settings, budget, latency table, what was measured, corrections) is kept as system attributes of the
+study.
 """
 
 import collections
@@ -124,7 +127,9 @@ class Store:
 
     @contextlib.contextmanager
     def turn(self, what):
-        """In the block this driver alone of all islands does `what`; the others wait. What they wrote before is known inside."""
+        """In the block this driver alone of all islands does `what`; the others wait. What they wrote before is known
+        inside.
+        """
         if self.num_islands == 1:
             yield
             return
@@ -230,13 +235,16 @@ class Store:
         self._add(candidate, [entry["score_mean"], latency["measured_ms"]], latency["budget_ms"], attributes)
 
     def show_files(self, paths):
-        """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where possible."""
+        """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where
+        possible.
+        """
         self._queue.put(lambda: self._attach(paths))
 
     # --- what islands tell each other -----------------------------------------------------------------------------
 
     def arrivals(self):
-        """[(genes, score, the table's ms, island)] of the elites that came in since the last call, this island's too."""
+        """[(genes, score, the table's ms, island)] of the elites that came in since the last call, this island's
+        too."""
         return [self._inbox.popleft() for _ in range(len(self._inbox))]
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -253,7 +261,9 @@ class Store:
         return True
 
     def close(self, *, note=None, finished=False, num_scored=0, seconds=60.0):
-        """Wait until everything queued is written, at most `seconds`, and give the island back. The first error, or None."""
+        """Wait until everything queued is written, at most `seconds`, and give the island back. The first error, or
+        None.
+        """
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(seconds)
@@ -344,9 +354,11 @@ class Store:
             folder, link = path.parent / "artifacts", path.with_name(f".{path.name}.link")
             folder.mkdir(exist_ok=True)
             artifact_id = upload_artifact(
-                artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=self.study,
+                artifact_store=FileSystemArtifactStore(folder),
+                file_path=str(path),
+                study_or_trial=self.study,
                 mimetype="application/octet-stream",
-            )  # fmt: skip
+            )
             with contextlib.suppress(OSError):
                 os.link(folder / artifact_id, link)
                 os.replace(link, path)
@@ -393,7 +405,8 @@ class _answering:
             return
         first_line = first_cause(error)
         hint = (
-            "allowed: postgresql://USER@HOST/DATABASE (pip install 'zennas[postgres]'), grpc://HOST:PORT, journal:FILE in a "
+            "allowed: postgresql://USER@HOST/DATABASE (pip install 'zennas[postgres]'), grpc://HOST:PORT, "
+            "journal:FILE in a "
             "folder that is there, sqlite:///FILE; see that it is there and can be written"
         )
         if "password" in first_line:

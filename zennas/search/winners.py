@@ -22,7 +22,8 @@ NEARNESS = 3.0
 
 
 def correction(entries, budget_ms):
-    """The factor by which the table's sums are multiplied: measured over predicted, networks near the budget counting most.
+    """The factor by which the table's sums are multiplied: measured over predicted, networks near the budget counting
+    most.
 
     >>> correction([{"latency": {"measured_ms": 101.0, "table_ms": 100.0}}], 100.0)
     1.01
@@ -36,7 +37,9 @@ def correction(entries, budget_ms):
 
 
 def diverse_best(rows, taken, *, num, min_distance, fits_N=None):
-    """The best `num` of some Rows (by score, highest first) that fit, at least `min_distance` from every candidate in `taken`."""
+    """The best `num` of some Rows (by score, highest first) that fit, at least `min_distance` from every candidate in
+    `taken`.
+    """
     far_N = np.ones(len(rows), bool) if fits_N is None else fits_N.copy()
     for other in taken:
         far_N &= distances(rows.genes_NG, np.array(genes_of(other))) >= min_distance
@@ -51,16 +54,19 @@ def metadata(candidate, made_by):
 def measured_entry(run, candidate, *, role, name, score, path):
     """Export a candidate to `path`, measure it whole from that file, and say all of it in one entry.
 
-    `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then, and
-    uncorrected for a baseline, by which it is corrected.
+    `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then,
+    and uncorrected for a baseline, by which it is corrected.
     """
     space, made_by = run.space, run.ledger.state["made_by"]
     spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
     table_ms = run.table_ms(candidate)
     exported = export_candidate(
-        candidate, image_px=space.image_px, embedding_size=space.embedding_size, metadata=metadata(candidate, made_by),
+        candidate,
+        image_px=space.image_px,
+        embedding_size=space.embedding_size,
+        metadata=metadata(candidate, made_by),
         precision=run.protocol.precision,
-    )  # fmt: skip
+    )
     problems = checker_problems(exported.onnx_bytes, **run.track.limits.of_a_file)
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
@@ -125,7 +131,9 @@ def keeps_budgets(entry):
 
 
 def prediction_error(entries):
-    """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency over whole networks; None where there are none."""
+    """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency over whole networks; None where there are
+    none.
+    """
     latencies = [entry["latency"] for entry in entries]
     errors = [abs(100 * (latency["predicted_ms"] / latency["measured_ms"] - 1)) for latency in latencies]
     if not errors:
@@ -138,13 +146,15 @@ def prediction_error(entries):
 
 
 def write_winners(folder, winners, *, seed):
-    """winners.json and one YAML per winner: a candidate as a user writes it, under comments that say where it is from."""
+    """winners.json and one YAML per winner: a candidate as a user writes it, under comments that say where it is
+    from."""
     folder = pathlib.Path(folder)
     made_by = provenance(seed=seed)
     for entry in winners:
         latency = entry["latency"]
         lines = [
-            f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, {made_by.date})",
+            f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, "
+            f"{made_by.date})",
             f"{ScorePlan(**entry['score']).label} {entry['score_mean']} (untrained; not an accuracy), "
             f"{latency['measured_ms']} ms of {latency['budget_ms']} ms",
         ]

@@ -1,8 +1,9 @@
 """Scorers and the measuring device, on Ray: the only file of the search that imports it.
 
-Locally a private Ray of this process, with one processor per scorer; with an address the cluster that runs there. Latency is
-measured on one node that carries the resource 'latency_device' (or 'latency_device:NAME'; locally: this machine), one measurement
-at a time (for the node's GPUs and all of its tags are held), and nothing scores on that machine beside it (latency/quiet.py).
+Locally a private Ray of this process, with one processor per scorer; with an address the cluster that runs there.
+Latency is measured on one node that carries the resource 'latency_device' (or 'latency_device:NAME'; locally: this
+machine), one measurement at a time (for the node's GPUs and all of its tags are held), and nothing scores on that
+machine beside it (latency/quiet.py).
 """
 
 import math
@@ -20,8 +21,8 @@ from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
 
 DEVICE_RESOURCE = "latency_device"
-# A worker that dies takes its batch with it. Once is an accident, and the batch is scored again; at the second time it is split,
-# down to the candidate that kills, which three deaths in all convict.
+# A worker that dies takes its batch with it. Once is an accident, and the batch is scored again; at the second time it
+# is split, down to the candidate that kills, which three deaths in all convict.
 ACCIDENTS, CONVICTED, SPLIT = 1, 3, 8
 LOST_NODES = 20  # that a batch may lose its workers to, which says nothing against its candidates
 MEASURING_TRIES = 3
@@ -61,10 +62,11 @@ class Workers:
     """A connection to Ray. `submit` gives jobs; results are taken in the order in which the caller asks for them."""
 
     def __init__(self, num_workers=None, *, address=None, device=None, plan=None, say=None):
-        """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may take.
-        say(text): told of every worker and node that died."""
+        """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may
+        take. say(text): told of every worker and node that died."""
         self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
-        # Twenty lines about every process that died, on standard output, where --json has its own; `say` says it in one.
+        # Twenty lines about every process that died, on standard output, where --json has its own; `say` says it in
+        # one.
         ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
         tag = device_resource(device)
         if self.local:
@@ -85,15 +87,16 @@ class Workers:
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def warm_up(self):
-        """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where they cannot
-        run zennas, as on a node without it."""
+        """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where
+        they cannot run zennas, as on a node without it."""
         tasks = [kind.run.remote([], None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)]
         for task in tasks:
             try:
                 ray.get(task)
             except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
                 raise UserError(
-                    f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node of a cluster "
+                    f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node "
+                    f"of a cluster "
                     "needs the same zennas and Python, or a runtime environment that brings them"
                 ) from None
             except ray.exceptions.RayError as error:  # what it is given to do is given to another
@@ -108,7 +111,8 @@ class Workers:
     def results(self, job, num):
         """[Scored] of the `num` candidates of a Job, waiting for them.
 
-        Those whose workers died, or did not come to an end, are scored again; one that does it again failed with that reason.
+        Those whose workers died, or did not come to an end, are scored again; one that does it again failed with that
+        reason.
         """
         while not self.ready(job):
             self.wait(job, 1.0)
@@ -172,7 +176,9 @@ class Workers:
             self._send(job, smaller)
 
     def _scorers(self, num_workers):
-        """[Kind] of the scorers: locally `num_workers` that share what GPUs there are; in a cluster its GPUs and processors."""
+        """[Kind] of the scorers: locally `num_workers` that share what GPUs there are; in a cluster its GPUs and
+        processors.
+        """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._memory_bytes = self._memory_of(nodes)
         if self.local:
@@ -195,7 +201,8 @@ class Workers:
         return kinds + ([Kind("cpu", on_cpus, **spread)] if on_cpus else [])
 
     def _memory_of(self, nodes):
-        """The bytes that a scorer may take: its share of the smallest node, as Ray has it, which knows of containers."""
+        """The bytes that a scorer may take: its share of the smallest node, as Ray has it, which knows of
+        containers."""
         if self.plan and self.plan.candidate_memory_gb:
             return int(self.plan.candidate_memory_gb * 2**30)
         shares = [node["memory"] / node["CPU"] for node in nodes if node.get("CPU") and node.get("memory")]
@@ -228,8 +235,9 @@ class Workers:
         for attempt in range(1, MEASURING_TRIES + 1):
             has = self._nodes[tag]["Resources"]
             tags = {name: amount for name, amount in has.items() if _is_tag(name)}  # two on one node exclude each other
-            # In a cluster no processors: a task that wants all of a node's waits for as long as other drivers keep some busy, and
-            # what scores there stands aside by quiet.py. Alone it takes them, and so one of the scorers' processes.
+            # In a cluster no processors: a task that wants all of a node's waits for as long as other drivers keep some
+            # busy, and what scores there stands aside by quiet.py. Alone it takes them, and so one of the scorers'
+            # processes.
             held = {
                 "num_cpus": has.get("CPU", 0) if self.local else 0,
                 "num_gpus": has.get("GPU", 0),
@@ -257,7 +265,8 @@ class Workers:
         return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(tag)]
 
     def _find_device(self, tag):
-        """The node to measure on: from the first measurement on always one, or another machine of the very same kind."""
+        """The node to measure on: from the first measurement on always one, or another machine of the very same
+        kind."""
         nodes = self._owners(tag)
         if not nodes:
             has = sorted({name for node in ray.nodes() if node["Alive"] for name in node["Resources"] if _is_tag(name)})
@@ -273,7 +282,8 @@ class Workers:
         if before not in (None, machine):
             raise UserError(
                 f"the node that measured ({before}) is gone, and {machine}, which carries '{tag}' too, is another "
-                "kind of machine: what they measure cannot be compared; start the first one again, then the same command"
+                "kind of machine: what they measure cannot be compared; start the first one again, then the same "
+                "command"
             )
         self._machines[tag] = machine
 

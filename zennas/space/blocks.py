@@ -1,9 +1,9 @@
 """The blocks of a stage, and what their networks begin and end with. One row of BLOCKS is all that a new block takes.
 
 A block is an nn.Module with three parts: `residual`, a Sequential of convolutions, norms and activations, of which the
-Zen-Score sees nothing but those; `attention`, which only the built network has, behind it; and `shortcut`, None where there is
-none. Attention says in `attention_maps` which of its parts give what goes into the sigmoid, in the order in which they run.
-Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
+Zen-Score sees nothing but those; `attention`, which only the built network has, behind it; and `shortcut`, None where
+there is none. Attention says in `attention_maps` which of its parts give what goes into the sigmoid, in the order in
+which they run. Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
 """
 
 import torch
@@ -13,7 +13,8 @@ from torch import nn
 class SqueezeExcitation(nn.Module):
     """Channel attention: x_BCHW -> x_BCHW, each channel scaled by a number in (0, 1).
 
-    Source: Hu et al. 2018, arXiv:1709.01507; reduction 16 and 1x1 convolutions without bias as in TFace's model_irse.py.
+    Source: Hu et al. 2018, arXiv:1709.01507; reduction 16 and 1x1 convolutions without bias as in TFace's
+    model_irse.py.
     """
 
     def __init__(self, channels, reduction=16):
@@ -36,7 +37,8 @@ class SqueezeExcitation(nn.Module):
 
 
 class ChannelMap(nn.Module):
-    """x_BCHW -> map_BC11: what one MLP says of each channel's mean, plus what it says of each channel's largest value."""
+    """x_BCHW -> map_BC11: what one MLP says of each channel's mean, plus what it says of each channel's largest
+    value."""
 
     def __init__(self, channels, reduction):
         super().__init__()
@@ -70,8 +72,8 @@ class SpatialMap(nn.Module):
 class ConvolutionalAttention(nn.Module):
     """CBAM, channel and then spatial attention: x_BCHW -> x_BCHW, each channel and then each position scaled in (0, 1).
 
-    Source: Woo et al. 2018, arXiv:1807.06521; reduction 16, a 3x3 spatial convolution (the paper has 7x7 and a norm) and no
-    biases as in A-SKD's model/backbone.py (Shin et al. 2022, arXiv:2209.14498).
+    Source: Woo et al. 2018, arXiv:1807.06521; reduction 16, a 3x3 spatial convolution (the paper has 7x7 and a norm)
+    and no biases as in A-SKD's model/backbone.py (Shin et al. 2022, arXiv:2209.14498).
     """
 
     def __init__(self, channels, reduction=16, kernel=3):
@@ -105,8 +107,8 @@ class Residual(nn.Module):
 def improved_residual(in_channels, out_channels, stride, attention=None):
     """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut.
 
-    The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape changes
-    (insightface; TFace uses max-pooling where only the size does).
+    The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape
+    changes (insightface; TFace uses max-pooling where only the size does).
     Source: Deng et al. 2019, arXiv:1801.07698; insightface's iresnet.py.
     """
     residual = [
@@ -129,10 +131,11 @@ def projection(in_channels, out_channels, stride):
 
 
 def depthwise_separable(in_channels, inner_channels, out_channels, stride):
-    """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the identity where shapes agree.
+    """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the identity where shapes
+    agree.
 
-    Source: Sandler et al. 2018 (MobileNetV2), arXiv:1801.04381, with the PReLU of MobileFaceNet; no shortcut where the shape
-    changes, as in both.
+    Source: Sandler et al. 2018 (MobileNetV2), arXiv:1801.04381, with the PReLU of MobileFaceNet; no shortcut where the
+    shape changes, as in both.
     """
     residual = [
         nn.Conv2d(in_channels, inner_channels, 1, bias=False),
@@ -166,9 +169,9 @@ def ir_cbam(in_channels, out_channels, stride):
 def inverted_residual(in_channels, out_channels, stride):
     """MobileFaceNet's block: twice as wide inside as the block's own width.
 
-    That is the paper's expansion (2 where the stride is 1; 4 where stage 2 doubles the width; 2 at the head of stage 1) but for
-    one block, the head of its last stage, which the paper makes four times as wide inside: the width and the stride, all
-    that a block knows, do not tell it from the head of stage 1.
+    That is the paper's expansion (2 where the stride is 1; 4 where stage 2 doubles the width; 2 at the head of stage 1)
+    but for one block, the head of its last stage, which the paper makes four times as wide inside: the width and the
+    stride, all that a block knows, do not tell it from the head of stage 1.
     Source: Chen et al. 2018, arXiv:1804.07573, table 1; insightface's mobilefacenet.py at scale 1.
     """
     return depthwise_separable(in_channels, 2 * out_channels, out_channels, stride)
@@ -177,18 +180,19 @@ def inverted_residual(in_channels, out_channels, stride):
 def separable_residual(in_channels, out_channels, stride):
     """The block of insightface's "mbf": as wide inside as outside.
 
-    Its networks of scale 2 double MobileFaceNet's widths and keep what is inside; again but for the head of the last stage.
+    Its networks of scale 2 double MobileFaceNet's widths and keep what is inside; again but for the head of the last
+    stage.
     Source: insightface's mobilefacenet.py.
     """
     return depthwise_separable(in_channels, out_channels, out_channels, stride)
 
 
 def bottleneck(in_channels, out_channels, stride):
-    """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the
-    shortcut of the IR block; a quarter as wide inside.
+    """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN,
+    plus the shortcut of the IR block; a quarter as wide inside.
 
-    The stride sits on the 3x3, as torchvision has it; TFace has it on the last 1x1, which then throws three quarters of the
-    3x3 convolution's work away.
+    The stride sits on the 3x3, as torchvision has it; TFace has it on the last 1x1, which then throws three quarters of
+    the 3x3 convolution's work away.
     Source: He et al. 2016, arXiv:1512.03385; TFace's model_irse.py (the norm in front, PReLU, nothing after the sum).
     """
     inner_channels = max(1, out_channels // 4)
@@ -214,7 +218,8 @@ def full_stem(channels):
 def mobile_stem(channels):
     """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from three channels.
 
-    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution by two.
+    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution
+    by two.
     """
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, 2, 1, bias=False),
@@ -245,7 +250,8 @@ GDC_CHANNELS = 512  # of MobileFaceNet's head, whatever the widths before it
 def gdc_neck(channels, px, embedding_size):
     """Conv1x1 - BN - PReLU - depthwise convolution over the whole map - BN - flatten - FC without bias - BN.
 
-    The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs them all.
+    The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs
+    them all.
     Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573; insightface's mobilefacenet.py.
     """
     return nn.Sequential(

@@ -17,7 +17,8 @@ Depth = Annotated[int, pydantic.Field(ge=1)]
 class Candidate(Record):
     """A stem and some stages of blocks; the first block of every stage halves the image.
 
-    Its YAML is what a user writes by hand: `{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}`.
+    Its YAML is what a user writes by hand: `{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30,
+    3]}`.
 
     >>> ir_se_50 = Candidate(block="ir_se", stem=64, widths=(64, 128, 256, 512), depths=(3, 4, 14, 3))
     >>> ir_se_50.text, ir_se_50.num_blocks
@@ -66,8 +67,8 @@ class Candidate(Record):
 def read_candidates(source):
     """[(name, Candidate)] from a file, or from standard input where source is '-'.
 
-    The text is one YAML candidate, a YAML or JSON list of them, a mapping from names to candidates, or one JSON (or YAML
-    flow) candidate per line. UserError says which entry of which file is wrong.
+    The text is one YAML candidate, a YAML or JSON list of them, a mapping from names to candidates, or one JSON (or
+    YAML flow) candidate per line. UserError says which entry of which file is wrong.
     """
     if source == "-":
         text, where = sys.stdin.read(), "standard input"

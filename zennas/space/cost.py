@@ -1,4 +1,6 @@
-"""What a candidate costs before anything is measured: parameters, multiply-accumulates and fan-ins, from the shapes alone."""
+"""What a candidate costs before anything is measured: parameters, multiply-accumulates and fan-ins, from the shapes
+alone.
+"""
 
 import functools
 
@@ -9,13 +11,16 @@ from zennas.records import Record
 from zennas.space.blocks import BLOCKS, NECKS, STEMS
 from zennas.space.network import block, block_shapes, ends, last_px, neck, plain_part, stem, stem_stride
 
-# Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has whole numbers.
+# Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has
+# whole numbers.
 TOLD_BY, CHECKED_BY = (1, 2, 3), 37
 
 
 class Cost(Record):
     """params: learnable numbers (BatchNorm's two per channel included). macs: multiply-accumulates of one image, in
-    convolutions and fully connected layers only, as insightface and FaceX-Zoo count; norms and activations are left out."""
+    convolutions and fully connected layers only, as insightface and FaceX-Zoo count; norms and activations are left
+    out.
+    """
 
     params: int
     macs: int
@@ -52,15 +57,17 @@ def cost(candidate, *, image_px=112, embedding_size=512):
 
 @functools.lru_cache(maxsize=65536)
 def part_cost(kind, in_channels, out_channels, stride, in_px):
-    """The Cost of one part of a network: a block of BLOCKS, a row of STEMS or one of NECKS (whose out_channels is the embedding
-    size)."""
+    """The Cost of one part of a network: a block of BLOCKS, a row of STEMS or one of NECKS (whose out_channels is the
+    embedding size)."""
     params, macs = _by_in_channels(_counts, kind, in_channels, out_channels, stride, in_px)
     return Cost(params=params, macs=macs)
 
 
 @functools.lru_cache(maxsize=65536)
 def fan_ins(kind, in_channels, out_channels, stride):
-    """How many numbers each output of a convolution of the plain residual branch is the sum of, convolution by convolution."""
+    """How many numbers each output of a convolution of the plain residual branch is the sum of, convolution by
+    convolution.
+    """
     return _by_in_channels(_fan_ins, kind, in_channels, out_channels, stride)
 
 
@@ -86,9 +93,11 @@ def _fan_ins(*part):
 
 
 def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_px):
-    """values_of(*part), whole numbers; of a stage's first block, whose two widths are free, without building every pair of them.
+    """values_of(*part), whole numbers; of a stage's first block, whose two widths are free, without building every pair
+    of them.
 
-    To build one takes half a millisecond, and a space has thousands; but what it counts is, in its in_channels, a parabola.
+    To build one takes half a millisecond, and a space has thousands; but what it counts is, in its in_channels, a
+    parabola.
     """
     if kind in BLOCKS and stride != 1:
         parabolas = _parabolas(values_of, kind, out_channels, stride, *in_px)

@@ -1,4 +1,6 @@
-"""network(candidate): the backbone a candidate stands for, and the pieces of which the score and the latency table speak."""
+"""network(candidate): the backbone a candidate stands for, and the pieces of which the score and the latency table
+speak.
+"""
 
 import functools
 import math
@@ -14,7 +16,8 @@ WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNo
 
 
 class Network(nn.Module):
-    """Images_B3HW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends with.
+    """Images_B3HW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
+    with.
 
     Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
     """
@@ -60,10 +63,11 @@ def initialise(module, *, generator=None):
 
 
 def calibrate(module, image_BCHW):
-    """Set the norms' running statistics to those of one batch, so that an untrained network has activations of unit scale.
+    """Set the norms' running statistics to those of one batch, so that an untrained network has activations of unit
+    scale.
 
-    Without it the sums of a deep residual network grow by a factor per block, up to infinity: neither its latency nor its
-    export could be believed. Changes `module`, gives it back in eval mode.
+    Without it the sums of a deep residual network grow by a factor per block, up to infinity: neither its latency nor
+    its export could be believed. Changes `module`, gives it back in eval mode.
     """
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -126,7 +130,9 @@ def _stride_of(make_stem):
 
 
 def shrinkage(name, num_stages):
-    """By how much the networks of a block shrink the image before their neck, each stage by two: image_px divides by it."""
+    """By how much the networks of a block shrink the image before their neck, each stage by two: image_px divides by
+    it.
+    """
     return stem_stride(name) << num_stages
 
 
@@ -174,5 +180,7 @@ def plain_parts(candidate):
 
 
 def plain_part(kind, in_channels, out_channels, stride):
-    """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of STEMS."""
+    """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of
+    STEMS.
+    """
     return stem(out_channels, kind) if kind in STEMS else block(kind, in_channels, out_channels, stride).residual

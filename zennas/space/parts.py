@@ -1,4 +1,6 @@
-"""The parts of a network, of which everything additive is a sum: parameters, MACs, latency, the closed form of the score."""
+"""The parts of a network, of which everything additive is a sum: parameters, MACs, latency, the closed form of the
+score.
+"""
 
 from typing import NamedTuple
 
@@ -10,7 +12,8 @@ from zennas.space.cost import part_cost
 
 
 class Part(NamedTuple):
-    """One part of a network: a block of BLOCKS, or a row of STEMS or NECKS (whose out_channels is the embedding size)."""
+    """One part of a network: a block of BLOCKS, or a row of STEMS or NECKS (whose out_channels is the embedding
+    size)."""
 
     kind: str
     in_channels: int
@@ -54,8 +57,8 @@ def parts_of(candidate, *, image_px=112, embedding_size=512):
 class Sums(NamedTuple):
     """What every part of a space is worth, so that any number of its candidates are summed at once.
 
-    Indices are those of a range's values. Depth terms are what a stage of so many blocks is worth beside its parts' sum.
-    Every array may have a last axis more, of several worths side by side (`stacked`).
+    Indices are those of a range's values. Depth terms are what a stage of so many blocks is worth beside its parts'
+    sum. Every array may have a last axis more, of several worths side by side (`stacked`).
     """
 
     stem_W: np.ndarray  # by stem width; the second axis of `first` of stage s + 1 is the first axis of the next stage's
@@ -65,8 +68,8 @@ class Sums(NamedTuple):
     neck_W: np.ndarray  # by the last stage's width
 
     def of(self, space, genes_NG):
-        """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must lie in the
-        ranges."""
+        """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must
+        lie in the ranges."""
         index_NG = indices(space, genes_NG)
         num_stages = len(self.first)
         value_N = self.stem_W[index_NG[:, 0]] + self.neck_W[index_NG[:, num_stages]]

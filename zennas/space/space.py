@@ -55,7 +55,9 @@ class SpaceLimits(Record):
 
 
 class Space(Record):
-    """A family of candidates: one block, the ranges of its genes, limits, and the hand-made networks it is measured against."""
+    """A family of candidates: one block, the ranges of its genes, limits, and the hand-made networks it is measured
+    against.
+    """
 
     name: str
     block: str
@@ -123,7 +125,8 @@ class Space(Record):
         return self.violation(candidate) is None
 
     def sample(self, rng):
-        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy Generator.
+        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy
+        Generator.
 
         UserError where the limits leave so little of the ranges that MAX_DRAWS draws find nothing.
         """
@@ -147,7 +150,8 @@ class Space(Record):
         return self.sample(rng)
 
     def mutants(self, parent_NG, rng):
-        """The genes of a neighbour of each parent, moved in up to three of them: within the ranges; the limits are not asked.
+        """The genes of a neighbour of each parent, moved in up to three of them: within the ranges; the limits are not
+        asked.
 
         Several at once, because under a budget that binds what one gene wins another must give back.
         """
@@ -201,9 +205,9 @@ def fan_in(part):
 def effectiveness(candidate):
     """Depth against width: the convolutions in the residual branches over the geometric mean of their fan-in.
 
-    Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2; that of a depthwise 3x3 is 9, however wide.
-    Too large a rho does not train; how large is too large differs from block to block. We count the convolutions of the blocks,
-    which dominate; the stem is left out.
+    Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2; that of a depthwise 3x3 is 9,
+    however wide. Too large a rho does not train; how large is too large differs from block to block. We count the
+    convolutions of the blocks, which dominate; the stem is left out.
 
     >>> round(effectiveness(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 25, 88, 3))), 3)
     0.123

@@ -7,16 +7,17 @@ import typer
 
 from zennas import commands
 
-HELP = """Would the challenge accept it? Judge a network, or for the webface tracks a whole system, by every rule that a program
-can check: measured value, limit, verdict. Then write the zip that the challenge asks for.
+HELP = """Would the challenge accept it? Judge a network, or for the webface tracks a whole system, by every rule that
+a program can check: measured value, limit, verdict. Then write the zip that the challenge asks for.
 
-The insightface tracks take one ONNX file in a zip. The webface tracks take a folder of code with a detector and a recognition
-network: it is built from --model and --detector, or checked as it is with --system, and timed as a whole over --images.
-What is measured is the time of this machine, beside a budget that the track's reference network carried here. Where another
-kind of device stands in for the track's, the time is shown beside its budget and not judged.
+The insightface tracks take one ONNX file in a zip. The webface tracks take a folder of code with a detector and a
+recognition network: it is built from --model and --detector, or checked as it is with --system, and timed as a whole
+over --images. What is measured is the time of this machine, beside a budget that the track's reference network
+carried here. Where another kind of device stands in for the track's, the time is shown beside its budget and not
+judged.
 
-Exit codes: 0 no rule that could be judged is broken; 1 the challenge would refuse it (no zip is written without --anyway);
-2 something given cannot be used; 130 stopped by Ctrl-C.
+Exit codes: 0 no rule that could be judged is broken; 1 the challenge would refuse it (no zip is written without
+--anyway); 2 something given cannot be used; 130 stopped by Ctrl-C.
 """
 REFUSED = 1
 STYLES = {"kept": "green", "broken": "bold red", "noted": "yellow", "not judged here": "cyan"}
@@ -76,9 +77,19 @@ def submit(
     console = console_for(json_output=json_output)
     progress = Progress(console)
     submission, path, folder = judge(
-        track, model=model, detector=detector, images=tuple(images or ()), system=system, name=name, out=out,
-        budget_ms=budget_ms, backend=backend, normalise=normalise, anyway=anyway, progress=progress,
-    )  # fmt: skip
+        track,
+        model=model,
+        detector=detector,
+        images=tuple(images or ()),
+        system=system,
+        name=name,
+        out=out,
+        budget_ms=budget_ms,
+        backend=backend,
+        normalise=normalise,
+        anyway=anyway,
+        progress=progress,
+    )
     print_submission(submission, path, folder, console)
     if json_output:
         print((folder / "submission.json").read_text(encoding="utf-8"), end="")
@@ -86,7 +97,9 @@ def submit(
 
 
 def print_submission(submission, path, folder, console):
-    """The rules as a table, what there is to say of them, where the zip lies, and the rules that are the user's to keep."""
+    """The rules as a table, what there is to say of them, where the zip lies, and the rules that are the user's to
+    keep.
+    """
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,6 @@
-"""What the user gave: the one ONNX file that a challenge's checker would take from it, and the images to run a system on."""
+"""What the user gave: the one ONNX file that a challenge's checker would take from it, and the images to run a system
+on.
+"""
 
 import collections
 import io
@@ -15,7 +17,8 @@ from zennas.faces.shards import IMAGE_SUFFIXES
 from zennas.records import UserError, first_line
 
 MAX_UNPACKED = 4 * 2**30  # bytes, of all members together; the largest model that any track takes has 1 GiB
-# Weights shrink by a tenth, an untrained network of zeros by a thousand: only what would fill memory is judged by its ratio.
+# Weights shrink by a tenth, an untrained network of zeros by a thousand: only what would fill memory is judged by its
+# ratio.
 MAX_RATIO, MIN_SUSPECT = 200, 256 * 2**20
 ACCEPTED = "an ONNX file, a folder or a zip with one at its top, or a folder that zennas train wrote"
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pt2")
@@ -30,7 +33,8 @@ class Given(NamedTuple):
 
 
 def read_model(path):
-    """The Given of --model: the file itself, or the one that the checker takes from a folder or a zip: the last by name.
+    """The Given of --model: the file itself, or the one that the checker takes from a folder or a zip: the last by
+    name.
 
     Nothing is unpacked to disk. UserError where no ONNX file lies there, or a zip is not what it should be.
     """
@@ -46,7 +50,9 @@ def read_model(path):
 
 
 def read_detector(path):
-    """The bytes of --detector; UserError where they cannot be read, are no network, or lack weights that lie outside the file."""
+    """The bytes of --detector; UserError where they cannot be read, are no network, or lack weights that lie outside
+    the file.
+    """
     content = _read(pathlib.Path(path), option="--detector")
     try:
         outside = outside_files(parse(content))
@@ -54,7 +60,8 @@ def read_detector(path):
         raise UserError(f"--detector {path}: {error}") from None
     if outside:
         raise UserError(
-            f"--detector {path}: keeps weights in {', '.join(outside)}, which the zip would lack; save it with all weights inside"
+            f"--detector {path}: keeps weights in {', '.join(outside)}, which the zip would lack; save it with all "
+            f"weights inside"
         )
     return content
 
@@ -140,7 +147,8 @@ def _refuse_bomb(members, where):
         ratio = member.file_size / max(1, member.compress_size)
         if member.file_size > MIN_SUSPECT and ratio > MAX_RATIO:
             raise UserError(
-                f"{where}: member '{member.filename}' unpacks to {ratio:.0f} times its size; {MAX_RATIO} times are allowed"
+                f"{where}: member '{member.filename}' unpacks to {ratio:.0f} times its size; {MAX_RATIO} times are "
+                f"allowed"
             )
 
 
@@ -160,8 +168,8 @@ def _last_onnx(names, where, *, all_names=()):
 
 
 def find_images(sources):
-    """[(name for people, function that reads it)] of image files, folders (searched to the bottom) and .tar files; UserError
-    where there is none."""
+    """[(name for people, function that reads it)] of image files, folders (searched to the bottom) and .tar files;
+    UserError where there is none."""
     found = [one for source in sources for one in _images_of(pathlib.Path(source))]
     if not found:
         raise UserError(

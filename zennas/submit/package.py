@@ -29,7 +29,9 @@ def zipped(files):
 
 
 def read_again(path, files):
-    """Nothing, where the zip at `path` holds these files and nothing else; RuntimeError where a disk or a bug changed them."""
+    """Nothing, where the zip at `path` holds these files and nothing else; RuntimeError where a disk or a bug changed
+    them.
+    """
     with zipfile.ZipFile(path) as archive:
         same = sorted(archive.namelist()) == sorted(files) and all(archive.read(name) == files[name] for name in files)
     if not same:
@@ -73,11 +75,11 @@ def earlier_files(out):
 def write_submission(out, record, *, name, files, as_folder):
     """Write OUT/NAME.zip, and OUT/NAME/ where as_folder, and submission.json; the path of the zip, None without files.
 
-    files: {name in the zip: bytes}. An earlier submission's files are removed first. record: a plain dict; where the files are
-    and what they are is added to it.
+    files: {name in the zip: bytes}. An earlier submission's files are removed first. record: a plain dict; where the
+    files are and what they are is added to it.
 
-    Killed anywhere, the folder is one that the same command takes again: the record names each file before it is there and
-    until it is gone. Written last, it would leave files of which nobody could say whose they are.
+    Killed anywhere, the folder is one that the same command takes again: the record names each file before it is there
+    and until it is gone. Written last, it would leave files of which nobody could say whose they are.
     """
     out = pathlib.Path(out)
     earlier = earlier_files(out)

@@ -71,7 +71,8 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
 def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
     """(Rule, what was measured as a plain dict) of one forward pass by a track's Protocol against a LocalBudget.
 
-    of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only noted.
+    of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only
+    noted.
     """
     name = _name_of_time(of_the_challenge)
     try:
@@ -85,8 +86,9 @@ def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
 
 
 def time_verdict(measurement, budget, *, of_the_challenge):
-    """The Rule that a Measurement keeps or breaks beside a LocalBudget; not judged where another kind of device stood in, for
-    which of two networks is faster may differ between kinds. A noisy one is judged, and its sentence says that it is noisy.
+    """The Rule that a Measurement keeps or breaks beside a LocalBudget; not judged where another kind of device stood
+    in, for which of two networks is faster may differ between kinds. A noisy one is judged, and its sentence says that
+    it is noisy.
     """
     ms, protocol = measurement.measured_ms, measurement.protocol
     within = ms <= budget.budget_ms
@@ -99,14 +101,17 @@ def time_verdict(measurement, budget, *, of_the_challenge):
         parts.append("the verdict may be chance: measure again when the machine is quiet")
     how = f"{protocol.kth_fastest} of {protocol.num_runs}{', stand-in' if budget.stand_in else ''}"
     return Rule(
-        name=_name_of_time(of_the_challenge), measured=f"{ms:.2f} ms ({how})", limit=f"<= {budget.budget_ms:.2f} ms",
-        verdict=verdict, said="; ".join(parts),
-    )  # fmt: skip
+        name=_name_of_time(of_the_challenge),
+        measured=f"{ms:.2f} ms ({how})",
+        limit=f"<= {budget.budget_ms:.2f} ms",
+        verdict=verdict,
+        said="; ".join(parts),
+    )
 
 
 def unopened_rule():
-    """The Rule in place of a run, of a file that has weights outside: where to look for them is a stranger's word, and even where
-    they are found here, the challenge would not find them."""
+    """The Rule in place of a run, of a file that has weights outside: where to look for them is a stranger's word, and
+    even where they are found here, the challenge would not find them."""
     said = "weights lie outside the file, and ONNX Runtime is not let near them: neither run nor timed"
     return Rule(name="loads", measured="not opened", limit="loads", verdict=NOT_JUDGED, said=said)
 

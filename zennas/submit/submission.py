@@ -71,7 +71,8 @@ def submit(
     anyway=False,
     progress,
 ):
-    """(Submission, path of the zip or None, folder). Everything that the user gave wrongly is said before anything is measured.
+    """(Submission, path of the zip or None, folder). Everything that the user gave wrongly is said before anything is
+    measured.
 
     A refused submission is written only with `anyway`; submission.json always.
     """
@@ -114,9 +115,12 @@ def submit(
             rules.append(unopened_rule())
         else:
             rules += run_rules(
-                given.onnx_bytes, batch=1 if whole else CHECKED_BATCH, image_px=image_px, normalise=fed,
+                given.onnx_bytes,
+                batch=1 if whole else CHECKED_BATCH,
+                image_px=image_px,
+                normalise=fed,
                 max_embedding_size=limits["max_embedding_size"],
-            )  # fmt: skip
+            )
         progress.end()
         unfit = [rule for rule in rules if rule.name in UNTIMED_IF_BROKEN and rule.verdict == BROKEN]
         timed, latency, system_runs = _times(
@@ -125,9 +129,15 @@ def submit(
         rules += timed
         accepted = not any(rule.verdict == BROKEN for rule in rules)
         submission = Submission(
-            track=the_track.name, model=given.where, accepted=accepted, rules=rules, yours=_yours(the_track.name),
-            latency=latency, system=system_runs, made_by=made_by,
-        )  # fmt: skip
+            track=the_track.name,
+            model=given.where,
+            accepted=accepted,
+            rules=rules,
+            yours=_yours(the_track.name),
+            latency=latency,
+            system=system_runs,
+            made_by=made_by,
+        )
         files = {}
         if accepted or anyway:
             files = made_system.files if made_system else {"model.onnx": given.onnx_bytes}
@@ -143,7 +153,8 @@ def submit(
 def _check_options(name, whole, model, detector, images, system, normalise, budget_ms):
     if normalise is not None and normalise not in NORMALISATIONS:
         raise UserError(
-            f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}; the checkers feed nothing "
+            f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}; the checkers "
+            f"feed nothing "
             "else: a network that needs another one must have it inside its graph"
         )
     if budget_ms is not None and not budget_ms > 0:
@@ -163,7 +174,8 @@ def _check_options(name, whole, model, detector, images, system, normalise, budg
         raise UserError(f"--model is missing: track {name} takes a system of a recognition network and a detector")
     if not system and detector is None:
         raise UserError(
-            f"--detector is missing: track {name} takes a whole system; give a YuNet ONNX file, or a system of your own "
+            f"--detector is missing: track {name} takes a whole system; give a YuNet ONNX file, or a system of your "
+            f"own "
             "with --system DIR"
         )
 
@@ -201,7 +213,9 @@ def _fed_by_itself():
 
 
 def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, found, progress):
-    """(rules, latency, system) of what is timed: the network where the track times it, the system where images were given."""
+    """(rules, latency, system) of what is timed: the network where the track times it, the system where images were
+    given.
+    """
     if not fit:
         why = "a network that cannot be loaded, has weights outside its file, or takes other images, is not timed"
         return [untimed_rule(why)], None, None

@@ -30,7 +30,8 @@ ONE_THREAD = dict.fromkeys(
 
 
 class SystemRuns(Record):
-    """What came out of a system: raw times in milliseconds, in the order in which they were taken, and what was found."""
+    """What came out of a system: raw times in milliseconds, in the order in which they were taken, and what was
+    found."""
 
     raw_ms: tuple[float, ...]
     raw_detection_ms: tuple[float | None, ...]
@@ -78,7 +79,8 @@ def build_system(model, detector_bytes, detector_name, *, normalise, name="model
 
 
 def read_system(folder):
-    """The System in a folder that the user made or edited. UserError where something that the server needs is missing."""
+    """The System in a folder that the user made or edited. UserError where something that the server needs is
+    missing."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"--system {folder}: no such folder")
@@ -106,8 +108,8 @@ def read_system(folder):
 def run_system(system, images, protocol: Protocol):
     """The SystemRuns of a System over images, in a process of its own with one thread; or a text that says what failed.
 
-    images: as given.find_images gives them; of many, as many as there are runs, evenly spread. The clock stands still while an
-    image is read, as in the sample; detection, alignment, recognition and normalisation are inside.
+    images: as given.find_images gives them; of many, as many as there are runs, evenly spread. The clock stands still
+    while an image is read, as in the sample; detection, alignment, recognition and normalisation are inside.
     """
     with tempfile.TemporaryDirectory(prefix="zennas-submit-") as temporary:
         room, faces = pathlib.Path(temporary, "system"), pathlib.Path(temporary, "images")
@@ -122,9 +124,14 @@ def run_system(system, images, protocol: Protocol):
         try:
             ended = subprocess.run(
                 [str(word) for word in words],
-                check=False, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                check=False,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
                 timeout=TIMEOUT_S,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             return f"it did not come to its end within {TIMEOUT_S} s"
         if not answer.is_file():
@@ -164,8 +171,10 @@ def _is_feature(run, size):
 
 
 def system_rules(runs, *, total_ms, origin, stand_in=None):
-    """The Rules of a whole system: runs is a SystemRuns or the text that says why there is none; total_ms the limit here;
-    stand_in the sentence that says so where another kind of device stood in for the track's: then the time is not judged."""
+    """The Rules of a whole system: runs is a SystemRuns or the text that says why there is none; total_ms the limit
+    here; stand_in the sentence that says so where another kind of device stood in for the track's: then the time is not
+    judged.
+    """
     limit = f"<= {total_ms:.1f} ms"
     if isinstance(runs, str):
         said = f"the system does not run: {runs}"

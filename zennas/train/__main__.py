@@ -8,15 +8,15 @@ import typer
 
 from zennas import commands
 
-HELP = """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it to
-ONNX and measure its latency again by the track's rule, with the trained weights.
+HELP = """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export
+it to ONNX and measure its latency again by the track's rule, with the trained weights.
 
-The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a checkpoint; the
-same command with the same --out goes on, also on another number of ranks. Start several ranks with torchrun
-(torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
+The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
+checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
+torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-Exit codes: 0 trained; 1 trained, but over the track's budget or refused by its checker; 2 something given cannot be used;
-130 stopped by Ctrl-C.
+Exit codes: 0 trained; 1 trained, but over the track's budget or refused by its checker; 2 something given cannot be
+used; 130 stopped by Ctrl-C.
 """
 DATA_HELP = (
     "Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
@@ -100,10 +100,24 @@ def train(
     given = {"epochs": epochs, "batch": batch, "seed": seed}
     changes = [f"{name}={value}" for name, value in given.items() if value is not None] + (set_ or [])
     options = request(
-        track, data=data, winner=winner, start=from_, out=out, changes=changes, space=space, teacher=teacher,
-        verify=tuple(verify or ()), identities=identities, labels=labels, any_size=any_size, budget_ms=budget_ms, backend=backend,
-        device=device, resume=resume, fresh=fresh,
-    )  # fmt: skip
+        track,
+        data=data,
+        winner=winner,
+        start=from_,
+        out=out,
+        changes=changes,
+        space=space,
+        teacher=teacher,
+        verify=tuple(verify or ()),
+        identities=identities,
+        labels=labels,
+        any_size=any_size,
+        budget_ms=budget_ms,
+        backend=backend,
+        device=device,
+        resume=resume,
+        fresh=fresh,
+    )
     result, code = train_and_tell(options, console_for(json_output=json_output), num_ray_workers=ray, address=address)
     if json_output and result is not None:
         print(json.dumps(result, indent=2))

@@ -1,7 +1,8 @@
 """Optimizers of class centres: they read and write the sampled rows alone.
 
-torch.optim would make a gradient of all rows and decay the momentum of those that no face was compared with: at two million
-identities that is most of the memory and most of the time of a step, and it moves centres that were not looked at.
+torch.optim would make a gradient of all rows and decay the momentum of those that no face was compared with: at two
+million identities that is most of the memory and most of the time of a step, and it moves centres that were not looked
+at.
 """
 
 import inspect
@@ -12,7 +13,8 @@ from zennas.records import UserError
 from zennas.track import lookup
 from zennas.train.optimizers import TRUST
 
-# Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it busy.
+# Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it
+# busy.
 BLOCK_ROWS = {"cpu": 1024, "cuda": 1 << 17}
 
 
@@ -67,8 +69,8 @@ class CentreOptimizer:
     def step(self, centre_ND, unit_RD, grad_RD, *, row_R, lr, ranks):
         """Move the rows `row_R` of centre_ND (None: all of them).
 
-        unit_RD: what they were divided by their lengths; grad_RD: the gradient of those, which is turned into the gradient
-        of the centres here, in place, a block at a time.
+        unit_RD: what they were divided by their lengths; grad_RD: the gradient of those, which is turned into the
+        gradient of the centres here, in place, a block at a time.
         """
         blocks = blocks_of(len(unit_RD), unit_RD.device)
         if is_lars := self.function is lars:

@@ -1,8 +1,8 @@
 """Checkpoints: everything a training needs to go on, whole or not at all, on any number of ranks.
 
-A checkpoint is a folder step-N: `common.pt` (network, optimizer, schedule position, what all ranks share) and a file of class
-centres from every rank. It is written under another name and renamed once all ranks have written, so a kill at any moment
-leaves the last whole one. Read with weights_only: a checkpoint from a stranger runs nothing.
+A checkpoint is a folder step-N: `common.pt` (network, optimizer, schedule position, what all ranks share) and a file of
+class centres from every rank. It is written under another name and renamed once all ranks have written, so a kill at
+any moment leaves the last whole one. Read with weights_only: a checkpoint from a stranger runs nothing.
 """
 
 import os
@@ -20,8 +20,8 @@ FORMAT = 1  # raised when a reader of today could not read it
 
 
 def save(folder, step, *, common, head, ranks, keep):
-    """Write checkpoint `step` under `folder` and drop all but the last `keep`. Called on every rank; `common` counts on the
-    first. UserError where it cannot be written; earlier checkpoints stay."""
+    """Write checkpoint `step` under `folder` and drop all but the last `keep`. Called on every rank; `common` counts on
+    the first. UserError where it cannot be written; earlier checkpoints stay."""
     folder = pathlib.Path(folder)
     partial, final = folder / f"{WRITING}step-{step:09d}", folder / f"step-{step:09d}"
     problem, state = None, head.state()

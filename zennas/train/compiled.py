@@ -8,7 +8,9 @@ from zennas.records import first_line
 
 
 class Compiled:
-    """Calls the function compiled; as it is from the first time that compiling fails on, with a warning that names `what`."""
+    """Calls the function compiled; as it is from the first time that compiling fails on, with a warning that names
+    `what`.
+    """
 
     def __init__(self, function, *, what, **options):
         self.function, self.what, self.compiled = function, what, torch.compile(function, **options)

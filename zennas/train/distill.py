@@ -73,8 +73,9 @@ def _one_minus_cosine(x, y):
 def l2(student, teacher):
     """Mean over faces of the squared distance of the embeddings as they are.
 
-    Source: the mind_ft article (L2 distillation of features beside the Balanced Curricular loss); whether its embeddings
-    were normalised and its weight are not published. As they are is our choice; `feature_consistency` is the other reading.
+    Source: the mind_ft article (L2 distillation of features beside the Balanced Curricular loss); whether its
+    embeddings were normalised and its weight are not published. As they are is our choice; `feature_consistency` is the
+    other reading.
 
     >>> one, two = (Features(torch.tensor([[x, 0.], [0., 1.]])) for x in (1., 4.))
     >>> l2(one, two).item()
@@ -96,8 +97,8 @@ def feature_consistency(student, teacher):
 def angular(student, teacher):
     """Mean over faces of (1 - cos)^2, the angle being that between student and teacher.
 
-    Source: ShrinkTeaNet (Duong et al. 2019, arXiv:1905.10620), recalled and not checked. Kakao's entry to WebFace260M adds
-    an angular distillation to CosFace with weight 9.
+    Source: ShrinkTeaNet (Duong et al. 2019, arXiv:1905.10620), recalled and not checked. Kakao's entry to WebFace260M
+    adds an angular distillation to CosFace with weight 9.
     """
     return _one_minus_cosine(student.embedding_BD, teacher.embedding_BD).square().mean()
 
@@ -107,13 +108,16 @@ def attention(student, teacher):
     """Sum over all attention maps of the mean over faces of 1 - cos between the student's map and the teacher's.
 
     Maps are taken before the sigmoid and flattened; a block with CBAM has two, channels and positions; a block with
-    squeeze-excitation one. UserError where the maps do not pair. The images may be of another resolution, scaled to one size.
-    Source: A-SKD (Shin et al. 2022, arXiv:2209.14498) and its code, with weight 5, summed over the blocks of one network.
+    squeeze-excitation one. UserError where the maps do not pair. The images may be of another resolution, scaled to one
+    size.
+    Source: A-SKD (Shin et al. 2022, arXiv:2209.14498) and its code, with weight 5, summed over the blocks of one
+    network.
     """
     if not student.attention or not teacher.attention:
         who = "student" if not student.attention else "teacher"
         raise UserError(
-            f"distillation 'attention': the {who} has no attention maps; allowed: blocks with attention (ir_cbam, ir_se), "
+            f"distillation 'attention': the {who} has no attention maps; allowed: blocks with attention (ir_cbam, "
+            f"ir_se), "
             "and a teacher that is a zennas checkpoint or a torch module with such blocks"
         )
     given, wanted = ([tuple(one.shape[1:]) for one in features.attention] for features in (student, teacher))
@@ -140,9 +144,9 @@ RELATION_FORMS = {
 def coupleface(student, teacher, *, alpha=1.0, tolerance=0.03, form="hinge"):
     """feature_consistency + alpha * how far the student's relations to similar identities are from the teacher's.
 
-    The relation is the cosine between a face's embedding and what the teacher last saw of an identity that it finds similar
-    to the face's own: teacher.neighbours_BKD, from the Bank (zeros, which do not count, where it saw none yet). It
-    is the student's embedding that is related to the *teacher's* neighbours. The mean is over faces and neighbours.
+    The relation is the cosine between a face's embedding and what the teacher last saw of an identity that it finds
+    similar to the face's own: teacher.neighbours_BKD, from the Bank (zeros, which do not count, where it saw none yet).
+    It is the student's embedding that is related to the *teacher's* neighbours. The mean is over faces and neighbours.
     Source: CoupleFace (Liu et al. 2022, arXiv:2204.05502), alpha 1 and q = 0.03; beta, the weight of the classification
     loss beside it, is 0, and 0.01 after 100,000 steps (CoupleFace+). How q enters was not found: `form` is our choice,
     hinge = max(0, |gap| - tolerance), one_sided = max(0, gap - tolerance).
@@ -183,7 +187,8 @@ DISTILLATIONS = {
 def knobs_of(name, given=None, where="distillation"):
     """All knobs of a distillation: its defaults, changed by `given`.
 
-    UserError for an unknown distillation or knob, or a value that is not a number >= 0 (for `form`: a row of RELATION_FORMS).
+    UserError for an unknown distillation or knob, or a value that is not a number >= 0 (for `form`: a row of
+    RELATION_FORMS).
     """
     row = lookup(DISTILLATIONS, name, f"{where}: distillation")
     parameters = inspect.signature(row.function).parameters.values()
@@ -213,8 +218,8 @@ def projection(student_size, teacher_size, *, generator=None):
 def prototypes(embedding_ND, label_N, num_identities, *, block=65536):
     """prototype_CD, float32: the mean teacher embedding of each identity; zeros where it has none.
 
-    embedding_ND may be memory-mapped, of any float type: it is read `block` rows at a time. Rows with NaN (images that do
-    not decode) do not count. Source: r_m of CoupleFace.
+    embedding_ND may be memory-mapped, of any float type: it is read `block` rows at a time. Rows with NaN (images that
+    do not decode) do not count. Source: r_m of CoupleFace.
     """
     total_CD = torch.zeros(num_identities, embedding_ND.shape[1])
     count_C = torch.zeros(num_identities)
@@ -228,7 +233,8 @@ def prototypes(embedding_ND, label_N, num_identities, *, block=65536):
 
 
 def similar_identities(prototype_CD, k=100, *, block=4096, progress=None):
-    """similar_CK, int32: for each identity the k others whose prototypes have the largest cosine to its own, largest first.
+    """similar_CK, int32: for each identity the k others whose prototypes have the largest cosine to its own, largest
+    first.
 
     K is smaller where there are not k others. block^2 cosines are held at a time, on the device of prototype_CD;
     progress(done, total) counts identities. Source: H_m of CoupleFace, K = 100.
@@ -256,11 +262,13 @@ def _cosines_to_others(unit_CD, start, block):
 
 
 class Bank:
-    """What the teacher last saw of each identity, and the identities that are similar to each: CoupleFace's feature bank.
+    """What the teacher last saw of each identity, and the identities that are similar to each: CoupleFace's feature
+    bank.
 
-    similar_CK: from `similar_identities`. prototype_CD: what it holds before anything was seen (without: zeros, which count
-    as not seen). Unit vectors in float16, because only their directions are asked for: 2 D bytes per identity on `device`,
-    or in a memory-mapped file at `path`. Where several ranks train, each gives `update` the labels and embeddings of all.
+    similar_CK: from `similar_identities`. prototype_CD: what it holds before anything was seen (without: zeros, which
+    count as not seen). Unit vectors in float16, because only their directions are asked for: 2 D bytes per identity on
+    `device`, or in a memory-mapped file at `path`. Where several ranks train, each gives `update` the labels and
+    embeddings of all.
     """
 
     def __init__(self, similar_CK, embedding_size, *, prototype_CD=None, device="cpu", path=None):
@@ -276,7 +284,8 @@ class Bank:
 
     @torch.no_grad()
     def update(self, label_B, embedding_BD):
-        """Keep the teacher's embedding of each face as its identity's; of an identity that is there twice, the last one.
+        """Keep the teacher's embedding of each face as its identity's; of an identity that is there twice, the last
+        one.
 
         An embedding with NaN or infinity changes nothing.
         """
@@ -291,8 +300,8 @@ class Bank:
         self.feature_CD[label_B] = torch.where(finite_B1, new_BD, self.feature_CD[label_B])
 
     def neighbours(self, label_B):
-        """neighbours_BKD, float32 unit vectors on the device of label_B: what was last seen of the identities that are similar
-        to each face's; zeros where none was seen."""
+        """neighbours_BKD, float32 unit vectors on the device of label_B: what was last seen of the identities that are
+        similar to each face's; zeros where none was seen."""
         similar_BK = self.similar_CK[label_B.to(self.similar_CK.device)].long()
         return self.feature_CD[similar_BK].to(label_B.device).float()
 

@@ -1,4 +1,6 @@
-"""From trained weights to what is handed on: network.pt, model.onnx with its proof, its latency measured anew, result.json."""
+"""From trained weights to what is handed on: network.pt, model.onnx with its proof, its latency measured anew,
+result.json.
+"""
 
 import contextlib
 import copy
@@ -26,14 +28,15 @@ from zennas.train.verify import normalised
 
 MODEL, RESULT = "model.onnx", "result.json"
 CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little
-TINY = 1e-8  # insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
+# insightface's mxnet_to_ort.py zeroes what is smaller: such weights make denormals, which some runtimes crawl over
+TINY = 1e-8
 
 
 def finish(options, network, *, spent, accuracy, training, progress, images=None):
     """Export the trained network, measure it by the track's rule, and write and give the result (a plain dict).
 
-    spent: its Cost. accuracy, training: what goes into the result as it is. images: an ImageSet, of which some calibrate a
-    network whose track asks for another precision than float32.
+    spent: its Cost. accuracy, training: what goes into the result as it is. images: an ImageSet, of which some
+    calibrate a network whose track asks for another precision than float32.
     """
     space, track, out = options.space, options.track, options.out
     network = copy.deepcopy(network).cpu().float().eval().to(memory_format=torch.contiguous_format)
@@ -119,7 +122,9 @@ def measured(options, network, onnx_bytes, progress):
 
 
 def _calibration(images, image_px):
-    """image_BCHW of the first faces that can be read, as a network sees them: what its activations' ranges are told from."""
+    """image_BCHW of the first faces that can be read, as a network sees them: what its activations' ranges are told
+    from.
+    """
     pixels = []
     for number in range(images.num_images):
         with contextlib.suppress(CorruptImageError):

@@ -1,4 +1,5 @@
-"""Guide: what a student hears of its teacher, step by step: precomputed embeddings or the teacher itself, and the bank."""
+"""Guide: what a student hears of its teacher, step by step: precomputed embeddings or the teacher itself, and the
+bank."""
 
 import hashlib
 
@@ -62,7 +63,8 @@ class Guide:
         if self.embedding_ND is not None:
             rows_bD = torch.from_numpy(np.asarray(self.embedding_ND[batch.index_B.numpy()], dtype=np.float32))
             rows_bD = rows_bD.to(embedding_bD.device)
-            # An image that could not be read when the teacher was asked has a row of NaN: there is nothing to learn from it.
+            # An image that could not be read when the teacher was asked has a row of NaN: there is nothing to learn
+            # from it.
             teacher = Features(torch.where(rows_bD.isfinite(), rows_bD, embedding_bD.detach()))
         else:
             teacher = self.teacher(batch.image_BHW3)
@@ -73,7 +75,8 @@ class Guide:
         return self.row(Features(embedding_bD, maps), teacher, **self.knobs)
 
     def seen_by_student(self, image_B3HW, step):
-        """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher sees all.
+        """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher
+        sees all.
 
         Nearest neighbours both ways, as A-SKD's code has it.
         """
@@ -112,8 +115,8 @@ def _precomputed(teacher, source, ranks, path, progress):
 
 
 def _bank(embedding_ND, source, ranks, folder, name, progress):
-    """CoupleFace's bank. Prototypes and who is similar to whom are found by the first rank, and kept; at two million identities
-    that takes a GPU."""
+    """CoupleFace's bank. Prototypes and who is similar to whom are found by the first rank, and kept; at two million
+    identities that takes a GPU."""
     similar, first = folder / f"similar-identities-{name}.npy", folder / f"prototypes-{name}.npy"
 
     def mine():

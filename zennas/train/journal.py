@@ -1,4 +1,6 @@
-"""What a training says of itself while it runs: metrics.jsonl, which the report and a resumed run read, and TensorBoard."""
+"""What a training says of itself while it runs: metrics.jsonl, which the report and a resumed run read, and
+TensorBoard.
+"""
 
 import json
 import pathlib

@@ -1,4 +1,6 @@
-"""How a training is started: in this process, by torchrun, or by Ray Train (the only file that imports ray for training)."""
+"""How a training is started: in this process, by torchrun, or by Ray Train (the only file that imports ray for
+training).
+"""
 
 import dataclasses
 import os
@@ -19,8 +21,8 @@ from zennas.train.run import run
 def launch(options, progress, *, num_ray_workers=None, address=None):
     """The result of a training, or None on every rank but the first.
 
-    num_ray_workers: so many ranks on the Ray cluster at `address` (None: a private one on this machine). --out, --data and the
-    teacher must then be seen by every node.
+    num_ray_workers: so many ranks on the Ray cluster at `address` (None: a private one on this machine). --out, --data
+    and the teacher must then be seen by every node.
     """
     if num_ray_workers is not None:
         return _on_ray(options, progress, num_ray_workers, address)

@@ -34,8 +34,8 @@ class Training:
     """One training under way, on one rank of it."""
 
     def __init__(self, job, ranks, progress, *, after_verify=None):
-        """after_verify(training, step): called on the first rank behind every verification but that of the untrained network;
-        what it raises ends the training."""
+        """after_verify(training, step): called on the first rank behind every verification but that of the untrained
+        network; what it raises ends the training."""
         self.job, self.ranks, self.progress, self.after_verify = job, ranks, progress, after_verify
         self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
@@ -53,19 +53,29 @@ class Training:
         self.stopping, self.aside_s = False, 0.0
 
     def run(self):
-        """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been written."""
+        """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been
+        written.
+        """
         job, plan = self.job, self.plan
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
         self.forward = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
         stream = FaceStream(
-            job.source, batch=plan.batch, image_px=job.options.space.image_px, seed=plan.seed,
-            augmentations=plan.data.augment, masker=masker_of(plan.data.mask, seed=plan.seed),
-            first_step=self.first_step, last_step=job.num_steps, rank=self.ranks.rank,
-            num_ranks=self.ranks.num_ranks, num_workers=job.num_workers,
-            images_per_identity=plan.data.images_per_identity, pin_memory=self.ranks.device.type == "cuda",
-        )  # fmt: skip
+            job.source,
+            batch=plan.batch,
+            image_px=job.options.space.image_px,
+            seed=plan.seed,
+            augmentations=plan.data.augment,
+            masker=masker_of(plan.data.mask, seed=plan.seed),
+            first_step=self.first_step,
+            last_step=job.num_steps,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.num_ranks,
+            num_workers=job.num_workers,
+            images_per_identity=plan.data.images_per_identity,
+            pin_memory=self.ranks.device.type == "cuda",
+        )
         self.progress.begin("training")
         verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
         log_steps = max(1, job.num_steps // MAX_POINTS)
@@ -158,7 +168,9 @@ class Training:
         return loss
 
     def _skip(self, step, loss, norm, before):
-        """Undo what a step without finite numbers did: running statistics, class centres; count it, and stop if it goes on."""
+        """Undo what a step without finite numbers did: running statistics, class centres; count it, and stop if it goes
+        on.
+        """
         with torch.no_grad():
             for buffer, kept in zip(self.buffers, before, strict=True):
                 buffer.copy_(kept)
@@ -166,7 +178,10 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.num_skipped += 1
         self.skipped_in_a_row += 1
-        said = f"step {step}: loss {float(loss):g}, gradient {float(norm):g}: not finite, skipped ({self.num_skipped} so far)"
+        said = (
+            f"step {step}: loss {float(loss):g}, gradient {float(norm):g}: not finite, skipped "
+            f"({self.num_skipped} so far)"
+        )
         self.progress.say(said, style="yellow")
         if self.ranks.is_first:
             self.journal.add(step + 1, "skipped", {"loss": None, "gradient": None}, why=said)
@@ -175,10 +190,12 @@ class Training:
             raise UserError(
                 f"{self.skipped_in_a_row} steps in a row without a finite loss; the last good checkpoint is "
                 f"{good[-1] if good else 'none yet'}; try a lower optimizer.lr, a longer schedule.warmup_epochs, "
-                "precision fp32 or a smaller optimizer.clip_norm: --from CHECKPOINT begins another --out with its weights"
+                "precision fp32 or a smaller optimizer.clip_norm: --from CHECKPOINT begins another --out with its "
+                "weights"
             )
 
-    # --- beside the steps -------------------------------------------------------------------------------------------------
+    # --- beside the steps
+    # -------------------------------------------------------------------------------------------------
 
     def _clock(self):
         """Seconds of training: verifying and saving are not."""
@@ -212,7 +229,9 @@ class Training:
         self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
 
     def _verify(self, step):
-        """The accuracy on every set, by the first rank. A network that has lost its head for the moment ends no training."""
+        """The accuracy on every set, by the first rank. A network that has lost its head for the moment ends no
+        training.
+        """
         with self._aside():
             self.ranks.on_first(lambda: self._verify_sets(step))
             if self.after_verify is not None and step > 0:
@@ -236,7 +255,8 @@ class Training:
             self.journal.add(step, name, numbers, epoch=epoch)
             self.journal.flush()
             self.progress.say(
-                f"{pair_set.name} after {step} steps: accuracy {100 * found.accuracy:.2f} % ± {100 * found.accuracy_std:.2f}"
+                f"{pair_set.name} after {step} steps: accuracy {100 * found.accuracy:.2f} % ± "
+                f"{100 * found.accuracy_std:.2f}"
                 f" ({found.num_pairs} pairs, {duration(time.monotonic() - start)})"
             )
 
@@ -269,9 +289,8 @@ class Training:
         def ask(number, frame):
             if self.stopping:
                 raise KeyboardInterrupt
-            self.stopping = (
-                True  # and nothing else: a handler may have come between the halves of a line on the terminal
-            )
+            # and nothing else: a handler may have come between the halves of a line on the terminal
+            self.stopping = True
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -283,7 +302,7 @@ class Training:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    # --- checkpoints ------------------------------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, step):
         with self._aside():
@@ -344,7 +363,9 @@ class Training:
             self.progress.say(f"going on from {found}: step {self.first_step} of {self.job.num_steps}")
 
     def _last_checkpoint(self):
-        """The path of the newest checkpoint that can be read; damaged ones are said and passed over. None if there is none."""
+        """The path of the newest checkpoint that can be read; damaged ones are said and passed over. None if there is
+        none.
+        """
         folder, asked = self.out / CHECKPOINTS, self.job.options.start
         checkpoints.clean(folder)
         there, damaged = checkpoints.checkpoints_in(folder), None
@@ -361,7 +382,9 @@ class Training:
 
 
 class _Student(nn.Module):
-    """The network with what distillation hangs on it, so that one wrapper trains both: (embedding, projected embedding)."""
+    """The network with what distillation hangs on it, so that one wrapper trains both: (embedding, projected
+    embedding).
+    """
 
     def __init__(self, network, projection):
         super().__init__()
@@ -373,7 +396,9 @@ class _Student(nn.Module):
 
 
 def _crashes_in_channels_last(network, device):
-    """Whether torch may crash (2.13 does): on processors, in the gradient of a 1x1 convolution with a stride, of few channels."""
+    """Whether torch may crash (2.13 does): on processors, in the gradient of a 1x1 convolution with a stride, of few
+    channels.
+    """
     return device.type == "cpu" and any(
         layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels <= 8
         for layer in network.modules()

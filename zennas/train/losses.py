@@ -1,9 +1,10 @@
-"""The losses over class centres: what cosines become before the softmax. One row of LOSSES is all that a new loss takes.
+"""The losses over class centres: what cosines become before the softmax. One row of LOSSES is all that a new loss
+takes.
 
-B faces, C class centres of this shard or chunk of it, K sub-centres of a class. Embeddings and centres have length 1, so a
-product is a cosine. A loss is two functions: `target`, of the cosine with the own class, and `negatives`, of every other one,
-pointwise, with its slope at hand. What they need of the whole row stands in the State, so that any cut gives the same loss,
-and a chunk of a million classes takes a few passes over memory, or one where torch.compile fuses them.
+B faces, C class centres of this shard or chunk of it, K sub-centres of a class. Embeddings and centres have length 1,
+so a product is a cosine. A loss is two functions: `target`, of the cosine with the own class, and `negatives`, of every
+other one, pointwise, with its slope at hand. What they need of the whole row stands in the State, so that any cut gives
+the same loss, and a chunk of a million classes takes a few passes over memory, or one where torch.compile fuses them.
 """
 
 import dataclasses
@@ -34,7 +35,9 @@ def unchanged(cosine_BC, state):
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """One row of LOSSES. Every keyword-only argument of its functions is a knob. Logits are `scale` times what they give."""
+    """One row of LOSSES. Every keyword-only argument of its functions is a knob. Logits are `scale` times what they
+    give.
+    """
 
     # (own_B, norm_B, state, *, knobs) -> what the cosine to the own class becomes; any slope that autograd knows
     target: Callable
@@ -56,8 +59,8 @@ class Loss:
 def softmax(own_B, norm_B, state):
     """Normalised softmax: the cosine as it is.
 
-    No biases and no lengths: a test compares angles alone, and a length would let the loss fall without turning anything.
-    The scale is needed in their place, as cosines alone cannot become a sharp distribution over many classes.
+    No biases and no lengths: a test compares angles alone, and a length would let the loss fall without turning
+    anything. The scale is needed in their place, as cosines alone cannot become a sharp distribution over many classes.
     Source: Wang et al. 2017, arXiv:1704.06369, as recalled; 64 as in insightface's arcface_torch.
     """
     return own_B
@@ -77,9 +80,9 @@ def cosface(own_B, norm_B, state, *, margin=0.40):
 def arcface(own_B, norm_B, state, *, margin_rad=0.5, easy_margin=False):
     """Each face stands `margin_rad` further from its own centre than it does.
 
-    cos(theta + m) rises again beyond theta = pi - m. There the target is cos(theta) - m sin(m), which goes on falling, as
-    CurricularFace's and FaceX-Zoo's code has it (arcface_torch has no such branch); with easy_margin, the margin holds
-    for faces within 90 degrees of their centre alone.
+    cos(theta + m) rises again beyond theta = pi - m. There the target is cos(theta) - m sin(m), which goes on falling,
+    as CurricularFace's and FaceX-Zoo's code has it (arcface_torch has no such branch); with easy_margin, the margin
+    holds for faces within 90 degrees of their centre alone.
     Source: Deng et al. 2019, arXiv:1801.07698, eq. 3.
     """
     if easy_margin:
@@ -106,9 +109,9 @@ def combined(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2):
 def unified(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2, s_p=64.0):
     """s_p (cos(m1 theta + m2) - m3): `combined`, with a scale of its own.
 
-    Source: the loss space {m1, m2, m3, s_p, s_n} of Towards Robust Face Recognition with Comprehensive Search (ECCV 2022,
-    arXiv:2208.13600), whose slides name the five. That s_p multiplies the target and s_n the negatives, that the angle is
-    continued beyond pi, and the defaults are our reading. With s_p = s_n it is `combined`.
+    Source: the loss space {m1, m2, m3, s_p, s_n} of Towards Robust Face Recognition with Comprehensive Search (ECCV
+    2022, arXiv:2208.13600), whose slides name the five. That s_p multiplies the target and s_n the negatives, that the
+    angle is continued beyond pi, and the defaults are our reading. With s_p = s_n it is `combined`.
     """
     return s_p * combined(own_B, norm_B, state, m1=m1, m2_rad=m2_rad, m3=m3)
 
@@ -125,7 +128,8 @@ def unified_negatives(cosine_BC, state, *, s_n=64.0):
 def misclassified(cosine_BC, state, *, margin_rad=0.35, t=0.2, fixed=False):
     """A cosine c above cos(theta_y + m) becomes (t + 1) c + t; with `fixed`, c + t.
 
-    Source: MV-Arc-Softmax, Wang et al. 2020, arXiv:1912.00833 (number as recalled); form and defaults of its fc_layers.py.
+    Source: MV-Arc-Softmax, Wang et al. 2020, arXiv:1912.00833 (number as recalled); form and defaults of its
+    fc_layers.py.
     """
     hard_BC = cosine_BC > _arc(state.target_B, margin_rad)[:, None]
     factor = 1.0 if fixed else 1.0 + t
@@ -140,8 +144,8 @@ def mv_arc(own_B, norm_B, state, *, margin_rad=0.35, easy_margin=True):
 def curricular(cosine_BC, state, *, margin_rad=0.5):
     """A cosine c above cos(theta_y + m) becomes c (t + c): such negatives gain weight as training goes on.
 
-    t is the running mean of the cosines to the own centre (`curricular_update`), near 0 at first, where hard ones are damped.
-    The threshold is the bare cosine, as in the paper's code, also where theta + m is beyond pi.
+    t is the running mean of the cosines to the own centre (`curricular_update`), near 0 at first, where hard ones are
+    damped. The threshold is the bare cosine, as in the paper's code, also where theta + m is beyond pi.
     Source: CurricularFace, Huang et al. 2020, arXiv:2004.00288 (number as recalled); its metrics.py.
     """
     hard_BC = cosine_BC > _arc(state.target_B, margin_rad)[:, None]
@@ -157,9 +161,9 @@ def curricular_update(buffers, target_B, norm_B, *, t_alpha=0.01):
 def adaface(own_B, norm_B, state, *, margin=0.4, h=0.333):
     """The margin follows the face's quality, of which the length of its embedding before normalising is the sign.
 
-    z = clip(h (length - mean) / (std + 0.001), -1, 1); the target is cos(theta - margin z) - (margin + margin z): CosFace
-    with twice the margin turned forward for sharp faces, ArcFace for blurred ones. `margin` is radians in the first place
-    and a cosine in the second. norm_B > 0 takes no gradient.
+    z = clip(h (length - mean) / (std + 0.001), -1, 1); the target is cos(theta - margin z) - (margin + margin z):
+    CosFace with twice the margin turned forward for sharp faces, ArcFace for blurred ones. `margin` is radians in the
+    first place and a cosine in the second. norm_B > 0 takes no gradient.
     Source: Kim et al. 2022, arXiv:2204.00964 (number as recalled); its head.py, whose clip of all cosines to
     0.999 is for the arc cosine and stands on the target alone here, as the others have none.
     """
@@ -170,7 +174,8 @@ def adaface(own_B, norm_B, state, *, margin=0.4, h=0.333):
 
 
 def adaface_update(buffers, target_B, norm_B, *, t_alpha=0.01):
-    """Mean and deviation of the lengths, moved by the share `t_alpha` to the batch's; one face alone leaves the deviation.
+    """Mean and deviation of the lengths, moved by the share `t_alpha` to the batch's; one face alone leaves the
+    deviation.
 
     0.01 is what the paper trains with; head.py's own default, 1, remembers nothing.
     """
@@ -191,10 +196,11 @@ def boundaryface(own_B, norm_B, state, *, margin_rad=0.5):
 
 
 def crosses_boundary(target_B, hardest_B, *, margin_rad=0.5):
-    """Which faces stand nearer to another class than to their own, by more than the margin: their label is taken for noise.
+    """Which faces stand nearer to another class than to their own, by more than the margin: their label is taken for
+    noise.
 
-    hardest_B is the largest cosine to another class, as it is; BoundaryFace's code has zeros in the place of the own class
-    and so never sees one below zero.
+    hardest_B is the largest cosine to another class, as it is; BoundaryFace's code has zeros in the place of the own
+    class and so never sees one below zero.
     """
     return arcface(hardest_B, None, None, margin_rad=margin_rad) > target_B
 
@@ -213,15 +219,16 @@ LOSSES = {
     "arcface": Loss(arcface),
     "combined": Loss(combined),
     "unified_margin": Loss(unified, unified_negatives, scale=1.0),  # s_p and s_n are its scales
-    # Deng et al. 2020 (ECCV): three centres; the second training without what lies far from the dominant one is clean/'s.
+    # Deng et al. 2020 (ECCV): three centres; the second training without what lies far from the dominant one is
+    # clean/'s.
     "subcenter_arcface": Loss(arcface, subcentres=3),
     "mv_arc_softmax": Loss(mv_arc, misclassified, scale=32.0),
     "curricularface": Loss(arcface, curricular, curricular_update, {"t": 0.0}),
     "adaface": Loss(adaface, update=adaface_update, buffers={"mean": 20.0, "std": 100.0}),
     # Ren et al. 2020, arXiv:2007.10740 (number as recalled); its BalancedSoftmaxLoss.py.
     "balanced_softmax": Loss(softmax, needs_counts=True),
-    # mind_ft's solution: its formula is published as an image, and its text says that the idea of the balanced softmax enters
-    # the curricular loss. This reading, and CurricularFace's margin and scale, are our choice.
+    # mind_ft's solution: its formula is published as an image, and its text says that the idea of the balanced softmax
+    # enters the curricular loss. This reading, and CurricularFace's margin and scale, are our choice.
     "balanced_curricular": Loss(arcface, curricular, curricular_update, {"t": 0.0}, needs_counts=True),
     # Epoch 7 as on CASIA; 10 on MS1M.
     "boundaryface_f1": Loss(boundaryface, relabel=crosses_boundary, start_epoch=7.0, scale=32.0),
@@ -314,9 +321,9 @@ def initial_buffers(name, *, device=None):
 def unsharded_loss(name, cosine, label_B, norm_B, *, buffers=None, count_C=None, epoch=0.0, knobs=None, training=True):
     """(loss, buffers after this batch): the whole of it on one device, to which the sharded way is held.
 
-    cosine_BC, or cosine_BCK with K sub-centres; it is clamped to [-1, 1] and taken to float32 (float64 stays), also under
-    autocast. norm_B: length of the embeddings before normalising, or None where no adaface asks. count_C: images of each class;
-    one that has none counts as if it had one, as log 0 would take it out of the softmax.
+    cosine_BC, or cosine_BCK with K sub-centres; it is clamped to [-1, 1] and taken to float32 (float64 stays), also
+    under autocast. norm_B: length of the embeddings before normalising, or None where no adaface asks. count_C: images
+    of each class; one that has none counts as if it had one, as log 0 would take it out of the softmax.
     Not `training`: the buffers stay, labels are taken as they are, and there is no penalty. UserError as by `knobs_of`.
     """
     knobs = knobs_of(name, knobs)

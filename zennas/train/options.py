@@ -47,7 +47,9 @@ class Options:
     command: str = ""
 
     def measured_with(self):
-        """What the result of a trained network depends on beside its training: where it differs, that alone is made again."""
+        """What the result of a trained network depends on beside its training: where it differs, that alone is made
+        again.
+        """
         return {
             "budget_ms": self.budget_ms,
             "backend": self.backend,
@@ -56,8 +58,8 @@ class Options:
         }
 
     def settings(self, source, teacher_print):
-        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what they hold
-        must be the same (teacher_print: the teacher's fingerprint, or None)."""
+        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
+        they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
         plan = self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
         plan["data"].pop("workers")
         mask = plan["data"].pop("mask")

@@ -73,9 +73,11 @@ def print_result(result, options, console):
     within = "within" if latency["within_budget"] else "OVER"
     change = 100 * (latency["measured_ms"] / latency["untrained_ms"] - 1)
     lines = [
-        f"trained  {training['steps']:,} steps in {training['seconds']:.0f} s, {training['images_per_s']:.0f} images/s, "
+        f"trained  {training['steps']:,} steps in {training['seconds']:.0f} s, {training['images_per_s']:.0f} "
+        f"images/s, "
         f"{training['skipped_steps']} skipped, {training['corrupt_images']} corrupt images",
-        f"latency  {latency['measured_ms']:.2f} ms of {latency['budget_ms']:.2f} ms, {within} the budget; untrained weights: "
+        f"latency  {latency['measured_ms']:.2f} ms of {latency['budget_ms']:.2f} ms, {within} the budget; untrained "
+        f"weights: "
         f"{latency['untrained_ms']:.2f} ms ({change:+.1f} %)",
         f"   file  {options.out / result['onnx']}, {result['megabytes']:.1f} MB",
     ]

@@ -1,11 +1,11 @@
 """Partial FC: class centres shared out over ranks, of which a step compares its faces with a sample.
 
-Time and memory of a step grow with the sampled centres. Nothing as large as all centres is made: neither a gradient nor a
-normalised copy, and of cosines there is one matrix, in which their gradient replaces them. The softmax and the margins go
-over it in chunks that stay in the cache, so that a loss costs little beside the three matrix products.
+Time and memory of a step grow with the sampled centres. Nothing as large as all centres is made: neither a gradient nor
+a normalised copy, and of cosines there is one matrix, in which their gradient replaces them. The softmax and the
+margins go over it in chunks that stay in the cache, so that a loss costs little beside the three matrix products.
 
-Source: An et al. 2021 (arXiv:2010.05222) and 2022 (arXiv:2203.15565); insightface's partial_fc_v2.py keeps a dense gradient,
-this does not.
+Source: An et al. 2021 (arXiv:2010.05222) and 2022 (arXiv:2203.15565); insightface's partial_fc_v2.py keeps a dense
+gradient, this does not.
 """
 
 import functools
@@ -29,23 +29,36 @@ COMPILE_FROM = 1 << 26
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # of cosines worked on at a time; on a processor about its L2 cache
 
 
-# b faces of this rank, B of all ranks, C classes of this rank, S sampled ones, K sub-centres of a class, D embedding size
+# b faces of this rank, B of all ranks, C classes of this rank, S sampled ones, K sub-centres of a class, D embedding
+# size
 class PartialFC:
     """The classification head of one rank: `begin` a step, call it on embeddings, let them flow back, `step`.
 
-    num_identities: over all ranks. sampling_rate: share of its centres that a rank compares with, the identities of the step
-    always among them. count_C: images of every identity (all ranks'), for the losses that need them. filter_threshold: a
-    negative more similar than this is left out, for noisy labels (Partial FC's robust variant; insightface uses 0.4).
-    correct_sampling: weigh the sampled negatives by one over their probability, so that the expected softmax is the whole
-    one's; our choice to offer, off as in the sources. compile: fuse the margins and the softmax with torch.compile; None: where
-    a step compares so many faces and classes that it pays.
+    num_identities: over all ranks. sampling_rate: share of its centres that a rank compares with, the identities of the
+    step always among them. count_C: images of every identity (all ranks'), for the losses that need them.
+    filter_threshold: a negative more similar than this is left out, for noisy labels (Partial FC's robust variant;
+    insightface uses 0.4). correct_sampling: weigh the sampled negatives by one over their probability, so that the
+    expected softmax is the whole one's; our choice to offer, off as in the sources. compile: fuse the margins and the
+    softmax with torch.compile; None: where a step compares so many faces and classes that it pays.
     """
 
     def __init__(
-        self, num_identities, embedding_size, *, loss="balanced_curricular", knobs=None, optimizer="sgd",
-        optimizer_knobs=None, sampling_rate=1.0, count_C=None, filter_threshold=None, correct_sampling=False, seed=0,
-        ranks=None, compile=None,
-    ):  # fmt: skip
+        self,
+        num_identities,
+        embedding_size,
+        *,
+        loss="balanced_curricular",
+        knobs=None,
+        optimizer="sgd",
+        optimizer_knobs=None,
+        sampling_rate=1.0,
+        count_C=None,
+        filter_threshold=None,
+        correct_sampling=False,
+        seed=0,
+        ranks=None,
+        compile=None,
+    ):
         self.ranks = ranks or Ranks()
         if num_identities < self.ranks.num_ranks:
             raise UserError(
@@ -65,9 +78,12 @@ class PartialFC:
         device = self.ranks.device
         self.centre_CKD = _initial(self.first, self.num_local, self.num_subcentres, embedding_size, seed).to(device)
         self.optimizer = CentreOptimizer(
-            optimizer, optimizer_knobs,
-            num_rows=self.num_local * self.num_subcentres, embedding_size=embedding_size, device=device,
-        )  # fmt: skip
+            optimizer,
+            optimizer_knobs,
+            num_rows=self.num_local * self.num_subcentres,
+            embedding_size=embedding_size,
+            device=device,
+        )
         self.log_count_C = None
         if self.loss.needs_counts:
             mine = torch.as_tensor(np.asarray(count_C[self.first : self.first + self.num_local]))
@@ -90,9 +106,9 @@ class PartialFC:
     def __call__(self, embedding_bD, label_b, *, weight=1.0, epoch=0.0):
         """`weight` times the mean loss over the faces of all ranks, for this rank's embeddings and labels.
 
-        Gradients reach embedding_bD when it is called backwards on; those of the centres are kept here for `step`, and are
-        multiplied by `weight` alone (no loss scaling of mixed precision reaches them). epoch: how far the training is, for
-        losses that begin late. All ranks give equally many faces.
+        Gradients reach embedding_bD when it is called backwards on; those of the centres are kept here for `step`, and
+        are multiplied by `weight` alone (no loss scaling of mixed precision reaches them). epoch: how far the training
+        is, for losses that begin late. All ranks give equally many faces.
         """
         if self._sample is None:
             self.begin(label_b)
@@ -126,7 +142,8 @@ class PartialFC:
         return self._kernel
 
     def work(self, name, num_rows, num_columns):
-        """A buffer kept from step to step: to allocate anew costs a processor more than a matrix product's margin ops."""
+        """A buffer kept from step to step: to allocate anew costs a processor more than a matrix product's margin
+        ops."""
         held = self._work.get(name)
         if held is None or held.numel() < num_rows * num_columns:
             held = self._work[name] = torch.empty(num_rows * num_columns, device=self.centre_CKD.device)
@@ -148,7 +165,9 @@ class PartialFC:
         }
 
     def restore(self, shared, read):
-        """Take a checkpoint: its shared part, and read(name, first, last) -> that tensor's rows of classes first..last-1."""
+        """Take a checkpoint: its shared part, and read(name, first, last) -> that tensor's rows of classes
+        first..last-1.
+        """
         last = self.first + self.num_local
         for name, values in self.state()["per_class"].items():
             values.copy_(read(name, self.first, last))
@@ -194,8 +213,9 @@ class Sample:
     def draw(cls, head, label_B):
         """The identities of the step and, up to the head's number, others drawn without replacement.
 
-        Drawn on the processor from (seed, step, rank), so that a resumed run draws what an unbroken one would have. numpy's
-        choice takes time with the number drawn: below a twentieth it keeps a set, above it fills an array of all.
+        Drawn on the processor from (seed, step, rank), so that a resumed run draws what an unbroken one would have.
+        numpy's choice takes time with the number drawn: below a twentieth it keeps a set, above it fills an array of
+        all.
         """
         mine = np.unique(label_B.cpu().numpy()) - head.first
         mine = mine[(mine >= 0) & (mine < head.num_local)]
@@ -223,7 +243,8 @@ class Sample:
 
 
 class _SampledSoftmax(torch.autograd.Function):
-    """The loss, whose gradients are made along with it: there is one cosine matrix, and its gradient takes its place."""
+    """The loss, whose gradients are made along with it: there is one cosine matrix, and its gradient takes its
+    place."""
 
     @staticmethod
     def forward(ctx, unit_bD, head, label_b, norm_b, weight, epoch):
@@ -231,7 +252,8 @@ class _SampledSoftmax(torch.autograd.Function):
         unit_BD, label_B, norm_B = ranks.gather(unit_bD), ranks.gather(label_b), ranks.gather(norm_b)
         loss, grad_BD = _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, ctx.needs_input_grad[0])
         if grad_BD is not None:
-            # Parallel training takes the mean of the ranks' gradients; the loss is the mean over the faces of all of them.
+            # Parallel training takes the mean of the ranks' gradients; the loss is the mean over the faces of all of
+            # them.
             ctx.save_for_backward(ranks.sum_of_mine(grad_BD) * ranks.num_ranks)
         return loss
 
@@ -244,8 +266,8 @@ class _SampledSoftmax(torch.autograd.Function):
 def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     """(loss, its gradient for unit_BD or None); that of the sampled centres is added to the sample's.
 
-    Per chunk of classes: logits, exp(logits - their maximum m), and those times the slopes of the logits, which replace the
-    cosines. When all chunks and ranks are through, exp(m - log sum) makes probabilities of them.
+    Per chunk of classes: logits, exp(logits - their maximum m), and those times the slopes of the logits, which replace
+    the cosines. When all chunks and ranks are through, exp(m - log sum) makes probabilities of them.
     """
     sample, ranks, loss, knobs = head._sample, head.ranks, head.loss, head.knobs
     num_faces, num_sub = len(unit_BD), head.num_subcentres
@@ -324,8 +346,8 @@ def _own_logits(loss, knobs, state, norm_B):
 
 
 def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, slope_B, state, log_weight_C):
-    """Of a chunk of classes: (largest logit of each face, sum of exp(logit - largest), exp(logit - largest) times the slope of
-    the logit [C, B], which sub-centre is the nearest [C, K, B] or None where there is but one).
+    """Of a chunk of classes: (largest logit of each face, sum of exp(logit - largest), exp(logit - largest) times the
+    slope of the logit [C, B], which sub-centre is the nearest [C, K, B] or None where there is but one).
 
     Pointwise but for two reductions, so that torch.compile makes two passes over memory of it.
     """
@@ -379,7 +401,9 @@ def _add_at(gradient_SKB, sample, unit_BD, column_B, value_B):
 
 
 def _hardest(cosine_SKB, chunks, column_B, ranks):
-    """(largest cosine of each face to another class over all ranks, that class's column here or -1 where it is elsewhere)."""
+    """(largest cosine of each face to another class over all ranks, that class's column here or -1 where it is
+    elsewhere).
+    """
     value_B = torch.full(column_B.shape, -torch.inf, device=column_B.device)
     at_B = torch.full_like(column_B, -1)
     for chunk in chunks:

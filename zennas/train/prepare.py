@@ -59,7 +59,8 @@ def check_fit(options):
         )
     if limits.max_mb is not None and spent.megabytes > limits.max_mb:
         raise UserError(
-            f"{candidate.text} takes {spent.megabytes:.0f} MB; track {options.track.name} allows at most {limits.max_mb:g} MB; "
+            f"{candidate.text} takes {spent.megabytes:.0f} MB; track {options.track.name} allows at most "
+            f"{limits.max_mb:g} MB; "
             "--any-size trains it all the same (a teacher)"
         )
     return spent
@@ -100,7 +101,9 @@ def open_data(options, progress):
 
 
 def open_sets(options, ranks):
-    """The verification sets, on the first rank; UserError for one that cannot be used, or a --from that is no checkpoint."""
+    """The verification sets, on the first rank; UserError for one that cannot be used, or a --from that is no
+    checkpoint.
+    """
     sets = []
 
     def open_them():
@@ -121,7 +124,8 @@ def prepare(options, source, teacher, ranks, progress, *, sets=()):
     plan, space = options.plan, options.space
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
-            f"batch {plan.batch} cannot be shared out over {ranks.num_ranks} ranks in {plan.accumulate} micro-batches each; "
+            f"batch {plan.batch} cannot be shared out over {ranks.num_ranks} ranks in {plan.accumulate} "
+            f"micro-batches each; "
             f"allowed: a multiple of {ranks.num_ranks * plan.accumulate}"
         )
     if plan.batch // (ranks.num_ranks * plan.accumulate) < 2:
@@ -130,7 +134,8 @@ def prepare(options, source, teacher, ranks, progress, *, sets=()):
         raise UserError(f"{options.data}: {source.num_identities} identity; telling faces apart takes at least 2")
     if source.num_empty_identities:
         progress.say(
-            f"warning: {source.num_empty_identities} of {source.num_identities} identities of {options.data} have no image; "
+            f"warning: {source.num_empty_identities} of {source.num_identities} identities of {options.data} have no "
+            f"image; "
             "their centres are only ever negatives",
             style="yellow",
         )
@@ -147,27 +152,50 @@ def prepare(options, source, teacher, ranks, progress, *, sets=()):
     if each:
         count_C = np.where(count_C > 0, each, 0)
     head = PartialFC(
-        source.num_identities, space.embedding_size,
-        loss=plan.loss.name, knobs=plan.loss.knobs, optimizer=plan.optimizer.name,
-        optimizer_knobs=centre_knobs(plan.optimizer), sampling_rate=plan.loss.sampling_rate, count_C=count_C,
-        filter_threshold=plan.loss.filter_threshold, correct_sampling=plan.loss.correct_sampling, seed=plan.seed, ranks=ranks,
-    )  # fmt: skip
+        source.num_identities,
+        space.embedding_size,
+        loss=plan.loss.name,
+        knobs=plan.loss.knobs,
+        optimizer=plan.optimizer.name,
+        optimizer_knobs=centre_knobs(plan.optimizer),
+        sampling_rate=plan.loss.sampling_rate,
+        count_C=count_C,
+        filter_threshold=plan.loss.filter_threshold,
+        correct_sampling=plan.loss.correct_sampling,
+        seed=plan.seed,
+        ranks=ranks,
+    )
     network = initial_network(options.candidate, space, seed=plan.seed)
     guide = None
     if teacher is not None:
         guide = Guide(
-            plan.distill, teacher, source, network,
-            ranks=ranks, folder=options.out, seed=plan.seed, progress=progress,
-        )  # fmt: skip
+            plan.distill,
+            teacher,
+            source,
+            network,
+            ranks=ranks,
+            folder=options.out,
+            seed=plan.seed,
+            progress=progress,
+        )
     return Job(
-        options=options, source=source, network=network.to(ranks.device), head=head, guide=guide, sets=sets,
-        steps_per_epoch=epoch_steps, num_steps=max(1, round(plan.epochs * epoch_steps)),
-        num_workers=_num_workers(plan, ranks), autocast=autocast,
-    )  # fmt: skip
+        options=options,
+        source=source,
+        network=network.to(ranks.device),
+        head=head,
+        guide=guide,
+        sets=sets,
+        steps_per_epoch=epoch_steps,
+        num_steps=max(1, round(plan.epochs * epoch_steps)),
+        num_workers=_num_workers(plan, ranks),
+        autocast=autocast,
+    )
 
 
 def _num_workers(plan, ranks):
-    """Decoding processes of a rank: on a GPU its share of the machine's cores; on a processor one, beside the training itself."""
+    """Decoding processes of a rank: on a GPU its share of the machine's cores; on a processor one, beside the training
+    itself.
+    """
     if plan.data.workers is not None:
         return plan.data.workers
     if ranks.device.type == "cuda":
@@ -211,9 +239,14 @@ def open_teacher_of(options, ranks):
     dtype = autocast_of("auto", ranks.device) or torch.float32
     try:
         teacher = open_model(
-            options.teacher, mean=plan.teacher.mean, std=plan.teacher.std, device=ranks.device,
-            image_px=plan.teacher.image_px or px, dtype=dtype, trusted=True,  # the user's own, as --help says
-        )  # fmt: skip
+            options.teacher,
+            mean=plan.teacher.mean,
+            std=plan.teacher.std,
+            device=ranks.device,
+            image_px=plan.teacher.image_px or px,
+            dtype=dtype,
+            trusted=True,  # the user's own, as --help says
+        )
     except UserError as error:
         raise UserError(f"--teacher {error}") from None
     takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
@@ -240,7 +273,8 @@ def _check_memory(options, source, ranks):
         free /= ranks.num_local
     if free is not None and needed > CENTRE_MARGIN * free:
         raise UserError(
-            f"{mine:,} class centres of {options.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step on this "
+            f"{mine:,} class centres of {options.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step "
+            f"on this "
             f"rank, and {free / 2**30:.1f} GiB are free; give more ranks, or a lower loss.sampling_rate (now {rate:g})"
         )
 

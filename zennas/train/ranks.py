@@ -13,7 +13,8 @@ from zennas.records import UserError
 
 # torch 2.13 renames it, and warns of the old name at every call.
 _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-# As long as the first rank may take to ask the teacher about every image; a rank that dies is torchrun's and Ray's to see.
+# As long as the first rank may take to ask the teacher about every image; a rank that dies is torchrun's and Ray's to
+# see.
 TIMEOUT = datetime.timedelta(hours=24)
 
 
@@ -44,7 +45,9 @@ class Ranks:
         return self._reduce_(x, "MIN")
 
     def gather(self, x):
-        """The x of all ranks, one behind the other in the order of the ranks; all have the same shape. Carries no gradient."""
+        """The x of all ranks, one behind the other in the order of the ranks; all have the same shape. Carries no
+        gradient.
+        """
         if self.num_ranks == 1:
             return x
         everyone = x.new_empty((self.num_ranks * len(x), *x.shape[1:]))
@@ -115,10 +118,12 @@ class Ranks:
 
 
 def leave(code):
-    """End this process with this exit code, at once where it is one of several ranks: without the interpreter's own end.
+    """End this process with this exit code, at once where it is one of several ranks: without the interpreter's own
+    end.
 
-    DistributedDataParallel keeps gloo's threads beyond the group they served (torch 2.13). One that still lets go of a tensor
-    while the interpreter is taken down aborts its process, and torchrun then ends the other ranks: the first, which is exporting.
+    DistributedDataParallel keeps gloo's threads beyond the group they served (torch 2.13). One that still lets go of a
+    tensor while the interpreter is taken down aborts its process, and torchrun then ends the other ranks: the first,
+    which is exporting.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()

@@ -1,4 +1,6 @@
-"""report.html: what a training came to, as one page that needs no network, drawn from result.json and metrics.jsonl alone."""
+"""report.html: what a training came to, as one page that needs no network, drawn from result.json and metrics.jsonl
+alone.
+"""
 
 import html
 import math
@@ -94,9 +96,15 @@ behind ± stands the standard deviation over the folds. TAR is the share of same
 the same weights on a processor; on a GPU sums are taken in no fixed order, and the last digits differ.</p>
 {definitions(origin(record, [(latency["machine"], latency["protocol"])]))}"""
     return document(
-        sections, again, kind="train", title=result["experiment"], subtitle=f"{candidate.text} for {result['track']}",
-        banner=notices([over, latency["stand_in"], warning, *refused], "banner"), facts=_facts(result, candidate), style=STYLE,
-    )  # fmt: skip
+        sections,
+        again,
+        kind="train",
+        title=result["experiment"],
+        subtitle=f"{candidate.text} for {result['track']}",
+        banner=notices([over, latency["stand_in"], warning, *refused], "banner"),
+        facts=_facts(result, candidate),
+        style=STYLE,
+    )
 
 
 # --- the facts at the top
@@ -146,7 +154,8 @@ def _share(share):
 # --- accuracy
 
 
-COLUMNS = {  # of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
+# of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
+COLUMNS = {
     "Pairs": lambda one: f"{one['student']['num_pairs']:,}",
     "Untrained, %": lambda one: _share(one["untrained"]),
     "Student, %": lambda one: f"<b>{_with_spread(one['student'])}</b>",
@@ -206,19 +215,25 @@ def _accuracy_course(result, metrics):
         figure.add_scatter(y=pct - std, **band)
         figure.add_scatter(y=pct + std, fill="tonexty", fillcolor=_faint(colour), **band)
         figure.add_scatter(
-            x=rows["epoch"], y=pct, mode="lines+markers", line={"color": colour, "width": 2}, marker={"size": 5},
+            x=rows["epoch"],
+            y=pct,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"size": 5},
             hovertemplate=f"{name}<br>%{{y:.2f}} % after %{{x:.2f}} epochs<extra></extra>",
-        )  # fmt: skip
+        )
         if found["teacher"]:
             seen.append(100 * found["teacher"]["accuracy"])
             figure.add_hline(y=seen[-1], line={"color": colour, "width": 1.5, "dash": "dash"})
         if found["student"]:
             seen.append(100 * found["student"]["accuracy"])
             figure.add_scatter(
-                x=[result["training"]["epochs"]], y=[seen[-1]], mode="markers",
+                x=[result["training"]["epochs"]],
+                y=[seen[-1]],
+                mode="markers",
                 marker={"symbol": "star", "size": 13, "color": colour, "line": {"color": "white", "width": 1}},
                 hovertemplate=f"{name}<br>%{{y:.2f}} % as handed on<extra></extra>",
-            )  # fmt: skip
+            )
     looks |= {"as handed on": Look(INK, "★"), "± a standard deviation over the folds": Look(GRID, "■")}
     looks |= {"teacher": Look(INK, "┅")} if any(one["teacher"] for one in accuracy.values()) else {}
     figure.update_xaxes(title="Epochs", range=span(0, epochs, pad=0.02))
@@ -271,10 +286,14 @@ def _curves(entries, plan, metrics):
         figure.update_yaxes(type="log", row=row)
     if skipped := [entry["step"] for entry in metrics if entry["kind"] == "skipped"]:
         figure.add_scatter(
-            x=skipped, y=[entries["loss"].fillna(0.0).min()] * len(skipped), mode="markers", row=1, col=1,
+            x=skipped,
+            y=[entries["loss"].fillna(0.0).min()] * len(skipped),
+            mode="markers",
+            row=1,
+            col=1,
             marker={"symbol": "x", "size": 7, "color": BUDGET.colour},
             hovertemplate="step %{x:,} skipped<extra></extra>",
-        )  # fmt: skip
+        )
         looks["skipped"] = Look(BUDGET.colour, "✖")
     return legend(looks) + drawn(figure, "course", height_px=720)
 
@@ -298,10 +317,15 @@ def _panelled(entries, labels, forms):
         look, opacity = (POINT, POINT.opacity) if smooth else (MEAN, 1.0)
         line = {"color": MEAN.colour, "width": 1.8}
         figure.add_scatter(
-            x=entries["step"], y=entries[name], mode="markers" if smooth else "lines+markers", line=line,
-            marker={"color": look.colour, "size": 3, "opacity": opacity}, row=row, col=1,
+            x=entries["step"],
+            y=entries[name],
+            mode="markers" if smooth else "lines+markers",
+            line=line,
+            marker={"color": look.colour, "size": 3, "opacity": opacity},
+            row=row,
+            col=1,
             hovertemplate=f"step %{{x:,}}<br>{label} %{{y:{forms[name]}}}<extra></extra>",
-        )  # fmt: skip
+        )
         if smooth:
             means = entries[name].rolling(window, center=True, min_periods=1).mean()
             figure.add_scatter(x=entries["step"], y=means, mode="lines", line=line, hoverinfo="skip", row=row, col=1)
@@ -318,14 +342,23 @@ def _latency(latency):
     raw_ms = latency["raw_ms"]
     figure = go.Figure()
     figure.add_bar(
-        x=[untrained_ms, measured_ms], y=[0, 1], orientation="h", width=0.6, opacity=0.8,
-        marker_color=[UNTRAINED.colour, TRAINED.colour], hovertemplate="%{x:.2f} ms<extra></extra>",
-    )  # fmt: skip
+        x=[untrained_ms, measured_ms],
+        y=[0, 1],
+        orientation="h",
+        width=0.6,
+        opacity=0.8,
+        marker_color=[UNTRAINED.colour, TRAINED.colour],
+        hovertemplate="%{x:.2f} ms<extra></extra>",
+    )
     # Spread over the height of the bar, in the order in which they were taken: a machine that warms up shows.
     figure.add_scatter(
-        x=raw_ms, y=np.linspace(1.25, 0.75, len(raw_ms)), mode="markers", opacity=0.6,
-        marker={"color": RUN.colour, "size": 4}, hovertemplate="a run: %{x:.2f} ms<extra></extra>",
-    )  # fmt: skip
+        x=raw_ms,
+        y=np.linspace(1.25, 0.75, len(raw_ms)),
+        mode="markers",
+        opacity=0.6,
+        marker={"color": RUN.colour, "size": 4},
+        hovertemplate="a run: %{x:.2f} ms<extra></extra>",
+    )
     figure.add_vline(x=budget_ms, line={"color": BUDGET.colour, "width": 2})
     figure.update_xaxes(
         title="Latency, ms", range=[0, 1.06 * np.nanmax([measured_ms, untrained_ms, budget_ms, *raw_ms])]
@@ -385,20 +418,28 @@ def _as_yaml(plan):
 
 MEANING = """<section><h2>What the numbers mean, and what they do not</h2>
 <p>Seven things to know before concluding anything from this page.</p><ul>
-<li><b>An accuracy on few pairs is coarse.</b> Two networks whose accuracies differ by less than the standard deviation over
+<li><b>An accuracy on few pairs is coarse.</b> Two networks whose accuracies differ by less than the standard deviation
+over
 the folds have not been told apart on that set.</li>
-<li><b>One training is one seed.</b> Another seed gives another accuracy, and the deviation over the folds knows nothing of
+<li><b>One training is one seed.</b> Another seed gives another accuracy, and the deviation over the folds knows nothing
+of
 it. That one way of training is better than another takes several seeds of both.</li>
-<li><b>A TAR rests on very few pairs.</b> At one false accept in 1,000, a set with 3,000 pairs of different people has its
+<li><b>A TAR rests on very few pairs.</b> At one false accept in 1,000, a set with 3,000 pairs of different people has
+its
 threshold set by three of them.</li>
-<li><b>The sets are not the challenge.</b> It has pairs of its own, and many more. Who is in a public set may also be in the
+<li><b>The sets are not the challenge.</b> It has pairs of its own, and many more. Who is in a public set may also be in
+the
 training data; this page does not know whether the overlap was taken out.</li>
-<li><b>The teacher has seen other data,</b> as a rule more of it, and is held to no budget. The distance to it is what the
+<li><b>The teacher has seen other data,</b> as a rule more of it, and is held to no budget. The distance to it is what
+the
 student gives up, not how well it was taught.</li>
-<li><b>The latency is this machine's,</b> by the track's rule, with the trained weights. Where the budget was set for another
+<li><b>The latency is this machine's,</b> by the track's rule, with the trained weights. Where the budget was set for
+another
 machine, one network that was timed on both carries it here; others may gain or lose on the way.</li>
-<li><b>A falling loss is no accuracy.</b> Margins, scale and the share of sampled centres all move it, so that losses are
-comparable within one plan alone; a curricular loss may rise with its t while the network gets better.</li></ul></section>"""
+<li><b>A falling loss is no accuracy.</b> Margins, scale and the share of sampled centres all move it, so that losses
+are
+comparable within one plan alone; a curricular loss may rise with its t while the network gets
+better.</li></ul></section>"""
 
 STYLE = f"""
 dt {{ flex: 0 0 115px; }} ul.small {{ font-size: 13px; color: {FADED}; }}

@@ -16,7 +16,9 @@ from zennas.train_plan import ONLY_OF, TrainPlan
 
 
 def request(track, *, data, winner=None, out=None, changes=(), space=None, **others):
-    """The Options for an experiment's name or path; `changes` are KEY=VALUE of its recipe. UserError for what cannot be used."""
+    """The Options for an experiment's name or path; `changes` are KEY=VALUE of its recipe. UserError for what cannot be
+    used.
+    """
     experiment, the_track, the_space, plan = check_request(track, data=data, changes=changes, space=space, **others)
     winner = winner or pathlib.Path("runs") / experiment.name / "winner-1.yaml"
     if not pathlib.Path(winner).is_file():
@@ -32,14 +34,22 @@ def request(track, *, data, winner=None, out=None, changes=(), space=None, **oth
         raise UserError(f"{where}: {error}") from None
     out = pathlib.Path(out or pathlib.Path("runs") / f"{experiment.name}-trained")
     return Options(
-        name=experiment.name, asked_track=track, track=the_track, space=the_space, plan=plan, candidate=candidate,
-        data=pathlib.Path(data), out=out, command=command_line(), **others,
-    )  # fmt: skip
+        name=experiment.name,
+        asked_track=track,
+        track=the_track,
+        space=the_space,
+        plan=plan,
+        candidate=candidate,
+        data=pathlib.Path(data),
+        out=out,
+        command=command_line(),
+        **others,
+    )
 
 
 def check_request(track, *, data, changes=(), space=None, **others):
-    """(Experiment, Track, Space, TrainPlan) of what `request` takes: all of it that needs no winner, so that a search which is
-    to be followed by a training refuses it before it begins. UserError for what cannot be used."""
+    """(Experiment, Track, Space, TrainPlan) of what `request` takes: all of it that needs no winner, so that a search
+    which is to be followed by a training refuses it before it begins. UserError for what cannot be used."""
     experiment, the_track, the_space = load_experiment(track)
     plan = changed_plan(experiment.train, changes)
     check_plan(plan, experiment.name)
@@ -69,7 +79,8 @@ def check_request(track, *, data, changes=(), space=None, **others):
 def changed_plan(plan, changes):
     """The TrainPlan with KEY=VALUE changes, dots leading inwards; values are YAML.
 
-    Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does not have.
+    Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
+    not have.
 
     >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05", "loss.knobs.margin_rad=0.3"]).loss.knobs
     {'margin_rad': 0.3}

@@ -17,7 +17,8 @@ OVER_BUDGET_WHERE_NOISY = 1.5
 
 
 def run(options, ranks, progress):
-    """The result of a training (on the first rank; None on the others). UserError before the first step for bad input."""
+    """The result of a training (on the first rank; None on the others). UserError before the first step for bad
+    input."""
     locks = []
     try:
         ranks.on_first(lambda: locks.append(lock_folder(options.out)))
@@ -54,9 +55,14 @@ def run(options, ranks, progress):
             "corrupt_images": corrupt,
         }
         result = finish(
-            options, job.network, spent=spent, accuracy=_accuracies(options, job, ranks, progress), training=about,
-            progress=progress, images=source.images,
-        )  # fmt: skip
+            options,
+            job.network,
+            spent=spent,
+            accuracy=_accuracies(options, job, ranks, progress),
+            training=about,
+            progress=progress,
+            images=source.images,
+        )
         write_report(options.out / "report.html", result, read_metrics(options.out))
         save_run(options.out, state | {"finished_with": options.measured_with()})
         return result
@@ -95,7 +101,8 @@ def _check_latency(options, state, progress):
     allowed = OVER_BUDGET if untrained.warning is None else OVER_BUDGET_WHERE_NOISY
     if here_ms > allowed * budget.budget_ms:
         raise UserError(
-            f"{said} ({budget.origin}); choose another --winner or --track, or train it all the same with --any-size (a teacher)"
+            f"{said} ({budget.origin}); choose another --winner or --track, or train it all the same with --any-size "
+            f"(a teacher)"
         )
     if here_ms > budget.budget_ms:
         why = untrained.warning or "over it by less than a machine's noise"
@@ -112,13 +119,15 @@ def _announce(job, spent, ranks, progress):
     lines = {
         "track": f"{options.track.name}: {options.track.title}",
         "winner": f"{options.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
-        "data": f"{options.data}: {job.source.num_images:,} images of {job.source.num_identities:,} identities{_chosen(options)}",
+        "data": f"{options.data}: {job.source.num_images:,} images of {job.source.num_identities:,} "
+        f"identities{_chosen(options)}",
         "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
         "loss": f"{plan.loss.name} {head.knobs}{sampled}",
         "teacher": f"{options.teacher}: {plan.distill.name}, weight {job.guide.weight:g}"
         if options.teacher
         else "none",
-        "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on {ranks.device}, "
+        "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on "
+        f"{ranks.device}, "
         f"{job.num_workers} decoding process(es) each, seed {plan.seed}, out {options.out}",
     }
     for name, text in lines.items():
@@ -148,9 +157,11 @@ def _accuracies(options, job, ranks, progress):
         for pair_set in job.sets:
             progress.begin(f"the teacher on {pair_set.name}")
             answer = verify(
-                pair_set, lambda image: teacher(image).embedding_BD, image_px=teacher.input_hw,
+                pair_set,
+                lambda image: teacher(image).embedding_BD,
+                image_px=teacher.input_hw,
                 progress=progress.counting("images"),
-            )  # fmt: skip
+            )
             found[pair_set.name]["teacher"] = answer.model_dump()
             progress.end()
     return found

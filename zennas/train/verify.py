@@ -95,7 +95,9 @@ def verify(pair_set, embed_batch, *, image_px, progress=None):
 
 
 def in_eval(network, device, *, autocast=None):
-    """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it was in."""
+    """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it
+    was in.
+    """
 
     def embed_batch(image_BHW3):
         training = network.training

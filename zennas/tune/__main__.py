@@ -9,11 +9,13 @@ import typer
 from zennas import commands
 from zennas.train.__main__ import DATA_HELP
 
-HELP = """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
+HELP = """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the
+backbone.
 
-Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna proposes, and poor
-trials are stopped early. The first trial is the recipe as it stands. What may vary is the `tune:` part of the track's
-experiment. Ctrl-C ends it; the same command with the same --out goes on, and no finished trial is run again.
+Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
+proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the `tune:`
+part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no finished trial is
+run again.
 
 Exit codes: 0 searched; 1 no trial was run to its end; 2 something given cannot be used; 130 stopped by Ctrl-C.
 """
@@ -88,18 +90,35 @@ def tune(
     if resume and fresh:
         raise UserError("--resume and --fresh exclude each other")
     options = request(
-        track, data=data, winner=winner, out=out, changes=tuple(set_ or ()), space=space, trials=trials, epochs=epochs, seed=seed,
-        only=tuple(only or ()), workers=workers, threads=threads, embeddings_from=embeddings_from, held_out=held_out, test=test,
-        device=device, address=address, resume=resume, fresh=fresh,
-    )  # fmt: skip
+        track,
+        data=data,
+        winner=winner,
+        out=out,
+        changes=tuple(set_ or ()),
+        space=space,
+        trials=trials,
+        epochs=epochs,
+        seed=seed,
+        only=tuple(only or ()),
+        workers=workers,
+        threads=threads,
+        embeddings_from=embeddings_from,
+        held_out=held_out,
+        test=test,
+        device=device,
+        address=address,
+        resume=resume,
+        fresh=fresh,
+    )
     console = console_for(json_output=json_output)
     try:
         summary = go(options, console, json_output=json_output)
     except KeyboardInterrupt:
         console.print(
             f"stopped; finished trials are kept in {options.shown_out}: give the same command again to go on",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
         raise
     if json_output:
         print(json.dumps(summary, indent=2))

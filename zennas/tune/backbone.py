@@ -9,13 +9,14 @@ STEPS = 256  # multipliers tried between two ends; far more than there are diffe
 
 
 def equal_macs(base, space, plan):
-    """Candidates with the multiply-accumulates of `base`, within plan.macs_tolerance_pct, the shallowest first; `base` is one.
+    """Candidates with the multiply-accumulates of `base`, within plan.macs_tolerance_pct, the shallowest first; `base`
+    is one.
 
-    Every depth of `base` is multiplied by one factor from plan.depth (a BackboneSpace) and rounded; then stem and widths by
-    another, so that the multiply-accumulates come out, as far as the steps of the space let them. Those that the space does not
-    hold are left out. Equal multiply-accumulates are not equal latency: measure what you choose.
-    Source: the backbone space of Comprehensive Search (arXiv:2208.13600), depth and width of a MobileNet at equal FLOPs; that
-    depth is drawn and width follows is our way to keep them equal.
+    Every depth of `base` is multiplied by one factor from plan.depth (a BackboneSpace) and rounded; then stem and
+    widths by another, so that the multiply-accumulates come out, as far as the steps of the space let them. Those that
+    the space does not hold are left out. Equal multiply-accumulates are not equal latency: measure what you choose.
+    Source: the backbone space of Comprehensive Search (arXiv:2208.13600), depth and width of a MobileNet at equal
+    FLOPs; that depth is drawn and width follows is our way to keep them equal.
     UserError where `base` is not in the space, or nothing else comes out.
     """
     if reason := space.violation(base):

@@ -1,10 +1,10 @@
 """Two thresholds over embeddings: which identities are one person, and which images are of somebody else.
 
-Source: the cleaning space of Towards Robust Face Recognition with Comprehensive Search (ECCV 2022, arXiv:2208.13600): merge
-classes whose centre similarity exceeds tau_inter (one person under two names), keep a sample if its "discriminability" exceeds
-tau_intra (a stranger in a folder). That discriminability is the cosine to the identity's centre, that a centre is the mean of
-unit embeddings, and that merging comes first, so that centres are fresh, are our reading; the last two as mind_ft has them but
-for its robust centres.
+Source: the cleaning space of Towards Robust Face Recognition with Comprehensive Search (ECCV 2022, arXiv:2208.13600):
+merge classes whose centre similarity exceeds tau_inter (one person under two names), keep a sample if its
+"discriminability" exceeds tau_intra (a stranger in a folder). That discriminability is the cosine to the identity's
+centre, that a centre is the mean of unit embeddings, and that merging comes first, so that centres are fresh, are our
+reading; the last two as mind_ft has them but for its robust centres.
 
 N images, M of them, C identities, B a block of them, D embedding size
 """
@@ -31,9 +31,9 @@ def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
     """The Cleaned labels of images by their unit embeddings (a row of zeros: there is none, and tau_intra leaves
     that image out).
 
-    label_N: DROPPED for images that take no part. A threshold of None: not applied. Merged identities have the lowest of their
-    numbers, and are one person if a chain of such pairs joins them. `zennas clean` cleans by more than two thresholds, and by
-    robust centres.
+    label_N: DROPPED for images that take no part. A threshold of None: not applied. Merged identities have the lowest
+    of their numbers, and are one person if a chain of such pairs joins them. `zennas clean` cleans by more than two
+    thresholds, and by robust centres.
 
     >>> unit_ND = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]])
     >>> cleaned(unit_ND, np.array([0, 1, 1, 2]), tau_inter=0.85, tau_intra=0.82)

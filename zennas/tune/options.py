@@ -44,9 +44,18 @@ class Options:
     def training(self, *, plan, candidate, out, labels=None):
         """The train Options of one training of this search."""
         return TrainOptions(
-            name=self.name, asked_track=self.asked_track, track=self.track, space=self.space, plan=plan, candidate=candidate,
-            data=self.data, out=out, labels=labels, any_size=True, device=self.device,
-        )  # fmt: skip
+            name=self.name,
+            asked_track=self.asked_track,
+            track=self.track,
+            space=self.space,
+            plan=plan,
+            candidate=candidate,
+            data=self.data,
+            out=out,
+            labels=labels,
+            any_size=True,
+            device=self.device,
+        )
 
     def settings(self, source, people, model_print):
         """What makes this run this run: a resumed one must agree in all of it."""
@@ -66,9 +75,26 @@ class Options:
 
 
 def request(
-    track, *, data, winner=None, out=None, changes=(), space=None, trials=None, epochs=None, seed=None, only=(), workers=None,
-    threads=None, address=None, embeddings_from=None, held_out=None, test=None, device=None, **others,
-):  # fmt: skip
+    track,
+    *,
+    data,
+    winner=None,
+    out=None,
+    changes=(),
+    space=None,
+    trials=None,
+    epochs=None,
+    seed=None,
+    only=(),
+    workers=None,
+    threads=None,
+    address=None,
+    embeddings_from=None,
+    held_out=None,
+    test=None,
+    device=None,
+    **others,
+):
     """The Options of what the command line says. UserError for what cannot be used."""
     tune = tune_plan(track, trials=trials, epochs=epochs, seed=seed, only=only)
     trained = train_request(track, data=data, winner=winner, out=out, changes=changes, space=space, device=device)
@@ -91,12 +117,26 @@ def request(
         raise UserError(f"--embeddings-from {embeddings_from}: is for tune.cleaning, which is not searched here")
     out = pathlib.Path(out or pathlib.Path("runs") / f"{trained.name}-tuned")
     return Options(
-        name=trained.name, asked_track=track, track=trained.track, space=trained.space, plan=trained.plan, tune=tune,
-        candidate=trained.candidate, data=pathlib.Path(data).resolve(), out=out.resolve(), shown_out=out,
-        embeddings_from=embeddings_from, held_out=held_out, test=test, device=device, num_workers=workers,
-        num_threads=threads, address=address,
-        command=command_line(), **others,
-    )  # fmt: skip
+        name=trained.name,
+        asked_track=track,
+        track=trained.track,
+        space=trained.space,
+        plan=trained.plan,
+        tune=tune,
+        candidate=trained.candidate,
+        data=pathlib.Path(data).resolve(),
+        out=out.resolve(),
+        shown_out=out,
+        embeddings_from=embeddings_from,
+        held_out=held_out,
+        test=test,
+        device=device,
+        num_workers=workers,
+        num_threads=threads,
+        address=address,
+        command=command_line(),
+        **others,
+    )
 
 
 def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):

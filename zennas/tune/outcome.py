@@ -1,4 +1,6 @@
-"""What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page; and what it says."""
+"""What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page; and what it
+says.
+"""
 
 import io
 import shlex
@@ -40,8 +42,8 @@ def table_of(tried):
 
 
 def summary_of(setting, tried, *, confirmed=None):
-    """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where `confirmed` is
-    ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
+    """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where
+    `confirmed` is ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
     plan = setting.options.tune
     finished = [one for one in tried if one.state == FINISHED]
     best = max(finished, key=lambda one: curve(one.folder)[-1]["reward"], default=None)
@@ -66,9 +68,11 @@ def summary_of(setting, tried, *, confirmed=None):
 def _group(group):
     same, different = group.num_pairs
     return {
-        "num_images": len(group.index_M), "num_identities": group.num_identities, "same_pairs": same,
+        "num_images": len(group.index_M),
+        "num_identities": group.num_identities,
+        "same_pairs": same,
         "different_pairs": different,
-    }  # fmt: skip
+    }
 
 
 def _told(setting, one):
@@ -85,8 +89,8 @@ def _told(setting, one):
 
 
 def _confirmed(setting, proposals, seeds):
-    """{"rows": {name: [{"seed", "held_out", "test"}]}, "differences": {name: {"held_out": [...], "test": [...]}}}: rewards, and
-    by how much each is above the recipe, the same seed on both sides."""
+    """{"rows": {name: [{"seed", "held_out", "test"}]}, "differences": {name: {"held_out": [...], "test": [...]}}}:
+    rewards, and by how much each is above the recipe, the same seed on both sides."""
     rows = {name: [] for name in proposals}
     for name, proposal in proposals.items():
         for seed in seeds:

@@ -37,7 +37,8 @@ class Group(NamedTuple):
 
 
 class People(NamedTuple):
-    """label_N: identity of the images that may be trained on, DROPPED for all others. test: None where there is nobody."""
+    """label_N: identity of the images that may be trained on, DROPPED for all others. test: None where there is
+    nobody."""
 
     label_N: np.ndarray
     held_out: Group
@@ -45,10 +46,11 @@ class People(NamedTuple):
 
 
 def split(source, plan, *, seed, held_out=None, test=None):
-    """The People of a Source. held_out, test: files of identities, one a line; without, plan's shares of all, drawn by `seed`.
+    """The People of a Source. held_out, test: files of identities, one a line; without, plan's shares of all, drawn by
+    `seed`.
 
-    plan: a RewardPlan. No identity is in two groups. UserError for names that are not there, or a group without a pair of one
-    kind.
+    plan: a RewardPlan. No identity is in two groups. UserError for names that are not there, or a group without a pair
+    of one kind.
     """
     rng = np.random.default_rng(seed)
     label_N = np.asarray(source.label_N)
@@ -66,7 +68,8 @@ def split(source, plan, *, seed, held_out=None, test=None):
         groups[name] = _group(label_N, numbers, plan.max_images, rng) if numbers else None
         if numbers and 0 in (pairs := groups[name].num_pairs):
             raise UserError(
-                f"{source.path}: the {len(numbers)} {name} identities have {pairs[0]} pairs of one person and {pairs[1]} of two; "
+                f"{source.path}: the {len(numbers)} {name} identities have {pairs[0]} pairs of one person and "
+                f"{pairs[1]} of two; "
                 "a reward needs both: name others, or raise the share in tune.reward"
             )
     trained_N = np.where(np.isin(label_N, list(taken)), DROPPED, label_N)
@@ -116,8 +119,8 @@ def rewards(group, source, embed_batch, plan, *, image_px):
     """{"reward": the weighted mean of TPRs, "tpr@FPR": each of them} over all pairs of a Group, mirrored images added.
 
     embed_batch: as train/verify.embed takes it. UserError where an embedding is not finite.
-    Source: the reward of Comprehensive Search (arXiv:2208.13600): TPR at FPR 1e-3, 1e-4 and 1e-5 weighted 0.5, 0.25, 0.25, there
-    on MegaFace.
+    Source: the reward of Comprehensive Search (arXiv:2208.13600): TPR at FPR 1e-3, 1e-4 and 1e-5 weighted 0.5, 0.25,
+    0.25, there on MegaFace.
     """
     embedding_MD, _ = embed(source.some(group.index_M), embed_batch, image_px=image_px)
     found = all_to_all(embedding_MD.numpy(), group.label_M, plan.fprs, num_hardest=0)

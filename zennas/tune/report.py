@@ -1,4 +1,6 @@
-"""report.html: what a comprehensive search found, one page that needs no network, drawn from its summary and trials alone."""
+"""report.html: what a comprehensive search found, one page that needs no network, drawn from its summary and trials
+alone.
+"""
 
 import html
 import math
@@ -46,32 +48,43 @@ def page(summary, rows, curves):
     fprs = ", ".join(f"{fpr:g}" for fpr in summary["reward"]["fprs"])
     weights = ", ".join(f"{weight:g}" for weight in summary["reward"]["weights"])
     sections = f"""<section><h2>The best against the recipe as it stands</h2>
-<p>The reward is the TPR at FPR {fprs}, weighted {weights}, over all pairs of {summary["held_out"]["num_images"]:,} images of
-{summary["held_out"]["num_identities"]:,} people that no trial trains on, after {summary["epochs"]} epochs, in per cent.</p>
+<p>The reward is the TPR at FPR {fprs}, weighted {weights}, over all pairs of {summary["held_out"]["num_images"]:,}
+images of
+{summary["held_out"]["num_identities"]:,} people that no trial trains on, after {summary["epochs"]} epochs, in per
+cent.</p>
 {notices(summary["few_pairs"], "note")}{_comparison(summary)}{_confirmation(summary)}</section>
 <section><h2>Reward over trials</h2>
-<p>In the order in which they began; the line is the best so far of those that were run to their end, the dashes the recipe.
+<p>In the order in which they began; the line is the best so far of those that were run to their end, the dashes the
+recipe.
 What was stopped early stands at its last reward, after fewer epochs.</p>
 {legend({"the recipe": RECIPE, **STATES})}{_course(summary, rows)}</section>
 <section><h2>How they learned</h2>
-<p>Every line is a trial, after each of its epochs. One that ends early was among the worse of those that came as far.</p>
+<p>Every line is a trial, after each of its epochs. One that ends early was among the worse of those that came as
+far.</p>
 {_curves(rows, curves)}</section>
 <section><h2>Reward over each knob</h2>
-<p>All knobs move at once, so a cloud without a slope does not say that a knob is worth nothing. Dashes: the recipe's reward.</p>
+<p>All knobs move at once, so a cloud without a slope does not say that a knob is worth nothing. Dashes: the recipe's
+reward.</p>
 {_knobs(summary, rows)}</section>
 <section><h2>All trials</h2>{notices(failed, "note")}{_trials(rows)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
-<li><b>The best of many was lucky, too.</b> Its reward here is the largest of {summary["trials"]}, and part of that is chance.
+<li><b>The best of many was lucky, too.</b> Its reward here is the largest of {summary["trials"]}, and part of that is
+chance.
 What it gives with other seeds, on people by whom nothing was chosen, is the figure to quote.</li>
 <li><b>A trial is a short training.</b> What wins after {summary["epochs"]} epochs need not win after twenty.</li>
 <li><b>Equal multiply-accumulates are not equal latency.</b> Measure the winner: <code>zennas train</code> does.</li>
 <li><b>Thresholds belong to one network's embeddings.</b> Another model's cosines lie elsewhere.</li></ul></section>"""
     again = f"<p>What it takes to run it again.</p>{definitions(origin(record, []))}"
     return document(
-        sections, again, kind="tune", title=summary["experiment"],
-        subtitle="Cleaning thresholds, margin loss, depth against width: searched together", banner=notices(failed[:1], "banner"),
-        facts=_facts(summary), style=STYLE,
-    )  # fmt: skip
+        sections,
+        again,
+        kind="tune",
+        title=summary["experiment"],
+        subtitle="Cleaning thresholds, margin loss, depth against width: searched together",
+        banner=notices(failed[:1], "banner"),
+        facts=_facts(summary),
+        style=STYLE,
+    )
 
 
 def _facts(summary):
@@ -126,7 +139,8 @@ def _confirmation(summary):
     seeds = ", ".join(str(row["seed"]) for row in confirmed["rows"]["recipe"])
     names = ["", "Held out", "Above the recipe", "Test", "Above the recipe"]
     return f"""<h3>Trained again with other seeds</h3><p>Reward in per cent with seeds {seeds}, and how much
-above the recipe: mean and standard deviation of the differences, the same seed on both sides. The people of the test were asked
+above the recipe: mean and standard deviation of the differences, the same seed on both sides. The people of the test
+were asked
 when the search was over; nothing was chosen by them.</p>{table(names, body)}"""
 
 
@@ -167,10 +181,14 @@ def _curves(rows, curves):
         if points:
             epochs, rewards = zip(*points, strict=True)
             figure.add_scatter(
-                x=epochs, y=[100 * reward for reward in rewards], mode="lines+markers", opacity=1.0 if row.trial == 0 else 0.6,
-                line={"color": look.colour, "width": 2.5 if row.trial == 0 else 1.2}, marker={"size": 4},
+                x=epochs,
+                y=[100 * reward for reward in rewards],
+                mode="lines+markers",
+                opacity=1.0 if row.trial == 0 else 0.6,
+                line={"color": look.colour, "width": 2.5 if row.trial == 0 else 1.2},
+                marker={"size": 4},
                 hovertemplate=f"trial {row.trial}, {row.state}<br>epoch %{{x}}: %{{y:.2f}} %<extra></extra>",
-            )  # fmt: skip
+            )
     figure.update_xaxes(title="Epoch", dtick=1)
     figure.update_yaxes(title="Reward, %")
     return drawn(figure, "curves", height_px=380)
@@ -213,11 +231,15 @@ def _marks(figure, rows, x, **where):
         some = some[some["reward"].notna()] if "reward" in some else some[:0]
         if len(some):
             figure.add_scatter(
-                x=some[x], y=100 * some["reward"], mode="markers", customdata=some[["trial", "epochs"]],
+                x=some[x],
+                y=100 * some["reward"],
+                mode="markers",
+                customdata=some[["trial", "epochs"]],
                 marker={"color": look.colour, "symbol": look.symbol, "size": look.size_px},
-                hovertemplate=f"trial %{{customdata[0]}}, {name}, %{{customdata[1]}} ep.<br>%{{x}}: %{{y:.2f}} %<extra></extra>",
+                hovertemplate=f"trial %{{customdata[0]}}, {name}, %{{customdata[1]}} ep.<br>%{{x}}: %{{y:.2f}} "
+                f"%<extra></extra>",
                 **where,
-            )  # fmt: skip
+            )
 
 
 def _dashes(figure, summary, **where):

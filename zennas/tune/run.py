@@ -1,4 +1,6 @@
-"""The comprehensive search from end to end: embeddings, trials, the best confirmed, what it leaves behind. Read `go` first."""
+"""The comprehensive search from end to end: embeddings, trials, the best confirmed, what it leaves behind. Read `go`
+first.
+"""
 
 import numpy as np
 
@@ -20,8 +22,8 @@ LOG = "tune.log"
 
 
 def go(options, console, *, json_output=False):
-    """The summary of a comprehensive search (a plain dict, as run.json keeps it). UserError before the first trial for what
-    cannot be used."""
+    """The summary of a comprehensive search (a plain dict, as run.json keeps it). UserError before the first trial for
+    what cannot be used."""
     progress, lock = Progress(console), lock_folder(options.out)
     try:
         shapes = _shapes(options)
@@ -32,9 +34,13 @@ def go(options, console, *, json_output=False):
         people = split(source, plan, seed=options.tune.seed, held_out=options.held_out, test=options.test)
         model = _model(options)
         state, _ = open_run(
-            options.out, options.settings(source, people, model and model.fingerprint), start={"summary": None},
-            resume=options.resume, fresh=options.fresh, seed=options.tune.seed,
-        )  # fmt: skip
+            options.out,
+            options.settings(source, people, model and model.fingerprint),
+            start={"summary": None},
+            resume=options.resume,
+            fresh=options.fresh,
+            seed=options.tune.seed,
+        )
         progress.log_to(options.out / LOG)
         if state["summary"] is not None:
             progress.say(f"{options.shown_out}: this search is done; --fresh searches again")
@@ -62,7 +68,9 @@ def go(options, console, *, json_output=False):
 
 
 def to_confirm(best, plan):
-    """{what it is: Proposal} of all that is trained with other seeds: the recipe, the best, and each of its factors alone."""
+    """{what it is: Proposal} of all that is trained with other seeds: the recipe, the best, and each of its factors
+    alone.
+    """
     rows = {"recipe": Proposal()}
     if best != Proposal():
         rows["best"] = best

@@ -34,7 +34,9 @@ ENDED = "ended"  # a file: it was run to its end, or is not to go on
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all trials of a run share. It travels to other processes and machines; what it names lies where they all see it."""
+    """What all trials of a run share. It travels to other processes and machines; what it names lies where they all see
+    it.
+    """
 
     options: Options
     people: People
@@ -62,10 +64,11 @@ class Setting:
 
 
 def run_trial(setting, proposal, *, seed, report, with_test=False):
-    """Train one Proposal and judge it after every epoch; report(epoch, numbers) may end it by raising what is no Exception.
+    """Train one Proposal and judge it after every epoch; report(epoch, numbers) may end it by raising what is no
+    Exception.
 
-    Goes on from its last checkpoint where it was begun; where it is done, its last numbers are reported again. with_test: the
-    test people are asked at its end, and what they say is kept.
+    Goes on from its last checkpoint where it was begun; where it is done, its last numbers are reported again.
+    with_test: the test people are asked at its end, and what they say is kept.
     """
     folder = setting.folder(proposal, seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Ray Tune: many trials at once, proposed by Optuna, poor ones stopped early (the only file of the tuning that imports ray)."""
+"""Ray Tune: many trials at once, proposed by Optuna, poor ones stopped early (the only file of the tuning that imports
+ray).
+"""
 
 import contextlib
 import functools
@@ -40,7 +42,9 @@ class Tried(NamedTuple):
 
 @contextlib.contextmanager
 def workers(num_workers, *, say, threads=1, address=None):
-    """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at `address`."""
+    """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at
+    `address`.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failing trial's traceback; Teller says what it was
     logging.getLogger("optuna").setLevel(logging.WARNING)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the trial's own journal says more
@@ -57,7 +61,8 @@ def workers(num_workers, *, say, threads=1, address=None):
 def search(setting, *, json_output, log):
     """[Tried] in order, once all trials are done: the recipe first, then what Optuna proposes.
 
-    Goes on where an earlier call was killed: what is finished is not run again. json_output, log: where it says how it goes.
+    Goes on where an earlier call was killed: what is finished is not run again. json_output, log: where it says how it
+    goes.
     """
     options, plan = setting.options, setting.options.tune
     folder = options.out / RUN
@@ -70,9 +75,14 @@ def search(setting, *, json_output, log):
             functools.partial(suggest, plan, len(setting.shapes)), metric=METRIC, mode="max", seed=plan.seed
         )
         scheduler = Asha(
-            folder.with_name(RUNGS), time_attr=TIME, metric=METRIC, mode="max", max_t=plan.epochs,
-            grace_period=plan.asha.grace_epochs, reduction_factor=plan.asha.reduction,
-        )  # fmt: skip
+            folder.with_name(RUNGS),
+            time_attr=TIME,
+            metric=METRIC,
+            mode="max",
+            max_t=plan.epochs,
+            grace_period=plan.asha.grace_epochs,
+            reduction_factor=plan.asha.reduction,
+        )
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -119,7 +129,9 @@ def _unheard(epoch, numbers):
 
 
 def _share(setting):
-    """What a trial takes of the machines: its threads, and of GPUs, where there are some, as much as lets all trials run."""
+    """What a trial takes of the machines: its threads, and of GPUs, where there are some, as much as lets all trials
+    run.
+    """
     gpus = 0 if setting.options.device == "cpu" else ray.cluster_resources().get("GPU", 0)
     return {"cpu": setting.num_threads} | ({"gpu": min(1, gpus / setting.options.num_workers)} if gpus else {})
 
@@ -154,7 +166,8 @@ def _tried(setting, result):
 class RecipeFirst(OptunaSearch):
     """Optuna, after the recipe as it stands, which is no point of its space and of which it is told nothing.
 
-    What Ray saves of a searcher is this object's __dict__; a ConcurrencyLimiter around it would forget who is under way.
+    What Ray saves of a searcher is this object's __dict__; a ConcurrencyLimiter around it would forget who is under
+    way.
     """
 
     num_at_once = 1
@@ -180,7 +193,8 @@ class RecipeFirst(OptunaSearch):
 
 
 class Asha(ASHAScheduler):
-    """Successive halving that runs the recipe to its end, and that remembers: Ray keeps no scheduler's state on disk."""
+    """Successive halving that runs the recipe to its end, and that remembers: Ray keeps no scheduler's state on
+    disk."""
 
     def __init__(self, path, **options):
         super().__init__(**options)
@@ -219,7 +233,9 @@ def _lines(path):
 
 
 class Teller(tune.Callback):
-    """Says how the search goes. Ray pickles it with the run, so it holds values, and opens what it speaks to at the start."""
+    """Says how the search goes. Ray pickles it with the run, so it holds values, and opens what it speaks to at the
+    start.
+    """
 
     def __init__(self, setting, json_output, log):
         self.setting, self.json_output, self.log, self.progress = setting, json_output, log, None
@@ -265,7 +281,8 @@ class Teller(tune.Callback):
         self.progress.close()
 
     def _best(self, trials, just_ended=None):
-        """The best of the trials that were run to their end, or None. Ray says of the one that just ended that it runs."""
+        """The best of the trials that were run to their end, or None. Ray says of the one that just ended that it
+        runs."""
         epochs = self.setting.options.tune.epochs
         ended = [trial for trial in trials if trial.is_finished() or trial is just_ended]
         done = [trial for trial in ended if (trial.last_result or {}).get(TIME, 0) >= epochs]

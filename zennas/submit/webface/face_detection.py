@@ -1,7 +1,7 @@
 """Faces in an image, by YuNet (OpenCV's face detector, an ONNX file) in ONNX Runtime.
 
-This file goes into a submission as it is and needs Python 3.6, numpy and onnxruntime alone (so there is no zip(strict=)).
-To use another detector, write another face_detection.py with the same `get_detector` and `open_session`.
+This file goes into a submission as it is and needs Python 3.6, numpy and onnxruntime alone (so there is no
+zip(strict=)). To use another detector, write another face_detection.py with the same `get_detector` and `open_session`.
 """
 
 # H height, W width, P places of a grid, N faces
@@ -20,8 +20,8 @@ def get_detector(path, use_gpu=False):
 
 
 class Detector:
-    """detect(image_HW3 in BGR, threshold) -> (box_N4: left, top, right, bottom; point_N52: eyes, nose, corners of the mouth as
-    they stand from left to right in the image; score_N), strongest first, in pixels of that image."""
+    """detect(image_HW3 in BGR, threshold) -> (box_N4: left, top, right, bottom; point_N52: eyes, nose, corners of the
+    mouth as they stand from left to right in the image; score_N), strongest first, in pixels of that image."""
 
     def __init__(self, path, use_gpu=False):
         self.session = open_session(path, use_gpu)
@@ -69,8 +69,8 @@ def open_session(path, use_gpu=False):
 def decoded(outputs, stride, columns, threshold):
     """(box_N4, point_N52, score_N) that one grid of the network's answer holds, by its stride.
 
-    Place p of a grid stands at column p % columns and row p // columns; centres and landmarks are offsets from it in strides,
-    sizes are logarithms of strides. The score is the geometric mean of class and object.
+    Place p of a grid stands at column p % columns and row p // columns; centres and landmarks are offsets from it in
+    strides, sizes are logarithms of strides. The score is the geometric mean of class and object.
     """
     class_P, object_P, box_P4, point_P10 = (outputs[f"{kind}_{stride}"][0] for kind in KINDS)
     score_P = np.sqrt(np.clip(class_P[:, 0], 0, 1) * np.clip(object_P[:, 0], 0, 1))

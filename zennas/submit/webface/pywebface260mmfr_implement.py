@@ -1,7 +1,7 @@
 """A face recognition system for the WebFace260M track of ICCV21-MFR: detection, alignment, recognition on one thread.
 
-This file goes into a submission as it is and needs Python 3.6, numpy, cv2, onnxruntime and, beside it, face_detection.py
-alone. Which networks it runs, and how it feeds them, stands in assets/settings.json.
+This file goes into a submission as it is and needs Python 3.6, numpy, cv2, onnxruntime and, beside it,
+face_detection.py alone. Which networks it runs, and how it feeds them, stands in assets/settings.json.
 """
 
 # H height, W width, D embedding size
@@ -70,7 +70,9 @@ class PyWebFace260M:
         return tuple(int(1000 * seconds) for seconds in sorted(runs)[KTH_FASTEST - 1])
 
     def get_feature(self, img, im_type=0):
-        """The feature_D (float32) of the one face that matters in a BGR image: of unit length, or zeros where there is none."""
+        """The feature_D (float32) of the one face that matters in a BGR image: of unit length, or zeros where there is
+        none.
+        """
         return self.get_feature_time(img)[0]
 
     def get_feature_time(self, img, im_type=0):
@@ -92,7 +94,9 @@ class PyWebFace260M:
         return float(np.dot(feat1, feat2))
 
     def detect(self, img):
-        """(box_N4, point_N52) in pixels of the image, which the detector sees scaled to DETECTION_PX and padded with black."""
+        """(box_N4, point_N52) in pixels of the image, which the detector sees scaled to DETECTION_PX and padded with
+        black.
+        """
         scale = DETECTION_PX / max(img.shape[:2])
         height, width = (max(1, int(scale * side + 0.5)) for side in img.shape[:2])
         square_HW3 = np.zeros((DETECTION_PX, DETECTION_PX, 3), np.uint8)
@@ -101,7 +105,9 @@ class PyWebFace260M:
         return box_N4 / scale, point_N52 / scale
 
     def recognize(self, face_HW3):
-        """The feature_D of an aligned face in BGR: of unit length, or zeros where the network answers nothing but zeros."""
+        """The feature_D of an aligned face in BGR: of unit length, or zeros where the network answers nothing but
+        zeros.
+        """
         image_13HW = face_HW3[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)
         image_13HW = np.ascontiguousarray((image_13HW - self.mean) / self.std, dtype=np.float32)
         feature_D = self.session.run(None, {self.input_name: image_13HW})[0].reshape(-1).astype(np.float32)
@@ -109,7 +115,8 @@ class PyWebFace260M:
 
 
 def chosen(box_N4, shape):
-    """The number of the face that matters: large and near the centre, by area - 2 x squared distance from the centre."""
+    """The number of the face that matters: large and near the centre, by area - 2 x squared distance from the
+    centre."""
     area_N = (box_N4[:, 2] - box_N4[:, 0]) * (box_N4[:, 3] - box_N4[:, 1])
     across_N = (box_N4[:, 0] + box_N4[:, 2]) / 2 - shape[1] / 2
     down_N = (box_N4[:, 1] + box_N4[:, 3]) / 2 - shape[0] / 2
@@ -117,7 +124,8 @@ def chosen(box_N4, shape):
 
 
 def similarity(from_N2, to_N2):
-    """The matrix_23 that turns, scales and moves points onto others with the least sum of squares; None where all are one.
+    """The matrix_23 that turns, scales and moves points onto others with the least sum of squares; None where all are
+    one.
 
     In the plane a similarity is w = a z + b over complex numbers, and least squares over a and b is Umeyama's solution.
     Source: Umeyama 1991, IEEE TPAMI 13(4).

@@ -1,7 +1,7 @@
 """Runs somebody's whole system over images in a process of its own and writes what came out; no part of a submission.
 
-python timed_runs.py SYSTEM IMAGES NUM_RUNS ANSWER.json: SYSTEM is a folder with pywebface260mmfr_implement.py, IMAGES one with
-0.png, 1.png, ... It asks of a system what the challenge's server asks: load, feat_dim, get_feature.
+python timed_runs.py SYSTEM IMAGES NUM_RUNS ANSWER.json: SYSTEM is a folder with pywebface260mmfr_implement.py, IMAGES
+one with 0.png, 1.png, ... It asks of a system what the challenge's server asks: load, feat_dim, get_feature.
 """
 
 import gc
@@ -51,8 +51,9 @@ def write(answer, found):
 
 
 def timed(recognizer, num_images, num_runs):
-    """One dict a run: the image, ms, detection_ms and recognition_ms (None where the system does not tell), size and length of
-    the feature. Every image is run at least once. The image is read outside the clock, as the organisers do."""
+    """One dict a run: the image, ms, detection_ms and recognition_ms (None where the system does not tell), size and
+    length of the feature. Every image is run at least once. The image is read outside the clock, as the organisers do.
+    """
     parts = getattr(recognizer, "get_feature_time", None)
     ask = parts if parts is not None else lambda image: (recognizer.get_feature(image), None, None)
     runs = []
