@@ -21,7 +21,8 @@ ROOMS = [
     {"records"},
     {"provenance"},
     {"progress", "commands", "run_folder", "train_plan", "tune_plan", "page"},
-    {"ray_connection"},
+    {"ray_connection", "compiled"},
+    {"ranks"},
     {"space"},
     {"track"},
     {"score"},
@@ -29,10 +30,11 @@ ROOMS = [
     {"export"},
     {"latency"},
     {"search", "metrics"},
-    {"faces"},
+    {"data"},
     {"embed"},
     {"clean"},
     {"mask"},
+    {"tasks"},
     {"train"},
     {"run"},
     {"evaluate"},
@@ -55,8 +57,8 @@ FENCES = {
     "optuna": {"zennas/search/store.py", "zennas/search/storage.py", "zennas/search/islands.py"},
     "onnxruntime": {"zennas/export.py", "zennas/latency/backends.py", f"{WEBFACE}/face_detection.py"},
     "cv2": {
-        "zennas/faces/images.py",
-        "zennas/faces/stream.py",
+        "zennas/data/images.py",
+        "zennas/data/stream.py",
         "zennas/mask/landmarks.py",
         "zennas/mask/lighting.py",
         "zennas/mask/parts.py",
@@ -70,7 +72,7 @@ FENCES = {
     "faiss": {"zennas/clean/index.py"},
     "sklearn": {"zennas/clean/centres.py"},
     "torch.utils.tensorboard": {"zennas/train/journal.py"},
-    "torch.distributed": {"zennas/train/ranks.py"},
+    "torch.distributed": {"zennas/ranks.py"},
 }
 MAX_LINES = 480
 GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}

@@ -13,6 +13,8 @@ NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
+TRUST = 0.001  # LARS's coefficient for networks of convolutions (You et al. 2017, section 5)
+
 # part of the plan -> {value of it: the names that have it}; what is not here, every name has
 ONLY_OF = {
     "optimizer": {"momentum": ("sgd", "lars")},

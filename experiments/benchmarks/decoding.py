@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zennas.faces.images import AUGMENTATIONS, augment, decode
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
-from zennas.faces.stream import FaceStream
+from zennas.data.images import AUGMENTATIONS, augment, decode
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import open_source
+from zennas.data.stream import FaceStream
 from zennas.provenance import provenance
 
 EPOCHS = 8  # of a stream

@@ -17,8 +17,8 @@ import time
 import cv2
 import numpy as np
 
-from zennas.faces.images import decode
-from zennas.faces.sources import open_source
+from zennas.data.images import decode
+from zennas.data.sources import open_source
 from zennas.mask.landmarks import ALIGNED, Landmarker
 from zennas.mask.render import masked
 from zennas.mask.textures import KINDS, NUM_VARIANTS, texture

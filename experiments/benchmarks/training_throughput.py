@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import open_source
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores, provenance
+from zennas.ranks import Ranks
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -38,7 +39,6 @@ from zennas.train.launch import silent
 from zennas.train.loop import Training
 from zennas.train.options import Options
 from zennas.train.prepare import initial_network, prepare
-from zennas.train.ranks import Ranks
 from zennas.train_plan import TrainPlan
 
 HERE = pathlib.Path(__file__)

@@ -32,10 +32,10 @@ from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, NEARER, State
 from zennas.clean.steps import Bench, cleaned
 from zennas.clean.work import Work
+from zennas.data.images import decode
+from zennas.data.sources import open_source
 from zennas.embed.embeddings import of_source
 from zennas.embed.named import open_named
-from zennas.faces.images import decode
-from zennas.faces.sources import open_source
 from zennas.page import Look, definitions, document, drawn, legend, origin
 from zennas.provenance import Provenance, provenance
 from zennas.run_folder import write_atomically

@@ -23,8 +23,8 @@ import tarfile
 import numpy as np
 import pandas as pd
 
-from zennas.faces.pairs import folds_of_people
 from zennas.run_folder import write_atomically
+from zennas.tasks.face.pairs import folds_of_people
 from zennas.tune.report import spread
 
 HERE = pathlib.Path(__file__).parent

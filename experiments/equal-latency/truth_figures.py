@@ -17,12 +17,12 @@ from nb201 import Pairs
 from scipy.stats import kendalltau, mannwhitneyu
 
 from zennas import page
+from zennas.data.sources import open_source
 from zennas.embed.model import open_model
 from zennas.embed.named import NORMALISATIONS
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import similarities
 from zennas.evaluate.sets import EvaluationSet, open_pairs
-from zennas.faces.sources import open_source
 from zennas.metrics.retrieval import unit_rows
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import Provenance

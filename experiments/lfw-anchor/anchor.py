@@ -16,11 +16,11 @@ import pathlib
 
 import numpy as np
 
+from zennas.data.images import TEMPLATE_52
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work, similarities
 from zennas.evaluate.protocols import PROTOCOLS
-from zennas.faces.images import TEMPLATE_52
 from zennas.metrics.verification import ten_fold_accuracy
 from zennas.provenance import provenance
 from zennas.submit.webface.face_detection import get_detector

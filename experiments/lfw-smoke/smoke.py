@@ -19,9 +19,9 @@ import sys
 import plotly.graph_objects as go
 
 from zennas import page
-from zennas.faces.pairs import folds_of_people
 from zennas.provenance import Provenance, provenance
 from zennas.run_folder import write_atomically
+from zennas.tasks.face.pairs import folds_of_people
 
 HERE = pathlib.Path(__file__).parent
 TRAIN_FOLDS, TEST_FOLDS = range(7), range(7, 10)

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from pasting import pasted
 
-from zennas.faces.images import decode
-from zennas.faces.sources import open_source
+from zennas.data.images import decode
+from zennas.data.sources import open_source
 from zennas.mask import mesh
 from zennas.mask.landmarks import ALIGNED, AUTO, Landmarker
 from zennas.mask.render import masked

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from pasting import pasted
 
-from zennas.faces.image_set import ImageSet
-from zennas.faces.images import CorruptImageError, decode
+from zennas.data.image_set import ImageSet
+from zennas.data.images import CorruptImageError, decode
 from zennas.mask.landmarks import ALIGNED, Landmarker
 from zennas.mask.render import masked
 from zennas.mask.textures import NUM_VARIANTS, wardrobe
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
-from zennas.train.verify import embed
+from zennas.tasks.face.verify import embed
 
 FAR = 1e-3
 

@@ -22,9 +22,9 @@ import torch
 from masked_pairs import judged, masked_copies, unit_embeddings
 
 from zennas.embed.model import open_model
-from zennas.faces.pairs import folds_of_people, open_pairs
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.tasks.face.pairs import folds_of_people, open_pairs
 
 HERE = pathlib.Path(__file__).parent
 SMOKE = HERE.parent / "lfw-smoke"

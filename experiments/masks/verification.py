@@ -18,11 +18,11 @@ import torch
 from masked_pairs import FAR, judged, masked_copies, unit_embeddings
 
 from zennas.embed.model import open_model
-from zennas.faces.pairs import open_pairs
 from zennas.mask.textures import KINDS
 from zennas.metrics.verification import tar_at_far, threshold_at_far
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.tasks.face.pairs import open_pairs
 
 HERE = pathlib.Path(__file__).parent
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

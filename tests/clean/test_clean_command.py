@@ -16,8 +16,8 @@ from tests.train.conftest import ran, untrained
 from zennas.clean import steps
 from zennas.clean.__main__ import main
 from zennas.clean.state import REASONS
-from zennas.faces.labels import DROPPED
-from zennas.faces.sources import open_source
+from zennas.data.labels import DROPPED
+from zennas.data.sources import open_source
 from zennas.run_folder import lock_folder
 
 

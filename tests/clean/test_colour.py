@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from zennas.clean.colour import LEAST, colour_notice
+from zennas.data.sources import open_source
 from zennas.embed.model import open_model
-from zennas.faces.sources import open_source
 
 PX = 16
 

@@ -8,7 +8,7 @@ from tests.clean.conftest import planted
 from zennas.clean import decisions
 from zennas.clean.decisions import TakenBack, load_state, save_state, without, write_table
 from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, REASONS, TAKEN_BACK
-from zennas.faces.index import Names
+from zennas.data.index import Names
 from zennas.records import UserError
 
 

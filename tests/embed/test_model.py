@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import nn
 
+from zennas.data.images import decode
+from zennas.data.sources import open_source
 from zennas.embed.checkpoint import load_network, save_network
 from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
 from zennas.embed.features import Features, attention_of
 from zennas.embed.model import open_model
 from zennas.export import to_onnx
-from zennas.faces.images import decode
-from zennas.faces.sources import open_source
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
-from zennas.train.distill import DISTILLATIONS
+from zennas.tasks.face.distill import DISTILLATIONS
 
 CANDIDATE = Candidate(block="ir_cbam", stem=8, widths=(8, 16), depths=(1, 2))
 PX, SIZE = 16, 6
@@ -556,7 +556,7 @@ def test_precomputed_embeddings_are_the_teacher_s(teacher, source, tmp_path):
 KILLED = """
     import os, signal, sys
     import torch
-    from zennas.faces.sources import open_source
+    from zennas.data.sources import open_source
     from zennas.embed import embeddings
     from zennas.embed.model import open_model
 

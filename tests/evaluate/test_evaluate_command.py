@@ -20,11 +20,11 @@ from sklearn.model_selection import KFold
 
 from tests.embed.test_model import as_torchscript, made
 from tests.evaluate.conftest import SETS, image_name, ran, saved, square_weights, squares, write_list
-from tests.faces.test_pairs import hostile
+from tests.tasks.face.test_pairs import hostile
+from zennas.data.sources import open_source
 from zennas.embed import embeddings
 from zennas.embed.checkpoint import save_network
 from zennas.embed.embeddings import kept_path
-from zennas.faces.sources import open_source
 from zennas.run_folder import lock_folder
 
 FACE_PX = 32  # of the drawn faces: nothing is resized

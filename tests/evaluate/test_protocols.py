@@ -12,12 +12,12 @@ from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
 
 from tests.evaluate.conftest import SETS, perfect, random_rows, write_list
+from zennas.data.image_set import ImageSet
 from zennas.evaluate import judges
 from zennas.evaluate.judgement import NUM_PAIRS, Judgement
 from zennas.evaluate.judges import Work
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.sets import EvaluationSet, open_identification, open_reid
-from zennas.faces.image_set import ImageSet
 from zennas.metrics.verification import contiguous_folds, grid_accuracy, roc, tar_at_far
 from zennas.records import UserError
 

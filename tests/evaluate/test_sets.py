@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.evaluate.conftest import SETS, TEMPLATE_52, as_ijb, as_pairs, image_name, person, write_image, write_list
-from tests.faces.test_pairs import hostile
+from tests.tasks.face.test_pairs import hostile
 from tests.train.conftest import drawn_faces, write_records, write_tar
+from zennas.data.images import CorruptImageError
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.sets import (
     open_all,
@@ -21,7 +22,6 @@ from zennas.evaluate.sets import (
     open_reid,
     open_webface,
 )
-from zennas.faces.images import CorruptImageError
 from zennas.records import UserError
 
 A, B, C, D = (image_name(*one) for one in ((0, 1), (0, 2), (1, 1), (1, 2)))

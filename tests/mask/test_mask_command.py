@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.mask.conftest import as_png
-from zennas.faces.images import CorruptImageError, UnreadableImageError, decode
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import Source, open_source
+from zennas.data.images import CorruptImageError, UnreadableImageError, decode
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import Source, open_source
 from zennas.mask import parts, run
 from zennas.mask.__main__ import main
 from zennas.mask.textures import KINDS, texture

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zennas.faces.images import check_knobs, knobs_of
+from zennas.data.images import check_knobs, knobs_of
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
 from zennas.mask.render import FACE_CM, masked, rasterised, vary

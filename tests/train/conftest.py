@@ -19,8 +19,9 @@ import torch
 import yaml
 
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
+from zennas.data.recordio import RecordWriter
 from zennas.embed.checkpoint import save_network
-from zennas.faces.recordio import RecordWriter
+from zennas.ranks import Ranks
 from zennas.space.candidate import read_candidates
 from zennas.track import load_experiment
 from zennas.train import prepare
@@ -28,7 +29,6 @@ from zennas.train.__main__ import main
 from zennas.train.launch import silent
 from zennas.train.loop import Training
 from zennas.train.prepare import initial_network
-from zennas.train.ranks import Ranks
 from zennas.train.request import request
 
 PX, NUM_IDENTITIES, IMAGES_EACH = 32, 12, 8

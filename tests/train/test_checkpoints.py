@@ -15,13 +15,13 @@ from rich.console import Console
 from tests.train.conftest import STEPS_PER_EPOCH, differing, kept_tensors, tensors, trained, training
 from tests.train.test_training import teacher_file
 from zennas.progress import Progress
+from zennas.ranks import Ranks
 from zennas.records import UserError
+from zennas.tasks.face.centres import CENTRE_OPTIMIZERS
+from zennas.tasks.face.partial_fc import PartialFC
 from zennas.train import checkpoints
-from zennas.train.centres import CENTRE_OPTIMIZERS
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
-from zennas.train.partial_fc import PartialFC
-from zennas.train.ranks import Ranks
 
 EVERY_STEP = "checkpoint_minutes=1e-9"
 

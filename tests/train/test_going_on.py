@@ -9,13 +9,13 @@ import torch
 
 from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, training
 from zennas.embed.checkpoint import save_network
+from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
+from zennas.tasks.face.guide import Guide
+from zennas.tasks.face.verify import verify
 from zennas.train import checkpoints, loop, run
-from zennas.train.guide import Guide
 from zennas.train.launch import silent
-from zennas.train.ranks import EveryRankError, Ranks
 from zennas.train.run import run as run_training
-from zennas.train.verify import verify
 
 
 def test_a_damaged_checkpoint_is_passed_over(options):
@@ -135,7 +135,7 @@ def test_an_image_the_teacher_could_not_see_teaches_nothing(options, material, t
 
 
 def iter_batches(one):
-    from zennas.faces.stream import FaceStream
+    from zennas.data.stream import FaceStream
 
     return iter(FaceStream(one.job.source, batch=16, image_px=32, seed=0, last_step=1))
 

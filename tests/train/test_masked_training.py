@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.train.conftest import differing, tensors, trained
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
-from zennas.faces.stream import FaceStream
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import open_source
+from zennas.data.stream import FaceStream
 from zennas.mask.masker import Masker, masker_of
 from zennas.mask.synthetic import Scene, synthetic_face
 from zennas.mask.textures import wardrobe

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.train import centres
-from zennas.train.centres import CENTRE_OPTIMIZERS, CentreOptimizer
-from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, TRUST, Lars, centre_knobs, learning_rate, optimizer_of
-from zennas.train.ranks import Ranks
-from zennas.train_plan import ONLY_OF, OptimizerPlan, SchedulePlan, TrainPlan
+from zennas.tasks.face import centres
+from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, CentreOptimizer, centre_knobs
+from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, Lars, learning_rate, optimizer_of
+from zennas.train_plan import ONLY_OF, TRUST, OptimizerPlan, SchedulePlan, TrainPlan
 
 ROWS, SIZE, STEPS = 21, 8, 4
 # The same float32 operations in another order, a few times over.

@@ -24,17 +24,17 @@ from tests.train.conftest import (
     training,
     write_folder,
 )
+from zennas.data.images import AUGMENTATIONS
 from zennas.embed.checkpoint import save_network
 from zennas.export import export
-from zennas.faces.images import AUGMENTATIONS
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
+from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.face.losses import LOSSES
 from zennas.train import loop
 from zennas.train.checkpoints import checkpoints_in
-from zennas.train.distill import DISTILLATIONS
 from zennas.train.journal import read_metrics
-from zennas.train.losses import LOSSES
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES
 
 TWO_STEPS = f"epochs={2 / STEPS_PER_EPOCH}"

@@ -8,7 +8,7 @@ from hypothesis import strategies
 
 from zennas.clean import index
 from zennas.clean.centres import unit_rows
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 from zennas.tune.cleaning import cleaned
 
 

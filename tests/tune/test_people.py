@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.train.conftest import PX
-from zennas.faces.labels import DROPPED
-from zennas.faces.sources import open_source
+from zennas.data.labels import DROPPED
+from zennas.data.sources import open_source
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
 from zennas.tune.people import few_pairs, rewards, split

@@ -3,7 +3,7 @@
 import pytest
 
 from zennas.records import UserError
-from zennas.train.losses import knobs_of
+from zennas.tasks.face.losses import knobs_of
 from zennas.train.request import changed_plan
 from zennas.train_plan import TrainPlan
 from zennas.tune.proposal import KNOBS, LOSS, MARGIN, Proposal, spans, suggest

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.train.conftest import ran, words_of
+from zennas.data.labels import DROPPED
+from zennas.data.sources import open_source
 from zennas.embed.embeddings import precompute
 from zennas.embed.model import open_model
-from zennas.faces.labels import DROPPED
-from zennas.faces.sources import open_source
 from zennas.records import UserError
 from zennas.train import checkpoints
 from zennas.train.prepare import initial_network

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from zennas.clean.centres import unit_rows
-from zennas.faces.images import CorruptImageError
+from zennas.data.images import CorruptImageError
 
 PEOPLE = 96  # that are asked for, two images each
 LEAST = 16  # below, nothing is said

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from zennas.clean.grouping import joined
 from zennas.clean.state import DROP, KEPT, MERGED, MOVED, NONE, REASONS, TAKEN_BACK, UNUSABLE, Merges, State
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 from zennas.records import UserError, suggestion
 from zennas.run_folder import explaining, write_atomically
 

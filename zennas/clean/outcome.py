@@ -10,7 +10,7 @@ from rich.table import Table
 from zennas.clean.decisions import DECISIONS, TABLE, decision_N, names_of, write_table
 from zennas.clean.report import NEAR_THE_THRESHOLD, write_report
 from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL, TAKEN_BACK
-from zennas.faces.labels import write_labels
+from zennas.data.labels import write_labels
 from zennas.provenance import provenance
 
 LABELS, REPORT = "labels.npz", "report.html"

@@ -15,11 +15,11 @@ from zennas.clean.report import look_page
 from zennas.clean.state import State
 from zennas.clean.steps import Bench, cleaned
 from zennas.clean.work import Work, wanted_workers
+from zennas.data.labels import write_labels
+from zennas.data.sources import open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
-from zennas.faces.labels import write_labels
-from zennas.faces.sources import open_source
 from zennas.progress import Progress
 from zennas.provenance import provenance
 from zennas.records import UserError, some, suggestion

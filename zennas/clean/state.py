@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 
 # Why an image is not what it was. The number is what arrays hold; the text stands in tables.
 REASONS = (

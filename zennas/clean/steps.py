@@ -15,7 +15,7 @@ from zennas.clean.grouping import joined
 from zennas.clean.index import CentreIndex
 from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, SMALL, UNUSABLE
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 from zennas.records import UserError
 from zennas.run_folder import explaining
 

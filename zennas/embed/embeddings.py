@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from zennas.faces.images import CorruptImageError, UnreadableImageError
+from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import lock_folder, write_atomically

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.data.images import CorruptImageError
 from zennas.embed.embeddings import BATCH, Sidecar, kept_path, precompute, sidecar_of
-from zennas.faces.images import CorruptImageError
 from zennas.records import NAMED, UserError, some
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction

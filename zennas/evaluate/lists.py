@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from zennas.faces.image_set import ImageSet, changed_at, read_file
-from zennas.faces.sources import open_source
+from zennas.data.image_set import ImageSet, changed_at, read_file
+from zennas.data.sources import open_source
 from zennas.records import UserError, some, suggestion
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")

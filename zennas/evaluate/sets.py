@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from zennas.data.image_set import ImageSet
+from zennas.data.sources import open_source
 from zennas.evaluate.lists import choices, in_folder, read_list, truths
-from zennas.faces.image_set import ImageSet
-from zennas.faces.pairs import list_and_images
-from zennas.faces.pairs import open_pairs as open_pair_set
-from zennas.faces.sources import open_source
 from zennas.records import UserError, some
+from zennas.tasks.face.pairs import list_and_images
+from zennas.tasks.face.pairs import open_pairs as open_pair_set
 
 RACES = ("african", "caucasian", "indian", "asian")
 MFR_SUBSETS = ("mask", "children", *RACES)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from zennas.data.images import TEMPLATE_52
 from zennas.export import open_session
-from zennas.faces.images import TEMPLATE_52
 from zennas.mask.mesh import ASSETS
 
 NUM_VERTICES = 468

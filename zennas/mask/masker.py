@@ -3,7 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
-from zennas.faces.images import check_knobs
+from zennas.data.images import check_knobs
 from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
 from zennas.mask.render import Masked, masked, vary
 from zennas.mask.textures import Wardrobe, load_templates, wardrobe

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zennas.faces.images import CorruptImageError, UnreadableImageError, decode
+from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.mask.masker import Masker
 from zennas.records import UserError
 from zennas.run_folder import explaining

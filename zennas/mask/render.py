@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import cv2
 import numpy as np
 
-from zennas.faces.images import Within
+from zennas.data.images import Within
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
 from zennas.mask.textures import TEXTURE_PX

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zennas.faces.images import CorruptImageError, data_uri, decode, resized
-from zennas.faces.sources import open_source
+from zennas.data.images import CorruptImageError, data_uri, decode, resized
+from zennas.data.sources import open_source
 from zennas.page import INK, definitions, document, drawn, notices, origin, table
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zennas.faces.images import CorruptImageError, check_knobs, decode
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
+from zennas.data.images import CorruptImageError, check_knobs, decode
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import open_source
 from zennas.mask.masker import Masker, check_look, templates_fingerprint
 from zennas.mask.parts import COLUMNS, Work, do_part, images_of, parts_of
 from zennas.mask.render import vary

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zennas.faces.images import TEMPLATE_52
+from zennas.data.images import TEMPLATE_52
 from zennas.mask import mesh
 from zennas.mask.landmarks import FIVE
 from zennas.mask.render import rasterised

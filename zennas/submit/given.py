@@ -13,7 +13,7 @@ import zipfile
 from typing import NamedTuple
 
 from zennas.checker import outside_files, parse
-from zennas.faces.shards import IMAGE_SUFFIXES
+from zennas.data.shards import IMAGE_SUFFIXES
 from zennas.records import UserError, first_line
 
 MAX_UNPACKED = 4 * 2**30  # bytes, of all members together; the largest model that any track takes has 1 GiB

@@ -86,9 +86,9 @@ def train(
     """See HELP."""
     # Imported here, so that --help answers at once.
     from zennas.progress import console_for
+    from zennas.ranks import leave
     from zennas.records import UserError
     from zennas.train.outcome import train_and_tell
-    from zennas.train.ranks import leave
     from zennas.train.request import request
 
     if resume and fresh:

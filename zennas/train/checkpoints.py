@@ -12,8 +12,8 @@ import shutil
 
 import torch
 
+from zennas.ranks import EveryRankError
 from zennas.records import UserError, first_line
-from zennas.train.ranks import EveryRankError
 
 COMMON, CENTRES, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writing-"
 FORMAT = 1  # raised when a reader of today could not read it

@@ -8,9 +8,9 @@ import json
 
 import torch
 
+from zennas.data.images import CorruptImageError
 from zennas.embed.checkpoint import NETWORK, save_network
 from zennas.export import checker_problems, export, fold
-from zennas.faces.images import CorruptImageError
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
@@ -24,7 +24,7 @@ from zennas.latency.budget import (
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
-from zennas.train.verify import normalised
+from zennas.tasks.face.verify import normalised
 
 MODEL, RESULT = "model.onnx", "result.json"
 CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little

@@ -10,19 +10,19 @@ import time
 import torch
 from torch import nn
 
-from zennas.faces.images import CorruptImageError, decode
-from zennas.faces.stream import FaceStream
+from zennas.compiled import Compiled
+from zennas.data.images import CorruptImageError, decode
+from zennas.data.stream import FaceStream
 from zennas.mask.masker import masker_of
 from zennas.progress import duration
 from zennas.records import UserError
 from zennas.run_folder import explaining
 from zennas.space.network import calibrate
+from zennas.tasks.face.guide import attention_maps_of
+from zennas.tasks.face.verify import in_eval, normalised, verify
 from zennas.train import checkpoints
-from zennas.train.compiled import Compiled
-from zennas.train.guide import attention_maps_of
 from zennas.train.journal import CORRUPT, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
-from zennas.train.verify import in_eval, normalised, verify
 
 MAX_POINTS = 2000  # of a curve
 CHECKPOINTS = "checkpoints"
@@ -194,8 +194,7 @@ class Training:
                 "weights"
             )
 
-    # --- beside the steps
-    # -------------------------------------------------------------------------------------------------
+    # --- beside the steps ---------------------------------------------------------------------------------------------
 
     def _clock(self):
         """Seconds of training: verifying and saving are not."""

@@ -5,8 +5,7 @@ import math
 import torch
 
 from zennas.track import lookup
-
-TRUST = 0.001  # LARS's coefficient for networks of convolutions (You et al. 2017, section 5)
+from zennas.train_plan import TRUST
 
 
 class Lars(torch.optim.Optimizer):
@@ -65,12 +64,6 @@ def optimizer_of(modules, plan):
         },
     ]
     return lookup(OPTIMIZERS, plan.name, "optimizer")(groups, plan)
-
-
-def centre_knobs(plan):
-    """What the class centres' optimizer of the same name takes of the plan."""
-    knobs = {"weight_decay": plan.weight_decay}
-    return knobs if plan.name == "adamw" else knobs | {"momentum": plan.momentum}
 
 
 def _polynomial(progress, epoch, plan):

@@ -34,7 +34,7 @@ class Options:
     data: pathlib.Path
     out: pathlib.Path
     identities: pathlib.Path | None = None
-    labels: pathlib.Path | None = None  # a file of faces/labels.py: what every image counts as, or that it is left out
+    labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
     teacher: pathlib.Path | None = None
     start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
     verify: tuple[str, ...] = ()  # SET.bin, or PAIRS.txt@SOURCE

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from zennas import commands
 from zennas.progress import Progress
+from zennas.ranks import EveryRankError
 from zennas.records import UserError
 from zennas.train.launch import is_first_process, launch, silent
-from zennas.train.ranks import EveryRankError
 
 REFUSED = 1  # exit code: trained, but over the budget or refused by the checker
 

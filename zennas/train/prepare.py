@@ -6,25 +6,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from zennas.data.images import CorruptImageError, check_augmentations, decode
+from zennas.data.sources import Source, open_source
+from zennas.data.stream import steps_per_epoch
 from zennas.embed.model import open_model, sides
-from zennas.faces.images import CorruptImageError, check_augmentations, decode
-from zennas.faces.sources import Source, open_source
-from zennas.faces.stream import steps_per_epoch
 from zennas.mask.masker import check_mask_plan
 from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.space.cost import cost
 from zennas.space.network import build
-from zennas.train.centres import CENTRE_OPTIMIZERS
+from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, centre_knobs
+from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.face.distill import knobs_of as distill_knobs_of
+from zennas.tasks.face.guide import Guide
+from zennas.tasks.face.losses import knobs_of
+from zennas.tasks.face.partial_fc import PartialFC
+from zennas.tasks.face.verify import check_images, open_set
 from zennas.train.checkpoints import COMMON
-from zennas.train.distill import DISTILLATIONS
-from zennas.train.distill import knobs_of as distill_knobs_of
-from zennas.train.guide import Guide
-from zennas.train.losses import knobs_of
-from zennas.train.optimizers import centre_knobs
 from zennas.train.options import Options
-from zennas.train.partial_fc import PartialFC
-from zennas.train.verify import check_images, open_set
 
 MAX_WORKERS = 8  # decoding processes of a rank, where the plan leaves it open
 CENTRE_MARGIN = 0.9  # of the machine's free memory that class centres and their optimizer may take

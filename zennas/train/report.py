@@ -33,8 +33,8 @@ from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
-from zennas.train.distill import DISTILLATIONS
-from zennas.train.verify import FAR
+from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.face.verify import FAR
 
 POINT, MEAN = Look(LINE, "●", opacity=0.55, size_px=4), Look("#1e293b", "━")
 TRAINED, UNTRAINED, RUN = Look("#0f766e", "■"), Look(LINE, "■"), Look("#1e293b", "•")

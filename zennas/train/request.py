@@ -4,11 +4,11 @@ import pathlib
 
 import yaml
 
-from zennas.faces.pairs import list_and_images
 from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import read_candidates
 from zennas.space.network import block_shapes, check_block
+from zennas.tasks.face.pairs import list_and_images
 from zennas.track import load_experiment, load_space
 from zennas.train.options import Options
 from zennas.train.prepare import check_plan

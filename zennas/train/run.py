@@ -4,12 +4,12 @@ import json
 
 from zennas.records import UserError
 from zennas.run_folder import lock_folder, open_run, save_run
+from zennas.tasks.face.verify import in_eval, verify
 from zennas.train import prepare
 from zennas.train.finish import MODEL, RESULT, budget_here, finish, untrained_latency
 from zennas.train.journal import read_metrics
 from zennas.train.loop import Training
 from zennas.train.report import write_report
-from zennas.train.verify import in_eval, verify
 
 # Times the budget that an untrained winner may take before its training is refused: twice a machine's noise.
 OVER_BUDGET = 1.05

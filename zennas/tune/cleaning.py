@@ -16,7 +16,7 @@ import numpy as np
 from zennas.clean.centres import mean_centres
 from zennas.clean.grouping import joined
 from zennas.clean.index import CentreIndex
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 
 
 class Cleaned(NamedTuple):

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from rich.table import Table
 
-from zennas.faces.labels import write_labels
+from zennas.data.labels import write_labels
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.tune.people import few_pairs

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.labels import DROPPED
+from zennas.data.labels import DROPPED
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.verification import num_allowed
 from zennas.records import UserError, some
-from zennas.train.verify import embed
+from zennas.tasks.face.verify import embed
 
 FEW = 10  # different pairs that set a threshold; fewer, and one wrong label moves it
 

@@ -4,10 +4,10 @@ first.
 
 import numpy as np
 
+from zennas.data.sources import open_source
 from zennas.embed.embeddings import of_source
 from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
-from zennas.faces.sources import open_source
 from zennas.progress import Progress
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.train.prepare import check_plan

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 
 from zennas.clean.centres import unit_rows
+from zennas.data.labels import write_labels
+from zennas.data.sources import open_source
 from zennas.embed.embeddings import sidecar_of
-from zennas.faces.labels import write_labels
-from zennas.faces.sources import open_source
+from zennas.ranks import join
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.tasks.face.verify import in_eval
 from zennas.train import prepare
 from zennas.train.journal import read_metrics
 from zennas.train.launch import silent
 from zennas.train.loop import CHECKPOINTS, Training
-from zennas.train.ranks import join
 from zennas.train.request import changed_plan
-from zennas.train.verify import in_eval
 from zennas.tune.cleaning import cleaned
 from zennas.tune.options import Options
 from zennas.tune.people import People, rewards

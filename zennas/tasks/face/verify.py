@@ -5,11 +5,11 @@ import concurrent.futures
 import numpy as np
 import torch
 
-from zennas.faces.images import CorruptImageError
-from zennas.faces.pairs import open_pairs
+from zennas.data.images import CorruptImageError
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
+from zennas.tasks.face.pairs import open_pairs
 
 BATCH = 128
 FAR = 1e-3  # as insightface's verification reports beside the accuracy

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from zennas.faces.images import CorruptImageError, augment, check_augmentations, decode
+from zennas.data.images import CorruptImageError, augment, check_augmentations, decode
 from zennas.records import UserError
 
 ORDER, AUGMENT, MASK = 0, 1, 2  # what a random stream is for, so that no two share one

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces import recordio
-from zennas.faces.image_set import ImageSet, changed_at
-from zennas.faces.images import CorruptImageError, UnreadableImageError
-from zennas.faces.index import Index, Names, file_key, kept_index, load_index
-from zennas.faces.labels import relabelled
-from zennas.faces.shards import IMAGE_SUFFIXES, list_members
+from zennas.data import recordio
+from zennas.data.image_set import ImageSet, changed_at
+from zennas.data.images import CorruptImageError, UnreadableImageError
+from zennas.data.index import Index, Names, file_key, kept_index, load_index
+from zennas.data.labels import relabelled
+from zennas.data.shards import IMAGE_SUFFIXES, list_members
 from zennas.records import UserError, suggestion
 
 ACCEPTED = (

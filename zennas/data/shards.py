@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.index import CollectedNames, Names
+from zennas.data.index import CollectedNames, Names
 from zennas.records import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from zennas.faces import sources
-from zennas.faces.images import CorruptImageError, decode
-from zennas.faces.index import Names
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import KINDS, open_source
+from zennas.data import sources
+from zennas.data.images import CorruptImageError, decode
+from zennas.data.index import Names
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import KINDS, open_source
 from zennas.records import UserError
 
 PEOPLE = {"Ada": 3, "Björn": 1, "Chen": 2}

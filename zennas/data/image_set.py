@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.images import CorruptImageError, UnreadableImageError, align, data_uri, decode, resized
+from zennas.data.images import CorruptImageError, UnreadableImageError, align, data_uri, decode, resized
 
 
 class ImageSet(NamedTuple):

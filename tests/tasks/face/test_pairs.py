@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from zennas.faces.images import decode
-from zennas.faces.pairs import folds_of_people, read_bin, read_pairs
-from zennas.faces.sources import open_source
+from zennas.data.images import decode
+from zennas.data.sources import open_source
 from zennas.metrics.verification import ten_fold_accuracy
 from zennas.records import UserError
+from zennas.tasks.face.pairs import folds_of_people, read_bin, read_pairs
 
 IMAGES = [b"\xff\xd8a", b"\xff\xd8b", b"\xff\xd8a", b"\x00\x80c"]
 SAME = [True, False]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zennas.faces import recordio
-from zennas.faces.recordio import RecordWriter, framed, index_records, read_record, unpack
+from zennas.data import recordio
+from zennas.data.recordio import RecordWriter, framed, index_records, read_record, unpack
 from zennas.records import UserError
 
 MAGIC = struct.pack("<I", 0xCED7230A)

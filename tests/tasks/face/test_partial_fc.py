@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from zennas.ranks import Ranks, join
 from zennas.records import UserError
-from zennas.train import partial_fc
-from zennas.train.centres import CENTRE_OPTIMIZERS, CentreOptimizer
-from zennas.train.losses import LOSSES, unsharded_loss
-from zennas.train.partial_fc import PartialFC, Sample, share
-from zennas.train.ranks import Ranks, join
+from zennas.tasks.face import partial_fc
+from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, CentreOptimizer
+from zennas.tasks.face.losses import LOSSES, unsharded_loss
+from zennas.tasks.face.partial_fc import PartialFC, Sample, share
 
 NUM_IDENTITIES, SIZE, FACES = 23, 16, 12
 each_loss = pytest.mark.parametrize("name", LOSSES)

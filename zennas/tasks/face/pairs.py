@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.faces.image_set import ImageSet
-from zennas.faces.sources import open_source
+from zennas.data.image_set import ImageSet
+from zennas.data.sources import open_source
 from zennas.metrics.verification import contiguous_folds
 from zennas.records import UserError
 

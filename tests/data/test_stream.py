@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zennas.faces import stream as stream_module
-from zennas.faces.images import AUGMENTATIONS, decode
-from zennas.faces.recordio import RecordWriter
-from zennas.faces.sources import open_source
-from zennas.faces.stream import FaceStream, epoch_order, steps_per_epoch
+from zennas.data import stream as stream_module
+from zennas.data.images import AUGMENTATIONS, decode
+from zennas.data.recordio import RecordWriter
+from zennas.data.sources import open_source
+from zennas.data.stream import FaceStream, epoch_order, steps_per_epoch
 from zennas.records import UserError
 
 COUNTS = [5, 1, 3, 12]  # images per identity

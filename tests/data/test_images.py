@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zennas.faces import images
-from zennas.faces.images import AUGMENTATIONS, CorruptImageError, augment, check_augmentations, decode, knobs_of
+from zennas.data import images
+from zennas.data.images import AUGMENTATIONS, CorruptImageError, augment, check_augmentations, decode, knobs_of
 from zennas.records import UserError
 
 each_augmentation = pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -199,8 +199,8 @@ def test_a_wrong_plan_is_refused(plan, says):
 def test_a_picture_that_would_be_gigabytes_is_refused(tmp_path):
     """OpenCV reads its limit when it is imported: so in a process of its own. 9,000 squared are 81 million pixels."""
     (tmp_path / "bomb.png").write_bytes(cv2.imencode(".png", np.zeros((9_000, 9_000), np.uint8))[1].tobytes())
-    script = "import sys; from zennas.faces.images import decode; decode(open(sys.argv[1], 'rb').read())"
+    script = "import sys; from zennas.data.images import decode; decode(open(sys.argv[1], 'rb').read())"
     ended = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "bomb.png"], capture_output=True, text=True, check=False, timeout=120
     )
-    assert ended.returncode == 1 and "zennas.faces.images.CorruptImageError" in ended.stderr
+    assert ended.returncode == 1 and "zennas.data.images.CorruptImageError" in ended.stderr

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from zennas.faces.labels import DROPPED, relabelled, write_labels
-from zennas.faces.sources import open_source
+from zennas.data.labels import DROPPED, relabelled, write_labels
+from zennas.data.sources import open_source
 from zennas.records import UserError
 
 

@@ -13,12 +13,12 @@ import functools
 import numpy as np
 import torch
 
+from zennas.compiled import Compiled
+from zennas.ranks import Ranks
 from zennas.records import UserError
+from zennas.tasks.face.centres import CentreOptimizer, blocks_of, inverse_norm
+from zennas.tasks.face.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
 from zennas.track import lookup
-from zennas.train.centres import CentreOptimizer, blocks_of, inverse_norm
-from zennas.train.compiled import Compiled
-from zennas.train.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
-from zennas.train.ranks import Ranks
 
 CENTRE_STD = 0.01  # insightface's partial_fc_v2.py
 INIT_ROWS = 4096  # classes drawn from one generator, so that a centre starts alike however many ranks there are

@@ -11,7 +11,7 @@ import torch
 
 from zennas.records import UserError
 from zennas.track import lookup
-from zennas.train.optimizers import TRUST
+from zennas.train_plan import TRUST
 
 # Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it
 # busy.
@@ -48,6 +48,12 @@ CENTRE_OPTIMIZERS = {
     "adamw": (adamw, {"mean": True, "square": True, "steps": False}),
     "lars": (lars, {"momentum": True}),
 }
+
+
+def centre_knobs(plan):
+    """What the class centres' optimizer of the same name takes of the plan."""
+    knobs = {"weight_decay": plan.weight_decay}
+    return knobs if plan.name == "adamw" else knobs | {"momentum": plan.momentum}
 
 
 class CentreOptimizer:

@@ -10,8 +10,8 @@ import zipfile
 
 import numpy as np
 
-from zennas.faces.image_set import ImageSet
-from zennas.faces.index import Names
+from zennas.data.image_set import ImageSet
+from zennas.data.index import Names
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 
@@ -55,7 +55,7 @@ def relabelled(source, path):
 
 
 class Relabelled:
-    """A Source with other labels and fewer images: what faces/sources.Source offers, and nothing copied but labels.
+    """A Source with other labels and fewer images: what data/sources.Source offers, and nothing copied but labels.
 
     Identities are numbered from 0 in the order of their labels; none is empty.
     """

@@ -8,7 +8,7 @@ import torch
 
 from zennas.embed.embeddings import precompute
 from zennas.embed.features import Features, attention_of
-from zennas.train.distill import (
+from zennas.tasks.face.distill import (
     DISTILLATIONS,
     Bank,
     knobs_of,
@@ -17,7 +17,7 @@ from zennas.train.distill import (
     similar_identities,
     unit,
 )
-from zennas.train.verify import normalised
+from zennas.tasks.face.verify import normalised
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
 TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about at a time

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from zennas.train import losses
-from zennas.train.losses import LOSSES, State, call, initial_buffers, knobs_of, logits_of, unsharded_loss
+from zennas.tasks.face import losses
+from zennas.tasks.face.losses import LOSSES, State, call, initial_buffers, knobs_of, logits_of, unsharded_loss
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # from here on, the epochs in which BoundaryFace relabels
@@ -149,8 +149,7 @@ def naive_gradient(name, cosine, *args, step=1e-6, **kwargs):
     return gradient
 
 
-# ---- what they are given
-# ----------------------------------------------------------------------------------------------
+# ---- what they are given ---------------------------------------------------------------------------------------------
 
 
 def faces(*, num_faces=9, num_subcentres=None, seed=0, dtype=torch.float32):
@@ -183,8 +182,7 @@ def naive_of(name, cosine, label_B, norm_B, *, epoch=0.0, knobs=None, gradient=T
     return naive_loss(name, *batch, buffers, **settings), slope, buffers
 
 
-# ---- values and gradients
-# ---------------------------------------------------------------------------------------------
+# ---- values and gradients --------------------------------------------------------------------------------------------
 
 CASES = {
     "defaults": {},

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from zennas.records import UserError
-from zennas.train import losses
-from zennas.train.losses import KNOBS, LOSSES, applies, call, knobs_of, unsharded_loss
+from zennas.tasks.face import losses
+from zennas.tasks.face.losses import KNOBS, LOSSES, applies, call, knobs_of, unsharded_loss
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # the epoch from which BoundaryFace relabels
@@ -53,8 +53,7 @@ def test_one_class_alone_has_no_other():
         assert loss.item() == 0, name
 
 
-# ---- the table and its knobs
-# ------------------------------------------------------------------------------------------
+# ---- the table and its knobs -----------------------------------------------------------------------------------------
 
 
 def functions(name):

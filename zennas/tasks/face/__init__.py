@@ -1,0 +1,1 @@
+"""Faces of people: margin losses over class centres, distillation, verification by pairs."""
