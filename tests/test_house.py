@@ -1,5 +1,4 @@
-"""The house of zennas: rooms that import only backwards, fences round third parties, small files, a map that is
-true."""
+"""The house of zennas: rooms that import only backwards, fences round third parties, small files, true maps."""
 
 import ast
 import pathlib
@@ -192,29 +191,31 @@ def test_files_are_small_and_called_after_what_they_hold(path):
     assert path.stem not in GRAB_BAGS
 
 
-# --- the map in README.md
+# --- the map: each room's README.md lists the files of the room
+
+# Sub-folders with a page of their own; every other file stands on the page of the folder above it that has one.
+PAGES = sorted(PACKAGE.rglob("README.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
 
 def read_map(text):
-    """Paths from the root that the map lists: the first fenced block behind a heading with the word "map" in it.
+    """Paths that a page lists: the first fenced block behind its heading "Files".
 
     One path per line, its first word; a line stands in the folder above it that is indented less.
 
-    >>> read_map('''# The Map
+    >>> read_map('''## Files
     ... ```
-    ... zennas/
-    ...     track.py      a track
-    ...     space/
-    ...         space.py  a space
-    ...     search/loop.py
-    ... tests/            the tests
+    ... space.py           a space
+    ... families/
+    ...     chain.py       one family
+    ... assets/mesh.npz    a file in a folder
     ... ```''')
-    ['zennas/', 'zennas/track.py', 'zennas/space/', 'zennas/space/space.py', 'zennas/search/loop.py', 'tests/']
+    ['space.py', 'families/', 'families/chain.py', 'assets/mesh.npz']
     """
-    heading = re.search(r"^#+ .*\bmap\b.*$", text, re.IGNORECASE | re.MULTILINE)
-    assert heading, "README.md: no heading with the word 'map'"
+    heading = re.search(r"^#+ Files\b.*$", text, re.MULTILINE)
+    assert heading, "no heading 'Files'"
     block = re.search(r"^```\w*\n(.*?)^```", text[heading.end() :], re.DOTALL | re.MULTILINE)
-    assert block, "README.md: no fenced block behind the map's heading"
+    assert block, "no fenced block behind the heading 'Files'"
     paths, folders = [], []
     for line in filter(str.strip, block[1].splitlines()):
         indent, word = len(line) - len(line.lstrip()), line.split()[0]
@@ -226,22 +227,27 @@ def read_map(text):
     return paths
 
 
-def exists(path):
-    """Whether it is there; a word in capitals, as in latency/tracks/NAME.yaml, stands for any name."""
-    return (ROOT / path).exists() or any(ROOT.glob(re.sub(r"\b[A-Z]{4,}\b", "*", path.rstrip("/"))))
+def test_every_room_has_a_page():
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in FILES if len(path.relative_to(PACKAGE).parts) > 1}
+    assert [room for room in sorted(rooms) if PACKAGE / room / "README.md" not in PAGES] == []
+    assert PACKAGE / "README.md" in PAGES
 
 
-def test_everything_on_the_map_is_there():
-    paths = read_map((ROOT / "README.md").read_text())
-    assert "zennas/" in paths
-    assert [path for path in paths if not exists(path)] == []
+@each_page
+def test_every_file_of_a_page_exists(page):
+    paths = read_map(page.read_text())
+    assert [path for path in paths if not (page.parent / path).exists()] == []
     assert len(paths) == len(set(paths))
 
 
-def test_everything_in_the_package_is_on_the_map():
-    paths = read_map((ROOT / "README.md").read_text())
-    mapped = [name for name in NAMES if not name.endswith("__.py")]
-    assert [name for name in mapped if name not in paths] == []
+@each_page
+def test_every_file_of_a_room_is_on_its_page(page):
+    """A file that is new belongs into the list "Files" of the README.md beside it: one line, what it holds."""
+    below = [other.parent for other in PAGES if other != page and other.is_relative_to(page.parent)]
+    files = [path for path in FILES if path.is_relative_to(page.parent) and not path.name.endswith("__.py")]
+    mine = [path for path in files if not any(path.is_relative_to(folder) for folder in below)]
+    paths = read_map(page.read_text())
+    assert [name for path in mine if (name := str(path.relative_to(page.parent))) not in paths] == []
 
 
 # --- nothing of the place where it was made
