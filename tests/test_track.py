@@ -10,6 +10,7 @@ from zennas.records import UserError
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.tasks.table import FIRST, plan_of, tune_plan_of
 from zennas.track import Budget, Experiment, Protocol, Reference, Track, load_experiment, load_space, load_track, lookup
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -206,3 +207,41 @@ def test_lookup_gives_the_row_or_says_which_there_are():
     assert lookup({"zen": 1}, "zen", "score") == 1
     with pytest.raises(UserError, match="score 'zn' is not known; did you mean 'zen'\\? known: macs, zen"):
         lookup({"zen": 1, "macs": 2}, "zn", "score")
+
+
+# --- tasks
+
+
+def test_an_experiment_names_its_task_and_old_ones_are_of_the_first(tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_text("{name: a, space: ir_se, track: webface-sfr}")
+    old = Experiment.load(path)
+    path.write_text("{name: a, space: ir_se, track: webface-sfr, task: face, train: {loss: {name: arcface}}}")
+    new = Experiment.load(path)
+    assert old.task == new.task == FIRST
+    assert type(old.train) is type(new.train) is plan_of("face") and type(old.tune) is tune_plan_of("face")
+    assert new.train.loss.name == "arcface" and new.train.model_dump()["loss"]["name"] == "arcface"
+    assert Experiment.parse(new.model_dump(mode="json"), "again") == new
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: fase", "task: given 'fase', allowed: task 'fase' is not known; did you mean 'face'? known: face"),
+        ("{task: fase, train: {loss: {nmae: a}}}", "task 'fase' is not known"),
+        (
+            "train: {loss: {nmae: a}}",
+            "key 'train.loss.nmae' is not known; did you mean 'name'? known: correct_sampling",
+        ),
+        ("train: {los: {}}", "key 'train.los' is not known; did you mean 'loss'"),
+        ("tune: {margin: {m9: 1}}", "key 'tune.margin.m9' is not known; did you mean 'm3'? known: m1"),
+        ("train: 3", "train: given 3, allowed: a valid dictionary"),
+    ],
+)
+def test_a_wrong_task_or_part_of_its_plan_is_one_clear_error(tmp_path, text, message):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"name": "a", "space": "ir_se", "track": "webface-sfr"}))
+    with pytest.raises(UserError) as error:
+        Experiment.load(path)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1

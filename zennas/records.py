@@ -35,7 +35,12 @@ class Record(pydantic.BaseModel):
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise UserError("\n".join(_explain(detail, cls, where) for detail in error.errors())) from None
+            raise UserError("\n".join(_explain(detail, cls, values, where) for detail in error.errors())) from None
+
+    @classmethod
+    def annotation_of(cls, field, values):
+        """The type of one of the fields, in a record of these values: another one where a field decides on it."""
+        return cls.model_fields[field].annotation
 
     @classmethod
     def load(cls, path):
@@ -43,12 +48,12 @@ class Record(pydantic.BaseModel):
         return cls.parse(read_yaml(path), path)
 
 
-def _explain(detail, cls, where):
+def _explain(detail, cls, values, where):
     at = ".".join(str(part) for part in detail["loc"])
     given = repr(detail.get("input"))
     given = given if len(given) < 80 else given[:77] + "..."
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(cls, detail["loc"][:-1])
+        known = _fields_at(cls, values, detail["loc"][:-1])
         return f"{where}: key '{at}' is not known; {suggestion(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{where}: key '{at}' is missing"
@@ -56,14 +61,14 @@ def _explain(detail, cls, where):
     return f"{where}: {at or 'as a whole'}: given {given}, allowed: {message}"
 
 
-def _fields_at(annotation, loc):
+def _fields_at(annotation, values, loc):
     """The field names that are known where an unknown one stood."""
     for part in loc:
         model, inside = _model_in(annotation), getattr(annotation, "__args__", ())
         if typing.get_origin(annotation) in (list, tuple, dict):
             annotation = inside[-1] if typing.get_origin(annotation) is dict else inside[0]
         elif model is not None and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
+            annotation = model.annotation_of(part, values)
     model = _model_in(annotation)
     return list(model.model_fields) if model is not None else []
 

@@ -8,6 +8,7 @@ from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resol
 from zennas.space.candidate import Candidate
 from zennas.space.network import check_block
 from zennas.space.space import Space
+from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
 from zennas.train_plan import TrainPlan
 from zennas.tune_plan import TunePlan
 
@@ -195,15 +196,38 @@ class SearchPlan(Record):
     evidence: EvidencePlan = EvidencePlan()
 
 
+PLANS = {"train": plan_of, "tune": tune_plan_of}  # parts of an experiment -> task -> their Record
+
+
 class Experiment(Record):
     """One complete recipe: space + track + plans. No inheritance: the file says everything that is not a default."""
 
     name: str
     space: str
     track: str
+    task: str = FIRST  # a row of TASKS: what the network is for, and so what `train` and `tune` hold
     search: SearchPlan = SearchPlan()
-    train: TrainPlan = TrainPlan()
-    tune: TunePlan = TunePlan()
+    train: pydantic.SerializeAsAny[TrainPlan] = pydantic.Field({}, validate_default=True)
+    tune: pydantic.SerializeAsAny[TunePlan] = pydantic.Field({}, validate_default=True)
+
+    @pydantic.field_validator("task")
+    @classmethod
+    def _task_is_known(cls, task):
+        row_of(task)
+        return task
+
+    @pydantic.field_validator(*PLANS, mode="before")
+    @classmethod
+    def _plan_of_the_task(cls, values, info):
+        # Where the task itself is wrong, that alone is told.
+        plan = PLANS[info.field_name](info.data.get("task", FIRST))
+        return plan.model_validate(values) if "task" in info.data else plan()
+
+    @classmethod
+    def annotation_of(cls, field, values):
+        """As Record; `train` and `tune` are the task's own."""
+        task = values.get("task", FIRST) if isinstance(values, dict) else FIRST
+        return PLANS[field](task) if field in PLANS else super().annotation_of(field, values)
 
 
 def load_experiment(name):

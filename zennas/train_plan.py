@@ -1,5 +1,5 @@
-"""TrainPlan: how a winner becomes a trained network. The `train:` part of an experiment; names resolve in train/ and
-faces/.
+"""TrainPlan: what every training has, whatever its network is for. The `train:` part of an experiment is one of its
+tasks' own, which adds the loss, the data and what else is particular to it (zennas/tasks/NAME/plan.py).
 """
 
 from typing import Annotated, Literal
@@ -14,6 +14,17 @@ Count = Annotated[int, pydantic.Field(ge=1)]
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
 TRUST = 0.001  # LARS's coefficient for networks of convolutions (You et al. 2017, section 5)
+
+# What may change from one start of a run to the next: it moves no weight elsewhere.
+NOT_OF_THE_RUN = {
+    "accumulate",  # another number of ranks wants another
+    "channels_last",
+    "checkpoint_minutes",
+    "compile",
+    "keep_checkpoints",
+    "max_skipped_in_a_row",
+    "verify_epochs",
+}
 
 # part of the plan -> {value of it: the names that have it}; what is not here, every name has
 ONLY_OF = {
@@ -35,44 +46,6 @@ def _check_only_of(plan, part):
             raise ValueError(f"{value} is for {', '.join(having)}; {plan.name} has none, leave it out")
 
 
-class LossPlan(Record):
-    """The margin loss and what the sampled softmax does with it."""
-
-    name: str = "balanced_curricular"  # a row of LOSSES
-    knobs: Knobs = {}  # margins, scale, ...: those of the row's functions
-    sampling_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # of the class centres, a step
-    filter_threshold: Annotated[float, pydantic.Field(gt=-1, lt=1)] | None = None  # negatives more similar are left out
-    correct_sampling: bool = False  # weigh sampled negatives by one over their probability
-
-
-class TeacherPlan(Record):
-    """What the teacher expects of an image. Its file is given on the command line."""
-
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)  # of 0..255, RGB
-    std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
-    image_px: Count | None = None  # None: what its file says, or else the student's
-
-
-class DistillPlan(Record):
-    """What the student learns of a teacher, beside the labels."""
-
-    name: str = "l2"  # a row of DISTILLATIONS
-    weight: NotNegative | None = None  # of the distillation; None: as published, or 1 (the row's)
-    class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
-    knobs: Knobs = {}
-    # The student sees its images at one of these sizes and back, the teacher as they are; (): as they are, too.
-    student_px: tuple[Count, ...] = ()
-    # The teacher's embeddings of the images as they are, once; False: of every augmented image, anew.
-    precompute: bool = True
-    teacher: TeacherPlan = TeacherPlan()
-
-    @pydantic.model_validator(mode="after")
-    def _something_counts(self):
-        if self.weight == 0 and self.class_weight == 0:
-            raise ValueError("weight and class_weight not both 0: nothing would be left to learn")
-        return self
-
-
 class OptimizerPlan(Record):
     """How weights move."""
 
@@ -84,7 +57,6 @@ class OptimizerPlan(Record):
     # Weight decay on norms, biases and PReLU slopes too (arcface_torch does, CVLFace does not).
     decay_norms: bool = True
     clip_norm: Positive | None = 5.0  # of the backbone's gradient; None: never clipped
-    centre_lr: Positive = 1.0  # of the class centres, times the backbone's
 
     @pydantic.model_validator(mode="after")
     def _nothing_is_ignored(self):
@@ -116,41 +88,24 @@ class SchedulePlan(Record):
         return self
 
 
-class MaskPlan(Record):
-    """Masks rendered onto faces, before the augmentations."""
-
-    ratio: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.15  # of the images, drawn anew every epoch; mind_ft's
-    kinds: tuple[str, ...] | None = None  # rows of KINDS; None: all, or none where there are textures
-    textures: str | None = None  # a folder of templates of one's own
-    # Where a face stands in its image: aligned, detect (anywhere), auto (aligned in a small square, unless it is off
-    # there).
-    faces: str = "aligned"
-    knobs: Knobs = {}  # how far masks vary: those of mask.render.vary
-
-
 class DataPlan(Record):
-    """What becomes of an image before the network sees it, and which images come."""
+    """How samples are read."""
 
-    augment: dict[str, Knobs] = {"flip": {"p": 0.5}}  # rows of AUGMENTATIONS, in order, with their knobs
-    mask: MaskPlan | None = None  # None: nobody is masked
-    images_per_identity: Count | None = None  # identity-balanced: so many of everyone an epoch; None: every image once
     # Decoding processes of a rank; None: its share of the cores.
     workers: Annotated[int, pydantic.Field(ge=0)] | None = None
 
 
 class TrainPlan(Record):
-    """The training of one network."""
+    """The training of one network, but for what its task adds."""
 
     epochs: Positive = 20
-    batch: Count = 1024  # images a step, over all ranks and micro-batches
+    batch: Count = 1024  # samples a step, over all ranks and micro-batches
     accumulate: Count = 1  # micro-batches a step
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
     # Of the backbone; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a processor.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False  # torch.compile the backbone; pays on a GPU after the first minutes
-    loss: LossPlan = LossPlan()
-    distill: DistillPlan = DistillPlan()  # in force where --teacher is given
     optimizer: OptimizerPlan = OptimizerPlan()
     schedule: SchedulePlan = SchedulePlan()
     data: DataPlan = DataPlan()
@@ -168,3 +123,9 @@ class TrainPlan(Record):
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be less than epochs {self.epochs:g}"
             )
         return self
+
+    def of_the_run(self) -> dict:
+        """What of the plan makes a run this run, as plain values; a run that is resumed must agree in all of it."""
+        values = self.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
+        values["data"].pop("workers")
+        return values

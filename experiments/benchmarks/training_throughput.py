@@ -34,12 +34,12 @@ from zennas.ranks import Ranks
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.tasks.face.plan import FacePlan
 from zennas.track import load_experiment
 from zennas.train.launch import silent
 from zennas.train.loop import Training
 from zennas.train.options import Options
 from zennas.train.prepare import initial_network, prepare
-from zennas.train_plan import TrainPlan
 
 HERE = pathlib.Path(__file__)
 CANDIDATES = {
@@ -136,7 +136,7 @@ def records(folder, identities):
 
 def ours(candidate, experiment, track, space, data, sampling_rate, options):
     """Seconds of each step of the product's loop."""
-    plan = TrainPlan.parse(
+    plan = FacePlan.parse(
         {
             "batch": options.batch,
             "epochs": 1000,

@@ -17,7 +17,7 @@ from zennas.mask.textures import (
     write_layout,
 )
 from zennas.records import UserError
-from zennas.train_plan import MaskPlan
+from zennas.tasks.face.plan import MaskPlan
 
 
 @pytest.mark.parametrize("kind", KINDS)

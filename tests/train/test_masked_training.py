@@ -13,8 +13,8 @@ from zennas.mask.masker import Masker, masker_of
 from zennas.mask.synthetic import Scene, synthetic_face
 from zennas.mask.textures import wardrobe
 from zennas.records import UserError
+from zennas.tasks.face.plan import FacePlan, MaskPlan
 from zennas.train.request import changed_plan
-from zennas.train_plan import MaskPlan, TrainPlan
 
 NUM_PEOPLE, EACH, PX = 6, 8, 56
 AUGMENT = {"flip": {"p": 0.5}, "photometric": {"p": 0.5}}
@@ -124,5 +124,5 @@ def test_a_plan_that_cannot_be_used(options, change, said):
 
 
 def test_the_plan_of_a_share_alone_is_mind_fts():
-    plan = changed_plan(TrainPlan(), ["data.mask={}"]).data.mask
+    plan = changed_plan(FacePlan(), ["data.mask={}"]).data.mask
     assert plan.ratio == 0.15 and plan.kinds is None and len(masker_of(plan, seed=0).dressing.names) == 8

@@ -12,8 +12,9 @@ from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.tasks.face import centres
 from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, CentreOptimizer, centre_knobs
+from zennas.tasks.face.plan import FacePlan
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, Lars, learning_rate, optimizer_of
-from zennas.train_plan import ONLY_OF, TRUST, OptimizerPlan, SchedulePlan, TrainPlan
+from zennas.train_plan import ONLY_OF, TRUST, OptimizerPlan, SchedulePlan
 
 ROWS, SIZE, STEPS = 21, 8, 4
 # The same float32 operations in another order, a few times over.
@@ -186,7 +187,7 @@ def moves_something(part, name, value):
             found.append((optimizer_of([nn.Linear(2, 2)], plan).defaults, centre_knobs(plan)))
         else:
             start = {"name": name, "milestones": (3.0,)}  # some, so that factor has something to do
-            plan = TrainPlan().model_copy(update={"schedule": SchedulePlan().model_copy(update=start | changes)})
+            plan = FacePlan().model_copy(update={"schedule": SchedulePlan().model_copy(update=start | changes)})
             found.append([learning_rate(step, plan, steps_per_epoch=1, num_steps=9) for step in range(9)])
     return found[0] != found[1]
 
@@ -196,23 +197,23 @@ def test_a_plan_takes_a_value_exactly_where_it_moves_something(part, value):
     for name in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[part]:
         given = {"name": name, value: OTHER_VALUES[value]} | ({"milestones": (1.0, 4.0)} if name == "step" else {})
         if moves_something(part, name, value):
-            assert getattr(getattr(TrainPlan.parse({part: given}, "here"), part), value) == OTHER_VALUES[value]
+            assert getattr(getattr(FacePlan.parse({part: given}, "here"), part), value) == OTHER_VALUES[value]
         else:
             with pytest.raises(UserError, match=f"here: {part}: .*{value} is for .*; {name} has none, leave it out"):
-                TrainPlan.parse({part: given}, "here")
+                FacePlan.parse({part: given}, "here")
 
 
 @each_value
 def test_a_default_is_taken_everywhere(part, value):
     """A plan written out whole, as in result.json and on the report, can be read again."""
     for name in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[part]:
-        plan = TrainPlan.parse({part: {"name": name} | ({"milestones": [2]} if name == "step" else {})}, "here")
-        assert TrainPlan.parse(plan.model_dump(mode="json"), "again") == plan
+        plan = FacePlan.parse({part: {"name": name} | ({"milestones": [2]} if name == "step" else {})}, "here")
+        assert FacePlan.parse(plan.model_dump(mode="json"), "again") == plan
 
 
 def test_something_must_be_learned():
     with pytest.raises(UserError, match="weight and class_weight not both 0"):
-        TrainPlan.parse({"distill": {"weight": 0, "class_weight": 0}}, "here")
+        FacePlan.parse({"distill": {"weight": 0, "class_weight": 0}}, "here")
 
 
 def test_both_lars_trust_alike():
@@ -221,7 +222,7 @@ def test_both_lars_trust_alike():
 
 
 def rates(schedule, *, batch=256, num_steps=EPOCHS * STEPS_PER_EPOCH):
-    plan = TrainPlan.parse(
+    plan = FacePlan.parse(
         {"epochs": EPOCHS, "batch": batch, "optimizer": {"lr": 0.2, "lr_batch": 128}, "schedule": schedule}, "here"
     )
     return [

@@ -1,10 +1,10 @@
-"""From --set to a TrainPlan: what was given and nothing else, and what goes with the row that it belonged to."""
+"""From --set to a FacePlan: what was given and nothing else, and what goes with the row that it belonged to."""
 
 import pytest
 
 from zennas.records import UserError
+from zennas.tasks.face.plan import FacePlan
 from zennas.train.request import changed_plan, check_request
-from zennas.train_plan import TrainPlan
 
 RECIPE = {
     "epochs": 9,
@@ -15,7 +15,7 @@ RECIPE = {
 
 
 def changed(*changes):
-    return changed_plan(TrainPlan.parse(RECIPE, "a recipe"), changes)
+    return changed_plan(FacePlan.parse(RECIPE, "a recipe"), changes)
 
 
 def given(plan):
@@ -44,7 +44,7 @@ def test_another_row_takes_only_what_it_has():
 def test_the_same_row_keeps_all_of_it():
     """Also where the recipe leaves the name to its default."""
     plan = changed("loss.name=balanced_curricular", "optimizer.name=sgd", "schedule.name=step")
-    assert plan == TrainPlan.parse(RECIPE, "a recipe")
+    assert plan == FacePlan.parse(RECIPE, "a recipe")
 
 
 @pytest.mark.parametrize("turn", [1, -1])

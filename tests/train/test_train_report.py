@@ -8,8 +8,8 @@ import yaml
 
 from tests.pages import figure, numbers, page_in
 from zennas.page import STYLE
+from zennas.tasks.face.plan import FacePlan
 from zennas.train.report import COLUMNS, CURVES, MAX_SKIPPED, NUM_MEANS, RUNNING, SETS, write_report
-from zennas.train_plan import TrainPlan
 
 EVIL = "<script>alert('&')</script>"
 
@@ -86,7 +86,7 @@ def result(**changes):
         "training": training,
         "data": "data/faces",
         "teacher": "teachers/r200.onnx",
-        "plan": TrainPlan(loss={"knobs": {"margin_rad": 0.45}, "sampling_rate": 0.15}).model_dump(mode="json"),
+        "plan": FacePlan(loss={"knobs": {"margin_rad": 0.45}, "sampling_rate": 0.15}).model_dump(mode="json"),
         "made_by": made_by,
     }
     for key, value in changes.items():
@@ -197,7 +197,7 @@ def test_the_plan_is_one_that_an_experiment_takes(written):
     text = Page(written(result(), [])).text
     start = text.index("epochs: 20")
     given = yaml.safe_load(text[start : text.index("What the numbers mean")])
-    assert TrainPlan.parse(given, "page") == TrainPlan.parse(result()["plan"], "result")
+    assert FacePlan.parse(given, "page") == FacePlan.parse(result()["plan"], "result")
 
 
 def test_it_fetches_nothing(written):

@@ -4,10 +4,11 @@ import pytest
 
 from zennas.records import UserError
 from zennas.tasks.face.losses import knobs_of
+from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.train.request import changed_plan
-from zennas.train_plan import TrainPlan
 from zennas.tune.proposal import KNOBS, LOSS, MARGIN, Proposal, spans, suggest
-from zennas.tune_plan import Span, TunePlan
+from zennas.tune_plan import Span
 
 
 class Drawer:
@@ -25,26 +26,26 @@ class Drawer:
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_every_corner_is_a_recipe(end):
-    found = suggest(TunePlan(), 5, drawer := Drawer(end))
+    found = suggest(FaceTunePlan(), 5, drawer := Drawer(end))
     assert tuple(found) == KNOBS and found["shape"] == (0, 4)[end]
     assert [name for name, log in drawer.log.items() if log] == ["s_p", "s_n"]
-    plan = changed_plan(TrainPlan(), Proposal(**found).changes)
+    plan = changed_plan(FacePlan(), Proposal(**found).changes)
     assert plan.loss.name == LOSS and plan.loss.knobs == {name: found[name] for name in MARGIN}
     assert knobs_of(plan.loss.name, plan.loss.knobs)["s_p"] == found["s_p"]
 
 
 def test_what_is_not_searched_is_not_drawn():
-    plan = TunePlan.parse(
+    plan = FaceTunePlan.parse(
         {"cleaning": {"tau_inter": None, "tau_intra": 0.25}, "margin": None, "backbone": None}, "a test"
     )
     assert suggest(plan, 1, Drawer(0)) == {"tau_intra": 0.25}
     assert spans(plan, 1) == {"tau_intra": 0.25}
-    fixed = TunePlan.parse({"margin": {"m1": 1.0}, "cleaning": None, "backbone": None}, "a test")
+    fixed = FaceTunePlan.parse({"margin": {"m1": 1.0}, "cleaning": None, "backbone": None}, "a test")
     assert suggest(fixed, 1, Drawer(0))["m1"] == 1.0 and isinstance(spans(fixed, 1)["m3"], Span)
 
 
 def test_the_recipe_is_the_proposal_that_changes_nothing():
-    plan = TrainPlan.parse({"loss": {"name": "curricularface", "knobs": {"scale": 32.0}}}, "a test")
+    plan = FacePlan.parse({"loss": {"name": "curricularface", "knobs": {"scale": 32.0}}}, "a test")
     assert changed_plan(plan, Proposal().changes) == plan
     assert (Proposal().key, Proposal().plain) == ("recipe", {})
 
@@ -71,11 +72,11 @@ def test_equal_proposals_share_a_key_and_others_do_not():
 )
 def test_plans_that_make_no_sense_are_refused(values, says):
     with pytest.raises(UserError) as error:
-        TunePlan.parse(values, "experiment.yaml: tune")
+        FaceTunePlan.parse(values, "experiment.yaml: tune")
     assert says in str(error.value)
 
 
 def test_the_published_reward_is_the_default():
     """FPRs and weights of Comprehensive Search (arXiv:2208.13600)."""
-    reward = TunePlan().reward
+    reward = FaceTunePlan().reward
     assert reward.fprs == (1e-3, 1e-4, 1e-5) and reward.weights == (0.5, 0.25, 0.25)

@@ -7,11 +7,11 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from tests.pages import figure, numbers
+from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tune import report
 from zennas.tune.outcome import confirmation
 from zennas.tune.proposal import Proposal
 from zennas.tune.run import to_confirm
-from zennas.tune_plan import TunePlan
 
 GROUP = {"num_images": 20, "num_identities": 5, "same_pairs": 30, "different_pairs": 160}
 MADE_BY = {"zennas": "0", "command": "none", "seed": 0, "machine": "none", "date": "today", "versions": {}}
@@ -129,12 +129,12 @@ def test_the_confirmation_in_words():
 
 def test_what_is_confirmed():
     best = Proposal(tau_intra=0.2, m1=1.1, m3=0.1)
-    assert to_confirm(best, TunePlan()) == {
+    assert to_confirm(best, FaceTunePlan()) == {
         "recipe": Proposal(),
         "best": best,
         "cleaning": Proposal(tau_intra=0.2),
         "margin": Proposal(m1=1.1, m3=0.1),
     }
-    assert list(to_confirm(best, TunePlan(single_factors=False))) == ["recipe", "best"]
-    assert list(to_confirm(best.only("cleaning"), TunePlan())) == ["recipe", "best"]
-    assert list(to_confirm(Proposal(), TunePlan())) == ["recipe"]
+    assert list(to_confirm(best, FaceTunePlan(single_factors=False))) == ["recipe", "best"]
+    assert list(to_confirm(best.only("cleaning"), FaceTunePlan())) == ["recipe", "best"]
+    assert list(to_confirm(Proposal(), FaceTunePlan())) == ["recipe"]

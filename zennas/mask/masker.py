@@ -53,7 +53,7 @@ class Masker:
 
 
 def masker_of(plan, *, seed):
-    """The Masker of a train_plan.MaskPlan, or None where it masks nothing."""
+    """The Masker of a MaskPlan (zennas/tasks/face/plan.py), or None where it masks nothing."""
     if plan is None or plan.ratio == 0:
         return None
     dressing = wardrobe(plan.kinds, plan.textures, seed=seed, where="data.mask.kinds", textures_where=TEXTURES)

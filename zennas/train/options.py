@@ -3,22 +3,10 @@
 import dataclasses
 import pathlib
 
-from zennas.mask.masker import TEXTURES, templates_fingerprint
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
 from zennas.track import Track
 from zennas.train_plan import TrainPlan
-
-# What may change from one start of a run to the next: it moves no weight elsewhere.
-NOT_OF_THE_RUN = {
-    "accumulate",  # another number of ranks wants another
-    "channels_last",
-    "checkpoint_minutes",
-    "compile",
-    "keep_checkpoints",
-    "max_skipped_in_a_row",
-    "verify_epochs",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +48,6 @@ class Options:
     def settings(self, source, teacher_print):
         """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
         they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
-        plan = self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
-        plan["data"].pop("workers")
-        mask = plan["data"].pop("mask")
-        if mask is not None:  # a run without masks is what it was before there were any
-            if mask["textures"] is not None:
-                mask["textures"] = templates_fingerprint(mask["textures"], where=TEXTURES)
-            plan["data"]["mask"] = mask
         return {
             "experiment": self.name,
             "track": self.track.name,
@@ -77,5 +58,5 @@ class Options:
             "num_images": source.num_images,
             "num_identities": source.num_identities,
             "teacher": teacher_print,
-            **plan,
+            **self.plan.of_the_run(),
         }

@@ -12,7 +12,7 @@ from zennas.tasks.face.pairs import list_and_images
 from zennas.track import load_experiment, load_space
 from zennas.train.options import Options
 from zennas.train.prepare import check_plan
-from zennas.train_plan import ONLY_OF, TrainPlan
+from zennas.train_plan import ONLY_OF
 
 
 def request(track, *, data, winner=None, out=None, changes=(), space=None, **others):
@@ -82,7 +82,8 @@ def changed_plan(plan, changes):
     Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
     not have.
 
-    >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05", "loss.knobs.margin_rad=0.3"]).loss.knobs
+    >>> from zennas.tasks.face.plan import FacePlan
+    >>> changed_plan(FacePlan(), ["epochs=2", "optimizer.lr=0.05", "loss.knobs.margin_rad=0.3"]).loss.knobs
     {'margin_rad': 0.3}
     """
     # What was given alone: defaults of a row that is not asked for any more are no wish of anybody's.
@@ -98,7 +99,7 @@ def changed_plan(plan, changes):
             if not isinstance(inside, dict):
                 raise UserError(f"--set {change}: '{part}' holds a value, nothing that has keys")
         inside[last] = value
-    return TrainPlan.parse(values, "--set" if changes else "the recipe")
+    return type(plan).parse(values, "--set" if changes else "the recipe")
 
 
 def _parsed(change):

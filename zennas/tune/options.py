@@ -8,10 +8,9 @@ from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
 from zennas.track import Track, load_experiment
-from zennas.train.options import NOT_OF_THE_RUN
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import request as train_request
-from zennas.train_plan import TrainPlan
+from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
 from zennas.tune.proposal import FACTORS
 from zennas.tune_plan import TunePlan
 
@@ -151,7 +150,7 @@ def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
             raise UserError(f"--only {name}: the experiment's tune.{name} is null; there is nothing to search in it")
     if only:
         values |= {name: None for name in FACTORS if name not in only}
-    plan = TunePlan.parse(values, "command line")
+    plan = type(experiment.tune).parse(values, "command line")
     if all(getattr(plan, name) is None for name in FACTORS):
         raise UserError(f"{track}: tune has nothing to search: {', '.join(FACTORS)} are all null")
     return plan

@@ -1,0 +1,64 @@
+"""FaceTunePlan: what the comprehensive search may change of a recipe for faces. The `tune:` part of an experiment whose
+task is face.
+
+The three spaces, the reward's weights and its FPRs are those of Towards Robust Face Recognition with Comprehensive
+Search (ECCV 2022, arXiv:2208.13600).
+"""
+
+from typing import Annotated
+
+import pydantic
+
+from zennas.records import Record
+from zennas.tune_plan import Count, Positive, Span, TunePlan
+
+Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Cosine = Annotated[float, pydantic.Field(ge=-1, le=1)]
+
+
+class CleaningSpace(Record):
+    """Two cosines of embeddings. None: not done."""
+
+    # Identities whose centres are more alike are one. Below, different people of one network's embeddings are merged
+    # too.
+    tau_inter: Span | Cosine | None = Span(low=0.6, high=0.95)
+    # Images that are no more alike to their identity's centre are left out; 0.25 was best on MS1M (mind_ft), of another
+    # network.
+    tau_intra: Span | Cosine | None = Span(low=0.0, high=0.6)
+
+
+class MarginSpace(Record):
+    """The knobs of `unified_margin` (zennas/tasks/face/losses.py). A number: not searched."""
+
+    m1: Span | Positive = Span(low=0.8, high=1.4)
+    m2_rad: Span | float = Span(low=0.0, high=0.5)
+    m3: Span | float = Span(low=0.0, high=0.4)
+    s_p: Span | Positive = Span(low=16, high=64, log=True)
+    s_n: Span | Positive = Span(low=16, high=64, log=True)
+
+
+class RewardPlan(Record):
+    """The weighted TPR over all pairs of people whom a trial does not train on."""
+
+    fprs: tuple[Share, ...] = (1e-3, 1e-4, 1e-5)
+    weights: tuple[Positive, ...] = (0.5, 0.25, 0.25)
+    # Shares of the identities, where --held-out and --test name none. Test is looked at when the search is over.
+    held_out_share: Share = 0.1
+    test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    max_images: Count = 10  # of an identity: its pairs grow with the square of them
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self):
+        if len(self.fprs) != len(self.weights) or not self.fprs or len(set(self.fprs)) < len(self.fprs):
+            raise ValueError(f"as many weights as different fprs; given {list(self.fprs)} and {list(self.weights)}")
+        if self.held_out_share + self.test_share >= 1:
+            raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
+        return self
+
+
+class FaceTunePlan(TunePlan):
+    """The comprehensive search for faces. A space of None is not searched: there the recipe stays as it is."""
+
+    cleaning: CleaningSpace | None = CleaningSpace()
+    margin: MarginSpace | None = MarginSpace()
+    reward: RewardPlan = RewardPlan()

@@ -1,0 +1,52 @@
+"""TASKS: what a network can be for. One row is all that a new task takes here.
+
+The table names its rows' modules and does not import them: an experiment is read by rooms that need no more of a task
+than its plan, and a worker of Ray finds here what the driver found.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from zennas.records import UserError, suggestion
+
+if TYPE_CHECKING:
+    from zennas.train_plan import TrainPlan
+    from zennas.tune_plan import TunePlan
+
+
+class Row(NamedTuple):
+    """Where a task's parts stand, each as MODULE:NAME. Modules of plans must import in an instant, so without torch."""
+
+    plan: str  # the Record that `train:` of an experiment holds
+    tune: str = "zennas.tune_plan:TunePlan"  # the Record that `tune:` holds
+
+
+TASKS = {
+    "face": Row(
+        plan="zennas.tasks.face.plan:FacePlan",
+        tune="zennas.tasks.face.tune_plan:FaceTunePlan",
+    ),
+}
+FIRST = "face"  # the task of what names none: experiments and runs of before there was a second
+
+
+def row_of(name: str) -> Row:
+    """The row of a task. UserError for a name that the table does not know."""
+    if name not in TASKS:
+        raise UserError(f"task '{name}' is not known; {suggestion(str(name), list(TASKS))}")
+    return TASKS[name]
+
+
+def plan_of(name: str) -> "type[TrainPlan]":
+    """The Record that `train:` holds in an experiment of this task."""
+    return _loaded(row_of(name).plan)
+
+
+def tune_plan_of(name: str) -> "type[TunePlan]":
+    """The Record that `tune:` holds in an experiment of this task."""
+    return _loaded(row_of(name).tune)
+
+
+def _loaded(place: str):
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
