@@ -1,12 +1,12 @@
-"""What a rebuilt house must not change: the same commands on two versions of zennas, their results compared to the digit.
+"""What a rebuilt house must not change: the same commands on two versions of zennas, results compared to the digit.
 
     python experiments/equalities/equalities.py --before b024d7a
 
 checks out that commit beside this one and runs both on the same machine, with the same small data drawn here:
 
     costs      parameters and multiply-accumulates of the baselines of every space, at the space's own image
-    training   metrics.jsonl of two epochs of the recipe of lfw-smoke, on one rank and on two, with a teacher and without
-    search     every candidate that a search of fixed seed proposes, in order, and its score; by the closed form and without
+    training   metrics.jsonl of two epochs of the recipe of lfw-smoke, one rank, two, and with a teacher
+    search     every candidate that a search of fixed seed proposes, in order, and its score; closed form and not
     going_on   what the old version began, the new one ends: a search, a training, a cleaning, an evaluation
 
 Times are left out of the comparison, and so is what follows from a measured latency: both searches are given one table
@@ -65,7 +65,8 @@ name: tiny
 space: SPACE
 track: lfw-smoke
 search: {population: 16, batch_size: 8, num_winners: 1, max_finalists: 1, table_runs: 3, min_distance: 0.0,
-         score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2}, evidence: {names: [effectiveness], rank_by: null}}
+         score: {image_px: 16, batch: 2, repeats: 1, final_repeats: 2},
+         evidence: {names: [effectiveness], rank_by: null}}
 """
 COSTS = """
 import json
@@ -150,7 +151,7 @@ def write_pairs(faces, path):
     path.write_bytes(pickle.dumps((encoded, same)))
 
 
-# --- the checks: each gives {what: value} of a version, equal in both --------------------------------------------------
+# --- the checks: each gives {what: value} of a version, equal in both ------------------------------------------------
 
 
 def costs(version, shared):
