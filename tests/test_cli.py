@@ -11,8 +11,8 @@ import torch
 
 import zennas
 from zennas.__main__ import COMMANDS
-from zennas.commands import check_address
 from zennas.latency.__main__ import main as latency
+from zennas.ray_address import check_address
 from zennas.records import EXPERIMENTS, SPACES, UserError, names
 from zennas.score.__main__ import main as score
 from zennas.search.__main__ import main as search
@@ -245,7 +245,7 @@ def test_latency_refuses_a_file_that_is_no_network(refused, tiny, tmp_path):
 
 
 def test_an_address_at_which_no_ray_answers_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr("zennas.commands.ANSWER_S", 1.0)
+    monkeypatch.setattr("zennas.ray_address.ANSWER_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=rf"--address 127.0.0.1:{port}: something answers there, but no Ray \(8265"):

@@ -19,8 +19,9 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 ROOMS = [
     {"zennas"},
     {"records"},
+    {"flags", "api"},
     {"provenance"},
-    {"progress", "commands", "run_folder", "train_plan", "tune_plan", "page"},
+    {"progress", "commands", "ray_address", "run_folder", "train_plan", "tune_plan", "page"},
     {"tasks.table"},
     {"ray_connection", "compiled"},
     {"ranks"},

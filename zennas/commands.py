@@ -1,87 +1,182 @@
-"""How every command of zennas behaves: one clear line for a user's mistake, documented exit codes, no traceback."""
+"""How every command of zennas behaves: a command line made of its declared options, one clear line for a user's
+mistake, documented exit codes, no traceback.
+"""
 
-import os
-import re
+import importlib
+import inspect
+import json
 import signal
-import socket
 import sys
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from zennas.records import UserError
+from zennas.flags import CommandOptions, Option, spelled
+from zennas.records import EXPERIMENTS, SPACES, UserError, names
 
 WRONG_INPUT, INTERRUPTED = 2, 130
-ANSWER_S = 10.0  # that a cluster's head may take to answer
+JSON_HELP = "Print the result as JSON on standard output; all else on standard error."
+# What a shell offers for an option that names something.
+VALUES: dict[str, Callable[[], list[str]]] = {
+    "experiments": lambda: names(EXPERIMENTS),
+    "search_spaces": lambda: names(SPACES),
+    "backends": lambda: ["onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cuda"],
+}
 
 
-def keep_ray_on_loopback():
-    """Bind the Ray of this process alone to 127.0.0.1; to be called before ray is imported, and not for a cluster.
+def command(room: str, **formats: str) -> Callable[..., None]:
+    """The main(arguments=None) of a room's command, generated from the Options of its file options.py.
 
-    On Linux Ray takes a node address of 127.0.0.1 for a slip and listens on all interfaces. The variable is its own,
-    and says that there is no cluster.
+    formats: {format: help} of further outputs than --json, each a method of what the room's `run` returns; `json`
+    replaces its help. Where there are further ones, standard output is for results alone.
     """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+    def main(arguments: list[str] | None = None, prog_name: str | None = None) -> None:
+        run_program(typer_app(room, **formats), arguments, prog_name)
+
+    return main
 
 
-def check_address(address):
-    """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers, which Ray asks for
-    minutes.
+def typer_app(room: str, **formats: str) -> typer.Typer:
+    """A typer program of one command, whose options are those of the room's Options."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    add_command(app, room, **formats)
+    return app
 
-    None, no cluster, passes, and 'local'.
-    """
-    if address in (None, "auto", "local"):
-        return
-    found = re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):(\d+)", address)
-    right = (
-        "the HOST:PORT that ray start --head printed (its port is 6379 by default), or 'auto' on a node of the cluster"
-    )
-    if found is None:
-        raise UserError(f"--address: given '{address}', allowed: {right}")
+
+def add_command(app: typer.Typer, room: str, **formats: str) -> None:
+    """Add a room's command to a typer program."""
+    options = importlib.import_module(f"{room}.options").Options
+    app.command(room.rpartition(".")[2], help=inspect.getdoc(options))(_typed(options, formats))
+
+
+def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | None) -> None:
+    """Run a typer program: UserError ends it with exit code 2, Ctrl-C and SIGTERM with 130."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"--address {address}: nobody answers there ({why}); give {right}") from None
-    if os.environ.get("RAY_USE_TLS") == "1":
-        return
-    import grpc
+        click_command = typer.main.get_command(app)
+        code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        sys.exit(code or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line, whatever library raised it
+            print(f"error: {error.format_message()}; see --help", file=sys.stderr)
+            sys.exit(WRONG_INPUT)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
-        except grpc.FutureTimeoutError:
-            raise UserError(
-                f"--address {address}: something answers there, but no Ray (8265 is its dashboard's port); give {right}"
-            ) from None
+
+def _typed(options: type[CommandOptions], formats: dict[str, str]) -> Callable[..., int]:
+    """The function from whose signature typer makes the command line."""
+    further = {name: text for name, text in formats.items() if name != "json"}
+
+    def body(**given: Any) -> int:
+        chosen = [name for name in ("json", *further) if given.pop(f"as_{name}")]
+        if len(chosen) > 1:
+            raise UserError(f"{spelled(chosen[0])} and {spelled(chosen[1])} exclude each other")
+        asked = options.of(**{name: value for name, value in given.items() if value is not None})
+        return _run(asked, chosen[0] if chosen else None, apart=bool(further))
+
+    declared = list(options.declared().values())
+    parameters = [_parameter(option) for option in declared]
+    for name, text in {"json": JSON_HELP, **formats}.items():
+        shown = typer.Option(spelled(name), help=text)
+        parameters.append(_keyword(f"as_{name}", Annotated[bool, shown], default=False))
+    body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    body.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return body
 
 
-def command(function, *, help):
-    """A main(arguments=None) that runs a typer function: UserError ends it with exit code 2, Ctrl-C and SIGTERM with
-    130.
-    """
+def _run(options: CommandOptions, output: str | None, *, apart: bool) -> int:
+    """Do the work of a command and show what came out; its exit code."""
+    # Imported here, so that --help answers at once.
+    from zennas.progress import Progress, console_for
+
+    room = options.room()
+    run = importlib.import_module(f"{room}.run").run
+    show = importlib.import_module(f"{room}.show").show
+    console = console_for(json_output=output is not None)
+    progress = Progress(console_for(json_output=output is not None or apart))
+    try:
+        result = run(options, progress=progress)
+    finally:
+        progress.close()
+    if output == "json":
+        print(json.dumps(plain(result), indent=2))
+    elif output is not None:
+        getattr(result, f"print_{output}")()
+    return show(result, options, None if output is not None and apart else console) or 0
+
+
+def plain(result: Any) -> Any:
+    """What JSON says of what a command returns."""
+    return result.plain() if hasattr(result, "plain") else result.model_dump(mode="json")
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """The parameter that typer makes an option of."""
+    is_positional = option.extra.get("positional", False)
+    help = " ".join(filter(None, (option.help, _allowed(option), _default(option))))
+    kind = option.kind
+    if option.many in ("repeated", "named"):
+        kind = list[kind]  # type: ignore[valid-type]
+    elif option.many == "separated":
+        kind = str
+    settings: dict[str, Any] = {"help": help, "metavar": option.extra.get("metavar")}
+    if values := VALUES.get(option.extra.get("values", "")):
+        settings["autocompletion"] = lambda incomplete: [name for name in values() if name.startswith(incomplete)]
+    elif option.choices:
+        settings["autocompletion"] = lambda incomplete: [name for name in option.choices if name.startswith(incomplete)]
+    if is_positional:
+        shown = typer.Argument(**settings)
+    elif kind is bool:
+        settings.pop("metavar")
+        both = option.default is not False
+        shown = typer.Option(f"{option.spelled}/--no-{option.spelled[2:]}" if both else option.spelled, **settings)
+    else:
+        shown = typer.Option(option.spelled, **settings)
+    default = option.default
+    if option.many == "separated" and default is not None:
+        default = option.extra["separator"].join(default)
+    elif option.many:
+        default = list(default) if default else None
+    optional = default is None and not option.required
+    return _keyword(
+        option.name,
+        Annotated[kind | None if optional else kind, shown],
+        default=inspect.Parameter.empty if option.required else default,
+    )
+
+
+def _keyword(name: str, annotation: Any, *, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _allowed(option: Option) -> str:
+    return f"[allowed: {option.allowed}]" if option.limits else ""
+
+
+def _default(option: Option) -> str:
+    """What holds where the option is left out; typer says so of a default that is a value."""
+    return f"[default: {option.extra['unset']}]" if "unset" in option.extra else ""
+
+
+def function_command(function: Callable[..., Any], *, help: str) -> Callable[..., None]:
+    """A main(arguments=None) that runs a typer function: for rooms that declare no Options yet."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(help=help)(function)
 
-    def main(arguments=None, prog_name=None):
-        def interrupt(number, frame):
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, interrupt)
-        try:
-            click_command = typer.main.get_command(app)
-            code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
-            sys.exit(code or 0)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(WRONG_INPUT)
-        except (KeyboardInterrupt, typer.Abort):
-            sys.exit(INTERRUPTED)
-        except Exception as error:
-            if hasattr(error, "format_message"):  # a usage error of the command line, whatever library raised it
-                print(f"error: {error.format_message()}; see --help", file=sys.stderr)
-                sys.exit(WRONG_INPUT)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def main(arguments: list[str] | None = None, prog_name: str | None = None) -> None:
+        run_program(app, arguments, prog_name)
 
     return main

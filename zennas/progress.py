@@ -19,8 +19,9 @@ LINE_EVERY_S = 15.0  # where output is not a terminal
 class Progress:
     """Says things to a rich Console and to a log file."""
 
-    def __init__(self, console):
-        self.console = console
+    def __init__(self, console=None):
+        """console: of rich; without one, standard error."""
+        self.console = console or console_for(json_output=True)
         self._log = None
         self._live, self._stage, self._last_line, self._start = None, "", 0.0, 0.0
 
@@ -103,6 +104,11 @@ def duration(seconds):
     """
     seconds = max(0, round(seconds))
     return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"
+
+
+def silent():
+    """A Progress that prints nothing, for scripts that ask for none."""
+    return Progress(Console(quiet=True))
 
 
 def console_for(*, json_output):

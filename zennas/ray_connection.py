@@ -6,7 +6,7 @@ import signal
 
 import ray
 
-from zennas.commands import check_address
+from zennas.ray_address import check_address
 from zennas.records import UserError, first_line
 
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy

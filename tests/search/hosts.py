@@ -74,7 +74,7 @@ def below(pid):
 
 
 def without_loopback(environment):
-    """An environment without what commands.keep_ray_on_loopback put there: a command in this very process may have
+    """An environment without what ray_address.keep_ray_on_loopback put there: a command in this very process may have
     called it, and a node with it takes no others in."""
     return {name: value for name, value in environment.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
 

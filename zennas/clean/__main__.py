@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands
+from zennas import commands, ray_address
 from zennas.train.__main__ import DATA_HELP
 
 HELP = """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in
@@ -122,7 +122,7 @@ def clean(
     """See HELP."""
     # Imported here, so that --help answers at once.
     if address is None:
-        commands.keep_ray_on_loopback()
+        ray_address.keep_ray_on_loopback()
     from zennas.clean.options import request
     from zennas.clean.outcome import print_summary
     from zennas.clean.run import go, look_at
@@ -207,7 +207,7 @@ def _trainer(options, track, winner, changes, console):
     return train_next
 
 
-main = commands.command(clean, help=HELP)
+main = commands.function_command(clean, help=HELP)
 
 if __name__ == "__main__":
     main()

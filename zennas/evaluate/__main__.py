@@ -81,7 +81,7 @@ def evaluate(
     raise typer.Exit(code)
 
 
-main = commands.command(evaluate, help=HELP)
+main = commands.function_command(evaluate, help=HELP)
 
 if __name__ == "__main__":
     main()

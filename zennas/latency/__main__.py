@@ -363,7 +363,7 @@ def _ratio_cells(ratio):
     return str(ratio.num), f"{ratio.mean:.3f}", f"{ratio.low:.3f}", f"{ratio.high:.3f}"
 
 
-main = commands.command(latency, help=HELP)
+main = commands.function_command(latency, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -150,7 +150,7 @@ def _knobs(words):
     return found
 
 
-main = commands.command(mask, help=HELP)
+main = commands.function_command(mask, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -73,7 +73,7 @@ def run(
     )
 
 
-main = commands.command(run, help=HELP)
+main = commands.function_command(run, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands
+from zennas import commands, ray_address
 
 MOST_ISLANDS = 1024
 
@@ -137,7 +137,7 @@ def search_and_train(
     """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
     holds more of what zennas.train.request takes."""
     if address is None:
-        commands.keep_ray_on_loopback()
+        ray_address.keep_ray_on_loopback()
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
     from zennas.records import UserError
@@ -331,7 +331,7 @@ def _devices(texts):
     return devices
 
 
-main = commands.command(search, help=HELP)
+main = commands.function_command(search, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -128,7 +128,7 @@ def print_submission(submission, path, folder, console):
     console.print(Text(f"  {path or no_zip}\n  {folder / 'submission.json'}"), soft_wrap=True)
 
 
-main = commands.command(submit, help=HELP)
+main = commands.function_command(submit, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -124,7 +124,7 @@ def train(
     leave(code)
 
 
-main = commands.command(train, help=HELP)
+main = commands.function_command(train, help=HELP)
 
 if __name__ == "__main__":
     main()

@@ -9,10 +9,10 @@ import pathlib
 import torch
 from rich.console import Console
 
-from zennas.commands import keep_ray_on_loopback
 from zennas.progress import Progress, console_for
 from zennas.provenance import num_cores
 from zennas.ranks import TIMEOUT, join
+from zennas.ray_address import keep_ray_on_loopback
 from zennas.records import UserError, first_line
 from zennas.tasks.face.pairs import list_and_images
 from zennas.train.run import run

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands
+from zennas import commands, ray_address
 from zennas.train.__main__ import DATA_HELP
 
 HELP = """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the
@@ -80,7 +80,7 @@ def tune(
     """See HELP."""
     # Imported here, so that --help answers at once.
     if address is None:
-        commands.keep_ray_on_loopback()
+        ray_address.keep_ray_on_loopback()
     from zennas.progress import console_for
     from zennas.records import UserError
     from zennas.tune.options import request
@@ -130,7 +130,7 @@ def tune(
     print_summary(options, summary, console)
 
 
-main = commands.command(tune, help=HELP)
+main = commands.function_command(tune, help=HELP)
 
 if __name__ == "__main__":
     main()

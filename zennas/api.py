@@ -1,0 +1,42 @@
+"""The Python API: a room is called by its name, with the options of its command as keyword arguments.
+
+    >>> import zennas
+    >>> zennas.score(track="nowhere")
+    Traceback (most recent call last):
+    zennas.records.UserError: track or experiment 'nowhere' is not known; known: ...
+
+A room is a package, too: zennas.score.zen is one of its files. So its module is made callable, as the Python reference
+describes (Data model, "Customizing module attribute access").
+"""
+
+import importlib
+import inspect
+import sys
+import types
+from typing import Any
+
+
+class Room(types.ModuleType):
+    """A package that does the work of its command when it is called."""
+
+    def __call__(self, *, progress: Any = None, **options: Any) -> Any:
+        """Check the options, do the work and return what came out. UserError for what cannot be used.
+
+        progress: a zennas.progress.Progress that is told how far it is; without one nothing is printed.
+        """
+        declared = importlib.import_module(f"{self.__name__}.options")
+        return importlib.import_module(f"{self.__name__}.run").run(declared.Options.of(**options), progress=progress)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        options = importlib.import_module(f"{self.__name__}.options").Options
+        progress = inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=None)
+        return inspect.Signature([*inspect.signature(options).parameters.values(), progress])
+
+    def __reduce__(self) -> Any:  # as any module is pickled by cloudpickle, which knows them by their exact type
+        return importlib.import_module, (self.__name__,)
+
+
+def make_callable(name: str) -> None:
+    """Let the package of this name be called; its __init__.py says so of itself."""
+    sys.modules[name].__class__ = Room

@@ -1,0 +1,316 @@
+"""How a command declares its options: once, as the fields of one record.
+
+Everything else comes from it: the command line and its help (commands.py), the keyword arguments of the Python API
+(api.py), the JSON schema, and the words of a command to go on with.
+"""
+
+import pathlib
+import shlex
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import annotated_types
+import pydantic
+import yaml
+
+from zennas.records import Record, UserError, suggestion
+
+
+def flag(
+    help: str,
+    *,
+    unit: str | None = None,
+    metavar: str | None = None,
+    unset: str | None = None,
+    example: str | None = None,
+    values: str | None = None,
+    separator: str | None = None,
+    positional: bool = False,
+    **limits: Any,
+) -> Any:
+    """What stands beside the type of an option: Annotated[TYPE, flag("What it says.")].
+
+    unset: what holds where an option with default None is left out. example: a NAME=NUMBER, for an option that holds
+    numbers by name. values: what it names, for completion (a key of commands.VALUES). separator: one word of the
+    command line holds many values ("zen,naswot"). positional: an argument without a name. limits: gt, ge, lt, le, as
+    pydantic.Field takes them.
+    """
+    extra = {
+        "unit": unit,
+        "metavar": metavar,
+        "unset": unset,
+        "example": example,
+        "values": values,
+        "separator": separator,
+        "positional": positional or None,
+    }
+    given = {key: value for key, value in extra.items() if value is not None}
+    return pydantic.Field(description=help, json_schema_extra=given, **limits)
+
+
+class Option(typing.NamedTuple):
+    """One declared option, as the command line has it."""
+
+    name: str  # of the field, and of the keyword argument
+    kind: Any  # bool, int, float, str or pathlib.Path: one word of it
+    many: str | None  # None, "repeated", "separated" (by `extra["separator"]`) or "named" (NAME=NUMBER, repeated)
+    choices: tuple[str, ...]  # of a Literal; empty: any
+    help: str
+    default: Any
+    required: bool
+    optional: bool  # whether it may be None
+    extra: dict[str, Any]
+    limits: dict[str, float]
+
+    @property
+    def spelled(self) -> str:
+        return self.name.rstrip("_").upper() if self.extra.get("positional") else spelled(self.name)
+
+    @property
+    def allowed(self) -> str:
+        """Its limits in words, or the empty string.
+
+        >>> class Options(CommandOptions):
+        ...     workers: Annotated[int, flag("Processes.", ge=1, le=4096)] = 1
+        >>> Options.declared()["workers"].allowed
+        '1 to 4096'
+        """
+        low, high = self.limits.get("ge"), self.limits.get("le")
+        if low is not None and high is not None:
+            return f"{low:g} to {high:g}"
+        words = {"gt": "more than {:g}", "ge": "{:g} or more", "lt": "less than {:g}", "le": "at most {:g}"}
+        return " and ".join(words[name].format(limit) for name, limit in self.limits.items())
+
+
+def spelled(name: str) -> str:
+    """The name of an option on the command line.
+
+    >>> spelled("budget_ms"), spelled("from_")
+    ('--budget-ms', '--from')
+    """
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+class CommandOptions(Record):
+    """The base of a command's `Options`: what a user asks of it, one field for each option. The docstring of an Options
+    class is the help of its command.
+    """
+
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = ()  # pairs of options that cannot be given together
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """The options with these values; UserError, by the option's name, for what cannot be used."""
+        for name in given:
+            if name not in cls.model_fields:
+                raise UserError(f"option '{name}' is not known; {suggestion(name, list(cls.model_fields))}")
+        try:
+            return cls.model_validate(given)
+        except pydantic.ValidationError as error:
+            raise UserError("\n".join(_explain(cls, detail) for detail in error.errors())) from None
+
+    @classmethod
+    def room(cls) -> str:
+        """The room of the command, such as zennas.score."""
+        return cls.__module__.rpartition(".")[0]
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """Its options by name, in order."""
+        return {name: _option(name, field) for name, field in cls.model_fields.items()}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_words(cls, given: Any) -> Any:
+        """Words as the command line has them, and single values in place of a sequence."""
+        if not isinstance(given, dict):
+            return given
+        declared = cls.declared()
+        return {
+            name: value if name not in declared or value is None else _value(declared[name], value)
+            for name, value in given.items()
+        }
+
+    @pydantic.model_validator(mode="after")
+    def _exclude(self) -> Self:
+        for first, second in self.EXCLUSIVE:
+            if getattr(self, first) and getattr(self, second):
+                raise UserError(f"{spelled(first)} and {spelled(second)} exclude each other")
+        return self
+
+
+def words(options: CommandOptions, **changes: Any) -> list[str]:
+    """The words of a command line that asks for these options: those that differ from their defaults, and `changes`.
+
+    None as a change leaves an option out.
+    """
+    asked = {name: value for name, value in options if value != type(options).model_fields[name].default}
+    return spell(type(options), **(asked | changes))
+
+
+def spell(cls: type[CommandOptions], **given: Any) -> list[str]:
+    """The words of a command line that gives these values, as they are. What is None, False or empty is left out,
+    unless the default is another.
+
+    >>> class Options(CommandOptions):
+    ...     files: Annotated[tuple[str, ...], flag("Files.", positional=True)] = ()
+    ...     set: Annotated[tuple[str, ...], flag("KEY=VALUE.")] = ()
+    ...     latency: Annotated[bool, flag("Predict latency.")] = True
+    >>> spell(Options, set=["a=1", "b=2"], latency=False, files=["one.yaml"])
+    ['one.yaml', '--set', 'a=1', '--set', 'b=2', '--no-latency']
+    """
+    declared = cls.declared()
+    assert given.keys() <= declared.keys(), (cls, given)
+    positional, named = [], []
+    for name, value in given.items():
+        option = declared[name]
+        if option.kind is bool:
+            if value is not None and value != option.default:
+                named.append(spelled(name) if value else "--no-" + spelled(name)[2:])
+        elif value is not None:
+            values = _many(option, value) if option.many else [_word(value)]
+            if option.extra.get("positional"):
+                positional += values
+            else:
+                named += [word for value in values for word in (spelled(name), value)]
+    return positional + named
+
+
+def line(room: str, arguments: Sequence[str]) -> str:
+    """The command of a room as a user types it.
+
+    >>> line("zennas.score", ["winner 1.yaml", "--measure"])
+    "python -m zennas.score 'winner 1.yaml' --measure"
+    """
+    return shlex.join(["python", "-m", room, *arguments])
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and f"{value:g}" == f"{value:.12g}" else str(value)
+
+
+def _many(option: Option, value: Any) -> list[str]:
+    """The words of an option that holds many values."""
+    if option.many == "named":
+        return [f"{name}={_word(number)}" for name, number in value.items()]
+    parts = [_word(part) for part in ([value] if isinstance(value, str | pathlib.Path) else value)]
+    return [option.extra["separator"].join(parts)] if option.many == "separated" and parts else parts
+
+
+def _option(name: str, field: Any) -> Option:
+    kinds = [kind for kind in _members(field.annotation) if kind is not types.NoneType]
+    kind, many, choices = kinds[0], None, ()
+    extra = dict(field.json_schema_extra or {})
+    if typing.get_origin(kind) is tuple:
+        kind, many = typing.get_args(kind)[0], "separated" if "separator" in extra else "repeated"
+    elif typing.get_origin(kind) is dict:
+        kind, many = str, "named"
+    if typing.get_origin(kind) is Literal:
+        kind, choices = str, typing.get_args(kind)
+    names = {
+        annotated_types.Gt: "gt",
+        annotated_types.Ge: "ge",
+        annotated_types.Lt: "lt",
+        annotated_types.Le: "le",
+    }
+    limits = {
+        names[type(limit)]: getattr(limit, names[type(limit)]) for limit in field.metadata if type(limit) in names
+    }
+    return Option(
+        name=name,
+        kind=kind,
+        many=many,
+        choices=choices,
+        help=field.description or "",
+        default=None if field.is_required() else field.get_default(),
+        required=field.is_required(),
+        optional=types.NoneType in _members(field.annotation),
+        extra=extra,
+        limits=limits,
+    )
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _value(option: Option, value: Any) -> Any:
+    """A value as its field takes it."""
+    if option.many == "named" and not isinstance(value, Mapping):
+        return _numbers(option, [value] if isinstance(value, str) else value)
+    if option.many == "separated" and isinstance(value, str):
+        return tuple(filter(None, (part.strip() for part in value.split(option.extra["separator"]))))
+    if option.many == "repeated" and isinstance(value, Mapping):
+        return tuple(
+            f"{key}={yaml.safe_dump(part, default_flow_style=True).splitlines()[0]}" for key, part in value.items()
+        )
+    if option.many in ("repeated", "separated") and isinstance(value, str | pathlib.PurePath):
+        return (value,)
+    if option.kind is str and not option.many and isinstance(value, pathlib.PurePath):
+        return str(value)
+    return value
+
+
+def _numbers(option: Option, texts: Sequence[str]) -> dict[str, float]:
+    """{name: number} of NAME=NUMBER words."""
+    numbers: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if name in numbers:
+            raise UserError(f"{option.spelled} {text}: {name} is {numbers[name]:g} already; give it once")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            example = option.extra.get("example", "NAME=1.5")
+            raise UserError(f"{option.spelled} {text}: expected NAME=NUMBER, such as {example}")
+    return numbers
+
+
+def _explain(cls: type[CommandOptions], detail: Any) -> str:
+    """What was given, what is allowed, and at which option."""
+    error = detail.get("ctx", {}).get("error")
+    if isinstance(error, UserError) or not detail["loc"]:
+        return str(error or detail["msg"])
+    option = cls.declared()[detail["loc"][0]]
+    if detail["type"] == "missing":
+        return f"{option.spelled} is missing; see --help"
+    given = detail["input"]
+    given = f"{given:g}" if isinstance(given, float | int) else f"'{given}'"
+    if detail["type"].startswith(("greater_than", "less_than")):
+        allowed = option.allowed
+    elif option.choices:
+        allowed = ", ".join(option.choices)
+    else:
+        allowed = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{option.spelled}: given {given}, allowed: {allowed}"
+
+
+# --- options that several commands share
+
+Experiment = Annotated[
+    str, flag("Experiment: a name under experiments/, or a path.", values="experiments", metavar="NAME")
+]
+Space = Annotated[
+    str | None, flag("Search space: a name or path.", unset="the experiment's", values="search_spaces", metavar="NAME")
+]
+BudgetMs = Annotated[float | None, flag("Budget in milliseconds of this machine, unscaled.", unit="ms", gt=0)]
+Backend = Annotated[
+    str | None, flag("Latency backend.", unset="the track's; CPU stands in without a GPU", values="backends")
+]
+Device = Annotated[Literal["cpu", "cuda"] | None, flag("cpu or cuda.", unset="cuda where there is a GPU")]
+Address = Annotated[
+    str | None, flag("Address of a Ray cluster ('auto' inside one).", unset="a private local Ray", metavar="HOST:PORT")
+]
+Data = Annotated[
+    pathlib.Path,
+    flag(
+        "Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
+    ),
+]
+Changes = Annotated[tuple[str, ...], flag("KEY=VALUE of the recipe; may be repeated.", metavar="KEY=VALUE")]
+Workers = Annotated[int | None, flag("Processes.", unset="one per processor core", ge=1, le=4096)]
