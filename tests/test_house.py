@@ -43,6 +43,8 @@ ROOMS = [
     {"submit"},
     {"tune"},
 ]
+# A command of an early room that shows what later rooms say of its results.
+LOOKS_AHEAD = {"zennas/score/run.py"}
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 
 # What goes into a WebFace submission runs on the challenge's server, where there is no zennas.
@@ -138,7 +140,7 @@ def test_there_is_a_house():
 
 @each_file
 def test_imports_point_backwards(path):
-    if path.name == "__main__.py":  # a command may speak to every room
+    if path.name == "__main__.py" or str(path.relative_to(ROOT)) in LOOKS_AHEAD:  # a command may speak to every room
         return
     assert order_violations(path, path.read_text()) == []
 

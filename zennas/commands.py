@@ -81,7 +81,7 @@ def _typed(options: type[CommandOptions], formats: dict[str, str]) -> Callable[.
     further = {name: text for name, text in formats.items() if name != "json"}
 
     def body(**given: Any) -> int:
-        chosen = [name for name in ("json", *further) if given.pop(f"as_{name}")]
+        chosen = [name for name in (*further, "json") if given.pop(f"as_{name}")]
         if len(chosen) > 1:
             raise UserError(f"{spelled(chosen[0])} and {spelled(chosen[1])} exclude each other")
         asked = options.of(**{name: value for name, value in given.items() if value is not None})

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands, ray_address
+from zennas import commands
+from zennas.ray_address import keep_ray_on_loopback
 from zennas.train.__main__ import DATA_HELP
 
 HELP = """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in
@@ -122,7 +123,7 @@ def clean(
     """See HELP."""
     # Imported here, so that --help answers at once.
     if address is None:
-        ray_address.keep_ray_on_loopback()
+        keep_ray_on_loopback()
     from zennas.clean.options import request
     from zennas.clean.outcome import print_summary
     from zennas.clean.run import go, look_at

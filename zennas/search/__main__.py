@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands, ray_address
+from zennas import commands
+from zennas.ray_address import keep_ray_on_loopback
 
 MOST_ISLANDS = 1024
 
@@ -137,7 +138,7 @@ def search_and_train(
     """A search as a command runs it, and after it the training that `then_train` (a path of faces) asks for; `training`
     holds more of what zennas.train.request takes."""
     if address is None:
-        ray_address.keep_ray_on_loopback()
+        keep_ray_on_loopback()
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
     from zennas.records import UserError

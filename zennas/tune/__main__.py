@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from zennas import commands, ray_address
+from zennas import commands
+from zennas.ray_address import keep_ray_on_loopback
 from zennas.train.__main__ import DATA_HELP
 
 HELP = """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the
@@ -80,7 +81,7 @@ def tune(
     """See HELP."""
     # Imported here, so that --help answers at once.
     if address is None:
-        ray_address.keep_ray_on_loopback()
+        keep_ray_on_loopback()
     from zennas.progress import console_for
     from zennas.records import UserError
     from zennas.tune.options import request
