@@ -2,7 +2,9 @@
 PYTHON ?= python3
 TRACK ?= webface-sfr
 ARGS ?=
+WORKERS ?= 2
 BIN = .venv/bin
+SHARED = -n $(WORKERS) --dist worksteal
 
 .PHONY: search test slow lint clean
 
@@ -10,10 +12,10 @@ search: .venv/ready
 	$(BIN)/python -m zennas.search --track $(TRACK) $(ARGS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -m "slow and not gpu and not data" $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) -m "slow and not gpu and not data" $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check zennas tests experiments && $(BIN)/ruff format --check zennas tests experiments
