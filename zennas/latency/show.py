@@ -1,0 +1,107 @@
+"""What `zennas latency` prints."""
+
+from rich.console import Console
+from rich.table import Table
+
+from zennas.latency.comparison import Comparison
+from zennas.latency.options import Options
+from zennas.latency.run import OneTable, Result, Tables, gmacs_per_s
+from zennas.provenance import machine_name
+
+
+def show(result: Result, options: Options, console: Console) -> int:
+    """Print tables and comparisons; measurements are printed as they are taken."""
+    if isinstance(result, Tables) and options.show:
+        _print_tables(result.tables, console)
+    elif isinstance(result, OneTable):
+        _print_table(result.table, console)
+    elif isinstance(result, Comparison):
+        _print_comparison(result, console)
+    return 0
+
+
+def _grid(names, *, num_left=1):
+    """An empty table for the terminal; the first columns are of text, and shown whole."""
+    grid = Table()
+    for index, name in enumerate(names):
+        grid.add_column(name, justify="left" if index < num_left else "right", no_wrap=index < num_left)
+    return grid
+
+
+def _print_tables(known, console):
+    if not known:
+        console.print("no latency table is known here: zennas latency --table fills one")
+        return
+    grid = _grid(("", "machine", "backend", "threads", "batch", "version", "parts", "taken until", "from"), num_left=3)
+    for table in known:
+        rule, mark = table.protocol, "*" if table.machine == machine_name() else ""
+        backend = " ".join(
+            [
+                rule.backend,
+                *([] if rule.precision == "float32" else [rule.precision]),
+                *["denormals"][rule.flush_denormals :],
+            ]
+        )
+        counts = (str(rule.threads), str(rule.batch), table.runtime or "-", str(len(table.rows)), table.dates[1] or "-")
+        grid.add_row(mark, table.machine, backend, *counts, "+".join(table.origins))
+    console.print(grid)
+    console.print("* this machine's. A table's whole name, where its machine alone may mean several:", markup=False)
+    for table in known:
+        console.print(f"  {table.name}", markup=False, soft_wrap=True)
+
+
+def _print_table(table, console):
+    first, last = table.dates
+    console.print(f"{table.name}: {len(table.rows)} parts" + (f", taken {first} to {last}" if first else ""), markup=False)
+    stages = {}
+    for row in table.rows.values():
+        stages.setdefault((row.part.kind, row.part.in_px, row.part.stride), []).append(row)
+    grid = _grid(("part", "channels", "ms", "spread", "GMAC/s"), num_left=2)
+    for (kind, px, stride), rows in sorted(stages.items(), key=lambda stage: (stage[0][0], -stage[0][1], -stage[0][2])):
+        place = _place(kind, px, stride)
+        for row in sorted(rows, key=lambda row: row.part):
+            spread = "-" if row.spread_pct is None else f"{row.spread_pct:.1f} %"
+            channels = f"{row.part.in_channels} -> {row.part.out_channels}"
+            grid.add_row(place, channels, f"{row.ms:.4f}", spread, f"{gmacs_per_s(row):.1f}")
+            place = ""
+        grid.add_section()
+    console.print(grid)
+
+
+def _place(kind, px, stride):
+    return f"{kind} at {px} px" + (f", stride {stride}" if stride > 1 else "")
+
+
+def _print_comparison(comparison, console):
+    console.print(f"one:   {comparison.one}\nother: {comparison.other}", markup=False)
+    if comparison.parts is None:
+        console.print("they have no part in common")
+    else:
+        grid = _grid(("part", "number", "other / one", "least", "most"))
+        for stage in comparison.stages:
+            grid.add_row(_place(stage.kind, stage.in_px, stage.stride), *_ratio_cells(stage.ratio))
+        grid.add_section()
+        grid.add_row("all", *_ratio_cells(comparison.parts))
+        console.print(grid)
+    console.print(f"parts only in one: {comparison.num_only_one}, only in the other: {comparison.num_only_other}")
+    if (agreement := comparison.agreement) is None:
+        console.print(
+            f"too few candidates of space {comparison.space} can be predicted from both; fill each on its machine with "
+            f"--table --space {comparison.space}"
+        )
+        return
+    tau, near = ("-" if value is None else f"{value:.3f}" for value in (agreement.tau, agreement.tau_near))
+    ratio = agreement.ratio
+    for line in (
+        f"over {agreement.num} candidates of space {comparison.space}:",
+        f"  the other takes {ratio.mean:.3f} times as long ({ratio.low:.3f} to {ratio.high:.3f}); "
+        f"one times that factor is off by {agreement.mean_abs_pct:.2f} % on average, {agreement.max_abs_pct:.2f} % "
+        f"at most",
+        f"  they rank alike with Kendall's tau {tau}; "
+        f"over the {agreement.num_near_pairs:,} pairs within 10 % of each other {near}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _ratio_cells(ratio):
+    return str(ratio.num), f"{ratio.mean:.3f}", f"{ratio.low:.3f}", f"{ratio.high:.3f}"
