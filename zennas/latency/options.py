@@ -41,9 +41,9 @@ class Options(CommandOptions):
     predicted: Annotated[bool, flag("Compare predictions with the whole networks that are kept, on a page.")] = False
     machine: Annotated[str | None, flag("With --import: what the other machine is called here.")] = None
     measure: Annotated[int | None, flag("With --predicted: first measure so many candidates whole.", ge=1)] = None
-    out: Annotated[
-        pathlib.Path | None, flag("With --predicted: the page.", unset="runs/EXPERIMENT-latency.html")
-    ] = None
-    folder: Annotated[
-        pathlib.Path | None, flag("Where --table keeps it.", unset="$ZENNAS_CACHE/measured/MACHINE")
-    ] = None
+    out: Annotated[pathlib.Path | None, flag("With --predicted: the page.", unset="runs/EXPERIMENT-latency.html")] = (
+        None
+    )
+    folder: Annotated[pathlib.Path | None, flag("Where --table keeps it.", unset="$ZENNAS_CACHE/measured/MACHINE")] = (
+        None
+    )

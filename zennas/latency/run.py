@@ -176,9 +176,7 @@ def _fill(latency_table: LatencyTable, opened: Opened, progress: Progress) -> No
     """Measure what the table lacks of the space."""
     missing = latency_table.missing_for(opened.space)
     progress.begin("measuring the latency table")
-    latency_table.ensure(
-        missing, num_runs=opened.experiment.search.table_runs, progress=progress.counting("blocks")
-    )
+    latency_table.ensure(missing, num_runs=opened.experiment.search.table_runs, progress=progress.counting("blocks"))
     progress.end()
     if missing or opened.mode == "table":
         progress.say(
@@ -213,9 +211,7 @@ def _predicted(
     return Predicted(prediction, out)
 
 
-def _things_to_measure(
-    files: tuple[str, ...], space: Space
-) -> list[tuple[str, Callable[[Protocol], Measurement]]]:
+def _things_to_measure(files: tuple[str, ...], space: Space) -> list[tuple[str, Callable[[Protocol], Measurement]]]:
     """[(name, protocol -> Measurement)] of ONNX files and of candidates in files."""
     things = []
     for file in files:

@@ -52,7 +52,9 @@ def _print_tables(known, console):
 
 def _print_table(table, console):
     first, last = table.dates
-    console.print(f"{table.name}: {len(table.rows)} parts" + (f", taken {first} to {last}" if first else ""), markup=False)
+    console.print(
+        f"{table.name}: {len(table.rows)} parts" + (f", taken {first} to {last}" if first else ""), markup=False
+    )
     stages = {}
     for row in table.rows.values():
         stages.setdefault((row.part.kind, row.part.in_px, row.part.stride), []).append(row)
