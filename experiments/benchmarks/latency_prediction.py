@@ -50,7 +50,7 @@ def main():
 
     # The correction of a search comes from networks measured whole; here from the first third, judged on the others.
     third = len(rows) // 3
-    factor = correction([{"latency": row} for row in rows[:third]], budget_ms)
+    factor = correction([(row["measured_ms"], row["table_ms"]) for row in rows[:third]], budget_ms)
     ms_per_mac = statistics.median(row["measured_ms"] / row["macs"] for row in rows[:third])
     judged = rows[third:]
     result = {

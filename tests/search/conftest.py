@@ -16,9 +16,10 @@ from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
 from tests.search.hosts import Cluster, without_loopback
 from tests.search.servers import Postgres, find
 from zennas.provenance import provenance
+from zennas.search.measured import Measured
 from zennas.search.scored import Row
 from zennas.space.cost import cost
-from zennas.track import ScorePlan, load_experiment
+from zennas.track import Protocol, ScorePlan, load_experiment
 
 collect_ignore = ["faulty"]  # a sitecustomize for Ray's workers alone
 BUDGET_MS = 0.8  # of the finished run: about half of the tiny space keeps it
@@ -205,21 +206,27 @@ def make_row(space):
 
 @pytest.fixture
 def make_entry(space):
-    """make_entry(candidate, **changes) -> an entry of winners.json, as winners.measured_entry makes it."""
+    """make_entry(candidate, **changes) -> Measured, as winners.measure_whole makes it."""
 
-    def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, **changes):
+    def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, stand_in=None, **changes):
         spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        made_by = provenance(seed=0).model_dump()
         latency = {
             "measured_ms": ms,
             "median_ms": ms,
             "spread_pct": 1.0,
-            "predicted_ms": ms,
-            "table_ms": ms,
             "budget_ms": budget_ms,
             "within_budget": ms <= budget_ms,
-            "stand_in": None,
+            "stand_in": stand_in,
             "warning": None,
             "raw_ms": [ms],
+            "protocol": Protocol(backend="onnxruntime-cpu", num_runs=1, kth_fastest=1).model_dump(),
+            "machine": made_by["machine"],
+            "date": made_by["date"],
+            "versions": made_by["versions"],
+            "load_average": 0.5,
+            "predicted_ms": ms,
+            "table_ms": ms,
         }
         entry = {
             "role": role,
@@ -234,10 +241,12 @@ def make_entry(space):
             "num_blocks": candidate.num_blocks,
             "megabytes": 1.0,
             "latency": latency,
+            "elsewhere": {},
+            "export": {"max_abs_difference": 0.0, "max_abs_output": 1.0, "min_cosine": 1.0, "checker": []},
             "onnx": None,
             "verdict": None,
-            "made_by": provenance(seed=0).model_dump(),
+            "made_by": made_by,
         }
-        return entry | changes
+        return Measured.parse(entry, entry["name"]).changed(**changes)
 
     return made

@@ -7,15 +7,13 @@ import json
 import pytest
 
 from tests.search.conftest import write_tiny
-from zennas.search.finals import _over
-from zennas.search.winners import keeps_budgets
+from zennas.search.measured import DeviceLatency
 
-FAST = {"measured_ms": 0.5, "budget_ms": 1.0, "within_budget": True}
-SLOW = {"measured_ms": 1.5, "budget_ms": 1.0, "within_budget": False}
+FAST, SLOW = 0.5, 1.5  # of a budget of 1 ms
 
 
 @pytest.mark.parametrize(
-    ("latency", "elsewhere", "over"),
+    ("ms", "ms_of", "over"),
     [
         (FAST, {}, None),
         (FAST, {"phone": FAST}, None),
@@ -24,9 +22,14 @@ SLOW = {"measured_ms": 1.5, "budget_ms": 1.0, "within_budget": False}
         (SLOW, {"phone": SLOW}, "over budget by 50.0 %, over budget of phone by 50.0 %"),
     ],
 )
-def test_a_network_keeps_the_budget_of_every_device(latency, elsewhere, over):
-    entry = {"latency": latency, "elsewhere": elsewhere}
-    assert keeps_budgets(entry) == (over is None) and _over(entry) == over
+def test_a_network_keeps_the_budget_of_every_device(space, make_entry, ms, ms_of, over):
+    def on_device(ms):
+        values = make_entry(space.cheapest(), ms=ms, budget_ms=1.0).latency.model_dump()
+        return DeviceLatency(**{name: values[name] for name in DeviceLatency.model_fields})
+
+    by_device = {name: on_device(ms) for name, ms in ms_of.items()}
+    entry = make_entry(space.cheapest(), ms=ms, budget_ms=1.0, by_device=by_device)
+    assert entry.keeps_budgets == (over is None) and entry.over == over
 
 
 @pytest.mark.slow

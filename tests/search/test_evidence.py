@@ -1,3 +1,5 @@
+import types
+
 import pytest
 
 from zennas.score.scores import SCORES
@@ -5,13 +7,13 @@ from zennas.search.evidence import ranked
 from zennas.track import EvidencePlan
 
 SCORES_OF = {"one": 100.0, "two": 99.8, "three": 99.6, "far": 90.0}
-WINNERS = [{"key": key, "score_mean": score} for key, score in SCORES_OF.items()]
+WINNERS = [types.SimpleNamespace(key=key, score_mean=score) for key, score in SCORES_OF.items()]
 
 
 def keys(evidence, **plan):
     plan = EvidencePlan(names=("equal_cost",), near_pct=0.5, **plan)
     found = {key: {"equal_cost": value} for key, value in evidence.items()}
-    return [entry["key"] for entry in ranked(WINNERS, found, plan)]
+    return [entry.key for entry in ranked(WINNERS, found, plan)]
 
 
 def test_those_that_score_alike_stand_in_the_order_of_the_evidence_and_the_others_behind_them():

@@ -34,13 +34,13 @@ def test_the_search_goes_on_where_nothing_scored_is_within_the_budget_any_more()
     assert _falls_short(after_a_correction(None, 800.0), JUDGED_WELL)
 
 
-def test_a_finalist_that_fits_is_told_why_it_did_not_win(candidate):
-    run = SimpleNamespace(plan=SimpleNamespace(min_distance=0.3))
+def test_a_finalist_that_fits_is_told_why_it_did_not_win(candidate, make_entry):
     alike = candidate.model_copy(update={"stem": 2 * candidate.stem})  # one gene of several doubled
-    winners = [{"candidate": candidate.model_copy(update={"widths": tuple(4 * w for w in candidate.widths)}).plain()}]
-    assert _outdone(run, {"candidate": alike.plain()}, winners) == "fits, but the winners score higher"
-    winners.append({"candidate": candidate.plain()})
-    assert _outdone(run, {"candidate": alike.plain()}, winners) == "fits, but is too like winner-2"
+    wider = candidate.model_copy(update={"widths": tuple(4 * width for width in candidate.widths)})
+    winners = [make_entry(wider)]
+    assert _outdone(make_entry(alike), winners, min_distance=0.3) == "fits, but the winners score higher"
+    winners.append(make_entry(candidate))
+    assert _outdone(make_entry(alike), winners, min_distance=0.3) == "fits, but is too like winner-2"
 
 
 @pytest.fixture

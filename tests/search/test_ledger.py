@@ -56,9 +56,9 @@ def test_a_killed_beginning_is_in_nobodys_way(tmp_path):
     assert open_ledger(tmp_path / "run", SETTINGS, seed=0).state["settings"] == SETTINGS
 
 
-def test_of_two_folders_of_one_run_the_later_state_counts(tmp_path):
+def test_of_two_folders_of_one_run_the_later_state_counts(tmp_path, space, make_entry):
     """A driver began here, another went on elsewhere, and now it goes on here."""
-    store = {}
+    store, entry = {}, make_entry(space.cheapest())
 
     def opened(name):
         ledger = open_ledger(tmp_path / name, SETTINGS, seed=0, kept=dict(store))
@@ -67,15 +67,15 @@ def test_of_two_folders_of_one_run_the_later_state_counts(tmp_path):
         return ledger
 
     first = opened("here")
-    first.add_measured({"key": "a", "latency": {}, "role": "finalist"})
+    first.add_measured(entry)
     first.save(rescored={"a": [1.0, 0.1]})
     second = opened("there")
     assert second.state["rescored"] == {"a": [1.0, 0.1]}
-    second.add_measured({"key": "a", "latency": {}, "role": "winner"})
+    second.add_measured(entry.changed(role="winner"))
     second.save(rescored={"a": [1.0, 0.1], "b": [2.0, 0.1]}, finished=True)
     third = opened("here")
     assert third.state["rescored"] == {"a": [1.0, 0.1], "b": [2.0, 0.1]} and third.state["finished"]
-    assert third.measured["a"]["role"] == "winner" and third.state["saves"] == second.state["saves"]
+    assert third.measured[entry.key].role == "winner" and third.state["saves"] == second.state["saves"]
     third.save(rescored={})
     assert opened("here").state["rescored"] == {}  # and what this folder has is not older than the store
 
@@ -91,10 +91,11 @@ def test_a_study_of_another_run_is_refused_before_anything_is_written(tmp_path, 
     assert len(again(here).rows) == len(rows) and not again(here).state["finished"]
 
 
-def test_what_the_store_has_of_a_network_is_not_made_older(tmp_path):
+def test_what_the_store_has_of_a_network_is_not_made_older(tmp_path, space, make_entry):
     ledger, written = open_ledger(tmp_path / "run", SETTINGS, seed=0), {}
-    for key in "ab":
-        ledger.take_measured({"key": key, "latency": {}, "role": "winner"})
+    entries = [make_entry(space.cheapest(), role="winner", key=key) for key in "ab"]
+    for entry in entries:
+        ledger.take_measured(entry)
 
     class Kept:
         def keep(self, name, value):
@@ -104,7 +105,7 @@ def test_what_the_store_has_of_a_network_is_not_made_older(tmp_path):
             return {}
 
         def kept_under(self, prefix):
-            return {"a": {"key": "a", "latency": {}, "role": "finalist"}}
+            return {"a": entries[0].changed(role="finalist").plain()}
 
     ledger.keep_in(Kept())
     assert list(written) == ["measured:b"]
@@ -153,15 +154,14 @@ def test_entries_and_events_come_back_and_the_newest_entry_counts(ledger, space,
     one, other = space.cheapest(), space.cheapest().model_copy(update={"stem": 16})
     ledger.add_measured(make_entry(one, ms=1.5))
     ledger.add_measured(make_entry(other, ms=2.5))
-    ledger.add_measured(make_entry(one, ms=1.5, role="winner"))
+    crowned = make_entry(one, ms=1.5, role="winner")
+    ledger.add_measured(crowned)
     ledger.event(why="baselines", factor=1.01, after_batch=-1)
     ledger.event(why="drained", after_batch=7)
     ledger.save(rescored={one.key: [3.0, 0.1]})
     back = again(ledger)
     assert list(back.measured) == [one.key, other.key]
-    assert back.measured[one.key] == make_entry(one, ms=1.5, role="winner") | {
-        "made_by": back.measured[one.key]["made_by"]
-    }
+    assert back.measured[one.key] == crowned
     assert [event["why"] for event in back.state["events"]] == ["baselines", "drained"]
     assert back.state["rescored"] == {one.key: [3.0, 0.1]} and back.run_id == ledger.run_id
 
@@ -259,9 +259,10 @@ import json, resource, sys
 import numpy as np
 from zennas.records import UserError
 from zennas.search.ledger import open_ledger
+from zennas.search.measured import Measured
 from zennas.space.space import Space
 from zennas.search.scored import Row
-folder, limit, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+folder, limit, what, entry = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 ledger = open_ledger(folder, {}, seed=0)
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -275,7 +276,8 @@ try:
             ledger.flush()
             kept += 4
         else:
-            ledger.add_measured({"key": str(batch), "latency": {"raw_ms": [batch / 7] * 500}})
+            latency = entry["latency"] | {"raw_ms": [batch / 7] * 500}
+            ledger.add_measured(Measured.parse(entry | {"key": str(batch), "latency": latency}, "by hand"))
             kept += 1
 except UserError as error:
     print(json.dumps([kept, str(error)]))
@@ -291,9 +293,10 @@ def scarce(request, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["rows", "entries"])
-def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, checkout):
+def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, checkout, space, make_entry):
     disk, limit = scarce
-    command = [sys.executable, "-c", FILL, str(disk / "run"), str(limit), what]
+    entry = json.dumps(make_entry(space.cheapest()).plain())
+    command = [sys.executable, "-c", FILL, str(disk / "run"), str(limit), what, entry]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=checkout, timeout=60)
     assert ended.returncode == 0 and ended.stderr == "", ended.stderr
     kept, message = json.loads(ended.stdout)

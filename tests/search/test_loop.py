@@ -60,7 +60,7 @@ def test_a_finished_run_gives_its_winners_in_the_order_of_their_places(options, 
     ledger.save(finished=True, minutes=options.plan.minutes, num_workers=1)
     winners = Run(options, Progress(Console(quiet=True))).go()
     assert winners == entries[:num_winners]
-    assert [entry["name"] for entry in winners] == [f"winner-{place}" for place in range(1, num_winners + 1)]
+    assert [entry.name for entry in winners] == [f"winner-{place}" for place in range(1, num_winners + 1)]
 
 
 def test_files_that_are_older_than_the_store_are_not_taken_for_the_end(options, make_entry):

@@ -5,7 +5,6 @@ import pytest
 
 from zennas.search.budgets import Budget
 from zennas.search.optimum import Optimum
-from zennas.search.outcome import gap_text
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.scored import Row, Rows
 from zennas.space.space import genes_of
@@ -41,23 +40,24 @@ def run(*, optimum=True, scores=()):
     )
 
 
-def test_the_gap_is_the_optimums_closed_form_less_the_candidates():
-    entry = with_gap(run(), {"candidate": CHEAPEST.plain(), "name": "winner-1"})
+def test_the_gap_is_the_optimums_closed_form_less_the_candidates(make_entry):
+    entry = with_gap(run(), make_entry(CHEAPEST, name="winner-1"))
     assert genes_of(CHEAPEST)[-3:] == (1, 1, 1)
-    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (30.0, 20.0, 40.0)
-    assert entry["other_costs"] == {"blocks": {"cost": 3.0, "most": 9.0}} and entry["name"] == "winner-1"
+    assert (entry.closed_form, entry.gap, entry.gap_pct) == (30.0, 20.0, 40.0)
+    assert entry.plain()["other_costs"] == {"blocks": {"cost": 3.0, "most": 9.0}} and entry.name == "winner-1"
 
 
-def test_without_a_proof_there_is_a_closed_form_and_no_gap():
-    entry = with_gap(run(optimum=False), {"candidate": CHEAPEST.plain()})
-    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (30.0, None, None)
+def test_without_a_proof_there_is_a_closed_form_and_no_gap(make_entry):
+    entry = with_gap(run(optimum=False), make_entry(CHEAPEST))
+    assert (entry.closed_form, entry.gap, entry.gap_pct) == (30.0, None, None)
     assert optimum_of(run(optimum=False)) is None
 
 
-def test_a_network_of_another_block_has_neither():
+def test_a_network_of_another_block_has_neither_and_its_file_says_so(make_entry):
     other = CHEAPEST.model_copy(update={"block": "ir"})
-    entry = with_gap(run(), {"candidate": other.plain()})
-    assert (entry["closed_form"], entry["gap"], entry["gap_pct"]) == (None, None, None)
+    entry = with_gap(run(), make_entry(other))
+    assert (entry.closed_form, entry.gap, entry.gap_pct) == (None, None, None)
+    assert list(entry.plain())[-4:] == ["made_by", "closed_form", "gap", "gap_pct"]
 
 
 def test_the_optimum_is_said_in_corrected_milliseconds():
@@ -79,6 +79,6 @@ def test_the_closed_forms_error_is_over_all_that_was_scored():
 @pytest.mark.parametrize(
     ("gap", "within_budget", "text"), [(2.0, True, "2.00 (0.40 %)"), (-2.0, False, "-"), (None, True, "-")]
 )
-def test_no_distance_is_said_of_what_is_over_the_budget(gap, within_budget, text):
-    entry = {"gap": gap, "gap_pct": 0.4, "latency": {"within_budget": within_budget}}
-    assert gap_text(entry) == text
+def test_no_distance_is_said_of_what_is_over_the_budget(make_entry, gap, within_budget, text):
+    entry = make_entry(CHEAPEST, ms=1.0, budget_ms=2.0 if within_budget else 0.5, gap=gap, gap_pct=0.4)
+    assert entry.gap_text == text

@@ -8,29 +8,62 @@ import pytest
 from tests.pages import figure, numbers, page_in
 from zennas.provenance import Provenance
 from zennas.score.scores import WORTH
+from zennas.search.measured import ExportEntry, LatencyEntry, Measured
 from zennas.search.report import LABEL_GAP_PX, MAX_POINTS, ROLES, RunSummary, write_report
 from zennas.space.candidate import Candidate
+from zennas.track import Protocol, ScorePlan
 
 STAND_IN = "The CPU stands in for the track's GPU: these are not its latencies."
 IR_SE_100 = Candidate(block="ir_se", stem=64, widths=(64, 128, 256, 512), depths=(3, 13, 30, 3))
 
 
+PROVENANCE = Provenance(
+    zennas="0.1.0",
+    command="zennas search --track a-track --seed 7",
+    seed=7,
+    machine="a-machine",
+    date="2026-01-01",
+    versions={"torch": "2.13"},
+)
+
+
 def entry(role, name, *, ms=100.0, score=500.0, candidate=IR_SE_100, **changes):
-    latency = {
-        "measured_ms": ms,
-        "spread_pct": 1.3,
-        "predicted_ms": ms * 1.01,
-        "budget_ms": 110.0,
-        "within_budget": ms <= 110.0,
-        "stand_in": None,
-        "warning": None,
-        "raw_ms": [ms * (1 + run / 1000) for run in range(50)],
-        "protocol": {"backend": "onnxruntime-cpu", "batch": 1},
-        "machine": "a-machine",
-    }
-    costs = {"params": 65_528_384, "macs": 12_089_978_368, "num_blocks": candidate.num_blocks, "megabytes": 250.1}
-    head = {"role": role, "name": name, "key": candidate.key, "candidate": candidate.plain(), "score_mean": score}
-    return head | {"score_std": 0.1, **costs, "latency": latency, "onnx": None, "verdict": None} | changes
+    latency = LatencyEntry(
+        measured_ms=ms,
+        median_ms=ms,
+        spread_pct=1.3,
+        budget_ms=110.0,
+        within_budget=ms <= 110.0,
+        stand_in=None,
+        warning=None,
+        raw_ms=tuple(ms * (1 + run / 1000) for run in range(50)),
+        protocol=Protocol(backend="onnxruntime-cpu", batch=1),
+        machine="a-machine",
+        date=PROVENANCE.date,
+        versions=PROVENANCE.versions,
+        load_average=0.1,
+        predicted_ms=ms * 1.01,
+        table_ms=ms,
+    )
+    made = Measured(
+        role=role,
+        name=name,
+        key=candidate.key,
+        candidate=candidate,
+        score_mean=score,
+        score_std=0.1,
+        score=ScorePlan(),
+        params=65_528_384,
+        macs=12_089_978_368,
+        num_blocks=candidate.num_blocks,
+        megabytes=250.1,
+        latency=latency,
+        export=ExportEntry(max_abs_difference=0.0, max_abs_output=1.0),
+        onnx=None,
+        verdict=None,
+        made_by=PROVENANCE,
+    )
+    return made.changed(**changes)
 
 
 def scored(num, *, seed=0):
@@ -59,14 +92,6 @@ def summary(**changes):
         entry("winner", "winner-1", ms=109.0, candidate=other, onnx="winner-1.onnx"),
         entry("finalist", "finalist-1", ms=111.0, verdict="over budget by 0.9 %"),
     ]
-    provenance = Provenance(
-        zennas="0.1.0",
-        command="zennas search --track a-track --seed 7",
-        seed=7,
-        machine="a-machine",
-        date="2026-01-01",
-        versions={"torch": "2.13"},
-    )
     made = RunSummary(
         title="a-track",
         subtitle="A track",
@@ -77,7 +102,7 @@ def summary(**changes):
         entries=entries,
         counters={"seen": 300, "rejected: over budget": 200, "scored": 100},
         corrections=[{"after_batch": 4, "factor": 1.013}],
-        provenance=provenance,
+        provenance=PROVENANCE,
         prediction_error={"num": 3, "mean_abs_pct": 1.0, "max_abs_pct": 1.1},
     )
     return dataclasses.replace(made, **changes)
@@ -95,8 +120,8 @@ def written(tmp_path):
 def test_it_says_what_was_found_and_how(written):
     made = summary(stand_in=STAND_IN)
     text = written(made)
-    for one in made.entries:
-        assert one["key"] in text and one["name"] in text
+    for measured in made.entries:
+        assert measured.key in text and measured.name in text
     assert text.count(STAND_IN.replace("'", "&#x27;")) == 4  # at the top and wherever latencies are shown
     assert made.provenance.command in text
     assert "over budget by 0.9 %" in text
@@ -111,9 +136,9 @@ def test_it_fetches_nothing(written):
 
 
 def test_a_stand_in_that_only_an_entry_tells_of_is_shown(written):
-    entries = summary().entries
-    entries[0]["latency"]["stand_in"] = "Only here."
-    assert "Only here." in written(summary(entries=entries))
+    first, *others = summary().entries
+    first = first.changed(latency=first.latency.model_copy(update={"stand_in": "Only here."}))
+    assert "Only here." in written(summary(entries=[first, *others]))
 
 
 def test_names_are_text_not_html(written):
@@ -142,7 +167,7 @@ def test_the_proven_optimum_has_its_mark_in_the_figure(written):
 
 def test_worth_is_that_of_the_objective(written):
     made = summary()
-    made = dataclasses.replace(made, evidence={made.entries[0]["key"]: {"meco": 1.0}})
+    made = dataclasses.replace(made, evidence={made.entries[0].key: {"meco": 1.0}})
     for name in ("zen", "naswot"):
         text = written(dataclasses.replace(made, score_name=name))
         assert (
@@ -154,9 +179,9 @@ def test_worth_is_that_of_the_objective(written):
 def without_numbers():
     rows = scored(3)
     rows[["score", "predicted_ms", "elapsed_s", "params", "macs"]] = math.nan
-    empty = entry("winner", "winner-1") | dict.fromkeys(("score_mean", "score_std", "params", "macs", "num_blocks"))
-    empty["latency"] |= dict.fromkeys(("measured_ms", "predicted_ms", "spread_pct", "raw_ms"))
-    return {"scored": rows, "entries": [empty]}
+    empty = entry("winner", "winner-1", **dict.fromkeys(("score_mean", "score_std", "params", "macs", "num_blocks")))
+    nothing = dict.fromkeys(("measured_ms", "predicted_ms", "spread_pct", "raw_ms"))
+    return {"scored": rows, "entries": [empty.changed(latency=empty.latency.model_copy(update=nothing))]}
 
 
 def failed_rows():
@@ -232,6 +257,6 @@ def test_no_two_names_share_a_height(written, score):
 def test_a_failed_write_leaves_the_old_page(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
-    with pytest.raises(ValueError, match="winner-1"):  # as pydantic's refusal of the candidate names its owner
-        write_report(path, summary(entries=[entry("winner", "winner-1") | {"candidate": {"block": "ir"}}]))
+    with pytest.raises(AttributeError, match="text"):  # a network without a candidate
+        write_report(path, summary(entries=[entry("winner", "winner-1", candidate=IR_SE_100).changed(candidate=None)]))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -162,10 +162,8 @@ def test_a_scored_candidate_that_fails_later_is_a_failed_trial_too(open_store, u
 def test_what_was_measured_stands_beside_what_was_scored(open_store, url, sampled, make_row, make_entry):
     store = open_store()
     store.add_scored(make_row(sampled[0], score=5.0), latency_ms=1.0, budget_ms=BUDGET_MS)
-    store.add_entry(make_entry(sampled[0], ms=1.25, score=5.5, verdict="fits, but a winner scores higher"), sampled[0])
-    store.add_entry(
-        make_entry(sampled[1], role="baseline", name="IR-SE-small", ms=9.0, budget_ms=BUDGET_MS), sampled[1]
-    )
+    store.add_measured(make_entry(sampled[0], ms=1.25, score=5.5, verdict="fits, but a winner scores higher"))
+    store.add_measured(make_entry(sampled[1], role="baseline", name="IR-SE-small", ms=9.0, budget_ms=BUDGET_MS))
     closed(store)
     scored, finalist, baseline = trials_of(url)
     assert (scored.values, finalist.values, baseline.values) == ([5.0, 1.0], [5.5, 1.25], [1.0, 9.0])
@@ -177,14 +175,14 @@ def test_what_was_measured_stands_beside_what_was_scored(open_store, url, sample
 
 @pytest.fixture
 def winner(tmp_path, sampled, make_entry):
-    """(entry, candidate, path of its ONNX)."""
+    """(Measured, path of its ONNX)."""
     path = tmp_path / "winner-1.onnx"
     path.write_bytes(b"an ONNX file" * 1000)
-    return make_entry(sampled[0], role="winner", name="winner-1", ms=1.5, score=7.0, onnx=path.name), sampled[0], path
+    return make_entry(sampled[0], role="winner", name="winner-1", ms=1.5, score=7.0, onnx=path.name), path
 
 
 def test_a_winners_file_is_an_artifact_that_takes_no_room_of_its_own(open_store, url, dashboard, tmp_path, winner):
-    _, _, path = winner
+    _, path = winner
     store = open_store()
     store.show_files([path])
     closed(store)
@@ -200,7 +198,7 @@ def test_a_winners_file_is_an_artifact_that_takes_no_room_of_its_own(open_store,
 
 
 def test_a_later_winner_takes_the_place_of_an_earlier_one(open_store, dashboard, tmp_path, winner):
-    _, _, path = winner
+    _, path = winner
     for content in (b"the first", b"the second"):
         path.unlink()
         path.write_bytes(content)
@@ -215,7 +213,7 @@ def test_a_later_winner_takes_the_place_of_an_earlier_one(open_store, dashboard,
 def test_files_that_a_kill_left_half_shown_are_shown_by_the_next_run(
     open_store, dashboard, tmp_path, winner, monkeypatch
 ):
-    _, _, path = winner
+    _, path = winner
     store = open_store()
 
     def killed(*arguments, **keywords):
@@ -237,7 +235,7 @@ def test_nothing_is_written_twice_in_one_run_or_in_two(open_store, url, sampled,
         store = open_store()
         for candidate in sampled[:3] * 2:
             store.add_scored(make_row(candidate), latency_ms=1.0, budget_ms=BUDGET_MS)
-            store.add_entry(make_entry(candidate, role="baseline"), candidate)
+            store.add_measured(make_entry(candidate, role="baseline"))
             store.add_failed(make_row(sampled[5], score=None, stage="score", error="nan"))
         closed(store)
     keys = [trial.user_attrs["key"] for trial in trials_of(url)]
@@ -261,11 +259,11 @@ def test_a_study_stays_small_enough_to_look_at(open_store, url, sampled, make_ro
 
 def test_winners_are_written_however_full_the_study_is(open_store, url, sampled, make_row, winner, monkeypatch):
     monkeypatch.setattr(stores, "MAX_TRIALS", 10)
-    entry, candidate, _ = winner
+    entry, _ = winner
     store = open_store()
     for one in sampled[1:21]:
         store.add_scored(make_row(one), latency_ms=1.0, budget_ms=BUDGET_MS)
-    store.add_entry(entry, candidate)
+    store.add_measured(entry)
     closed(store)
     assert "measured" in {trial.user_attrs["role"] for trial in trials_of(url)}
 

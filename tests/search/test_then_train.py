@@ -16,6 +16,10 @@ WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
 RESULT = {"experiment": "tiny"}
 
 
+def winners(*names):
+    return [types.SimpleNamespace(name=name, plain=lambda name=name: {"name": name}) for name in names]
+
+
 @pytest.fixture
 def begun(monkeypatch):
     """The Options of every search that began; it finds what `begun.winners` says."""
@@ -31,7 +35,7 @@ def begun(monkeypatch):
         def go(self):
             self.out.mkdir()
             for winner in begun.winners:
-                (self.out / f"{winner['name']}.yaml").write_text(WINNER)
+                (self.out / f"{winner.name}.yaml").write_text(WINNER)
             return begun.winners
 
     def train(options, console, **ranks):
@@ -99,7 +103,7 @@ def test_missing_faces_are_said_before_the_search(begun, both, tmp_path):
 def test_a_gpu_that_is_not_there_is_said_before_the_search_but_on_ray(begun, both):
     ((_, ended),) = both("--device", "cuda", which=["run"])
     assert ended.code == 2 and "--device cuda: torch finds no GPU" in ended.stderr and begun.searches == []
-    begun.winners = [{"name": "winner-1"}]
+    begun.winners = winners("winner-1")
     ((_, ended),) = both("--device", "cuda", "--ray", 2, which=["run"])  # the cluster may have them
     assert ended.code == 0, ended.said
     assert begun.trainings[0][1] == {"num_ray_workers": 2}
@@ -112,17 +116,20 @@ def test_no_winner_is_json_too(begun, both):
 
 
 def test_the_best_winner_is_trained(begun, both, tmp_path):
-    begun.winners = [{"name": "winner-1"}, {"name": "winner-2"}]
+    begun.winners = winners("winner-1", "winner-2")
     for name, ended in both("--json", "--budget-ms", 3):
         assert ended.code == 0, ended.said
-        assert json.loads(ended.stdout) == {"winners": begun.winners, "trained": RESULT}
+        assert json.loads(ended.stdout) == {
+            "winners": [winner.plain() for winner in begun.winners],
+            "trained": RESULT,
+        }
         options, ranks = begun.trainings.pop()
         assert (options.out, options.data) == (tmp_path / f"{name}-trained", tmp_path / "faces")
         assert (options.candidate.text, options.budget_ms, options.fresh, ranks) == ("ir_se-8-8x1-16x1", 3, False, {})
 
 
 def test_what_the_training_needs_is_handed_on(begun, both):
-    begun.winners = [{"name": "winner-1"}]
+    begun.winners = winners("winner-1")
     words = ["--set", "epochs=3", "--device", "cpu", "--ray", 2, "--address", "auto", "--verify", __file__]
     ((_, ended),) = both(*words, which=["run"])
     assert ended.code == 0, ended.said
@@ -132,7 +139,7 @@ def test_what_the_training_needs_is_handed_on(begun, both):
 
 
 def test_fresh_begins_both_anew(begun, both):
-    begun.winners = [{"name": "winner-1"}]
+    begun.winners = winners("winner-1")
     ((_, ended),) = both("--fresh", which=["search"])
     assert ended.code == 0, ended.said
     assert begun.searches[0].fresh and begun.trainings[0][0].fresh

@@ -11,18 +11,13 @@ from zennas.search.winners import correction, diverse_best, metadata, prediction
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.space import distance
 
-
-def timed(measured_ms, table_ms, predicted_ms=None):
-    return {"latency": {"measured_ms": measured_ms, "table_ms": table_ms, "predicted_ms": predicted_ms or table_ms}}
-
-
 milliseconds = st.floats(0.1, 1000)
 
 
 @hypothesis.given(milliseconds, milliseconds, st.floats(0.5, 2.0), st.integers(1, 5))
 def test_an_error_that_all_share_is_corrected_to_the_last_digit(ms, budget_ms, factor, num):
-    entries = [timed(ms * (1 + index), ms * (1 + index) / factor) for index in range(num)]
-    assert correction(entries, budget_ms) == pytest.approx(factor, abs=1e-4)  # it is rounded to four digits
+    timed = [(ms * (1 + index), ms * (1 + index) / factor) for index in range(num)]
+    assert correction(timed, budget_ms) == pytest.approx(factor, abs=1e-4)  # it is rounded to four digits
 
 
 def test_without_a_measurement_nothing_is_corrected():
@@ -30,14 +25,14 @@ def test_without_a_measurement_nothing_is_corrected():
 
 
 def test_networks_near_the_budget_count_most():
-    near, far = timed(10.0, 10.0), timed(20.0, 10.0)
+    near, far = (10.0, 10.0), (20.0, 10.0)
     assert correction([near, far], 10.0) == pytest.approx(2 ** (1 / 9), abs=1e-4)  # weights 1 and exp(-3 log 2) = 1/8
     assert correction([near, far], 20.0) == pytest.approx(2 ** (8 / 9), abs=1e-4)
 
 
 @hypothesis.given(st.lists(st.tuples(milliseconds, st.floats(0.5, 2)), min_size=1, max_size=6), milliseconds)
 def test_a_correction_lies_among_the_errors(pairs, budget_ms):
-    factor = correction([timed(ms * error, ms) for ms, error in pairs], budget_ms)
+    factor = correction([(ms * error, ms) for ms, error in pairs], budget_ms)
     errors = [error for _, error in pairs]
     assert min(errors) - 1e-4 <= factor <= max(errors) + 1e-4
 
@@ -71,8 +66,12 @@ def test_nothing_differs_enough_from_everything(rows):
     assert diverse_best(table(rows), [rows[0].candidate], num=3, min_distance=10.0) == []
 
 
-def test_the_prediction_error_is_that_of_the_corrected_prediction():
-    entries = [timed(100.0, 1.0, 103.0), timed(50.0, 1.0, 49.5)]
+def test_the_prediction_error_is_that_of_the_corrected_prediction(space, make_entry):
+    def timed(measured_ms, predicted_ms):
+        entry = make_entry(space.cheapest(), ms=measured_ms)
+        return entry.changed(latency=entry.latency.model_copy(update={"table_ms": 1.0, "predicted_ms": predicted_ms}))
+
+    entries = [timed(100.0, 103.0), timed(50.0, 49.5)]
     assert prediction_error(entries) == {"num": 2, "mean_abs_pct": 2.0, "max_abs_pct": 3.0}
     assert prediction_error([]) == {"num": 0, "mean_abs_pct": None, "max_abs_pct": None}
 
@@ -81,12 +80,13 @@ def test_the_prediction_error_is_that_of_the_corrected_prediction():
 def test_what_is_written_loads_again_as_candidates(tmp_path, space, make_entry, stand_in):
     rng = np.random.default_rng(0)
     candidates = [space.sample(rng) for _ in range(3)]
-    winners = [make_entry(one, role="winner", name=f"winner-{rank}") for rank, one in enumerate(candidates, start=1)]
-    for entry in winners:
-        entry["latency"]["stand_in"] = stand_in
+    winners = [
+        make_entry(candidate, role="winner", name=f"winner-{rank}", stand_in=stand_in)
+        for rank, candidate in enumerate(candidates, start=1)
+    ]
     write_winners(tmp_path, winners, seed=7)
     assert [candidate for _, candidate in read_candidates(str(tmp_path / "winners.json"))] == candidates
-    assert json.loads((tmp_path / "winners.json").read_text()) == winners
+    assert json.loads((tmp_path / "winners.json").read_text()) == [entry.plain() for entry in winners]
     for rank, candidate in enumerate(candidates, start=1):
         path = tmp_path / f"winner-{rank}.yaml"
         assert read_candidates(str(path)) == [(str(path), candidate)]

@@ -212,6 +212,7 @@ def search_and_train(
     run = Run(options, progress)
     try:
         winners = run.go()
+        listed = [entry.plain() for entry in winners]
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; everything computed is kept in {run.out}: give the same command again to go on")
@@ -219,7 +220,7 @@ def search_and_train(
     finally:
         progress.close()
     if json_output and (then_train is None or not winners):
-        print(json.dumps(winners if then_train is None else {"winners": winners, "trained": None}, indent=2))
+        print(json.dumps(listed if then_train is None else {"winners": listed, "trained": None}, indent=2))
     if not winners:
         console.print(
             "no winner: no candidate measured whole kept within the budget; "
@@ -286,7 +287,7 @@ def search_and_train(
         options = request(track, data=then_train, winner=run.out / "winner-1.yaml", out=trained_out, **training)
         result, code = train_and_tell(options, console, **ranks)
         if json_output:
-            print(json.dumps({"winners": winners, "trained": result}, indent=2))
+            print(json.dumps({"winners": listed, "trained": result}, indent=2))
         raise typer.Exit(code)
 
 

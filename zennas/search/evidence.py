@@ -4,7 +4,8 @@ Zen-Score says next to nothing about which of two networks of equal cost is the 
 So winners that score alike are ranked by the score that says most about it.
 """
 
-from zennas.space.candidate import Candidate
+from zennas.search.measured import Measured
+from zennas.track import EvidencePlan
 
 
 def gather(run, entries):
@@ -13,45 +14,42 @@ def gather(run, entries):
     Kept in run.json, so that none is computed twice. Scored by the run's workers, with nothing measured beside them.
     """
     plan, known = run.plan.evidence, dict(run.ledger.state.get("evidence", {}))
-    todo = [entry for entry in entries if set(known.get(entry["key"], {})) != set(plan.names)]
+    todo = [entry for entry in entries if set(known.get(entry.key, {})) != set(plan.names)]
     if not todo or not plan.names:
         return known
     run.progress.begin("asking the other scores about the networks")
     count = run.progress.counting("networks")
     handles = [
-        [
-            run.workers.submit([Candidate(**entry["candidate"])], plan.of(name), seed=run.plan.seed)
-            for name in plan.names
-        ]
+        [run.workers.submit([entry.candidate], plan.of(name), seed=run.plan.seed) for name in plan.names]
         for entry in todo
     ]
     for index, (entry, of_entry) in enumerate(zip(todo, handles, strict=True)):
-        found = {}
+        values = {}
         for name, handle in zip(plan.names, of_entry, strict=True):
             (scored,) = run.workers.results(handle, 1)
-            found[name] = None if scored.value is None else round(scored.value, 5)
+            values[name] = None if scored.value is None else round(scored.value, 5)
             if scored.error is not None:
-                run.progress.say(f"warning: {entry['name']}: no {name}: {scored.error}", style="yellow")
-        known[entry["key"]] = found
+                run.progress.say(f"warning: {entry.name}: no {name}: {scored.error}", style="yellow")
+        known[entry.key] = values
         count(index + 1, len(todo))
     run.progress.end()
     run.ledger.save(evidence=known)
     return known
 
 
-def ranked(winners, evidence, plan):
-    """The winners (entries, best score first), those that score alike in the order of the plan's evidence.
+def ranked(winners: list[Measured], evidence: dict, plan: EvidencePlan) -> list[Measured]:
+    """The winners (best score first), those that score alike in the order of the plan's evidence.
 
     Alike: within plan.near_pct of the best. One whose evidence is missing comes last among them.
     """
     if not winners or plan.rank_by is None:
         return winners
-    best = winners[0]["score_mean"]
+    best = winners[0].score_mean
     least = best - abs(best) * plan.near_pct / 100
-    alike = [entry for entry in winners if entry["score_mean"] >= least]
+    alike = [entry for entry in winners if entry.score_mean >= least]
 
-    def value(entry):
-        found = evidence.get(entry["key"], {}).get(plan.rank_by)
-        return float("-inf") if found is None else found
+    def evidence_of(entry):
+        value = evidence.get(entry.key, {}).get(plan.rank_by)
+        return float("-inf") if value is None else value
 
-    return [*sorted(alike, key=value, reverse=True), *(entry for entry in winners if entry not in alike)]
+    return [*sorted(alike, key=evidence_of, reverse=True), *(entry for entry in winners if entry not in alike)]

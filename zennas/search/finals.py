@@ -12,8 +12,7 @@ from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
 from zennas.search.forecast import finalist_seconds
-from zennas.search.winners import correction, keeps_budgets, measured_entry, metadata
-from zennas.space.candidate import Candidate
+from zennas.search.winners import measure_whole, measured_correction, metadata
 from zennas.space.space import distance
 
 # A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one
@@ -49,16 +48,17 @@ def settle_finals(run):
         entry = _measure(run, row)
         if entry is None:
             continue
-        off_pct, devices = _off_pct(entry["latency"]), [entry["latency"], *entry["elsewhere"].values()]
-        if any(map(_misjudged, devices)):
-            run.correct(correction(run.finalists, run.budget.budget_ms), why="misjudged")
-            run.progress.say(f"the table misjudged {entry['key']} by {off_pct:+.1f} %: corrected to x {run.factor:.4f}")
+        if any(map(_misjudged, entry.latencies)):
+            run.correct(measured_correction(run.ledger.finalists, run.budget.budget_ms), why="misjudged")
+            run.progress.say(
+                f"the table misjudged {entry.key} by {entry.latency.off_pct:+.1f} %: corrected to x {run.factor:.4f}"
+            )
             for budget in run.others:
-                if (there := entry["elsewhere"].get(budget.device)) is not None:
+                if (latency := entry.by_device.get(budget.device)) is not None:
                     run.progress.say(
-                        f"that of {budget.device} by {_off_pct(there):+.1f} %: corrected to x {budget.factor:.4f}"
+                        f"that of {budget.device} by {latency.off_pct:+.1f} %: corrected to x {budget.factor:.4f}"
                     )
-            again = _falls_short(run, max(map(_off_pct, devices), key=abs))
+            again = _falls_short(run, max((latency.off_pct for latency in entry.latencies), key=abs))
             # The promised gap is worth one short round more than the minutes.
             if again and rounds < MAX_ROUNDS and (rounds == 0 or not run.out_of_time):
                 rounds += 1
@@ -68,42 +68,35 @@ def settle_finals(run):
     return crown(run)
 
 
-def _off_pct(latency):
-    return 100 * (latency["measured_ms"] / latency["predicted_ms"] - 1)
-
-
 def _misjudged(latency):
     """Whether a device's table was so far from its measurement of a finalist that it is corrected."""
-    return abs(_off_pct(latency)) > MISJUDGED_PCT or not latency["within_budget"]
+    return abs(latency.off_pct) > MISJUDGED_PCT or not latency.within_budget
 
 
 def crown(run):
     """The winners among all finalists measured so far, best first; role, name, verdict and file of every one
     settled."""
     winners = []
-    for entry in sorted(run.finalists, key=lambda entry: (-entry["score_mean"], entry["key"])):
-        candidate = Candidate(**entry["candidate"])
-        differs = all(
-            distance(candidate, Candidate(**other["candidate"])) >= run.plan.min_distance for other in winners
-        )
-        if keeps_budgets(entry) and differs and len(winners) < run.plan.num_winners:
+    for entry in sorted(run.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key)):
+        differs = all(distance(entry.candidate, winner.candidate) >= run.plan.min_distance for winner in winners)
+        if entry.keeps_budgets and differs and len(winners) < run.plan.num_winners:
             winners.append(entry)
-    winners = ranked(winners, gather(run, [*winners, *run.baselines]), run.plan.evidence)
-    for entry in run.finalists:
+    winners = ranked(winners, gather(run, [*winners, *run.ledger.baselines]), run.plan.evidence)
+    for entry in run.ledger.finalists:
         if entry not in winners:
-            (run.out / f"{entry['key']}.onnx").unlink(missing_ok=True)
-            verdict = _over(entry) or _outdone(run, entry, winners)
-            _settle(run, entry, role="finalist", name=entry["key"], verdict=verdict, onnx=None)
+            (run.out / f"{entry.key}.onnx").unlink(missing_ok=True)
+            verdict = entry.over or _outdone(entry, winners, min_distance=run.plan.min_distance)
+            _settle(run, entry, role="finalist", name=entry.key, verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
-        path, before = run.out / f"{entry['key']}.onnx", run.out / (entry["onnx"] or "none")
+        path, before = run.out / f"{entry.key}.onnx", run.out / (entry.onnx or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
     crowned = []
     for rank, entry in enumerate(winners, start=1):
-        path = run.out / f"{entry['key']}.onnx"
+        path = run.out / f"{entry.key}.onnx"
         if not path.exists():
-            candidate = Candidate(**entry["candidate"])
+            candidate = entry.candidate
             exported = export_candidate(
                 candidate,
                 image_px=run.space.image_px,
@@ -117,31 +110,23 @@ def crown(run):
             _settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx")
         )
     for path in run.out.glob("winner-*"):  # of an earlier round that had more
-        if path.suffix in (".onnx", ".yaml") and path.stem not in {entry["name"] for entry in crowned}:
+        if path.suffix in (".onnx", ".yaml") and path.stem not in {entry.name for entry in crowned}:
             path.unlink()
     return crowned
 
 
-def _over(entry):
-    """Which budgets a measured network does not keep; None where it keeps all."""
-    devices = {"": entry["latency"]} | {f" of {name}": one for name, one in entry.get("elsewhere", {}).items()}
-    over_pct = {name: 100 * (one["measured_ms"] / one["budget_ms"] - 1) for name, one in devices.items()}
-    return ", ".join(f"over budget{name} by {pct:.1f} %" for name, pct in over_pct.items() if pct > 0) or None
-
-
-def _outdone(run, entry, winners):
+def _outdone(entry, winners, *, min_distance):
     """Why a finalist within the budget is no winner."""
-    candidate = Candidate(**entry["candidate"])
     for rank, winner in enumerate(winners, start=1):
-        if distance(candidate, Candidate(**winner["candidate"])) < run.plan.min_distance:
+        if distance(entry.candidate, winner.candidate) < min_distance:
             return f"fits, but is too like winner-{rank}"
     return "fits, but the winners score higher"
 
 
 def _settle(run, entry, **changes):
-    """The entry with its changes, in the ledger too if there are any."""
-    if any(entry[name] != value for name, value in changes.items()):
-        entry = entry | changes
+    """What was measured with its changes, in the ledger too if there are any."""
+    if any(getattr(entry, name) != value for name, value in changes.items()):
+        entry = entry.changed(**changes)
         run.ledger.add_measured(entry)
     return entry
 
@@ -191,13 +176,13 @@ def _rescored(run, rows):
 
 
 def _measure(run, row):
-    """The entry of a row's candidate, measured whole; None where it could not be, which is noted as its failure."""
+    """A row's candidate, measured whole; None where it could not be, which is noted as its failure."""
     score = run.ledger.state["rescored"][row.key]
     run.progress.begin(f"measuring finalist {row.key} whole")
     run.progress.update({run.plan.score.label: f"{score[0]:.2f}"})
     path = run.out / f"{row.key}.onnx"
     try:
-        entry = measured_entry(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
+        entry = measure_whole(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, UserError) or not isinstance(error, Exception):
@@ -207,22 +192,21 @@ def _measure(run, row):
     finally:
         run.progress.end()
     run.ledger.add_measured(entry)
-    latency = entry["latency"]
     run.progress.say(
-        f"finalist {row.key}: {run.plan.score.label} {entry['score_mean']:.2f}, {latency['measured_ms']:.2f} ms "
-        f"measured, "
-        f"{latency['predicted_ms']:.2f} predicted, budget {latency['budget_ms']:.2f}"
+        f"finalist {row.key}: {run.plan.score.label} {entry.score_mean:.2f}, {_beside_budget(entry.latency)}"
     )
-    for name, there in entry["elsewhere"].items():
-        run.progress.say(
-            f"finalist {row.key} on {name}: {there['measured_ms']:.2f} ms measured, {there['predicted_ms']:.2f} "
-            f"predicted, "
-            f"budget {there['budget_ms']:.2f}"
-        )
-    for one in (latency, *entry["elsewhere"].values()):
-        if one["warning"]:
-            run.progress.say(f"warning: {one['warning']}", style="yellow")
+    for name, latency in entry.by_device.items():
+        run.progress.say(f"finalist {row.key} on {name}: {_beside_budget(latency)}")
+    for latency in entry.latencies:
+        if latency.warning:
+            run.progress.say(f"warning: {latency.warning}", style="yellow")
     return entry
+
+
+def _beside_budget(latency):
+    return (
+        f"{latency.measured_ms:.2f} ms measured, {latency.predicted_ms:.2f} predicted, budget {latency.budget_ms:.2f}"
+    )
 
 
 def _falls_short(run, off_pct):

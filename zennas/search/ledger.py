@@ -16,6 +16,7 @@ import uuid
 
 from zennas.records import UserError
 from zennas.run_folder import explaining, open_run, save_run
+from zennas.search.measured import Measured, parse_lines
 from zennas.search.scored import Parts, Rows, TornPartError
 
 SHARED = ("format", "settings", "made_by", "run")  # entries of run.json that the store keeps once for all islands
@@ -28,7 +29,7 @@ class Ledger:
     folder: pathlib.Path
     state: dict  # what run.json holds
     rows: Rows
-    measured: dict  # key -> entry
+    measured: dict[str, Measured]  # by key; the newest of each
     parts: Parts
     unwritten: list = dataclasses.field(default_factory=list)
     known_parts: set = dataclasses.field(default_factory=set)
@@ -103,17 +104,26 @@ class Ledger:
         """Note something that changes the proposals after it."""
         self.save(events=[*self.state["events"], values])
 
-    def add_measured(self, entry):
-        """Keep an entry for good; the newest of a key counts."""
+    @property
+    def finalists(self) -> list[Measured]:
+        """What was measured whole, without the baselines."""
+        return [entry for entry in self.measured.values() if not entry.is_baseline]
+
+    @property
+    def baselines(self) -> list[Measured]:
+        return [entry for entry in self.measured.values() if entry.is_baseline]
+
+    def add_measured(self, entry: Measured) -> None:
+        """Keep what was measured for good; the newest of a key counts."""
         self.take_measured(entry)
         if self.keep:
-            self.keep(f"measured:{entry['key']}", entry)
+            self.keep(f"measured:{entry.key}", entry.plain())
 
-    def take_measured(self, entry):
-        """Keep an entry that the store has already."""
-        self.measured[entry["key"]] = entry
+    def take_measured(self, entry: Measured) -> None:
+        """Keep what the store has already."""
+        self.measured[entry.key] = entry
         with explaining(self.folder), open(self.folder / "measured.jsonl", "a", encoding="utf-8") as file:
-            file.write("\n" * self.torn + json.dumps(entry) + "\n")
+            file.write("\n" * self.torn + json.dumps(entry.plain()) + "\n")
         self.torn = False
 
     def keep_in(self, store):
@@ -121,10 +131,10 @@ class Ledger:
         self.keep = store.keep
         if store.kept("run") is None:
             store.keep_now("run", {name: self.state.get(name) for name in SHARED})
-        there = store.kept_under("measured:")
+        kept = store.kept_under("measured:")
         for entry in self.measured.values():
-            if entry["key"] not in there:  # what is there may be newer
-                self.keep(f"measured:{entry['key']}", entry)
+            if entry.key not in kept:  # what the store has may be newer
+                self.keep(f"measured:{entry.key}", entry.plain())
 
     @property
     def run_id(self):
@@ -189,10 +199,11 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
         _load_rows(ledger)
     if there:
         _load_measured(ledger)
-    entries = [entry for name, entry in (kept or {}).items() if name.startswith("measured:")]
-    for entry in sorted(entries, key=lambda entry: entry["latency"].get("date", "")):  # a store gives them in any order
-        if newer or entry["key"] not in ledger.measured:
-            ledger.take_measured(entry | {"onnx": None})  # a file of that name here may be another network's
+    kept = {name: values for name, values in (kept or {}).items() if name.startswith("measured:")}
+    entries = [Measured.parse(values, f"the store, {name}") for name, values in kept.items()]
+    for entry in sorted(entries, key=lambda entry: entry.latency.date):  # a store gives them in any order
+        if newer or entry.key not in ledger.measured:
+            ledger.take_measured(entry.changed(onnx=None))  # a file of that name here may be another network's
     return ledger
 
 
@@ -215,10 +226,5 @@ def _load_rows(ledger):
 def _load_measured(ledger):
     path = ledger.folder / "measured.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # torn
-            continue
-        ledger.measured[entry["key"]] = entry
-    ledger.torn = bool(text) and not text.endswith("\n")
+    entries, ledger.torn = parse_lines(text, path)
+    ledger.measured.update(entries)

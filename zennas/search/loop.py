@@ -12,12 +12,12 @@ from zennas.search.budgets import check_possible
 from zennas.search.finals import settle_finals
 from zennas.search.forecast import finals_seconds, search_seconds
 from zennas.search.funnel import Funnel, knows
+from zennas.search.measured import Measured
 from zennas.search.opening import announce, budget_of, finished_before, open_run, prepare, start
 from zennas.search.outcome import publish
 from zennas.search.storage import PATIENCE_S
-from zennas.search.winners import correction, diverse_best, keeps_budgets
+from zennas.search.winners import correction, diverse_best
 from zennas.search.workers import MeasuringError
-from zennas.space.candidate import Candidate
 from zennas.space.parts import sums
 
 CLOSE_S = 120.0  # that the end of a run waits for a store that does not answer
@@ -105,15 +105,6 @@ class Run:
         """Whether finals from the beginning would take longer than the minutes."""
         return self.plan.candidates is None and time.monotonic() + finals_seconds(self) > self.deadline
 
-    @property
-    def finalists(self):
-        """Entries of the candidates measured whole, baselines left out."""
-        return [entry for entry in self.ledger.measured.values() if entry["role"] != "baseline"]
-
-    @property
-    def baselines(self):
-        return [entry for entry in self.ledger.measured.values() if entry["role"] == "baseline"]
-
     def table_ms(self, candidate):
         """The table's uncorrected sum for a candidate, in ms."""
         return self.table.predict(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
@@ -155,8 +146,7 @@ class Run:
         rows = self.ledger.rows
         fits_N = self.fit(rows.column("predicted_ms"), rows.genes_NG)
         for entry in self.ledger.measured.values():
-            fits = entry["role"] != "baseline" and keeps_budgets(entry)
-            fits_N[rows.column("key") == entry["key"].encode()] = fits
+            fits_N[rows.column("key") == entry.key.encode()] = not entry.is_baseline and entry.keeps_budgets
         return diverse_best(rows, taken, num=num, min_distance=self.plan.min_distance, fits_N=fits_N)
 
     def fail(self, row, *, stage, error):
@@ -186,12 +176,10 @@ class Run:
     def _corrected(self, budget):
         """The Budget of a further device, its table corrected by what was measured there, finalists before
         baselines."""
-        for entries in (self.finalists, self.baselines):
-            there = [
-                entry["elsewhere"][budget.device] for entry in entries if budget.device in entry.get("elsewhere", {})
-            ]
-            if known := [{"latency": one} for one in there if one.get("table_ms")]:
-                return budget._replace(factor=correction(known, budget.most))
+        for entries in (self.ledger.finalists, self.ledger.baselines):
+            latencies = [entry.by_device[budget.device] for entry in entries if budget.device in entry.by_device]
+            if timed := [(latency.measured_ms, latency.table_ms) for latency in latencies if latency.table_ms]:
+                return budget._replace(factor=correction(timed, budget.most))
         return budget
 
     def _prove(self):
@@ -312,18 +300,18 @@ class Run:
             )
 
     def _calibration(self):
-        """The baselines as this machine measured them the first time: the same table and the same correction in every
-        run, so that the same seed proposes the same candidates."""
-        entries = []
-        for entry in self.baselines:
-            candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
+        """[(measured ms, ms by the table)] of the baselines, as this machine measured them the first time: the same
+        table and the same correction in every run, so that the same seed proposes the same candidates."""
+        timed = []
+        for entry in self.ledger.baselines:
+            candidate, latency = entry.candidate, entry.latency
             sizes = {"image_px": self.space.image_px, "embedding_size": self.space.embedding_size}
             kept = kept_network(candidate, self.protocol, machine=self.machine, **sizes)
             if kept is None:
-                kept = Measurement(**{name: latency[name] for name in Measurement.model_fields})
+                kept = Measurement(**{name: getattr(latency, name) for name in Measurement.model_fields})
                 keep_network(candidate, kept, **sizes)
-            entries.append({"latency": {"measured_ms": kept.measured_ms, "table_ms": latency["table_ms"]}})
-        return entries
+            timed.append((kept.measured_ms, latency.table_ms))
+        return timed
 
     def _state_of_search(self):
         """What the progress display says of the search so far."""
@@ -351,9 +339,12 @@ class Run:
             return
         self.batches.take_arrivals(self.store.arrivals())
         self.batches.take_rows(self.ledger.refresh())
-        for entry in self.store.kept_under("measured:").values():
-            if self.ledger.measured.get(entry["key"]) != entry:
-                self.ledger.take_measured(entry | {"onnx": self._own_file(entry)})
+        for values in self.store.kept_under("measured:").values():
+            entry = Measured.parse(values, "the store")
+            own = self.ledger.measured.get(entry.key)
+            if own is None or own.plain() != values:
+                # The store's file of it is in another folder.
+                self.ledger.take_measured(entry.changed(onnx=own and own.onnx))
         for island in self.store.driverless():
             self.progress.say(
                 f"warning: nobody works on island {island}: its share of the space is searched no further; the same "
@@ -361,11 +352,6 @@ class Run:
                 "goes on with it",
                 style="yellow",
             )
-
-    def _own_file(self, entry):
-        """The name of a measured network's file in this run's folder, or None: the store's is that of another
-        folder."""
-        return self.ledger.measured.get(entry["key"], {}).get("onnx")
 
     def _on_front(self, row):
         """Whether no candidate so far is both better and faster; if so it is on the front from now on."""

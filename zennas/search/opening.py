@@ -13,6 +13,7 @@ from zennas.run_folder import lock_folder
 from zennas.search.budgets import check_possible, other_budgets
 from zennas.search.forecast import say_how_long
 from zennas.search.ledger import open_ledger
+from zennas.search.measured import Measured
 from zennas.search.prepare import fill_table, measure_baselines, settle_budget
 from zennas.search.storage import is_shared, shown
 from zennas.search.store import Store
@@ -124,7 +125,8 @@ def finished_before(run):
         return None
     more = run.num_asked > int(run.ledger.own_N.sum()) if run.plan.candidates else run.plan.minutes > state["minutes"]
     try:
-        winners = json.loads((run.out / "winners.json").read_text(encoding="utf-8"))
+        values = json.loads((run.out / "winners.json").read_text(encoding="utf-8"))
+        winners = [Measured.parse(entry, run.out / "winners.json") for entry in values]
     except (OSError, ValueError):
         winners = None
     # A driver elsewhere may have ended it, or gone on: the files here are then of nothing, or of other winners.
@@ -174,9 +176,10 @@ def prepare(run):
     if setup and setup["budget"] != run.ledger.state["budget"]:
         run.ledger.save(budget=setup["budget"])
     run.settle_budget()
-    for entry in run.store.kept_under("measured:").values():
-        if entry["key"] not in run.ledger.measured:
-            run.ledger.take_measured(entry | {"onnx": None})
+    for values in run.store.kept_under("measured:").values():
+        entry = Measured.parse(values, "the store")
+        if entry.key not in run.ledger.measured:
+            run.ledger.take_measured(entry.changed(onnx=None))
     say_how_long(run)
     fill_table(run.table, run.space, run.workers, run.progress, num_runs=run.plan.table_runs)
     run.check_possible(slack=1.2)  # the table is not corrected yet

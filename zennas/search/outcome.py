@@ -12,7 +12,6 @@ from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.store import MAX_FAILED_TRIALS
 from zennas.search.winners import prediction_error, write_winners
-from zennas.space.candidate import Candidate
 from zennas.space.network import stem_stride
 
 
@@ -21,9 +20,10 @@ def publish(run, winners):
     optimum.
     """
     for entry in _in_order(run, winners):
-        if (known := with_gap(run, entry)) != entry:
-            run.ledger.add_measured(known)
-    winners = [run.ledger.measured[entry["key"]] for entry in winners]
+        judged = with_gap(run, entry)
+        if judged.plain() != entry.plain():  # a gap that is not known is written down as such
+            run.ledger.add_measured(judged)
+    winners = [run.ledger.measured[entry.key] for entry in winners]
     run.ledger.save(optimum=optimum_of(run), closed_form_error=closed_form_error(run))
     write_winners(run.out, winners, seed=run.plan.seed)
     write_report(run.out / "report.html", summary(run, winners))
@@ -43,7 +43,7 @@ def summary(run, winners):
         ("budget", f"{budget.budget_ms:.2f} ms: {budget.origin}"),
         (
             "device",
-            f"{winners[0]['latency']['machine'] if winners else state['made_by']['machine']}, {run.protocol.backend}",
+            f"{winners[0].latency.machine if winners else state['made_by']['machine']}, {run.protocol.backend}",
         ),
         (
             "rule",
@@ -60,12 +60,10 @@ def summary(run, winners):
         *_proof(run, winners),
         *(("limit", _limit(limit, winners)) for limit in run.others),
     ]
-    for what, some in (("finalists, corrected", run.finalists), ("baselines, uncorrected", run.baselines)):
-        if (of_these := prediction_error(some))["num"]:
-            text = (
-                f"off by {of_these['mean_abs_pct']} % on average, {of_these['max_abs_pct']} % at worst, over "
-                f"{of_these['num']}"
-            )
+    groups = {"finalists, corrected": run.ledger.finalists, "baselines, uncorrected": run.ledger.baselines}
+    for what, group in groups.items():
+        if (off := prediction_error(group))["num"]:
+            text = f"off by {off['mean_abs_pct']} % on average, {off['max_abs_pct']} % at worst, over {off['num']}"
             facts.append(("prediction", f"{text} {what}"))
     return RunSummary(
         title=run.options.experiment.name,
@@ -92,10 +90,10 @@ def _limit(limit, winners):
     """What the report says of a limit beside the latency."""
 
     def spent(entry):
-        there = entry.get("elsewhere", {}).get(limit.device)
-        return there["measured_ms"] if there else entry["other_costs"][limit.name]["cost"]
+        latency = entry.by_device.get(limit.device)
+        return latency.measured_ms if latency else entry.other_costs[limit.name].cost
 
-    return "; ".join([limit.text, *(f"{entry['name']} {spent(entry):.4g}" for entry in winners)])
+    return "; ".join([limit.text, *(f"{entry.name} {spent(entry):.4g}" for entry in winners)])
 
 
 def _proof(run, winners):
@@ -103,7 +101,7 @@ def _proof(run, winners):
     optimum, error = run.ledger.state.get("optimum"), run.ledger.state.get("closed_form_error")
     facts = []
     if optimum:
-        best = f"; {winners[0]['name']} is {gap_text(winners[0])} below it" if winners else ""
+        best = f"; {winners[0].name} is {winners[0].gap_text} below it" if winners else ""
         facts.append(
             (
                 "optimum",
@@ -123,16 +121,6 @@ def _proof(run, winners):
     return facts
 
 
-def gap_text(entry):
-    """How far a network is below the proven optimum, in points and per cent of the score.
-
-    '-' where nothing is known, or where it is over the budget that the optimum keeps.
-    """
-    if entry.get("gap") is None or not entry["latency"]["within_budget"]:
-        return "-"
-    return f"{entry['gap']:.2f} ({entry['gap_pct']:.2f} %)"
-
-
 def fill_study(run, winners):
     """The rest of what the study shows: the population and everything measured; and its note."""
     rows, own_N = run.ledger.rows, run.ledger.own_N
@@ -143,8 +131,8 @@ def fill_study(run, winners):
         if own_N[at]:
             run.store.add_failed(rows[at])
     for entry in _in_order(run, winners):
-        run.store.add_entry(entry, Candidate(**entry["candidate"]))
-    run.store.show_files([run.out / entry["onnx"] for entry in winners])
+        run.store.add_measured(entry)
+    run.store.show_files([run.out / entry.onnx for entry in winners])
     run.note = note(run, winners)
 
 
@@ -169,8 +157,8 @@ def note(run, winners):
     ]
     for entry in winners:
         lines.append(
-            f"| {entry['name']} | {Candidate(**entry['candidate']).text} | {entry['score_mean']:.2f} | "
-            f"{entry['latency']['measured_ms']:.2f} | {entry['macs'] / 1e9:.2f} | {entry['params'] / 1e6:.1f} |"
+            f"| {entry.name} | {entry.candidate.text} | {entry.score_mean:.2f} | "
+            f"{entry.latency.measured_ms:.2f} | {entry.macs / 1e9:.2f} | {entry.params / 1e6:.1f} |"
         )
     return "\n".join(
         [*lines, "", f"A {run.plan.score.label} is not an accuracy: it ranks untrained networks of one space."]
@@ -186,27 +174,27 @@ def print_winners(run, winners, console):
     table.add_column("network", no_wrap=True)
     for name in (run.plan.score.label, "below optimum", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    for entry in [*winners, *sorted(run.baselines, key=lambda entry: entry["latency"]["measured_ms"])]:
-        latency = entry["latency"]
+    for entry in [*winners, *sorted(run.ledger.baselines, key=lambda entry: entry.latency.measured_ms)]:
+        latency = entry.latency
         table.add_row(
-            Text(entry["name"]),
-            f"{entry['score_mean']:.2f} ±{entry['score_std']:.2f}",
-            gap_text(entry),
-            f"{latency['measured_ms']:.2f}",
-            f"{latency['spread_pct']:.1f} %",
-            f"{100 * latency['measured_ms'] / latency['budget_ms']:.1f} %",
-            f"{entry['macs'] / 1e9:.2f}",
-            f"{entry['params'] / 1e6:.1f}",
-            str(entry["num_blocks"]),
-            f"{entry['megabytes']:.0f}",
-            style="bold" if entry["role"] == "winner" else None,
+            Text(entry.name),
+            f"{entry.score_mean:.2f} ±{entry.score_std:.2f}",
+            entry.gap_text,
+            f"{latency.measured_ms:.2f}",
+            f"{latency.spread_pct:.1f} %",
+            f"{100 * latency.measured_ms / latency.budget_ms:.1f} %",
+            f"{entry.macs / 1e9:.2f}",
+            f"{entry.params / 1e6:.1f}",
+            str(entry.num_blocks),
+            f"{entry.megabytes:.0f}",
+            style="bold" if entry.role == "winner" else None,
         )
     console.print(table)
     for entry in winners:
-        console.print(f"{entry['name']}  {Candidate(**entry['candidate']).text}", markup=False, soft_wrap=True)
+        console.print(f"{entry.name}  {entry.candidate.text}", markup=False, soft_wrap=True)
 
 
 def _in_order(run, winners):
     """Winners, the other finalists, the baselines."""
-    others = [entry for entry in run.finalists if entry["key"] not in {winner["key"] for winner in winners}]
-    return [*winners, *others, *run.baselines]
+    crowned = {winner.key for winner in winners}
+    return [*winners, *(entry for entry in run.ledger.finalists if entry.key not in crowned), *run.ledger.baselines]

@@ -4,7 +4,7 @@ baselines."""
 from zennas.latency.budget import local_budget, measure_detector, read_bytes, reference_here
 from zennas.latency.table import measure_part
 from zennas.records import UserError, first_line
-from zennas.search.winners import measured_entry
+from zennas.search.winners import measure_whole
 
 
 def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=None, detector=None):
@@ -66,7 +66,7 @@ def measure_baselines(run):
             raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
         path = run.out / "baseline.onnx"
         try:
-            entry = measured_entry(
+            entry = measure_whole(
                 run, candidate, role="baseline", name=name, score=(scored.value, scored.std), path=path
             )
         except UserError:
@@ -78,9 +78,9 @@ def measure_baselines(run):
             ) from None
         finally:
             path.unlink(missing_ok=True)
-        entry["onnx"] = None  # half a gigabyte each, and a line of Python makes them again
+        entry = entry.changed(onnx=None)  # half a gigabyte each, and a line of Python makes them again
         run.ledger.add_measured(entry)
-        if entry["latency"]["warning"]:
-            run.progress.say(f"warning: {name}: {entry['latency']['warning']}", style="yellow")
+        if entry.latency.warning:
+            run.progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
         count(index + 1, len(todo))
     run.progress.end()

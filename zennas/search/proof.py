@@ -4,7 +4,7 @@ reports.
 
 import numpy as np
 
-from zennas.space.candidate import Candidate
+from zennas.search.measured import Measured, SpentCost
 from zennas.space.space import genes_of
 
 
@@ -27,25 +27,28 @@ def optimum_of(run):
     }
 
 
-def with_gap(run, entry):
-    """The entry of a measured network, with its closed form, its distance from the optimum (points and per cent of the
+def with_gap(run, entry: Measured) -> Measured:
+    """A measured network, with its closed form, its distance from the optimum (points and per cent of the
     score) and what it costs of the run's other budgets.
 
     The distance is below zero where a network was measured faster than the table says, so that it fits although its
     prediction does not.
     """
-    candidate = Candidate(**entry["candidate"])
+    candidate = entry.candidate
     if candidate.block == run.space.block:
-        costs = {one.name: {"cost": round(one.of(candidate, run.space), 4), "most": one.most} for one in run.others}
-        entry = entry | {"other_costs": costs}
+        costs = {
+            limit.name: SpentCost(cost=round(limit.of(candidate, run.space), 4), most=limit.most)
+            for limit in run.others
+        }
+        entry = entry.changed(other_costs=costs)
     if run.funnel is None or candidate.block != run.space.block:
-        return entry | {"closed_form": None, "gap": None, "gap_pct": None}
+        return entry.changed(closed_form=None, gap=None, gap_pct=None)
     (closed,) = run.funnel.score.of(run.space, np.array([genes_of(candidate)]))
-    found = {"closed_form": round(float(closed), 4), "gap": None, "gap_pct": None}
+    gap = gap_pct = None
     if run.funnel.optimum is not None:
-        gap = run.funnel.optimum.score - float(closed)
-        found |= {"gap": round(gap, 4), "gap_pct": round(100 * gap / run.funnel.optimum.score, 4)}
-    return entry | found
+        below = run.funnel.optimum.score - float(closed)
+        gap, gap_pct = round(below, 4), round(100 * below / run.funnel.optimum.score, 4)
+    return entry.changed(closed_form=round(float(closed), 4), gap=gap, gap_pct=gap_pct)
 
 
 def closed_form_error(run):

@@ -28,7 +28,7 @@ from zennas.page import (
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.score.scores import WORTH
-from zennas.space.candidate import Candidate
+from zennas.search.measured import Measured
 
 MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole
 LABEL_GAP_PX = 17  # between the middles of two labels of 12 px type
@@ -55,7 +55,7 @@ class RunSummary:
     budget_ms: float
     stand_in: str | None  # a sentence where the CPU stands in for the track's GPU
     scored: pd.DataFrame  # a row per scored candidate, in order; columns as in _scored; predicted_ms is corrected
-    entries: list[dict]  # all that was measured whole, as winners.json holds it
+    entries: list[Measured]  # all that was measured whole
     counters: dict[str, int]  # what became of the candidates that were looked at
     corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
     prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
@@ -146,16 +146,20 @@ def _scored(summary):
 
 def _measured(summary):
     """The entries as flat rows, winners first, with _scored's names and NaN where a number is missing."""
-    entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry["role"]))
-    rows = [{**entry, **entry["latency"]} for entry in entries]
-    for row in rows:
-        row["candidate"] = Candidate.parse(row["candidate"], row["name"])
-        row["hover"] = f"<b>{html.escape(row['name'])}</b><br>{html.escape(row['candidate'].text)}"
-    numbers = ["score_mean", "score_std", "params", "macs", "num_blocks", "megabytes"]
-    numbers += ["measured_ms", "predicted_ms", "budget_ms", "spread_pct", "gap", "gap_pct"]
-    others = ["role", "name", "key", "candidate", "hover", "onnx", "verdict"]
-    others += ["within_budget", "warning", "stand_in", "raw_ms", "protocol", "machine"]
-    frame = pd.DataFrame(rows, columns=[*others, *numbers], dtype=object)
+    entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry.role))
+    numbers = ["score_mean", "score_std", "params", "macs", "num_blocks", "megabytes", "gap", "gap_pct"]
+    timings = ["measured_ms", "predicted_ms", "budget_ms", "spread_pct"]
+    texts, notes = ["role", "name", "key", "onnx", "verdict"], ["within_budget", "warning", "stand_in", "machine"]
+    rows = []
+    for entry in entries:
+        row = {name: getattr(entry, name) for name in (*texts, *numbers)}
+        row |= {name: getattr(entry.latency, name) for name in (*notes, *timings)}
+        row |= {"raw_ms": entry.latency.raw_ms, "protocol": entry.latency.protocol.model_dump(exclude_unset=True)}
+        row["hover"] = f"<b>{html.escape(entry.name)}</b><br>{html.escape(entry.candidate.text)}"
+        rows.append(row | {"candidate": entry.candidate})
+    numbers += timings
+    columns = [*texts, *notes, "candidate", "hover", "raw_ms", "protocol", *numbers]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame[numbers] = frame[numbers].astype(float)
     return frame.rename(columns={"score_mean": "score"})
 

@@ -30,6 +30,7 @@ from optuna.trial import TrialState, create_trial
 
 from zennas.records import UserError
 from zennas.search.islands import BEAT_S, claim, driverless, take_back, turn
+from zennas.search.measured import Measured
 from zennas.search.storage import PATIENCE_S, created, first_cause, open_storage, passes, patiently, shown
 from zennas.space.blocks import BLOCKS
 from zennas.space.space import genes_of
@@ -214,7 +215,7 @@ class Store:
     def add_scored(self, row, *, latency_ms, budget_ms):
         """Queue a scored candidate (a Row) that is on the front or in the population; once per key."""
         attributes = {"key": row.key, "role": "scored", "seconds": row.seconds, "island": row.island}
-        attributes |= {"table_ms": row.predicted_ms} | _costs(row._asdict())
+        attributes |= {"table_ms": row.predicted_ms} | _costs(row)
         self._add(row.candidate, [row.score, latency_ms], budget_ms, attributes)
 
     def add_failed(self, row):
@@ -224,15 +225,12 @@ class Store:
             attributes = {"key": f"{row.key} failed", "role": "failed", "stage": row.stage, "error": row.error}
             self._add(row.candidate, None, None, attributes)
 
-    def add_entry(self, entry, candidate):
+    def add_measured(self, entry: Measured) -> None:
         """Queue a network that was measured whole; it stands beside its scored trial."""
-        latency = entry["latency"]
-        role = "baseline" if entry["role"] == "baseline" else "measured"
-        attributes = {"key": f"{entry['key']} {role}", "role": role, "name": entry["name"]} | _costs(entry)
-        attributes |= {
-            name: latency[name] for name in ("measured_ms", "predicted_ms", "spread_pct") if latency[name] is not None
-        }
-        self._add(candidate, [entry["score_mean"], latency["measured_ms"]], latency["budget_ms"], attributes)
+        latency, role = entry.latency, "baseline" if entry.is_baseline else "measured"
+        attributes = {"key": f"{entry.key} {role}", "role": role, "name": entry.name} | _costs(entry)
+        attributes |= {name: getattr(latency, name) for name in ("measured_ms", "predicted_ms", "spread_pct")}
+        self._add(entry.candidate, [entry.score_mean, latency.measured_ms], latency.budget_ms, attributes)
 
     def show_files(self, paths):
         """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where
@@ -419,4 +417,4 @@ class _answering:
 
 
 def _costs(values):
-    return {name: values[name] for name in ("params", "macs", "num_blocks")}
+    return {name: getattr(values, name) for name in ("params", "macs", "num_blocks")}

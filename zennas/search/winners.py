@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import yaml
@@ -13,27 +14,33 @@ from zennas.latency.budget import export_candidate, judged, timed_network
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.search.measured import Measured
 from zennas.space.cost import cost
 from zennas.space.space import distances, genes_of
-from zennas.track import ScorePlan
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
 
 
-def correction(entries, budget_ms):
-    """The factor by which the table's sums are multiplied: measured over predicted, networks near the budget counting
-    most.
+def correction(timed: Iterable[tuple[float, float]], budget_ms: float) -> float:
+    """The factor by which the table's sums are multiplied, from networks measured whole.
 
-    >>> correction([{"latency": {"measured_ms": 101.0, "table_ms": 100.0}}], 100.0)
+    timed: (measured ms, ms by the table) of each; those near the budget count most.
+
+    >>> correction([(101.0, 100.0)], 100.0)
     1.01
     """
     weighted = total = 0.0
-    for latency in (entry["latency"] for entry in entries):
-        weight = math.exp(-NEARNESS * abs(math.log(latency["measured_ms"] / budget_ms)))
-        weighted += weight * math.log(latency["measured_ms"] / latency["table_ms"])
+    for measured_ms, table_ms in timed:
+        weight = math.exp(-NEARNESS * abs(math.log(measured_ms / budget_ms)))
+        weighted += weight * math.log(measured_ms / table_ms)
         total += weight
     return round(math.exp(weighted / total), 4) if total else 1.0
+
+
+def measured_correction(entries: Iterable[Measured], budget_ms: float) -> float:
+    """The correction from networks of the ledger, on the run's own device."""
+    return correction(((entry.latency.measured_ms, entry.latency.table_ms) for entry in entries), budget_ms)
 
 
 def diverse_best(rows, taken, *, num, min_distance, fits_N=None):
@@ -51,8 +58,8 @@ def metadata(candidate, made_by):
     return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
 
 
-def measured_entry(run, candidate, *, role, name, score, path):
-    """Export a candidate to `path`, measure it whole from that file, and say all of it in one entry.
+def measure_whole(run, candidate, *, role, name, score, path) -> Measured:
+    """Export a candidate to `path` and measure it whole from that file.
 
     `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then,
     and uncorrected for a baseline, by which it is corrected.
@@ -78,20 +85,11 @@ def measured_entry(run, candidate, *, role, name, score, path):
             return run.workers.on_device(measure_calmly, network, run.protocol, device=device)
         return run.workers.measure_file(measure_calmly, path, run.protocol, device=device)
 
-    measurement = measured()
-    elsewhere = {
-        budget.device: {
-            "measured_ms": (there := measured(budget.device)).measured_ms,
-            **_predicted(budget, candidate, space),
-            "budget_ms": budget.most,
-            "within_budget": there.measured_ms <= budget.most,
-            "warning": there.warning,
-            **there.model_dump(mode="json"),
-        }
-        for budget in run.others
-        if budget.is_measured
-    }
-    return {
+    measurement, by_device = measured(), {}
+    for budget in run.others:
+        if budget.is_measured:
+            by_device[budget.device] = _judged_there(measured(budget.device), budget, candidate, space)
+    values = {
         "role": role,
         "name": name,
         "key": candidate.key,
@@ -108,11 +106,24 @@ def measured_entry(run, candidate, *, role, name, score, path):
             "predicted_ms": round(table_ms * run.factor, 4),
             "table_ms": round(table_ms, 4),
         },
-        "elsewhere": elsewhere,
+        "elsewhere": by_device,
         "export": exported.proof.model_dump() | {"checker": problems},
         "onnx": path.name,
         "verdict": None,
         "made_by": made_by,
+    }
+    return Measured.parse(values, f"{role} {name}")
+
+
+def _judged_there(measurement, budget, candidate, space):
+    """A Measurement on a further device beside the run's budget there, as a DeviceLatency holds it."""
+    return {
+        "measured_ms": measurement.measured_ms,
+        **_predicted(budget, candidate, space),
+        "budget_ms": budget.most,
+        "within_budget": measurement.measured_ms <= budget.most,
+        "warning": measurement.warning,
+        **measurement.model_dump(mode="json"),
     }
 
 
@@ -124,18 +135,11 @@ def _predicted(budget, candidate, space):
     return {"predicted_ms": round(predicted_ms, 4), "table_ms": round(predicted_ms / budget.factor, 4)}
 
 
-def keeps_budgets(entry):
-    """Whether a measured network keeps the budget of every device on which it was measured."""
-    others = entry.get("elsewhere", {}).values()
-    return entry["latency"]["within_budget"] and all(one["within_budget"] for one in others)
-
-
-def prediction_error(entries):
+def prediction_error(entries: Iterable[Measured]) -> dict:
     """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency over whole networks; None where there are
     none.
     """
-    latencies = [entry["latency"] for entry in entries]
-    errors = [abs(100 * (latency["predicted_ms"] / latency["measured_ms"] - 1)) for latency in latencies]
+    errors = [abs(100 * (entry.latency.predicted_ms / entry.latency.measured_ms - 1)) for entry in entries]
     if not errors:
         return {"num": 0, "mean_abs_pct": None, "max_abs_pct": None}
     return {
@@ -145,21 +149,21 @@ def prediction_error(entries):
     }
 
 
-def write_winners(folder, winners, *, seed):
+def write_winners(folder: str | pathlib.Path, winners: list[Measured], *, seed: int) -> None:
     """winners.json and one YAML per winner: a candidate as a user writes it, under comments that say where it is
     from."""
     folder = pathlib.Path(folder)
     made_by = provenance(seed=seed)
     for entry in winners:
-        latency = entry["latency"]
+        latency = entry.latency
         lines = [
-            f"{entry['name']} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, "
+            f"{entry.name} of {made_by.command} (zennas {made_by.zennas}, seed {seed}, {made_by.machine}, "
             f"{made_by.date})",
-            f"{ScorePlan(**entry['score']).label} {entry['score_mean']} (untrained; not an accuracy), "
-            f"{latency['measured_ms']} ms of {latency['budget_ms']} ms",
+            f"{entry.score.label} {entry.score_mean} (untrained; not an accuracy), "
+            f"{latency.measured_ms} ms of {latency.budget_ms} ms",
         ]
-        lines += [latency["stand_in"]] if latency["stand_in"] else []
+        lines += [latency.stand_in] if latency.stand_in else []
         header = "".join(f"# {line}\n" for line in lines)
-        body = yaml.safe_dump(entry["candidate"], sort_keys=False, default_flow_style=None)
-        write_atomically(folder / f"{entry['name']}.yaml", header + body)
-    write_atomically(folder / "winners.json", json.dumps(winners, indent=2) + "\n")
+        body = yaml.safe_dump(entry.candidate.plain(), sort_keys=False, default_flow_style=None)
+        write_atomically(folder / f"{entry.name}.yaml", header + body)
+    write_atomically(folder / "winners.json", json.dumps([entry.plain() for entry in winners], indent=2) + "\n")
