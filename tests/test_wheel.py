@@ -4,8 +4,11 @@ there."""
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
+
+DATA = "zennas/_data/"  # where the folders beside the package lie inside a wheel
 
 
 @pytest.mark.slow
@@ -19,6 +22,15 @@ def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
 
     run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(checkout))
     (wheel,) = (tmp_path / "dist").glob("zennas-*.whl")
+    inside = {item.filename: item.file_size for item in zipfile.ZipFile(wheel).infolist()}
+    assert {"zennas/README.md", "zennas/train/README.md", "zennas/_data/search_spaces/ir_se.yaml"} <= set(inside)
+    carried = {name.removeprefix(DATA) for name in inside if name.startswith(f"{DATA}experiments/")}
+    assert carried == {str(path.relative_to(checkout)) for path in checkout.glob("experiments/*/experiment.yaml")}
+    shipped = {name.removeprefix(DATA) for name in inside if name.startswith((f"{DATA}latency/", f"{DATA}search_spaces/"))}
+    assert shipped == {str(path.relative_to(checkout)) for path in checkout.glob("latency/**/*.*")} | {
+        str(path.relative_to(checkout)) for path in checkout.glob("search_spaces/*")
+    }
+    assert not [name for name in inside if name.endswith((".html", ".png")) and name.startswith(DATA)]
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     site = {"PYTHONPATH": str(tmp_path / "site")}
 

@@ -7,7 +7,7 @@ webface-sfr --minutes 5` does, and returns what it found. zennas/__init__.pyi li
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # The rooms that have a command, in the order in which a user meets them.
 COMMANDS = ("search", "clean", "mask", "train", "tune", "run", "evaluate", "score", "latency", "submit")
 __all__ = ["__version__", *COMMANDS]  # noqa: PLE0604 - names of rooms
