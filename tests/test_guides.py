@@ -18,7 +18,11 @@ from zennas.score.scores import SCORES
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMUNITY = ["CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE"]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "zennas").rglob("*.md")), *sorted(ROOT.glob("experiments/**/*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "zennas").rglob("*.md")),
+    *sorted(ROOT.glob("experiments/**/*.md")),
+]
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 README_BYTES, PAGE_BYTES = 12_000, 16_000
 
@@ -323,7 +327,10 @@ def changes():
     """{what to add: the places to touch} of the table in CONTRIBUTING.md."""
     section = read("CONTRIBUTING.md").split("## What to touch")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", section, re.MULTILINE)
-    return {what.strip(): re.findall(r"`((?:zennas|search_spaces|latency|experiments)/[^`]+)`", where) for what, where in rows}
+    return {
+        what.strip(): re.findall(r"`((?:zennas|search_spaces|latency|experiments)/[^`]+)`", where)
+        for what, where in rows
+    }
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -400,4 +407,6 @@ def test_pyproject_says_which_file_needs_a_dependency(name, comment):
         assert path is not None, place
         files = path.rglob("*.py") if path.is_dir() else [path]
         imports = re.compile(rf"^\s*(?:import|from) {re.escape(module)}\b|{re.escape(module)}\.", re.MULTILINE)
-        assert any(imports.search(file.read_text(errors="replace")) for file in files), f"{place} does not import {module}"
+        assert any(imports.search(file.read_text(errors="replace")) for file in files), (
+            f"{place} does not import {module}"
+        )

@@ -26,7 +26,9 @@ def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
     assert {"zennas/README.md", "zennas/train/README.md", "zennas/_data/search_spaces/ir_se.yaml"} <= set(inside)
     carried = {name.removeprefix(DATA) for name in inside if name.startswith(f"{DATA}experiments/")}
     assert carried == {str(path.relative_to(checkout)) for path in checkout.glob("experiments/*/experiment.yaml")}
-    shipped = {name.removeprefix(DATA) for name in inside if name.startswith((f"{DATA}latency/", f"{DATA}search_spaces/"))}
+    shipped = {
+        name.removeprefix(DATA) for name in inside if name.startswith((f"{DATA}latency/", f"{DATA}search_spaces/"))
+    }
     assert shipped == {str(path.relative_to(checkout)) for path in checkout.glob("latency/**/*.*")} | {
         str(path.relative_to(checkout)) for path in checkout.glob("search_spaces/*")
     }

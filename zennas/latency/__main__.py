@@ -1,4 +1,4 @@
-"""The command `latency`: measure by a track's rule; build, show, compare and import tables. The same as: zennas latency."""
+"""The command `latency`: measure by a track's rule; build, show, compare and import tables. Also: zennas latency."""
 
 from zennas import commands
 
