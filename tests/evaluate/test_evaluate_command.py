@@ -331,7 +331,7 @@ def mistakes(folder):
         "an archive that is none": (["--set", "all:list.csv@cut.tar"], None, "cut.tar"),
         "records that are none": (["--set", "all:cut.rec"], None, "cut.rec"),
         "no folder of IJB": (["--set", "ijb:FACES"], None, "exactly one such file is expected"),
-        "another device": (["--device", "tpu"], None, "--device: given 'tpu', allowed: cpu or cuda"),
+        "another device": (["--device", "tpu"], None, "--device: given 'tpu', allowed: cpu, cuda"),
         "an unknown track": (["--track", "lfw-smok"], None, "track or experiment 'lfw-smok' is not known"),
         "a budget without a track": (["--budget-ms", "5"], None, "--budget-ms and --backend are about latency"),
         "a backend without a track": (["--backend", "onnxruntime-cpu"], None, "which --track measures"),

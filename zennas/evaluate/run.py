@@ -1,4 +1,4 @@
-"""The whole path of an evaluation: read `evaluate` first."""
+"""The whole path of an evaluation: read `run` first."""
 
 import collections
 import csv
@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import os
-import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -17,33 +16,34 @@ from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work
+from zennas.evaluate.options import Options
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
 from zennas.export import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import choose_protocol, judged, local_budget, measure_onnx_file, reference_here
 from zennas.latency.protocol import measure_calmly
-from zennas.provenance import provenance
-from zennas.records import UserError, first_line, suggestion
+from zennas.progress import Progress, silent
+from zennas.provenance import Provenance, provenance
+from zennas.records import Record, UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
-from zennas.track import load_experiment
+from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
 THUMBNAIL_PX = 112
 PAGE_EVERY_S = 60.0
 
 
-class Options(NamedTuple):
-    """What a user asks of an evaluation."""
+class Evaluation(Record):
+    """What `evaluate` returns, and results.json holds."""
 
-    models: tuple[str, ...]
-    sets: tuple[str, ...]
-    out: pathlib.Path
-    track: str | None = None
-    backend: str | None = None
-    budget_ms: float | None = None
-    device: str | None = None
-    flip: bool | None = None  # None: as each protocol has it
+    made_by: Provenance
+    track: str | None
+    budget: dict[str, Any] | None
+    models: tuple[dict[str, Any], ...]
+    sets: tuple[dict[str, Any], ...]
+    results: tuple[dict[str, Any], ...]  # of each model on each set
+    failures: tuple[dict[str, Any], ...]  # a model on a set, and why
 
 
 class Opened(NamedTuple):
@@ -55,23 +55,40 @@ class Opened(NamedTuple):
     set: Any  # an EvaluationSet
 
 
-def evaluate(options, progress):
-    """The results of every model on every set, as results.json has them; files are written after each of them.
-
-    UserError for everything that was given and cannot be used, before any network is asked. What fails afterwards, a
-    network on a set, is among the "failures", and the others go on; UserError where nothing is left.
-    """
-    options = options._replace(out=options.out.absolute())  # "." has no name
-    device = usable_device(options.device)
-    track = load_experiment(options.track)[1] if options.track else None
-    for option, given in (("--model", options.models), ("--set", options.sets)):
+def check(options: Options) -> Track | None:
+    """The track by whose rule latency is measured; UserError for what cannot be used, before a set is opened."""
+    if options.track is None and (options.budget_ms is not None or options.backend is not None):
+        raise UserError("--budget-ms and --backend are about latency, which --track measures; give it too")
+    usable_device(options.device)
+    for option, given in (("--model", options.model), ("--set", options.set)):
         if twice := [text for text, count in collections.Counter(given).items() if count > 1]:
             raise UserError(f"{option} {twice[0]}: is given twice")
-    opened = _opened_sets(options, progress)
-    models = _distinct([open_named(text, device=device) for text in options.models])
-    lock = lock_folder(options.out)
+    return load_experiment(options.track)[1] if options.track else None
+
+
+def run(options: Options, *, progress: Progress | None = None) -> Evaluation:
+    """The results of every model on every set; files are written after each of them.
+
+    UserError for everything that was given and cannot be used, before any network is asked. What fails afterwards, a
+    network on a set, is among the `failures`, and the others go on; UserError where nothing is left.
+    """
+    progress = progress or silent()
     try:
-        _begin(options.out, progress)
+        return Evaluation(**_evaluate(options, check(options), progress))
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say("stopped; embeddings are kept: give the same command again to go on")
+        raise
+
+
+def _evaluate(options: Options, track: Track | None, progress: Progress) -> dict[str, Any]:
+    """The results as results.json has them."""
+    device, out = usable_device(options.device), options.out.absolute()  # "." has no name
+    opened = _opened_sets(options, progress)
+    models = _distinct([open_named(text, device=device) for text in options.model])
+    lock = lock_folder(out)
+    try:
+        _begin(out, progress)
         results = {
             "made_by": provenance().model_dump(),
             "track": options.track,
@@ -86,7 +103,7 @@ def evaluate(options, progress):
                 progress.say(entry["notice"], style="yellow")
         if track is not None:
             results["budget"] = _measure_latencies(results["models"], models, track, options, progress)
-        _evaluate_all(models, opened, results, device, options.out, progress)
+        _evaluate_all(models, opened, results, device, out, progress)
         return results
     finally:
         lock.release()
@@ -157,7 +174,7 @@ def _begin(out, progress):
 
 def _opened_sets(options, progress):
     opened = []
-    for text in options.sets:
+    for text in options.set:
         head, colon, rest = text.partition(":")
         name, where = (head, rest) if colon and head in PROTOCOLS else ("pairs", text)
         if not where:

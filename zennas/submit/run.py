@@ -1,6 +1,11 @@
-"""submit(...): every rule of a track judged for what the user gave, and the submission written where none is broken."""
+"""The work of `zennas submit`: every rule of a track judged for what the user gave, and the submission written where
+none is broken.
+"""
 
+import dataclasses
+import json
 import pathlib
+from typing import Any, NamedTuple
 
 from zennas.checker import (
     BROKEN,
@@ -15,14 +20,17 @@ from zennas.checker import (
 )
 from zennas.latency.backends import device_of, takes_network
 from zennas.latency.budget import choose_protocol, local_budget, reference_here
+from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
 from zennas.records import Record, UserError, suggestion
 from zennas.run_folder import lock_folder
+from zennas.space.space import Space
 from zennas.submit.given import find_images, read_detector, read_model
-from zennas.submit.package import check_name, earlier_files, write_submission
+from zennas.submit.options import Options
+from zennas.submit.package import RECORD, check_name, earlier_files, write_submission
 from zennas.submit.runtime import CHECKED_BATCH, run_rules, time_rule, unopened_rule, untimed_rule
 from zennas.submit.system import FACE_PX, OURS, build_system, read_system, run_system, system_rules
-from zennas.track import load_experiment
+from zennas.track import Protocol, Track, load_experiment
 
 UNTIMED_IF_BROKEN = ("input", "input size", "one file", "loads")
 # What no program can see in a file, as the challenges' own pages have it.
@@ -56,57 +64,74 @@ class Submission(Record):
     made_by: Provenance
 
 
-def submit(
-    track,
-    *,
-    model=None,
-    detector=None,
-    images=(),
-    system=None,
-    name=None,
-    out=None,
-    budget_ms=None,
-    backend=None,
-    normalise=None,
-    anyway=False,
-    progress,
-):
-    """(Submission, path of the zip or None, folder). Everything that the user gave wrongly is said before anything is
-    measured.
+@dataclasses.dataclass(frozen=True)
+class Submitted:
+    """What `submit` returns: the judgement, and where it and the zip lie."""
 
-    A refused submission is written only with `anyway`; submission.json always.
+    submission: Submission
+    zip: pathlib.Path | None  # None where none was written
+    folder: pathlib.Path
+
+    def plain(self) -> dict[str, Any]:
+        """What submission.json holds."""
+        return json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+
+
+class Opened(NamedTuple):
+    """What the options name, loaded."""
+
+    name: str  # of the experiment
+    track: Track
+    space: Space
+    whole: bool  # whether the clock stands for a system, and the zip holds one
+    protocol: Protocol
+    stand_in: str | None
+
+
+def check(options: Options) -> Opened:
+    """What the options name; UserError for what cannot be used."""
+    experiment, track, space = load_experiment(options.track)
+    whole = track.budget.detection_ms + track.budget.alignment_ms > 0
+    _check_options(options, experiment.name, whole)
+    protocol, stand_in = _protocol(track, options.backend, whole)
+    check_name(_name_of(options, experiment.name))
+    return Opened(experiment.name, track, space, whole, protocol, stand_in)
+
+
+def run(options: Options, *, progress: Progress | None = None) -> Submitted:
+    """Judge what is given by every rule of the track, and write the submission.
+
+    What cannot be used is refused before anything is measured. A refused submission is written only with `anyway`;
+    submission.json always.
     """
-    experiment, the_track, space = load_experiment(track)
-    budget = the_track.budget
-    whole = budget.detection_ms + budget.alignment_ms > 0  # the clock stands for a system, and the zip holds one
-    _check_options(experiment.name, whole, model, detector, images, system, normalise, budget_ms)
-    protocol, stand_in = _protocol(the_track, backend, whole)
-    name = experiment.name if name is None else name.removesuffix(".zip")
-    out = pathlib.Path(out or f"runs/{experiment.name}-submission")
-    check_name(name)
+    progress = progress or silent()
+    opened = check(options)
+    the_track, whole, protocol, stand_in = opened.track, opened.whole, opened.protocol, opened.stand_in
+    name, budget_ms, system = _name_of(options, opened.name), options.budget_ms, options.system
+    out = options.out or pathlib.Path(f"runs/{opened.name}-submission")
     lock = lock_folder(out)
     try:
         earlier_files(out)
         made_by = provenance()
-        found = find_images(images) if images else []
+        found = find_images(options.images) if options.images else []
         made_system = read_system(system) if system else None
-        given = made_system.recognizer if made_system else read_model(model)
+        given = made_system.recognizer if made_system else read_model(options.model)
         try:
             network = parse(given.onnx_bytes)
         except UserError as error:
             raise UserError(f"{given.where}: {error}") from None
         checker = "webface" if whole else "insightface"
         metadata = {entry.key: entry.value for entry in network.metadata_props}
-        used = normalise or needed_normalisation(network)
+        used = options.normalise or needed_normalisation(network)
         fed = used if used and whole else detected_normalisation(network.graph, checker)
         del network
         if whole and not made_system:
-            content, file = read_detector(detector), pathlib.Path(detector).name
+            content, file = read_detector(options.detector), options.detector.name
             made_system = build_system(given, content, file, normalise=fed)
 
         progress.begin(f"checking {given.where}")
         progress.update({})
-        limits, image_px = the_track.limits.of_a_file, FACE_PX if whole else space.image_px
+        limits, image_px = the_track.limits.of_a_file, FACE_PX if whole else opened.space.image_px
         rules = file_rules(given.onnx_bytes, **limits, image_px=image_px, checker=checker, normalise=used)
         if system:
             rules = [_fed_by_itself() if rule.name == "normalisation" else rule for rule in rules]
@@ -139,28 +164,32 @@ def submit(
             made_by=made_by,
         )
         files = {}
-        if accepted or anyway:
+        if accepted or options.anyway:
             files = made_system.files if made_system else {"model.onnx": given.onnx_bytes}
         path = write_submission(
             out, submission.model_dump(mode="json"), name=name, files=files, as_folder=made_system is not None
         )
-        return submission, path, out
+        return Submitted(submission, path, out)
     finally:
         progress.end()
         lock.release()
 
 
-def _check_options(name, whole, model, detector, images, system, normalise, budget_ms):
+def _name_of(options: Options, experiment: str) -> str:
+    """Of the zip, without .zip."""
+    return experiment if options.name is None else options.name.removesuffix(".zip")
+
+
+def _check_options(options: Options, name: str, whole: bool) -> None:
+    model, detector, system, normalise = options.model, options.detector, options.system, options.normalise
     if normalise is not None and normalise not in NORMALISATIONS:
         raise UserError(
             f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}; the checkers "
             f"feed nothing "
             "else: a network that needs another one must have it inside its graph"
         )
-    if budget_ms is not None and not budget_ms > 0:
-        raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
     if not whole:
-        for option, value in (("--detector", detector), ("--images", images), ("--system", system)):
+        for option, value in (("--detector", detector), ("--images", options.images), ("--system", system)):
             if value:
                 raise UserError(f"{option}: track {name} takes one ONNX file and no system; leave it out")
         if model is None:

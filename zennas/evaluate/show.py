@@ -1,29 +1,24 @@
-"""An evaluation as a command runs it: told on the terminal, its exit code."""
+"""What `zennas evaluate` prints."""
 
+from typing import Any
+
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from zennas.evaluate.comparison import FEW_PAIRS, by_chance
 from zennas.evaluate.judgement import Metric
-from zennas.evaluate.run import REPORT, TABLE, evaluate
-from zennas.progress import Progress
+from zennas.evaluate.options import Options
+from zennas.evaluate.run import REPORT, TABLE, Evaluation
 
 FAILED = 1  # exit code: a network could not be evaluated on a set; the others were
 
 
-def evaluate_and_tell(options, console):
-    """(results, exit code) of an evaluation."""
-    progress = Progress(console)
-    try:
-        results = evaluate(options, progress)
-    except KeyboardInterrupt:
-        progress.end()
-        progress.say("stopped; embeddings are kept: give the same command again to go on")
-        raise
-    finally:
-        progress.close()
-    for one in results["sets"]:
-        console.print(_table(one, results))
+def show(evaluation: Evaluation, options: Options, console: Console) -> int:
+    """Print a table for each set; 1 where a network could not be evaluated on one."""
+    results: dict[str, Any] = evaluation.model_dump(mode="json")
+    for entry in results["sets"]:
+        console.print(_table(entry, results))
     if budget := results["budget"]:
         console.print(Text(f"latency, by the rule of {results['track']}"))
         console.print(Text(f"budget {budget['budget_ms']:.2f} ms: {budget['origin']}"), soft_wrap=True)
@@ -33,7 +28,7 @@ def evaluate_and_tell(options, console):
         markup=False,
         soft_wrap=True,
     )
-    return results, FAILED if results["failures"] else 0
+    return FAILED if results["failures"] else 0
 
 
 def _table(one, results):

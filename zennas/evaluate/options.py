@@ -1,0 +1,50 @@
+"""What a user asks of `zennas evaluate`."""
+
+import pathlib
+from typing import Annotated
+
+from zennas.flags import Backend, BudgetMs, CommandOptions, Device, flag
+
+
+class Options(CommandOptions):
+    """How good a network is, by the protocol that each set is known for; several networks side by side.
+
+    A model is a zennas checkpoint (network.pt or its folder), an ONNX file, a torch.export program or TorchScript:
+    FILE[,name=NAME][,normalise=insightface|imagenet|unit|none|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH][,trusted=yes]
+    The last two kinds can run code of their authors: say trusted=yes for your own.
+
+    A set is [PROTOCOL:]WHERE:
+
+    \b
+      SET.bin                         InsightFace's pairs (lfw.bin): ten folds, the flipped image added
+      PAIRS.txt@IMAGES                the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec
+      ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1
+      mfr:LIST.csv@IMAGES             the InsightFace tracks' MFR: masks, children, races, all; their ranking
+      webface:LIST.csv@IMAGES         the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard
+      reid:LIST.csv@IMAGES            re-identification: mAP, CMC, re-ranked too
+      identification:LIST.csv@IMAGES  1:N: rank-k, TPIR at FPIR
+      all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
+
+    A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept
+    in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an
+    interrupted evaluation goes on where it was.
+
+    Under --out: report.html, results.csv, results.json.
+
+    Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used;
+    130 stopped by Ctrl-C (the same command goes on).
+    """
+
+    model: Annotated[tuple[str, ...], flag("A network; may be repeated. See above.")]
+    set: Annotated[tuple[str, ...], flag("A set; may be repeated. See above.")]
+    out: Annotated[pathlib.Path, flag("Folder for the results; an earlier evaluation there is written over.")] = (
+        pathlib.Path("runs/evaluation")
+    )
+    track: Annotated[
+        str | None,
+        flag("Measure each model's latency too, by this track's rule, against its budget.", values="experiments"),
+    ] = None
+    budget_ms: BudgetMs = None
+    backend: Backend = None
+    flip: Annotated[bool | None, flag("Add the flipped image's embedding.", unset="as the protocol has it")] = None
+    device: Device = None

@@ -1,0 +1,56 @@
+"""What a user asks of `zennas submit`."""
+
+import pathlib
+from typing import Annotated
+
+from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
+
+
+class Options(CommandOptions):
+    """Would the challenge accept it? Judge a network, or for the webface tracks a whole system, by every rule that
+    a program can check: measured value, limit, verdict. Then write the zip that the challenge asks for.
+
+    The insightface tracks take one ONNX file in a zip. The webface tracks take a folder of code with a detector and a
+    recognition network: it is built from --model and --detector, or checked as it is with --system, and timed as a
+    whole over --images. What is measured is the time of this machine, beside a budget that the track's reference
+    network carried here. Where another kind of device stands in for the track's, the time is shown beside its budget
+    and not judged.
+
+    Exit codes: 0 no rule that could be judged is broken; 1 the challenge would refuse it (no zip is written without
+    --anyway); 2 something given cannot be used; 130 stopped by Ctrl-C.
+    """
+
+    track: Experiment = "insightface-ms1m"
+    model: Annotated[
+        pathlib.Path | None,
+        flag(
+            "ONNX file, a folder or zip with one at its top (of several the last by name), or a folder that zennas "
+            "train wrote."
+        ),
+    ] = None
+    detector: Annotated[pathlib.Path | None, flag("YuNet ONNX file; the webface tracks need a detector.")] = None
+    images: Annotated[
+        tuple[pathlib.Path, ...],
+        flag("Photographs to time a whole system on: a folder, a .tar, a file; may be repeated."),
+    ] = ()
+    system: Annotated[
+        pathlib.Path | None,
+        flag(
+            "A folder of your own with pywebface260mmfr_implement.py, face_detection.py, assets/det/*.onnx and "
+            "assets/face_reg/*.onnx, in place of --model and --detector."
+        ),
+    ] = None
+    normalise: Annotated[
+        str | None,
+        flag(
+            "What the model needs: insightface (mean 127.5, std 127.5) or none (pixels of 0 to 255).",
+            unset="insightface if zennas exported it, else as the checker sees it",
+        ),
+    ] = None
+    name: Annotated[str | None, flag("Name of the zip.", unset="the track's")] = None
+    out: Annotated[pathlib.Path | None, flag("Folder to write to.", unset="runs/TRACK-submission")] = None
+    budget_ms: Annotated[
+        BudgetMs, flag("Budget in milliseconds of this machine, unscaled; of the whole system on a webface track.")
+    ] = None
+    backend: Backend = None
+    anyway: Annotated[bool, flag("Write the zip although it would be refused.")] = False
