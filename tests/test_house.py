@@ -24,7 +24,7 @@ ROOMS = [
     {"progress", "commands", "ray_address", "run_folder", "train_plan", "tune_plan", "page"},
     {"tasks.table"},
     {"ray_connection", "compiled"},
-    {"ranks"},
+    {"ranks", "pool"},
     {"space"},
     {"track"},
     {"score"},
@@ -54,7 +54,6 @@ FENCES = {
     "ray": {
         "zennas/ray_connection.py",
         "zennas/search/workers.py",
-        "zennas/clean/work.py",
         "zennas/train/launch.py",
         "zennas/tune/trials.py",
     },

@@ -1,14 +1,17 @@
-"""A connection to Ray, made alike by search, training and tuning: to a private Ray of this process, or to a cluster."""
+"""A connection to Ray, made alike by all rooms: to a private Ray of this process, or to a cluster and its workers."""
 
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import ray
 
 from zennas.ray_address import check_address
 from zennas.records import UserError, first_line
 
+AHEAD = 3  # parts that wait for each worker, so that none waits for its next one
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy
 
 
@@ -41,3 +44,50 @@ def connect(address, *, say, log_to_driver=False, **private):
             say(f"{where} did not come up ({first_line(error)}): started again")
     for number, handler in handlers.items():
         signal.signal(number, handler)  # Ray puts its own in place, which dumps a stack and exits
+
+
+class RayPool:
+    """The workers of a Ray cluster, for pool.py."""
+
+    def __init__(self, address: str, *, shared: tuple = (), say: Callable = print):
+        """shared: values that every function is given first. say(text): told how the connection goes."""
+        connect(address, say=say)
+        self.num_workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._shared = [ray.put(value) for value in shared]
+
+    def results(self, function: Callable, first: tuple, parts: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
+        """(number of the part, function(*first, *shared, *part)), as they are done. Ray gives the part of a worker that
+        died to another one, three times."""
+        remote, under_way, todo = ray.remote(num_cpus=1, max_retries=3)(function), {}, list(range(len(parts)))[::-1]
+        try:
+            while todo or under_way:
+                while todo and len(under_way) < AHEAD * self.num_workers:
+                    number = todo.pop()
+                    under_way[remote.remote(*first, *self._shared, *parts[number])] = number
+                (task,), _ = ray.wait(list(under_way), num_returns=1)
+                number = under_way.pop(task)
+                yield number, _result(task, number)
+        finally:
+            for task in under_way:
+                ray.cancel(task, force=True)
+
+    def close(self):
+        """End the connection."""
+        ray.shutdown()
+
+
+def _result(task, number):
+    """What a task gave; UserError where it cannot be done."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | OSError):
+            raise UserError(
+                f"a worker: {first_line(error.cause)}; with --address every node must see the data, --out and "
+                "ZENNAS_CACHE under the same paths"
+            ) from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"a worker died four times at part {number}: {first_line(error)}; the same command goes on from there"
+        ) from None

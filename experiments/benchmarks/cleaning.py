@@ -11,6 +11,7 @@ all centres (FAISS's flat index), in the same process, on the same queries.
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -28,8 +29,8 @@ from zennas.clean.decisions import decision_N
 from zennas.clean.index import PROBES, CentreIndex, use_threads
 from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, State
-from zennas.clean.steps import Bench, cleaned
-from zennas.clean.work import Work
+from zennas.clean.steps import Bench, centres_of, clean_round
+from zennas.pool import Pool
 from zennas.provenance import num_cores, provenance
 
 SIZE, IMAGES_EACH, NOISE = 512, 20, 0.035
@@ -72,7 +73,7 @@ def main():
 
 
 class Stages:
-    """What Work shows its progress to: how long each stage took."""
+    """What a Pool shows its progress to: how long each stage took."""
 
     def __init__(self):
         self.seconds, self._name, self._start = {}, "", 0.0
@@ -98,13 +99,12 @@ def measured(num, num_workers, folder):
         inside = pathlib.Path(inside)
         label_N, truth = planted(inside / "rows.npy", num)
         stages = Stages()
-        work = Work(inside / "parts", num_workers=num_workers, progress=stages)
-        with most_anonymous() as most:
+        with most_anonymous() as most, Pool(num_workers, num_threads=1, progress=stages) as pool:
             start = time.perf_counter()
-            bench = Bench(inside / "rows.npy", CleanPlan(), work)
-            state = cleaned(State.of(label_N), bench)
+            bench = Bench(inside / "rows.npy", CleanPlan(), pool, inside / "parts")
+            state = clean_round(State.of(label_N), bench)
             seconds = time.perf_counter() - start
-        work.close()
+        centres = centres_of(state.label_N, None, dataclasses.replace(bench, pool=Pool(), folder=inside / "ended"))
         dropped_N, wrong_N = state.label_N < 0, truth["wrong_N"]
         return {
             "images": num,
@@ -123,7 +123,7 @@ def measured(num, num_workers, folder):
                 for name, reason in (("merged", MERGED), ("nearer", NEARER), ("duplicate", DUPLICATE), ("far", FAR))
             },
             "decided": np.bincount(decision_N(state)).tolist(),
-            "cells": against_all(bench.centres(state.label_N), inside / "rows.npy", label_N),
+            "cells": against_all(centres, inside / "rows.npy", label_N),
         }
 
 

@@ -30,13 +30,13 @@ from zennas import page
 from zennas.clean.centres import mean_centres, unit_rows
 from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, NEARER, State
-from zennas.clean.steps import Bench, cleaned
-from zennas.clean.work import Work
+from zennas.clean.steps import Bench, clean_round
 from zennas.data.images import decode
 from zennas.data.sources import open_source
 from zennas.embed.embeddings import of_source
 from zennas.embed.named import open_named
 from zennas.page import Look, definitions, document, drawn, legend, origin
+from zennas.pool import Pool
 from zennas.provenance import Provenance, provenance
 from zennas.run_folder import write_atomically
 
@@ -195,7 +195,8 @@ def judged(made, rate, seed):
 
         def run(**plan):
             with tempfile.TemporaryDirectory(dir=folder) as parts:
-                return cleaned(State.of(made.label_N), Bench(path, CleanPlan(**plan), Work(parts)))
+                bench = Bench(path, CleanPlan(**plan), Pool(), pathlib.Path(parts))
+                return clean_round(State.of(made.label_N), bench)
 
         for order in ("inter-intra", "intra-inter"):
             for name, values in SWEEPS.items():

@@ -9,8 +9,8 @@ from tests.train.conftest import drawn_faces, material, ran, starting, write_fol
 from zennas.clean.centres import unit_rows
 from zennas.clean.plan import CleanPlan
 from zennas.clean.state import State
-from zennas.clean.steps import Bench, cleaned
-from zennas.clean.work import Work
+from zennas.clean.steps import Bench, clean_round
+from zennas.pool import Pool
 
 SIZE = 64
 
@@ -68,8 +68,8 @@ def clean(tmp_path):
         made.append(folder)
         folder.mkdir()
         np.save(folder / "rows.npy", unit_ND)
-        bench = Bench(folder / "rows.npy", CleanPlan(**plan), Work(folder / "parts"), device=device, number=number)
-        return cleaned(State.of(np.asarray(label_N)) if state is None else state, bench)
+        bench = Bench(folder / "rows.npy", CleanPlan(**plan), Pool(), folder / "parts", device=device, number=number)
+        return clean_round(State.of(np.asarray(label_N)) if state is None else state, bench)
 
     return run
 

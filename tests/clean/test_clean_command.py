@@ -15,9 +15,11 @@ from tests.pages import figure, numbers
 from tests.train.conftest import ran, untrained
 from zennas.clean import steps
 from zennas.clean.__main__ import main
+from zennas.clean.run import WORTH_WORKERS, wanted_workers
 from zennas.clean.state import REASONS
 from zennas.data.labels import DROPPED
 from zennas.data.sources import open_source
+from zennas.provenance import num_cores
 from zennas.run_folder import lock_folder
 
 
@@ -218,6 +220,7 @@ def slowly(*given):
 parts.centres = slowly
 from zennas.clean import steps
 from zennas.clean.__main__ import main
+from zennas.clean.run import WORTH_WORKERS, wanted_workers
 main()
 """
 
@@ -253,6 +256,11 @@ def test_a_stop_costs_no_more_than_the_parts_under_way(asked, faces, tmp_path, m
     assert len(done) - num_whole == num_whole - len(kept)
     tables = [pd.read_parquet(folder / "decisions.parquet") for folder in (out, tmp_path / "whole")]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_workers_are_for_what_takes_long():
+    assert wanted_workers(3, 10) == 3 and wanted_workers(None, WORTH_WORKERS - 1) == 1
+    assert wanted_workers(None, WORTH_WORKERS) == num_cores()
 
 
 def test_a_stop_before_all_is_written_is_no_end(asked, tmp_path, monkeypatch):

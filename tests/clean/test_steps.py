@@ -6,7 +6,9 @@ import pytest
 from tests.clean.conftest import SIZE, planted
 from zennas.clean import steps
 from zennas.clean.centres import unit_rows
+from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, NONE, SMALL, UNUSABLE, State
+from zennas.pool import Pool
 from zennas.records import UserError
 
 
@@ -272,3 +274,18 @@ def test_what_was_given_is_not_changed(clean):
     clean(made.unit_ND, made.label_N, state=state)
     for old, new in zip(before, state[:-1], strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.slow
+def test_workers_find_what_this_process_finds(tmp_path, monkeypatch):
+    made = planted(0)
+    np.save(tmp_path / "rows.npy", made.unit_ND.astype(np.float16))
+    monkeypatch.setattr(steps, "PART", 40)
+    states = []
+    for num_workers in (1, 2):
+        with Pool(num_workers, num_threads=1) as pool:
+            bench = steps.Bench(tmp_path / "rows.npy", CleanPlan(), pool, tmp_path / f"parts-{num_workers}")
+            states.append(steps.clean_round(State.of(made.label_N), bench))
+    for name in ("label_N", "reason_N", "nearest_N", "twin_N"):
+        assert (getattr(states[0], name) == getattr(states[1], name)).all(), name
+    assert (states[0].label_N < 0).any() and len(list((tmp_path / "parts-2").glob("*.npz"))) > 20

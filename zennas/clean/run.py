@@ -10,22 +10,24 @@ import numpy as np
 
 from zennas.clean import decisions
 from zennas.clean.colour import colour_notice
+from zennas.clean.index import use_threads
 from zennas.clean.outcome import LABELS, summary_of, write_outcome
 from zennas.clean.report import look_page
 from zennas.clean.state import State
-from zennas.clean.steps import Bench, cleaned
-from zennas.clean.work import Work, wanted_workers
+from zennas.clean.steps import Bench, clean_round
 from zennas.data.labels import write_labels
 from zennas.data.sources import open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
+from zennas.pool import Pool
 from zennas.progress import Progress
-from zennas.provenance import provenance
+from zennas.provenance import num_cores, provenance
 from zennas.records import UserError, some, suggestion
 from zennas.run_folder import kept_run, lock_folder, open_run, save_run, write_atomically
 
 LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
+WORTH_WORKERS = 200_000  # images from which on workers pay for the seconds in which they start
 
 
 def go(options, console, *, train_next=None, taken_back=()):
@@ -160,16 +162,10 @@ def _round(options, source, asked, number, taken, progress):
     goes_on = options.start == "previous" and number > 1
     state = _state_after(options, source, taken, number - 1) if goes_on else State.of(label_N)
     device = "cuda" if usable_device(options.device) == "cuda" else None
-    work = Work(
-        folder / PARTS,
-        num_workers=wanted_workers(options.workers, source.num_images),
-        address=options.address,
-        progress=progress,
-    )
-    try:
-        state = cleaned(state, Bench(path, options.plan, work, number=number, device=device))
-    finally:
-        work.close()
+    use_threads(num_cores())  # of this process; a worker has one
+    num_workers = wanted_workers(options.workers, source.num_images)
+    with Pool(num_workers, address=options.address, num_threads=1, progress=progress) as pool:
+        state = clean_round(state, Bench(path, options.plan, pool, folder / PARTS, number=number, device=device))
     if not (state.label_N >= 0).any():
         raise UserError(
             f"{options.data}: nothing is left of {source.num_images} images; the thresholds "
@@ -192,6 +188,13 @@ def _round(options, source, asked, number, taken, progress):
         "notices": notices,
         "counts": {name: int((state.reason_N == place).sum()) for place, name in enumerate(decisions.REASONS) if place},
     }
+
+
+def wanted_workers(num: int | None, num_images: int) -> int:
+    """How many processes are worth their start: all cores where nobody says, and one for what takes seconds."""
+    if num is not None:
+        return num
+    return num_cores() if num_images >= WORTH_WORKERS else 1
 
 
 def _announce(options, source, progress, *, there):

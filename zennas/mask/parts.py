@@ -8,6 +8,7 @@ that a part that has one is whole.
 import os
 import pathlib
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -16,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
+from zennas.data.sources import Source
 from zennas.mask.masker import Masker
 from zennas.records import UserError
 from zennas.run_folder import explaining
 
 PART_IMAGES = 256
-MASKING = 3  # what the random stream is for; a training's are faces.stream's
+STREAM = 3  # what the random numbers are for; those of a training are in data/stream.py
 JPEG_QUALITY = 95
 PNG_START = b"\x89PNG"
 LENGTH = struct.Struct("<q")  # before every image; -1: left out
@@ -54,71 +56,72 @@ COLUMNS = pa.schema(
 )
 
 
-class Part(NamedTuple):
-    """What a process needs for its share: images first to last - 1 of the source."""
+class Span(NamedTuple):
+    """The images of a part: first to last - 1 of the source."""
 
     number: int
     first: int
     last: int
 
 
-class Work(NamedTuple):
+class Masking(NamedTuple):
     """What is the same for all parts."""
 
-    source: object  # faces.sources.Source
+    source: Source
     masker: Masker
     seed: int
     only_masked: bool
     folder: pathlib.Path
 
-    def images(self, part):
-        """The path of a part's images."""
-        return self.folder / f"part-{part.number:06d}.images"
+    def images(self, span: Span) -> pathlib.Path:
+        """The file of a part's images."""
+        return self.folder / f"part-{span.number:06d}.images"
 
-    def table(self, part):
-        """The path of a part's table."""
-        return self.folder / f"part-{part.number:06d}.parquet"
+    def table(self, span: Span) -> pathlib.Path:
+        """The file of a part's table."""
+        return self.folder / f"part-{span.number:06d}.parquet"
 
 
-def parts_of(num_images):
-    """The Parts of so many images.
+def spans_of(num_images: int) -> list[Span]:
+    """The Spans of so many images.
 
-    >>> [part.last - part.first for part in parts_of(600)]
+    >>> [span.last - span.first for span in spans_of(600)]
     [256, 256, 88]
     """
     starts = range(0, num_images, PART_IMAGES)
-    return [Part(number, first, min(first + PART_IMAGES, num_images)) for number, first in enumerate(starts)]
+    return [Span(number, first, min(first + PART_IMAGES, num_images)) for number, first in enumerate(starts)]
 
 
-def do_part(work, part):
+def do_part(masking: Masking, span: Span) -> int:
     """Does one part; the number of its images. UserError where an image cannot be had now, or the disk is full."""
     cv2.setNumThreads(0)  # processes share the cores out already
-    rows, temporary = [], work.images(part).with_suffix(".tmp")
-    with explaining(work.folder):
+    rows, temporary = [], masking.images(span).with_suffix(".tmp")
+    with explaining(masking.folder):
         with open(temporary, "wb") as file:
-            for image in range(part.first, part.last):
-                encoded, row = _done(work, image)
+            for image in range(span.first, span.last):
+                encoded, row = _masked(masking, image)
                 rows.append(row)
                 row["written"] = encoded is not None
                 file.write(LENGTH.pack(-1 if encoded is None else len(encoded)) + (encoded or b""))
-        os.replace(temporary, work.images(part))
-        table = work.table(part)
+        os.replace(temporary, masking.images(span))
+        # Last, for it says that the part is done.
+        table = masking.table(span)
         pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), table.with_suffix(".tmp.parquet"))
         os.replace(table.with_suffix(".tmp.parquet"), table)
-    return part.last - part.first
+    return span.last - span.first
 
 
-def images_of(work, part):
+def images_of(masking: Masking, span: Span) -> Iterator[bytes | None]:
     """The encoded images of a finished part, None for those that were left out."""
-    with open(work.images(part), "rb") as file:
-        for _ in range(part.first, part.last):
+    with open(masking.images(span), "rb") as file:
+        for _ in range(span.first, span.last):
             (length,) = LENGTH.unpack(file.read(LENGTH.size))
             yield file.read(length) if length >= 0 else None
 
 
-def _done(work, image):
+def _masked(masking, image):
     """(its bytes as they are written, or None; its row) of one image."""
-    source = work.source
+    source = masking.source
     row = {
         "image": image,
         "where": source.where(image),
@@ -128,8 +131,8 @@ def _done(work, image):
         "damaged": False,
         "bluish": False,
     }
-    rng = np.random.default_rng([work.seed, MASKING, image])
-    row["chosen"] = bool(rng.random() < work.masker.ratio)
+    rng = np.random.default_rng([masking.seed, STREAM, image])
+    row["chosen"] = bool(rng.random() < masking.masker.ratio)
     try:
         encoded = source.read(image)
     except UnreadableImageError as error:  # which may pass: the part is not done
@@ -140,22 +143,22 @@ def _done(work, image):
     except CorruptImageError as error:
         return None, row | {"damaged": True, "why": f"damaged: {error}"}
     if not row["chosen"]:
-        return (None if work.only_masked else encoded), row
+        return (None if masking.only_masked else encoded), row
     try:
         image_HW3 = decode(encoded)
     except CorruptImageError as error:
-        return (None if work.only_masked else encoded), row | {"why": f"does not decode: {error}"}
-    worn = work.masker.worn(image_HW3, rng)
+        return (None if masking.only_masked else encoded), row | {"why": f"does not decode: {error}"}
+    worn = masking.masker.worn(image_HW3, rng)
     row |= {"kind": worn.kind, "variant": worn.variant, "score": worn.score}
     if worn.masked is None:
-        return (None if work.only_masked else encoded), row | {"why": worn.why}
+        return (None if masking.only_masked else encoded), row | {"why": worn.why}
     done = worn.masked
     row |= {"masked": True, "bluish": done.bluish} | done.variation._asdict()
     row |= {name: getattr(done.pose, name) for name in ("yaw_deg", "pitch_deg", "roll_deg")}
     return encode(done.image_HW3, like=encoded), row
 
 
-def encode(image_HW3, *, like):
+def encode(image_HW3: np.ndarray, *, like: bytes) -> bytes:
     """The bytes of an RGB image, as PNG where `like` is one, else as a JPEG of full colour."""
     image_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR)
     if like.startswith(PNG_START):

@@ -1,17 +1,12 @@
 """The whole path of `zennas mask`: read `go` first."""
 
-import concurrent.futures
 import contextlib
 import csv
 import dataclasses
 import io
-import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import shutil
-import signal
-import threading
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,10 +16,11 @@ from zennas.data.images import CorruptImageError, check_knobs, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
 from zennas.mask.masker import Masker, check_look, templates_fingerprint
-from zennas.mask.parts import COLUMNS, Work, do_part, images_of, parts_of
+from zennas.mask.parts import COLUMNS, Masking, do_part, images_of, spans_of
 from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import wardrobe
+from zennas.pool import Pool
 from zennas.progress import Progress
 from zennas.provenance import num_cores
 from zennas.records import UserError
@@ -88,7 +84,7 @@ def go(options, console):
         progress.end()
         if options.out.resolve() == pathlib.Path(options.data).resolve():
             raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
-        state, there = open_run(
+        state, goes_on = open_run(
             options.out,
             options.settings(source),
             start={"summary": None},
@@ -101,8 +97,8 @@ def go(options, console):
             progress.say(f"{options.out}: this masking is done; --fresh does it again")
             return state["summary"]
         masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knobs)
-        work = Work(source, masker, options.seed, options.only_masked, options.out / PARTS)
-        return _mask(work, options, state, there, progress)
+        masking = Masking(source, masker, options.seed, options.only_masked, options.out / PARTS)
+        return _mask(masking, options, state, goes_on, progress)
     finally:
         progress.close()
         lock.release()
@@ -122,97 +118,53 @@ def check(options):
     check_knobs(vary, options.knobs, "--knob")
 
 
-def _mask(work, options, state, there, progress):
-    parts = parts_of(work.source.num_images)
+def _mask(masking, options, state, goes_on, progress):
+    """Mask what is not masked yet, then write all of it; the summary."""
+    source, spans = masking.source, spans_of(masking.source.num_images)
     with explaining(options.out):
-        work.folder.mkdir(exist_ok=True)
-        for left_over in work.folder.glob("*.tmp*"):
+        masking.folder.mkdir(exist_ok=True)
+        for left_over in masking.folder.glob("*.tmp*"):
             left_over.unlink()
-    todo = [part for part in parts if not work.table(part).is_file()]
-    if there and len(todo) < len(parts):
-        progress.say(f"going on: {len(parts) - len(todo)} of {len(parts)} parts are done")
-    workers = max(1, min(options.workers or num_cores(), len(todo)))
+    todo = [span for span in spans if not masking.table(span).is_file()]
+    if goes_on and len(todo) < len(spans):
+        progress.say(f"going on: {len(spans) - len(todo)} of {len(spans)} parts are done")
+    num_workers = max(1, min(options.workers or num_cores(), len(todo)))
     progress.say(
-        f"masking {options.ratio:.0%} of {work.source.num_images:,} images of {work.source.num_identities:,} "
-        f"identities with "
-        f"{', '.join(work.masker.dressing.names)}; {workers} process(es), seed {options.seed}"
+        f"masking {options.ratio:.0%} of {source.num_images:,} images of {source.num_identities:,} identities with "
+        f"{', '.join(masking.masker.dressing.names)}; {num_workers} process(es), seed {options.seed}"
     )
     progress.begin("masking")
-    total = work.source.num_images
-    done = total - sum(part.last - part.first for part in todo)
+    num_done = source.num_images - sum(span.last - span.first for span in todo)
     count = progress.counting("images")
-    for num in _all_done(work, todo, workers):
-        done += num
-        count(done, total)
+    with Pool(num_workers, shared=(masking,), progress=progress) as pool:
+        for _, num in pool.results(do_part, [(span,) for span in todo]):
+            num_done += num
+            count(num_done, source.num_images)
     progress.begin("writing the records")
-    num_written = _write_records(work, parts, options.out, progress.counting("parts"))
+    num_written = _write_records(masking, spans, options.out, progress.counting("parts"))
     progress.end()
-    table = _write_table(work, parts, options.out)
+    table = _write_table(masking, spans, options.out)
     summary = _summary(table, num_written)
     warnings = warnings_of(summary)
-    _write_names(work.source, options.out)
-    write_report(options.out / REPORT, summary, table, work.source, options, state["made_by"], warnings=warnings)
+    _write_names(source, options.out)
+    write_report(options.out / REPORT, summary, table, source, options, state["made_by"], warnings=warnings)
     for warning in warnings:
         progress.say(f"warning: {warning}", style="yellow")
     save_run(options.out, state | {"summary": summary})
-    shutil.rmtree(work.folder, ignore_errors=True)
+    shutil.rmtree(masking.folder, ignore_errors=True)
     return summary
 
 
-def _all_done(work, todo, workers):
-    """The number of images of every part, as it is done."""
-    if workers == 1:
-        yield from (do_part(work, part) for part in todo)
-        return
-    # Not forked: the parent has threads.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(work,)
-    )
-    try:
-        waiting = [pool.submit(_do_part, part) for part in todo]
-        for future in concurrent.futures.as_completed(waiting):
-            yield future.result()
-    except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(
-            f"{work.folder.parent}: a masking process died, perhaps for want of memory; finished parts are kept: "
-            f"give the same "
-            "command again, with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_work = []  # of a worker process: the Work of all its parts, whose index and networks are opened once
-
-
-def _begin(work):
-    """Begins a worker. Ctrl-C is the parent's to answer; what a worker has begun it ends. Without a parent it ends at
-    once: what it waits for does not come any more, and the next run does its part."""
-    _work[:] = [work]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def end_with_parent():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _do_part(part):
-    return do_part(*_work, part)
-
-
-def _write_records(work, parts, folder, progress):
+def _write_records(masking, spans, folder, progress):
     """train.rec, .idx and property from the parts, in the order of the data; the number of images written."""
-    source, num = work.source, 0
+    source, num = masking.source, 0
     with explaining(folder), RecordWriter(folder, num_classes=source.num_identities, image_px=_side(source)) as writer:
-        for part in parts:
-            for image, encoded in enumerate(images_of(work, part), start=part.first):
+        for span in spans:
+            for image, encoded in enumerate(images_of(masking, span), start=span.first):
                 if encoded is not None:
                     writer.add(encoded, int(source.label_N[image]))
                     num += 1
-            progress(part.number + 1, len(parts))
+            progress(span.number + 1, len(spans))
     return num
 
 
@@ -224,14 +176,14 @@ def _side(source):
     return 112
 
 
-def _write_table(work, parts, folder):
+def _write_table(masking, spans, folder):
     """The path of masks.parquet of all parts; and passed-over.csv of the images that could not be masked."""
     with explaining(folder):
         temporary = folder / f".{TABLE}.tmp"
         with pq.ParquetWriter(temporary, COLUMNS) as writer:
-            step = max(1, GROUP_ROWS // (parts[0].last - parts[0].first))  # parts of a group of rows
-            for first in range(0, len(parts), step):
-                tables = [pq.read_table(work.table(part), schema=COLUMNS) for part in parts[first : first + step]]
+            step = max(1, GROUP_ROWS // (spans[0].last - spans[0].first))  # parts of a group of rows
+            for first in range(0, len(spans), step):
+                tables = [pq.read_table(masking.table(span), schema=COLUMNS) for span in spans[first : first + step]]
                 writer.write_table(pa.concat_tables(tables), row_group_size=GROUP_ROWS)
         os.replace(temporary, folder / TABLE)
     text = io.StringIO()

@@ -1,0 +1,192 @@
+"""The pool: parts are kept and not done twice, dead workers are replaced, and nobody outlives the run."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from zennas.pool import MAX_DEATHS, Pool
+from zennas.records import UserError
+
+SHORT_S = 0.1
+
+
+def doubled(folder, number):
+    """A part that leaves a trace of having been done."""
+    (folder / f"done-{number}-{len(list(folder.glob(f'done-{number}-*')))}").touch()
+    return {"double": np.array(2 * number), "row": np.arange(number)}
+
+
+def broken(folder, number):
+    if number == 2:
+        raise RuntimeError("the power went")
+    return doubled(folder, number)
+
+
+def deadly_twice(folder, number):
+    """Ends its process, at part 2, the first two times."""
+    if number == 2 and len(list(folder.glob("died-*"))) < 2:
+        (folder / f"died-{os.getpid()}").touch()
+        os._exit(9)
+    time.sleep(SHORT_S)
+    return doubled(folder, number)
+
+
+def deadly(folder, number):
+    if number == 2:
+        os._exit(9)
+    return doubled(folder, number)
+
+
+def unreadable(number):
+    raise OSError(f"part {number} lies on a disk that is gone")
+
+
+def mistaken(number):
+    raise UserError(f"part {number} cannot be used")
+
+
+def nowhere(folder, number):
+    raise UserError(f"no folder {number}")
+
+
+def endless(folder, number):
+    (folder / f"at-{number}").touch()
+    time.sleep(600)
+
+
+def counted(mine, number):
+    mine.append(number)
+    return len(mine)
+
+
+class Said:
+    """A Progress that remembers."""
+
+    def __init__(self):
+        self.lines, self.counts = [], []
+
+    def begin(self, stage):
+        self.lines.append(stage)
+
+    def counting(self, what):
+        return lambda done, total: self.counts.append((done, total))
+
+    def say(self, text, *, style=None):
+        self.lines.append(text)
+
+    def end(self):
+        pass
+
+
+def test_what_was_done_is_kept_and_the_rest_is_done(tmp_path):
+    parts, folder = [(tmp_path, number) for number in range(5)], tmp_path / "parts"
+    with pytest.raises(RuntimeError, match="power"):
+        Pool().kept("doubling", broken, parts, folder=folder)
+    said = Said()
+    results = Pool(progress=said).kept("doubling", doubled, parts, folder=folder)
+    assert [int(part["double"]) for part in results] == [0, 2, 4, 6, 8]
+    assert [part["row"].tolist() for part in results] == [list(range(number)) for number in range(5)]
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == [f"done-{number}-0" for number in range(5)]
+    assert said.lines == ["doubling"] and said.counts == [(3, 5), (4, 5), (5, 5)]
+    assert Pool().kept("other", doubled, parts[:1], folder=folder) and (tmp_path / "done-0-1").exists()
+
+
+def test_a_part_that_was_being_written_is_done_again(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".doubling-000000.npz.tmp").write_bytes(b"half")
+    (result,) = Pool().kept("doubling", doubled, [(tmp_path, 1)], folder=tmp_path / "parts")
+    assert int(result["double"]) == 2
+
+
+def test_a_worker_that_dies_is_replaced_and_its_part_is_done_again(tmp_path):
+    said, parts = Said(), [(tmp_path, number) for number in range(6)]
+    with Pool(2, progress=said) as pool:
+        results = pool.kept("doubling", deadly_twice, parts, folder=tmp_path / "parts")
+        assert [int(part["double"]) for part in results] == [0, 2, 4, 6, 8, 10]
+        assert sum("died" in line for line in said.lines) == 2
+        # The new workers do what comes next.
+        assert dict(pool.results(os.path.basename, [("a/b",)])) == {0: "b"}
+
+
+def test_a_part_that_kills_every_worker_ends_the_run_and_the_others_are_kept(tmp_path):
+    said = Said()
+    message = f"died {MAX_DEATHS} times in a row.* finished parts are kept"
+    with Pool(2, progress=said) as pool, pytest.raises(UserError, match=message):
+        pool.kept("doubling", deadly, [(tmp_path, number) for number in range(4)], folder=tmp_path / "parts")
+    kept = {path.name for path in (tmp_path / "parts").glob("*.npz")}
+    assert kept == {f"doubling-{number:06d}.npz" for number in (0, 1, 3)}
+
+
+def test_what_is_shared_is_sent_to_a_process_once():
+    """And a process keeps it: each counts its own parts in it."""
+    with Pool(2, shared=([],)) as pool:
+        counts = sorted(count for _, count in pool.results(counted, [(number,) for number in range(8)]))
+    assert len(counts) == 8 and counts.count(1) <= 2 and max(counts) >= 4
+
+
+def threads():
+    return {library["num_threads"] for library in threadpool_info()}
+
+
+def test_a_worker_has_as_many_threads_as_it_is_given():
+    with Pool(2, num_threads=1) as pool:
+        assert dict(pool.results(threads, [()])) == {0: {1}}
+
+
+@pytest.mark.parametrize(("function", "message"), [(unreadable, "a worker: part 0 lies"), (mistaken, "part 0 cannot")])
+def test_a_worker_s_mistake_is_one_line_of_the_run(function, message):
+    with Pool(2) as pool, pytest.raises(UserError, match=message):
+        list(pool.results(function, [(0,)]))
+
+
+def test_this_process_can_be_asked_for_though_there_are_others():
+    with Pool(2, shared=([],)) as pool:
+        assert list(pool.results(counted, [(0,), (1,)], here=True)) == [(0, 1), (1, 2)]
+
+
+RUN = """
+import pathlib, signal, sys
+from tests.test_pool import endless
+from zennas.pool import Pool
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = pathlib.Path(sys.argv[1])
+    with Pool(2) as pool:
+        list(pool.results(endless, [(folder, number) for number in range(20)]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_run_that_started_them(tmp_path, number):
+    """At once, whatever they are doing. They hold its output, and `communicate` waits for whoever does."""
+    (tmp_path / "run.py").write_text(RUN)
+    root = str(pathlib.Path(__file__).parent.parent)
+    child = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("at-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(number)
+    child.communicate(timeout=30)
+    assert child.returncode != 0 and len(list(tmp_path.glob("at-*"))) >= 2
+
+
+@pytest.mark.slow  # a Ray has to start
+def test_a_cluster_does_what_processes_do(tmp_path):
+    """A private Ray stands for the cluster: parts are kept, a dead worker is replaced, a mistake is one line."""
+    with Pool(address="local", num_threads=1, shared=(tmp_path,)) as pool:
+        results = pool.kept("doubling", deadly_twice, [(number,) for number in range(4)], folder=tmp_path / "parts")
+        assert [int(part["double"]) for part in results] == [0, 2, 4, 6] and len(list(tmp_path.glob("died-*"))) == 2
+        with pytest.raises(UserError, match="a worker: no folder 0; with --address every node"):
+            list(pool.results(nowhere, [(0,)]))
