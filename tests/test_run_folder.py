@@ -1,0 +1,27 @@
+"""The folder of a run: which runs go on, and which are refused."""
+
+import json
+
+import pytest
+
+from zennas.records import UserError
+from zennas.run_folder import open_run
+
+SETTINGS = {"track": "webface-sfr", "seed": 0}
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """The version that made a run is noted, not compared."""
+    folder = tmp_path / "run"
+    open_run(folder, SETTINGS, start={"counters": {"scored": 3}})
+    state = json.loads((folder / "run.json").read_text())
+    state["made_by"]["zennas"] = "0.1.0"
+    (folder / "run.json").write_text(json.dumps(state))
+    resumed, existed = open_run(folder, SETTINGS, start={"counters": {"scored": 0}})
+    assert existed and resumed["made_by"]["zennas"] == "0.1.0" and resumed["counters"] == {"scored": 3}
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    open_run(tmp_path / "run", SETTINGS, start={})
+    with pytest.raises(UserError, match="seed"):
+        open_run(tmp_path / "run", SETTINGS | {"seed": 1}, start={})
