@@ -380,9 +380,9 @@ MODULES = {
 }
 
 
-def dependency_comments():
-    """(distribution, the comment beside it or above it) of pyproject.toml's run-time dependencies."""
-    block = re.search(r"^dependencies = \[\n(.*?)^\]", read("pyproject.toml"), re.DOTALL | re.MULTILINE)[1]
+def dependency_comments(group="dependencies"):
+    """(distribution, the comment beside it or above it) of a list of dependencies in pyproject.toml."""
+    block = re.search(rf"^{group} = \[\n?(.*?)^\]", read("pyproject.toml"), re.DOTALL | re.MULTILINE)[1]
     above = ""
     for line in block.splitlines():
         name, comment = re.match(r'\s*(?:"([\w-]+)[^"]*",)?\s*(?:#\s*(.*))?$', line).groups()
@@ -394,19 +394,28 @@ def dependency_comments():
             above = ""
 
 
+def places_in(comment):
+    """The paths that a comment names, from zennas/ or from the root; an AssertionError where one does not exist."""
+    for place in re.findall(r"(?<![\w./])((?:[\w-]+/)*(?:[\w-]+\.py|[\w-]+/|Makefile))(?=[\s,:;.)]|$)", comment):
+        path = next((root / place for root in (ROOT / "zennas", ROOT) if (root / place).exists()), None)
+        assert path is not None, place
+        yield path
+
+
 @pytest.mark.parametrize(("name", "comment"), list(dependency_comments()))
 def test_pyproject_says_which_file_needs_a_dependency(name, comment):
     """Each comment names files or folders, they exist, and they import what it stands beside."""
-    places = re.findall(r"(?<![\w.])([\w/]+(?:\.py|/))(?=[\s,:;.)]|$)", comment)
     module = MODULES.get(name, name.replace("-", "_"))
     if comment.startswith("everywhere"):
         return
+    places = list(places_in(comment))
     assert places, comment
-    for place in places:
-        path = next((root / place for root in (ROOT / "zennas", ROOT) if (root / place).exists()), None)
-        assert path is not None, place
+    for path in places:
         files = path.rglob("*.py") if path.is_dir() else [path]
         imports = re.compile(rf"^\s*(?:import|from) {re.escape(module)}\b|{re.escape(module)}\.", re.MULTILINE)
-        assert any(imports.search(file.read_text(errors="replace")) for file in files), (
-            f"{place} does not import {module}"
-        )
+        assert any(imports.search(file.read_text(errors="replace")) for file in files), f"{path}: imports no {module}"
+
+
+@pytest.mark.parametrize(("name", "comment"), list(dependency_comments("dev")))
+def test_pyproject_says_what_a_development_dependency_is_for(name, comment):
+    assert list(places_in(comment)), (name, comment)
