@@ -2,6 +2,7 @@
 measured, and what packaging says of files is true.
 """
 
+import ast
 import importlib
 import itertools
 import json
@@ -136,6 +137,18 @@ def test_commands_in_a_page_exist(page, options):
         for option, known in (("--track", names(EXPERIMENTS)), ("--space", names(SPACES)), ("--score", list(SCORES))):
             for value in re.findall(rf"{option} ([a-z][\w,-]*)(?!\S)", words):
                 assert set(value.split(",")) <= set(known), (room, words)
+
+
+@each_page
+def test_python_in_a_page_calls_what_exists(page):
+    """zennas.ROOM(option=...) in a block of Python: the command and its options exist."""
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+        for call in calls:
+            package, _, room = ast.unparse(call.func).partition(".")
+            if package == "zennas":
+                declared = importlib.import_module(f"zennas.{room}.options").Options.model_fields
+                assert {keyword.arg for keyword in call.keywords} <= {*declared, "progress"}, ast.unparse(call)
 
 
 @pytest.mark.parametrize("room", COMMANDS)
