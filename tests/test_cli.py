@@ -11,7 +11,9 @@ import torch
 
 import zennas
 from zennas.__main__ import COMMANDS
+from zennas.commands import VALUES
 from zennas.latency.__main__ import main as latency
+from zennas.latency.backends import BACKENDS
 from zennas.ray_address import check_address
 from zennas.records import EXPERIMENTS, SPACES, UserError, names
 from zennas.score.__main__ import main as score
@@ -76,6 +78,38 @@ def test_zennas_alone_names_its_commands(shell):
         code, out, _ = shell("-m", "zennas", *words)
         assert code == 0 and all(f"  {name} " in out for name in COMMANDS)
     assert shell("-m", "zennas", "--version") == (0, f"{zennas.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "line, offered",
+    [
+        ("zennas su", {"submit"}),
+        ("zennas score --bu", {"--budget-ms"}),
+        ("zennas score --track web", {"webface-main", "webface-sfr"}),
+        ("zennas evaluate --device ", {"cpu", "cuda"}),
+        ("zennas latency --backend torch", {"torch-cuda"}),
+    ],
+)
+def test_a_shell_is_told_how_a_line_goes_on(line, offered, shell, monkeypatch):
+    for name, value in {
+        "_ZENNAS_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+    }.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = shell("-m", "zennas")
+    assert (code, set(out.split()), err) == (0, offered, "")
+
+
+def test_completion_is_installed_where_the_shell_looks(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "complete -o default -F _zennas_completion zennas" in shell("-m", "zennas", "--show-completion", "bash")[1]
+    assert shell("-m", "zennas", "--install-completion", "bash")[0] == 0
+    assert "_ZENNAS_COMPLETE" in (tmp_path / ".bash_completions" / "zennas.sh").read_text()
+
+
+def test_completion_offers_the_backends_that_there_are():
+    assert set(VALUES["backends"]()) == set(BACKENDS)
 
 
 def test_an_unknown_command_is_refused_with_the_known(shell):

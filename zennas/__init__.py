@@ -8,8 +8,19 @@ import importlib
 from typing import Any
 
 __version__ = "0.2.0"
-# The rooms that have a command, in the order in which a user meets them.
-COMMANDS = ("search", "clean", "mask", "train", "tune", "run", "evaluate", "score", "latency", "submit")
+# The rooms that have a command, in the order in which a user meets them, and what each does.
+COMMANDS = {
+    "search": "find the best backbones within a latency budget, without training any",
+    "clean": "clean identities: merge those that are one person, leave out what is of somebody else",
+    "mask": "render masks onto faces, through a fitted 3-D face; a training set with so many of them masked",
+    "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
+    "tune": "search the recipe: cleaning thresholds, margin loss, depth against width, all together",
+    "run": "search, then train the best winner",
+    "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
+    "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
+    "latency": "measure by a track's rule; fill, show, compare and import latency tables",
+    "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",
+}
 __all__ = ["__version__", *COMMANDS]  # noqa: PLE0604 - names of rooms
 
 

@@ -5,28 +5,21 @@ import os
 import sys
 
 import zennas
+from zennas import COMMANDS
 from zennas.records import suggestion
 
-COMMANDS = {
-    "search": "find the best backbones within a latency budget, without training any",
-    "clean": "clean identities: merge those that are one person, leave out what is of somebody else",
-    "mask": "render masks onto faces, through a fitted 3-D face; a training set with so many of them masked",
-    "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
-    "tune": "search the recipe: cleaning thresholds, margin loss, depth against width, all together",
-    "run": "search, then train the best winner",
-    "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
-    "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
-    "latency": "measure by a track's rule; fill, show, compare and import latency tables",
-    "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",
-}
+NOT_DECLARED = {"search", "clean", "mask", "train", "tune", "run"}  # whose options still stand in __main__.py
+COMPLETION = "zennas --install-completion lets your shell complete commands and options; --show-completion prints how."
 
 
 def main():
     """Dispatch to a room's command; without one, list them."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if "_ZENNAS_COMPLETE" in os.environ or arguments[:1] in (["--install-completion"], ["--show-completion"]):
+        _complete(arguments)
+    elif not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]
-        _say("usage: zennas COMMAND ...   (zennas COMMAND --help says more)\n\n" + "\n".join(lines))
+        _say("\n".join(["usage: zennas COMMAND ...   (zennas COMMAND --help says more)", "", *lines, "", COMPLETION]))
     elif arguments[0] == "--version":
         _say(zennas.__version__)
     elif arguments[0] in COMMANDS:
@@ -37,6 +30,14 @@ def main():
             f"error: command '{arguments[0]}' is not known; {suggestion(arguments[0], list(COMMANDS))}", file=sys.stderr
         )
         sys.exit(2)
+
+
+def _complete(arguments):
+    """Answer a shell that asks how a line goes on, or install what asks so."""
+    from zennas.commands import program, run_program
+
+    rooms = [f"zennas.{name}" for name in COMMANDS if name not in NOT_DECLARED]
+    run_program(program(rooms, help="\n".join(COMMANDS.values())), arguments, "zennas")
 
 
 def _say(text):

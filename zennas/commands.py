@@ -7,16 +7,17 @@ import inspect
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 
+from zennas import COMMANDS
 from zennas.flags import CommandOptions, Option, spelled
 from zennas.records import EXPERIMENTS, SPACES, UserError, names
 
 WRONG_INPUT, INTERRUPTED = 2, 130
-JSON_HELP = "Print the result as JSON on standard output; all else on standard error."
+SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 # What a shell offers for an option that names something.
 VALUES: dict[str, Callable[[], list[str]]] = {
     "experiments": lambda: names(EXPERIMENTS),
@@ -25,30 +26,30 @@ VALUES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def command(room: str, **formats: str) -> Callable[..., None]:
-    """The main(arguments=None) of a room's command, generated from the Options of its file options.py.
-
-    formats: {format: help} of further outputs than --json, each a method of what the room's `run` returns; `json`
-    replaces its help. Where there are further ones, standard output is for results alone.
-    """
+def command(room: str) -> Callable[..., None]:
+    """The main(arguments=None) of a room's command, generated from the Options of its file options.py."""
 
     def main(arguments: list[str] | None = None, prog_name: str | None = None) -> None:
-        run_program(typer_app(room, **formats), arguments, prog_name)
+        app = typer.Typer(**SETTINGS)
+        add_command(app, room)
+        run_program(app, arguments, prog_name)
 
     return main
 
 
-def typer_app(room: str, **formats: str) -> typer.Typer:
-    """A typer program of one command, whose options are those of the room's Options."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    add_command(app, room, **formats)
-    return app
-
-
-def add_command(app: typer.Typer, room: str, **formats: str) -> None:
+def add_command(app: typer.Typer, room: str) -> None:
     """Add a room's command to a typer program."""
     options = importlib.import_module(f"{room}.options").Options
-    app.command(room.rpartition(".")[2], help=inspect.getdoc(options))(_typed(options, formats))
+    name = room.rpartition(".")[2]
+    app.command(name, help=inspect.getdoc(options), short_help=COMMANDS[name])(_typed(options))
+
+
+def program(rooms: Iterable[str], *, help: str) -> typer.Typer:
+    """A typer program of many commands, which can install its completion into a shell."""
+    app = typer.Typer(**(SETTINGS | {"add_completion": True}), help=help)
+    for room in rooms:
+        add_command(app, room)
+    return app
 
 
 def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | None) -> None:
@@ -76,20 +77,19 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
         signal.signal(signal.SIGTERM, before)
 
 
-def _typed(options: type[CommandOptions], formats: dict[str, str]) -> Callable[..., int]:
+def _typed(options: type[CommandOptions]) -> Callable[..., int]:
     """The function from whose signature typer makes the command line."""
-    further = {name: text for name, text in formats.items() if name != "json"}
 
     def body(**given: Any) -> int:
-        chosen = [name for name in (*further, "json") if given.pop(f"as_{name}")]
+        chosen = [name for name in options.OUTPUTS if given.pop(f"as_{name}")]
         if len(chosen) > 1:
             raise UserError(f"{spelled(chosen[0])} and {spelled(chosen[1])} exclude each other")
         asked = options.of(**{name: value for name, value in given.items() if value is not None})
-        return _run(asked, chosen[0] if chosen else None, apart=bool(further))
+        return _run(asked, chosen[0] if chosen else None)
 
     declared = list(options.declared().values())
     parameters = [_parameter(option) for option in declared]
-    for name, text in {"json": JSON_HELP, **formats}.items():
+    for name, text in options.OUTPUTS.items():
         shown = typer.Option(spelled(name), help=text)
         parameters.append(_keyword(f"as_{name}", Annotated[bool, shown], default=False))
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def _typed(options: type[CommandOptions], formats: dict[str, str]) -> Callable[.
     return body
 
 
-def _run(options: CommandOptions, output: str | None, *, apart: bool) -> int:
+def _run(options: CommandOptions, output: str | None) -> int:
     """Do the work of a command and show what came out; its exit code."""
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
@@ -105,6 +105,7 @@ def _run(options: CommandOptions, output: str | None, *, apart: bool) -> int:
     room = options.room()
     run = importlib.import_module(f"{room}.run").run
     show = importlib.import_module(f"{room}.show").show
+    apart = len(options.OUTPUTS) > 1
     console = console_for(json_output=output is not None)
     progress = Progress(console_for(json_output=output is not None or apart))
     try:
@@ -173,7 +174,7 @@ def _default(option: Option) -> str:
 
 def function_command(function: Callable[..., Any], *, help: str) -> Callable[..., None]:
     """A main(arguments=None) that runs a typer function: for rooms that declare no Options yet."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(**SETTINGS)
     app.command(help=help)(function)
 
     def main(arguments: list[str] | None = None, prog_name: str | None = None) -> None:

@@ -98,6 +98,11 @@ class CommandOptions(Record):
     class is the help of its command.
     """
 
+    # Outputs of the command beside what it prints for people: {name of the option: help}. Further ones than json are
+    # methods print_NAME of what its `run` returns; where there are some, standard output is for results alone.
+    OUTPUTS: ClassVar[dict[str, str]] = {
+        "json": "Print the result as JSON on standard output; all else on standard error."
+    }
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = ()  # pairs of options that cannot be given together
 
     @classmethod

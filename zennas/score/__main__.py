@@ -2,11 +2,7 @@
 
 from zennas import commands
 
-main = commands.command(
-    "zennas.score",
-    json="A JSON list on standard output, in the order given.",
-    csv="A CSV table on standard output.",
-)
+main = commands.command("zennas.score")
 
 if __name__ == "__main__":
     main()

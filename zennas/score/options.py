@@ -1,6 +1,6 @@
 """What a user asks of `zennas score`."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
 
@@ -16,6 +16,10 @@ class Options(CommandOptions):
     130 stopped by Ctrl-C.
     """
 
+    OUTPUTS: ClassVar[dict[str, str]] = {
+        "csv": "A CSV table on standard output.",
+        "json": "A JSON list on standard output, in the order given.",
+    }
     files: Annotated[tuple[str, ...], flag("Files of candidates; '-' is standard input.", positional=True)] = ()
     baselines: Annotated[bool, flag("The hand-made networks of the track's space.")] = False
     score: Annotated[tuple[str, ...], flag("Scores, comma-separated.", separator=",")] = ("zen",)

@@ -2,7 +2,7 @@
 
 from zennas import commands
 
-main = commands.command("zennas.submit", json="Print submission.json on standard output; all else on standard error.")
+main = commands.command("zennas.submit")
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """What a user asks of `zennas submit`."""
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
 
@@ -20,6 +20,9 @@ class Options(CommandOptions):
     --anyway); 2 something given cannot be used; 130 stopped by Ctrl-C.
     """
 
+    OUTPUTS: ClassVar[dict[str, str]] = {
+        "json": "Print submission.json on standard output; all else on standard error."
+    }
     track: Experiment = "insightface-ms1m"
     model: Annotated[
         pathlib.Path | None,
