@@ -23,7 +23,7 @@ from PIL import Image
 from zennas.data.images import AUGMENTATIONS, augment, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
-from zennas.data.stream import FaceStream
+from zennas.data.stream import image_stream
 from zennas.provenance import provenance
 
 EPOCHS = 8  # of a stream
@@ -97,7 +97,7 @@ def main():
 def streamed(source, num_workers, arguments):
     """Read EPOCHS epochs, so that the start of the workers, which counts, is as small a part as it is in a run."""
     batch = 128
-    stream = FaceStream(
+    stream = image_stream(
         source,
         batch=batch,
         image_px=112,

@@ -14,7 +14,7 @@ from zennas.data import stream as stream_module
 from zennas.data.images import AUGMENTATIONS, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
-from zennas.data.stream import FaceStream, epoch_order, steps_per_epoch
+from zennas.data.stream import epoch_order, image_stream, steps_per_epoch
 from zennas.records import UserError
 
 COUNTS = [5, 1, 3, 12]  # images per identity
@@ -53,7 +53,7 @@ def damaged(tmp_path_factory, cache):
 
 
 def stream(source, **options):
-    return FaceStream(source, **{"batch": 8, "image_px": 16, "seed": 1, "last_step": 6, **options})
+    return image_stream(source, **{"batch": 8, "image_px": 16, "seed": 1, "last_step": 6, **options})
 
 
 def flat(batches):
@@ -182,7 +182,7 @@ def test_workers_leave_cores_and_interrupts_alone(source, monkeypatch):
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         return np.full((16, 16, 3), 10 * cv2.getNumThreads() + ignored, np.uint8), 0
 
-    monkeypatch.setattr(stream_module._Batches, "_decoded", probe)
+    monkeypatch.setattr(stream_module.ImageReader, "_decoded", probe)
     (batch,) = stream(source, last_step=1, num_workers=1)
     assert batch.image_BHW3.unique().tolist() == [11]  # OpenCV counts the calling thread
 

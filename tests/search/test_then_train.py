@@ -10,7 +10,7 @@ from tests.train.conftest import ran
 from zennas.run.__main__ import main as run_main
 from zennas.search import loop, outcome
 from zennas.search.__main__ import main as search_main
-from zennas.train import outcome as train_outcome
+from zennas.train import terminal as train_terminal
 
 WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
 RESULT = {"experiment": "tiny"}
@@ -44,7 +44,7 @@ def begun(monkeypatch):
 
     monkeypatch.setattr(loop, "Run", Search)
     monkeypatch.setattr(outcome, "print_winners", lambda *_: None)
-    monkeypatch.setattr(train_outcome, "train_and_tell", train)
+    monkeypatch.setattr(train_terminal, "train_and_tell", train)
     return begun
 
 

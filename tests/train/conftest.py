@@ -23,6 +23,7 @@ from zennas.data.recordio import RecordWriter
 from zennas.embed.checkpoint import save_network
 from zennas.ranks import Ranks
 from zennas.space.candidate import read_candidates
+from zennas.tasks.table import task_of
 from zennas.track import load_experiment
 from zennas.train import prepare
 from zennas.train.__main__ import main
@@ -157,9 +158,10 @@ def training(options, *, ranks=None, progress=None):
     """The Training of some Options, ready to run: the loop without the measurements before and behind it."""
     ranks, progress = ranks or Ranks(), progress or silent()
     options.out.mkdir(parents=True, exist_ok=True)
-    source, teacher = prepare.open_data(options, progress), prepare.open_teacher_of(options, ranks)
+    task = task_of(options.task)
+    data, teacher = task.open_data(options, progress), task.open_teacher(options, ranks)
     sets = prepare.open_sets(options, ranks)
-    return Training(prepare.prepare(options, source, teacher, ranks, progress, sets=sets), ranks, progress)
+    return Training(prepare.prepare(options, data, teacher, ranks, progress, sets=sets), ranks, progress)
 
 
 def trained(options, **others):
@@ -172,8 +174,8 @@ def trained(options, **others):
 def tensors(one):
     """Every number that the next step of a Training depends on, by name."""
     found = dict(one.student.state_dict())
-    found |= {f"head.{name}": value for name, value in one.head.state()["per_class"].items()}
-    found |= {f"head.{name}": value for name, value in one.head.buffers.items()}
+    found |= {f"head.{name}": value for name, value in one.head.state().rows.items()}
+    found |= {f"head.{name}": value for name, value in one.head.classifier.buffers.items()}
     for place, state in enumerate(one.optimizer.state_dict()["state"].values()):
         found |= {f"optimizer.{place}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return found
@@ -237,7 +239,7 @@ class Child:
 
     def __init__(self, arguments, log, *, room="train"):
         self.log = log
-        CHILDREN.set_forkserver_preload(["zennas.train.outcome", "tests.train.conftest", "torch.utils.tensorboard"])
+        CHILDREN.set_forkserver_preload(["zennas.train.terminal", "tests.train.conftest", "torch.utils.tensorboard"])
         self.process = CHILDREN.Process(target=_child, args=(room, [str(one) for one in arguments], str(log)))
         self.process.start()
 

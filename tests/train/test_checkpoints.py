@@ -18,7 +18,9 @@ from zennas.progress import Progress
 from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.tasks.face.centres import CENTRE_OPTIMIZERS
+from zennas.tasks.face.head import FaceHead
 from zennas.tasks.face.partial_fc import PartialFC
+from zennas.tasks.face.plan import FacePlan
 from zennas.train import checkpoints
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
@@ -80,7 +82,7 @@ def test_the_teachers_bank_is_kept(options, tmp_path):
     resumed = trained(options("distill.name=coupleface", **given))
     assert 0 < resumed.first_step < 2 * STEPS_PER_EPOCH
     assert differing(tensors(whole), tensors(resumed)) == []
-    assert torch.equal(whole.job.guide.bank.feature_CD, resumed.job.guide.bank.feature_CD)
+    assert torch.equal(whole.job.head.guide.bank.feature_CD, resumed.job.head.guide.bank.feature_CD)
 
 
 def test_a_second_signal_ends_at_once_and_the_handlers_come_back(options):
@@ -140,33 +142,38 @@ class Alone(Ranks):
 
 def heads_of(num_ranks, *, optimizer="sgd", num_identities=11):
     return [
-        PartialFC(num_identities, 4, loss="cosface", optimizer=optimizer, ranks=Alone(rank, num_ranks))
+        FaceHead(
+            torch.nn.Identity(),
+            PartialFC(num_identities, 4, loss="cosface", optimizer=optimizer, ranks=Alone(rank, num_ranks)),
+            None,
+            FacePlan(),
+        )
         for rank in range(num_ranks)
     ]
 
 
 def saved(folder, heads, step, *, keep=2):
     for head in reversed(heads):
-        checkpoints.save(folder, step, common={"word": "kept"}, head=head, ranks=head.ranks, keep=keep)
+        checkpoints.save(folder, step, common={"word": "kept"}, head=head, ranks=head.classifier.ranks, keep=keep)
     return folder / f"step-{step:09d}"
 
 
 @pytest.mark.parametrize("optimizer", CENTRE_OPTIMIZERS)
 def test_centres_are_dealt_anew_to_other_ranks(tmp_path, optimizer):
     (first,) = heads = heads_of(1, optimizer=optimizer)
-    for number, values in enumerate(first.state()["per_class"].values()):
+    for number, values in enumerate(first.state().rows.values()):
         values.normal_(generator=torch.Generator().manual_seed(number))
-    first.num_steps = 17
+    first.classifier.num_steps = 17
     for step, num_ranks in enumerate((2, 3, 5, 1)):
         common, centres = checkpoints.load(saved(tmp_path, heads, step))
         assert (common["word"], common["step"], common["num_ranks"]) == ("kept", step, len(heads))
         heads = heads_of(num_ranks, optimizer=optimizer)
         for head in heads:
-            head.restore(common["head"], centres.read)
+            head.restore(common, centres.read)
     (last,) = heads
-    assert last.num_steps == 17
-    for name, values in first.state()["per_class"].items():
-        assert torch.equal(values, last.state()["per_class"][name])
+    assert last.classifier.num_steps == 17
+    for name, values in first.state().rows.items():
+        assert torch.equal(values, last.state().rows[name])
 
 
 def test_the_last_ones_are_kept_in_the_order_of_their_steps(tmp_path):
@@ -239,10 +246,10 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(tmp_path, monkeypatch):
 def test_other_formats_optimizers_and_data_are_said(tmp_path):
     kept = saved(tmp_path, heads_of(1), 1)
     centres = checkpoints.load(kept)[1]
-    with pytest.raises(UserError, match="has no 'mean' of its class centres: another optimizer wrote it"):
-        heads_of(1, optimizer="adamw")[0].restore({"buffers": {}, "steps": 0}, centres.read)
-    with pytest.raises(UserError, match="has 11 of the classes 0 to 11: other data wrote it"):
-        heads_of(1, num_identities=12)[0].restore({"buffers": {}, "steps": 0}, centres.read)
+    with pytest.raises(UserError, match="has no 'mean' of its head: another optimizer wrote it"):
+        heads_of(1, optimizer="adamw")[0].classifier.restore({"buffers": {}, "steps": 0}, centres.read)
+    with pytest.raises(UserError, match="has 11 of the rows 0 to 11: other data wrote it"):
+        heads_of(1, num_identities=12)[0].classifier.restore({"buffers": {}, "steps": 0}, centres.read)
     common = torch.load(kept / "common.pt", weights_only=True)
     torch.save(common | {"format": 99}, kept / "common.pt")
     with pytest.raises(UserError, match="of format 99; this version reads 1"):

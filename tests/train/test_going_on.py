@@ -11,11 +11,12 @@ from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, t
 from zennas.embed.checkpoint import save_network
 from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
+from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import verify
-from zennas.train import checkpoints, loop, run
+from zennas.train import checkpoints, loop, rank
 from zennas.train.launch import silent
-from zennas.train.run import run as run_training
+from zennas.train.rank import train_on
 
 
 def test_a_damaged_checkpoint_is_passed_over(options):
@@ -58,10 +59,10 @@ def test_from_a_checkpoint_beyond_the_end_is_refused(options, tmp_path):
 
 def test_another_number_of_micro_batches_goes_on(options):
     """Eight ranks become one with eight micro-batches: the same run."""
-    source, one = training(options()).job.source, options()
+    data, one = training(options()).job.data, options()
     other = options("accumulate=4", "channels_last=false", "verify_epochs=2")
-    assert one.settings(source, None) == other.settings(source, None)
-    assert one.settings(source, None) != options("optimizer.lr=1").settings(source, None)
+    assert one.settings(data, None) == other.settings(data, None)
+    assert one.settings(data, None) != options("optimizer.lr=1").settings(data, None)
 
 
 def test_another_teacher_of_the_same_name_is_another_run(options, tmp_path):
@@ -70,19 +71,19 @@ def test_another_teacher_of_the_same_name_is_another_run(options, tmp_path):
         folders.append(tmp_path / str(seed) / "teacher")
         folders[-1].mkdir(parents=True)
         save_network(folders[-1] / "network.pt", training(options(f"seed={seed}", out=f"t{seed}")).network)
-    run_training(options("epochs=1", teacher=folders[0]), Ranks(), silent())
+    train_on(options("epochs=1", teacher=folders[0]), Ranks(), silent())
     with pytest.raises(UserError, match=r"holds a run with other settings .*teacher"):
-        run_training(options("epochs=1", teacher=folders[1]), Ranks(), silent())
+        train_on(options("epochs=1", teacher=folders[1]), Ranks(), silent())
 
 
 def test_a_finished_training_is_measured_anew_where_that_is_asked(options, monkeypatch):
-    first = run_training(options("epochs=1"), Ranks(), silent())
+    first = train_on(options("epochs=1"), Ranks(), silent())
     steps = []
     monkeypatch.setattr(loop.Training, "_step", lambda *_: steps.append(1))
-    again = run_training(options("epochs=1", budget_ms=5.0), Ranks(), silent())
+    again = train_on(options("epochs=1", budget_ms=5.0), Ranks(), silent())
     assert steps == [] and again["latency"]["budget_ms"] == 5.0 != first["latency"]["budget_ms"]
-    monkeypatch.setattr(run, "finish", None)  # and not measured again without a reason
-    assert run_training(options("epochs=1", budget_ms=5.0), Ranks(), silent()) == again
+    monkeypatch.setattr(rank, "finish", None)  # and not measured again without a reason
+    assert train_on(options("epochs=1", budget_ms=5.0), Ranks(), silent()) == again
 
 
 def test_a_verification_that_fails_ends_no_training(options, material, monkeypatch):
@@ -94,7 +95,7 @@ def test_a_verification_that_fails_ends_no_training(options, material, monkeypat
             raise UserError("the network gives embeddings that are not finite")
         return verify(*arguments, **others)
 
-    monkeypatch.setattr(loop, "verify", failing)
+    monkeypatch.setattr(face_verify, "verify", failing)
     one = trained(options(verify=(material.held_out,)))
     entries = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
     accuracies = [entry["accuracy"] for entry in entries if entry["kind"].startswith("verify/")]
@@ -111,10 +112,9 @@ def test_verifying_and_saving_are_no_time_of_training(options, material, monkeyp
 
     def step(self, batch, *, save):
         now[0] += 1
-        self.must_stop = self.must_save = False
-        return 1.0, 1.0
+        return loop.Taken(1.0, 1.0, False, False)
 
-    monkeypatch.setattr(loop, "verify", slow)
+    monkeypatch.setattr(face_verify, "verify", slow)
     monkeypatch.setattr(loop.Training, "_step", step)
     assert trained(options(verify=(material.held_out,))).seconds == 2 * STEPS_PER_EPOCH
 
@@ -122,7 +122,7 @@ def test_verifying_and_saving_are_no_time_of_training(options, material, monkeyp
 def test_an_image_the_teacher_could_not_see_teaches_nothing(options, material, tmp_path):
     save_network(tmp_path / "network.pt", training(options(out="teacher")).network)
     one = training(options("distill.name=feature_consistency", teacher=tmp_path / "network.pt"))
-    guide, batch = one.job.guide, next(iter_batches(one))
+    guide, batch = one.job.head.guide, next(iter_batches(one))
     student_BD = torch.randn(len(batch.label_B), 64, requires_grad=True)
     whole = guide.loss(student_BD, (), batch)
     torn_ND = np.array(guide.embedding_ND)
@@ -135,9 +135,9 @@ def test_an_image_the_teacher_could_not_see_teaches_nothing(options, material, t
 
 
 def iter_batches(one):
-    from zennas.data.stream import FaceStream
+    from zennas.data.stream import image_stream
 
-    return iter(FaceStream(one.job.source, batch=16, image_px=32, seed=0, last_step=1))
+    return iter(image_stream(one.job.data.source, batch=16, image_px=32, seed=0, last_step=1))
 
 
 def test_the_student_alone_sees_little(options, tmp_path):
@@ -145,7 +145,7 @@ def test_the_student_alone_sees_little(options, tmp_path):
     save_network(tmp_path / "network.pt", training(options(out="teacher")).network)
     one = training(options("distill.student_px=[8]", "distill.precompute=false", teacher=tmp_path / "network.pt"))
     image_B3HW = torch.rand(2, 3, 32, 32)
-    seen_B3HW = one.job.guide.seen_by_student(image_B3HW, 0)
+    seen_B3HW = one.job.head.guide.seen_by_student(image_B3HW, 0)
     assert torch.equal(seen_B3HW, image_B3HW[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
     one.run()
 
@@ -159,7 +159,7 @@ def test_attention_has_no_projection(options, tmp_path):
     teacher.neck[3] = torch.nn.BatchNorm1d(48)
     save_network(tmp_path / "network.pt", teacher)
     one = training(options("distill.name=attention", teacher=tmp_path / "network.pt", winner=winner))
-    assert one.job.guide.projection is None and one.job.guide.weight == 5.0 and plan.weight is None
+    assert one.job.head.guide.projection is None and one.job.head.guide.weight == 5.0 and plan.weight is None
     one.run()
 
 
@@ -173,7 +173,7 @@ def test_a_folder_that_not_all_nodes_share_is_said_before_an_older_checkpoint_go
 
 
 def test_a_mistake_of_another_rank_is_said_with_its_number(options, monkeypatch):
-    from zennas.train import outcome
+    from zennas.train import terminal
 
     monkeypatch.setenv("RANK", "3")
     for error, kind, words in (
@@ -184,9 +184,9 @@ def test_a_mistake_of_another_rank_is_said_with_its_number(options, monkeypatch)
         def failing(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr(outcome, "launch", failing)
+        monkeypatch.setattr(terminal, "run", failing)
         with pytest.raises(kind, match=words):
-            outcome.train_and_tell(dataclasses.replace(options()), None)
+            terminal.train_and_tell(dataclasses.replace(options()), None)
 
 
 def test_guides_ask_a_teacher_before_anything_is_precomputed(options, tmp_path, monkeypatch):

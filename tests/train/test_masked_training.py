@@ -8,7 +8,7 @@ import torch
 from tests.train.conftest import differing, tensors, trained
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
-from zennas.data.stream import FaceStream
+from zennas.data.stream import image_stream
 from zennas.mask.masker import Masker, masker_of
 from zennas.mask.synthetic import Scene, synthetic_face
 from zennas.mask.textures import wardrobe
@@ -36,7 +36,7 @@ def faces(tmp_path_factory):
 
 def batches(faces, **options):
     given = {"batch": 16, "image_px": PX, "seed": 5, "last_step": 6, "augmentations": AUGMENT}
-    return list(FaceStream(open_source(faces), **given | options))
+    return list(image_stream(open_source(faces), **given | options))
 
 
 def masker(ratio=0.5):

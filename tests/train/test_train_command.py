@@ -33,8 +33,9 @@ from zennas.embed.checkpoint import load_network
 from zennas.embed.model import open_model
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
+from zennas.tasks.face import preparing
 from zennas.tasks.face.verify import open_set, verify
-from zennas.train import loop, prepare, run
+from zennas.train import loop, prepare, rank
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
 
@@ -180,7 +181,7 @@ def test_an_end_between_training_and_export_costs_no_step(arguments, monkeypatch
 
     words = arguments("--any-size", "--epochs", 0.4)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", killed)
+        patch.setattr(rank, "finish", killed)
         assert ran(*words).code == 130
     with monkeypatch.context() as patch:
         patch.setattr(loop.Training, "_step", None)
@@ -363,7 +364,7 @@ def test_one_run_at_a_time(arguments):
 
 
 def test_centres_beyond_the_memory_are_refused(options, monkeypatch):
-    monkeypatch.setattr(prepare, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(preparing, "free_memory", lambda device: 1000)
     with pytest.raises(
         UserError, match=r"12 class centres of 64 numbers take .* are free; give more ranks, or a lower"
     ):

@@ -9,7 +9,8 @@ import yaml
 from tests.pages import figure, numbers, page_in
 from zennas.page import STYLE
 from zennas.tasks.face.plan import FacePlan
-from zennas.train.report import COLUMNS, CURVES, MAX_SKIPPED, NUM_MEANS, RUNNING, SETS, write_report
+from zennas.tasks.face.report import COLUMNS, PAGE, RUNNING, SETS
+from zennas.train.report import CURVES, MAX_SKIPPED, NUM_MEANS, write_report
 
 EVIL = "<script>alert('&')</script>"
 
@@ -118,7 +119,7 @@ def metrics():
 @pytest.fixture
 def written(tmp_path):
     def write(made, entries):
-        write_report(tmp_path / "report.html", made, entries)
+        write_report(tmp_path / "report.html", made, entries, PAGE)
         return page_in(tmp_path)
 
     return write
@@ -349,5 +350,5 @@ def test_a_failed_write_leaves_the_old_page(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(ValueError, match="candidate"):
-        write_report(path, result(candidate={"block": 3}), [])
+        write_report(path, result(candidate={"block": 3}), [], PAGE)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

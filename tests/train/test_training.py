@@ -30,9 +30,9 @@ from zennas.export import export
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
+from zennas.tasks.face import head
 from zennas.tasks.face.distill import DISTILLATIONS
 from zennas.tasks.face.losses import LOSSES
-from zennas.train import loop
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -84,14 +84,14 @@ def test_a_seed_decides_every_bit(options, material):
 
 def poisoned(monkeypatch, bad_calls):
     """Let the network see NaN in these of the loop's batches."""
-    calls, real = [0], loop.normalised
+    calls, real = [0], head.normalised
 
     def normalised(*args, **options):
         calls[0] += 1
         image_B3HW = real(*args, **options)
         return image_B3HW.fill_(torch.nan) if calls[0] in bad_calls else image_B3HW
 
-    monkeypatch.setattr(loop, "normalised", normalised)
+    monkeypatch.setattr(head, "normalised", normalised)
 
 
 @pytest.mark.parametrize("changes", [(), ("accumulate=2",), ("optimizer.name=adamw", "loss.sampling_rate=0.5")])
@@ -112,7 +112,7 @@ def test_a_step_without_finite_numbers_changes_nothing(options, monkeypatch, cha
     # BatchNorm counts its batches, and with a fixed momentum does nothing with the number.
     assert [name for name in differing(first, second) if "num_batches_tracked" not in name] == []
     assert all(value.isfinite().all() for value in second.values())
-    assert (one.num_skipped, one.skipped_in_a_row, one.head.num_steps) == (1, 1, 2)
+    assert (one.num_skipped, one.skipped_in_a_row, one.head.classifier.num_steps) == (1, 1, 2)
     (said,) = entries(one, "skipped")
     assert said["step"] == 2 and "step 1: loss nan" in said["why"] and "skipped (1 so far)" in said["why"]
 

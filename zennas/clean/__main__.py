@@ -183,8 +183,8 @@ def clean(
 def _trainer(options, track, winner, changes, console):
     """train_next(labels, out) of `go`: the track's recipe on the labels; its request is refused before the first
     round."""
-    from zennas.train.outcome import train_and_tell
     from zennas.train.request import request
+    from zennas.train.terminal import train_and_tell
 
     def asked(labels, out):
         # What a network takes of a budget is nothing to a cleaning.

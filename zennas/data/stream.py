@@ -1,9 +1,10 @@
-"""The order in which faces are seen, and the stream of batches. The same for any number of ranks and workers.
+"""The order in which samples are seen, and the stream of batches. The same for any number of ranks and workers.
 
 B images of this rank's share of a batch, N images of the source, C identities
 """
 
 import signal
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +20,7 @@ MAX_CORRUPT_IN_A_ROW = 1000  # then it is not an image that is broken but the da
 
 
 class Batch(NamedTuple):
-    """This rank's share of a global step."""
+    """This rank's share of a global step: labelled images."""
 
     step: int
     epoch: int
@@ -27,6 +28,12 @@ class Batch(NamedTuple):
     label_B: torch.Tensor  # int64
     index_B: torch.Tensor  # int64, of the images in the source
     corrupt: list  # (where, why) of the images that did not decode and were replaced
+
+    def micro(self, number: int, num: int) -> "Batch":
+        """The part `number` of `num` equal ones."""
+        size = len(self.label_B) // num
+        part = slice(number * size, (number + 1) * size)
+        return self._replace(image_BHW3=self.image_BHW3[part], label_B=self.label_B[part], index_B=self.index_B[part])
 
 
 def epoch_order(label_N, *, seed, epoch, images_per_identity=None):
@@ -62,44 +69,39 @@ def steps_per_epoch(source, batch, *, images_per_identity=None):
     return num_images // batch
 
 
-class FaceStream:
-    """Iterates the Batch of every global step from first_step to last_step - 1.
+class Stream:
+    """Iterates the batch of every global step from first_step to last_step - 1.
 
-    batch: the global one; rank r of num_ranks gets its r-th share, in which nothing depends on their number.
-    augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
-    (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own. A corrupt image is replaced by
-    the next one in the source that decodes, and reported. Sources (and maskers) of several workers are forked or
-    pickled.
+    batch: samples of a global step; rank r of num_ranks gets its r-th share, in which nothing depends on their number.
+    order: epoch -> the samples of an epoch in the order in which they are seen, at least steps_per_epoch * batch.
+    reader: (step, epoch, start, index_B) -> what the stream gives for these samples, the first of which is number
+    `start` of the epoch's order. Readers of several workers are forked or pickled.
     """
 
     def __init__(
         self,
-        source,
+        reader: Callable,
+        order: Callable,
         *,
-        batch,
-        image_px,
-        seed,
-        last_step,
-        augmentations=None,
-        masker=None,
-        first_step=0,
-        rank=0,
-        num_ranks=1,
-        num_workers=0,
-        images_per_identity=None,
-        pin_memory=False,
+        batch: int,
+        steps_per_epoch: int,
+        seed: int,
+        last_step: int,
+        first_step: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
     ):
         if batch % num_ranks:
             raise UserError(f"batch {batch} cannot be shared by {num_ranks} ranks; allowed: a multiple of {num_ranks}")
-        self.source, self.batch, self.seed = source, batch, seed
-        self.rank, self.num_ranks, self.images_per_identity = rank, num_ranks, images_per_identity
+        self.batch, self.steps_per_epoch, self.order = batch, steps_per_epoch, order
+        self.rank, self.num_ranks = rank, num_ranks
         self.first_step, self.last_step = first_step, last_step
-        self.steps_per_epoch = steps_per_epoch(source, batch, images_per_identity=images_per_identity)
-        augmentations = check_augmentations(augmentations or {}, "augmentations")
         self._loader = DataLoader(
-            _Batches(source, image_px, seed, augmentations, masker),
+            _Read(reader),
             batch_size=None,
-            sampler=_Tasks(self),
+            sampler=_Shares(self),
             collate_fn=_unchanged,
             num_workers=num_workers,
             worker_init_fn=_quiet_worker,
@@ -117,7 +119,7 @@ class FaceStream:
             yield batch
 
 
-class _Tasks:
+class _Shares:
     """What to load, step by step. The order of an epoch exists once, here, not in the workers."""
 
     def __init__(self, stream):
@@ -132,13 +134,7 @@ class _Tasks:
         for step in range(stream.first_step, stream.last_step):
             epoch, place = divmod(step, stream.steps_per_epoch)
             if epoch != order_of:
-                order_of = epoch
-                order = epoch_order(
-                    stream.source.label_N,
-                    seed=stream.seed,
-                    epoch=epoch,
-                    images_per_identity=stream.images_per_identity,
-                )
+                order_of, order = epoch, stream.order(epoch)
             start = place * stream.batch + stream.rank * share
             yield step, epoch, start, order[start : start + share].copy()
 
@@ -149,22 +145,64 @@ class _Refused(NamedTuple):
     message: str
 
 
-class _Batches(Dataset):
-    """(step, epoch, place of the first image in the epoch, index_B) -> Batch."""
+class _Read(Dataset):
+    """What a reader gives, and its mistakes as _Refused."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def __getitem__(self, share):
+        try:
+            return self.reader(*share)
+        except UserError as error:
+            return _Refused(str(error))
+
+
+def image_stream(
+    source,
+    *,
+    batch: int,
+    image_px: int,
+    seed: int,
+    augmentations: dict | None = None,
+    masker: Callable | None = None,
+    images_per_identity: int | None = None,
+    **steps,
+) -> Stream:
+    """The Stream of a Source's labelled images, as Batches; `steps`: as Stream's first_step, last_step, rank, ...
+
+    augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
+    (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own.
+    """
+
+    def order(epoch):
+        return epoch_order(source.label_N, seed=seed, epoch=epoch, images_per_identity=images_per_identity)
+
+    return Stream(
+        ImageReader(source, image_px, seed, check_augmentations(augmentations or {}, "augmentations"), masker),
+        order,
+        batch=batch,
+        steps_per_epoch=steps_per_epoch(source, batch, images_per_identity=images_per_identity),
+        seed=seed,
+        **steps,
+    )
+
+
+class ImageReader:
+    """(step, epoch, place of the first image in the epoch, index_B) -> Batch.
+
+    A corrupt image is replaced by the next one in the source that decodes, and reported.
+    """
 
     def __init__(self, source, image_px, seed, augmentations, masker):
         self.source, self.image_px, self.seed = source, image_px, seed
         self.augmentations, self.masker = augmentations, masker
 
-    def __getitem__(self, task):
-        step, epoch, start, index_B = task
+    def __call__(self, step, epoch, start, index_B):
         image_BHW3 = np.empty((len(index_B), self.image_px, self.image_px, 3), np.uint8)
         corrupt = []
         for number, index in enumerate(index_B):
-            try:
-                image_HW3, index_B[number] = self._decoded(int(index), corrupt)
-            except UserError as error:
-                return _Refused(str(error))
+            image_HW3, index_B[number] = self._decoded(int(index), corrupt)
             if self.masker is not None:
                 image_HW3 = self.masker(image_HW3, np.random.default_rng([self.seed, epoch, MASK, start + number]))
             if self.augmentations:

@@ -281,8 +281,8 @@ def search_and_train(
         soft_wrap=True,
     )
     if then_train is not None:
-        from zennas.train.outcome import train_and_tell
         from zennas.train.request import request
+        from zennas.train.terminal import train_and_tell
 
         options = request(track, data=then_train, winner=run.out / "winner-1.yaml", out=trained_out, **training)
         result, code = train_and_tell(options, console, **ranks)

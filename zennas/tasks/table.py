@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zennas.records import UserError, suggestion
 
 if TYPE_CHECKING:
+    from zennas.tasks.task import Task
     from zennas.train_plan import TrainPlan
     from zennas.tune_plan import TunePlan
 
@@ -18,12 +19,14 @@ class Row(NamedTuple):
     """Where a task's parts stand, each as MODULE:NAME. Modules of plans must import in an instant, so without torch."""
 
     plan: str  # the Record that `train:` of an experiment holds
+    task: str  # the Task
     tune: str = "zennas.tune_plan:TunePlan"  # the Record that `tune:` holds
 
 
 TASKS = {
     "face": Row(
         plan="zennas.tasks.face.plan:FacePlan",
+        task="zennas.tasks.face.task:FACE",
         tune="zennas.tasks.face.tune_plan:FaceTunePlan",
     ),
 }
@@ -45,6 +48,11 @@ def plan_of(name: str) -> "type[TrainPlan]":
 def tune_plan_of(name: str) -> "type[TunePlan]":
     """The Record that `tune:` holds in an experiment of this task."""
     return _loaded(row_of(name).tune)
+
+
+def task_of(name: str) -> "Task":
+    """The Task of this name."""
+    return _loaded(row_of(name).task)
 
 
 def _loaded(place: str):

@@ -88,8 +88,8 @@ def train(
     from zennas.progress import console_for
     from zennas.ranks import leave
     from zennas.records import UserError
-    from zennas.train.outcome import train_and_tell
     from zennas.train.request import request
+    from zennas.train.terminal import train_and_tell
 
     if resume and fresh:
         raise UserError("--resume and --fresh exclude each other")

@@ -1,8 +1,9 @@
 """Checkpoints: everything a training needs to go on, whole or not at all, on any number of ranks.
 
-A checkpoint is a folder step-N: `common.pt` (network, optimizer, schedule position, what all ranks share) and a file of
-class centres from every rank. It is written under another name and renamed once all ranks have written, so a kill at
-any moment leaves the last whole one. Read with weights_only: a checkpoint from a stranger runs nothing.
+A checkpoint is a folder step-N: `common.pt` (network, optimizer, schedule position, what all ranks share) and a file
+from every rank with its rows of what a head shares out over ranks. It is written under another name and renamed once
+all ranks have written, so a kill at any moment leaves the last whole one. Read with weights_only: a checkpoint from a
+stranger runs nothing.
 """
 
 import os
@@ -12,14 +13,16 @@ import shutil
 
 import torch
 
-from zennas.ranks import EveryRankError
+from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError, first_line
+from zennas.tasks.task import Head
 
-COMMON, CENTRES, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writing-"
+# The first head that shared rows out was one of class centres: its file keeps the name, so that old checkpoints go on.
+COMMON, ROWS, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writing-"
 FORMAT = 1  # raised when a reader of today could not read it
 
 
-def save(folder, step, *, common, head, ranks, keep):
+def save(folder, step: int, *, common: dict, head: Head, ranks: Ranks, keep: int) -> None:
     """Write checkpoint `step` under `folder` and drop all but the last `keep`. Called on every rank; `common` counts on
     the first. UserError where it cannot be written; earlier checkpoints stay."""
     folder = pathlib.Path(folder)
@@ -27,11 +30,11 @@ def save(folder, step, *, common, head, ranks, keep):
     problem, state = None, head.state()
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        centres = {"first": head.first, "per_class": state["per_class"]}
-        _write(partial / CENTRES.format(rank=ranks.rank, num_ranks=ranks.num_ranks), centres)
+        rows = {"first": state.first, "per_class": state.rows}
+        _write(partial / ROWS.format(rank=ranks.rank, num_ranks=ranks.num_ranks), rows)
         if ranks.is_first:
-            whole = {"format": FORMAT, "step": step, "num_ranks": ranks.num_ranks, "head": state["shared"]}
-            _write(partial / COMMON, common | whole)
+            whole = {"format": FORMAT, "step": step, "num_ranks": ranks.num_ranks}
+            _write(partial / COMMON, common | state.shared | whole)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError when a disk is full
         problem = f"{partial}: the checkpoint cannot be written: {first_line(error)}"
     _raise_together(ranks, problem, partial)
@@ -58,7 +61,7 @@ def _raise_together(ranks, problem, partial):
 def _incomplete(partial, ranks):
     """A sentence where a rank wrote somewhere else, into a folder that not all nodes share; None where all is here."""
     for rank in range(ranks.num_ranks):
-        path = partial / CENTRES.format(rank=rank, num_ranks=ranks.num_ranks)
+        path = partial / ROWS.format(rank=rank, num_ranks=ranks.num_ranks)
         if not path.is_file():
             return f"{path}: rank {rank} wrote it, and it is not here: --out must be a folder that every node sees"
     return None
@@ -77,29 +80,29 @@ def clean(folder):
 
 
 def load(path):
-    """(common, Centres) of a checkpoint. UserError where it is damaged, foreign or of a later zennas."""
+    """(common, Rows) of a checkpoint. UserError where it is damaged, foreign or of a later zennas."""
     path = pathlib.Path(path)
     common = _read(path / COMMON)
     if not isinstance(common, dict) or "format" not in common:
         raise UserError(f"{path / COMMON}: not a checkpoint of zennas train")
     if common["format"] != FORMAT:
         raise UserError(f"{path}: a checkpoint of format {common['format']}; this version reads {FORMAT}")
-    return common, Centres(path, common["num_ranks"])
+    return common, Rows(path, common["num_ranks"])
 
 
-class Centres:
-    """The class centres of a checkpoint, whichever ranks wrote them: `read(name, first, last)` cuts any range."""
+class Rows:
+    """What of a checkpoint is shared out over ranks, whichever wrote it: `read(name, first, last)` cuts any range."""
 
     def __init__(self, path, num_ranks):
         self.shards = []
         for rank in range(num_ranks):
-            shard = _read(path / CENTRES.format(rank=rank, num_ranks=num_ranks), mmap=True)
+            shard = _read(path / ROWS.format(rank=rank, num_ranks=num_ranks), mmap=True)
             self.shards.append((shard["first"], shard["per_class"]))
 
     def read(self, name, first, last):
-        """The rows of classes first..last-1. UserError where the checkpoint has not all of them."""
+        """The rows first..last-1. UserError where the checkpoint has not all of them."""
         if any(name not in per_class for _, per_class in self.shards):
-            raise UserError(f"the checkpoint has no '{name}' of its class centres: another optimizer wrote it")
+            raise UserError(f"the checkpoint has no '{name}' of its head: another optimizer wrote it")
         parts = []
         for start, per_class in self.shards:
             low, high = max(first, start), min(last, start + len(per_class[name]))
@@ -107,7 +110,7 @@ class Centres:
                 parts.append(per_class[name][low - start : high - start])
         rows = torch.cat(parts) if len(parts) != 1 else parts[0]
         if len(rows) != last - first:
-            raise UserError(f"the checkpoint has {len(rows)} of the classes {first} to {last - 1}: other data wrote it")
+            raise UserError(f"the checkpoint has {len(rows)} of the rows {first} to {last - 1}: other data wrote it")
         return rows
 
 

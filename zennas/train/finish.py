@@ -2,15 +2,13 @@
 result.json.
 """
 
-import contextlib
 import copy
 import json
 
 import torch
 
-from zennas.data.images import CorruptImageError
 from zennas.embed.checkpoint import NETWORK, save_network
-from zennas.export import checker_problems, export, fold
+from zennas.export import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
@@ -24,7 +22,7 @@ from zennas.latency.budget import (
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
-from zennas.tasks.face.verify import normalised
+from zennas.tasks.table import task_of
 
 MODEL, RESULT = "model.onnx", "result.json"
 CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little
@@ -32,10 +30,10 @@ CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little
 TINY = 1e-8
 
 
-def finish(options, network, *, spent, accuracy, training, progress, images=None):
+def finish(options, network, *, spent, accuracy, training, progress, data=None):
     """Export the trained network, measure it by the track's rule, and write and give the result (a plain dict).
 
-    spent: its Cost. accuracy, training: what goes into the result as it is. images: an ImageSet, of which some
+    spent: its Cost. accuracy, training: what goes into the result as it is. data: its Data, of which some
     calibrate a network whose track asks for another precision than float32.
     """
     space, track, out = options.space, options.track, options.out
@@ -47,11 +45,13 @@ def finish(options, network, *, spent, accuracy, training, progress, images=None
     made_by = provenance(seed=options.plan.seed, command=options.command).model_dump()
     metadata = {"zennas": json.dumps(made_by), "candidate": options.candidate.text, "trained": "yes"}
     precision = choose_protocol(track, options.backend)[0].precision
-    calibration_BCHW = None if precision == "float32" or images is None else _calibration(images, space.image_px)
+    task, calibration_BCHW = task_of(options.task), None
+    if precision != "float32" and data is not None:  # what the ranges of its activations are told from
+        calibration_BCHW = task.some_inputs(options, data, CALIBRATION_IMAGES)
     exported = export(
         network, image_px=space.image_px, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW
     )
-    problems = checker_problems(exported.onnx_bytes, **track.limits.of_a_file)
+    problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(options, network, exported.onnx_bytes, progress)
     progress.end()
@@ -119,19 +119,6 @@ def measured(options, network, onnx_bytes, progress):
     trained = measure_calmly(model, protocol)
     progress.end()
     return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
-
-
-def _calibration(images, image_px):
-    """image_BCHW of the first faces that can be read, as a network sees them: what its activations' ranges are told
-    from.
-    """
-    pixels = []
-    for number in range(images.num_images):
-        with contextlib.suppress(CorruptImageError):
-            pixels.append(torch.from_numpy(images.pixels(number, image_px)))
-        if len(pixels) == CALIBRATION_IMAGES:
-            break
-    return normalised(torch.stack(pixels), torch.device("cpu"))
 
 
 def _sizes(options):

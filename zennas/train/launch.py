@@ -14,8 +14,8 @@ from zennas.provenance import num_cores
 from zennas.ranks import TIMEOUT, join
 from zennas.ray_address import keep_ray_on_loopback
 from zennas.records import UserError, first_line
-from zennas.tasks.face.pairs import list_and_images
-from zennas.train.run import run
+from zennas.tasks.table import task_of
+from zennas.train.rank import train_on
 
 
 def launch(options, progress, *, num_ray_workers=None, address=None):
@@ -28,7 +28,7 @@ def launch(options, progress, *, num_ray_workers=None, address=None):
         return _on_ray(options, progress, num_ray_workers, address)
     ranks = join(options.device)
     try:
-        return run(options, ranks, progress if ranks.is_first else silent())
+        return train_on(options, ranks, progress if ranks.is_first else silent())
     finally:
         ranks.close()
 
@@ -99,9 +99,9 @@ def _absolute(options):
         for name in ("data", "out", "identities", "labels", "teacher", "start")
         if (path := getattr(options, name)) is not None
     }
+    task = task_of(options.task)
     sets = tuple(
-        "@".join(str(pathlib.Path(part).resolve()) for part in filter(None, list_and_images(text)))
-        for text in options.verify
+        task.join_set(str(pathlib.Path(path).resolve()) for path in task.set_paths(text)) for text in options.verify
     )
     return dataclasses.replace(options, verify=sets, **changes)
 
@@ -114,6 +114,6 @@ def _on_ray_worker(config):
     # On standard error, which Ray carries to the driver's: its standard output may have to be JSON alone.
     progress = Progress(console_for(json_output=True)) if ranks.is_first else silent()
     try:
-        return run(config["options"], ranks, progress)
+        return train_on(config["options"], ranks, progress)
     finally:
         progress.close()

@@ -2,49 +2,68 @@
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import signal
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from zennas.compiled import Compiled
-from zennas.data.images import CorruptImageError, decode
-from zennas.data.stream import FaceStream
-from zennas.mask.masker import masker_of
-from zennas.progress import duration
+from zennas.progress import Progress, duration
+from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.run_folder import explaining
 from zennas.space.network import calibrate
-from zennas.tasks.face.guide import attention_maps_of
-from zennas.tasks.face.verify import in_eval, normalised, verify
+from zennas.tasks.table import task_of
+from zennas.tasks.task import Step
 from zennas.train import checkpoints
 from zennas.train.journal import CORRUPT, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
+from zennas.train.prepare import Job
 
 MAX_POINTS = 2000  # of a curve
 CHECKPOINTS = "checkpoints"
-CALIBRATION_FACES = 64
-MAX_LISTED = 1000  # corrupt images written down; more are counted, until the run is started again
+CALIBRATION_SAMPLES = 64
+MAX_LISTED = 1000  # corrupt samples written down; more are counted, until the run is started again
+
+
+class Trained(NamedTuple):
+    """What a training came to on this rank, beside the weights of its network."""
+
+    seconds: float  # of steps alone, those before it was taken up again too
+    num_skipped: int
+    corrupt: frozenset[str]  # where the samples lie that could not be read
+
+
+class Taken(NamedTuple):
+    """What came of a step."""
+
+    loss: float
+    norm: float  # of the gradient, before it was clipped
+    must_stop: bool  # a rank was asked to stop
+    must_save: bool  # it is time for a checkpoint
 
 
 class Training:
-    """One training under way, on one rank of it."""
+    """One training under way, on one rank of it. What it changes is its own: the job is only read."""
 
-    def __init__(self, job, ranks, progress, *, after_verify=None):
-        """after_verify(training, step): called on the first rank behind every verification but that of the untrained
-        network; what it raises ends the training."""
+    def __init__(self, job: Job, ranks: Ranks, progress: Progress, *, after_verify: Callable | None = None):
+        """after_verify(network, step, note): called on the first rank behind every verification but that of the
+        untrained network; what it raises ends the training. note(kind, numbers, **others) writes into the journal."""
         self.job, self.ranks, self.progress, self.after_verify = job, ranks, progress, after_verify
+        self.task = task_of(job.options.task)
         self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
+        self.student = job.head.student
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
         self.seconds, self.corrupt = 0.0, known_corrupt(self.out)
-        projection = job.guide.projection if job.guide else None
         self.channels_last = self.plan.channels_last and not _crashes_in_channels_last(self.network, ranks.device)
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.student = _Student(self.network, projection)
         self.optimizer = optimizer_of([self.student], self.plan.optimizer)
         self.scaler = torch.amp.GradScaler(
             ranks.device.type, enabled=job.autocast is torch.float16, growth_interval=100, init_scale=2.0**14
@@ -52,29 +71,22 @@ class Training:
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.stopping, self.aside_s = False, 0.0
 
-    def run(self):
+    def run(self) -> Trained:
         """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been
         written.
         """
         job, plan = self.job, self.plan
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
-        self.forward = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
+        self.compiled = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
-        stream = FaceStream(
-            job.source,
-            batch=plan.batch,
-            image_px=job.options.space.image_px,
-            seed=plan.seed,
-            augmentations=plan.data.augment,
-            masker=masker_of(plan.data.mask, seed=plan.seed),
+        stream = self.task.stream(
+            job.options,
+            job.data,
             first_step=self.first_step,
             last_step=job.num_steps,
-            rank=self.ranks.rank,
-            num_ranks=self.ranks.num_ranks,
+            ranks=self.ranks,
             num_workers=job.num_workers,
-            images_per_identity=plan.data.images_per_identity,
-            pin_memory=self.ranks.device.type == "cuda",
         )
         self.progress.begin("training")
         verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
@@ -86,33 +98,34 @@ class Training:
         with self._interruptible():
             for batch in stream:
                 step = batch.step + 1  # steps taken when it is done
-                loss, norm = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
-                sums.add(loss, norm, plan.batch)
+                taken = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
+                sums.add(taken.loss, taken.norm, plan.batch)
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
                     self._log(step, sums)
                     sums = _Sums(self._clock())
-                self._show(step, loss, self._clock() - began)
+                self._show(step, taken.loss, self._clock() - began)
                 is_last = step == job.num_steps
                 if step % verify_steps == 0 or is_last:
                     self._verify(step)
                 # While steps are skipped, a checkpoint would only push out one of a time when they were not.
-                if is_last or self.must_stop or (self.must_save and not self.skipped_in_a_row):
+                if is_last or taken.must_stop or (taken.must_save and not self.skipped_in_a_row):
                     now = self._clock()
                     self.seconds, counted_at = self.seconds + now - counted_at, now
                     self._save(step)
                     saved_at = time.monotonic()
-                if self.must_stop and not is_last:
+                if taken.must_stop and not is_last:
                     self.progress.say(f"asked to stop: step {step} is done, its checkpoint written")
                     self.progress.end()
                     raise KeyboardInterrupt
         self.progress.end()
         if self.journal:
             self.journal.close()
+        return Trained(self.seconds, self.num_skipped, frozenset(self.corrupt))
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
     def _step(self, batch, *, save):
-        """(loss, norm of the backbone's gradient) of one step, which is taken unless one of them is not finite."""
+        """What came of one step, which is taken unless its loss or its gradient is not finite."""
         plan, ranks, head = self.plan, self.ranks, self.head
         rate = learning_rate(batch.step, plan, steps_per_epoch=self.job.steps_per_epoch, num_steps=self.job.num_steps)
         for group in self.optimizer.param_groups:
@@ -120,16 +133,14 @@ class Training:
         self._note_corrupt(batch)
         before = [buffer.clone() for buffer in self.buffers]
         self.optimizer.zero_grad(set_to_none=True)
-        head.begin(batch.label_B.to(ranks.device))
-        size, total = len(batch.label_B) // plan.accumulate, 0.0
+        head.begin(batch)
+        about = Step(plan.accumulate, batch.step / self.job.steps_per_epoch, self.channels_last)
+        total = 0.0
         for number in range(plan.accumulate):
-            here = slice(number * size, (number + 1) * size)
-            micro = batch._replace(
-                image_BHW3=batch.image_BHW3[here], label_B=batch.label_B[here], index_B=batch.index_B[here]
-            )
             last = number == plan.accumulate - 1
+            # Gradients of the ranks meet once, in the last micro-batch.
             with contextlib.nullcontext() if last or ranks.num_ranks == 1 else self.parallel.no_sync():
-                loss = self._loss(micro, epoch=batch.step / self.job.steps_per_epoch)
+                loss = head.loss(self._forward, batch.micro(number, plan.accumulate), about)["loss"]
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
@@ -140,37 +151,23 @@ class Training:
         asked = torch.tensor([0.0, self.stopping, save and ranks.is_first], device=ranks.device)
         asked[0] = ~finite
         bad, stop, save = ranks.max_(asked).bool().tolist()
-        self.must_stop, self.must_save = stop, save
         if bad:
             self._skip(batch.step, total, norm, before)
         else:
             self.scaler.step(self.optimizer)
-            head.step(rate * plan.optimizer.centre_lr)
+            head.step(rate)
             self.skipped_in_a_row = 0
         self.scaler.update()
-        return float(total), float(norm)
+        return Taken(float(total), float(norm), stop, save)
 
-    def _loss(self, micro, *, epoch):
-        """The loss of a micro-batch, as its share of the step's."""
-        plan, job, device = self.plan.distill, self.job, self.ranks.device
-        image_B3HW = normalised(micro.image_BHW3, device, channels_last=self.channels_last)
-        if job.guide is not None:
-            image_B3HW = job.guide.seen_by_student(image_B3HW, micro.step)
-        with attention_maps_of(self.network, job.guide) as maps:
-            with torch.autocast(device.type, dtype=job.autocast, enabled=job.autocast is not None):
-                embedding_BD, projected_BD = self.forward(image_B3HW)
-            class_weight = plan.class_weight if job.guide else 1.0
-            weight = class_weight / self.plan.accumulate
-            loss = self.head(embedding_BD, micro.label_B.to(device), weight=weight, epoch=epoch)
-            if job.guide is not None:
-                distilled = job.guide.loss(projected_BD.float(), maps.take(), micro)
-                loss = loss + (job.guide.weight / self.plan.accumulate) * distilled
-        return loss
+    def _forward(self, *inputs):
+        """The student of these inputs, as all ranks train it together."""
+        autocast = self.job.autocast
+        with torch.autocast(self.ranks.device.type, dtype=autocast, enabled=autocast is not None):
+            return self.compiled(*inputs)
 
     def _skip(self, step, loss, norm, before):
-        """Undo what a step without finite numbers did: running statistics, class centres; count it, and stop if it goes
-        on.
-        """
+        """Undo what a step without finite numbers did (running statistics, the head), count it, stop if it goes on."""
         with torch.no_grad():
             for buffer, kept in zip(self.buffers, before, strict=True):
                 buffer.copy_(kept)
@@ -211,7 +208,7 @@ class Training:
     def _log(self, step, sums):
         rate = self.optimizer.param_groups[0]["lr"]
         numbers = sums.means(self._clock()) | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
-        numbers |= {name: float(value) for name, value in self.head.buffers.items()}
+        numbers |= self.head.numbers()
         self.journal.add(
             step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()}
         )
@@ -228,49 +225,41 @@ class Training:
         self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
 
     def _verify(self, step):
-        """The accuracy on every set, by the first rank. A network that has lost its head for the moment ends no
+        """How good the network is on every set, by the first rank. One that has lost its head for the moment ends no
         training.
         """
         with self._aside():
             self.ranks.on_first(lambda: self._verify_sets(step))
             if self.after_verify is not None and step > 0:
-                self.ranks.on_first(lambda: self.after_verify(self, step))
+                self.ranks.on_first(lambda: self.after_verify(self.network, step, functools.partial(self._note, step)))
 
     def _verify_sets(self, step):
-        network = self.network
-        if step == 0 and self.job.sets:  # without statistics, sums over many blocks would run away
-            network = calibrate(copy.deepcopy(network), self._some_faces())
-        for pair_set in self.job.sets:
+        job, network, measures = self.job, self.network, self.task.measures
+        if step == 0 and job.sets:  # without statistics, sums over many blocks would run away
+            inputs = self.task.some_inputs(job.options, job.data, CALIBRATION_SAMPLES)
+            network = calibrate(copy.deepcopy(network), inputs.to(self.ranks.device))
+        for judged_set in job.sets:
             start = time.monotonic()
-            embed_batch = in_eval(network, self.ranks.device, autocast=self.job.autocast)
-            name, epoch = f"verify/{pair_set.name}", step / self.job.steps_per_epoch
+            name, epoch = f"verify/{judged_set.name}", step / job.steps_per_epoch
             try:
-                found = verify(pair_set, embed_batch, image_px=self.job.options.space.image_px)
+                judgement = self.task.judge(
+                    job.options, network, judged_set, device=self.ranks.device, autocast=job.autocast
+                )
             except UserError as error:
-                self.journal.add(step, name, dict.fromkeys(("accuracy", "accuracy_std", "tar")), epoch=epoch)
+                self.journal.add(step, name, dict.fromkeys(measures), epoch=epoch)
                 self.progress.say(f"warning: {error}", style="yellow")
                 continue
-            numbers = {"accuracy": found.accuracy, "accuracy_std": found.accuracy_std, "tar": found.tar}
-            self.journal.add(step, name, numbers, epoch=epoch)
-            self.journal.flush()
-            self.progress.say(
-                f"{pair_set.name} after {step} steps: accuracy {100 * found.accuracy:.2f} % ± "
-                f"{100 * found.accuracy_std:.2f}"
-                f" ({found.num_pairs} pairs, {duration(time.monotonic() - start)})"
-            )
+            self._note(step, name, {measure: getattr(judgement.record, measure) for measure in measures}, epoch=epoch)
+            seconds = duration(time.monotonic() - start)
+            self.progress.say(f"{judged_set.name} after {step} steps: {judgement.text}, {seconds}")
 
-    def _some_faces(self):
-        """The first images of the data that decode, as the network sees them."""
-        source, px, images = self.job.source, self.job.options.space.image_px, []
-        for number in range(source.num_images):
-            with contextlib.suppress(CorruptImageError):
-                images.append(torch.from_numpy(decode(source.read(number), image_px=px)))
-            if len(images) == CALIBRATION_FACES:
-                break
-        return normalised(torch.stack(images), self.ranks.device)
+    def _note(self, step, kind, numbers, **others):
+        """An entry of the journal that is to be seen at once."""
+        self.journal.add(step, kind, numbers, **others)
+        self.journal.flush()
 
     def _note_corrupt(self, batch):
-        """Write down the images that were replaced, each once."""
+        """Write down the samples that were replaced, each once."""
         for where, why in batch.corrupt:
             if where in self.corrupt:
                 continue
@@ -310,15 +299,12 @@ class Training:
     def _write_checkpoint(self, step):
         common = {
             "network": self.network.state_dict(),
-            "projection": self.student.projection.state_dict() if self.student.projection is not None else {},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "guide": self.job.guide.state() if self.job.guide else {},
             "rng": torch.get_rng_state(),
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
-            "num_identities": self.head.num_identities,
         }
         checkpoints.save(
             self.out / CHECKPOINTS,
@@ -333,33 +319,28 @@ class Training:
 
     def _resume(self):
         """Take up the last whole checkpoint, or the one that --from names, on however many ranks there are now."""
-        found = self.ranks.on_first(self._last_checkpoint)
-        if found is None:
+        path = self.ranks.on_first(self._last_checkpoint)
+        if path is None:
             return
-        common, centres = checkpoints.load(found)
-        if found == self.job.options.start and common["step"] >= self.job.num_steps:
+        common, rows = checkpoints.load(path)
+        if path == self.job.options.start and common["step"] >= self.job.num_steps:
             raise UserError(
-                f"--from {found}: is at step {common['step']}, and this training ends at step {self.job.num_steps}: "
+                f"--from {path}: is at step {common['step']}, and this training ends at step {self.job.num_steps}: "
                 "nothing would be trained; give more epochs"
             )
-        if common["num_identities"] != self.head.num_identities:
-            raise UserError(
-                f"{found}: of {common['num_identities']} identities; the data has {self.head.num_identities} now"
-            )
+        try:
+            self.head.restore(common, rows.read)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         self.network.load_state_dict(common["network"])
-        if self.student.projection is not None:
-            self.student.projection.load_state_dict(common["projection"])
         self.optimizer.load_state_dict(common["optimizer"])
         if common["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(common["scaler"])
-        if self.job.guide:
-            self.job.guide.restore(common["guide"])
-        self.head.restore(common["head"], centres.read)
         torch.set_rng_state(common["rng"])
         self.first_step, self.seconds = common["step"], common["seconds"]
         self.num_skipped, self.skipped_in_a_row = common["num_skipped"], common["skipped_in_a_row"]
         if self.first_step < self.job.num_steps:
-            self.progress.say(f"going on from {found}: step {self.first_step} of {self.job.num_steps}")
+            self.progress.say(f"going on from {path}: step {self.first_step} of {self.job.num_steps}")
 
     def _last_checkpoint(self):
         """The path of the newest checkpoint that can be read; damaged ones are said and passed over. None if there is
@@ -367,8 +348,8 @@ class Training:
         """
         folder, asked = self.out / CHECKPOINTS, self.job.options.start
         checkpoints.clean(folder)
-        there, damaged = checkpoints.checkpoints_in(folder), None
-        for path in reversed(there):
+        damaged = None
+        for path in reversed(checkpoints.checkpoints_in(folder)):
             try:
                 checkpoints.load(path)
                 return path
@@ -378,20 +359,6 @@ class Training:
         if damaged is not None:
             raise UserError(f"{damaged}; no checkpoint in {folder} can be read: --fresh begins anew")
         return asked
-
-
-class _Student(nn.Module):
-    """The network with what distillation hangs on it, so that one wrapper trains both: (embedding, projected
-    embedding).
-    """
-
-    def __init__(self, network, projection):
-        super().__init__()
-        self.network, self.projection = network, projection
-
-    def forward(self, image_B3HW):
-        embedding_BD = self.network(image_B3HW)
-        return embedding_BD, embedding_BD if self.projection is None else self.projection(embedding_BD)
 
 
 def _crashes_in_channels_last(network, device):

@@ -5,6 +5,8 @@ import pathlib
 
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
+from zennas.tasks.table import FIRST
+from zennas.tasks.task import Data
 from zennas.track import Track
 from zennas.train_plan import TrainPlan
 
@@ -17,7 +19,7 @@ class Options:
     asked_track: str  # as the user gave it: a name or a path
     track: Track
     space: Space
-    plan: TrainPlan
+    plan: TrainPlan  # of the task
     candidate: Candidate
     data: pathlib.Path
     out: pathlib.Path
@@ -33,6 +35,7 @@ class Options:
     resume: bool = False
     fresh: bool = False
     command: str = ""
+    task: str = FIRST  # a row of TASKS: what the network is for
 
     def measured_with(self):
         """What the result of a trained network depends on beside its training: where it differs, that alone is made
@@ -45,18 +48,19 @@ class Options:
             "any_size": self.any_size,
         }
 
-    def settings(self, source, teacher_print):
+    def settings(self, data: Data, teacher_print: str | None) -> dict:
         """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
         they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
+        task = {} if self.task == FIRST else {"task": self.task}
         return {
             "experiment": self.name,
             "track": self.track.name,
             "candidate": self.candidate.plain(),
             "image_px": self.space.image_px,
             "embedding_size": self.space.embedding_size,
-            "data": source.fingerprint,
-            "num_images": source.num_images,
-            "num_identities": source.num_identities,
+            "data": data.fingerprint,
+            **data.counts,
             "teacher": teacher_print,
+            **task,
             **self.plan.of_the_run(),
         }

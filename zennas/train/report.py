@@ -14,8 +14,6 @@ import yaml
 from zennas.page import (
     BUDGET,
     FADED,
-    GRID,
-    INK,
     LINE,
     Look,
     definitions,
@@ -26,20 +24,15 @@ from zennas.page import (
     number,
     origin,
     panels,
-    span,
-    table,
 )
 from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
-from zennas.tasks.face.distill import DISTILLATIONS
-from zennas.tasks.face.verify import FAR
+from zennas.tasks.task import Page
 
 POINT, MEAN = Look(LINE, "●", opacity=0.55, size_px=4), Look("#1e293b", "━")
 TRAINED, UNTRAINED, RUN = Look("#0f766e", "■"), Look(LINE, "■"), Look("#1e293b", "•")
-SETS = ("#0f766e", "#7c3aed", "#b45309", "#2563c9", "#be185d", "#4d7c0f")  # a colour for each set, in turn
-NONE = number(None)
 NUM_MEANS = 40  # windows that a curve is averaged over; a narrower one only repeats the noise
 MAX_SKIPPED = 10  # skipped steps that are told one by one
 
@@ -50,23 +43,17 @@ CURVES = {  # of the entries of kind "train", from above: what stands at the axi
     "images_per_s": ("Images/s", ".0f"),
 }
 SMOOTHED, FROM_ZERO = ("loss", "gradient", "images_per_s"), ("lr", "images_per_s")
-RUNNING = {  # running values of a loss: what they are. One that is not listed is shown by its name alone
-    "t": "The running mean of the cosines between faces and their own centres, t, begins at 0 and rises as the network "
-    "learns; hard negatives gain weight with it.",
-    "mean": "The mean is of the lengths of the embeddings, which stand for the quality of the images.",
-    "std": "The deviation (std) is of those lengths.",
-}
 
 
-def write_report(path, result, metrics):
+def write_report(path, result: dict, metrics: list[dict], shown: Page) -> None:
     """Writes the page of a training to `path`, whole or not at all; its folder must exist.
 
-    result: what result.json holds. metrics: the entries of metrics.jsonl, in order.
+    result: what result.json holds. metrics: the entries of metrics.jsonl, in order. shown: what its task has to show.
     """
-    write_atomically(path, page(result, metrics))
+    write_atomically(path, page(result, metrics, shown))
 
 
-def page(result, metrics):
+def page(result: dict, metrics: list[dict], shown: Page) -> str:
     """The HTML of a training; arguments as in `write_report`."""
     plan, latency, checker = result["plan"], result["latency"], result["export"]["checker"]
     candidate = Candidate.parse(result["candidate"], "result.json: candidate")
@@ -74,15 +61,10 @@ def page(result, metrics):
     over = None if latency["within_budget"] else f"The trained network takes {_verdict(latency)}"
     refused = [f"The challenge's checker would refuse the file: {problem}" for problem in checker]
     entries = _train_entries(metrics)
-    sections = f"""<section><h2>Accuracy</h2>
-<p>The share of pairs of images that are told right, same person or not, by a threshold chosen on the other folds;
-behind ± stands the standard deviation over the folds. TAR is the share of same-person pairs that are accepted where
-{100 * FAR:g} % of the pairs of different people are. Every curve begins with the untrained network.</p>
-{_accuracy_table(result["accuracy"])}
-{_accuracy_course(result, metrics)}</section>
+    sections = f"""<section>{shown.accuracy(result, metrics)}</section>
 <section><h2>How the training went</h2>
 {_skipped(metrics)}{_curves(entries, plan, metrics)}
-{_running(entries)}</section>
+{_running(entries, shown.running)}</section>
 <section><h2>Latency of the trained network</h2>{notices([over, latency["stand_in"], warning], "note")}
 {_latency(latency)}</section>
 <section><h2>The exported file</h2>{notices(refused, "note")}
@@ -90,7 +72,7 @@ behind ± stands the standard deviation over the folds. TAR is the share of same
 <section><h2>The plan as given</h2>
 <p>All of it, with the defaults of what was not said, as the <code>train:</code> part of an experiment takes it.</p>
 <pre>{html.escape(_as_yaml(plan))}</pre></section>
-{MEANING}"""
+{_meaning(shown)}"""
     record = Provenance.parse(result["made_by"], "result.json: made_by")
     again = f"""<p>What it takes to train it again. The same command, seed, data, machine and versions give
 the same weights on a processor; on a GPU sums are taken in no fixed order, and the last digits differ.</p>
@@ -102,7 +84,7 @@ the same weights on a processor; on a GPU sums are taken in no fixed order, and 
         title=result["experiment"],
         subtitle=f"{candidate.text} for {result['track']}",
         banner=notices([over, latency["stand_in"], warning, *refused], "banner"),
-        facts=_facts(result, candidate),
+        facts=_facts(result, candidate, shown),
         style=STYLE,
     )
 
@@ -110,22 +92,15 @@ the same weights on a processor; on a GPU sums are taken in no fixed order, and 
 # --- the facts at the top
 
 
-def _facts(result, candidate):
+def _facts(result, candidate, shown):
     plan, training, latency = result["plan"], result["training"], result["latency"]
-    loss, distill = plan["loss"], plan["distill"]
-    sampled = f", {100 * loss['sampling_rate']:g} % of the centres a step" if loss["sampling_rate"] < 1 else ""
-    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
-    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
-    knobs = "".join(f", {name} {value}" for name, value in loss["knobs"].items())
     rate = training["images_per_s"]
     return [
-        ("Accuracy", "; ".join(_told(name, one) for name, one in result["accuracy"].items()) or "not measured"),
+        ("Accuracy", shown.summary(result) or "not measured"),
         ("Latency", _verdict(latency)),
         ("Winner", f"{candidate.text}: {result['params'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.2f} GMACs"),
         ("Track", result["track"]),
-        ("Data", f"{result['data']}: {training['num_images']:,} images of {training['num_identities']:,} identities"),
-        ("Loss", f"{loss['name']}{knobs}{sampled}"),
-        ("Teacher", teacher),
+        *shown.facts(result),
         ("Work", f"{training['steps']:,} steps of {plan['batch']:,} images, {training['epochs']:g} epochs"),
         ("Time", f"{duration(training['seconds'])}, {number(rate, ',.1f')} images/s"),
         ("Device", f"{training['device']}, {training['num_ranks']} rank(s)"),
@@ -134,115 +109,9 @@ def _facts(result, candidate):
     ]
 
 
-def _told(name, found):
-    student, before, teacher = found["student"], found["untrained"], found["teacher"]
-    said = f"{name} {_share(student['accuracy'])} %"
-    beside = [f"untrained {_share(before)} %"] if before is not None else []
-    beside += [f"teacher {_share(teacher['accuracy'])} %"] if teacher else []
-    return f"{said} ({', '.join(beside)})" if beside else said
-
-
 def _verdict(latency):
     word = "within" if latency["within_budget"] else "over"
     return f"{number(latency['measured_ms'], '.2f')} ms, {word} the budget of {number(latency['budget_ms'], '.2f')} ms"
-
-
-def _share(share):
-    return number(None if share is None else 100 * share, ".2f")
-
-
-# --- accuracy
-
-
-# of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
-COLUMNS = {
-    "Pairs": lambda one: f"{one['student']['num_pairs']:,}",
-    "Untrained, %": lambda one: _share(one["untrained"]),
-    "Student, %": lambda one: f"<b>{_with_spread(one['student'])}</b>",
-    "Teacher, %": lambda one: _with_spread(one["teacher"]),
-    "Student − teacher": lambda one: _gap(one["student"], one["teacher"]),
-    "TAR, %": lambda one: _share(one["student"]["tar"]),
-    "of teacher, %": lambda one: _share(one["teacher"] and one["teacher"]["tar"]),
-    "Threshold": lambda one: number(one["student"]["threshold"], ".3f"),
-}
-
-
-def _accuracy_table(accuracy):
-    if not accuracy:
-        return "<p class='empty'>It was verified on no set of pairs: how well it recognises was not measured.</p>"
-    cells = {name: [cell(one) for one in accuracy.values()] for name, cell in COLUMNS.items()}
-    cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
-    )
-    corrupt = {name: one["student"]["num_corrupt"] for name, one in accuracy.items() if one["student"]["num_corrupt"]}
-    said = [f"{name}: {num:,} image(s) cannot be read; their pairs count as unlike" for name, num in corrupt.items()]
-    without = [one for one in ("untrained", "teacher") if all(found[one] is None for found in accuracy.values())]
-    missing = f"<p class='empty'>Not measured: {', '.join(without)}.</p>" if without else ""
-    return notices(said, "note") + table(("Set", *cells), rows) + missing
-
-
-def _with_spread(found):
-    return f"{_share(found['accuracy'])} <i>± {_share(found['accuracy_std'])}</i>" if found else NONE
-
-
-def _gap(student, teacher):
-    return number(100 * (student["accuracy"] - teacher["accuracy"]), "+.2f") if teacher else NONE
-
-
-def _accuracy_course(result, metrics):
-    """Accuracy over epochs, a colour for each set."""
-    accuracy = result["accuracy"]
-    courses = {name: [] for name in accuracy}
-    for entry in metrics:
-        kind, _, name = entry["kind"].partition("/")
-        if kind == "verify":
-            courses.setdefault(name, []).append(entry)
-    if not courses:
-        return ""
-    figure, looks, seen, epochs = panels([1.0]), {}, [], result["training"]["epochs"]
-    for index, (name, entries) in enumerate(courses.items()):
-        found = accuracy.get(name, {"student": None, "untrained": None, "teacher": None})
-        colour, name = SETS[index % len(SETS)], html.escape(name)
-        looks[name] = Look(colour, "━")
-        rows = pd.DataFrame(entries).reindex(columns=["step", "epoch", "accuracy", "accuracy_std"]).astype(float)
-        if found["untrained"] is not None and not (rows["step"] == 0).any():
-            rows = pd.concat([pd.DataFrame([{"step": 0.0, "epoch": 0.0, "accuracy": found["untrained"]}]), rows])
-        pct, std = 100 * rows["accuracy"], 100 * rows["accuracy_std"].fillna(0.0)
-        epochs, seen = max([epochs, *rows["epoch"].dropna()]), [*seen, *(pct - std), *(pct + std)]
-        band = {"x": rows["epoch"], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-        figure.add_scatter(y=pct - std, **band)
-        figure.add_scatter(y=pct + std, fill="tonexty", fillcolor=_faint(colour), **band)
-        figure.add_scatter(
-            x=rows["epoch"],
-            y=pct,
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"size": 5},
-            hovertemplate=f"{name}<br>%{{y:.2f}} % after %{{x:.2f}} epochs<extra></extra>",
-        )
-        if found["teacher"]:
-            seen.append(100 * found["teacher"]["accuracy"])
-            figure.add_hline(y=seen[-1], line={"color": colour, "width": 1.5, "dash": "dash"})
-        if found["student"]:
-            seen.append(100 * found["student"]["accuracy"])
-            figure.add_scatter(
-                x=[result["training"]["epochs"]],
-                y=[seen[-1]],
-                mode="markers",
-                marker={"symbol": "star", "size": 13, "color": colour, "line": {"color": "white", "width": 1}},
-                hovertemplate=f"{name}<br>%{{y:.2f}} % as handed on<extra></extra>",
-            )
-    looks |= {"as handed on": Look(INK, "★"), "± a standard deviation over the folds": Look(GRID, "■")}
-    looks |= {"teacher": Look(INK, "┅")} if any(one["teacher"] for one in accuracy.values()) else {}
-    figure.update_xaxes(title="Epochs", range=span(0, epochs, pad=0.02))
-    figure.update_yaxes(title="Accuracy, %", range=span(*seen))
-    return legend(looks) + drawn(figure, "accuracy", height_px=420)
-
-
-def _faint(colour):
-    return f"rgba({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))}, .10)"
 
 
 # --- the training
@@ -298,12 +167,12 @@ def _curves(entries, plan, metrics):
     return legend(looks) + drawn(figure, "course", height_px=720)
 
 
-def _running(entries):
+def _running(entries, known):
     names = [name for name in entries.columns if name not in ("step", "epoch", *CURVES) and entries[name].notna().any()]
     if not names:
         return ""
     figure, _ = _panelled(entries, {name: html.escape(name) for name in names}, dict.fromkeys(names, ".4g"))
-    said = " ".join(RUNNING[name] for name in names if name in RUNNING)
+    said = " ".join(known[name] for name in names if name in known)
     said = f"<p>{said}</p>" if said else ""
     height_px = 100 + 150 * len(names)
     return f"<h3>Running values of the loss</h3>{said}{drawn(figure, 'running', height_px=height_px)}"
@@ -416,30 +285,18 @@ def _as_yaml(plan):
     return yaml.dump(plan, Dumper=_PlanDumper, sort_keys=False, allow_unicode=True)
 
 
-MEANING = """<section><h2>What the numbers mean, and what they do not</h2>
-<p>Seven things to know before concluding anything from this page.</p><ul>
-<li><b>An accuracy on few pairs is coarse.</b> Two networks whose accuracies differ by less than the standard deviation
-over
-the folds have not been told apart on that set.</li>
-<li><b>One training is one seed.</b> Another seed gives another accuracy, and the deviation over the folds knows nothing
-of
-it. That one way of training is better than another takes several seeds of both.</li>
-<li><b>A TAR rests on very few pairs.</b> At one false accept in 1,000, a set with 3,000 pairs of different people has
-its
-threshold set by three of them.</li>
-<li><b>The sets are not the challenge.</b> It has pairs of its own, and many more. Who is in a public set may also be in
-the
-training data; this page does not know whether the overlap was taken out.</li>
-<li><b>The teacher has seen other data,</b> as a rule more of it, and is held to no budget. The distance to it is what
-the
-student gives up, not how well it was taught.</li>
-<li><b>The latency is this machine's,</b> by the track's rule, with the trained weights. Where the budget was set for
-another
-machine, one network that was timed on both carries it here; others may gain or lose on the way.</li>
-<li><b>A falling loss is no accuracy.</b> Margins, scale and the share of sampled centres all move it, so that losses
-are
-comparable within one plan alone; a curricular loss may rise with its t while the network gets
-better.</li></ul></section>"""
+def _meaning(shown):
+    items = "".join(f"<li>{item}</li>" for item in (*shown.meaning, *MEANING))
+    return f"""<section><h2>What the numbers mean, and what they do not</h2>
+<p>What to know before concluding anything from this page.</p><ul>{items}</ul></section>"""
+
+
+MEANING = (  # of the page of any task
+    """<b>One training is one seed.</b> Another seed gives another accuracy, and no deviation within a set knows of
+it. That one way of training is better than another takes several seeds of both.""",
+    """<b>The latency is this machine's,</b> by the track's rule, with the trained weights. Where the budget was set for
+another machine, one network that was timed on both carries it here; others may gain or lose on the way.""",
+)
 
 STYLE = f"""
 dt {{ flex: 0 0 115px; }} ul.small {{ font-size: 13px; color: {FADED}; }}

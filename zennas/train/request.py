@@ -8,10 +8,9 @@ from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import read_candidates
 from zennas.space.network import block_shapes, check_block
-from zennas.tasks.face.pairs import list_and_images
+from zennas.tasks.table import task_of
 from zennas.track import load_experiment, load_space
 from zennas.train.options import Options
-from zennas.train.prepare import check_plan
 from zennas.train_plan import ONLY_OF
 
 
@@ -43,6 +42,7 @@ def request(track, *, data, winner=None, out=None, changes=(), space=None, **oth
         data=pathlib.Path(data),
         out=out,
         command=command_line(),
+        task=experiment.task,
         **others,
     )
 
@@ -52,7 +52,8 @@ def check_request(track, *, data, changes=(), space=None, **others):
     which is to be followed by a training refuses it before it begins. UserError for what cannot be used."""
     experiment, the_track, the_space = load_experiment(track)
     plan = changed_plan(experiment.train, changes)
-    check_plan(plan, experiment.name)
+    task = task_of(experiment.task)
+    task.check_plan(plan, experiment.name)
     device, budget_ms, teacher = (others.get(name) for name in ("device", "budget_ms", "teacher"))
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
@@ -64,11 +65,11 @@ def check_request(track, *, data, changes=(), space=None, **others):
         if path is not None and not pathlib.Path(path).exists():
             raise UserError(f"{name} {path}: no such file or folder")
     for text in others.get("verify", ()):
-        for path in filter(None, list_and_images(text)):
+        for path in task.set_paths(text):
             if not pathlib.Path(path).exists():
                 raise UserError(f"--verify {text}: {path}: cannot be read: no such file or folder")
     for change in changes if teacher is None else ():
-        if change.startswith("distill"):
+        if task.taught and change.startswith(task.taught):
             raise UserError(
                 f"--set {change}: is about a teacher, and without --teacher nothing is left to learn from there; "
                 "give one, or leave it out"

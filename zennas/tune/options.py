@@ -7,6 +7,7 @@ from zennas.provenance import command_line, num_cores
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
+from zennas.tasks.table import FIRST
 from zennas.track import Track, load_experiment
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import request as train_request
@@ -39,6 +40,7 @@ class Options:
     resume: bool = False
     fresh: bool = False
     command: str = ""
+    task: str = FIRST  # a row of TASKS
 
     def training(self, *, plan, candidate, out, labels=None):
         """The train Options of one training of this search."""
@@ -54,6 +56,7 @@ class Options:
             labels=labels,
             any_size=True,
             device=self.device,
+            task=self.task,
         )
 
     def settings(self, source, people, model_print):
@@ -134,6 +137,7 @@ def request(
         num_threads=threads,
         address=address,
         command=command_line(),
+        task=trained.task,
         **others,
     )
 

@@ -10,7 +10,7 @@ from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.progress import Progress
 from zennas.run_folder import lock_folder, open_run, save_run
-from zennas.train.prepare import check_plan
+from zennas.tasks.table import task_of
 from zennas.tune import trials
 from zennas.tune.backbone import equal_macs
 from zennas.tune.outcome import summary_of, write_outcome
@@ -47,7 +47,9 @@ def go(options, console, *, json_output=False):
             return state["summary"]
         embeddings = _embeddings(model, source, options, progress)
         setting = Setting(options, people, shapes, embeddings, options.num_threads)
-        check_plan(setting.plan(Proposal(), options.tune.seed), options.name)  # a short run of the recipe is a recipe
+        task_of(options.task).check_plan(
+            setting.plan(Proposal(), options.tune.seed), options.name
+        )  # a short run of the recipe is a recipe
         _announce(setting, source, progress)
         with trials.workers(
             options.num_workers, say=progress.say, threads=options.num_threads, address=options.address

@@ -19,6 +19,7 @@ from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.tasks.face.verify import in_eval
+from zennas.tasks.table import task_of
 from zennas.train import prepare
 from zennas.train.journal import read_metrics
 from zennas.train.launch import silent
@@ -97,14 +98,13 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels
     )
     ranks, progress = join(options.device), silent()
-    chosen = prepare.open_data(training_options, progress)
+    chosen = task_of(options.task).open_data(training_options, progress)
     spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
     facts = {
         "candidate": candidate.plain(),
         "macs": spent.macs,
         "params": spent.params,
-        "num_images": chosen.num_images,
-        "num_identities": chosen.num_identities,
+        **chosen.counts,
         "num_merged": found.num_merged,
         "num_dropped": found.num_dropped,
     }
@@ -115,17 +115,15 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         embed_batch = in_eval(network, ranks.device, autocast=job.autocast)
         return rewards(people, source, embed_batch, options.tune.reward, image_px=space.image_px)
 
-    def after_verify(training, step):
-        numbers = judged(training.network, setting.people.held_out)
+    def after_verify(network, step, note):
+        numbers = judged(network, setting.people.held_out)
         epoch = round(step / job.steps_per_epoch)
-        training.journal.add(step, REWARD, numbers, epoch=epoch, seconds=round(time.monotonic() - started, 2))
-        training.journal.flush()
+        note(REWARD, numbers, epoch=epoch, seconds=round(time.monotonic() - started, 2))
         report(epoch, numbers)
 
-    training = Training(job, ranks, progress, after_verify=after_verify)
-    training.run()
+    Training(job, ranks, progress, after_verify=after_verify).run()
     if with_test:
-        numbers = judged(training.network, setting.people.test) if setting.people.test else None
+        numbers = judged(job.network, setting.people.test) if setting.people.test else None
         write_atomically(folder / TEST, json.dumps(numbers))
         end(folder)
 

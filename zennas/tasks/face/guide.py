@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 import torch
 
+from zennas.data.inputs import normalised
 from zennas.embed.embeddings import precompute
 from zennas.embed.features import Features, attention_of
 from zennas.tasks.face.distill import (
@@ -17,7 +18,6 @@ from zennas.tasks.face.distill import (
     similar_identities,
     unit,
 )
-from zennas.tasks.face.verify import normalised
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
 TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about at a time

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 
 from zennas.data.images import CorruptImageError
+from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
-from zennas.tasks.face.pairs import open_pairs
+from zennas.tasks.face.pairs import PairSet, open_pairs
+from zennas.tasks.task import Judgement
 
 BATCH = 128
+MEASURES = ("accuracy", "accuracy_std", "tar")  # that the curves of a training follow; the first says how good it is
 FAR = 1e-3  # as insightface's verification reports beside the accuracy
 
 
@@ -27,23 +30,45 @@ class Verification(Record):
     num_corrupt: int
 
 
-def open_set(text):
+def open_set(text: str) -> PairSet:
     """The PairSet that --verify names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
 
-    UserError where it is neither, or a file is missing.
+    UserError where it is neither, a file is missing, or its first image is none: a network has not to be trained to see
+    that.
     """
     try:
-        return open_pairs(text)
+        pair_set = open_pairs(text)
     except UserError as error:
         raise UserError(f"--verify {error}") from None
-
-
-def check_images(pair_set):
-    """UserError where the first image of a set is none: a network has not to be trained to see that."""
     try:
         pair_set.images.pixels(0, 112)
     except CorruptImageError as error:
         raise UserError(f"{pair_set.name}: {pair_set.images.where(0)}: {error}") from None
+    return pair_set
+
+
+def judge(options, network, pair_set: PairSet, *, device, autocast=None) -> Judgement:
+    """The Verification of a network on one set, as a Judgement."""
+    embed_batch = in_eval(network, device, autocast=autocast)
+    return _judgement(verify(pair_set, embed_batch, image_px=options.space.image_px))
+
+
+def judge_teacher(teacher, pair_set: PairSet, progress) -> Judgement:
+    """The same of a teacher, at its own size."""
+    progress.begin(f"the teacher on {pair_set.name}")
+    result = verify(
+        pair_set,
+        lambda image_BHW3: teacher(image_BHW3).embedding_BD,
+        image_px=teacher.input_hw,
+        progress=progress.counting("images"),
+    )
+    progress.end()
+    return _judgement(result)
+
+
+def _judgement(result):
+    text = f"accuracy {100 * result.accuracy:.2f} % ± {100 * result.accuracy_std:.2f} ({result.num_pairs} pairs)"
+    return Judgement(result, text)
 
 
 def embed(images, embed_batch, *, image_px, batch=BATCH, progress=None):
@@ -109,9 +134,3 @@ def in_eval(network, device, *, autocast=None):
             network.train(training)
 
     return embed_batch
-
-
-def normalised(image_BHW3, device, *, channels_last=False):
-    """What the network sees: float32 B3HW, (x - 127.5) / 127.5 as insightface and the challenge's checker have it."""
-    image_B3HW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-    return image_B3HW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -1,16 +1,16 @@
-"""A training as a command runs it: launched, told on the terminal, its exit code."""
+"""A training on the terminal: launched, its result told, its exit code."""
 
 import os
 import shlex
 import sys
 
-from rich.table import Table
-
 from zennas import commands
 from zennas.progress import Progress
 from zennas.ranks import EveryRankError
 from zennas.records import UserError
-from zennas.train.launch import is_first_process, launch, silent
+from zennas.tasks.table import task_of
+from zennas.train.launch import is_first_process, silent
+from zennas.train.run import run
 
 REFUSED = 1  # exit code: trained, but over the budget or refused by the checker
 
@@ -20,7 +20,7 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
     speaks = is_first_process()
     progress = Progress(console) if speaks else silent()
     try:
-        result = launch(options, progress, num_ray_workers=num_ray_workers, address=address)
+        result = run(options, progress=progress, num_ray_workers=num_ray_workers, address=address)
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; checkpoints are kept in {options.out}: give the same command again to go on")
@@ -37,13 +37,9 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
         return None, 0
     print_result(result, options, console)
     refused = result["export"]["checker"] or not (result["latency"]["within_budget"] or options.any_size)
-    trained, track = str(options.out), ("--track", options.asked_track)
-    # What a track of whole systems asks for beside the network.
-    needed = ("--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS") if options.track.budget.of_a_system else ()
     commands_next = (
         ["tensorboard", "--logdir", str(options.out / "tensorboard")],
-        ["python", "-m", "zennas.evaluate", "--model", trained, "--set", "lfw.bin", *track],
-        ["python", "-m", "zennas.submit", *track, "--model", trained, *needed],
+        *task_of(options.task).next_commands(options),
     )
     console.print(
         f"\nNext:\n  open {options.out / 'report.html'}\n  " + "\n  ".join(map(shlex.join, commands_next)),
@@ -56,19 +52,7 @@ def train_and_tell(options, console, *, num_ray_workers=None, address=None):
 def print_result(result, options, console):
     """The trained network on the terminal: accuracy where it was verified, latency against the budget."""
     latency, training = result["latency"], result["training"]
-    if result["accuracy"]:
-        table = Table(title=f"{result['experiment']}: accuracy, per cent of pairs", title_justify="left")
-        for name in ("set", "untrained", "student", "teacher", "TAR@FAR 1e-3"):
-            table.add_column(name, justify="left" if name == "set" else "right")
-        for name, row in result["accuracy"].items():
-            student, teacher = row["student"], row["teacher"]
-            table.add_row(
-                name,
-                f"{100 * row['untrained']:.2f}" if row["untrained"] is not None else "",
-                f"{100 * student['accuracy']:.2f} ± {100 * student['accuracy_std']:.2f}",
-                f"{100 * teacher['accuracy']:.2f}" if teacher else "",
-                f"{100 * student['tar']:.2f}" if student["tar"] is not None else "",
-            )
+    if (table := task_of(options.task).page.table(result)) is not None:
         console.print(table)
     within = "within" if latency["within_budget"] else "OVER"
     change = 100 * (latency["measured_ms"] / latency["untrained_ms"] - 1)

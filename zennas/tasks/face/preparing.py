@@ -1,0 +1,197 @@
+"""From what a user gives to what a training of faces runs on, or one clear error before the first step."""
+
+import numpy as np
+import torch
+
+from zennas.data.images import CorruptImageError, check_augmentations, decode
+from zennas.data.inputs import first_inputs
+from zennas.data.sources import open_source
+from zennas.data.stream import Stream, image_stream, steps_per_epoch
+from zennas.devices import autocast_of, free_memory
+from zennas.embed.model import Model, open_model, sides
+from zennas.mask.masker import check_mask_plan, masker_of
+from zennas.records import UserError
+from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, centre_knobs
+from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.face.distill import knobs_of as distill_knobs_of
+from zennas.tasks.face.guide import Guide
+from zennas.tasks.face.head import FaceHead
+from zennas.tasks.face.losses import knobs_of
+from zennas.tasks.face.partial_fc import PartialFC
+from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.task import Data
+
+CENTRE_MARGIN = 0.9  # of the machine's free memory that class centres and their optimizer may take
+
+
+def check_plan(plan: FacePlan, where: str) -> None:
+    """UserError for a name or a knob that its table does not know."""
+    knobs_of(plan.loss.name, plan.loss.knobs, where=f"{where}: train.loss")
+    distill_knobs_of(plan.distill.name, plan.distill.knobs, where=f"{where}: train.distill")
+    check_augmentations(plan.data.augment, f"{where}: train.data.augment")
+    check_mask_plan(plan.data.mask, f"{where}: train.data.mask")
+    if DISTILLATIONS[plan.distill.name].needs == "neighbours_BKD" and not plan.distill.precompute:
+        raise UserError(
+            f"{where}: train.distill: '{plan.distill.name}' mines the teacher's embeddings before training: "
+            "precompute must be true"
+        )
+    if plan.compile and DISTILLATIONS[plan.distill.name].needs == "attention":
+        raise UserError(
+            f"{where}: train.compile: attention maps are read by hooks, which compiling passes by; set it to false"
+        )
+
+
+def open_data(options, progress) -> Data:
+    """The Data of the faces, its first image looked at."""
+    progress.begin(f"opening {options.data}")
+    source = open_source(
+        options.data, identities=options.identities, labels=options.labels, progress=progress.counting("images")
+    )
+    progress.end()
+    for number in range(source.num_images):
+        try:
+            decode(source.read(number))
+            break
+        except CorruptImageError as error:
+            if number == 9:
+                raise UserError(f"{options.data}: the first ten images are corrupt; the last: {error}") from None
+    return Data(
+        source,
+        source.fingerprint,
+        {"num_images": source.num_images, "num_identities": source.num_identities},
+        f"{source.num_images:,} images of {source.num_identities:,} identities",
+    )
+
+
+def check_data(options, data: Data, teacher: Model | None, ranks, progress) -> None:
+    """UserError where nothing can be learnt of these faces on this machine; a warning where some can teach little."""
+    plan, source = options.plan, data.source
+    if source.num_identities < 2:
+        raise UserError(f"{options.data}: {source.num_identities} identity; telling faces apart takes at least 2")
+    if source.num_empty_identities:
+        progress.say(
+            f"warning: {source.num_empty_identities} of {source.num_identities} identities of {options.data} have no "
+            "image; their centres are only ever negatives",
+            style="yellow",
+        )
+    if teacher is None and not plan.distill.class_weight:
+        raise UserError(
+            "distill.class_weight 0 leaves the labels out, and without --teacher nothing is left to learn from"
+        )
+    epoch_steps(plan, data)
+    _check_memory(options, source, ranks)
+
+
+def epoch_steps(plan: FacePlan, data: Data) -> int:
+    """The steps of an epoch."""
+    return steps_per_epoch(data.source, plan.batch, images_per_identity=plan.data.images_per_identity)
+
+
+def stream(options, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int) -> Stream:
+    """The batches of a training, from first_step on."""
+    plan = options.plan
+    return image_stream(
+        data.source,
+        batch=plan.batch,
+        image_px=options.space.image_px,
+        seed=plan.seed,
+        augmentations=plan.data.augment,
+        masker=masker_of(plan.data.mask, seed=plan.seed),
+        images_per_identity=plan.data.images_per_identity,
+        first_step=first_step,
+        last_step=last_step,
+        rank=ranks.rank,
+        num_ranks=ranks.num_ranks,
+        num_workers=num_workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
+
+
+def some_inputs(options, data: Data, num: int) -> torch.Tensor:
+    """What the network sees of the first faces that decode."""
+    return first_inputs(data.source.images, options.space.image_px, num)
+
+
+def head(options, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:
+    """The FaceHead of a training. What the teacher has to say of all faces is asked here, which takes long."""
+    plan, source = options.plan, data.source
+    # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
+    count_C = np.bincount(source.label_N, minlength=source.num_identities)
+    if each := plan.data.images_per_identity:
+        count_C = np.where(count_C > 0, each, 0)
+    classifier = PartialFC(
+        source.num_identities,
+        options.space.embedding_size,
+        loss=plan.loss.name,
+        knobs=plan.loss.knobs,
+        optimizer=plan.optimizer.name,
+        optimizer_knobs=centre_knobs(plan.optimizer),
+        sampling_rate=plan.loss.sampling_rate,
+        count_C=count_C,
+        filter_threshold=plan.loss.filter_threshold,
+        correct_sampling=plan.loss.correct_sampling,
+        seed=plan.seed,
+        ranks=ranks,
+    )
+    guide = None
+    if teacher is not None:
+        guide = Guide(
+            plan.distill,
+            teacher,
+            source,
+            network,
+            ranks=ranks,
+            folder=options.out,
+            seed=plan.seed,
+            progress=progress,
+        )
+    return FaceHead(network, classifier, guide, plan)
+
+
+def open_teacher(options, ranks) -> Model | None:
+    """The Model that --teacher names, or None. UserError where it cannot see what it is to be shown."""
+    if options.teacher is None:
+        return None
+    plan, px = options.plan.distill, options.space.image_px
+    live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
+    dtype = autocast_of("auto", ranks.device) or torch.float32
+    try:
+        teacher = open_model(
+            options.teacher,
+            mean=plan.teacher.mean,
+            std=plan.teacher.std,
+            device=ranks.device,
+            image_px=plan.teacher.image_px or px,
+            dtype=dtype,
+            trusted=True,  # the user's own, as --help says
+        )
+    except UserError as error:
+        raise UserError(f"--teacher {error}") from None
+    takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
+    if plan.teacher.image_px is not None and teacher.input_hw != (plan.teacher.image_px,) * 2:
+        raise UserError(f"{takes}; distill.teacher.image_px says {plan.teacher.image_px}")
+    if live and teacher.input_hw != (px, px):
+        raise UserError(
+            f"{takes}, the student of {px} x {px}; a teacher that sees the augmented images must take the same "
+            "(distill.precompute: true asks it about the images as they are, at its own size)"
+        )
+    return teacher
+
+
+def _check_memory(options, source, ranks):
+    """UserError where the class centres of this rank cannot fit, before hours are spent on reaching that."""
+    states = sum(CENTRE_OPTIMIZERS[options.plan.optimizer.name][1].values())
+    subcentres = knobs_of(options.plan.loss.name, options.plan.loss.knobs)["subcentres"]
+    mine = -(-source.num_identities // ranks.num_ranks) * subcentres
+    rate = options.plan.loss.sampling_rate
+    faces = options.plan.batch / options.plan.accumulate
+    needed = 4 * options.space.embedding_size * mine * (1 + states + 2 * rate) + 4 * faces * mine * rate
+    free = free_memory(ranks.device)
+    if free is not None and ranks.device.type == "cpu":
+        free /= ranks.num_local
+    if free is not None and needed > CENTRE_MARGIN * free:
+        raise UserError(
+            f"{mine:,} class centres of {options.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step "
+            f"on this rank, and {free / 2**30:.1f} GiB are free; give more ranks, or a lower loss.sampling_rate (now "
+            f"{rate:g})"
+        )

@@ -1,0 +1,189 @@
+"""What the report and the terminal show of a network for faces: its accuracy on pairs, its loss and its teacher."""
+
+import html
+
+import pandas as pd
+from rich.table import Table
+
+from zennas.page import GRID, INK, Look, drawn, legend, notices, number, panels, span, table
+from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.face.verify import FAR
+from zennas.tasks.task import Page
+
+SETS = ("#0f766e", "#7c3aed", "#b45309", "#2563c9", "#be185d", "#4d7c0f")  # a colour for each set, in turn
+NONE = number(None)
+RUNNING = {  # running values of a loss: what they are. One that is not listed is shown by its name alone
+    "t": "The running mean of the cosines between faces and their own centres, t, begins at 0 and rises as the network "
+    "learns; hard negatives gain weight with it.",
+    "mean": "The mean is of the lengths of the embeddings, which stand for the quality of the images.",
+    "std": "The deviation (std) is of those lengths.",
+}
+
+
+def facts(result: dict) -> list[tuple[str, str]]:
+    """Of the facts at the top: what was trained on, by which loss and teacher."""
+    plan, training = result["plan"], result["training"]
+    loss, distill = plan["loss"], plan["distill"]
+    sampled = f", {100 * loss['sampling_rate']:g} % of the centres a step" if loss["sampling_rate"] < 1 else ""
+    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
+    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
+    knobs = "".join(f", {name} {value}" for name, value in loss["knobs"].items())
+    return [
+        ("Data", f"{result['data']}: {training['num_images']:,} images of {training['num_identities']:,} identities"),
+        ("Loss", f"{loss['name']}{knobs}{sampled}"),
+        ("Teacher", teacher),
+    ]
+
+
+def summary(result: dict) -> str:
+    """The accuracy on every set, in a line."""
+    return "; ".join(_told(name, row) for name, row in result["accuracy"].items())
+
+
+def accuracy(result: dict, metrics: list[dict]) -> str:
+    """The section of the accuracy."""
+    return f"""<h2>Accuracy</h2>
+<p>The share of pairs of images that are told right, same person or not, by a threshold chosen on the other folds;
+behind ± stands the standard deviation over the folds. TAR is the share of same-person pairs that are accepted where
+{100 * FAR:g} % of the pairs of different people are. Every curve begins with the untrained network.</p>
+{_accuracy_table(result["accuracy"])}
+{_accuracy_course(result, metrics)}"""
+
+
+def terminal_table(result: dict) -> Table | None:
+    """The accuracies as the terminal shows them; None where there are none."""
+    if not result["accuracy"]:
+        return None
+    shown = Table(title=f"{result['experiment']}: accuracy, per cent of pairs", title_justify="left")
+    for name in ("set", "untrained", "student", "teacher", "TAR@FAR 1e-3"):
+        shown.add_column(name, justify="left" if name == "set" else "right")
+    for name, row in result["accuracy"].items():
+        student, teacher = row["student"], row["teacher"]
+        shown.add_row(
+            name,
+            f"{100 * row['untrained']:.2f}" if row["untrained"] is not None else "",
+            f"{100 * student['accuracy']:.2f} ± {100 * student['accuracy_std']:.2f}",
+            f"{100 * teacher['accuracy']:.2f}" if teacher else "",
+            f"{100 * student['tar']:.2f}" if student["tar"] is not None else "",
+        )
+    return shown
+
+
+def _told(name, found):
+    student, before, teacher = found["student"], found["untrained"], found["teacher"]
+    said = f"{name} {_share(student['accuracy'])} %"
+    beside = [f"untrained {_share(before)} %"] if before is not None else []
+    beside += [f"teacher {_share(teacher['accuracy'])} %"] if teacher else []
+    return f"{said} ({', '.join(beside)})" if beside else said
+
+
+def _share(share):
+    return number(None if share is None else 100 * share, ".2f")
+
+
+# of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
+COLUMNS = {
+    "Pairs": lambda one: f"{one['student']['num_pairs']:,}",
+    "Untrained, %": lambda one: _share(one["untrained"]),
+    "Student, %": lambda one: f"<b>{_with_spread(one['student'])}</b>",
+    "Teacher, %": lambda one: _with_spread(one["teacher"]),
+    "Student − teacher": lambda one: _gap(one["student"], one["teacher"]),
+    "TAR, %": lambda one: _share(one["student"]["tar"]),
+    "of teacher, %": lambda one: _share(one["teacher"] and one["teacher"]["tar"]),
+    "Threshold": lambda one: number(one["student"]["threshold"], ".3f"),
+}
+
+
+def _accuracy_table(accuracy):
+    if not accuracy:
+        return "<p class='empty'>It was verified on no set of pairs: how well it recognises was not measured.</p>"
+    cells = {name: [cell(one) for one in accuracy.values()] for name, cell in COLUMNS.items()}
+    cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
+        for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
+    )
+    corrupt = {name: one["student"]["num_corrupt"] for name, one in accuracy.items() if one["student"]["num_corrupt"]}
+    said = [f"{name}: {num:,} image(s) cannot be read; their pairs count as unlike" for name, num in corrupt.items()]
+    without = [one for one in ("untrained", "teacher") if all(found[one] is None for found in accuracy.values())]
+    missing = f"<p class='empty'>Not measured: {', '.join(without)}.</p>" if without else ""
+    return notices(said, "note") + table(("Set", *cells), rows) + missing
+
+
+def _with_spread(found):
+    return f"{_share(found['accuracy'])} <i>± {_share(found['accuracy_std'])}</i>" if found else NONE
+
+
+def _gap(student, teacher):
+    return number(100 * (student["accuracy"] - teacher["accuracy"]), "+.2f") if teacher else NONE
+
+
+def _accuracy_course(result, metrics):
+    """Accuracy over epochs, a colour for each set."""
+    accuracy = result["accuracy"]
+    courses = {name: [] for name in accuracy}
+    for entry in metrics:
+        kind, _, name = entry["kind"].partition("/")
+        if kind == "verify":
+            courses.setdefault(name, []).append(entry)
+    if not courses:
+        return ""
+    figure, looks, seen, epochs = panels([1.0]), {}, [], result["training"]["epochs"]
+    for index, (name, entries) in enumerate(courses.items()):
+        found = accuracy.get(name, {"student": None, "untrained": None, "teacher": None})
+        colour, name = SETS[index % len(SETS)], html.escape(name)
+        looks[name] = Look(colour, "━")
+        rows = pd.DataFrame(entries).reindex(columns=["step", "epoch", "accuracy", "accuracy_std"]).astype(float)
+        if found["untrained"] is not None and not (rows["step"] == 0).any():
+            rows = pd.concat([pd.DataFrame([{"step": 0.0, "epoch": 0.0, "accuracy": found["untrained"]}]), rows])
+        pct, std = 100 * rows["accuracy"], 100 * rows["accuracy_std"].fillna(0.0)
+        epochs, seen = max([epochs, *rows["epoch"].dropna()]), [*seen, *(pct - std), *(pct + std)]
+        band = {"x": rows["epoch"], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+        figure.add_scatter(y=pct - std, **band)
+        figure.add_scatter(y=pct + std, fill="tonexty", fillcolor=_faint(colour), **band)
+        figure.add_scatter(
+            x=rows["epoch"],
+            y=pct,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"size": 5},
+            hovertemplate=f"{name}<br>%{{y:.2f}} % after %{{x:.2f}} epochs<extra></extra>",
+        )
+        if found["teacher"]:
+            seen.append(100 * found["teacher"]["accuracy"])
+            figure.add_hline(y=seen[-1], line={"color": colour, "width": 1.5, "dash": "dash"})
+        if found["student"]:
+            seen.append(100 * found["student"]["accuracy"])
+            figure.add_scatter(
+                x=[result["training"]["epochs"]],
+                y=[seen[-1]],
+                mode="markers",
+                marker={"symbol": "star", "size": 13, "color": colour, "line": {"color": "white", "width": 1}},
+                hovertemplate=f"{name}<br>%{{y:.2f}} % as handed on<extra></extra>",
+            )
+    looks |= {"as handed on": Look(INK, "★"), "± a standard deviation over the folds": Look(GRID, "■")}
+    looks |= {"teacher": Look(INK, "┅")} if any(one["teacher"] for one in accuracy.values()) else {}
+    figure.update_xaxes(title="Epochs", range=span(0, epochs, pad=0.02))
+    figure.update_yaxes(title="Accuracy, %", range=span(*seen))
+    return legend(looks) + drawn(figure, "accuracy", height_px=420)
+
+
+def _faint(colour):
+    return f"rgba({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))}, .10)"
+
+
+MEANING = (
+    """<b>An accuracy on few pairs is coarse.</b> Two networks whose accuracies differ by less than the standard
+deviation over the folds have not been told apart on that set.""",
+    """<b>A TAR rests on very few pairs.</b> At one false accept in 1,000, a set with 3,000 pairs of different people
+has its threshold set by three of them.""",
+    """<b>The sets are not the challenge.</b> It has pairs of its own, and many more. Who is in a public set may also
+be in the training data; this page does not know whether the overlap was taken out.""",
+    """<b>The teacher has seen other data,</b> as a rule more of it, and is held to no budget. The distance to it is
+what the student gives up, not how well it was taught.""",
+    """<b>A falling loss is no accuracy.</b> Margins, scale and the share of sampled centres all move it, so that
+losses are comparable within one plan alone; a curricular loss may rise with its t while the network gets
+better.""",
+)
+
+PAGE = Page(facts=facts, accuracy=accuracy, summary=summary, table=terminal_table, running=RUNNING, meaning=MEANING)

@@ -1,0 +1,64 @@
+"""FACE: the recognition of faces, as a row of TASKS."""
+
+from zennas.export import checker_problems
+from zennas.tasks.face import preparing
+from zennas.tasks.face.pairs import list_and_images
+from zennas.tasks.face.report import PAGE
+from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
+from zennas.tasks.task import Task
+
+
+def set_paths(text: str) -> list[str]:
+    """The files that a --verify names: SET.bin, or the list and the images of PAIRS.txt@SOURCE."""
+    return [path for path in list_and_images(text) if path]
+
+
+def announced(options, head) -> dict[str, str]:
+    """What is said before the first step of masks, loss and teacher."""
+    plan = options.plan
+    sampled = f", {100 * plan.loss.sampling_rate:g} % of the centres a step" if plan.loss.sampling_rate < 1 else ""
+    teacher = f"{options.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if options.teacher else "none"
+    return {
+        "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
+        "loss": f"{plan.loss.name} {head.classifier.knobs}{sampled}",
+        "teacher": teacher,
+    }
+
+
+def problems(track, onnx_bytes: bytes) -> list[str]:
+    """Why the checker of the track's challenge would refuse a file."""
+    return checker_problems(onnx_bytes, **track.limits.of_a_file)
+
+
+def next_commands(options) -> list[list[str]]:
+    """Commands that judge and submit what was trained."""
+    track = ["--track", options.asked_track]
+    # What a track of whole systems asks for beside the network.
+    needed = ["--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS"] if options.track.budget.of_a_system else []
+    return [
+        ["python", "-m", "zennas.evaluate", "--model", str(options.out), "--set", "lfw.bin", *track],
+        ["python", "-m", "zennas.submit", *track, "--model", str(options.out), *needed],
+    ]
+
+
+FACE = Task(
+    check_plan=preparing.check_plan,
+    taught="distill",
+    set_paths=set_paths,
+    join_set="@".join,
+    open_data=preparing.open_data,
+    open_teacher=preparing.open_teacher,
+    open_set=open_set,
+    check_data=preparing.check_data,
+    steps_per_epoch=preparing.epoch_steps,
+    head=preparing.head,
+    stream=preparing.stream,
+    some_inputs=preparing.some_inputs,
+    measures=MEASURES,
+    judge=judge,
+    judge_teacher=judge_teacher,
+    announced=announced,
+    problems=problems,
+    next_commands=next_commands,
+    page=PAGE,
+)
