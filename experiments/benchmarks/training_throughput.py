@@ -28,15 +28,15 @@ from PIL import Image
 
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
-from zennas.progress import Progress, console_for
+from zennas.progress import Progress, console_for, silent
 from zennas.provenance import num_cores, provenance
 from zennas.ranks import Ranks
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.table import task_of
 from zennas.track import load_experiment
-from zennas.train.launch import silent
 from zennas.train.loop import Training
 from zennas.train.options import Options
 from zennas.train.prepare import initial_network, prepare
@@ -165,7 +165,8 @@ def ours(candidate, experiment, track, space, data, sampling_rate, options):
             out=pathlib.Path(folder),
             device=options.device,
         )
-        job = prepare(wanted, open_source(data), None, Ranks(device=options.device), silent())
+        faces = task_of("face").open_data(wanted, silent())
+        job = prepare(wanted, faces, None, Ranks(device=options.device), silent())
         training = Training(job, Ranks(device=options.device), silent())
         stamps = [time.perf_counter()]
 

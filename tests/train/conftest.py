@@ -21,13 +21,13 @@ import yaml
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
 from zennas.data.recordio import RecordWriter
 from zennas.embed.checkpoint import save_network
+from zennas.progress import silent
 from zennas.ranks import Ranks
 from zennas.space.candidate import read_candidates
 from zennas.tasks.table import task_of
 from zennas.track import load_experiment
 from zennas.train import prepare
 from zennas.train.__main__ import main
-from zennas.train.launch import silent
 from zennas.train.loop import Training
 from zennas.train.prepare import initial_network
 from zennas.train.request import request

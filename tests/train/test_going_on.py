@@ -9,13 +9,13 @@ import torch
 
 from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, training
 from zennas.embed.checkpoint import save_network
+from zennas.progress import silent
 from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
 from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import verify
 from zennas.train import checkpoints, loop, rank
-from zennas.train.launch import silent
 from zennas.train.rank import train_on
 
 

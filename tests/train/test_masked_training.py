@@ -12,8 +12,10 @@ from zennas.data.stream import image_stream
 from zennas.mask.masker import Masker, masker_of
 from zennas.mask.synthetic import Scene, synthetic_face
 from zennas.mask.textures import wardrobe
+from zennas.progress import silent
 from zennas.records import UserError
 from zennas.tasks.face.plan import FacePlan, MaskPlan
+from zennas.tasks.table import task_of
 from zennas.train.request import changed_plan
 
 NUM_PEOPLE, EACH, PX = 6, 8, 56
@@ -101,9 +103,9 @@ def test_a_training_with_masks_is_the_same_with_any_number_of_workers(options, f
 def test_a_run_without_masks_is_what_it_was_before_there_were_any(options, faces):
     """Its settings say nothing of masks, so that an older run goes on; those of a masked one say what templates
     hold."""
-    source = open_source(faces)
-    assert "mask" not in options().settings(source, None)["data"]
-    assert options("data.mask.ratio=0.2").settings(source, None)["data"]["mask"]["ratio"] == 0.2
+    data = task_of("face").open_data(options(), silent())
+    assert "mask" not in options().settings(data, None)["data"]
+    assert options("data.mask.ratio=0.2").settings(data, None)["data"]["mask"]["ratio"] == 0.2
 
 
 @pytest.mark.parametrize(

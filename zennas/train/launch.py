@@ -7,9 +7,8 @@ import os
 import pathlib
 
 import torch
-from rich.console import Console
 
-from zennas.progress import Progress, console_for
+from zennas.progress import Progress, console_for, silent
 from zennas.provenance import num_cores
 from zennas.ranks import TIMEOUT, join
 from zennas.ray_address import keep_ray_on_loopback
@@ -36,11 +35,6 @@ def launch(options, progress, *, num_ray_workers=None, address=None):
 def is_first_process():
     """Whether this process is the one that speaks, before the ranks have met."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def silent():
-    """A Progress that says nothing."""
-    return Progress(Console(quiet=True))
 
 
 def _on_ray(options, progress, num_workers, address):

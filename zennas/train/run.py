@@ -1,9 +1,9 @@
 """The work of `zennas train`: a plain function that a script can call."""
 
-from zennas.progress import Progress
+from zennas.progress import Progress, silent
 from zennas.tasks.table import task_of
 from zennas.train import prepare
-from zennas.train.launch import launch, silent
+from zennas.train.launch import launch
 from zennas.train.options import Options
 
 

@@ -5,11 +5,11 @@ import shlex
 import sys
 
 from zennas import commands
-from zennas.progress import Progress
+from zennas.progress import Progress, silent
 from zennas.ranks import EveryRankError
 from zennas.records import UserError
 from zennas.tasks.table import task_of
-from zennas.train.launch import is_first_process, silent
+from zennas.train.launch import is_first_process
 from zennas.train.run import run
 
 REFUSED = 1  # exit code: trained, but over the budget or refused by the checker

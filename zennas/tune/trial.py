@@ -13,6 +13,7 @@ from zennas.clean.centres import unit_rows
 from zennas.data.labels import write_labels
 from zennas.data.sources import open_source
 from zennas.embed.embeddings import sidecar_of
+from zennas.progress import silent
 from zennas.ranks import join
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
@@ -22,7 +23,6 @@ from zennas.tasks.face.verify import in_eval
 from zennas.tasks.table import task_of
 from zennas.train import prepare
 from zennas.train.journal import read_metrics
-from zennas.train.launch import silent
 from zennas.train.loop import CHECKPOINTS, Training
 from zennas.train.request import changed_plan
 from zennas.tune.cleaning import cleaned
