@@ -330,6 +330,7 @@ CHANGES = [
     "a block",
     "a score",
     "a loss over class centres",
+    "another kind of loss",
     "a latency backend",
     "a protocol of evaluation",
     "a plot of a report",
