@@ -24,8 +24,7 @@ class Room(types.ModuleType):
 
         progress: a zennas.progress.Progress that is told how far it is; without one nothing is printed.
         """
-        declared = importlib.import_module(f"{self.__name__}.options")
-        return importlib.import_module(f"{self.__name__}.run").run(declared.Options.of(**options), progress=progress)
+        return work(importlib.import_module(f"{self.__name__}.options").Options.of(**options), progress)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -35,6 +34,15 @@ class Room(types.ModuleType):
 
     def __reduce__(self) -> Any:  # as any module is pickled by cloudpickle, which knows them by their exact type
         return importlib.import_module, (self.__name__,)
+
+
+def work(options: Any, progress: Any) -> Any:
+    """What the room of these options returns: its file run.py does it."""
+    if hasattr(options, "address") and options.address is None:
+        from zennas.ray_address import keep_ray_on_loopback
+
+        keep_ray_on_loopback()
+    return importlib.import_module(f"{options.room()}.run").run(options, progress=progress)
 
 
 def make_callable(name: str) -> None:

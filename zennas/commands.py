@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zennas import COMMANDS
+from zennas.api import work
 from zennas.flags import CommandOptions, Option, spelled
 from zennas.records import EXPERIMENTS, SPACES, UserError, names
 
@@ -102,20 +103,18 @@ def _run(options: CommandOptions, output: str | None) -> int:
     # Imported here, so that --help answers at once.
     from zennas.progress import Progress, console_for
 
-    room = options.room()
-    run = importlib.import_module(f"{room}.run").run
-    show = importlib.import_module(f"{room}.show").show
     apart = len(options.OUTPUTS) > 1
     console = console_for(json_output=output is not None)
     progress = Progress(console_for(json_output=output is not None or apart))
     try:
-        result = run(options, progress=progress)
+        result = work(options, progress)
     finally:
         progress.close()
     if output == "json":
         print(json.dumps(plain(result), indent=2))
     elif output is not None:
         getattr(result, f"print_{output}")()
+    show = importlib.import_module(f"{options.room()}.show").show
     return show(result, options, None if output is not None and apart else console) or 0
 
 

@@ -311,11 +311,11 @@ Device = Annotated[Literal["cpu", "cuda"] | None, flag("cpu or cuda.", unset="cu
 Address = Annotated[
     str | None, flag("Address of a Ray cluster ('auto' inside one).", unset="a private local Ray", metavar="HOST:PORT")
 ]
-Data = Annotated[
-    pathlib.Path,
-    flag(
-        "Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
-    ),
+DATA = "Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
+Data = Annotated[pathlib.Path, flag(DATA)]
+RESUME_OR_FRESH = (("resume", "fresh"),)
+Network = Annotated[
+    str | None, flag("Network, as zennas evaluate takes it: FILE[,normalise=...][,px=...].", metavar="FILE[,KEY=VALUE]")
 ]
 Changes = Annotated[tuple[str, ...], flag("KEY=VALUE of the recipe; may be repeated.", metavar="KEY=VALUE")]
 Workers = Annotated[int | None, flag("Processes.", unset="one per processor core", ge=1, le=4096)]

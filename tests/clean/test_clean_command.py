@@ -15,7 +15,7 @@ from tests.pages import figure, numbers
 from tests.train.conftest import ran, untrained
 from zennas.clean import steps
 from zennas.clean.__main__ import main
-from zennas.clean.run import WORTH_WORKERS, wanted_workers
+from zennas.clean.rounds import WORTH_WORKERS, wanted_workers
 from zennas.clean.state import REASONS
 from zennas.data.labels import DROPPED
 from zennas.data.sources import open_source
@@ -220,7 +220,7 @@ def slowly(*given):
 parts.centres = slowly
 from zennas.clean import steps
 from zennas.clean.__main__ import main
-from zennas.clean.run import WORTH_WORKERS, wanted_workers
+from zennas.clean.rounds import WORTH_WORKERS, wanted_workers
 main()
 """
 
@@ -268,7 +268,7 @@ def test_a_stop_before_all_is_written_is_no_end(asked, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("zennas.clean.run.write_outcome", stopped)
+        context.setattr("zennas.clean.rounds.write_outcome", stopped)
         assert asked().code == 130
     assert not (tmp_path / "out" / "decisions.parquet").exists()
     ended = asked("--json")
@@ -313,7 +313,7 @@ def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:  # when the third round is done, and not all is written
-        context.setattr("zennas.clean.run.write_outcome", stopped)
+        context.setattr("zennas.clean.rounds.write_outcome", stopped)
         assert ran(*words, "--rounds", "3", "--start", "previous", command=main).code == 130
     again = ran(*words, "--rounds", "3", command=main)
     assert again.code == 0 and [one["start"] for one in json.loads(again.stdout)["rounds"]] == [

@@ -1,114 +1,96 @@
-"""From the words of a command line to the Options of a cleaning."""
+"""What a user asks of `zennas clean`."""
 
-import dataclasses
 import pathlib
+from typing import Annotated, ClassVar, Literal
 
-import pydantic
+from zennas.flags import (
+    RESUME_OR_FRESH,
+    Address,
+    Changes,
+    CommandOptions,
+    Data,
+    Device,
+    Network,
+    flag,
+)
 
-from zennas.clean.plan import CleanPlan
-from zennas.provenance import command_line
-from zennas.records import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user asks for."""
-
-    data: pathlib.Path
-    out: pathlib.Path
-    plan: CleanPlan
-    embeddings_from: str | None = None  # a network, as embed/named.py spells it
-    embeddings: pathlib.Path | None = None  # an .npy of N rows instead
-    rounds: int = 1
-    start: str = "raw"  # of a round after the first: "raw" labels, or those that the "previous" round left
-    workers: int | None = None
-    address: str | None = None
-    device: str | None = None
-    resume: bool = False
-    fresh: bool = False
-    command: str = ""
-
-    def settings(self, source, fingerprint):
-        """What makes this run this run; how many rounds there are may change, from what they
-        begin (each says so itself), and who does the work."""
-        return {
-            "data": source.fingerprint,
-            "num_images": source.num_images,
-            "num_identities": source.num_identities,
-            "embeddings": fingerprint,
-            **self.plan.model_dump(mode="json"),
-        }
+THRESHOLD = "Cosine, or none to leave the step out. "
 
 
-def request(data, *, out=None, thresholds=(), **others):
-    """The Options of a cleaning. thresholds: {field of CleanPlan: value given}. UserError for what cannot be used."""
-    data = pathlib.Path(data)
-    if not data.exists():
-        raise UserError(f"--data {data}: no such file or folder")
-    plan = plan_of(dict(thresholds))
-    given = [name for name in ("embeddings_from", "embeddings") if others.get(name) is not None]
-    if len(given) != 1:
-        raise UserError(
-            "--embeddings-from MODEL asks a network for embeddings, --embeddings FILE.npy brings them: give one of "
-            "the two"
-        )
-    rounds, start, device, workers = (
-        others.get("rounds", 1),
-        others.get("start", "raw"),
-        others.get("device"),
-        others.get("workers"),
-    )
-    if rounds < 1:
-        raise UserError(f"--rounds: given {rounds}, allowed: 1 or more")
-    if rounds > 1 and others.get("embeddings") is not None:
-        raise UserError(
-            f"--rounds {rounds}: a second round asks the network that the first one trained, and --embeddings brings "
-            f"no "
-            "network's images; give --embeddings-from"
-        )
-    if start not in ("raw", "previous"):
-        raise UserError(f"--start: given '{start}', allowed: raw, previous")
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers: given {workers}, allowed: 1 or more")
-    if workers is not None and others.get("address") is not None:
-        raise UserError(
-            f"--workers {workers}: are processes of this machine; a cluster (--address) has those that it has"
-        )
-    return Options(
-        data=data,
-        out=pathlib.Path(out or pathlib.Path("runs") / f"{data.stem or 'data'}-clean"),
-        plan=plan,
-        command=command_line(),
-        **others,
-    )
+class Options(CommandOptions):
+    """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of
+    them.
 
+    A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
+    centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are
+    left out, then, by fresh centres, images far from their own. With --rounds N a network is trained on what is left,
+    by the recipe of --track, and cleans again.
 
-def plan_of(given):
-    """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'. UserError by
-    option.
+    Nothing is deleted: OUT/decisions.parquet says of every image what was decided and why, OUT/labels.npz is the new
+    list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
+    lose no more than the parts under way: give the same command again.
+
+    Exit codes: 0 cleaned; 2 something given cannot be used; 130 stopped by Ctrl-C.
     """
-    values = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name.startswith("tau_") and isinstance(value, str):
-            try:
-                value = None if value.lower() == "none" else float(value)
-            except ValueError:
-                raise UserError(
-                    f"{_option(name)}: given '{value}', allowed: a cosine between -1 and 1, or none to leave the "
-                    f"step out"
-                ) from None
-        values[name] = value
-    try:
-        return CleanPlan.model_validate(values)
-    except pydantic.ValidationError as error:
-        detail = error.errors()[0]
-        name, said = detail["loc"][0], detail["msg"].removeprefix("Input should be ")
-        raise UserError(f"{_option(name)}: given {detail['input']}, allowed: {said}") from None
 
-
-def _option(name):
-    return "--" + name.replace("_", "-")
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
+    data: Data
+    embeddings_from: Annotated[
+        Network, flag("Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...].")
+    ] = None
+    embeddings: Annotated[
+        pathlib.Path | None,
+        flag("An .npy of a row for each image, in the order of the data, instead of a network."),
+    ] = None
+    out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/DATA-clean")] = None
+    rounds: Annotated[int, flag("Rounds; between two of them a network is trained.", ge=1)] = 1
+    start: Annotated[
+        Literal["raw", "previous"],
+        flag("Of the rounds after the first: raw (all images are judged anew), or previous (what is left)."),
+    ] = "raw"
+    track: Annotated[
+        str | None,
+        flag("Experiment whose recipe trains between rounds.", unset="webface-sfr", values="experiments"),
+    ] = None
+    winner: Annotated[pathlib.Path | None, flag("Candidate (YAML) to train.", unset="runs/TRACK/winner-1.yaml")] = None
+    set: Changes = ()
+    order: Annotated[
+        str | None,
+        flag("inter-intra (merge, between identities, within them) or intra-inter (CAST's).", unset="inter-intra"),
+    ] = None
+    tau_merge: Annotated[
+        str | float | None,
+        flag(f"{THRESHOLD}Identities whose centres are more alike are one person.", unset="0.7"),
+    ] = None
+    tau_duplicate: Annotated[
+        str | float | None,
+        flag(f"{THRESHOLD}Images of two identities that are more alike are one.", unset="0.95"),
+    ] = None
+    tau_other: Annotated[
+        str | float | None,
+        flag(f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it.", unset="0.5"),
+    ] = None
+    tau_intra: Annotated[
+        str | float | None,
+        flag(f"{THRESHOLD}Images no nearer to their identity's centre are of somebody else.", unset="0.25"),
+    ] = None
+    dbscan_eps: Annotated[float | None, flag("Cosine distance within which images are neighbours.", unset="0.6")] = None
+    dbscan_min_samples: Annotated[int | None, flag("Neighbours that make the core of a cluster.", unset="2")] = None
+    min_images: Annotated[int | None, flag("Identities with fewer images left are left out.", unset="1")] = None
+    move: Annotated[bool, flag("Give images to the identity they are nearer to, instead of leaving them out.")] = False
+    take_back: Annotated[
+        tuple[str, ...],
+        flag("Undo a decision: image:NAME (or its number) stays, identity:NAME is nobody else; may be repeated."),
+    ] = ()
+    look: Annotated[
+        str | None,
+        flag("Write OUT/look-NAME.html: all images of an identity, and what was decided.", metavar="NAME"),
+    ] = None
+    workers: Annotated[
+        int | None,
+        flag("Processes.", unset="one per core from 200,000 images on, else this one alone", ge=1, le=4096),
+    ] = None
+    device: Annotated[Device, flag("Of the network: cpu or cuda.", unset="cuda where there is a GPU")] = None
+    address: Address = None
+    resume: Annotated[bool, flag("Go on with a cleaning; an error where there is none.")] = False
+    fresh: Annotated[bool, flag("Move a cleaning that is there aside and begin anew.")] = False

@@ -1,15 +1,10 @@
-"""What a cleaning leaves behind: the summary, decisions.parquet, labels.npz for zennas train, the page; and what it
-says.
-"""
-
-import shlex
+"""What a cleaning leaves behind: the summary, decisions.parquet, labels.npz for zennas train, the page."""
 
 import numpy as np
-from rich.table import Table
 
 from zennas.clean.decisions import DECISIONS, TABLE, decision_N, names_of, write_table
 from zennas.clean.report import NEAR_THE_THRESHOLD, write_report
-from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL, TAKEN_BACK
+from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL
 from zennas.data.labels import write_labels
 from zennas.provenance import provenance
 
@@ -60,48 +55,6 @@ def write_outcome(options, source, state, summary, progress):
     write_labels(options.out / LABELS, source, state.label_N)
     write_report(options.out / REPORT, summary, source.images, names_of(source), np.asarray(source.label_N), state)
     progress.end()
-
-
-def print_summary(options, summary, console):
-    """The summary for people, and what to do next."""
-    images, identities = summary["images"], summary["identities"]
-    table = Table(title=f"{options.data}: what became of {images['before']:,} images", title_justify="left")
-    for name in ("decision", "reason"):
-        table.add_column(name)
-    for name in ("images", "per cent"):
-        table.add_column(name, justify="right")
-    rows = [("kept", "", images["kept"] - summary["reasons"][REASONS[TAKEN_BACK]])]
-    for name, count in summary["reasons"].items():
-        decision = {
-            REASONS[MERGED]: "merged",
-            REASONS[NEARER]: "moved" if summary["plan"]["move"] else "dropped",
-            REASONS[TAKEN_BACK]: "kept",
-        }.get(name, "dropped")
-        rows.append((decision, name, count))
-    for decision, reason, count in rows:
-        table.add_row(decision, reason, f"{count:,}", f"{100 * count / max(1, images['before']):.2f}")
-    console.print(table)
-    console.print(
-        f"identities: {identities['before']:,} before, {identities['after']:,} after; {identities['merges']:,} pairs "
-        f"became one"
-    )
-    train = ["python", "-m", "zennas.train", "--data", str(options.data), "--labels", str(options.out / LABELS)]
-    look = ["python", "-m", "zennas.clean", *_same(options), "--look", "NAME"]
-    console.print(
-        f"\nNext:\n  open {options.out / REPORT}\n  {shlex.join(train)}\n  {shlex.join(look)}",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _same(options):
-    """The words that name the same cleaning again."""
-    source = (
-        ("--embeddings-from", options.embeddings_from)
-        if options.embeddings_from
-        else ("--embeddings", str(options.embeddings))
-    )
-    return ["--data", str(options.data), *source, "--out", str(options.out)]
 
 
 def _sizes(count_C):

@@ -1,12 +1,12 @@
-"""The whole path of `zennas mask`: read `go` first."""
+"""The whole path of `zennas mask`: read `run` first."""
 
 import contextlib
 import csv
-import dataclasses
 import io
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,15 +15,17 @@ import pyarrow.parquet as pq
 from zennas.data.images import CorruptImageError, check_knobs, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
+from zennas.flags import spelled
 from zennas.mask.masker import Masker, check_look, templates_fingerprint
+from zennas.mask.options import Options
 from zennas.mask.parts import COLUMNS, Masking, do_part, images_of, spans_of
 from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
-from zennas.mask.textures import wardrobe
+from zennas.mask.textures import Wardrobe, wardrobe, write_layout
 from zennas.pool import Pool
-from zennas.progress import Progress
+from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
-from zennas.records import UserError
+from zennas.records import Record, UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
 
 TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
@@ -38,55 +40,67 @@ GROUP_ROWS = 1_000_000  # of the table; every group of rows costs its footer 1.5
 FEW = 20  # masked faces below which their colours say nothing of the colour order
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user asks for."""
+class Masked(Record):
+    """What `mask` returns: how many images there are, and what became of them."""
 
-    data: pathlib.Path
-    out: pathlib.Path
-    ratio: float = 0.15
-    kinds: tuple[str, ...] | None = None
-    textures: pathlib.Path | None = None
-    seed: int = 0
-    only_masked: bool = False
-    faces: str = "auto"
-    knobs: dict = dataclasses.field(default_factory=dict)
-    identities: pathlib.Path | None = None
-    workers: int | None = None
-    resume: bool = False
-    fresh: bool = False
-
-    def settings(self, source):
-        """What makes this run this run."""
-        return {
-            "data": source.fingerprint,
-            "num_images": source.num_images,
-            "ratio": self.ratio,
-            "kinds": list(self.kinds) if self.kinds is not None else None,
-            "textures": templates_fingerprint(self.textures) if self.textures is not None else None,
-            "seed": self.seed,
-            "only_masked": self.only_masked,
-            "faces": self.faces,
-            "knobs": self.knobs,
-        }
+    num_images: int
+    num_chosen: int
+    num_masked: int
+    num_written: int
+    num_passed_over: int
+    num_undecodable: int
+    num_damaged: int  # chosen or not
+    num_bluish: int
+    kinds: dict[str, int]
 
 
-def go(options, console):
-    """The summary of a masking, as run.json keeps it. UserError for what cannot be used, before anything is written."""
-    check(options)
-    options = dataclasses.replace(options, out=options.out.absolute())
-    dressing = wardrobe(options.kinds, options.textures, seed=options.seed)
-    progress = Progress(console)
+class Layout(Record):
+    """What `mask` returns of --layout."""
+
+    layout: pathlib.Path
+
+
+def check(options: Options) -> Wardrobe | None:
+    """What masks are made of; None where a layout is asked for. UserError for what cannot be used."""
+    if options.layout is not None:
+        return None
+    for name in ("data", "out"):
+        if getattr(options, name) is None:
+            raise UserError(f"{spelled(name)} is missing; see --help")
+    if options.only_masked and not options.ratio:
+        raise UserError("--only-masked: of --ratio 0 nothing is left to write; give a ratio above 0")
+    check_look(options.faces, "--faces")
+    check_knobs(vary, options.knob, "--knob")
+    return wardrobe(options.kinds, options.textures, seed=options.seed)
+
+
+def run(options: Options, *, progress: Progress | None = None) -> Masked | Layout:
+    """Write the masked set, or the layout that is asked for."""
+    progress = progress or silent()
+    dressing = check(options)
+    if dressing is None:
+        write_layout(options.layout)
+        return Layout(layout=options.layout)
+    try:
+        return Masked(**_run(options.model_copy(update={"out": options.out.absolute()}), dressing, progress))
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
+        raise
+
+
+def _run(options: Options, dressing: Wardrobe, progress: Progress) -> dict[str, Any]:
+    """The summary of a masking, as run.json keeps it."""
     lock = lock_folder(options.out)
     try:
         progress.begin(f"opening {options.data}")
         source = open_source(options.data, identities=options.identities, progress=progress.counting("images"))
         progress.end()
-        if options.out.resolve() == pathlib.Path(options.data).resolve():
+        if options.out.resolve() == options.data.resolve():
             raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
         state, goes_on = open_run(
             options.out,
-            options.settings(source),
+            _settings(options, source),
             start={"summary": None},
             resume=options.resume,
             fresh=options.fresh,
@@ -96,7 +110,7 @@ def go(options, console):
         if state["summary"] is not None and (options.out / "train.rec").is_file():
             progress.say(f"{options.out}: this masking is done; --fresh does it again")
             return state["summary"]
-        masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knobs)
+        masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knob)
         masking = Masking(source, masker, options.seed, options.only_masked, options.out / PARTS)
         return _mask(masking, options, state, goes_on, progress)
     finally:
@@ -104,18 +118,19 @@ def go(options, console):
         lock.release()
 
 
-def check(options):
-    """UserError for an option that cannot be used."""
-    if not 0 <= options.ratio <= 1:
-        raise UserError(f"--ratio: given {options.ratio:g}, allowed: 0 to 1, the share of the images that are masked")
-    if options.only_masked and not options.ratio:
-        raise UserError("--only-masked: of --ratio 0 nothing is left to write; give a ratio above 0")
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers: given {options.workers}, allowed: 1 or more")
-    if not 0 <= options.seed < 2**31:
-        raise UserError(f"--seed: given {options.seed}, allowed: 0 to {2**31 - 1}")
-    check_look(options.faces, "--faces")
-    check_knobs(vary, options.knobs, "--knob")
+def _settings(options: Options, source: Any) -> dict[str, Any]:
+    """What makes this run this run."""
+    return {
+        "data": source.fingerprint,
+        "num_images": source.num_images,
+        "ratio": options.ratio,
+        "kinds": list(options.kinds) if options.kinds is not None else None,
+        "textures": templates_fingerprint(options.textures) if options.textures is not None else None,
+        "seed": options.seed,
+        "only_masked": options.only_masked,
+        "faces": options.faces,
+        "knobs": options.knob,
+    }
 
 
 def _mask(masking, options, state, goes_on, progress):
