@@ -50,8 +50,8 @@ def _trainer(options: Options, request: Request, progress: Progress) -> Callable
     """train_next(labels, out) of `clean`: the track's recipe on the labels. A training that cannot be is refused before
     the first round.
     """
-    from zennas.train.terminal import train_and_tell
     from zennas.train.request import request as train_request
+    from zennas.train.terminal import train_and_tell
 
     def asked(labels: Any, out: pathlib.Path) -> Any:
         # What a network takes of a budget is nothing to a cleaning.
