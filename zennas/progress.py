@@ -25,6 +25,13 @@ class Progress:
         self._log = None
         self._live, self._stage, self._last_line, self._start = None, "", 0.0, 0.0
 
+    @property
+    def place(self):
+        """Where it speaks, in a word that another process takes: progress_at(place)."""
+        if self.console.quiet:
+            return "nowhere"
+        return "stderr" if self.console.stderr else "stdout"
+
     def log_to(self, path):
         """Write everything said from here on to a log file as well."""
         try:
@@ -109,6 +116,15 @@ def duration(seconds):
 def silent():
     """A Progress that prints nothing, for scripts that ask for none."""
     return Progress(Console(quiet=True))
+
+
+def progress_at(place):
+    """A Progress that speaks where another one does.
+
+    >>> progress_at(silent().place).place
+    'nowhere'
+    """
+    return silent() if place == "nowhere" else Progress(console_for(json_output=place == "stderr"))
 
 
 def console_for(*, json_output):

@@ -7,8 +7,8 @@ import pytest
 from zennas.space.candidate import read_candidates
 from zennas.track import load_experiment
 from zennas.tune.backbone import equal_macs
-from zennas.tune.options import tune_plan
 from zennas.tune.proposal import FACTORS
+from zennas.tune.request import tune_plan
 from zennas.tune_plan import Span
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

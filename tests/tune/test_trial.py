@@ -16,9 +16,10 @@ from zennas.records import UserError
 from zennas.train import checkpoints
 from zennas.train.prepare import initial_network
 from zennas.tune.backbone import equal_macs
-from zennas.tune.options import request
+from zennas.tune.options import Options
 from zennas.tune.people import split
 from zennas.tune.proposal import Proposal
+from zennas.tune.request import check
 from zennas.tune.trial import ENDED, FAILED, Setting, curve, end, read_json, run_trial
 
 MARGIN = {"m1": 1.0, "m2_rad": 0.2, "m3": 0.0, "s_p": 16.0, "s_n": 16.0}
@@ -33,12 +34,14 @@ def setting(material, tmp_path):
     """The Setting of the tiny search, with a network of random weights to clean by."""
     model = tmp_path / "random.pt2"
     model.touch()
-    options = request(
-        str(material.experiment),
-        data=material.faces,
-        winner=material.winner,
-        out=tmp_path / "run",
-        embeddings_from=str(model),
+    options = check(
+        Options(
+            track=str(material.experiment),
+            data=material.faces,
+            winner=material.winner,
+            out=tmp_path / "run",
+            embeddings_from=str(model),
+        )
     )
     source = open_source(options.data)
     people = split(source, options.tune.reward, seed=0)

@@ -1,160 +1,68 @@
-"""What a user asks of the comprehensive search, and what makes it this run."""
+"""What a user asks of `zennas tune`."""
 
-import dataclasses
 import pathlib
+from typing import Annotated, ClassVar
 
-from zennas.provenance import command_line, num_cores
-from zennas.records import UserError
-from zennas.space.candidate import Candidate
-from zennas.space.space import Space
-from zennas.tasks.table import FIRST
-from zennas.track import Track, load_experiment
-from zennas.train.options import Options as TrainOptions
-from zennas.train.request import request as train_request
-from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
-from zennas.tune.proposal import FACTORS
-from zennas.tune_plan import TunePlan
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user asks for. It travels to other processes and machines, so it holds values only; paths are absolute."""
-
-    name: str  # of the experiment
-    asked_track: str  # as the user gave it: a name or a path
-    track: Track
-    space: Space
-    plan: TrainPlan  # the recipe as it stands
-    tune: TunePlan
-    candidate: Candidate
-    data: pathlib.Path
-    out: pathlib.Path
-    shown_out: pathlib.Path  # as the user gave it
-    embeddings_from: str | None = None
-    held_out: pathlib.Path | None = None
-    test: pathlib.Path | None = None
-    device: str | None = None
-    num_workers: int = 1  # trials at once
-    num_threads: int = 1  # of each
-    address: str | None = None
-    resume: bool = False
-    fresh: bool = False
-    command: str = ""
-    task: str = FIRST  # a row of TASKS
-
-    def training(self, *, plan, candidate, out, labels=None):
-        """The train Options of one training of this search."""
-        return TrainOptions(
-            name=self.name,
-            asked_track=self.asked_track,
-            track=self.track,
-            space=self.space,
-            plan=plan,
-            candidate=candidate,
-            data=self.data,
-            out=out,
-            labels=labels,
-            any_size=True,
-            device=self.device,
-            task=self.task,
-        )
-
-    def settings(self, source, people, model_print):
-        """What makes this run this run: a resumed one must agree in all of it."""
-        groups = {"held_out": people.held_out, "test": people.test}
-        return {
-            "experiment": self.name,
-            "candidate": self.candidate.plain(),
-            "space": self.space.name,
-            "image_px": self.space.image_px,
-            "embedding_size": self.space.embedding_size,
-            "data": source.fingerprint,
-            "embeddings_from": model_print,
-            **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
-            "tune": self.tune.model_dump(mode="json"),
-            "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
-        }
+from zennas.flags import (
+    RESUME_OR_FRESH,
+    Address,
+    Changes,
+    CommandOptions,
+    Data,
+    Device,
+    Experiment,
+    Network,
+    Space,
+    flag,
+)
 
 
-def request(
-    track,
-    *,
-    data,
-    winner=None,
-    out=None,
-    changes=(),
-    space=None,
-    trials=None,
-    epochs=None,
-    seed=None,
-    only=(),
-    workers=None,
-    threads=None,
-    address=None,
-    embeddings_from=None,
-    held_out=None,
-    test=None,
-    device=None,
-    **others,
-):
-    """The Options of what the command line says. UserError for what cannot be used."""
-    tune = tune_plan(track, trials=trials, epochs=epochs, seed=seed, only=only)
-    trained = train_request(track, data=data, winner=winner, out=out, changes=changes, space=space, device=device)
-    if workers is not None and not 1 <= workers <= 4096:
-        raise UserError(f"--workers: given {workers}, allowed: 1 to 4096")
-    if threads is not None and not 1 <= threads <= 4096:
-        raise UserError(f"--threads: given {threads}, allowed: 1 to 4096")
-    workers = workers or num_cores()
-    # Of a cluster's machines nothing is known here.
-    threads = threads or (1 if address else max(1, num_cores() // workers))
-    for name, path in (("--held-out", held_out), ("--test", test)):
-        if path is not None and not path.is_file():
-            raise UserError(f"{name} {path}: no such file")
-    if tune.cleaning is not None and embeddings_from is None:
-        raise UserError(
-            "tune.cleaning asks how alike images are: give --embeddings-from MODEL, or leave it out with "
-            "--only margin --only backbone"
-        )
-    if tune.cleaning is None and embeddings_from is not None:
-        raise UserError(f"--embeddings-from {embeddings_from}: is for tune.cleaning, which is not searched here")
-    out = pathlib.Path(out or pathlib.Path("runs") / f"{trained.name}-tuned")
-    return Options(
-        name=trained.name,
-        asked_track=track,
-        track=trained.track,
-        space=trained.space,
-        plan=trained.plan,
-        tune=tune,
-        candidate=trained.candidate,
-        data=pathlib.Path(data).resolve(),
-        out=out.resolve(),
-        shown_out=out,
-        embeddings_from=embeddings_from,
-        held_out=held_out,
-        test=test,
-        device=device,
-        num_workers=workers,
-        num_threads=threads,
-        address=address,
-        command=command_line(),
-        task=trained.task,
-        **others,
-    )
+class Options(CommandOptions):
+    """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
 
+    Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
+    proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the
+    `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
+    finished trial is run again.
 
-def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
-    """The experiment's TunePlan, changed by the command line."""
-    experiment, *_ = load_experiment(track)
-    given = {"trials": trials, "epochs": epochs, "seed": seed}
-    values = experiment.tune.model_dump() | {name: value for name, value in given.items() if value is not None}
-    for name in only:
-        if name not in FACTORS:
-            raise UserError(f"--only {name}: allowed: {', '.join(FACTORS)}")
-        if values[name] is None:
-            raise UserError(f"--only {name}: the experiment's tune.{name} is null; there is nothing to search in it")
-    if only:
-        values |= {name: None for name in FACTORS if name not in only}
-    plan = type(experiment.tune).parse(values, "command line")
-    if all(getattr(plan, name) is None for name in FACTORS):
-        raise UserError(f"{track}: tune has nothing to search: {', '.join(FACTORS)} are all null")
-    return plan
+    Exit codes: 0 searched; 1 no trial was run to its end; 2 something given cannot be used; 130 stopped by Ctrl-C.
+    """
+
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
+    data: Data
+    track: Experiment = "webface-sfr"
+    winner: Annotated[
+        pathlib.Path | None,
+        flag("Candidate (YAML) whose depth and width are searched.", unset="runs/TRACK/winner-1.yaml"),
+    ] = None
+    embeddings_from: Annotated[
+        Network,
+        flag("Network whose embeddings clean the data, as zennas evaluate takes it: FILE[,normalise=...][,px=...]."),
+    ] = None
+    out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/TRACK-tuned")] = None
+    trials: Annotated[int | None, flag("Trials, the recipe among them.", unset="the experiment's")] = None
+    epochs: Annotated[int | None, flag("Epochs of a trial.", unset="the experiment's")] = None
+    seed: Annotated[int | None, flag("Seed of proposals and trials.", unset="the experiment's")] = None
+    only: Annotated[
+        tuple[str, ...],
+        flag("Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]"),
+    ] = ()
+    held_out: Annotated[
+        pathlib.Path | None,
+        flag("Text file of identities, one a line, that the reward is taken on.", unset="a share, drawn"),
+    ] = None
+    test: Annotated[
+        pathlib.Path | None,
+        flag("Identities that are asked when the search is over.", unset="another share, drawn"),
+    ] = None
+    set: Annotated[Changes, flag("KEY=VALUE of the recipe all trials begin from; may be repeated.")] = ()
+    space: Annotated[Space, flag("Search space of the backbone.", unset="the experiment's")] = None
+    workers: Annotated[int | None, flag("Trials at once.", unset="one per processor core", ge=1, le=4096)] = None
+    threads: Annotated[
+        int | None,
+        flag("Threads of a trial.", unset="the cores shared out; 1 with --address", ge=1, le=4096),
+    ] = None
+    device: Device = None
+    address: Address = None
+    resume: Annotated[bool, flag("Go on with a search; an error where there is none.")] = False
+    fresh: Annotated[bool, flag("Move a search that is there aside and begin anew.")] = False

@@ -1,13 +1,10 @@
-"""What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page; and what it
-says.
-"""
+"""What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page."""
 
 import io
 import shlex
 
 import pandas as pd
 import yaml
-from rich.table import Table
 
 from zennas.data.labels import write_labels
 from zennas.provenance import provenance
@@ -33,7 +30,7 @@ def table_of(tried):
             {"trial": one.number, "state": one.state, "epochs": last.get("epoch", 0)}
             | numbers
             | {name: one.proposal.plain.get(name) for name in KNOBS}
-            | {"candidate": _text(candidate)}
+            | {"candidate": backbone_text(candidate)}
             | facts
             | {"seconds": last.get("seconds"), "error": one.error}
         )
@@ -128,14 +125,12 @@ def write_outcome(setting, source, tried, summary):
     write_report(out / REPORT, summary, rows, curves)
 
 
-def next_command(setting_or_options, summary):
+def next_command(track, data, out, summary):
     """The words of the command that trains the best one in full."""
-    options = getattr(setting_or_options, "options", setting_or_options)
     proposal = Proposal(**summary["best"]["knobs"])
-    words = ["python", "-m", "zennas.train", "--track", options.asked_track, "--winner", str(options.shown_out / BEST)]
-    words += ["--data", str(options.data)]
+    words = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / BEST), "--data", str(data)]
     if _cleans(proposal):
-        words += ["--labels", str(options.shown_out / LABELS)]
+        words += ["--labels", str(out / LABELS)]
     return words + [word for change in proposal.changes for word in ("--set", change)]
 
 
@@ -144,14 +139,14 @@ def _cleans(proposal):
 
 
 def _best_yaml(setting, summary, proposal):
-    best, made_by = summary["best"], summary["made_by"]
+    options, best, made_by = setting.options, summary["best"], summary["made_by"]
     head = [
         f"trial {best['trial']} of {made_by['command']}",
         f"zennas {made_by['zennas']}, seed {made_by['seed']}, {made_by['machine']}, {made_by['date']}",
         f"reward {best['reward']:.4f} after {summary['epochs']} epochs"
         + (f"; the recipe as it stands: {summary['recipe']['reward']:.4f}" if summary["recipe"] else ""),
         "It is a candidate for --winner as it is; the rest is for --set and --labels:",
-        f"  {shlex.join(next_command(setting, summary))}",
+        f"  {shlex.join(next_command(options.asked_track, options.data, options.shown_out, summary))}",
     ]
     content = {"candidate": best["candidate"], "set": list(proposal.changes)}
     if _cleans(proposal):
@@ -161,31 +156,6 @@ def _best_yaml(setting, summary, proposal):
         }
     return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(
         content, sort_keys=False, default_flow_style=None, width=120
-    )
-
-
-def print_summary(options, summary, console):
-    """What was found, on the terminal, and the commands to type next."""
-    best, recipe = summary["best"], summary["recipe"]
-    table = Table(
-        title=f"{summary['experiment']}: reward after {summary['epochs']} epochs, per cent", title_justify="left"
-    )
-    for name in ("", "reward", *(name for name in best if name.startswith("tpr@")), "images", "identities", "backbone"):
-        table.add_column(name.replace("tpr@", "TPR@"), justify="left" if name in ("", "backbone") else "right")
-    for name, row in (("the recipe as it stands", recipe), (f"best, trial {best['trial']}", best)):
-        if row is not None:
-            tprs = [f"{100 * value:.2f}" for key, value in row.items() if key.startswith("tpr@")]
-            counts = [f"{row[key]:,}" for key in ("num_images", "num_identities")]
-            table.add_row(name, f"{100 * row['reward']:.2f}", *tprs, *counts, _text(row["candidate"]))
-    console.print(table)
-    for line in (*confirmation(summary), *summary["few_pairs"]):
-        console.print(line, markup=False, soft_wrap=True)
-    if failed := summary["states"][BROKEN]:
-        console.print(f"{failed} trial(s) failed: see {TRIALS}", style="yellow", markup=False, soft_wrap=True)
-    console.print(
-        f"\nNext:\n  open {options.shown_out / REPORT}\n  {shlex.join(next_command(options, summary))}",
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -210,7 +180,7 @@ def confirmation(summary):
     return said
 
 
-def _text(candidate):
+def backbone_text(candidate):
     """A candidate's plain mapping as people read it."""
     if candidate is None:
         return None

@@ -1,6 +1,9 @@
-"""The comprehensive search from end to end: embeddings, trials, the best confirmed, what it leaves behind. Read `go`
+"""The comprehensive search from end to end: embeddings, trials, the best confirmed, what it leaves behind. Read `run`
 first.
 """
+
+import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -8,23 +11,54 @@ from zennas.data.sources import open_source
 from zennas.embed.embeddings import of_source
 from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
-from zennas.progress import Progress
+from zennas.progress import Progress, silent
+from zennas.records import Record
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.tasks.table import task_of
 from zennas.tune import trials
 from zennas.tune.backbone import equal_macs
+from zennas.tune.options import Options
 from zennas.tune.outcome import summary_of, write_outcome
 from zennas.tune.people import few_pairs, split
 from zennas.tune.proposal import FACTORS, Proposal
+from zennas.tune.request import Request, check
 from zennas.tune.trial import Setting
 
 LOG = "tune.log"
 
 
-def go(options, console, *, json_output=False):
-    """The summary of a comprehensive search (a plain dict, as run.json keeps it). UserError before the first trial for
-    what cannot be used."""
-    progress, lock = Progress(console), lock_folder(options.out)
+class Tuned(Record):
+    """What `tune` returns: what was found, the same as run.json keeps, and where it lies."""
+
+    summary: dict[str, Any]
+    out: pathlib.Path
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best trial that was run to its end; None where none was."""
+        return self.summary["best"]
+
+    def plain(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        return self.summary
+
+
+def run(options: Options, *, progress: Progress | None = None) -> Tuned:
+    """Search the recipe. UserError before the first trial for what cannot be used."""
+    progress = progress or silent()
+    request = check(options)
+    try:
+        summary = _search(request, progress)
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say(f"stopped; finished trials are kept in {request.shown_out}: give the same command again to go on")
+        raise
+    return Tuned(summary=summary, out=request.shown_out)
+
+
+def _search(options: Request, progress: Progress) -> dict[str, Any]:
+    """The summary of a comprehensive search, as run.json keeps it."""
+    lock = lock_folder(options.out)
     try:
         shapes = _shapes(options)
         progress.begin(f"opening {options.data}")
@@ -54,7 +88,7 @@ def go(options, console, *, json_output=False):
         with trials.workers(
             options.num_workers, say=progress.say, threads=options.num_threads, address=options.address
         ):
-            tried = trials.search(setting, json_output=json_output, log=options.out / LOG)
+            tried = trials.search(setting, place=progress.place, log=options.out / LOG)
             summary = summary_of(setting, tried)
             if summary["best"] is not None and options.tune.confirm_seeds:
                 seeds = [options.tune.seed + 1 + number for number in range(options.tune.confirm_seeds)]

@@ -26,8 +26,8 @@ from zennas.train.journal import read_metrics
 from zennas.train.loop import CHECKPOINTS, Training
 from zennas.train.request import changed_plan
 from zennas.tune.cleaning import cleaned
-from zennas.tune.options import Options
 from zennas.tune.people import People, rewards
+from zennas.tune.request import Request
 
 REWARD, FACTS, FAILED, TEST = "reward", "trial.json", "failed.json", "test.json"
 ENDED = "ended"  # a file: it was run to its end, or is not to go on
@@ -39,7 +39,7 @@ class Setting:
     it.
     """
 
-    options: Options
+    options: Request
     people: People
     shapes: tuple[
         Candidate, ...

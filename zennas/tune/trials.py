@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from zennas.progress import Progress, console_for, duration
+from zennas.progress import duration, progress_at
 from zennas.ray_connection import connect
 from zennas.records import first_line
 from zennas.tune.proposal import KNOBS, Proposal, suggest
@@ -58,10 +58,10 @@ def workers(num_workers, *, say, threads=1, address=None):
         ray.shutdown()
 
 
-def search(setting, *, json_output, log):
+def search(setting, *, place, log):
     """[Tried] in order, once all trials are done: the recipe first, then what Optuna proposes.
 
-    Goes on where an earlier call was killed: what is finished is not run again. json_output, log: where it says how it
+    Goes on where an earlier call was killed: what is finished is not run again. place, log: where it says how it
     goes.
     """
     options, plan = setting.options, setting.options.tune
@@ -89,7 +89,7 @@ def search(setting, *, json_output, log):
                 search_alg=searcher, scheduler=scheduler, num_samples=plan.trials, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                name=RUN, storage_path=str(options.out), verbose=0, callbacks=[Teller(setting, json_output, str(log))]
+                name=RUN, storage_path=str(options.out), verbose=0, callbacks=[Teller(setting, place, str(log))]
             ),
         )
     results = tuner.fit()
@@ -237,15 +237,15 @@ class Teller(tune.Callback):
     start.
     """
 
-    def __init__(self, setting, json_output, log):
-        self.setting, self.json_output, self.log, self.progress = setting, json_output, log, None
+    def __init__(self, setting, place, log):
+        self.setting, self.place, self.log, self.progress = setting, place, log, None
 
     def __getstate__(self):
         return self.__dict__ | {"progress": None}
 
     def setup(self, **info):
         self.started = time.monotonic()
-        self.progress = Progress(console_for(json_output=self.json_output))
+        self.progress = progress_at(self.place)
         self.progress.log_to(self.log)
         self.progress.begin("searching")
 

@@ -1,0 +1,151 @@
+"""From what a user asks to the Request of a comprehensive search, and what makes it this run."""
+
+import dataclasses
+import pathlib
+
+from zennas.provenance import command_line, num_cores
+from zennas.records import UserError
+from zennas.space.candidate import Candidate
+from zennas.space.space import Space
+from zennas.tasks.table import FIRST
+from zennas.track import Track, load_experiment
+from zennas.train.options import Options as TrainOptions
+from zennas.train.request import request as train_request
+from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
+from zennas.tune.options import Options
+from zennas.tune.proposal import FACTORS
+from zennas.tune_plan import TunePlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A comprehensive search as it is done.
+
+    It travels to other processes and machines, so it holds values only; paths are absolute.
+    """
+
+    name: str  # of the experiment
+    asked_track: str  # as the user gave it: a name or a path
+    track: Track
+    space: Space
+    plan: TrainPlan  # the recipe as it stands
+    tune: TunePlan
+    candidate: Candidate
+    data: pathlib.Path
+    out: pathlib.Path
+    shown_out: pathlib.Path  # as the user gave it
+    embeddings_from: str | None = None
+    held_out: pathlib.Path | None = None
+    test: pathlib.Path | None = None
+    device: str | None = None
+    num_workers: int = 1  # trials at once
+    num_threads: int = 1  # of each
+    address: str | None = None
+    resume: bool = False
+    fresh: bool = False
+    command: str = ""
+    task: str = FIRST  # a row of TASKS
+
+    def training(self, *, plan, candidate, out, labels=None):
+        """The train Options of one training of this search."""
+        return TrainOptions(
+            name=self.name,
+            asked_track=self.asked_track,
+            track=self.track,
+            space=self.space,
+            plan=plan,
+            candidate=candidate,
+            data=self.data,
+            out=out,
+            labels=labels,
+            any_size=True,
+            device=self.device,
+            task=self.task,
+        )
+
+    def settings(self, source, people, model_print):
+        """What makes this run this run: a resumed one must agree in all of it."""
+        groups = {"held_out": people.held_out, "test": people.test}
+        return {
+            "experiment": self.name,
+            "candidate": self.candidate.plain(),
+            "space": self.space.name,
+            "image_px": self.space.image_px,
+            "embedding_size": self.space.embedding_size,
+            "data": source.fingerprint,
+            "embeddings_from": model_print,
+            **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
+            "tune": self.tune.model_dump(mode="json"),
+            "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
+        }
+
+
+def check(options: Options) -> Request:
+    """The Request of these options; UserError for what cannot be used."""
+    tune = tune_plan(options.track, trials=options.trials, epochs=options.epochs, seed=options.seed, only=options.only)
+    trained = train_request(
+        options.track,
+        data=options.data,
+        winner=options.winner,
+        out=options.out,
+        changes=options.set,
+        space=options.space,
+        device=options.device,
+    )
+    workers = options.workers or num_cores()
+    # Of a cluster's machines nothing is known here.
+    threads = options.threads or (1 if options.address else max(1, num_cores() // workers))
+    for name, path in (("--held-out", options.held_out), ("--test", options.test)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{name} {path}: no such file")
+    if tune.cleaning is not None and options.embeddings_from is None:
+        raise UserError(
+            "tune.cleaning asks how alike images are: give --embeddings-from MODEL, or leave it out with "
+            "--only margin --only backbone"
+        )
+    if tune.cleaning is None and options.embeddings_from is not None:
+        raise UserError(
+            f"--embeddings-from {options.embeddings_from}: is for tune.cleaning, which is not searched here"
+        )
+    out = options.out or pathlib.Path("runs") / f"{trained.name}-tuned"
+    return Request(
+        name=trained.name,
+        asked_track=options.track,
+        track=trained.track,
+        space=trained.space,
+        plan=trained.plan,
+        tune=tune,
+        candidate=trained.candidate,
+        data=options.data.resolve(),
+        out=out.resolve(),
+        shown_out=out,
+        embeddings_from=options.embeddings_from,
+        held_out=options.held_out,
+        test=options.test,
+        device=options.device,
+        num_workers=workers,
+        num_threads=threads,
+        address=options.address,
+        command=command_line(),
+        task=trained.task,
+        resume=options.resume,
+        fresh=options.fresh,
+    )
+
+
+def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
+    """The experiment's TunePlan, changed by the command line."""
+    experiment, *_ = load_experiment(track)
+    given = {"trials": trials, "epochs": epochs, "seed": seed}
+    values = experiment.tune.model_dump() | {name: value for name, value in given.items() if value is not None}
+    for name in only:
+        if name not in FACTORS:
+            raise UserError(f"--only {name}: allowed: {', '.join(FACTORS)}")
+        if values[name] is None:
+            raise UserError(f"--only {name}: the experiment's tune.{name} is null; there is nothing to search in it")
+    if only:
+        values |= {name: None for name in FACTORS if name not in only}
+    plan = type(experiment.tune).parse(values, "command line")
+    if all(getattr(plan, name) is None for name in FACTORS):
+        raise UserError(f"{track}: tune has nothing to search: {', '.join(FACTORS)} are all null")
+    return plan
