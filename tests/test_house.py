@@ -300,3 +300,54 @@ def test_the_search_above_sees_what_it_should():
         assert foreign_words(line), line
     for line in ("zennas/work/x.py", "https://github.com/idstcv/ZenNAS", "a/home/b", "runs/webface-sfr", "$HOME/x"):
         assert not foreign_words(line), line
+
+
+# --- rooms that know no task
+
+# What trains, keeps, launches and reports a training whatever its network is for, and what every room stands on. Not
+# here: tasks/table.py, which is the list of the tasks; the rooms that serve one task so far (clean, mask, evaluate,
+# submit, tune); data, whose sources are labelled images of somebody or something.
+TASK_FREE = [
+    *(path for path in FILES if path.is_relative_to(PACKAGE / "train")),
+    *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task")),
+    *(
+        PACKAGE / f"{name}.py"
+        for name in (
+            "records",
+            "provenance",
+            "progress",
+            "page",
+            "run_folder",
+            "ray_address",
+            "ray_connection",
+            "pool",
+            "ranks",
+            "compiled",
+            "devices",
+            "train_plan",
+            "tune_plan",
+        )
+    ),
+]
+# Of a face, an identity, an embedding. `embedding_size` is how many numbers come out: a word of Space and of files.
+OF_A_TASK = re.compile(r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size)|tasks\.(?!table\b|task\b)\w+", re.IGNORECASE)
+# The published options of `zennas train`, whose words are those of its first task.
+OPTIONS_OF_TRAIN = {"zennas/train/options.py", "zennas/train/__main__.py"}
+
+
+def task_words(text):
+    return [f"line {n}: {line.strip()}" for n, line in enumerate(text.splitlines(), start=1) if OF_A_TASK.search(line)]
+
+
+@pytest.mark.parametrize("path", TASK_FREE, ids=[str(path.relative_to(PACKAGE)) for path in TASK_FREE])
+def test_what_serves_every_task_names_none(path):
+    if str(path.relative_to(ROOT)) in OPTIONS_OF_TRAIN:
+        return
+    assert task_words(path.read_text()) == []
+
+
+def test_words_of_a_task_are_seen():
+    for line in ("a face", "num_identities", "embedding_BD", "from zennas.tasks.face import plan", "# Faces"):
+        assert task_words(line), line
+    for line in ("an interface", "space.embedding_size", "from zennas.tasks.table import TASKS", "tasks.task.Head"):
+        assert not task_words(line), line

@@ -1,5 +1,5 @@
 """Ranks: the processes that train one network together, and what they say to each other (the only file that speaks to
-torch.distributed). One process alone is a Ranks too, whose sums and gathers are the identity."""
+torch.distributed). One process alone is a Ranks too, whose sums and gathers change nothing."""
 
 import datetime
 import inspect

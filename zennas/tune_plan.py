@@ -1,9 +1,7 @@
 """TunePlan: what every comprehensive search has, whatever its networks are for.
 
 The `tune:` part of an experiment is its task's own Record, which adds what else may vary and by what a trial is judged
-(zennas/tasks/NAME/tune_plan.py). Source of the search: Towards Robust Face Recognition with Comprehensive Search (ECCV
-2022, arXiv:2208.13600). Its ranges, step counts and controller are not published in what we could read: every range is
-our choice.
+(zennas/tasks/NAME/tune_plan.py). Every range is our choice.
 """
 
 from typing import Annotated

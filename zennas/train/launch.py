@@ -14,6 +14,7 @@ from zennas.ranks import TIMEOUT, join
 from zennas.ray_address import keep_ray_on_loopback
 from zennas.records import UserError, first_line
 from zennas.tasks.table import task_of
+from zennas.train.options import PATHS
 from zennas.train.rank import train_on
 
 
@@ -88,11 +89,7 @@ def _causes(error):
 
 def _absolute(options):
     """The Options with paths that hold in the working folder of a worker."""
-    changes = {
-        name: pathlib.Path(path).resolve()
-        for name in ("data", "out", "identities", "labels", "teacher", "start")
-        if (path := getattr(options, name)) is not None
-    }
+    changes = {name: pathlib.Path(path).resolve() for name in PATHS if (path := getattr(options, name)) is not None}
     task = task_of(options.task)
     sets = tuple(
         task.join_set(str(pathlib.Path(path).resolve()) for path in task.set_paths(text)) for text in options.verify

@@ -10,6 +10,8 @@ from zennas.tasks.task import Data
 from zennas.track import Track
 from zennas.train_plan import TrainPlan
 
+PATHS = ("data", "out", "identities", "labels", "teacher", "start")  # fields that say where something lies
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:

@@ -37,14 +37,14 @@ class Job:
 
 
 def check_fit(options):
-    """UserError where the winner is none for its track: its embedding, size or block."""
+    """UserError where the winner is none for its track: what it puts out, its size or block."""
     space, limits, candidate = options.space, options.track.limits, options.candidate
     spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
     if options.any_size:
         return spent
     if limits.max_embedding_size is not None and space.embedding_size > limits.max_embedding_size:
         raise UserError(
-            f"space {space.name} has embeddings of {space.embedding_size} numbers; "
+            f"space {space.name} puts out {space.embedding_size} numbers; "
             f"track {options.track.name} allows at most {limits.max_embedding_size}"
         )
     if limits.max_mb is not None and spent.megabytes > limits.max_mb:

@@ -119,19 +119,13 @@ def _announce(job, spent, ranks, progress):
     lines = {
         "track": f"{options.track.name}: {options.track.title}",
         "winner": f"{options.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
-        "data": f"{options.data}: {job.data.text}{_chosen(options)}",
+        "data": f"{options.data}: {job.data.text}",
         **task.announced(options, job.head),
         "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on "
         f"{ranks.device}, {job.num_workers} decoding process(es) each, seed {plan.seed}, out {options.out}",
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")
-
-
-def _chosen(options):
-    """What of the data is trained on, where that is not all of it."""
-    given = options.labels or options.identities
-    return "" if given is None else f", as {given} has them"
 
 
 def _accuracies(job, ranks, progress):

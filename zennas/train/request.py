@@ -10,8 +10,10 @@ from zennas.space.candidate import read_candidates
 from zennas.space.network import block_shapes, check_block
 from zennas.tasks.table import task_of
 from zennas.track import load_experiment, load_space
-from zennas.train.options import Options
+from zennas.train.options import PATHS, Options
 from zennas.train_plan import ONLY_OF
+
+MADE_OR_CHECKED_LATER = ("out", "start")  # paths that need not be there
 
 
 def request(track, *, data, winner=None, out=None, changes=(), space=None, **others):
@@ -59,11 +61,10 @@ def check_request(track, *, data, changes=(), space=None, **others):
         raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
     if budget_ms is not None and not budget_ms > 0:
         raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
-    files = {"--data": data, "--teacher": teacher}
-    files |= {f"--{name}": others.get(name) for name in ("identities", "labels")}
-    for name, path in files.items():
+    paths = {name: others.get(name) for name in PATHS if name not in MADE_OR_CHECKED_LATER} | {"data": data}
+    for name, path in paths.items():
         if path is not None and not pathlib.Path(path).exists():
-            raise UserError(f"{name} {path}: no such file or folder")
+            raise UserError(f"--{name} {path}: no such file or folder")
     for text in others.get("verify", ()):
         for path in task.set_paths(text):
             if not pathlib.Path(path).exists():
@@ -83,9 +84,8 @@ def changed_plan(plan, changes):
     Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
     not have.
 
-    >>> from zennas.tasks.face.plan import FacePlan
-    >>> changed_plan(FacePlan(), ["epochs=2", "optimizer.lr=0.05", "loss.knobs.margin_rad=0.3"]).loss.knobs
-    {'margin_rad': 0.3}
+    >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05"]).optimizer.lr
+    0.05
     """
     # What was given alone: defaults of a row that is not asked for any more are no wish of anybody's.
     values = plan.model_dump(mode="json", exclude_unset=True)

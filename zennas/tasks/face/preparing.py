@@ -55,11 +55,13 @@ def open_data(options, progress) -> Data:
         except CorruptImageError as error:
             if number == 9:
                 raise UserError(f"{options.data}: the first ten images are corrupt; the last: {error}") from None
+    # What of the data is trained on, where that is not all of it.
+    chosen = "".join(f", as {path} has them" for path in (options.labels or options.identities,) if path)
     return Data(
         source,
         source.fingerprint,
         {"num_images": source.num_images, "num_identities": source.num_identities},
-        f"{source.num_images:,} images of {source.num_identities:,} identities",
+        f"{source.num_images:,} images of {source.num_identities:,} identities{chosen}",
     )
 
 

@@ -2,7 +2,8 @@
 task is face.
 
 The three spaces, the reward's weights and its FPRs are those of Towards Robust Face Recognition with Comprehensive
-Search (ECCV 2022, arXiv:2208.13600).
+Search (ECCV 2022, arXiv:2208.13600). Its ranges, step counts and controller are not published in what we could read:
+every range here is our choice.
 """
 
 from typing import Annotated

@@ -1,0 +1,211 @@
+"""What every row of TASKS must keep: its plan, and its head and stream as the loop of a training asks for them.
+
+A new row needs an entry in WITH: a function that gives the Options of a training of seconds.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.tasks import toy
+from tests.tasks.test_task_free import options as toy_options  # noqa: F401
+from zennas.progress import silent
+from zennas.ranks import Ranks
+from zennas.tasks.table import FIRST, TASKS, plan_of, row_of, task_of, tune_plan_of
+from zennas.tasks.task import Judgement, Page, Step, Task
+from zennas.train import prepare
+from zennas.train_plan import TrainPlan
+from zennas.tune_plan import TunePlan
+
+NAMES = [*TASKS, "toy"]  # the tests' own task stands for the ones to come
+each_task = pytest.mark.parametrize("name", NAMES)
+WITH = {
+    "face": lambda request: request.getfixturevalue("face_options")(
+        "loss.name=adaface", "loss.sampling_rate=0.5", verify=(request.getfixturevalue("material").held_out,)
+    ),
+    "toy": lambda request: request.getfixturevalue("toy_options")(),
+}
+
+
+@pytest.fixture(autouse=True)
+def with_the_toy(monkeypatch):
+    monkeypatch.setitem(TASKS, "toy", toy.ROW)
+
+
+@pytest.fixture
+def job(request, name):
+    """job(ranks) -> the Job of a small training of this task."""
+
+    def made(ranks=None):
+        ranks, options = ranks or Ranks(), WITH[name](request)
+        options.out.mkdir(parents=True, exist_ok=True)
+        task = task_of(name)
+        sets = prepare.open_sets(options, ranks)
+        return prepare.prepare(options, task.open_data(options, silent()), None, ranks, silent(), sets=sets)
+
+    return made
+
+
+def test_every_task_is_tried_and_the_first_is_there():
+    assert set(WITH) == set(NAMES) and FIRST in TASKS
+
+
+@each_task
+def test_a_plan_is_a_record_that_says_what_a_run_is(name):
+    plan_class, tune_class = plan_of(name), tune_plan_of(name)
+    assert issubclass(plan_class, TrainPlan) and issubclass(tune_class, TunePlan)
+    plan = plan_class()
+    task_of(name).check_plan(plan, "defaults")
+    assert plan_class.parse(plan.model_dump(mode="json"), "again") == plan
+    # Another number of ranks, or of processes that decode, is the same run; another seed is not.
+    same = plan_class(accumulate=2, data={"workers": 3}, keep_checkpoints=7)
+    assert plan.of_the_run() == same.of_the_run() != plan_class(seed=1).of_the_run()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_plans_import_without_what_takes_seconds(name):
+    modules = {place.partition(":")[0] for place in (row_of(name).plan, row_of(name).tune)}
+    code = f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'cv2', 'ray', 'scipy') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout.strip() == "[]"
+
+
+@each_task
+def test_a_task_is_whole(name):
+    task = task_of(name)
+    assert isinstance(task, Task) and isinstance(task.page, Page) and task.measures
+    assert task.taught == "" or task.taught in plan_of(name).model_fields
+    assert task.join_set(task.set_paths("pairs.txt")) == "pairs.txt"
+
+
+def batches(job, ranks, first, last):
+    task, options = task_of(job.options.task), job.options
+    return list(task.stream(options, job.data, first_step=first, last_step=last, ranks=ranks, num_workers=0))
+
+
+def parts(batch):
+    """The tensors of a batch."""
+    return [value for value in batch if torch.is_tensor(value)]
+
+
+@each_task
+def test_a_step_has_the_same_batch_from_wherever_and_on_however_many_ranks(name, job):
+    made = job()
+    whole = batches(made, Ranks(), 0, made.steps_per_epoch + 2)
+    assert [batch.step for batch in whole] == list(range(made.steps_per_epoch + 2))
+    assert [batch.epoch for batch in whole[-3:]] == [0, 1, 1]
+    later = batches(made, Ranks(), 3, 4)
+    halves = [batches(made, Ranks(rank, 2), 3, 4)[0] for rank in range(2)]
+    micro = [whole[3].micro(number, 2) for number in range(2)]
+    for expected, again, *pieces in zip(*map(parts, (whole[3], later[0], *halves, *micro)), strict=True):
+        assert torch.equal(expected, again)
+        assert torch.equal(expected, torch.cat(pieces[:2])) and torch.equal(expected, torch.cat(pieces[2:]))
+    assert not all(torch.equal(one, other) for one, other in zip(parts(whole[0]), parts(whole[1]), strict=True))
+
+
+def kept(head):
+    """A copy of all that a checkpoint holds of a head."""
+    state = head.state()
+    copied = {name: value.clone() for name, value in state.rows.items()}
+    for key, value in state.shared.items():
+        copied[key] = {k: torch.as_tensor(v).clone() for k, v in flat(value).items()}
+    return copied
+
+
+def flat(value, prefix=""):
+    if isinstance(value, dict):
+        return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}").items()}
+    return {prefix: value}
+
+
+def same(one, other):
+    one, other = flat(one), flat(other)
+    return set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def walked(job, num, *, take=True):
+    """The head after so many steps, each taken or discarded, and the losses."""
+    head, losses = job.head, []
+    for batch in batches(job, Ranks(), 0, num):
+        head.begin(batch)
+        numbers = head.loss(head.student, batch, Step(1, 0.0, False))
+        numbers["loss"].backward()
+        losses.append(numbers["loss"].item())
+        if take:
+            head.step(0.1)
+        else:
+            head.discard()
+    return losses
+
+
+@each_task
+def test_a_head_gives_a_loss_whose_gradient_reaches_the_network(name, job):
+    made = job()
+    losses = walked(made, 2)
+    assert all(torch.isfinite(torch.tensor(losses)))
+    weights = list(made.network.parameters())
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights)
+    assert all(isinstance(value, float) for value in made.head.numbers().values())
+    assert {id(weight) for weight in weights} <= {id(weight) for weight in made.head.student.parameters()}
+
+
+@each_task
+def test_a_loss_is_shared_out_over_micro_batches(name, job):
+    """Their sum is the step's, but for what statistics of a half differ."""
+    made = job()
+    (batch,) = batches(made, Ranks(), 0, 1)
+    made.network.eval()
+    made.head.begin(batch)
+    halves = [made.head.loss(made.head.student, batch.micro(n, 2), Step(2, 0.0, False))["loss"] for n in range(2)]
+    made.head.discard()
+    made.head.begin(batch)
+    whole = made.head.loss(made.head.student, batch, Step(1, 0.0, False))["loss"]
+    assert sum(halves).item() == pytest.approx(whole.item(), rel=0.05)
+
+
+@each_task
+def test_a_discarded_step_leaves_no_trace(name, job):
+    made = job()
+    before = kept(made.head)
+    walked(made, 1, take=False)
+    after = kept(made.head)
+    steps = [key for key in flat(after) if key.endswith(".steps")]  # a counter of steps goes on, so that draws do
+    before, after = flat(before), flat(after)
+    assert same({k: before[k] for k in before if k not in steps}, {k: after[k] for k in after if k not in steps})
+
+
+@each_task
+def test_a_head_takes_up_what_another_kept(name, job):
+    first, second = job(), job()
+    walked(first, 3)
+    state = first.head.state()
+    second.head.restore(state.shared, lambda name, low, high: state.rows[name][low - state.first : high - state.first])
+    assert same(kept(first.head), kept(second.head))
+
+
+@each_task
+def test_a_network_is_judged_by_the_measures_that_curves_follow(name, job):
+    made, task = job(), task_of(name)
+    assert made.sets and all(judged.name for judged in made.sets)
+    judgement = task.judge(made.options, made.network, made.sets[0], device=torch.device("cpu"))
+    assert isinstance(judgement, Judgement) and judgement.text
+    values = [getattr(judgement.record, measure) for measure in task.measures]
+    assert all(value is None or isinstance(value, float) for value in values) and values[0] is not None
+    assert made.network.training  # as it was
+
+
+@each_task
+def test_its_inputs_go_into_its_network(name, job):
+    made = job()
+    inputs = task_of(name).some_inputs(made.options, made.data, 5)
+    assert len(inputs) == 5 and inputs.dtype is torch.float32
+    assert len(made.network(inputs)) == 5
+
+
+@each_task
+def test_its_data_says_what_it_is(name, job):
+    data = job().data
+    assert data.fingerprint and data.text
+    assert all(key.startswith("num_") and isinstance(value, int) for key, value in data.counts.items())
