@@ -84,6 +84,7 @@ def changed_plan(plan, changes):
     Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
     not have.
 
+    >>> from zennas.train_plan import TrainPlan
     >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05"]).optimizer.lr
     0.05
     """
