@@ -109,7 +109,7 @@ def search(setting, tmp_path):
 
 
 def correct(batches, limit_macs):
-    """What Run.evolve and Run.correct do between two searches."""
+    """What loop.evolve and loop.correct do between two searches."""
     batches.ledger.event(why="drained", after_batch=batches.next_index - 1)
     batches.limit[0] = limit_macs
     batches.ledger.event(why="misjudged", factor=1.1, after_batch=batches.next_index - 1)

@@ -3,7 +3,7 @@ import types
 import numpy as np
 import pytest
 
-from zennas.search.budgets import Budget
+from zennas.search.cost_limits import CostLimit
 from zennas.search.optimum import Optimum
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.scored import Row, Rows
@@ -33,8 +33,9 @@ def run(*, optimum=True, scores=()):
     rows.extend([row_of(CHEAPEST, score) for score in scores])
     return types.SimpleNamespace(
         space=SPACE,
-        factor=0.5,
-        others=[Budget("blocks", lambda part: float(part.is_block), 9.0)],
+        predictor=types.SimpleNamespace(
+            factor=0.5, limits=(CostLimit("blocks", lambda part: float(part.is_block), 9.0),)
+        ),
         funnel=types.SimpleNamespace(score=ByBlocks(), optimum=found),
         ledger=types.SimpleNamespace(rows=rows),
     )

@@ -8,8 +8,9 @@ import torch
 
 from tests.train.conftest import ran
 from zennas.run.__main__ import main as run_main
-from zennas.search import loop, outcome
+from zennas.search import run, show
 from zennas.search.__main__ import main as search_main
+from zennas.search.stages import Settled
 from zennas.train import terminal as train_terminal
 
 WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
@@ -22,28 +23,30 @@ def winners(*names):
 
 @pytest.fixture
 def begun(monkeypatch):
-    """The Options of every search that began; it finds what `begun.winners` says."""
+    """The Checked of every search that began; it finds what `begun.winners` says."""
     begun = types.SimpleNamespace(searches=[], trainings=[], winners=[])
 
-    class Search:
-        budget = None
-
-        def __init__(self, options, progress):
-            begun.searches.append(options)
-            self.out = options.out
-
-        def go(self):
-            self.out.mkdir()
-            for winner in begun.winners:
-                (self.out / f"{winner.name}.yaml").write_text(WINNER)
-            return begun.winners
+    def search(checked, progress):
+        begun.searches.append(checked)
+        checked.out.mkdir()
+        for winner in begun.winners:
+            (checked.out / f"{winner.name}.yaml").write_text(WINNER)
+        return Settled(
+            experiment=checked.experiment.name,
+            score_label=checked.plan.score.label,
+            winners=tuple(begun.winners),
+            baselines=(),
+            stand_in=None,
+            folder=checked.out,
+            island=0,
+        )
 
     def train(options, console, **ranks):
         begun.trainings.append((options, ranks))
         return RESULT, 0
 
-    monkeypatch.setattr(loop, "Run", Search)
-    monkeypatch.setattr(outcome, "print_winners", lambda *_: None)
+    monkeypatch.setattr(run, "run_search", search)
+    monkeypatch.setattr(show, "print_winners", lambda *_: None)
     monkeypatch.setattr(train_terminal, "train_and_tell", train)
     return begun
 

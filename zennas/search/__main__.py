@@ -144,10 +144,10 @@ def search_and_train(
     from zennas.records import UserError
     from zennas.run_folder import lasting, lasting_url
     from zennas.score.scores import SCORES
-    from zennas.search.loop import Run
-    from zennas.search.options import Options
-    from zennas.search.outcome import print_winners
+    from zennas.search.run import run_search
     from zennas.search.scored import checked_table
+    from zennas.search.show import print_winners
+    from zennas.search.stages import Checked
     from zennas.search.storage import asked_storage, shown, without_secret
     from zennas.track import SearchPlan, load_experiment, load_space, lookup
 
@@ -189,7 +189,7 @@ def search_and_train(
         training = {name: value for name, value in wanted.items() if value is not None}
         ranks = {name: training.pop(name) for name in ("num_ray_workers", "address") if name in training}
         _check_training(track, data=then_train, on_ray="num_ray_workers" in ranks, **training)
-    options = Options(
+    checked = Checked(
         experiment=experiment,
         track=the_track,
         space=load_space(space) if space else the_space,
@@ -209,16 +209,11 @@ def search_and_train(
     )
     console = console_for(json_output=json_output)
     progress = Progress(console)
-    run = Run(options, progress)
     try:
-        winners = run.go()
-        listed = [entry.plain() for entry in winners]
-    except KeyboardInterrupt:
-        progress.end()
-        progress.say(f"stopped; everything computed is kept in {run.out}: give the same command again to go on")
-        raise
+        settled = run_search(checked, progress)
     finally:
         progress.close()
+    listed, winners, folder = settled.plain(), settled.winners, settled.folder
     if json_output and (then_train is None or not winners):
         print(json.dumps(listed if then_train is None else {"winners": listed, "trained": None}, indent=2))
     if not winners:
@@ -228,14 +223,14 @@ def search_and_train(
             style="yellow",
         )
         raise typer.Exit(1)
-    print_winners(run, winners, console)
-    if the_note := run.budget.stand_in if run.budget else None:
-        console.print(the_note, style="yellow")
+    print_winners(settled, console)
+    if settled.stand_in:
+        console.print(settled.stand_in, style="yellow")
     storage_url = without_secret(storage).removeprefix("journal:") if storage else f"sqlite:///{out / 'study.db'}"
     pgpass = "    # the password from ~/.pgpass" if storage and shown(storage) != storage else ""
     if islands > 1:
         console.print(
-            f"These are the best of what all islands had measured when island {run.island} had its finals; the "
+            f"These are the best of what all islands had measured when island {settled.island} had its finals; the "
             f"island that has "
             "them last knows of all.",
             style="yellow",
@@ -260,7 +255,7 @@ def search_and_train(
         "python",
         "-m",
         "zennas.score",
-        str(run.out / "winner-1.yaml"),
+        str(folder / "winner-1.yaml"),
         "--track",
         track,
         *_flags(same),
@@ -268,12 +263,12 @@ def search_and_train(
     ]
     more = {"--candidates": 2 * candidates} if candidates else {"--minutes": f"{2 * plan.minutes:g}"}
     search_on = ["python", "-m", "zennas.search", "--track", track, "--out", str(out), *_flags(again | more)]
-    train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(run.out / "winner-1.yaml")]
+    train_it = ["python", "-m", "zennas.train", "--track", track, "--winner", str(folder / "winner-1.yaml")]
     train_it += [*_flags(same | {"--space": space}), "--out", str(trained_out), "--data"]
     console.print(
         f"A {plan.score.label} is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n"
-        f"  open {run.out / 'report.html'}\n"
-        f"  optuna-dashboard {storage_url} --artifact-dir {run.out / 'artifacts'}{pgpass}\n"
+        f"  open {folder / 'report.html'}\n"
+        f"  optuna-dashboard {storage_url} --artifact-dir {folder / 'artifacts'}{pgpass}\n"
         f"  {shlex.join(measure_it)}\n"
         f"  {shlex.join(search_on)}    # search on\n"
         f"  {shlex.join(train_it)} DATA    # train the best one",
@@ -284,7 +279,7 @@ def search_and_train(
         from zennas.train.request import request
         from zennas.train.terminal import train_and_tell
 
-        options = request(track, data=then_train, winner=run.out / "winner-1.yaml", out=trained_out, **training)
+        options = request(track, data=then_train, winner=folder / "winner-1.yaml", out=trained_out, **training)
         result, code = train_and_tell(options, console, **ranks)
         if json_output:
             print(json.dumps({"winners": listed, "trained": result}, indent=2))

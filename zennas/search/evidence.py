@@ -5,35 +5,36 @@ So winners that score alike are ranked by the score that says most about it.
 """
 
 from zennas.search.measured import Measured
+from zennas.search.stages import Searched
 from zennas.track import EvidencePlan
 
 
-def gather(run, entries):
+def gather(searched: Searched, entries: list[Measured]) -> dict:
     """{key: {score's name: value, None where it failed}} of measured networks, by the rows of the plan's `evidence`.
 
     Kept in run.json, so that none is computed twice. Scored by the run's workers, with nothing measured beside them.
     """
-    plan, known = run.plan.evidence, dict(run.ledger.state.get("evidence", {}))
+    plan, known = searched.plan.evidence, dict(searched.ledger.state.get("evidence", {}))
     todo = [entry for entry in entries if set(known.get(entry.key, {})) != set(plan.names)]
     if not todo or not plan.names:
         return known
-    run.progress.begin("asking the other scores about the networks")
-    count = run.progress.counting("networks")
+    searched.progress.begin("asking the other scores about the networks")
+    count = searched.progress.counting("networks")
     handles = [
-        [run.workers.submit([entry.candidate], plan.of(name), seed=run.plan.seed) for name in plan.names]
+        [searched.workers.submit([entry.candidate], plan.of(name), seed=searched.plan.seed) for name in plan.names]
         for entry in todo
     ]
     for index, (entry, of_entry) in enumerate(zip(todo, handles, strict=True)):
         values = {}
         for name, handle in zip(plan.names, of_entry, strict=True):
-            (scored,) = run.workers.results(handle, 1)
+            (scored,) = searched.workers.results(handle, 1)
             values[name] = None if scored.value is None else round(scored.value, 5)
             if scored.error is not None:
-                run.progress.say(f"warning: {entry.name}: no {name}: {scored.error}", style="yellow")
+                searched.progress.say(f"warning: {entry.name}: no {name}: {scored.error}", style="yellow")
         known[entry.key] = values
         count(index + 1, len(todo))
-    run.progress.end()
-    run.ledger.save(evidence=known)
+    searched.progress.end()
+    searched.ledger.save(evidence=known)
     return known
 
 

@@ -5,14 +5,17 @@ corrected, and the search goes on where what it has scored falls short of what i
 """
 
 import os
-import time
 
 from zennas.latency.budget import export_candidate
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
-from zennas.search.forecast import finalist_seconds
-from zennas.search.winners import measure_whole, measured_correction, metadata
+from zennas.search.forecast import finalist_seconds, is_hurried
+from zennas.search.loop import correct, evolve
+from zennas.search.measured import Measured
+from zennas.search.scored import Row
+from zennas.search.stages import Searched
+from zennas.search.winners import diverse_best, measure_whole, measured_correction, metadata
 from zennas.space.space import distance
 
 # A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one
@@ -27,45 +30,47 @@ LEAST_AGAIN_S = 5.0
 RESCORED_PER_SLOT = 6
 
 
-def settle_finals(run):
-    """Fill the slots of winners one by one; the winners' entries, best first.
+def hold_finals(searched: Searched) -> list[Measured]:
+    """Fill the slots of winners one by one; the winners, best first.
 
     A slot takes the best candidate that differs enough from those in the slots before it. Begun again after a
     correction, unless the minutes are short, and by a resumed run: what was scored again or measured before is not done
     twice.
     """
     rounds, measured, slots = 0, 0, []
-    while len(slots) < run.plan.num_winners:
-        row = _next_finalist(run, slots)
+    while len(slots) < searched.plan.num_winners:
+        row = _next_finalist(searched, slots)
         if row is None:
             break
-        if row.key in run.ledger.measured:
+        if row.key in searched.ledger.measured:
             slots.append(row.candidate)
             continue
-        if measured >= run.plan.max_finalists:
+        if measured >= searched.plan.max_finalists:
             break
         measured += 1
-        entry = _measure(run, row)
+        entry = _measure(searched, row)
         if entry is None:
             continue
         if any(map(_misjudged, entry.latencies)):
-            run.correct(measured_correction(run.ledger.finalists, run.budget.budget_ms), why="misjudged")
-            run.progress.say(
-                f"the table misjudged {entry.key} by {entry.latency.off_pct:+.1f} %: corrected to x {run.factor:.4f}"
+            factor = measured_correction(searched.ledger.finalists, searched.budget.budget_ms)
+            correct(searched, factor, why="misjudged")
+            searched.progress.say(
+                f"the table misjudged {entry.key} by {entry.latency.off_pct:+.1f} %: corrected to x {factor:.4f}"
             )
-            for budget in run.others:
-                if (latency := entry.by_device.get(budget.device)) is not None:
-                    run.progress.say(
-                        f"that of {budget.device} by {latency.off_pct:+.1f} %: corrected to x {budget.factor:.4f}"
+            for limit in searched.predictor.limits:
+                if (latency := entry.by_device.get(limit.device)) is not None:
+                    searched.progress.say(
+                        f"that of {limit.device} by {latency.off_pct:+.1f} %: corrected to x {limit.factor:.4f}"
                     )
-            again = _falls_short(run, max((latency.off_pct for latency in entry.latencies), key=abs))
+            off_pct = max((latency.off_pct for latency in entry.latencies), key=abs)
+            again = _falls_short(searched, off_pct, hurried=is_hurried(searched))
             # The promised gap is worth one short round more than the minutes.
-            if again and rounds < MAX_ROUNDS and (rounds == 0 or not run.out_of_time):
+            if again and rounds < MAX_ROUNDS and (rounds == 0 or searched.clock.left_s >= 0):
                 rounds += 1
-                _search_again(run)
-            if again or not run.hurried:
+                _search_again(searched)
+            if again or not is_hurried(searched):
                 slots = []
-    return crown(run)
+    return crown(searched)
 
 
 def _misjudged(latency):
@@ -73,43 +78,64 @@ def _misjudged(latency):
     return abs(latency.off_pct) > MISJUDGED_PCT or not latency.within_budget
 
 
-def crown(run):
+def take_from_islands(searched: Searched) -> None:
+    """Before the finals: the elites and the measurements of other islands, and of their tables what can be read."""
+    if searched.num_islands == 1:
+        return
+    ledger, store = searched.ledger, searched.store
+    searched.batches.take_arrivals(store.arrivals())
+    searched.batches.take_rows(ledger.refresh())
+    for values in store.kept_under("measured:").values():
+        entry = Measured.parse(values, "the store")
+        own = ledger.measured.get(entry.key)
+        if own is None or own.plain() != values:
+            # Its file as the store names it is in the folder of another island.
+            ledger.take_measured(entry.changed(onnx=own and own.onnx))
+    for island in store.driverless():
+        searched.progress.say(
+            f"warning: nobody works on island {island}: its share of the space is searched no further; the same "
+            "command goes on with it",
+            style="yellow",
+        )
+
+
+def crown(searched: Searched) -> list[Measured]:
     """The winners among all finalists measured so far, best first; role, name, verdict and file of every one
     settled."""
     winners = []
-    for entry in sorted(run.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key)):
-        differs = all(distance(entry.candidate, winner.candidate) >= run.plan.min_distance for winner in winners)
-        if entry.keeps_budgets and differs and len(winners) < run.plan.num_winners:
+    for entry in sorted(searched.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key)):
+        differs = all(distance(entry.candidate, winner.candidate) >= searched.plan.min_distance for winner in winners)
+        if entry.keeps_budgets and differs and len(winners) < searched.plan.num_winners:
             winners.append(entry)
-    winners = ranked(winners, gather(run, [*winners, *run.ledger.baselines]), run.plan.evidence)
-    for entry in run.ledger.finalists:
+    winners = ranked(winners, gather(searched, [*winners, *searched.ledger.baselines]), searched.plan.evidence)
+    for entry in searched.ledger.finalists:
         if entry not in winners:
-            (run.out / f"{entry.key}.onnx").unlink(missing_ok=True)
-            verdict = entry.over or _outdone(entry, winners, min_distance=run.plan.min_distance)
-            _settle(run, entry, role="finalist", name=entry.key, verdict=verdict, onnx=None)
+            (searched.folder / f"{entry.key}.onnx").unlink(missing_ok=True)
+            verdict = entry.over or _outdone(entry, winners, min_distance=searched.plan.min_distance)
+            _settle(searched, entry, role="finalist", name=entry.key, verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
-        path, before = run.out / f"{entry.key}.onnx", run.out / (entry.onnx or "none")
+        path, before = searched.folder / f"{entry.key}.onnx", searched.folder / (entry.onnx or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
     crowned = []
     for rank, entry in enumerate(winners, start=1):
-        path = run.out / f"{entry.key}.onnx"
+        path = searched.folder / f"{entry.key}.onnx"
         if not path.exists():
             candidate = entry.candidate
             exported = export_candidate(
                 candidate,
-                image_px=run.space.image_px,
-                embedding_size=run.space.embedding_size,
-                metadata=metadata(candidate, run.ledger.state["made_by"]),
-                precision=run.protocol.precision,
+                image_px=searched.space.image_px,
+                embedding_size=searched.space.embedding_size,
+                metadata=metadata(candidate, searched.ledger.state["made_by"]),
+                precision=searched.protocol.precision,
             )
             write_atomically(path, exported.onnx_bytes)
-        os.replace(path, run.out / f"winner-{rank}.onnx")
+        os.replace(path, searched.folder / f"winner-{rank}.onnx")
         crowned.append(
-            _settle(run, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx")
+            _settle(searched, entry, role="winner", name=f"winner-{rank}", verdict=None, onnx=f"winner-{rank}.onnx")
         )
-    for path in run.out.glob("winner-*"):  # of an earlier round that had more
+    for path in searched.folder.glob("winner-*"):  # of an earlier round that had more
         if path.suffix in (".onnx", ".yaml") and path.stem not in {entry.name for entry in crowned}:
             path.unlink()
     return crowned
@@ -123,83 +149,102 @@ def _outdone(entry, winners, *, min_distance):
     return "fits, but the winners score higher"
 
 
-def _settle(run, entry, **changes):
+def _settle(searched, entry, **changes):
     """What was measured with its changes, in the ledger too if there are any."""
     if any(getattr(entry, name) != value for name, value in changes.items()):
         entry = entry.changed(**changes)
-        run.ledger.add_measured(entry)
+        searched.ledger.add_measured(entry)
     return entry
 
 
-def _next_finalist(run, slots):
+def _next_finalist(searched, slots):
     """The row for the next slot: the best by the re-scored mean among the best that differ enough from `slots`."""
     while True:
-        pool = run.diverse_best(slots, num=RESCORED_PER_SLOT)
-        rescored = _rescored(run, pool)
+        pool = _diverse_best(searched, slots, num=RESCORED_PER_SLOT)
+        rescored = _rescored(searched, pool)
         pool = [row for row in pool if row.key in rescored]
         if pool:
             return max(pool, key=lambda row: (rescored[row.key][0], row.key))
-        if not run.diverse_best(slots, num=1):
+        if not _diverse_best(searched, slots, num=1):
             return None
 
 
-def _rescored(run, rows):
+def _diverse_best(searched, taken, *, num):
+    """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were
+    measured, by prediction where not. Without the baselines themselves, which the search starts from: a winner is new.
+    """
+    rows = searched.ledger.rows
+    fits_N = searched.predictor.fits(rows.column("predicted_ms"), rows.genes_NG)
+    for entry in searched.ledger.measured.values():
+        fits_N[rows.column("key") == entry.key.encode()] = not entry.is_baseline and entry.keeps_budgets
+    return diverse_best(rows, taken, num=num, min_distance=searched.plan.min_distance, fits_N=fits_N)
+
+
+def fail(searched: Searched, row: Row, *, stage: str, error: str) -> None:
+    """A scored candidate that failed later: it stays in the ledger, out of the finals, and shows in the study."""
+    searched.ledger.event(why="failed", key=row.key, stage=stage, error=error, after_batch=-1)
+    searched.ledger.rows.fail(row.key, stage=stage, error=error)
+    searched.batches.rebuild()
+    searched.store.add_failed(row._replace(score=None, stage=stage, error=error))
+    searched.progress.say(f"{row.text} failed at stage '{stage}': {error}", style="yellow")
+
+
+def _rescored(searched, rows):
     """{key: [mean, std]} of these rows, scored again with more repeats; kept, so that none is done twice."""
-    rescored = dict(run.ledger.state["rescored"])
+    rescored = dict(searched.ledger.state["rescored"])
     todo = [row for row in rows if row.key not in rescored]
     if todo:
-        run.progress.begin("scoring finalists again, with more repeats")
+        searched.progress.begin("scoring finalists again, with more repeats")
         # As many tasks as workers: together, those with one trunk cost little more than one.
-        shares = [
-            share for share in (todo[at :: run.workers.num_workers] for at in range(run.workers.num_workers)) if share
-        ]
+        workers, plan = searched.workers, searched.plan
+        shares = [share for at in range(workers.num_workers) if (share := todo[at :: workers.num_workers])]
         handles = [
-            run.workers.submit(
+            workers.submit(
                 [row.candidate for row in share],
-                run.plan.score,
-                seed=run.plan.seed + 1,
-                repeats=run.plan.score.final_repeats,
+                plan.score,
+                seed=plan.seed + 1,
+                repeats=plan.score.final_repeats,
             )
             for share in shares
         ]
-        count = run.progress.counting("finalists")
+        count = searched.progress.counting("finalists")
         for share, handle in zip(shares, handles, strict=True):
-            for row, scored in zip(share, run.workers.results(handle, len(share)), strict=True):
+            for row, scored in zip(share, workers.results(handle, len(share)), strict=True):
                 if scored.error is None:
                     rescored[row.key] = [scored.value, scored.std]
                 else:
-                    run.fail(row, stage=scored.stage, error=scored.error)
+                    fail(searched, row, stage=scored.stage, error=scored.error)
             count(min(len(todo), len(rescored)), len(todo))
-        run.progress.end()
-        run.ledger.save(rescored=rescored)
+        searched.progress.end()
+        searched.ledger.save(rescored=rescored)
     return rescored
 
 
-def _measure(run, row):
+def _measure(searched, row):
     """A row's candidate, measured whole; None where it could not be, which is noted as its failure."""
-    score = run.ledger.state["rescored"][row.key]
-    run.progress.begin(f"measuring finalist {row.key} whole")
-    run.progress.update({run.plan.score.label: f"{score[0]:.2f}"})
-    path = run.out / f"{row.key}.onnx"
+    score = searched.ledger.state["rescored"][row.key]
+    searched.progress.begin(f"measuring finalist {row.key} whole")
+    searched.progress.update({searched.plan.score.label: f"{score[0]:.2f}"})
+    path = searched.folder / f"{row.key}.onnx"
     try:
-        entry = measure_whole(run, row.candidate, role="finalist", name=row.key, score=score, path=path)
+        entry = measure_whole(searched, row.candidate, role="finalist", name=row.key, score=score, path=path)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        run.fail(row, stage="measure", error=f"{type(error).__name__}: {first_line(error)}")
+        fail(searched, row, stage="measure", error=f"{type(error).__name__}: {first_line(error)}")
         return None
     finally:
-        run.progress.end()
-    run.ledger.add_measured(entry)
-    run.progress.say(
-        f"finalist {row.key}: {run.plan.score.label} {entry.score_mean:.2f}, {_beside_budget(entry.latency)}"
+        searched.progress.end()
+    searched.ledger.add_measured(entry)
+    searched.progress.say(
+        f"finalist {row.key}: {searched.plan.score.label} {entry.score_mean:.2f}, {_beside_budget(entry.latency)}"
     )
     for name, latency in entry.by_device.items():
-        run.progress.say(f"finalist {row.key} on {name}: {_beside_budget(latency)}")
+        searched.progress.say(f"finalist {row.key} on {name}: {_beside_budget(latency)}")
     for latency in entry.latencies:
         if latency.warning:
-            run.progress.say(f"warning: {latency.warning}", style="yellow")
+            searched.progress.say(f"warning: {latency.warning}", style="yellow")
     return entry
 
 
@@ -209,22 +254,23 @@ def _beside_budget(latency):
     )
 
 
-def _falls_short(run, off_pct):
+def _falls_short(searched, off_pct, *, hurried):
     """Whether, under the corrected table, what is scored lies too far below what could be; guessed where nothing is
     proven.
     """
-    optimum, best = run.funnel and run.funnel.optimum, run.batches.population.best
+    optimum, best = searched.funnel and searched.funnel.optimum, searched.batches.population.best
     if best is None:
         return True
     if optimum is None:
         return abs(off_pct) > MISJUDGED_PCT
-    short_pct = PROMISED_PCT if run.hurried else SHORT_PCT
+    short_pct = PROMISED_PCT if hurried else SHORT_PCT
     return best[0] < optimum.score - short_pct / 100 * abs(optimum.score)
 
 
-def _search_again(run):
-    if run.plan.candidates is not None:
-        run.evolve(num_scored=run.batches.num_scored + max(1, int(AGAIN_SHARE * run.num_asked)))
+def _search_again(searched):
+    if searched.plan.candidates is not None:
+        more = max(1, int(AGAIN_SHARE * searched.num_asked))
+        evolve(searched, num_scored=searched.batches.num_scored + more)
     else:
-        left_s = run.deadline - time.monotonic() - finalist_seconds(run)  # what it finds must be measured, too
-        run.evolve(seconds=max(LEAST_AGAIN_S, min(AGAIN_SHARE * run.ledger.state["search_s"], left_s)))
+        left_s = searched.clock.left_s - finalist_seconds(searched)  # what it finds must be measured, too
+        evolve(searched, seconds=max(LEAST_AGAIN_S, min(AGAIN_SHARE * searched.ledger.state["search_s"], left_s)))

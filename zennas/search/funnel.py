@@ -41,15 +41,15 @@ def knows(space, plan):
 class Funnel:
     """The closed form and the costs of a space, and what they propose within a budget."""
 
-    def __init__(self, space, plan, part_ms, *, others=(), share=(0, 1)):
-        """part_ms: Part -> milliseconds of the table; others: the run's other Budgets; share: (island, number of
+    def __init__(self, space, plan, part_ms, *, limits=(), share=(0, 1)):
+        """part_ms: Part -> milliseconds of the table; limits: the run's CostLimits; share: (island, number of
         islands).
         """
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         self.score = mean_field_sums(space, plan.score.image_px, plan.score.batch)
         self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
         self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
-        self.costs += self._other_costs(others)
+        self.costs += self._costs_of_limits(limits)
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
         self.num_stages = len(space.depths)
@@ -66,17 +66,17 @@ class Funnel:
             (ms, round(params), round(macs)) for ms, (params, macs) in zip(ms_N.tolist(), size_N2.tolist(), strict=True)
         ]
 
-    def _other_costs(self, others):
-        return [Cost(other.name, sums(self.space, other.of_part), other.most / other.factor) for other in others]
+    def _costs_of_limits(self, limits):
+        return [Cost(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
 
-    def set_budget(self, most_ms, *, margin_pct, others=None):
+    def set_budget(self, most_ms, *, margin_pct, limits=None):
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
 
-        The optimum is that of the whole budget; what is proposed keeps the margin. others: the run's other Budgets,
-        where they were corrected.
+        The optimum is that of the whole budget; what is proposed keeps the margin. limits: the run's CostLimits, where
+        they were corrected.
         """
-        if others is not None:
-            self.costs = [self.costs[0], *self._other_costs(others)]
+        if limits is not None:
+            self.costs = [self.costs[0], *self._costs_of_limits(limits)]
             self.problem = Problem(self.space, self.score, self.costs)
         self.problem = self.problem.limited(most_ms * (1 - margin_pct / 100))
         self.optimum, self.why_not, self.seeds = None, None, []

@@ -136,6 +136,10 @@ class Ledger:
             if entry.key not in kept:  # what the store has may be newer
                 self.keep(f"measured:{entry.key}", entry.plain())
 
+    def keep_no_more(self) -> None:
+        """From now on keep the run's state in its folder alone."""
+        self.keep = None
+
     @property
     def run_id(self):
         """What tells this run from any other in a shared store."""

@@ -1,282 +1,198 @@
-"""How a run begins, here or elsewhere: what it may not be, whose island it is, what is known of it already, its
-resources.
-"""
+"""How a run begins, here or elsewhere: its island, its folder and its ledger; what it must not be is refused."""
 
 import json
 import time
 
 from zennas.latency.budget import choose_protocol
-from zennas.latency.table import LatencyTable
 from zennas.provenance import machine_name, num_cores
 from zennas.records import UserError
-from zennas.run_folder import lock_folder
-from zennas.search.budgets import check_possible, other_budgets
-from zennas.search.forecast import say_how_long
+from zennas.search.clock import Clock
+from zennas.search.cost_limits import check_limits, cost_limits
 from zennas.search.ledger import open_ledger
 from zennas.search.measured import Measured
-from zennas.search.prepare import fill_table, measure_baselines, settle_budget
+from zennas.search.resources import Resources
+from zennas.search.stages import Checked, Opened, onwards
 from zennas.search.storage import is_shared, shown
 from zennas.search.store import Store
 from zennas.search.workers import Workers
-from zennas.space.parts import Part
 
-ASK_S = 1.0  # between two looks at whether the first island is done with what is done once for all
+ASK_S = 1.0  # between two looks at whether another island has begun the run
 
 
-def open_run(run):
-    """The protocol, the limits and the ledger of a Run; with --address its workers, with --storage its store and
-    island, too.
+def open_search(checked: Checked, resources: Resources, progress) -> Opened:
+    """The run that is asked for: a new one, or the one that its folder or its store holds.
+
+    With --address the workers are connected here, with --storage the store is opened and an island taken: what the run
+    is depends on them.
     """
-    options = run.options
-    if options.address is not None:  # what is measured, and how, is a matter of the device's machine
-        connect(run)
-        run.protocol, run.stand_in = run.workers.on_device(choose_protocol, run.track, options.backend)
-    else:
-        run.protocol, run.stand_in = choose_protocol(run.track, options.backend)
-    most = run.track.limits.max_embedding_size
-    if most is not None and run.space.embedding_size > most:
+    begun = time.monotonic()
+    track, space, plan, workers, store = checked.track, checked.space, checked.plan, None, None
+    if checked.address is None:
+        protocol, stand_in = choose_protocol(track, checked.backend)
+    else:  # what is measured, and how, is a matter of the device's machine
+        workers = resources.hold_workers(connect(checked, progress))
+        protocol, stand_in = workers.on_device(choose_protocol, track, checked.backend)
+    most = track.limits.max_embedding_size
+    if most is not None and space.embedding_size > most:
         raise UserError(
-            f"space {run.space.name} has embeddings of {run.space.embedding_size} numbers; "
-            f"track {run.track.name} allows at most {most}"
+            f"space {space.name} has embeddings of {space.embedding_size} numbers; "
+            f"track {track.name} allows at most {most}"
         )
-    # The table of a device that the cluster has is measured, or known by an island that was there before; see
-    # `prepare`.
-    run.elsewhere = [name for name in run.plan.devices if run.workers is not None and run.workers.has_device(name)]
-    run.others = other_budgets(run.track, run.plan, run.space, later=run.elsewhere)
-    check_possible(run.others, run.space)
-    settings, kept, table = options.settings(run.protocol, elsewhere=run.elsewhere), None, options.table
-    if options.storage is not None:
-        if options.num_islands == 1:  # else the folder is that of the island, which is not known yet
-            run.lock = lock_folder(run.out)
-        run.store = _store(run, options.storage)
-        run.island = run.store.take_island()
-        if options.num_islands > 1:
-            run.out, table = options.out / f"island-{run.island}", table or str(options.out / "scored.parquet")
-        kept = _kept(run)
-        if options.fresh and kept.get("run"):
+    # The table of a device that the cluster has is measured, or known by an island that began before; see prepare.py.
+    devices = tuple(name for name in plan.devices if workers is not None and workers.has_device(name))
+    limits = cost_limits(track, plan, space, later=devices)
+    check_limits(limits, space)
+    folder, island, kept, table = checked.out, 0, None, checked.table
+    if checked.storage is not None:
+        if checked.num_islands == 1:  # else the folder is that of the island, which is not known yet
+            resources.lock(folder)
+        store = resources.hold_store(open_store(checked, checked.storage, progress))
+        island = store.take_island()
+        if checked.num_islands > 1:
+            folder, table = checked.out / f"island-{island}", table or str(checked.out / "scored.parquet")
+        kept = _kept(store)
+        if checked.fresh and kept.get("run"):
             raise UserError(
-                f"--fresh: the store holds the study '{options.out.name}', and no study is ever deleted here; choose "
-                f"another "
-                "--out (its name is the study's), or delete it yourself with: optuna delete-study"
+                f"--fresh: the store holds the study '{checked.out.name}', and no study is ever deleted here; choose "
+                "another --out (its name is the study's), or delete it yourself with: optuna delete-study"
             )
-    if note := where_it_is(options):
-        run.progress.say(f"   note  {note}", style="yellow")
-    run.lock = run.lock or lock_folder(run.out)
-    run.ledger = open_ledger(
-        run.out,
-        settings,
-        resume=options.resume,
-        fresh=options.fresh,
-        seed=run.plan.seed,
+    if note := note_on_places(checked):
+        progress.say(f"   note  {note}", style="yellow")
+    resources.lock(folder)
+    ledger = open_ledger(
+        folder,
+        checked.settings(protocol, devices=devices),
+        resume=checked.resume,
+        fresh=checked.fresh,
+        seed=plan.seed,
         table=table,
-        island=run.island,
+        island=island,
         kept=kept,
     )
-    if options.storage is None and (kept_in := run.ledger.state.get("storage")):
-        raise UserError(f"{run.out}: this run's study is in {kept_in}, and no --storage is given; give the same again")
-    run.progress.log_to(run.out / "search.log")
-    if run.store is not None:
-        run.ledger.state["storage"] = shown(options.storage)
-        run.ledger.keep_in(run.store)
-        run.store.begin(run.ledger.run_id)
+    resources.hold_ledger(ledger)
+    if checked.storage is None and (kept_in := ledger.state.get("storage")):
+        raise UserError(f"{folder}: this run's study is in {kept_in}, and no --storage is given; give the same again")
+    progress.log_to(folder / "search.log")
+    if store is not None:
+        ledger.state["storage"] = shown(checked.storage)
+        ledger.keep_in(store)
+        store.begin(ledger.run_id)
+    minutes = plan.minutes if plan.candidates is None else None
+    return onwards(
+        checked,
+        Opened,
+        folder=folder,
+        island=island,
+        protocol=protocol,
+        stand_in=stand_in,
+        devices=devices,
+        first_limits=tuple(limits),
+        ledger=ledger,
+        clock=resources.hold_clock(Clock(ledger, begun=begun, minutes=minutes)),
+        store=store,
+        workers=workers,
+        resources=resources,
+        progress=progress,
+    )
 
 
-def announce(run):
+def announce(opened: Opened) -> None:
     """A few lines that say what will be done."""
-    plan, track = run.plan, run.track
-    done = f"; {len(run.ledger.rows)} scored and {len(run.ledger.measured)} measured before" if run.ledger.rows else ""
-    machine = run.workers.machine if run.workers else machine_name()
+    plan, track, space, protocol = opened.plan, opened.track, opened.space, opened.protocol
+    ledger, machine = opened.ledger, opened.workers.machine if opened.workers else machine_name()
+    done = f"; {len(ledger.rows)} scored and {len(ledger.measured)} measured before" if ledger.rows else ""
     until = f"{plan.candidates} candidates" if plan.candidates else f"about {plan.minutes:g} minutes in all"
     for name, text in (
         ("track", f"{track.name}: {track.title}"),
         (
             "space",
-            f"{run.space.name}: block {run.space.block}, {len(run.space.genes)} genes, "
-            f"at most {run.space.limits.max_blocks} blocks",
+            f"{space.name}: block {space.block}, {len(space.genes)} genes, at most {space.limits.max_blocks} blocks",
         ),
-        (
-            "device",
-            f"{machine}, backend {run.protocol.backend}, {run.protocol.threads} thread(s), batch {run.protocol.batch}",
-        ),
+        ("device", f"{machine}, backend {protocol.backend}, {protocol.threads} thread(s), batch {protocol.batch}"),
         ("metric", f"of the track, after training: {track.metric}"),
-        ("rule", f"value {run.protocol.kth_fastest} of {run.protocol.num_runs} runs, sorted"),
-        ("work", f"{_workers_text(run)}, {until}, seed {plan.seed}, out {run.out}{done}"),
+        ("rule", f"value {protocol.kth_fastest} of {protocol.num_runs} runs, sorted"),
+        ("work", f"{_workers_text(opened)}, {until}, seed {plan.seed}, out {opened.folder}{done}"),
     ):
-        run.progress.say(f"{name:>7}  {text}")
-    for limit in run.others:
-        run.progress.say(f"{'limit':>7}  {limit.text}")
-    if run.stand_in:
-        run.progress.say(f"   note  {run.stand_in}", style="yellow")
+        opened.progress.say(f"{name:>7}  {text}")
+    for limit in opened.first_limits:
+        opened.progress.say(f"{'limit':>7}  {limit.text}")
+    if opened.stand_in:
+        opened.progress.say(f"   note  {opened.stand_in}", style="yellow")
 
 
-def _workers_text(run):
+def _workers_text(opened):
     """The scorers in words: their number here, or in the cluster."""
-    num = run.workers.num_workers if run.workers else run.options.num_workers or num_cores()
-    islands = f"island {run.island} of {run.options.num_islands}, " if run.options.num_islands > 1 else ""
-    return f"{islands}{num} worker(s)" + (f" of the cluster at {run.options.address}" if run.options.address else "")
+    num = opened.workers.num_workers if opened.workers else opened.num_workers or num_cores()
+    islands = f"island {opened.island} of {opened.num_islands}, " if opened.num_islands > 1 else ""
+    return f"{islands}{num} worker(s)" + (f" of the cluster at {opened.address}" if opened.address else "")
 
 
-def finished_before(run):
-    """The winners of an earlier run of the same command that left nothing to do, which is said; None where there is
-    something.
+def finished_before(opened: Opened) -> list[Measured] | None:
+    """The winners of an earlier run of the same command that left nothing to do; None where there is something to do.
+
+    Where nothing is left, the run says so.
     """
-    state = run.ledger.state
-    if not state["finished"]:
+    plan, ledger, path = opened.plan, opened.ledger, opened.folder / "winners.json"
+    if not ledger.state["finished"]:
         return None
-    more = run.num_asked > int(run.ledger.own_N.sum()) if run.plan.candidates else run.plan.minutes > state["minutes"]
+    if plan.candidates:
+        more = opened.num_asked > int(ledger.own_N.sum())
+    else:
+        more = plan.minutes > ledger.state["minutes"]
     try:
-        values = json.loads((run.out / "winners.json").read_text(encoding="utf-8"))
-        winners = [Measured.parse(entry, run.out / "winners.json") for entry in values]
+        winners = [Measured.parse(values, path) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         winners = None
     # A driver elsewhere may have ended it, or gone on: the files here are then of nothing, or of other winners.
-    if more or winners is None or run.ledger.newer:
-        state["finished"] = False
+    if more or winners is None or ledger.newer:
+        ledger.state["finished"] = False
         return None
-    run.progress.say(
+    opened.progress.say(
         "this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew"
     )
     return winners
 
 
-def start(run):
-    """The resources that a run needs to go on: its store and its workers, where it has none yet."""
-    if run.store is None:
-        with run.timed("opening the study"):
-            run.store = _store(run, f"sqlite:///{run.out / 'study.db'}")
-            run.store.take_island()
-            run.store.begin(run.ledger.run_id)
-    run.store.write_note(f"Search on {run.track.title}: under way.")
-    with run.timed("starting Ray"):
-        if run.workers is None:
-            connect(run)
-        run.workers.warm_up()
-        run.machine = run.workers.machine
-
-
-def connect(run):
-    options = run.options
-    run.workers = Workers(
-        options.num_workers,
-        address=options.address,
-        device=options.device,
-        plan=run.plan,
-        say=lambda text: run.progress.say(f"warning: {text}", style="yellow"),
+def connect(checked: Checked, progress) -> Workers:
+    """The Workers of a run, on a Ray of its own or on the cluster at --address."""
+    return Workers(
+        checked.num_workers,
+        address=checked.address,
+        device=checked.device,
+        plan=checked.plan,
+        say=lambda text: progress.say(f"warning: {text}", style="yellow"),
     )
 
 
-def prepare(run):
-    """Budget, latency table and measured baselines: from the store where another driver was there before, else measured
-    now.
-
-    Of several islands the first that lives measures, and the others wait for it.
-    """
-    setup = _setup(run)
-    run.table = _table(run, run.machine, setup)
-    if setup and setup["budget"] != run.ledger.state["budget"]:
-        run.ledger.save(budget=setup["budget"])
-    run.settle_budget()
-    for values in run.store.kept_under("measured:").values():
-        entry = Measured.parse(values, "the store")
-        if entry.key not in run.ledger.measured:
-            run.ledger.take_measured(entry.changed(onnx=None))
-    say_how_long(run)
-    fill_table(run.table, run.space, run.workers, run.progress, num_runs=run.plan.table_runs)
-    run.check_possible(slack=1.2)  # the table is not corrected yet
-    tables = {}
-    for name in run.elsewhere:
-        tables[name] = _table(run, run.workers.machine_of(name), setup.get("elsewhere", {}).get(name, {}))
-        fill_table(tables[name], run.space, run.workers, run.progress, num_runs=run.plan.table_runs, device=name)
-    if tables:
-        run.others = other_budgets(run.track, run.plan, run.space, tables=tables)
-        check_possible(run.others, run.space)
-        for limit in run.others:
-            if limit.is_measured:
-                run.progress.say(f"{'limit':>7}  {limit.text}")
-    measure_baselines(run)
-    if not setup and run.options.storage is not None:
-        elsewhere = {name: {"machine": table.machine, "table": _rows(table)} for name, table in tables.items()}
-        setup = {"budget": run.ledger.state["budget"], "machine": run.machine, "table": _rows(run.table)}
-        run.store.keep("setup", setup | {"elsewhere": elsewhere})
-
-
-def _setup(run):
-    """What the first driver measured for all; {} for the one that is to do it, now."""
-    told = False
-    while (setup := run.store.kept("setup")) is None:
-        if run.store.leads():
-            return run.store.kept("setup") or {}  # its last leader may just have been done with it
-        if not told:
-            run.progress.say("waiting for the first island, which measures the latency table and the baselines for all")
-            told = True
-        time.sleep(ASK_S)
-    return setup
-
-
-def _table(run, machine, setup):
-    """A LatencyTable of a machine, with the rows that every island has, whatever this machine keeps."""
-    if setup and setup["machine"] != machine:
-        raise UserError(
-            f"the study's latencies are those of {setup['machine']}, and the machine that measures now is {machine}: "
-            f"what they "
-            "measure cannot be compared; go on there, or give --address of a cluster whose latency device is one of "
-            "that kind"
-        )
-    table = LatencyTable(run.protocol, machine=machine)
-    for part, ms in setup.get("table", ()):
-        table.rows[Part(*part)] = ms
-    return table
-
-
-def _rows(table):
-    return [[list(part), ms] for part, ms in table.rows.items()]
-
-
-def budget_of(run):
-    """The LocalBudget's values, measured where this run has none."""
-    options = run.options
-    budget = settle_budget(
-        run.track,
-        run.protocol,
-        run.stand_in,
-        run.workers,
-        run.progress,
-        budget_ms=options.budget_ms,
-        detector=options.detector,
+def open_store(checked: Checked, storage: str, progress) -> Store:
+    """The Store of a run's study."""
+    return Store(
+        checked.space,
+        storage,
+        checked.out.name,
+        label=checked.plan.score.label,
+        num_islands=checked.num_islands,
+        say=lambda text: progress.say(text, style="yellow"),
     )
-    return budget.model_dump()
 
 
-def where_it_is(options):
+def note_on_places(checked: Checked) -> str | None:
     """What a user should know about the places that a run writes to; None where all is well."""
-    if options.storage is None or options.table is not None or not is_shared(options.storage):
+    if checked.storage is None or checked.table is not None or not is_shared(checked.storage):
         return None
     return (
-        f"the table of scored candidates is a folder of this machine ({options.out}); a driver elsewhere goes on "
-        f"from what "
-        "the store has (the elites, all that was measured); give --table URL, which every driver reaches, to share "
-        "all of it"
+        f"the table of scored candidates is a folder of this machine ({checked.out}); a driver elsewhere goes on "
+        "from what the store has (the elites, all that was measured); give --table URL, which every driver reaches, "
+        "to share all of it"
     )
 
 
-def _store(run, storage):
-    return Store(
-        run.space,
-        storage,
-        run.options.out.name,
-        label=run.plan.score.label,
-        num_islands=run.options.num_islands,
-        say=lambda text: run.progress.say(text, style="yellow"),
-    )
-
-
-def _kept(run):
-    """{name: value} that the store kept of this run; where another island begins it at this moment, once that is
-    done."""
+def _kept(store):
+    """{name: value} that the store keeps of this run; where another island is about to begin it, once that is done."""
     while True:
-        kept = run.store.kept_under("")
+        kept = store.kept_under("")
         if kept.get("run"):
             return kept
-        if run.store.leads():
-            return run.store.kept_under("")  # its last leader may just have begun it
+        if store.leads():
+            return store.kept_under("")  # its last leader may just have begun it
         time.sleep(ASK_S)

@@ -1,20 +1,137 @@
 """What a search needs before it can begin: a budget in this machine's milliseconds, the latency table, the
-baselines."""
+baselines.
+"""
 
-from zennas.latency.budget import local_budget, measure_detector, read_bytes, reference_here
-from zennas.latency.table import measure_part
+import time
+
+from zennas.latency.budget import LocalBudget, local_budget, measure_detector, read_bytes, reference_here
+from zennas.latency.table import LatencyTable, measure_part
 from zennas.records import UserError, first_line
+from zennas.search.cost_limits import check_limits, cost_limits
+from zennas.search.forecast import say_how_long
+from zennas.search.measured import Measured
+from zennas.search.opening import connect, open_store
+from zennas.search.predictor import Predictor
+from zennas.search.stages import Opened, Prepared, onwards
+from zennas.search.store import Store
 from zennas.search.winners import measure_whole
+from zennas.search.workers import Workers
+from zennas.space.parts import Part
+
+ASK_S = 1.0  # between two looks at whether the first island is done with what is done once for all
 
 
-def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=None, detector=None):
-    """The LocalBudget of a run; the track's reference network is measured where this machine has not kept it."""
-    if detector is not None and (budget_ms is not None or not track.budget.detection_ms):
-        why = "--budget-ms says all of it" if budget_ms is not None else f"{track.name} times no detection"
+def prepare(opened: Opened) -> Prepared:
+    """The run with its store and its workers, its budget, its latency table and its measured baselines.
+
+    They come from the store where another driver was there before; else they are measured now. Of several islands the
+    first that lives measures, and the others wait for it.
+    """
+    store, workers = _start(opened)
+    with opened.clock.timed("measuring"):
+        machine = workers.machine
+        setup = _setup(opened, store)
+        table = _table(opened.protocol, machine, setup)
+        if setup and setup["budget"] != opened.ledger.state["budget"]:
+            opened.ledger.save(budget=setup["budget"])
+        budget = _settle_budget(opened, store, workers)
+        predictor = Predictor(
+            opened.space, table, budget, margin_pct=opened.plan.margin_pct, limits=opened.first_limits
+        )
+        prepared = onwards(
+            opened, Prepared, store=store, workers=workers, machine=machine, budget=budget, predictor=predictor
+        )
+        for values in store.kept_under("measured:").values():
+            entry = Measured.parse(values, "the store")
+            if entry.key not in opened.ledger.measured:
+                opened.ledger.take_measured(entry.changed(onnx=None))
+        say_how_long(prepared)
+        _fill_table(prepared, table)
+        predictor.check(slack=1.2)  # the table is not corrected yet
+        tables = _tables_of_devices(prepared, setup)
+        measure_baselines(prepared)
+        if not setup and opened.storage is not None:
+            of_devices = {name: {"machine": each.machine, "table": _rows(each)} for name, each in tables.items()}
+            setup = {"budget": opened.ledger.state["budget"], "machine": machine, "table": _rows(table)}
+            store.keep("setup", setup | {"elsewhere": of_devices})
+    return prepared
+
+
+def _start(opened):
+    """(Store, Workers) of a run that goes on, opened and connected where that was not done before."""
+    store, workers = opened.store, opened.workers
+    if store is None:
+        with opened.clock.timed("opening the study"):
+            storage = f"sqlite:///{opened.folder / 'study.db'}"
+            store = opened.resources.hold_store(open_store(opened, storage, opened.progress))
+            store.take_island()
+            store.begin(opened.ledger.run_id)
+    store.write_note(f"Search on {opened.track.title}: under way.")
+    with opened.clock.timed("starting Ray"):
+        if workers is None:
+            workers = opened.resources.hold_workers(connect(opened, opened.progress))
+        workers.warm_up()
+    return store, workers
+
+
+def _setup(opened, store):
+    """What the first driver measured for all; {} for the one that is to measure it now."""
+    told = False
+    while (setup := store.kept("setup")) is None:
+        if store.leads():
+            return store.kept("setup") or {}  # its last leader may just have been done with it
+        if not told:
+            opened.progress.say(
+                "waiting for the first island, which measures the latency table and the baselines for all"
+            )
+            told = True
+        time.sleep(ASK_S)
+    return setup
+
+
+def _table(protocol, machine, setup):
+    """A LatencyTable of a machine, with the rows that every island has, whatever this machine keeps."""
+    if setup and setup["machine"] != machine:
+        raise UserError(
+            f"the study's latencies are those of {setup['machine']}, and the machine that measures now is {machine}: "
+            "what they measure cannot be compared; go on there, or give --address of a cluster whose latency device "
+            "is one of that kind"
+        )
+    table = LatencyTable(protocol, machine=machine)
+    for part, ms in setup.get("table", ()):
+        table.rows[Part(*part)] = ms
+    return table
+
+
+def _rows(table):
+    return [[list(part), ms] for part, ms in table.rows.items()]
+
+
+def _settle_budget(opened: Opened, store: Store, workers: Workers) -> LocalBudget:
+    """The budget in milliseconds of the latency device: the one that the ledger has, else measured and kept there."""
+    ledger = opened.ledger
+    if ledger.state["budget"] is None:
+        ledger.save(budget=measure_budget(opened, workers).model_dump())
+    budget = LocalBudget.parse(ledger.state["budget"], opened.folder / "run.json")
+    opened.progress.say(f" budget  {budget.budget_ms:.2f} ms here: {budget.origin}")
+    made_by = ledger.state["made_by"]
+    store.describe(
+        {name: made_by[name] for name in ("command", "zennas", "machine", "date")}
+        | {"track": opened.track.name, "space": opened.space.name, "seed": opened.plan.seed}
+        | {"budget (ms)": budget.budget_ms, "stand-in": budget.stand_in or "no"}
+    )
+    return budget
+
+
+def measure_budget(opened: Opened, workers: Workers) -> LocalBudget:
+    """The track's budget on this machine; its reference network is measured where this machine has not kept it."""
+    track, protocol, stand_in, detector = opened.track, opened.protocol, opened.stand_in, opened.detector
+    if detector is not None and (opened.budget_ms is not None or not track.budget.detection_ms):
+        why = "--budget-ms says all of it" if opened.budget_ms is not None else f"{track.name} times no detection"
         raise UserError(f"--detector {detector}: would not change the budget: {why}; leave it out")
-    if budget_ms is not None:
-        return local_budget(track, None, stand_in, budget_ms=budget_ms)
-    reference = reference_here(track, protocol, progress, on_device=workers.on_device)
+    if opened.budget_ms is not None:
+        return local_budget(track, None, stand_in, budget_ms=opened.budget_ms)
+    reference = reference_here(track, protocol, opened.progress, on_device=workers.on_device)
     detector_ms = None
     if detector is not None:
         measurement = workers.on_device(
@@ -25,22 +142,39 @@ def settle_budget(track, protocol, stand_in, workers, progress, *, budget_ms=Non
             onnx_bytes=read_bytes(detector),  # the machine that measures has not got the file
         )
         detector_ms = measurement.measured_ms
-        progress.say(f"detector {detector}: {detector_ms:.2f} ms")
+        opened.progress.say(f"detector {detector}: {detector_ms:.2f} ms")
     return local_budget(track, reference, stand_in, detector_ms=detector_ms)
 
 
-def fill_table(table, space, workers, progress, *, num_runs, device=None):
+def _tables_of_devices(prepared, setup):
+    """{name: filled LatencyTable} of the further devices that the cluster has; the limits there hold from now on."""
+    tables, plan, space = {}, prepared.plan, prepared.space
+    for name in prepared.devices:
+        kept = setup.get("elsewhere", {}).get(name, {})
+        tables[name] = _table(prepared.protocol, prepared.workers.machine_of(name), kept)
+        _fill_table(prepared, tables[name], device=name)
+    if tables:
+        limits = cost_limits(prepared.track, plan, space, tables=tables)
+        check_limits(limits, space)
+        prepared.predictor.correct(1.0, limits)
+        for limit in limits:
+            if limit.is_measured:
+                prepared.progress.say(f"{'limit':>7}  {limit.text}")
+    return tables
+
+
+def _fill_table(prepared, table, *, device=None):
     """Measure and keep what a LatencyTable lacks to predict every candidate and baseline of the space.
 
     device: the name of a further latency device, in place of the run's own.
     """
-    missing = table.missing_for(space)
+    missing, progress, workers = table.missing_for(prepared.space), prepared.progress, prepared.workers
     if missing:
         of_whom = "this machine" if device is None else f"device {device}"
         progress.begin(f"measuring the latency table, once for {of_whom}")
         table.ensure(
             missing,
-            num_runs=num_runs,
+            num_runs=prepared.plan.table_runs,
             progress=progress.counting("blocks"),
             measure_one=lambda part, protocol, num_runs: workers.on_device(
                 measure_part, part, protocol, num_runs=num_runs, device=device
@@ -50,37 +184,36 @@ def fill_table(table, space, workers, progress, *, num_runs, device=None):
         progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
 
 
-def measure_baselines(run):
+def measure_baselines(prepared: Prepared) -> None:
     """Measure whole and score every baseline of the space that the ledger does not have yet."""
-    todo = {name: one for name, one in run.space.baselines.items() if run.ledger.measured.get(one.key) is None}
+    ledger, workers, progress, plan = prepared.ledger, prepared.workers, prepared.progress, prepared.plan
+    baselines = prepared.space.baselines
+    todo = {name: candidate for name, candidate in baselines.items() if candidate.key not in ledger.measured}
     if not todo:
         return
-    run.progress.begin("measuring the baselines whole")
-    count = run.progress.counting("networks")
+    progress.begin("measuring the baselines whole")
+    count = progress.counting("networks")
     for index, (name, candidate) in enumerate(todo.items()):
-        handle = run.workers.submit(
-            [candidate], run.plan.score, seed=run.plan.seed, repeats=run.plan.score.final_repeats
-        )
-        (scored,) = run.workers.results(handle, 1)
+        handle = workers.submit([candidate], plan.score, seed=plan.seed, repeats=plan.score.final_repeats)
+        (scored,) = workers.results(handle, 1)
         if scored.error is not None:
             raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
-        path = run.out / "baseline.onnx"
+        path = prepared.folder / "baseline.onnx"
         try:
-            entry = measure_whole(
-                run, candidate, role="baseline", name=name, score=(scored.value, scored.std), path=path
-            )
+            score = scored.value, scored.std
+            entry = measure_whole(prepared, candidate, role="baseline", name=name, score=score, path=path)
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
             raise UserError(
                 f"baseline {name} ({candidate.text}) cannot be measured: {type(error).__name__}: {first_line(error)}; "
-                f"take it out of space {run.space.name}'s baselines to search without it"
+                f"take it out of space {prepared.space.name}'s baselines to search without it"
             ) from None
         finally:
             path.unlink(missing_ok=True)
         entry = entry.changed(onnx=None)  # half a gigabyte each, and a line of Python makes them again
-        run.ledger.add_measured(entry)
+        ledger.add_measured(entry)
         if entry.latency.warning:
-            run.progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
+            progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
         count(index + 1, len(todo))
-    run.progress.end()
+    progress.end()

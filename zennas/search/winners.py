@@ -15,6 +15,8 @@ from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.search.measured import Measured
+from zennas.search.stages import Prepared
+from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.space import distances, genes_of
 
@@ -58,37 +60,39 @@ def metadata(candidate, made_by):
     return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
 
 
-def measure_whole(run, candidate, *, role, name, score, path) -> Measured:
+def measure_whole(
+    prepared: Prepared, candidate: Candidate, *, role: str, name: str, score: tuple[float, float], path: pathlib.Path
+) -> Measured:
     """Export a candidate to `path` and measure it whole from that file.
 
     `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then,
     and uncorrected for a baseline, by which it is corrected.
     """
-    space, made_by = run.space, run.ledger.state["made_by"]
+    space, made_by, predictor = prepared.space, prepared.ledger.state["made_by"], prepared.predictor
     spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
-    table_ms = run.table_ms(candidate)
+    table_ms = predictor.table_ms(candidate)
     exported = export_candidate(
         candidate,
         image_px=space.image_px,
         embedding_size=space.embedding_size,
         metadata=metadata(candidate, made_by),
-        precision=run.protocol.precision,
+        precision=prepared.protocol.precision,
     )
-    problems = checker_problems(exported.onnx_bytes, **run.track.limits.of_a_file)
+    problems = checker_problems(exported.onnx_bytes, **prepared.track.limits.of_a_file)
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
 
     def measured(device=None):
-        if takes_network(run.protocol.backend):
+        if takes_network(prepared.protocol.backend):
             network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
-            return run.workers.on_device(measure_calmly, network, run.protocol, device=device)
-        return run.workers.measure_file(measure_calmly, path, run.protocol, device=device)
+            return prepared.workers.on_device(measure_calmly, network, prepared.protocol, device=device)
+        return prepared.workers.measure_file(measure_calmly, path, prepared.protocol, device=device)
 
     measurement, by_device = measured(), {}
-    for budget in run.others:
-        if budget.is_measured:
-            by_device[budget.device] = _judged_there(measured(budget.device), budget, candidate, space)
+    for limit in predictor.limits:
+        if limit.is_measured:
+            by_device[limit.device] = _judged_on_device(measured(limit.device), limit, candidate, space)
     values = {
         "role": role,
         "name": name,
@@ -96,14 +100,14 @@ def measure_whole(run, candidate, *, role, name, score, path) -> Measured:
         "candidate": candidate.plain(),
         "score_mean": round(score[0], 4),
         "score_std": round(score[1], 4),
-        "score": run.plan.score.model_dump(),
+        "score": prepared.plan.score.model_dump(),
         "params": spent.params,
         "macs": spent.macs,
         "num_blocks": candidate.num_blocks,
         "megabytes": round(exported.megabytes, 2),
         "latency": {
-            **judged(measurement, run.budget),
-            "predicted_ms": round(table_ms * run.factor, 4),
+            **judged(measurement, prepared.budget),
+            "predicted_ms": round(table_ms * predictor.factor, 4),
             "table_ms": round(table_ms, 4),
         },
         "elsewhere": by_device,
@@ -115,24 +119,24 @@ def measure_whole(run, candidate, *, role, name, score, path) -> Measured:
     return Measured.parse(values, f"{role} {name}")
 
 
-def _judged_there(measurement, budget, candidate, space):
+def _judged_on_device(measurement, limit, candidate, space):
     """A Measurement on a further device beside the run's budget there, as a DeviceLatency holds it."""
     return {
         "measured_ms": measurement.measured_ms,
-        **_predicted(budget, candidate, space),
-        "budget_ms": budget.most,
-        "within_budget": measurement.measured_ms <= budget.most,
+        **_predicted(limit, candidate, space),
+        "budget_ms": limit.most,
+        "within_budget": measurement.measured_ms <= limit.most,
         "warning": measurement.warning,
         **measurement.model_dump(mode="json"),
     }
 
 
-def _predicted(budget, candidate, space):
+def _predicted(limit, candidate, space):
     """What the table of a further device says of a candidate; nothing of a baseline of other blocks, which it lacks."""
     if candidate.block != space.block:
         return {"predicted_ms": None, "table_ms": None}
-    predicted_ms = budget.of(candidate, space)
-    return {"predicted_ms": round(predicted_ms, 4), "table_ms": round(predicted_ms / budget.factor, 4)}
+    predicted_ms = limit.of(candidate, space)
+    return {"predicted_ms": round(predicted_ms, 4), "table_ms": round(predicted_ms / limit.factor, 4)}
 
 
 def prediction_error(entries: Iterable[Measured]) -> dict:

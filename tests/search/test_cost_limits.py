@@ -5,32 +5,32 @@ import pytest
 
 from zennas.records import UserError
 from zennas.search.__main__ import _devices as devices_of
-from zennas.search.budgets import Budget, check_possible, other_budgets
+from zennas.search.cost_limits import CostLimit, check_limits, cost_limits
 from zennas.space.cost import cost
 from zennas.track import SearchPlan, load_space
 
 SPACE = load_space("ir_se_tiny")
 
 
-def budgets(*, track_mb=None, **plan):
+def limits(*, track_mb=None, **plan):
     track = types.SimpleNamespace(limits=types.SimpleNamespace(max_mb=track_mb))
-    return other_budgets(track, SearchPlan(**plan), SPACE)
+    return cost_limits(track, SearchPlan(**plan), SPACE)
 
 
 def test_without_limits_there_are_none():
-    assert budgets() == []
+    assert limits() == []
 
 
 @pytest.mark.parametrize(
     ("track_mb", "plan_mb", "most"), [(8.0, None, 8.0), (None, 5.0, 5.0), (8.0, 5.0, 5.0), (3.0, 5.0, 3.0)]
 )
 def test_of_two_limits_of_megabytes_the_smaller_holds(track_mb, plan_mb, most):
-    (budget,) = budgets(track_mb=track_mb, max_mb=plan_mb)
-    assert (budget.name, budget.most) == ("MB", most)
+    (limit,) = limits(track_mb=track_mb, max_mb=plan_mb)
+    assert (limit.name, limit.most) == ("MB", most)
 
 
 def test_what_a_candidate_costs_is_what_it_costs():
-    megabytes, giga = budgets(max_mb=9.0, max_gmacs=1.0)
+    megabytes, giga = limits(max_mb=9.0, max_gmacs=1.0)
     for candidate in (SPACE.cheapest(), SPACE.sample(np.random.default_rng(0))):
         known = cost(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
         assert giga.of(candidate, SPACE) == pytest.approx(known.macs / 1e9, rel=1e-9)
@@ -39,12 +39,12 @@ def test_what_a_candidate_costs_is_what_it_costs():
 
 
 def test_a_limit_below_the_cheapest_candidate_is_said():
-    some = budgets(max_gmacs=1e-6)
+    too_low = limits(max_gmacs=1e-6)
     with pytest.raises(
         UserError, match=r"the limit of 1e-06 GMACs is below the cheapest candidate of space ir_se_tiny: .* has "
     ):
-        check_possible(some, SPACE)
-    check_possible(budgets(max_gmacs=1.0), SPACE)
+        check_limits(too_low, SPACE)
+    check_limits(limits(max_gmacs=1.0), SPACE)
 
 
 def test_a_device_whose_table_lacks_parts_is_named(tmp_path):
@@ -55,11 +55,11 @@ def test_a_device_whose_table_lacks_parts_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"--also .*phone.*: its table lacks \d+ of the parts of space ir_se_tiny;.* --space"
     ):
-        budgets(devices={str(path): 5.0})
+        limits(devices={str(path): 5.0})
 
 
 def test_limits_are_said_and_what_nothing_here_corrects():
-    megabytes, on_phone = Budget("MB", None, 9.5), Budget("ms on phone", None, 40.0, device="phone")
+    megabytes, on_phone = CostLimit("MB", None, 9.5), CostLimit("ms on phone", None, 40.0, device="phone")
     assert megabytes.text == "at most 9.5 MB"
     assert on_phone.text.startswith("at most 40 ms on phone, by its table")
 
