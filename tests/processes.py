@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -15,6 +16,7 @@ def _child(program, arguments, folder, environment, stdout, stderr):
     for stream, number in ((stdout, 1), (stderr, 2)):
         os.dup2(stream.fileno(), number)
         stream.close()
+    tempfile.tempdir = None  # the server may have looked it up in another environment
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

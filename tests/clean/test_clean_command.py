@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.pages import figure, numbers
+from tests.processes import Forked
 from tests.train.conftest import ran, untrained
 from zennas.clean import steps
 from zennas.clean.__main__ import main
@@ -235,14 +234,12 @@ def test_a_stop_costs_no_more_than_the_parts_under_way(asked, faces, tmp_path, m
     """
     out = tmp_path / "stopped"
     words = ["--data", faces.folder, "--embeddings", faces.rows, "--out", out]
-    child = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    child = Forked(SLOW, *words)
     deadline = time.monotonic() + 60
     while len(list(out.glob("round-1/parts/*centres-0*.npz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(number)
-    said, _ = child.communicate(timeout=60)
+    said = "".join(child.communicate(timeout=60))
     assert child.returncode == code and "Traceback" not in said
     assert number == signal.SIGKILL or "give the same command again to go on" in " ".join(said.split())
     kept = list(out.glob("round-1/parts/*centres-0*.npz"))

@@ -3,8 +3,6 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 import textwrap
 import warnings
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.processes import forked
 from zennas.data.images import decode
 from zennas.data.sources import open_source
 from zennas.embed.checkpoint import load_network, save_network
@@ -577,10 +576,8 @@ KILLED = """
 
 @pytest.mark.parametrize("when", ["after a count", "before a count"])
 def test_killed_it_goes_on_where_it_was(when, teacher, source, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(KILLED))
-    killed = subprocess.run([sys.executable, script, tmp_path, when], timeout=120, check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    killed = forked(textwrap.dedent(KILLED), tmp_path, when)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert Sidecar.load(sidecar_of(tmp_path / "x.npy")).done == 8
     seen = []
     resumed_ND = precompute(

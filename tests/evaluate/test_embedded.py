@@ -3,8 +3,6 @@
 import json
 import pathlib
 import signal
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 from tests.evaluate.conftest import PX, saved, squares, write_image, write_list
+from tests.processes import forked
 from zennas.embed import embeddings
 from zennas.embed.embeddings import Sidecar, kept_path
 from zennas.embed.model import open_model
@@ -243,11 +242,8 @@ KILLED = """
 
 def test_killed_it_goes_on_where_it_was(drawn, tmp_path, own_embeddings, monkeypatch):
     path = saved(squares(), tmp_path / "net.onnx")
-    (tmp_path / "script.py").write_text(textwrap.dedent(KILLED))
-    killed = subprocess.run(
-        [sys.executable, tmp_path / "script.py", path, drawn], capture_output=True, check=False, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    killed = forked(textwrap.dedent(KILLED), path, drawn)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     (sidecar,) = own_embeddings.glob("*.npy.json")
     assert Sidecar.load(sidecar).done == 8
     monkeypatch.setattr(embedded_module, "BATCH", {"cpu": 4})

@@ -20,6 +20,7 @@ from sklearn.model_selection import KFold
 
 from tests.embed.test_model import as_torchscript, made
 from tests.evaluate.conftest import SETS, image_name, ran, saved, square_weights, squares, write_list
+from tests.processes import forked
 from tests.tasks.face.test_pairs import hostile
 from zennas.data.sources import open_source
 from zennas.embed import embeddings
@@ -261,9 +262,7 @@ INTERRUPTED = """
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_interrupted_it_goes_on(given, asked, tmp_path, monkeypatch, signal_name):
-    (tmp_path / "script.py").write_text(textwrap.dedent(INTERRUPTED))
-    command = [sys.executable, "script.py", signal_name, *given, "--out", "run"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    ended = forked(textwrap.dedent(INTERRUPTED), signal_name, *given, "--out", "run")
     assert ended.returncode == 130, ended.stdout + ended.stderr
     assert "stopped; embeddings are kept: give the same command again to go on" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr

@@ -325,6 +325,7 @@ def test_a_part_is_timed_in_its_protocol_s_precision(precision, network, monkeyp
     assert precision_of(opened[0]) == precision and embedding_BD.shape == (1, 64)
 
 
+@pytest.mark.alone
 def test_a_table_of_int8_is_its_own_and_its_sum_near_the_whole(tmp_path):
     table = LatencyTable(in_rule("int8"), folder=tmp_path)
     table.ensure(parts_of(CANDIDATE, **SIZES), num_runs=10)

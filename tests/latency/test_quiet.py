@@ -3,13 +3,13 @@
 import itertools
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
 
 import pytest
 
+from tests.processes import Forked
 from zennas.latency.quiet import measuring, scoring, trouble
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="by the locks of a Unix")
@@ -23,7 +23,7 @@ def apart(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def begin(checkout):
+def begin():
     """begin(code) -> a process that runs it with `measuring`, `scoring` and `say(text)`."""
     started = []
 
@@ -33,8 +33,7 @@ def begin(checkout):
             from zennas.latency.quiet import measuring, scoring
             def say(text): print(text, time.monotonic(), flush=True)
         """
-        words = [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code)]
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=checkout))
+        started.append(Forked(textwrap.dedent(head) + textwrap.dedent(code)))
         return started[-1]
 
     yield begun
@@ -58,6 +57,7 @@ def spans(process):
     return list(zip(times[::2], times[1::2], strict=True))
 
 
+@pytest.mark.alone
 def test_what_scores_stands_aside_for_every_measurement_and_scores_together_otherwise(begin):
     scorers = [begin(SCORE.format(num=150)) for _ in range(3)]
     for scorer in scorers:

@@ -259,6 +259,7 @@ def test_protocols_that_time_differently_share_no_table():
     assert len(found) == 16
 
 
+@pytest.mark.alone
 def test_a_sum_of_measured_parts_is_near_the_whole_measured(tmp_path):
     candidate = Candidate(block="ir_se", stem=16, widths=(32, 64), depths=(3, 4))
     table = LatencyTable(CPU, folder=tmp_path)

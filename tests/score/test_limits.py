@@ -1,13 +1,13 @@
 """Time and memory that a candidate may take, in a process of its own where it would not survive."""
 
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 
+from tests.processes import forked
 from zennas.score.limits import TooLongError, memory_limit, time_limit
 from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate
@@ -62,7 +62,7 @@ with time_limit(0.5):
 
 def test_what_hears_no_alarm_is_ended_with_its_process():
     start = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", HANG], capture_output=True, text=True, timeout=60, check=False)
+    ended = forked(HANG)
     assert ended.returncode == 1 and "Timeout" in ended.stderr and time.monotonic() - start < 30
 
 

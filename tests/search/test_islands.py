@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 
+from tests.processes import Forked
 from zennas.records import UserError
 from zennas.search import islands
 from zennas.search.islands import claim, driverless, owner, take_back, turn
@@ -89,19 +90,12 @@ DRIVER = """
 
 
 @pytest.fixture
-def start_driver(url, checkout):
+def start_driver(url):
     """start_driver(num_islands) -> a process that holds an island and is silent from then on."""
     started = []
 
     def begun(num_islands):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(DRIVER), url, str(num_islands)],
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=checkout,
-            )
-        )
+        started.append(Forked(textwrap.dedent(DRIVER), url, num_islands))
         return started[-1]
 
     yield begun

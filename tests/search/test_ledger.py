@@ -1,11 +1,10 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas
 import pytest
 
+from tests.processes import forked
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.search.ledger import SHARED, open_ledger
@@ -293,11 +292,10 @@ def scarce(request, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["rows", "entries"])
-def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, checkout, space, make_entry):
+def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, space, make_entry):
     disk, limit = scarce
     entry = json.dumps(make_entry(space.cheapest()).plain())
-    command = [sys.executable, "-c", FILL, str(disk / "run"), str(limit), what, entry]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=checkout, timeout=60)
+    ended = forked(FILL, disk / "run", limit, what, entry, timeout=60)
     assert ended.returncode == 0 and ended.stderr == "", ended.stderr
     kept, message = json.loads(ended.stdout)
     assert kept > 0 and "\n" not in message

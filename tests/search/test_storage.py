@@ -4,8 +4,6 @@ proxy.
 
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,6 +11,7 @@ import optuna
 import pytest
 import sqlalchemy
 
+from tests.processes import Forked
 from tests.search.servers import PASSWORD, Proxy
 from zennas.records import UserError
 from zennas.search import storage as storages
@@ -192,20 +191,11 @@ print(store.take_island())
 """
 
 
-def test_drivers_that_begin_an_empty_database_together_do_not_stumble(database, checkout):
+def test_drivers_that_begin_an_empty_database_together_do_not_stumble(database):
     """Optuna creates its tables, the study and its attributes where they are missing; four find them missing at
     once."""
-    begun = [
-        subprocess.Popen(
-            [sys.executable, "-c", STARTER, database],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=checkout,
-        )
-        for _ in range(4)
-    ]
-    ended = [process.communicate(timeout=120) for process in begun]
+    begun = [Forked(STARTER, database) for _ in range(4)]
+    ended = [process.communicate() for process in begun]
     assert [process.returncode for process in begun] == [0] * 4, ended
 
 

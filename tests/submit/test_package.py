@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from tests.processes import forked
 from zennas.records import UserError
 from zennas.submit.package import check_name, earlier_files, read_again, write_submission, zipped
 
@@ -171,8 +172,8 @@ def test_a_folder_is_taken_again_wherever_its_writer_was_killed(tmp_path, first,
     """Killed at each step at which it touches the disk, in turn; then given the same command, and a smaller one."""
     root = tmp_path / "killed"
     root.mkdir()
-    words = [sys.executable, "-c", KILLED, root, json.dumps(first), json.dumps(second)]
-    subprocess.run(list(map(str, words)), check=True)
+    ended = forked(KILLED, root, json.dumps(first), json.dumps(second))
+    assert ended.returncode == 0, ended.stderr
     folders = sorted(root.iterdir(), key=lambda folder: int(folder.name))
     *killed, finished = folders
     assert len(killed) >= 2 * (len(second["files"]) + 1)  # each file and the record is opened, then renamed

@@ -4,7 +4,6 @@ process, and its command in a process that may be killed."""
 import contextlib
 import importlib
 import io
-import multiprocessing
 import os
 import sys
 import tarfile
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
+from tests.processes import SERVER
 from zennas.data.recordio import RecordWriter
 from zennas.embed.checkpoint import save_network
 from zennas.progress import silent
@@ -42,7 +42,6 @@ RECIPE = {
 }
 STEPS_PER_EPOCH = NUM_IDENTITIES * IMAGES_EACH // RECIPE["batch"]
 WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
-CHILDREN = multiprocessing.get_context("forkserver")  # a clean process, without the seconds that importing torch takes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -239,8 +238,7 @@ class Child:
 
     def __init__(self, arguments, log, *, room="train"):
         self.log = log
-        CHILDREN.set_forkserver_preload(["zennas.train.terminal", "tests.train.conftest", "torch.utils.tensorboard"])
-        self.process = CHILDREN.Process(target=_child, args=(room, [str(one) for one in arguments], str(log)))
+        self.process = SERVER.Process(target=_child, args=(room, [str(one) for one in arguments], str(log)))
         self.process.start()
 
     def until(self, happened, timeout_s=90):

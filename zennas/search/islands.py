@@ -141,9 +141,9 @@ def take_back(study, seen, *, say, token=None):
         if lives is False or (lives is None and silent):
             try:
                 study._storage.set_trial_user_attr(trial._trial_id, "taken back", "its driver gave no sign of life")
-            except UpdateFinishedTrialError:  # another driver was as quick
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            except UpdateFinishedTrialError:  # another driver was as quick, perhaps between these two lines
                 continue
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             say(f"{_named(island)}: its driver (process {here['process']} on {here['host']}) has died; taken back")
         else:
             held.setdefault(island, trial)
