@@ -15,7 +15,8 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 # The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version,
 # and `space` knows nothing of a track, which reads it. A dotted entry is a file that stands apart from its room: the
-# table of tasks names their modules and imports none of them, so that an experiment can name a task.
+# table of tasks names their modules and imports none of them, so that an experiment can name a task; masks are rendered
+# where a face's landmarks say.
 ROOMS = [
     {"zennas"},
     {"records"},
@@ -33,6 +34,7 @@ ROOMS = [
     {"latency"},
     {"search", "metrics"},
     {"data"},
+    {"tasks.face.align"},
     {"embed"},
     {"clean"},
     {"mask"},
@@ -62,6 +64,7 @@ FENCES = {
     "cv2": {
         "zennas/data/images.py",
         "zennas/data/stream.py",
+        "zennas/tasks/face/align.py",
         "zennas/mask/landmarks.py",
         "zennas/mask/lighting.py",
         "zennas/mask/parts.py",
@@ -89,7 +92,7 @@ def room_of(path):
 
 def place_of(parts):
     """The entry of ROOMS that a dotted name in the package belongs to, or None."""
-    return next((name for name in (".".join(parts[:2]), *parts[:1]) if name in PLACE), None)
+    return next((name for end in (3, 2, 1) if (name := ".".join(parts[:end])) in PLACE), None)
 
 
 def imported(tree, path):
@@ -305,8 +308,8 @@ def test_the_search_above_sees_what_it_should():
 # --- rooms that know no task
 
 # What trains, keeps, launches and reports a training whatever its network is for, and what every room stands on. Not
-# here: tasks/table.py, which is the list of the tasks; the rooms that serve one task so far (clean, mask, evaluate,
-# submit, tune); data, whose sources are labelled images of somebody or something.
+# here: tasks/table.py, which is the list of the tasks, and the rooms that serve one task so far (clean, mask, evaluate,
+# submit, tune). Data reads labelled images of anything; its labels it calls identities.
 TASK_FREE = [
     *(path for path in FILES if path.is_relative_to(PACKAGE / "train")),
     *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task")),
@@ -344,6 +347,13 @@ def test_what_serves_every_task_names_none(path):
     if str(path.relative_to(ROOT)) in OPTIONS_OF_TRAIN:
         return
     assert task_words(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda path: path.name)
+def test_images_are_of_anything(path):
+    """The folder of kept indices is called after the first of them."""
+    found = [line for line in path.read_text().splitlines() if re.search(r"\bfaces?\b", line, re.IGNORECASE)]
+    assert [line for line in found if "zennas" not in line] == []
 
 
 def test_words_of_a_task_are_seen():

@@ -16,7 +16,6 @@ import pathlib
 
 import numpy as np
 
-from zennas.data.images import TEMPLATE_52
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import Work, similarities
@@ -24,6 +23,7 @@ from zennas.evaluate.protocols import PROTOCOLS
 from zennas.metrics.verification import ten_fold_accuracy
 from zennas.provenance import provenance
 from zennas.submit.webface.face_detection import get_detector
+from zennas.tasks.face.align import TEMPLATE_52
 
 VARIANTS = (
     ("imagenet", "rgb", True),

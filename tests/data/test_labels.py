@@ -68,7 +68,7 @@ def test_the_fingerprint_is_that_of_what_it_says(source, labels):
 @pytest.mark.parametrize(
     "label_N, says",
     [
-        ([0] * 5, "labels of other faces (5 images"),
+        ([0] * 5, "labels of other images (5 images"),
         ([DROPPED] * 6, "leaves out all 6"),
         ([-2] * 6, "whole numbers from 0 on"),
     ],
@@ -83,7 +83,7 @@ def test_labels_of_other_faces_are_refused(source, labels, tmp_path):
     path = labels([0] * 6)
     cv2.imwrite(str(tmp_path / "faces" / "Bo" / "new.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "faces" / "Ada" / "0.png").unlink()
-    with pytest.raises(UserError, match="labels of other faces"):
+    with pytest.raises(UserError, match="labels of other images"):
         open_source(source.path, labels=path)
 
 

@@ -1,4 +1,4 @@
-"""Faces as the rooms below share them: where they lie, how they are decoded and augmented, streamed and paired."""
+"""Images as the rooms below share them: where they lie, how they are decoded and augmented, and streamed."""
 
 import os
 

@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
-from zennas.data.images import CorruptImageError, UnreadableImageError, align, data_uri, decode, resized
+from zennas.data.images import CorruptImageError, UnreadableImageError, data_uri, decode, resized
 
 
 class ImageSet(NamedTuple):
@@ -18,19 +16,19 @@ class ImageSet(NamedTuple):
     read: Callable  # image -> its encoded bytes; CorruptImageError
     where: Callable  # image -> where it lies, for people
     fingerprint: str
-    # landmarks in pixels (eyes, nose, corners of the mouth) by which faces are aligned
-    points_N52: np.ndarray | None = None
+    # (image_HW3, image, (height, width)) -> what of it is looked at, at that size; None: the whole of it, resized
+    cut: Callable | None = None
 
     def pixels(self, image, size):
-        """The RGB image_HW3 at `size`, an integer or (height, width): aligned where there are landmarks, else resized.
+        """The RGB image_HW3 at `size`, an integer or (height, width).
 
         CorruptImageError where it cannot be had.
         """
         height_width = (size, size) if isinstance(size, int) else tuple(size)
         image_HW3 = decode(self.read(image))
-        if self.points_N52 is None:
+        if self.cut is None:
             return resized(image_HW3, height_width)
-        return align(image_HW3, self.points_N52[image], height_width)
+        return self.cut(image_HW3, image, height_width)
 
     def thumbnail(self, image, size):
         """The image at `size` as a data URI for a page; None where it cannot be had."""

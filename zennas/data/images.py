@@ -19,12 +19,6 @@ JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
-# Left eye, right eye, tip of the nose, left and right corner of the mouth (as seen) at 112 x 112. Source: insightface.
-TEMPLATE_52 = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-
-
 class CorruptImageError(ValueError):
     """Bytes that do not decode to an image."""
 
@@ -36,7 +30,7 @@ class UnreadableImageError(CorruptImageError):
 def decode(encoded, *, image_px=None):
     """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px x image_px where that is given.
 
-    The resize does not keep the aspect ratio: faces come aligned. CorruptImageError where the bytes are no image or end
+    The resize does not keep the aspect ratio. CorruptImageError where the bytes are no image or end
     too soon; damage inside a JPEG that still decodes cannot be told.
     """
     if not encoded:
@@ -60,30 +54,6 @@ def resized(image_HW3, height_width):
         return image_HW3
     smaller = image_HW3.shape[0] >= height and image_HW3.shape[1] >= width
     return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-
-def align(image_HW3, points_52, height_width=(112, 112)):
-    """The face at (height, width) with its landmarks where ArcFace's template has them; what lies outside the image is
-    black.
-
-    points_52: x, y in pixels of the eyes, the tip of the nose and the corners of the mouth, left ones first. Rotation,
-    scale and shift are those with the least squared distance to the template; another size than 112 scales the
-    template. CorruptImageError for landmarks that are not finite or all in one place.
-    Source: insightface's face_align.py (template) and Umeyama 1991 (without its reflections, which faces do not have).
-    """
-    points_52 = np.asarray(points_52, np.float64)
-    height, width = height_width
-    template_52 = TEMPLATE_52 * (width / 112, height / 112)
-    centred_52 = points_52 - points_52.mean(axis=0)
-    spread = float((centred_52**2).sum())
-    if not np.isfinite(spread) or spread < 1e-6:
-        raise CorruptImageError(f"landmarks {points_52.round(1).tolist()} place no face")
-    # As complex numbers a similarity is one factor and one shift.
-    x, y = (values[:, 0] + 1j * values[:, 1] for values in (centred_52, template_52 - template_52.mean(axis=0)))
-    factor = (x.conj() * y).sum() / spread
-    turn_22 = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    shift_2 = template_52.mean(axis=0) - turn_22 @ points_52.mean(axis=0)
-    return cv2.warpAffine(image_HW3, np.column_stack([turn_22, shift_2]), (width, height), borderValue=0.0)
 
 
 def as_jpeg(image_HW3, *, quality=85):

@@ -44,7 +44,7 @@ def relabelled(source, path):
         ) from None
     if fingerprint != source.fingerprint or label_N.shape != (source.num_images,):
         raise UserError(
-            f"{path}: labels of other faces ({label_N.size} images, {fingerprint}); "
+            f"{path}: labels of other images ({label_N.size} images, {fingerprint}); "
             f"{source.path} has {source.num_images} ({source.fingerprint})"
         )
     if label_N.dtype.kind not in "iu" or (label_N.size and label_N.min() < DROPPED):

@@ -1,4 +1,4 @@
-"""Where faces lie: RecordIO, tar shards or a folder of folders, behind one Source with random access."""
+"""Where labelled images lie: RecordIO, tar shards or a folder of folders, behind one Source with random access."""
 
 import collections
 import contextlib
@@ -27,8 +27,8 @@ NAMED_IN_ERRORS = 5
 
 
 class Source:
-    """Faces with random access; opened by `open_source`. It may be forked, pickled (to the same machine) and shared by
-    threads.
+    """Labelled images with random access; opened by `open_source`. It may be forked, pickled (to the same machine) and
+    shared by threads.
 
     num_images, num_identities, num_empty_identities (those with no image), label_N (int32, memory-mapped),
     identity_names (a sequence, or None where identities are numbers), fingerprint (of the content: the same wherever

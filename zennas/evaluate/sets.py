@@ -15,6 +15,7 @@ from zennas.data.image_set import ImageSet
 from zennas.data.sources import open_source
 from zennas.evaluate.lists import choices, in_folder, read_list, truths
 from zennas.records import UserError, some
+from zennas.tasks.face.align import aligned
 from zennas.tasks.face.pairs import list_and_images
 from zennas.tasks.face.pairs import open_pairs as open_pair_set
 
@@ -73,9 +74,7 @@ def open_ijb(where, progress=None):
             f"{pairs_path}: names {len(missing)} templates that {media_path.name} does not have: {some(missing)}"
         )
     landmarks = hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
-    images = images._replace(
-        fingerprint=f"{images.fingerprint}-{landmarks}", points_N52=numbers[:, :10].reshape(-1, 5, 2)
-    )
+    images = aligned(images, numbers[:, :10].reshape(-1, 5, 2), f"{images.fingerprint}-{landmarks}")
     column = {"template_N": template_N, "media_N": media_N, "score_N": numbers[:, 10]}
     column |= {"first_P": first_P, "second_P": second_P, "same_P": same_P.astype(bool)}
     return EvaluationSet(folder.absolute().name, images, column)

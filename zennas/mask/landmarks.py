@@ -11,9 +11,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zennas.data.images import TEMPLATE_52
 from zennas.export import open_session
 from zennas.mask.mesh import ASSETS
+from zennas.tasks.face.align import TEMPLATE_52
 
 NUM_VERTICES = 468
 LANDMARK_PX, DETECTION_PX = 192, 128  # what the two networks look at

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zennas.data.images import TEMPLATE_52
 from zennas.mask import mesh
 from zennas.mask.landmarks import FIVE
 from zennas.mask.render import rasterised
+from zennas.tasks.face.align import TEMPLATE_52
 
 SIDE = 1024  # of the painted skin
 SAMPLES = 3
