@@ -7,9 +7,9 @@ import pytest
 
 from zennas.records import UserError
 from zennas.space.cost import cost
+from zennas.tasks.face.preparing import check_plan
 from zennas.track import Experiment, load_experiment, load_space
 from zennas.train.optimizers import learning_rate
-from zennas.train.prepare import check_plan
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(path.parent.name for path in ROOT.glob("experiments/*/experiment.yaml"))
