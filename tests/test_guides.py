@@ -94,6 +94,20 @@ def test_pages_are_short(page):
         assert len(page.read_bytes()) <= PAGE_BYTES
 
 
+# --- plain English
+
+# Turns of phrase that are hard on readers with another first language; each has a plain form.
+HARD = re.compile(r"\bsays? of\b|\bha(?:s|ve) it\b|\b(?:is|are|was|were) said\b|\bmay not be\b|\bwhoever\b|\bthereof\b")
+
+
+@each_page
+def test_pages_are_in_plain_english(page):
+    if page.is_relative_to(ROOT / "experiments") and page.name != "README.md":
+        return
+    prose = FENCE.sub("", page.read_text())
+    assert [line for line in prose.splitlines() if HARD.search(line)] == []
+
+
 # --- commands
 
 
