@@ -70,7 +70,8 @@ class Relabelled:
         self.label_N = label_M.astype(np.int32)
         self.num_images, self.num_identities = len(label_M), len(number_C)
         names = source.identity_names
-        named = [names[one] if names is not None and one < len(names) else str(one) for one in number_C.tolist()]
+        numbers = number_C.tolist()
+        named = [names[label] if names is not None and label < len(names) else str(label) for label in numbers]
         self.identity_names = Names.of(named)
         digest = hashlib.sha256(f"relabelled {source.fingerprint}".encode())
         for column in (self._which_M, self.label_N):

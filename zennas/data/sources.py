@@ -194,9 +194,9 @@ def _build_folders(files, progress):
     path, *folders = files
     names, label = [], []
     for number, folder in enumerate(folders):
-        found = sorted(name for name in os.listdir(path / folder) if name.lower().endswith(IMAGE_SUFFIXES))
-        names += [f"{folder}/{name}" for name in found]
-        label += [number] * len(found)
+        files = sorted(name for name in os.listdir(path / folder) if name.lower().endswith(IMAGE_SUFFIXES))
+        names += [f"{folder}/{name}" for name in files]
+        label += [number] * len(files)
         if progress:
             progress(number + 1, len(folders))
     if not names:

@@ -69,8 +69,8 @@ def _incomplete(partial, ranks):
 
 def checkpoints_in(folder):
     """The whole checkpoints in a folder, oldest first."""
-    found = [path for path in pathlib.Path(folder).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted((path for path in found if (path / COMMON).is_file()), key=lambda path: int(path.name[5:]))
+    named = [path for path in pathlib.Path(folder).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in named if (path / COMMON).is_file()), key=lambda path: int(path.name[5:]))
 
 
 def clean(folder):

@@ -66,7 +66,7 @@ def _on_ray(options, progress, num_workers, address):
         try:
             return trainer.fit().return_value
         except Exception as error:
-            if mistake := next((one for one in _causes(error) if isinstance(one, UserError)), None):
+            if mistake := next((cause for cause in _causes(error) if isinstance(cause, UserError)), None):
                 raise UserError(str(mistake)) from None
             # A rank that died, whatever of: its own lines stand above, in Ray's log.
             raise UserError(
@@ -80,10 +80,10 @@ def _causes(error):
     """What Ray wrapped in its own errors, however deep: by cause, and by the failures that it lists for each worker."""
     seen, todo = [], [error]
     while todo:
-        one = todo.pop()
-        if isinstance(one, BaseException) and one not in seen:
-            seen.append(one)
-            todo += [one.__cause__, getattr(one, "cause", None), *getattr(one, "worker_failures", {}).values()]
+        cause = todo.pop()
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            todo += [cause.__cause__, getattr(cause, "cause", None), *getattr(cause, "worker_failures", {}).values()]
     return seen
 
 

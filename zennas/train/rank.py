@@ -96,18 +96,18 @@ def _check_latency(options, state, progress):
     progress.update({})
     untrained = untrained_latency(options, protocol)
     progress.end()
-    text, here_ms = options.candidate.text, untrained.measured_ms
-    said = f"{text} takes {here_ms:.2f} ms here, untrained; the budget is {budget.budget_ms:.2f} ms"
+    winner, here_ms = options.candidate.text, untrained.measured_ms
+    text = f"{winner} takes {here_ms:.2f} ms here, untrained; the budget is {budget.budget_ms:.2f} ms"
     # On a busy machine a figure a few per cent over the budget says nothing: then the trained network's decides.
     allowed = OVER_BUDGET if untrained.warning is None else OVER_BUDGET_WHERE_NOISY
     if here_ms > allowed * budget.budget_ms:
         raise UserError(
-            f"{said} ({budget.origin}); choose another --winner or --track, or train it all the same with --any-size "
+            f"{text} ({budget.origin}); choose another --winner or --track, or train it all the same with --any-size "
             f"(a teacher)"
         )
     if here_ms > budget.budget_ms:
         why = untrained.warning or "over it by less than a machine's noise"
-        progress.say(f"warning: {said}: {why}", style="yellow")
+        progress.say(f"warning: {text}: {why}", style="yellow")
     state = state | {"untrained_checked": True}
     save_run(options.out, state)
     return state

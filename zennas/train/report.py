@@ -133,9 +133,9 @@ def _skipped(metrics):
     if not skipped:
         return ""
     more = f"<li>and {len(skipped) - MAX_SKIPPED:,} more</li>" if len(skipped) > MAX_SKIPPED else ""
-    told = "".join(f"<li>{html.escape(str(entry.get('why', 'no reason')))}</li>" for entry in skipped[:MAX_SKIPPED])
+    items = "".join(f"<li>{html.escape(str(entry.get('why', 'no reason')))}</li>" for entry in skipped[:MAX_SKIPPED])
     return (
-        f"<p>Steps whose loss or gradient was not finite; they moved no weight:</p><ul class='small'>{told}{more}</ul>"
+        f"<p>Steps whose loss or gradient was not finite; they moved no weight:</p><ul class='small'>{items}{more}</ul>"
     )
 
 
@@ -172,10 +172,10 @@ def _running(entries, known):
     if not names:
         return ""
     figure, _ = _panelled(entries, {name: html.escape(name) for name in names}, dict.fromkeys(names, ".4g"))
-    said = " ".join(known[name] for name in names if name in known)
-    said = f"<p>{said}</p>" if said else ""
+    text = " ".join(known[name] for name in names if name in known)
+    text = f"<p>{text}</p>" if text else ""
     height_px = 100 + 150 * len(names)
-    return f"<h3>Running values of the loss</h3>{said}{drawn(figure, 'running', height_px=height_px)}"
+    return f"<h3>Running values of the loss</h3>{text}{drawn(figure, 'running', height_px=height_px)}"
 
 
 def _panelled(entries, labels, forms):

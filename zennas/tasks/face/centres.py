@@ -81,17 +81,17 @@ class CentreOptimizer:
         blocks = blocks_of(len(unit_RD), unit_RD.device)
         if is_lars := self.function is lars:
             squares = torch.zeros(2, dtype=torch.float64, device=grad_RD.device)
-            for here in blocks:
-                weight_RD = centre_ND[here if row_R is None else row_R[here]]
-                _through_normalise(grad_RD[here], unit_RD[here], weight_RD)
-                squares += torch.stack([part.square().sum() for part in (weight_RD, grad_RD[here])])
+            for block in blocks:
+                weight_RD = centre_ND[block if row_R is None else row_R[block]]
+                _through_normalise(grad_RD[block], unit_RD[block], weight_RD)
+                squares += torch.stack([part.square().sum() for part in (weight_RD, grad_RD[block])])
             ratio = _ratio(ranks.sum_(squares), self.knobs)
-        for here in blocks:
-            rows = here if row_R is None else row_R[here]
+        for block in blocks:
+            rows = block if row_R is None else row_R[block]
             weight_RD, state = centre_ND[rows], {kind: values[rows] for kind, values in self.state.items()}
             if not is_lars:
-                _through_normalise(grad_RD[here], unit_RD[here], weight_RD)
-            self.function(weight_RD, grad_RD[here], state, lr=lr, ratio=ratio if is_lars else None, **self.knobs)
+                _through_normalise(grad_RD[block], unit_RD[block], weight_RD)
+            self.function(weight_RD, grad_RD[block], state, lr=lr, ratio=ratio if is_lars else None, **self.knobs)
             if row_R is not None:  # a slice was changed in place
                 for kind, values in state.items():
                     self.state[kind].index_copy_(0, rows, values)

@@ -55,7 +55,7 @@ def _map(features, change):
     neighbours_BKD = features.neighbours_BKD
     return Features(
         change(features.embedding_BD),
-        tuple(change(one) for one in features.attention),
+        tuple(change(map_BX) for map_BX in features.attention),
         None if neighbours_BKD is None else change(neighbours_BKD),
     )
 
@@ -114,22 +114,24 @@ def attention(student, teacher):
     network.
     """
     if not student.attention or not teacher.attention:
-        who = "student" if not student.attention else "teacher"
+        without = "student" if not student.attention else "teacher"
         raise UserError(
-            f"distillation 'attention': the {who} has no attention maps; allowed: blocks with attention (ir_cbam, "
+            f"distillation 'attention': the {without} has no attention maps; allowed: blocks with attention (ir_cbam, "
             f"ir_se), "
             "and a teacher that is a zennas checkpoint or a torch module with such blocks"
         )
-    given, wanted = ([tuple(one.shape[1:]) for one in features.attention] for features in (student, teacher))
+    given, wanted = ([tuple(values.shape[1:]) for values in features.attention] for features in (student, teacher))
     if given != wanted:
         differing = next((pair for pair in zip(given, wanted, strict=False) if pair[0] != pair[1]), None)
-        what = f"{len(given)} and {len(wanted)} maps" if differing is None else f"{differing[0]} and {differing[1]}"
+        difference = (
+            f"{len(given)} and {len(wanted)} maps" if differing is None else f"{differing[0]} and {differing[1]}"
+        )
         raise UserError(
-            f"distillation 'attention': the maps of student and teacher do not pair: {what}; "
+            f"distillation 'attention': the maps of student and teacher do not pair: {difference}; "
             "allowed: the same block, widths, depths and input size"
         )
     pairs = zip(student.attention, teacher.attention, strict=True)
-    return sum(_one_minus_cosine(one.flatten(1), two.flatten(1)).mean() for one, two in pairs)
+    return sum(_one_minus_cosine(*(values.flatten(1) for values in pair)).mean() for pair in pairs)
 
 
 # How a gap between the student's and the teacher's relation counts: (student's minus teacher's cosine, tolerance).
@@ -192,7 +194,7 @@ def knobs_of(name, given=None, where="distillation"):
     """
     row = lookup(DISTILLATIONS, name, f"{where}: distillation")
     parameters = inspect.signature(row.function).parameters.values()
-    defaults = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    defaults = {knob.name: knob.default for knob in parameters if knob.kind is knob.KEYWORD_ONLY}
     for knob, value in (given or {}).items():
         if knob not in defaults:
             raise UserError(f"{where}: {name}: knob '{knob}' is not known; {suggestion(str(knob), list(defaults))}")

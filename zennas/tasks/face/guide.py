@@ -55,7 +55,7 @@ class Guide:
             student = Features(embedding_BD, maps.take())
         network.train(training)
         teacher = self.teacher(black_BHW3)
-        teacher = Features(teacher.embedding_BD.cpu(), tuple(one.cpu() for one in teacher.attention))
+        teacher = Features(teacher.embedding_BD.cpu(), tuple(values.cpu() for values in teacher.attention))
         self.row(student, teacher, **self.knobs)
 
     def loss(self, embedding_bD, maps, batch):

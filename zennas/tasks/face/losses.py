@@ -385,7 +385,7 @@ def _others(cosine_BC, label_B):
 @functools.cache
 def _signature(function):
     parameters = inspect.signature(function).parameters.values()
-    return tuple((one.name, one.default) for one in parameters if one.kind is one.KEYWORD_ONLY)
+    return tuple((knob.name, knob.default) for knob in parameters if knob.kind is knob.KEYWORD_ONLY)
 
 
 def _defaults(function):

@@ -87,8 +87,8 @@ def read_bin(path):
             f"{path}: {len(encoded)} images for {len(same_P)} pairs; expected two for each, and a pair at least"
         )
     unique = {}
-    image_2P = np.array([unique.setdefault(_as_bytes(one, path), len(unique)) for one in encoded])
-    same_P = np.array([_as_bool(one, path) for one in same_P])
+    image_2P = np.array([unique.setdefault(_as_bytes(image, path), len(unique)) for image in encoded])
+    same_P = np.array([_as_bool(is_same, path) for is_same in same_P])
     images = list(unique)
     first_2P = {image: number for number, image in reversed(list(enumerate(image_2P.tolist())))}
     return PairSet(
@@ -226,18 +226,18 @@ def read_pairs(pairs_path, source):
             f"{pairs_path}: pairs go by names, and {source.path} has none; use an image folder or tar shards"
         )
     pairs = [_pair(line, f"{pairs_path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
-    place = _places({one[0] for pair in pairs for one in pair}, source)
-    wanted = dict.fromkeys(one for pair in pairs for one in pair)
+    place = _places({image[0] for pair in pairs for image in pair}, source)
+    wanted = dict.fromkeys(image for pair in pairs for image in pair)
     missing = [f"{name}/{name}_{number:04d}" for name, number in wanted if (name, number) not in place]
     if missing:
         named = ", ".join(missing[:NAMED_IN_ERRORS]) + (", ..." if len(missing) > NAMED_IN_ERRORS else "")
         raise UserError(f"{pairs_path}: {len(missing)} of {len(wanted)} images are not in {source.path}: {named}")
-    image = {one: number for number, one in enumerate(wanted)}
+    number_of = {key: number for number, key in enumerate(wanted)}
     return PairSet(
         pairs_path.stem,
-        source.some([place[one] for one in wanted]),
-        np.array([image[first] for first, _ in pairs]),
-        np.array([image[second] for _, second in pairs]),
+        source.some([place[key] for key in wanted]),
+        np.array([number_of[first] for first, _ in pairs]),
+        np.array([number_of[second] for _, second in pairs]),
         np.array([first[0] == second[0] for first, second in pairs]),
         np.arange(len(pairs)) // (2 * per_kind) if num_folds > 1 else _own_folds(len(pairs)),
     )

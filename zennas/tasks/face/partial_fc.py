@@ -6,6 +6,11 @@ margins go over it in chunks that stay in the cache, so that a loss costs little
 
 Source: An et al. 2021 (arXiv:2010.05222) and 2022 (arXiv:2203.15565); insightface's partial_fc_v2.py keeps a dense
 gradient, this does not.
+
+How to read it: `PartialFC.begin` draws the classes of a step (Sample). Calling the head runs _SampledSoftmax, whose
+forward pass (_forward_backward) already makes both gradients: that of the faces waits for `backward`, that of the
+centres is added to the sample. `step` hands the latter to the centres' optimizer. Ranks meet to gather the faces and,
+over the classes of all of them, to reduce the own cosine, the own logit and the sum of exponentials.
 """
 
 import functools
@@ -120,6 +125,7 @@ class PartialFC:
 
     def step(self, lr):
         """Move the sampled centres along the gradients since `begin`."""
+        # Whoever forgets to begin draws anew: a sample lives for one step.
         sample, self._sample = self._sample, None
         if sample.num_passes:
             rows = self.centre_CKD.view(-1, self.embedding_size)
@@ -189,12 +195,12 @@ class Sample:
             within_K = torch.arange(head.num_subcentres, device=class_S.device)
             self.row_R = (class_S[:, None] * head.num_subcentres + within_K).flatten()
         self.unit_RD, centre_ND = head.work("unit", num_rows, size), head.centre_CKD.view(-1, size)
-        for here in blocks_of(num_rows, centre_ND.device):
-            unit_RD = self.unit_RD[here]
+        for block in blocks_of(num_rows, centre_ND.device):
+            unit_RD = self.unit_RD[block]
             if class_S is None:
-                unit_RD.copy_(centre_ND[here])
+                unit_RD.copy_(centre_ND[block])
             else:
-                torch.index_select(centre_ND, 0, self.row_R[here], out=unit_RD)
+                torch.index_select(centre_ND, 0, self.row_R[block], out=unit_RD)
             unit_RD.mul_(inverse_norm(unit_RD))
         # What is added to the logits of each class, for its number of images and for the luck of being drawn.
         self.log_weight_S = head.log_count_C
@@ -223,10 +229,11 @@ class Sample:
         if len(mine) < head.num_sampled:
             drawn = rng.choice(head.num_local, head.num_sampled, replace=False, shuffle=False)
             chosen = np.union1d(drawn, mine)
+            # The union may be too large by the positives that were not drawn: so many of the others are left out again.
             spare = len(chosen) - head.num_sampled  # at most as many as there are identities in the step
             if spare:
-                others = np.delete(np.arange(len(chosen)), np.searchsorted(chosen, mine))
-                chosen = np.delete(chosen, rng.choice(others, spare, replace=False))
+                negatives = np.delete(np.arange(len(chosen)), np.searchsorted(chosen, mine))
+                chosen = np.delete(chosen, rng.choice(negatives, spare, replace=False))
         is_positive = np.zeros(len(chosen), bool)
         is_positive[np.searchsorted(chosen, mine)] = True
         device = head.centre_CKD.device
@@ -238,6 +245,7 @@ class Sample:
         outside_B = (local_B < 0) | (local_B >= head.num_local)
         if self.class_S is None:
             return local_B.masked_fill(outside_B, -1)
+        # class_S rises, so a search finds the place; a class beyond the last is clamped, and then fails the comparison.
         at_B = torch.searchsorted(self.class_S, local_B).clamp(max=self.num_classes - 1)
         return torch.where(outside_B | (self.class_S[at_B] != local_B), -1, at_B)
 
@@ -271,15 +279,20 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     """
     sample, ranks, loss, knobs = head._sample, head.ranks, head.loss, head.knobs
     num_faces, num_sub = len(unit_BD), head.num_subcentres
+    # 1. All cosines, one matrix product. Rows are classes, so that a chunk of classes lies in one piece of memory.
+    # cosine_RB and cosine_SKB are two views of the same numbers: what is written through one is read through the other.
     cosine_RB = torch.mm(sample.unit_RD, unit_BD.t(), out=head.work("cosine", len(sample.unit_RD), num_faces))
     cosine_SKB = cosine_RB.view(sample.num_classes, num_sub, num_faces)
     size = max(1, CHUNK_BYTES[unit_BD.device.type] // (4 * num_faces * num_sub))
     chunks = [slice(start, min(start + size, sample.num_classes)) for start in range(0, sample.num_classes, size)]
 
+    # 2. The cosine of each face with its own class. One rank has that class, all others hold -1 and add a zero.
     column_B = sample.columns(label_B, head)
     target_B = ranks.sum_(_at(cosine_SKB, column_B))
     if loss.update and with_grad:
         head.buffers = call(loss.update, knobs, head.buffers, target_B, norm_B)
+    # 3. What some losses do late in a training: move the label to the hardest other class where that fits better, then
+    # punish the hardest class that is left. Both look at the raw cosines, so they come before step 5 writes over them.
     hardest_column_B = penalty_B = None
     if late := with_grad and applies(knobs, epoch):
         hardest_B, hardest_column_B = _hardest(cosine_SKB, chunks, column_B, ranks)
@@ -288,17 +301,23 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
         target_B = torch.where(moves_B, hardest_B, target_B)
     if late and loss.penalty:
         hardest_B, hardest_column_B = _hardest(cosine_SKB, chunks, column_B, ranks)
+        # Autograd is off inside a torch.autograd.Function; it is turned on for B numbers, not for the matrix.
         with torch.enable_grad():
             pair = target_B.clone().requires_grad_(), hardest_B.clone().requires_grad_()
             penalty_B = call(loss.penalty, knobs, *pair)
             pull_B, push_B = torch.autograd.grad(penalty_B.sum(), pair)
 
+    # 4. The logit of the own class, with its slope. It has a margin, so it cannot come out of the pass over negatives.
     state = State(head.buffers, target_B)
     own_logit_B, slope_B = _own_logits(loss, knobs, state, norm_B)
     if sample.log_weight_S is not None:
         own_logit_B = own_logit_B + sample.log_weight_S[column_B.clamp(min=0)]
     own_logit_B = ranks.sum_(torch.where(column_B >= 0, own_logit_B, 0.0))
 
+    # 5. A pass over each chunk h of classes. It keeps the largest logit m_h of each face and the sum of
+    # exp(logit - m_h), and replaces the chunk's cosines by exp(logit - m_h) * slope. The softmax of the whole row is
+    # not known yet, but it only scales this by a factor per face and chunk: the matrix is neither kept twice nor
+    # computed again.
     kernel = head.kernel(num_faces)
     highest_HB = unit_BD.new_empty(len(chunks), num_faces)  # m of each chunk
     sum_HB = torch.empty_like(highest_HB)
@@ -308,11 +327,12 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
         highest_HB[number], sum_HB[number], times_slope_CB, nearest_CKB = kernel(
             cosine_SKB[chunk], chunk_own_B, own_logit_B, slope_B, state, log_weight_C
         )
-        if with_grad:
+        if with_grad:  # of the sub-centres of a class only the nearest made its logit, and has its gradient
             cosine_SKB[chunk] = (
                 times_slope_CB[:, None] if nearest_CKB is None else times_slope_CB[:, None] * nearest_CKB
             )
 
+    # 6. The softmax's denominator: over the chunks of this rank, then over ranks, each time relative to the largest.
     log_sum_B = torch.logsumexp(highest_HB + sum_HB.log(), 0)
     highest_B = ranks.max_(log_sum_B.clone())
     log_sum_B = ranks.sum_((log_sum_B - highest_B).exp_()).log_() + highest_B
@@ -321,6 +341,8 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     if not with_grad:
         return mean, None
 
+    # 7. exp(m_h - log_sum) turns what step 5 left into probability * slope, which is the gradient of the cross-entropy
+    # for every cosine but one: softmax minus the own class.
     share = weight / num_faces
     factor_HB = share * (highest_HB - log_sum_B).exp_()
     for number, chunk in enumerate(chunks):
@@ -330,6 +352,8 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     if penalty_B is not None:
         _add_at(cosine_SKB, sample, unit_BD, column_B, share * pull_B)
         _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, share * push_B)
+    # 8. The matrix is the gradient of the cosines now. One product takes it to the sampled centres, one to the faces.
+    # grad_RD is a buffer with old numbers in it: beta 0 writes over them, beta 1 adds.
     again = float(sample.num_passes > 0)  # a second micro-batch adds to the gradient of the first
     torch.addmm(sample.grad_RD, cosine_RB, unit_BD, beta=again, out=sample.grad_RD)
     sample.num_passes += 1
@@ -359,11 +383,12 @@ def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, s
         cosine_CB = best.values
         within_K1 = torch.arange(cosine_CKB.shape[1], device=cosine_CB.device)[:, None]
         nearest_CKB = within_K1 == best.indices[:, None]
+    # The losses are written for faces by classes; a transposed view costs nothing, here and below.
     changed_BC, slope_BC = negatives(cosine_CB.t(), state)
     logit_CB = scale * changed_BC.t()
     if log_weight_C is not None:
         logit_CB = logit_CB + log_weight_C[:, None]
-    if filter_threshold is not None:
+    if filter_threshold is not None:  # before the own logit is placed, which is never filtered
         logit_CB = logit_CB.masked_fill(cosine_CB > filter_threshold, -torch.inf)
     logit_CB = _placed(logit_CB, own_B, own_logit_B)
     highest_B = logit_CB.amax(0).clamp(min=LEAST_LOGIT)
@@ -404,6 +429,7 @@ def _hardest(cosine_SKB, chunks, column_B, ranks):
     """(largest cosine of each face to another class over all ranks, that class's column here or -1 where it is
     elsewhere).
     """
+    # Chunk by chunk, since a copy of all cosines with the own class masked would double the memory of a step.
     value_B = torch.full(column_B.shape, -torch.inf, device=column_B.device)
     at_B = torch.full_like(column_B, -1)
     for chunk in chunks:
@@ -431,6 +457,8 @@ def share(num_identities, ranks):
 
 def _initial(first, num_local, num_subcentres, embedding_size, seed):
     """Centres drawn from N(0, 0.01), the same for a class whichever rank has it. [C, K, D]"""
+    # Whole blocks are drawn, and of the first and the last only the part that this rank has is kept: a generator cannot
+    # be set to the middle of what it draws.
     centre_CKD = torch.empty(num_local, num_subcentres, embedding_size)
     for block in range(first // INIT_ROWS, (first + num_local - 1) // INIT_ROWS + 1):
         generator = torch.Generator().manual_seed(np.random.SeedSequence((seed, block)).generate_state(1)[0].item())

@@ -119,8 +119,8 @@ def head(options, data: Data, network, teacher: Model | None, ranks, progress) -
     plan, source = options.plan, data.source
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
-    if each := plan.data.images_per_identity:
-        count_C = np.where(count_C > 0, each, 0)
+    if num_each := plan.data.images_per_identity:
+        count_C = np.where(count_C > 0, num_each, 0)
     classifier = PartialFC(
         source.num_identities,
         options.space.embedding_size,

@@ -69,12 +69,12 @@ def terminal_table(result: dict) -> Table | None:
     return shown
 
 
-def _told(name, found):
-    student, before, teacher = found["student"], found["untrained"], found["teacher"]
-    said = f"{name} {_share(student['accuracy'])} %"
+def _told(name, row):
+    student, before, teacher = row["student"], row["untrained"], row["teacher"]
+    text = f"{name} {_share(student['accuracy'])} %"
     beside = [f"untrained {_share(before)} %"] if before is not None else []
     beside += [f"teacher {_share(teacher['accuracy'])} %"] if teacher else []
-    return f"{said} ({', '.join(beside)})" if beside else said
+    return f"{text} ({', '.join(beside)})" if beside else text
 
 
 def _share(share):
@@ -83,35 +83,35 @@ def _share(share):
 
 # of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
 COLUMNS = {
-    "Pairs": lambda one: f"{one['student']['num_pairs']:,}",
-    "Untrained, %": lambda one: _share(one["untrained"]),
-    "Student, %": lambda one: f"<b>{_with_spread(one['student'])}</b>",
-    "Teacher, %": lambda one: _with_spread(one["teacher"]),
-    "Student − teacher": lambda one: _gap(one["student"], one["teacher"]),
-    "TAR, %": lambda one: _share(one["student"]["tar"]),
-    "of teacher, %": lambda one: _share(one["teacher"] and one["teacher"]["tar"]),
-    "Threshold": lambda one: number(one["student"]["threshold"], ".3f"),
+    "Pairs": lambda row: f"{row['student']['num_pairs']:,}",
+    "Untrained, %": lambda row: _share(row["untrained"]),
+    "Student, %": lambda row: f"<b>{_with_spread(row['student'])}</b>",
+    "Teacher, %": lambda row: _with_spread(row["teacher"]),
+    "Student − teacher": lambda row: _gap(row["student"], row["teacher"]),
+    "TAR, %": lambda row: _share(row["student"]["tar"]),
+    "of teacher, %": lambda row: _share(row["teacher"] and row["teacher"]["tar"]),
+    "Threshold": lambda row: number(row["student"]["threshold"], ".3f"),
 }
 
 
 def _accuracy_table(accuracy):
     if not accuracy:
         return "<p class='empty'>It was verified on no set of pairs: how well it recognises was not measured.</p>"
-    cells = {name: [cell(one) for one in accuracy.values()] for name, cell in COLUMNS.items()}
+    cells = {name: [cell(row) for row in accuracy.values()] for name, cell in COLUMNS.items()}
     cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
         for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
     )
-    corrupt = {name: one["student"]["num_corrupt"] for name, one in accuracy.items() if one["student"]["num_corrupt"]}
-    said = [f"{name}: {num:,} image(s) cannot be read; their pairs count as unlike" for name, num in corrupt.items()]
-    without = [one for one in ("untrained", "teacher") if all(found[one] is None for found in accuracy.values())]
+    corrupt = {name: row["student"]["num_corrupt"] for name, row in accuracy.items() if row["student"]["num_corrupt"]}
+    notes = [f"{name}: {num:,} image(s) cannot be read; their pairs count as unlike" for name, num in corrupt.items()]
+    without = [who for who in ("untrained", "teacher") if all(row[who] is None for row in accuracy.values())]
     missing = f"<p class='empty'>Not measured: {', '.join(without)}.</p>" if without else ""
-    return notices(said, "note") + table(("Set", *cells), rows) + missing
+    return notices(notes, "note") + table(("Set", *cells), rows) + missing
 
 
-def _with_spread(found):
-    return f"{_share(found['accuracy'])} <i>± {_share(found['accuracy_std'])}</i>" if found else NONE
+def _with_spread(judged):
+    return f"{_share(judged['accuracy'])} <i>± {_share(judged['accuracy_std'])}</i>" if judged else NONE
 
 
 def _gap(student, teacher):
@@ -130,12 +130,12 @@ def _accuracy_course(result, metrics):
         return ""
     figure, looks, seen, epochs = panels([1.0]), {}, [], result["training"]["epochs"]
     for index, (name, entries) in enumerate(courses.items()):
-        found = accuracy.get(name, {"student": None, "untrained": None, "teacher": None})
+        judged = accuracy.get(name, {"student": None, "untrained": None, "teacher": None})
         colour, name = SETS[index % len(SETS)], html.escape(name)
         looks[name] = Look(colour, "━")
         rows = pd.DataFrame(entries).reindex(columns=["step", "epoch", "accuracy", "accuracy_std"]).astype(float)
-        if found["untrained"] is not None and not (rows["step"] == 0).any():
-            rows = pd.concat([pd.DataFrame([{"step": 0.0, "epoch": 0.0, "accuracy": found["untrained"]}]), rows])
+        if judged["untrained"] is not None and not (rows["step"] == 0).any():
+            rows = pd.concat([pd.DataFrame([{"step": 0.0, "epoch": 0.0, "accuracy": judged["untrained"]}]), rows])
         pct, std = 100 * rows["accuracy"], 100 * rows["accuracy_std"].fillna(0.0)
         epochs, seen = max([epochs, *rows["epoch"].dropna()]), [*seen, *(pct - std), *(pct + std)]
         band = {"x": rows["epoch"], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
@@ -149,11 +149,11 @@ def _accuracy_course(result, metrics):
             marker={"size": 5},
             hovertemplate=f"{name}<br>%{{y:.2f}} % after %{{x:.2f}} epochs<extra></extra>",
         )
-        if found["teacher"]:
-            seen.append(100 * found["teacher"]["accuracy"])
+        if judged["teacher"]:
+            seen.append(100 * judged["teacher"]["accuracy"])
             figure.add_hline(y=seen[-1], line={"color": colour, "width": 1.5, "dash": "dash"})
-        if found["student"]:
-            seen.append(100 * found["student"]["accuracy"])
+        if judged["student"]:
+            seen.append(100 * judged["student"]["accuracy"])
             figure.add_scatter(
                 x=[result["training"]["epochs"]],
                 y=[seen[-1]],
@@ -162,7 +162,7 @@ def _accuracy_course(result, metrics):
                 hovertemplate=f"{name}<br>%{{y:.2f}} % as handed on<extra></extra>",
             )
     looks |= {"as handed on": Look(INK, "★"), "± a standard deviation over the folds": Look(GRID, "■")}
-    looks |= {"teacher": Look(INK, "┅")} if any(one["teacher"] for one in accuracy.values()) else {}
+    looks |= {"teacher": Look(INK, "┅")} if any(row["teacher"] for row in accuracy.values()) else {}
     figure.update_xaxes(title="Epochs", range=span(0, epochs, pad=0.02))
     figure.update_yaxes(title="Accuracy, %", range=span(*seen))
     return legend(looks) + drawn(figure, "accuracy", height_px=420)
