@@ -116,10 +116,11 @@ class CommandOptions(Record):
         except pydantic.ValidationError as error:
             raise UserError("\n".join(_explain(cls, detail) for detail in error.errors())) from None
 
-    @classmethod
-    def room(cls) -> str:
-        """The room of the command, such as zennas.score."""
-        return cls.__module__.rpartition(".")[0]
+    def room(self) -> str:
+        """The room that does what is asked, such as zennas.score: its own, unless an option asks for the work of
+        another.
+        """
+        return type(self).__module__.rpartition(".")[0]
 
     @classmethod
     def declared(cls) -> dict[str, Option]:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from zennas.records import UserError
-from zennas.search.__main__ import _devices as devices_of
 from zennas.search.cost_limits import CostLimit, check_limits, cost_limits
+from zennas.search.options import Options
+from zennas.search.run import check
 from zennas.space.cost import cost
 from zennas.track import SearchPlan, load_space
 
@@ -64,7 +65,11 @@ def test_limits_are_said_and_what_nothing_here_corrects():
     assert on_phone.text.startswith("at most 40 ms on phone, by its table")
 
 
-def test_a_device_has_one_budget():
-    assert devices_of(["phone=40", "rig=2.5"]) == {"phone": 40.0, "rig": 2.5}
-    with pytest.raises(UserError, match="--also phone=50: phone has a budget of 40 ms already"):
-        devices_of(["phone=40", "phone=50"])
+def test_a_device_has_one_budget_of_more_than_nothing():
+    assert Options.of(also=["phone=40", "rig=2.5"]).also == {"phone": 40.0, "rig": 2.5}
+    with pytest.raises(UserError, match="--also phone=50: phone is 40 already; give it once"):
+        Options.of(also=["phone=40", "phone=50"])
+    with pytest.raises(UserError, match="--also phone: expected NAME=NUMBER, such as amd-epyc-fam26-mod2-2c=250"):
+        Options.of(also=["phone"])
+    with pytest.raises(UserError, match="--also phone=0: expected TABLE=MS with more than 0 ms"):
+        check(Options.of(track="webface-sfr", also={"phone": 0.0}))

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.train.conftest import ran
+from zennas.run import run as run_room
 from zennas.run.__main__ import main as run_main
-from zennas.search import run, show
+from zennas.search import run as search_room
+from zennas.search import show
 from zennas.search.__main__ import main as search_main
 from zennas.search.stages import Settled
-from zennas.train import terminal as train_terminal
 
 WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
 RESULT = {"experiment": "tiny"}
@@ -33,21 +34,25 @@ def begun(monkeypatch):
             (checked.out / f"{winner.name}.yaml").write_text(WINNER)
         return Settled(
             experiment=checked.experiment.name,
-            score_label=checked.plan.score.label,
+            plan=checked.plan,
             winners=tuple(begun.winners),
             baselines=(),
             stand_in=None,
+            out=checked.out,
             folder=checked.out,
             island=0,
+            num_islands=1,
+            study="sqlite:///study.db",
+            needs_password=False,
         )
 
     def train(options, console, **ranks):
         begun.trainings.append((options, ranks))
         return RESULT, 0
 
-    monkeypatch.setattr(run, "run_search", search)
+    monkeypatch.setattr(search_room, "search_to_the_end", search)
     monkeypatch.setattr(show, "print_winners", lambda *_: None)
-    monkeypatch.setattr(train_terminal, "train_and_tell", train)
+    monkeypatch.setattr(run_room, "train_and_tell", train)
     return begun
 
 

@@ -4,7 +4,61 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zennas.search.stages import Settled
+from zennas.flags import line, spell, words
+from zennas.score.options import Options as ScoreOptions
+from zennas.search.options import Options
+from zennas.search.stages import Settled, trained_folder
+
+NO_WINNER = 1  # exit code
+
+
+def show(settled: Settled, options: Options, console: Console) -> int:
+    """Print the winners and the commands to type next; 1 where there is no winner."""
+    if not settled.winners:
+        console.print(
+            "no winner: no candidate measured whole kept within the budget; "
+            "give more --minutes or --candidates, or look at report.html",
+            style="yellow",
+        )
+        return NO_WINNER
+    print_winners(settled, console)
+    if settled.stand_in:
+        console.print(settled.stand_in, style="yellow")
+    if settled.num_islands > 1:
+        console.print(
+            f"These are the best of what all islands had measured when island {settled.island} had its finals; the "
+            "island that has them last knows of all.",
+            style="yellow",
+        )
+    console.print(
+        f"A {settled.plan.score.label} is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n  "
+        + "\n  ".join(_next_commands(settled, options)),
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _next_commands(settled: Settled, options: Options) -> list[str]:
+    """What to type next, a line each."""
+    folder, winner = settled.folder, str(settled.folder / "winner-1.yaml")
+    study, password = settled.study.removeprefix("journal:"), "    # the password from ~/.pgpass"
+    same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend}
+    if options.candidates:
+        more = {"candidates": 2 * options.candidates}
+    else:
+        more = {"minutes": 2 * settled.plan.minutes}
+    again = {"track": options.track, "out": settled.out, "then_train": None, "resume": None, "fresh": None}
+    train = [*spell(Options, track=options.track), "--winner", winner]
+    train += [*spell(Options, **same | {"track": None, "space": options.space})]
+    train += ["--out", str(trained_folder(settled.out)), "--data", "DATA"]
+    return [
+        f"open {folder / 'report.html'}",
+        f"optuna-dashboard {study} --artifact-dir {folder / 'artifacts'}{password if settled.needs_password else ''}",
+        line("zennas.score", spell(ScoreOptions, files=[winner], **same, measure=True)),
+        line("zennas.search", words(options, **again | more)) + "    # search on",
+        line("zennas.train", train) + "    # train the best one",
+    ]
 
 
 def print_winners(settled: Settled, console: Console) -> None:
@@ -14,7 +68,17 @@ def print_winners(settled: Settled, console: Console) -> None:
         title_justify="left",
     )
     table.add_column("network", no_wrap=True)
-    for name in (settled.score_label, "below optimum", "ms", "spread", "budget", "GMACs", "M params", "blocks", "MB"):
+    for name in (
+        settled.plan.score.label,
+        "below optimum",
+        "ms",
+        "spread",
+        "budget",
+        "GMACs",
+        "M params",
+        "blocks",
+        "MB",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in [*settled.winners, *sorted(settled.baselines, key=lambda entry: entry.latency.measured_ms)]:
         latency = entry.latency

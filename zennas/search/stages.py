@@ -31,6 +31,11 @@ from zennas.track import Experiment, Protocol, SearchPlan, Track
 NOT_OF_THE_RUN = {"minutes", "candidates", "candidate_timeout_s", "candidate_memory_gb", "scorers_per_gpu"}
 
 
+def trained_folder(out: pathlib.Path) -> pathlib.Path:
+    """Where the best winner of the search in `out` is trained."""
+    return out.with_name(f"{out.name}-trained")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checked:
     """What a user asks for, its names resolved; nothing is touched yet."""
@@ -51,6 +56,11 @@ class Checked:
     num_islands: int = 1
     resume: bool = False
     fresh: bool = False
+
+    @property
+    def trained_out(self) -> pathlib.Path:
+        """The folder of a training that follows."""
+        return trained_folder(self.out)
 
     @property
     def num_asked(self) -> int | None:
@@ -123,13 +133,19 @@ class Searched(Prepared):
 class Settled:
     """What a search found; see run.py."""
 
-    experiment: str
-    score_label: str
+    experiment: str  # its name
+    plan: SearchPlan
     winners: tuple[Measured, ...]  # best first
     baselines: tuple[Measured, ...]
-    stand_in: str | None  # of the budget; None, too, where an earlier run had found all this
-    folder: pathlib.Path
+    stand_in: (
+        str | None
+    )  # a sentence where another kind of device stands in; None where an earlier run had found it all
+    out: pathlib.Path  # as it was asked for
+    folder: pathlib.Path  # of this island: winner-1.yaml, report.html and the rest lie there
     island: int
+    num_islands: int
+    study: str  # the URL of the Optuna study, without a password
+    needs_password: bool
 
     def plain(self) -> list[dict[str, Any]]:
         """The winners as winners.json has them."""
