@@ -18,7 +18,7 @@ slow: .venv/ready
 	$(BIN)/python -m pytest $(SHARED) -m "slow and not gpu and not data" $(ARGS)
 
 lint: .venv/ready
-	$(BIN)/ruff check zennas tests experiments && $(BIN)/ruff format --check zennas tests experiments
+	$(BIN)/ruff check zennas tests experiments && $(BIN)/ruff format --check zennas tests experiments && $(BIN)/mypy
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv: about two minutes and 3 GB the first time"

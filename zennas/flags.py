@@ -46,7 +46,7 @@ def flag(
         "separator": separator,
         "positional": positional or None,
     }
-    given = {key: value for key, value in extra.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in extra.items() if value is not None}
     return pydantic.Field(description=help, json_schema_extra=given, **limits)
 
 
@@ -63,6 +63,7 @@ class Option(typing.NamedTuple):
     optional: bool  # whether it may be None
     extra: dict[str, Any]
     limits: dict[str, float]
+    wider: tuple[Any, ...]  # the kinds that Python may give, where there are several; else empty
 
     @property
     def spelled(self) -> str:
@@ -235,6 +236,7 @@ def _option(name: str, field: Any) -> Option:
         optional=types.NoneType in _members(field.annotation),
         extra=extra,
         limits=limits,
+        wider=tuple(kinds) if len(kinds) > 1 else (),
     )
 
 

@@ -9,7 +9,7 @@ from zennas.records import UserError
 ANSWER_S = 10.0  # that a cluster's head may take to answer
 
 
-def keep_ray_on_loopback():
+def keep_ray_on_loopback() -> None:
     """Bind the Ray of this process alone to 127.0.0.1; to be called before ray is imported, and not for a cluster.
 
     On Linux Ray takes a node address of 127.0.0.1 for a slip and listens on all interfaces. The variable is its own,
@@ -18,7 +18,7 @@ def keep_ray_on_loopback():
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
-def check_address(address):
+def check_address(address: str | None) -> None:
     """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers, which Ray asks for
     minutes.
 

@@ -1,6 +1,7 @@
 """The work of `zennas latency`."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -213,20 +214,16 @@ def _predicted(
 
 def _things_to_measure(files: tuple[str, ...], space: Space) -> list[tuple[str, Callable[[Protocol], Measurement]]]:
     """[(name, protocol -> Measurement)] of ONNX files and of candidates in files."""
-    things = []
+    things: list[tuple[str, Callable[[Protocol], Measurement]]] = []
     for file in files:
         if file.endswith(".onnx"):
-            things.append((file, lambda protocol, file=file: measure_onnx_file(file, protocol)))
+            things.append((file, functools.partial(measure_onnx_file, file)))
             continue
         for name, candidate in read_candidates(file):
-            things.append(
-                (
-                    name,
-                    lambda protocol, candidate=candidate: measure_network(
-                        candidate, protocol, image_px=space.image_px, embedding_size=space.embedding_size
-                    ),
-                )
+            measure = functools.partial(
+                measure_network, candidate, image_px=space.image_px, embedding_size=space.embedding_size
             )
+            things.append((name, measure))
     return things
 
 

@@ -1,11 +1,14 @@
 """What `zennas latency` prints."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
-from zennas.latency.comparison import Comparison
+from zennas.latency.comparison import Comparison, Ratio
 from zennas.latency.options import Options
 from zennas.latency.run import OneTable, Result, Tables, gmacs_per_s
+from zennas.latency.tables import KnownTable, Row
 from zennas.provenance import machine_name
 
 
@@ -20,7 +23,7 @@ def show(result: Result, options: Options, console: Console) -> int:
     return 0
 
 
-def _grid(names, *, num_left=1):
+def _grid(names: Sequence[str], *, num_left: int = 1) -> Table:
     """An empty table for the terminal; the first columns are of text, and shown whole."""
     grid = Table()
     for index, name in enumerate(names):
@@ -28,12 +31,13 @@ def _grid(names, *, num_left=1):
     return grid
 
 
-def _print_tables(known, console):
+def _print_tables(known: Sequence[KnownTable], console: Console) -> None:
     if not known:
         console.print("no latency table is known here: zennas latency --table fills one")
         return
     grid = _grid(("", "machine", "backend", "threads", "batch", "version", "parts", "taken until", "from"), num_left=3)
     for table in known:
+        assert table.protocol is not None  # their names say it
         rule, mark = table.protocol, "*" if table.machine == machine_name() else ""
         backend = " ".join(
             [
@@ -50,12 +54,12 @@ def _print_tables(known, console):
         console.print(f"  {table.name}", markup=False, soft_wrap=True)
 
 
-def _print_table(table, console):
+def _print_table(table: KnownTable, console: Console) -> None:
     first, last = table.dates
     console.print(
         f"{table.name}: {len(table.rows)} parts" + (f", taken {first} to {last}" if first else ""), markup=False
     )
-    stages = {}
+    stages: dict[tuple[str, int, int], list[Row]] = {}
     for row in table.rows.values():
         stages.setdefault((row.part.kind, row.part.in_px, row.part.stride), []).append(row)
     grid = _grid(("part", "channels", "ms", "spread", "GMAC/s"), num_left=2)
@@ -70,11 +74,11 @@ def _print_table(table, console):
     console.print(grid)
 
 
-def _place(kind, px, stride):
+def _place(kind: str, px: int, stride: int) -> str:
     return f"{kind} at {px} px" + (f", stride {stride}" if stride > 1 else "")
 
 
-def _print_comparison(comparison, console):
+def _print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(f"one:   {comparison.one}\nother: {comparison.other}", markup=False)
     if comparison.parts is None:
         console.print("they have no part in common")
@@ -105,5 +109,5 @@ def _print_comparison(comparison, console):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _ratio_cells(ratio):
+def _ratio_cells(ratio: Ratio) -> tuple[str, str, str, str]:
     return str(ratio.num), f"{ratio.mean:.3f}", f"{ratio.low:.3f}", f"{ratio.high:.3f}"

@@ -81,37 +81,41 @@ def run(options: Options, *, progress: Progress | None = None) -> Masked | Layou
     if dressing is None:
         write_layout(options.layout)
         return Layout(layout=options.layout)
+    assert options.data is not None and options.out is not None  # check saw to it
     try:
-        return Masked(**_run(options.model_copy(update={"out": options.out.absolute()}), dressing, progress))
+        out = options.out.absolute()
+        return Masked(**_run(options.model_copy(update={"out": out}), options.data, out, dressing, progress))
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
         raise
 
 
-def _run(options: Options, dressing: Wardrobe, progress: Progress) -> dict[str, Any]:
+def _run(
+    options: Options, data: pathlib.Path, out: pathlib.Path, dressing: Wardrobe, progress: Progress
+) -> dict[str, Any]:
     """The summary of a masking, as run.json keeps it."""
-    lock = lock_folder(options.out)
+    lock = lock_folder(out)
     try:
-        progress.begin(f"opening {options.data}")
-        source = open_source(options.data, identities=options.identities, progress=progress.counting("images"))
+        progress.begin(f"opening {data}")
+        source = open_source(data, identities=options.identities, progress=progress.counting("images"))
         progress.end()
-        if options.out.resolve() == options.data.resolve():
-            raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
+        if out.resolve() == data.resolve():
+            raise UserError(f"--out {out}: holds the data itself; choose another folder")
         state, goes_on = open_run(
-            options.out,
+            out,
             _settings(options, source),
             start={"summary": None},
             resume=options.resume,
             fresh=options.fresh,
             seed=options.seed,
         )
-        progress.log_to(options.out / LOG)
-        if state["summary"] is not None and (options.out / "train.rec").is_file():
-            progress.say(f"{options.out}: this masking is done; --fresh does it again")
+        progress.log_to(out / LOG)
+        if state["summary"] is not None and (out / "train.rec").is_file():
+            progress.say(f"{out}: this masking is done; --fresh does it again")
             return state["summary"]
         masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knob)
-        masking = Masking(source, masker, options.seed, options.only_masked, options.out / PARTS)
+        masking = Masking(source, masker, options.seed, options.only_masked, out / PARTS)
         return _mask(masking, options, state, goes_on, progress)
     finally:
         progress.close()

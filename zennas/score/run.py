@@ -8,7 +8,7 @@ import torch
 
 from zennas.latency.budget import choose_protocol, local_budget, measure_network, reference_here
 from zennas.latency.protocol import Measurement
-from zennas.latency.table import LatencyTable, parts_of
+from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, silent
 from zennas.records import Record, UserError
 from zennas.score.options import Options
@@ -16,6 +16,7 @@ from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.cost import cost
 from zennas.space.network import check_block
+from zennas.space.parts import parts_of
 from zennas.space.space import Space
 from zennas.track import Experiment, Track, load_experiment, lookup
 

@@ -36,6 +36,6 @@ def _table(rows: tuple[ScoredRow, ...]) -> Table:
             str(row.num_blocks),
             "-" if row.predicted_ms is None else f"{row.predicted_ms:.2f}",
             "-" if row.measured_ms is None else f"{row.measured_ms:.2f} ±{row.spread_pct:.1f} %",
-            "-" if counts_ms is None else f"{100 * counts_ms / row.budget_ms:.1f} %",
+            "-" if counts_ms is None or row.budget_ms is None else f"{100 * counts_ms / row.budget_ms:.1f} %",
         )
     return table

@@ -59,8 +59,8 @@ class Submission(Record):
     accepted: bool  # no rule that was judged is broken
     rules: tuple[Rule, ...]
     yours: tuple[str, ...]  # rules that no program can check
-    latency: dict | None = None  # the network alone, by the track's protocol
-    system: dict | None = None  # the whole system, where the track times that
+    latency: dict[str, Any] | None = None  # the network alone, by the track's protocol
+    system: dict[str, Any] | None = None  # the whole system, where the track times that
     made_by: Provenance
 
 
@@ -126,6 +126,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
         fed = used if used and whole else detected_normalisation(network.graph, checker)
         del network
         if whole and not made_system:
+            assert options.detector is not None  # check saw to it
             content, file = read_detector(options.detector), options.detector.name
             made_system = build_system(given, content, file, normalise=fed)
 
@@ -163,7 +164,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
             system=system_runs,
             made_by=made_by,
         )
-        files = {}
+        files: dict[str, bytes] = {}
         if accepted or options.anyway:
             files = made_system.files if made_system else {"model.onnx": given.onnx_bytes}
         path = write_submission(

@@ -33,8 +33,8 @@ def _print(submitted: Submitted, console: Console) -> None:
             style = STYLES[rule.verdict] if rule.verdict != "kept" else ""
             console.print(Text(f"{rule.name}: {rule.said}", style), soft_wrap=True)
     console.print("\nYours to keep, for no program sees it:")
-    for rule in submission.yours:
-        console.print(Text(f"  - {rule}"), soft_wrap=True)
+    for duty in submission.yours:
+        console.print(Text(f"  - {duty}"), soft_wrap=True)
     counts = {verdict: sum(rule.verdict == verdict for rule in submission.rules) for verdict in STYLES}
     names = ", ".join(rule.name for rule in submission.rules if rule.verdict == "not judged here")
     unjudged = f"; not judged here: {names}" if names else ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from zennas.provenance import command_line, num_cores
 from zennas.records import UserError
@@ -29,7 +30,7 @@ class Request:
     track: Track
     space: Space
     plan: TrainPlan  # the recipe as it stands
-    tune: TunePlan
+    tune: Any  # the TunePlan of the task
     candidate: Candidate
     data: pathlib.Path
     out: pathlib.Path

@@ -1,0 +1,363 @@
+"""The functions of the Python API, one for each command. Made by `python -m zennas.schemas --write`, not by hand."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal
+
+from zennas.clean.run import Cleaned, Look
+from zennas.evaluate.run import Evaluation
+from zennas.latency.comparison import Comparison
+from zennas.latency.run import Measured, OneTable, Predicted, Tables
+from zennas.mask.run import Layout, Masked
+from zennas.progress import Progress
+from zennas.score.run import Scores
+from zennas.submit.run import Submitted
+from zennas.tune.run import Tuned
+
+__version__: str
+COMMANDS: dict[str, str]
+
+def clean(
+    *,
+    data: str | PathLike[str],
+    embeddings_from: str | None = None,
+    embeddings: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    rounds: int = 1,
+    start: Literal["raw", "previous"] = "raw",
+    track: str | None = None,
+    winner: str | PathLike[str] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    order: str | None = None,
+    tau_merge: str | float | None = None,
+    tau_duplicate: str | float | None = None,
+    tau_other: str | float | None = None,
+    tau_intra: str | float | None = None,
+    dbscan_eps: float | None = None,
+    dbscan_min_samples: int | None = None,
+    min_images: int | None = None,
+    move: bool = False,
+    take_back: Sequence[str] = (),
+    look: str | None = None,
+    workers: int | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Cleaned | Look:
+    """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of
+    them.
+
+    A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
+    centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are
+    left out, then, by fresh centres, images far from their own. With --rounds N a network is trained on what is left,
+    by the recipe of --track, and cleans again.
+
+    Nothing is deleted: OUT/decisions.parquet says of every image what was decided and why, OUT/labels.npz is the new
+    list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
+    lose no more than the parts under way: give the same command again.
+
+    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    embeddings_from: Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...].
+    embeddings: An .npy of a row for each image, in the order of the data, instead of a network.
+    out: Folder of the run. [default: runs/DATA-clean]
+    rounds: Rounds; between two of them a network is trained. [allowed: 1 or more]
+    start: Of the rounds after the first: raw (all images are judged anew), or previous (what is left).
+    track: Experiment whose recipe trains between rounds. [default: webface-sfr]
+    winner: Candidate (YAML) to train. [default: runs/TRACK/winner-1.yaml]
+    set: KEY=VALUE of the recipe; may be repeated.
+    order: inter-intra (merge, between identities, within them) or intra-inter (CAST's). [default: inter-intra]
+    tau_merge: Cosine, or none to leave the step out. Identities whose centres are more alike are one person. [default:
+        0.7]
+    tau_duplicate: Cosine, or none to leave the step out. Images of two identities that are more alike are one.
+        [default: 0.95]
+    tau_other: Cosine, or none to leave the step out. Images nearer to another identity's centre, and at least so near,
+        are of it. [default: 0.5]
+    tau_intra: Cosine, or none to leave the step out. Images no nearer to their identity's centre are of somebody else.
+        [default: 0.25]
+    dbscan_eps: Cosine distance within which images are neighbours. [default: 0.6]
+    dbscan_min_samples: Neighbours that make the core of a cluster. [default: 2]
+    min_images: Identities with fewer images left are left out. [default: 1]
+    move: Give images to the identity they are nearer to, instead of leaving them out.
+    take_back: Undo a decision: image:NAME (or its number) stays, identity:NAME is nobody else; may be repeated.
+    look: Write OUT/look-NAME.html: all images of an identity, and what was decided.
+    workers: Processes. [allowed: 1 to 4096] [default: one per core from 200,000 images on, else this one alone]
+    device: Of the network: cpu or cuda. [default: cuda where there is a GPU]
+    address: Address of a Ray cluster ('auto' inside one). [default: a private local Ray]
+    resume: Go on with a cleaning; an error where there is none.
+    fresh: Move a cleaning that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def mask(
+    *,
+    data: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    ratio: float = 0.15,
+    kinds: Sequence[str] | None = None,
+    textures: str | PathLike[str] | None = None,
+    seed: int = 0,
+    only_masked: bool = False,
+    faces: str = "auto",
+    knob: Mapping[str, float] = {},
+    identities: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    layout: str | PathLike[str] | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Masked | Layout:
+    """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is
+    lit, and written into a training set that `zennas train --data OUT` reads.
+
+    Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the
+    data. An image in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged
+    record, which has no image to hand on, is left out and listed. The same seed gives the same images, with any number
+    of workers. Kinds: surgical_blue, surgical_green, surgical_white, cloth_plain, cloth_patterned, n95, kn95, black.
+    For templates of your own, --layout FILE draws what to paint on. Ctrl-C and kill -9 lose no more than the parts
+    under way: give the same command again.
+
+    Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what
+    was done with every image), passed-over.csv, report.html, run.json, mask.log.
+
+    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+        [required but for --layout]
+    out: Folder of the masked set. [required but for --layout]
+    ratio: Share of the images that are masked. [allowed: 0 to 1]
+    kinds: Kinds of mask, with commas between. [default: all eight; none with --textures]
+    textures: Folder of RGBA templates of your own, in the layout of --layout.
+    seed: Seed of who is masked, with what and how. [allowed: 0 to 2.14748e+09]
+    only_masked: Write the masked images alone.
+    faces: Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a square
+        of at most 256 pixels whose face stands where an aligned one does, else a photograph).
+    knob: How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); repeatable.
+    identities: Text file of identities, one a line: these alone.
+    workers: Processes. [allowed: 1 to 4096] [default: one per processor core]
+    layout: Write the layout on which templates are painted, a square picture of the unrolled face, and end.
+    resume: Go on with a masking; an error where there is none.
+    fresh: Move a masking that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def tune(
+    *,
+    data: str | PathLike[str],
+    track: str = "webface-sfr",
+    winner: str | PathLike[str] | None = None,
+    embeddings_from: str | None = None,
+    out: str | PathLike[str] | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    only: Sequence[str] = (),
+    held_out: str | PathLike[str] | None = None,
+    test: str | PathLike[str] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    space: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
+
+    Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
+    proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the
+    `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
+    finished trial is run again.
+
+    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    track: Experiment: a name under experiments/, or a path.
+    winner: Candidate (YAML) whose depth and width are searched. [default: runs/TRACK/winner-1.yaml]
+    embeddings_from: Network whose embeddings clean the data, as zennas evaluate takes it:
+        FILE[,normalise=...][,px=...].
+    out: Folder of the run. [default: runs/TRACK-tuned]
+    trials: Trials, the recipe among them. [default: the experiment's]
+    epochs: Epochs of a trial. [default: the experiment's]
+    seed: Seed of proposals and trials. [default: the experiment's]
+    only: Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]
+    held_out: Text file of identities, one a line, that the reward is taken on. [default: a share, drawn]
+    test: Identities that are asked when the search is over. [default: another share, drawn]
+    set: KEY=VALUE of the recipe all trials begin from; may be repeated.
+    space: Search space of the backbone. [default: the experiment's]
+    workers: Trials at once. [allowed: 1 to 4096] [default: one per processor core]
+    threads: Threads of a trial. [allowed: 1 to 4096] [default: the cores shared out; 1 with --address]
+    device: cpu or cuda. [default: cuda where there is a GPU]
+    address: Address of a Ray cluster ('auto' inside one). [default: a private local Ray]
+    resume: Go on with a search; an error where there is none.
+    fresh: Move a search that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def evaluate(
+    *,
+    model: Sequence[str],
+    set: Sequence[str],
+    out: str | PathLike[str] = "runs/evaluation",
+    track: str | None = None,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    flip: bool | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """How good a network is, by the protocol that each set is known for; several networks side by side.
+
+    A model is a zennas checkpoint (network.pt or its folder), an ONNX file, a torch.export program or TorchScript:
+    FILE[,name=NAME][,normalise=insightface|imagenet|unit|none|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH][,trusted=yes]
+    The last two kinds can run code of their authors: say trusted=yes for your own.
+
+    A set is [PROTOCOL:]WHERE:
+
+      SET.bin                         InsightFace's pairs (lfw.bin): ten folds, the flipped image added
+      PAIRS.txt@IMAGES                the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec
+      ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1
+      mfr:LIST.csv@IMAGES             the InsightFace tracks' MFR: masks, children, races, all; their ranking
+      webface:LIST.csv@IMAGES         the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard
+      reid:LIST.csv@IMAGES            re-identification: mAP, CMC, re-ranked too
+      identification:LIST.csv@IMAGES  1:N: rank-k, TPIR at FPIR
+      all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
+
+    A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept
+    in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an
+    interrupted evaluation goes on where it was.
+
+    Under --out: report.html, results.csv, results.json.
+
+    model: A network; may be repeated. See above.
+    set: A set; may be repeated. See above.
+    out: Folder for the results; an earlier evaluation there is written over.
+    track: Measure each model's latency too, by this track's rule, against its budget.
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    flip: Add the flipped image's embedding. [default: as the protocol has it]
+    device: cpu or cuda. [default: cuda where there is a GPU]
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def score(
+    *,
+    files: Sequence[str] = (),
+    baselines: bool = False,
+    score: Sequence[str] = ("zen",),
+    track: str = "webface-sfr",
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    measure: bool = False,
+    latency: bool = True,
+    repeats: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score candidates: Zen-Score (or others), parameters, MACs, blocks, predicted and measured latency against a
+    budget. The prediction is the table's own sum; a search corrects it by what it measures whole.
+
+    Candidates are YAML (one, or a list) or JSON lines, such as {block: ir_se, stem: 64, widths: [64, 128, 256, 512],
+    depths: [3, 13, 30, 3]}, from files or standard input ('-').
+
+    files: Files of candidates; '-' is standard input.
+    baselines: The hand-made networks of the track's space.
+    score: Scores, comma-separated.
+    track: Track (experiment) whose budget, rule and space apply.
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    measure: Measure each candidate whole, from its exported ONNX file.
+    latency: Predict latency (fills this machine's table once).
+    repeats: Scores averaged per candidate. [allowed: 1 or more]
+    seed: Seed of the random inputs and weights. [allowed: 0 or more]
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def latency(
+    *,
+    what: Sequence[str] = (),
+    track: str = "webface-sfr",
+    space: str | None = None,
+    backend: str | None = None,
+    table: bool = False,
+    show: bool = False,
+    compare: bool = False,
+    import_: bool = False,
+    predicted: bool = False,
+    machine: str | None = None,
+    measure: int | None = None,
+    out: str | PathLike[str] | None = None,
+    folder: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Measured | Tables | OneTable | Comparison | Predicted:
+    """Measure ONNX files or candidates by a track's own rule on this machine, and look after tables of block
+    latencies.
+
+    zennas latency                      the track's reference network, measured again and kept
+    zennas latency FILE...              ONNX files (*.onnx), files of candidates (YAML, JSON lines)
+    zennas latency --table              fill this machine's table for the track's space
+    zennas latency --show               the tables known here: this machine's, shipped, imported
+    zennas latency --show TABLE         what is in one, stage by stage
+    zennas latency --compare ONE OTHER  how well one device stands in for another
+    zennas latency --import FILE.csv    bring a table here that another machine filled
+    zennas latency --predicted          the table's predictions against whole networks, as a page
+
+    TABLE is MACHINE, MACHINE/RULE or MACHINE/RULE@VERSION as --show lists them, any part that only one has, or the path
+    of a .csv. Every measurement is the whole record: raw times, spread, machine, versions (--json).
+
+    what: Files to measure; or tables to show, compare, import.
+    track: Track (experiment) whose rule and space apply.
+    space: Search space: a name or path. [default: the experiment's]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    table: Fill the table of block latencies of the space.
+    show: Show all tables, or the one that is named.
+    compare: Compare two tables, over the space's candidates too.
+    import_: Import a table that another machine filled.
+    predicted: Compare predictions with the whole networks that are kept, on a page.
+    machine: With --import: what the other machine is called here.
+    measure: With --predicted: first measure so many candidates whole. [allowed: 1 or more]
+    out: With --predicted: the page. [default: runs/EXPERIMENT-latency.html]
+    folder: Where --table keeps it. [default: $ZENNAS_CACHE/measured/MACHINE]
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def submit(
+    *,
+    track: str = "insightface-ms1m",
+    model: str | PathLike[str] | None = None,
+    detector: str | PathLike[str] | None = None,
+    images: Sequence[str | PathLike[str]] | PathLike[str] | str = (),
+    system: str | PathLike[str] | None = None,
+    normalise: str | None = None,
+    name: str | None = None,
+    out: str | PathLike[str] | None = None,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    anyway: bool = False,
+    progress: Progress | None = None,
+) -> Submitted:
+    """Would the challenge accept it? Judge a network, or for the webface tracks a whole system, by every rule that
+    a program can check: measured value, limit, verdict. Then write the zip that the challenge asks for.
+
+    The insightface tracks take one ONNX file in a zip. The webface tracks take a folder of code with a detector and a
+    recognition network: it is built from --model and --detector, or checked as it is with --system, and timed as a
+    whole over --images. What is measured is the time of this machine, beside a budget that the track's reference
+    network carried here. Where another kind of device stands in for the track's, the time is shown beside its budget
+    and not judged.
+
+    track: Experiment: a name under experiments/, or a path.
+    model: ONNX file, a folder or zip with one at its top (of several the last by name), or a folder that zennas train
+        wrote.
+    detector: YuNet ONNX file; the webface tracks need a detector.
+    images: Photographs to time a whole system on: a folder, a .tar, a file; may be repeated.
+    system: A folder of your own with pywebface260mmfr_implement.py, face_detection.py, assets/det/*.onnx and
+        assets/face_reg/*.onnx, in place of --model and --detector.
+    normalise: What the model needs: insightface (mean 127.5, std 127.5) or none (pixels of 0 to 255). [default:
+        insightface if zennas exported it, else as the checker sees it]
+    name: Name of the zip. [default: the track's]
+    out: Folder to write to. [default: runs/TRACK-submission]
+    budget_ms: Budget in milliseconds of this machine, unscaled; of the whole system on a webface track. [allowed: more
+        than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    anyway: Write the zip although it would be refused.
+    progress: told how far it is; without one nothing is printed.
+    """
