@@ -28,6 +28,7 @@ ROOMS = [
     {"ranks", "pool"},
     {"space"},
     {"track"},
+    {"stub", "schemas"},
     {"score"},
     {"checker"},
     {"export"},

@@ -8,23 +8,16 @@ from zennas import COMMANDS
 from zennas.records import EXPERIMENTS, FILE_OF_NAME, SPACES, TRACKS, data_root, names
 from zennas.schemas import FILES, ROOMS, generated, main, schema
 
-SHIPPED = [
-    (kind, name)
-    for kind, (_, folder) in FILES.items()
-    for name in names(folder)
-    if folder in (SPACES, TRACKS, EXPERIMENTS)
-]
+FOLDERS = {"space": SPACES, "track": TRACKS, "experiment": EXPERIMENTS}
+SHIPPED = [(kind, name) for kind, folder in FOLDERS.items() for name in names(folder)]
 
 
 def path_of(kind, name):
-    folder = FILES[kind][1]
-    return data_root() / folder / FILE_OF_NAME[folder].format(name)
+    return data_root() / FOLDERS[kind] / FILE_OF_NAME[FOLDERS[kind]].format(name)
 
 
 def test_what_is_generated_is_committed():
-    wrong = [
-        str(path) for path, text in generated().items() if not path.is_file() or path.read_text("utf-8") != text
-    ]
+    wrong = [str(path) for path, text in generated().items() if not path.is_file() or path.read_text("utf-8") != text]
     assert wrong == [], "python -m zennas.schemas --write"
 
 
@@ -35,7 +28,7 @@ def test_a_file_that_ships_is_good_by_its_schema_and_names_it(kind, name):
     jsonschema.validate(yaml.safe_load(text), schema(kind))
     head, _, place = text.splitlines()[0].partition("$schema=")
     assert head == "# yaml-language-server: "
-    assert (path.parent / place).resolve() == (data_root() / FILES[kind][1] / "schema.json").resolve()
+    assert (path.parent / place).resolve() == (data_root() / FILES[kind][1]).resolve()
 
 
 @pytest.mark.parametrize(

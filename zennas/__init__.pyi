@@ -1,4 +1,4 @@
-"""The functions of the Python API, one for each command. Made by `python -m zennas.schemas --write`, not by hand."""
+"""The functions of the Python API, one for each command. Made by python -m zennas.schemas --write."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike

@@ -14,18 +14,18 @@ import sys
 from typing import Any
 
 from zennas import COMMANDS
-from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, data_root, suggestion
+from zennas.records import Record, UserError, data_root, suggestion
 from zennas.space.space import Space
 from zennas.stub import stub
 from zennas.tasks.table import TASKS
 from zennas.track import PLANS, Experiment, Track
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# What a YAML file holds, and the folder in which its schema lies as schema.json.
+# What a YAML file holds, and its schema under the root of the shipped folders.
 FILES: dict[str, tuple[type[Record], str]] = {
-    "space": (Space, SPACES),
-    "track": (Track, TRACKS),
-    "experiment": (Experiment, EXPERIMENTS),
+    "space": (Space, "search_spaces/schema.json"),
+    "track": (Track, "latency/schema.json"),
+    "experiment": (Experiment, "experiments/schema.json"),
 }
 NOT_DECLARED = {"search", "train", "run"}  # commands whose options still stand in __main__.py
 ROOMS = [f"zennas.{name}" for name in COMMANDS if name not in NOT_DECLARED]
@@ -63,10 +63,7 @@ def _add_plans(made: dict[str, Any]) -> None:
 
 def generated() -> dict[pathlib.Path, str]:
     """{file: its text} of all that is made of declarations and committed."""
-    files = {
-        data_root() / folder / "schema.json": json.dumps(schema(name), indent=1) + "\n"
-        for name, (_, folder) in FILES.items()
-    }
+    files = {data_root() / place: json.dumps(schema(name), indent=1) + "\n" for name, (_, place) in FILES.items()}
     return files | {pathlib.Path(__file__).with_name("__init__.pyi"): stub(ROOMS)}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from zennas.flags import CommandOptions, Option
 
-HEAD = '''"""The functions of the Python API, one for each command. Made by `python -m zennas.schemas --write`, not by hand."""
+HEAD = '''"""The functions of the Python API, one for each command. Made by python -m zennas.schemas --write."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike

@@ -87,7 +87,9 @@ class Limits(Record):
     # What weights its checker admits: one name or a list. Those of four bytes a number are admitted by all.
     initializer_dtype: tuple[Precision, ...] = ("float32",)
 
-    @pydantic.field_validator("initializer_dtype", mode="before")
+    @pydantic.field_validator(
+        "initializer_dtype", mode="before", json_schema_input_type=Precision | tuple[Precision, ...]
+    )
     @classmethod
     def _one_or_several(cls, value):
         return [value] if isinstance(value, str) else value

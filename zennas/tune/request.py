@@ -15,7 +15,6 @@ from zennas.train.request import request as train_request
 from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
 from zennas.tune.options import Options
 from zennas.tune.proposal import FACTORS
-from zennas.tune_plan import TunePlan
 
 
 @dataclasses.dataclass(frozen=True)
