@@ -19,7 +19,7 @@ class Compiled:
         if self.compiled is not None:
             try:
                 return self.compiled(*arguments)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except torch._dynamo.exc.TorchDynamoException as error:  # it has no public name
                 warnings.warn(f"{self.what} not compiled, which is slower: {first_line(error)}", stacklevel=2)
                 self.compiled = None
         return self.function(*arguments)

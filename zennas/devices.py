@@ -1,8 +1,19 @@
-"""What a device can do for a training: its fast arithmetic, its free memory."""
+"""What a device can do: its fast arithmetic, its free memory."""
 
 import torch
 
 from zennas.records import UserError
+
+BFLOAT16 = ("avx512_bf16", "amx_tile")  # instructions that multiply it, as torch.cpu names them
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether products in bfloat16 take half the time of float32 on this processor; without, they take longer."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in BFLOAT16)
+    # The first versions of PyTorch that zennas takes say so under private names alone.
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in BFLOAT16)
 
 
 def autocast_of(precision: str, device: torch.device) -> torch.dtype | None:

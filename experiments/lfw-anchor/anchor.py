@@ -18,7 +18,7 @@ import numpy as np
 
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
-from zennas.evaluate.judges import Work, similarities
+from zennas.evaluate.judges import JudgeTools, similarities
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.metrics.verification import ten_fold_accuracy
 from zennas.provenance import provenance
@@ -46,7 +46,7 @@ def main():
     for normalise, colour, flip in VARIANTS:
         named = open_named(f"{arguments.model},normalise={normalise},colour={colour}")
         found = embedded(the_set, named.model, flip=flip)
-        accuracy = protocol.judge(the_set, found.embedding_ND, Work()).metrics[0]
+        accuracy = protocol.judge(the_set, found.embedding_ND, JudgeTools()).metrics[0]
         variants.append(
             {"normalise": normalise, "colour": colour, "flip": flip, "accuracy": accuracy.value, "std": accuracy.std}
         )

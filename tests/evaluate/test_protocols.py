@@ -15,7 +15,7 @@ from tests.evaluate.conftest import SETS, perfect, random_rows, write_list
 from zennas.data.image_set import ImageSet
 from zennas.evaluate import judges
 from zennas.evaluate.judgement import NUM_PAIRS, Judgement
-from zennas.evaluate.judges import Work
+from zennas.evaluate.judges import JudgeTools
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.sets import EvaluationSet, open_identification, open_reid
 from zennas.metrics.verification import contiguous_folds, grid_accuracy, roc, tar_at_far
@@ -78,7 +78,7 @@ def test_contract(protocol, tmp_path, faces):
     the_set = row.open(SETS[protocol](tmp_path, faces))
     assert set(HEADLINES) == set(PROTOCOLS) and isinstance(row.flip, bool)
     seen = []
-    work = Work(counting=lambda what: lambda done, total: seen.append((what, done, total)))
+    work = JudgeTools(counting=lambda what: lambda done, total: seen.append((what, done, total)))
     rows_ND = random_rows(the_set.images.num_images)
     judgement = row.judge(the_set, rows_ND, work)
     check_contract(judgement, the_set.images.num_images, protocol=protocol)
@@ -88,18 +88,18 @@ def test_contract(protocol, tmp_path, faces):
     same = {pair.same: pair for pair in judgement.pairs}
     if protocol != "reid":
         assert set(same) == {True, False} and judgement.curves
-    again = row.judge(the_set, 7 * rows_ND, Work())  # cosines do not know of lengths
+    again = row.judge(the_set, 7 * rows_ND, JudgeTools())  # cosines do not know of lengths
     if protocol != "ijb":  # there a length is a weight; of all images at once it is none either
         assert [metric.value for metric in again.metrics] == [metric.value for metric in judgement.metrics]
 
-    judgement = row.judge(the_set, perfect(the_set), Work())
+    judgement = row.judge(the_set, perfect(the_set), JudgeTools())
     check_contract(judgement, the_set.images.num_images, protocol=protocol)
     assert {metric.value for metric in judgement.metrics} == {0.0 if protocol == "webface" else 1.0}
     assert all(curve.y_K[0] == 1.0 for curve in judgement.curves)
 
     # One that knows nobody cannot be taken for a good one: where all are equally alike, nobody is accepted, or all are
     # wrong.
-    nobody = row.judge(the_set, np.zeros((the_set.images.num_images, 3), np.float32), Work())
+    nobody = row.judge(the_set, np.zeros((the_set.images.num_images, 3), np.float32), JudgeTools())
     check_contract(nobody, the_set.images.num_images, protocol=protocol)
     worst = 1.0 if protocol == "webface" else 0.0
     for metric in nobody.metrics:
@@ -118,7 +118,8 @@ def test_order_of_images_does_not_matter(protocol, tmp_path, faces):
     one, other = (PROTOCOLS[protocol].open(text) for text in (where, f"{tmp_path / 'other.csv'}@{images}"))
     rows_ND = random_rows(one.images.num_images)
     first, second = (
-        PROTOCOLS[protocol].judge(the_set, rows, Work()) for the_set, rows in ((one, rows_ND), (other, rows_ND[::-1]))
+        PROTOCOLS[protocol].judge(the_set, rows, JudgeTools())
+        for the_set, rows in ((one, rows_ND), (other, rows_ND[::-1]))
     )
     for metric, same in zip(first.metrics, second.metrics, strict=True):
         assert (metric.name, metric.subset, metric.num_same) == (same.name, same.subset, same.num_same)
@@ -171,7 +172,7 @@ def test_mfr_against_loops(tmp_path, faces, monkeypatch):
         monkeypatch.setattr(judges, name, far)
     the_set = PROTOCOLS["mfr"].open(SETS["mfr"](tmp_path, faces))
     rows_ND, column = some_good_rows(the_set), the_set.column
-    found = by_name(PROTOCOLS["mfr"].judge(the_set, rows_ND, Work()))
+    found = by_name(PROTOCOLS["mfr"].judge(the_set, rows_ND, JudgeTools()))
     assert column["masked_N"].sum() == 4
     values = {}
     for subset in ("mask", "children", "african", "caucasian", "indian", "asian", "MR-ALL"):
@@ -202,7 +203,7 @@ def test_mfr_without_a_part_has_no_ranking(tmp_path, faces):
     ):
         (tmp_path / "part.csv").write_text("\n".join([head, *(line for line in lines if without not in line)]))
         the_set = PROTOCOLS["mfr"].open(f"{tmp_path / 'part.csv'}@{images}")
-        judgement = PROTOCOLS["mfr"].judge(the_set, perfect(the_set), Work())
+        judgement = PROTOCOLS["mfr"].judge(the_set, perfect(the_set), JudgeTools())
         headlines = [("TAR@FAR=1e-6", "MR-ALL")] if without == "mask" else None  # then what there is of it
         check_contract(judgement, the_set.images.num_images, protocol="mfr", headlines=headlines)
         score = by_name(judgement)["ranking score", ""]
@@ -214,7 +215,7 @@ def test_mfr_without_a_part_has_no_ranking(tmp_path, faces):
     lines = [line.rpartition(",")[0] + ",1" for line in lines if ",mask," in line]
     (tmp_path / "part.csv").write_text("\n".join([head, *lines]))
     the_set = PROTOCOLS["mfr"].open(f"{tmp_path / 'part.csv'}@{images}")
-    judgement = PROTOCOLS["mfr"].judge(the_set, perfect(the_set), Work())
+    judgement = PROTOCOLS["mfr"].judge(the_set, perfect(the_set), JudgeTools())
     mask = by_name(judgement)["TAR@FAR=1e-4", "mask"]
     assert mask.value is None and mask.note == "no unmasked images"
 
@@ -223,7 +224,7 @@ def test_webface_against_loops(tmp_path, faces, monkeypatch):
     monkeypatch.setattr(judges, "WEBFACE_FMR", 0.03)
     the_set = PROTOCOLS["webface"].open(SETS["webface"](tmp_path, faces))
     rows_ND, column = some_good_rows(the_set), the_set.column
-    found = by_name(PROTOCOLS["webface"].judge(the_set, rows_ND, Work()))
+    found = by_name(PROTOCOLS["webface"].judge(the_set, rows_ND, JudgeTools()))
     masked, standard = np.flatnonzero(column["masked_N"]), np.flatnonzero(~column["masked_N"])
     wild = masked[column["scene_N"][masked] == "wild"]
     parts = {
@@ -244,7 +245,7 @@ def test_all_against_loops(tmp_path, faces, monkeypatch):
     monkeypatch.setattr(judges, "ALL_FARS", (0.001, 0.01, 0.1))
     the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
     rows_ND, label_N = some_good_rows(the_set), the_set.column["label_N"]
-    judgement = PROTOCOLS["all"].judge(the_set, rows_ND, Work())
+    judgement = PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools())
     everybody = np.arange(len(rows_ND))
     for metric, far in zip(judgement.metrics, (0.001, 0.01, 0.1), strict=True):
         tar, *counts = naive_tar(rows_ND, label_N, everybody, None, far)
@@ -261,7 +262,7 @@ def test_all_against_loops(tmp_path, faces, monkeypatch):
 
 def test_a_note_says_where_a_far_is_out_of_reach(tmp_path, faces):
     the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
-    judgement = PROTOCOLS["all"].judge(the_set, perfect(the_set), Work())
+    judgement = PROTOCOLS["all"].judge(the_set, perfect(the_set), JudgeTools())
     num = judgement.metrics[0].num_different
     assert num == 48 * 47 // 2 - 12 * 6
     assert [bool(metric.note) for metric in judgement.metrics] == [far * num < 1 for far in judges.ALL_FARS]
@@ -367,7 +368,7 @@ def test_pairs_against_loops():
     second = (first + rng.integers(1, 30, size=200)) % 30
     rows_ND = random_rows(30, 6)
     rows_ND[7] = 0  # an image that could not be used is like nobody
-    judgement = PROTOCOLS["pairs"].judge(pair_set(first, second, same), rows_ND, Work())
+    judgement = PROTOCOLS["pairs"].judge(pair_set(first, second, same), rows_ND, JudgeTools())
     found = by_name(judgement)
     with np.errstate(invalid="ignore"):
         similarity_P = np.nan_to_num([cosine(rows_ND[i], rows_ND[j]) for i, j in zip(first, second, strict=True)])
@@ -389,7 +390,7 @@ def test_pairs_against_loops():
 @pytest.mark.parametrize(("kind", "what"), [(True, "different people"), (False, "the same person")])
 def test_pairs_of_one_kind(kind, what):
     the_set = pair_set(range(0, 20, 2), range(1, 20, 2), [kind] * 10)
-    judgement = PROTOCOLS["pairs"].judge(the_set, random_rows(20), Work())
+    judgement = PROTOCOLS["pairs"].judge(the_set, random_rows(20), JudgeTools())
     check_contract(judgement, 20, protocol="pairs")
     accuracy, _, tar, _ = judgement.metrics
     assert accuracy.note == "pairs of one kind only: any network can be right on them"
@@ -397,7 +398,7 @@ def test_pairs_of_one_kind(kind, what):
 
 
 def test_a_single_pair_has_no_accuracy():
-    judgement = PROTOCOLS["pairs"].judge(pair_set([0], [1], [True]), random_rows(2), Work())
+    judgement = PROTOCOLS["pairs"].judge(pair_set([0], [1], [True]), random_rows(2), JudgeTools())
     check_contract(judgement, 2, protocol="pairs")
     assert judgement.metrics[0].value is None and "no threshold can be chosen" in judgement.metrics[0].note
 
@@ -440,7 +441,7 @@ def test_ijb_against_loops_and_scikit_learn():
         second_P=second_P,
         same_P=same_P,
     )
-    judgement = PROTOCOLS["ijb"].judge(the_set, embedding_ND.astype(np.float32), Work())
+    judgement = PROTOCOLS["ijb"].judge(the_set, embedding_ND.astype(np.float32), JudgeTools())
     check_contract(judgement, num_images, protocol="ijb")
     expected = naive_ijb(
         embedding_ND.astype(np.float32), template_N, media_N, score_N, first_P, second_P, same_P, judges.IJB_FARS
@@ -457,7 +458,7 @@ def test_a_template_without_an_image_is_counted_and_named(tmp_path, faces):
     rows_ND = perfect(the_set)
     for template in (10, 31):
         rows_ND[the_set.column["template_N"] == template] = 0
-    judgement = PROTOCOLS["ijb"].judge(the_set, rows_ND, Work())
+    judgement = PROTOCOLS["ijb"].judge(the_set, rows_ND, JudgeTools())
     assert judgement.notices == ["2 templates have no image that can be used: 10, 31"]
     assert by_name(judgement)["TAR@FAR=1e-4", ""].value == pytest.approx(10 / 12)
 
@@ -496,7 +497,7 @@ def test_reid_by_hand(tmp_path):
     rows += [("x", 1, "gallery"), ("-1", 3, "gallery"), ("-1", 3, "gallery")]  # by the query's camera, and junk
     angles += [0.1, 0.2, 89.9]
     the_set = open_reid(listed(tmp_path, REID, rows))
-    judgement = PROTOCOLS["reid"].judge(the_set, at_angles(np.array(angles, float)), Work())
+    judgement = PROTOCOLS["reid"].judge(the_set, at_angles(np.array(angles, float)), JudgeTools())
     check_contract(judgement, len(rows), protocol="reid")
     found = by_name(judgement)
     by_hand = (1 + 2 / 3 + 3 / 4 + 4 / 8 + 5 / 20) / 5, (1 + 2 / 3 + 3 / 5) / 3
@@ -514,7 +515,7 @@ def test_reid_by_hand(tmp_path):
 def test_average_precision_through_the_protocol(tmp_path, ranks, ap):
     rows = [("x", 1, "query"), *(("x" if rank in ranks else "z", 2, "gallery") for rank in range(1, 26))]
     the_set = open_reid(listed(tmp_path, REID, rows))
-    found = by_name(PROTOCOLS["reid"].judge(the_set, at_angles(np.arange(26.0)), Work()))
+    found = by_name(PROTOCOLS["reid"].judge(the_set, at_angles(np.arange(26.0)), JudgeTools()))
     assert found["mAP", ""].value == pytest.approx(ap, abs=1e-4)
     for rank in (1, 5, 10):
         assert found[f"rank-{rank}", ""].value == float(ranks[0] <= rank)
@@ -522,7 +523,7 @@ def test_average_precision_through_the_protocol(tmp_path, ranks, ap):
 
 def test_reid_without_any_answer(tmp_path):
     the_set = open_reid(listed(tmp_path, REID, [("x", 1, "query"), ("x", 1, "gallery"), ("y", 2, "gallery")]))
-    judgement = PROTOCOLS["reid"].judge(the_set, random_rows(3), Work())
+    judgement = PROTOCOLS["reid"].judge(the_set, random_rows(3), JudgeTools())
     check_contract(judgement, 3, protocol="reid")
     assert {metric.value for metric in judgement.metrics} == {None} and judgement.curves == []
     assert {metric.note for metric in judgement.metrics} == {"no query has a right answer in the gallery"}
@@ -531,7 +532,7 @@ def test_reid_without_any_answer(tmp_path):
 def test_reid_that_is_too_large_to_be_ranked_again_says_so(tmp_path, faces, monkeypatch):
     the_set = PROTOCOLS["reid"].open(SETS["reid"](tmp_path, faces))
     monkeypatch.setattr(judges, "MAX_DISTANCES", 10)
-    judgement = PROTOCOLS["reid"].judge(the_set, perfect(the_set), Work())
+    judgement = PROTOCOLS["reid"].judge(the_set, perfect(the_set), JudgeTools())
     check_contract(judgement, the_set.images.num_images, protocol="reid")
     again = by_name(judgement)["mAP", "re-ranked"]
     assert again.value is None and "re-ranking holds 10 distances at most" in again.note
@@ -559,7 +560,7 @@ def test_identification_by_hand(tmp_path):
     ]
     angles = np.array([0, 30, 90, 5, 10, 60, 20, 2, 50], float)
     the_set = open_identification(listed(tmp_path, IDS, rows))
-    judgement = PROTOCOLS["identification"].judge(the_set, at_angles(angles), Work())
+    judgement = PROTOCOLS["identification"].judge(the_set, at_angles(angles), JudgeTools())
     check_contract(judgement, len(rows), protocol="identification")
     found = by_name(judgement)
     assert [found[f"rank-{rank}", ""].value for rank in (1, 5, 10)] == [0.25, 1.0, 1.0]
@@ -575,19 +576,19 @@ def test_identification_by_hand(tmp_path):
     assert (likest.first, likest.second) == (7, 0)
 
     angles[7] = 70  # now both strangers are 20 degrees from the nearest
-    judgement = PROTOCOLS["identification"].judge(the_set, at_angles(angles), Work())
+    judgement = PROTOCOLS["identification"].judge(the_set, at_angles(angles), JudgeTools())
     assert by_name(judgement)["TPIR@FPIR=1e-3", ""].value == 0.25  # a at 5 degrees: rank 1, and nearer than they are
 
 
 def test_identification_without_mated_or_without_strangers(tmp_path):
     rows = [("a", "gallery"), ("b", "gallery"), ("a", "probe"), ("b", "probe")]
     the_set = open_identification(listed(tmp_path, IDS, rows))
-    judgement = PROTOCOLS["identification"].judge(the_set, np.eye(4, dtype=np.float32), Work())
+    judgement = PROTOCOLS["identification"].judge(the_set, np.eye(4, dtype=np.float32), JudgeTools())
     check_contract(judgement, 4, protocol="identification")
     tpir = by_name(judgement)["TPIR@FPIR=1e-2", ""]
     assert tpir.value is None and tpir.note == "every probe's identity is in the gallery: nobody can be wrongly found"
     the_set.column["label_N"][2:] += 10
-    judgement = PROTOCOLS["identification"].judge(the_set, np.eye(4, dtype=np.float32), Work())
+    judgement = PROTOCOLS["identification"].judge(the_set, np.eye(4, dtype=np.float32), JudgeTools())
     check_contract(judgement, 4, protocol="identification")
     assert {metric.value for metric in judgement.metrics} == {None} and judgement.curves == []
     assert {metric.note for metric in judgement.metrics} == {"no probe's identity is in the gallery"}
@@ -607,7 +608,7 @@ def test_identification_without_mated_or_without_strangers(tmp_path):
 @pytest.mark.parametrize(("label_N", "what"), [([3] * 6, "different people"), (range(6), "the same person")])
 def test_sets_without_one_kind_of_pairs(protocol, column, label_N, what):
     the_set = set_of(6, label_N=np.array(label_N), **column)
-    judgement = PROTOCOLS[protocol].judge(the_set, random_rows(6), Work())
+    judgement = PROTOCOLS[protocol].judge(the_set, random_rows(6), JudgeTools())
     check_contract(
         judgement, 6, protocol=protocol, headlines=[("TAR@FAR=1e-6", "MR-ALL")] if protocol == "mfr" else None
     )
@@ -619,14 +620,14 @@ def test_sets_without_one_kind_of_pairs(protocol, column, label_N, what):
 
 
 def test_a_set_of_one_image():
-    judgement = PROTOCOLS["all"].judge(set_of(1, label_N=[0]), random_rows(1), Work())
+    judgement = PROTOCOLS["all"].judge(set_of(1, label_N=[0]), random_rows(1), JudgeTools())
     check_contract(judgement, 1, protocol="all")
     assert {metric.value for metric in judgement.metrics} == {None} and judgement.pairs == []
 
 
 def test_what_is_kept_of_all_pairs_has_a_file_for_each_subset(tmp_path, faces):
     the_set, asked = PROTOCOLS["mfr"].open(SETS["mfr"](tmp_path, faces)), []
-    work = Work(kept=lambda subset: asked.append(subset) or tmp_path / f"{subset}.pairs")
+    work = JudgeTools(kept=lambda subset: asked.append(subset) or tmp_path / f"{subset}.pairs")
     PROTOCOLS["mfr"].judge(the_set, perfect(the_set), work)
     assert asked == ["mask", "children", "african", "caucasian", "indian", "asian", "MR-ALL"]
     assert list(tmp_path.glob("*.pairs")) == []  # what is done needs no state
@@ -637,10 +638,10 @@ def test_a_far_that_accepts_too_many_pairs_is_left_to_the_curve(tmp_path, faces,
     monkeypatch.setattr(judges, "ALL_HEADLINE", 0.1)
     the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
     rows_ND = some_good_rows(the_set)
-    whole = by_name(PROTOCOLS["all"].judge(the_set, rows_ND, Work()))
+    whole = by_name(PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools()))
     num_different = next(iter(whole.values())).num_different
     monkeypatch.setattr(judges, "MAX_KEPT", int(0.1 * num_different))
-    judgement = PROTOCOLS["all"].judge(the_set, rows_ND, Work())
+    judgement = PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools())
     found = by_name(judgement)
     assert (
         found["TAR@FAR=1e-1", ""].value is None and "the curve goes there by a sample" in found["TAR@FAR=1e-1", ""].note
@@ -662,11 +663,11 @@ def test_ijb_leaves_out_what_cannot_be_used(tmp_path, faces):
     names = ("template_N", "media_N", "score_N")
     without = the_set._replace(column=column | {name: column[name][kept_N] for name in names})
     values = [
-        [metric.value for metric in PROTOCOLS["ijb"].judge(*given, Work()).metrics]
+        [metric.value for metric in PROTOCOLS["ijb"].judge(*given, JudgeTools()).metrics]
         for given in ((the_set, rows_ND), (without, rows_ND[kept_N]))
     ]
     similarities = [
-        PROTOCOLS["ijb"].judge(*given, Work()).pairs for given in ((the_set, rows_ND), (without, rows_ND[kept_N]))
+        PROTOCOLS["ijb"].judge(*given, JudgeTools()).pairs for given in ((the_set, rows_ND), (without, rows_ND[kept_N]))
     ]
     assert values[0] == values[1]
     assert [pair.similarity for pair in similarities[0]] == [pair.similarity for pair in similarities[1]]

@@ -111,6 +111,6 @@ def _members(cluster_G, cosine_GG):
     names, sizes = np.unique(cluster_G[cluster_G >= 0], return_counts=True)
     largest = names[sizes == sizes.max()]
     if len(largest) > 1:
-        tightness = [cosine_GG[np.ix_(cluster_G == one, cluster_G == one)].mean() for one in largest]
+        tightness = [cosine_GG[np.ix_(cluster_G == number, cluster_G == number)].mean() for number in largest]
         largest = largest[np.argmax(tightness) :]
     return cluster_G == largest[0]

@@ -21,9 +21,9 @@ def colour_notice(model, source, *, seed=0):
     """
     pair_P2 = _pairs(np.asarray(source.label_N), np.random.default_rng(seed))
     rows = []
-    for one, other in pair_P2:
+    for pair_2 in pair_P2.tolist():
         try:
-            rows.append([source.images.pixels(int(image), model.input_hw) for image in (one, other)])
+            rows.append([source.images.pixels(image, model.input_hw) for image in pair_2])
         except CorruptImageError:
             continue
     if len(rows) < LEAST:

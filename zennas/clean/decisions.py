@@ -91,10 +91,10 @@ def parsed(lines, source):
                 f"'identity:NAME'"
             )
         wanted[kind].append(name.strip())
-    found = {kind: [] for kind in wanted}
+    numbers = {kind: [] for kind in wanted}
     if wanted["identity"]:
         number_of = {name: number for number, name in enumerate(names_of(source))}
-        found["identity"] = [_known(name, number_of, "identity", source) for name in wanted["identity"]]
+        numbers["identity"] = [_known(name, number_of, "identity", source) for name in wanted["identity"]]
     if wanted["image"]:
         named = [name for name in wanted["image"] if not name.isdecimal()]
         place_of = {}
@@ -103,10 +103,10 @@ def parsed(lines, source):
             place_of = {name: image for image in range(source.num_images) if (name := source.name(image)) in asked}
         for name in wanted["image"]:
             if name.isdecimal() and int(name) < source.num_images:
-                found["image"].append(int(name))
+                numbers["image"].append(int(name))
             else:
-                found["image"].append(_known(name, place_of, "image", source))
-    return TakenBack(*(np.unique(np.array(found[kind], np.int64)) for kind in ("image", "identity")))
+                numbers["image"].append(_known(name, place_of, "image", source))
+    return TakenBack(*(np.unique(np.array(numbers[kind], np.int64)) for kind in ("image", "identity")))
 
 
 def names_of(source):

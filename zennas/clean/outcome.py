@@ -59,23 +59,23 @@ def write_outcome(options, source, state, summary, progress):
 
 def _sizes(count_C):
     """[(least, most, identities)] by powers of two."""
-    count_C, found, least = count_C[count_C > 0], [], 1
+    count_C, sizes, least = count_C[count_C > 0], [], 1
     while least <= count_C.max(initial=0):
         most = 2 * least - 1
-        found.append([least, most, int(((count_C >= least) & (count_C <= most)).sum())])
+        sizes.append([least, most, int(((count_C >= least) & (count_C <= most)).sum())])
         least *= 2
-    return found
+    return sizes
 
 
 def _histograms(state):
     """{what became of an image: counts over COSINE_EDGES of its cosine to its own centre}."""
     groups = {KEPT: (NONE, MERGED), **{REASONS[reason]: (reason,) for reason in (FAR, NEARER, DUPLICATE)}}
     known_N = np.isfinite(state.own_N)
-    found = {}
+    histograms = {}
     for name, reasons in groups.items():
         chosen_N = known_N & np.isin(state.reason_N, reasons)
-        found[name] = np.histogram(state.own_N[chosen_N], COSINE_EDGES)[0].tolist()
-    return found
+        histograms[name] = np.histogram(state.own_N[chosen_N], COSINE_EDGES)[0].tolist()
+    return histograms
 
 
 def _kept_at(state):
@@ -89,7 +89,7 @@ def _kept_at(state):
 
 def _examples(state):
     """{kind: numbers of images}: of each reason the clearest and the least clear, and what was just kept."""
-    found = {}
+    examples = {}
     margin_N = state.other_N - state.own_N
     orders = {
         REASONS[FAR]: (state.reason_N == FAR, state.own_N),
@@ -105,8 +105,8 @@ def _examples(state):
             if name == NEAR_THE_THRESHOLD
             else np.append(image_M[: SHOWN // 2], image_M[SHOWN // 2 :][-SHOWN // 2 :])
         )
-        found[name] = list(dict.fromkeys(ends.tolist()))
-    return found
+        examples[name] = list(dict.fromkeys(ends.tolist()))
+    return examples
 
 
 def _merged(state, source):
@@ -115,9 +115,9 @@ def _merged(state, source):
     order_P = np.argsort(merges.cosine_P, kind="stable")
     chosen = dict.fromkeys([*order_P[: SHOWN // 2].tolist(), *order_P[::-1][: SHOWN // 2].tolist()])
     label_N = np.asarray(source.label_N)
-    found = []
+    merged = []
     for place in chosen:
         numbers = int(merges.one_P[place]), int(merges.other_P[place])
         images = [np.flatnonzero(label_N == number)[:3].tolist() for number in numbers]
-        found.append({"numbers": numbers, "cosine": float(merges.cosine_P[place]), "images": images})
-    return found
+        merged.append({"numbers": numbers, "cosine": float(merges.cosine_P[place]), "images": images})
+    return merged

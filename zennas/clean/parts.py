@@ -105,7 +105,7 @@ def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
     the last bit stands for all: one picture may stand in every identity there is.
     """
     unit_MD, foreign_M = rows_of(path, image_M), foreign_M.copy()
-    one, other = [], []
+    firsts, seconds = [], []
     for start, stop in zip(starts_B, [*starts_B[1:], len(image_M)], strict=True):
         place_G = np.arange(start, stop)
         first_G = np.arange(stop - start)  # of the group of each, as far as it is known
@@ -126,9 +126,9 @@ def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
                 pairs = np.append(block_F[row_P] - start, known), np.append(place_G[column_P] - start, first_G)
                 first_G = joined(len(first_G), *pairs)
         later_P = np.flatnonzero(first_G != np.arange(len(first_G)))
-        one.append(image_M[start + first_G[later_P]])
-        other.append(image_M[start + later_P])
-    return {"one_P": np.concatenate(one), "other_P": np.concatenate(other)}
+        firsts.append(image_M[start + first_G[later_P]])
+        seconds.append(image_M[start + later_P])
+    return {"one_P": np.concatenate(firsts), "other_P": np.concatenate(seconds)}
 
 
 def _distinct(unit_MD, place_G):

@@ -119,11 +119,11 @@ def look_page(chosen, images, names, label_N, state, made_by):
     chosen: its number. made_by: a Provenance.
     """
     gallery = Gallery(images, names, label_N, state)
-    given, now = (np.flatnonzero(column == chosen).tolist() for column in (label_N, state.label_N))
+    given, after = (np.flatnonzero(column == chosen).tolist() for column in (label_N, state.label_N))
     before = set(given)
-    came = [image for image in now if image not in before]
-    said = "<p>Below a picture: the cosine to its own identity's centre, then to the nearest other one's.</p>"
-    sections = f"<section><h2>Under this name in the data</h2>{said}{gallery.cards(given, 'given')}</section>"
+    came = [image for image in after if image not in before]
+    caption = "<p>Below a picture: the cosine to its own identity's centre, then to the nearest other one's.</p>"
+    sections = f"<section><h2>Under this name in the data</h2>{caption}{gallery.cards(given, 'given')}</section>"
     if came:
         sections += f"<section><h2>Count as it now</h2>{gallery.cards(came, 'given')}</section>"
     return document(
@@ -133,7 +133,7 @@ def look_page(chosen, images, names, label_N, state, made_by):
         title=names[chosen],
         subtitle="One identity, image by image",
         banner="",
-        facts=[("Images", f"{len(given):,} before, {len(now):,} after")],
+        facts=[("Images", f"{len(given):,} before, {len(after):,} after")],
         style=STYLE,
         has_pictures=True,
     )
@@ -156,23 +156,25 @@ class Gallery:
 
     def _card(self, image, kind):
         state = self.state
-        other, beside = None, ""
+        other_name, beside = None, ""
         if kind == REASONS[DUPLICATE] and state.twin_N[image] >= 0:
-            beside, other = self.picture(int(state.twin_N[image])), self._name(self.label_N[state.twin_N[image]])
+            beside, other_name = self.picture(int(state.twin_N[image])), self._name(self.label_N[state.twin_N[image]])
         elif kind == REASONS[NEARER]:
-            other = self._name(state.nearest_N[image])
+            other_name = self._name(state.nearest_N[image])
             # Of the other identity, the image most like its centre.
             theirs_M = np.flatnonzero((state.label_N == state.nearest_N[image]) & np.isfinite(state.own_N))
             beside = self.picture(int(theirs_M[state.own_N[theirs_M].argmax()])) if len(theirs_M) else ""
-        said = f"{number(float(state.own_N[image]), '.2f')}, {number(float(state.other_N[image]), '.2f')}"
-        lines = [self._name(self.label_N[image])] + ([f"→ {other}"] if other else [])
+        cosines = f"{number(float(state.own_N[image]), '.2f')}, {number(float(state.other_N[image]), '.2f')}"
+        lines = [self._name(self.label_N[image])] + ([f"→ {other_name}"] if other_name else [])
         if kind == "given":
             reason = REASONS[state.reason_N[image]]
             whose = f" → {self._name(state.label_N[image])}" if reason and state.label_N[image] >= 0 else ""
             lines = [(reason or "kept") + whose, self.images.where(image)]
         small = "".join(f"<small>{html.escape(line)}</small>" for line in lines)
         gone = " class='gone'" if state.label_N[image] < 0 and kind == "given" else ""
-        return f"<figure{gone}><div>{self.picture(image)}{beside}</div><figcaption>{said}{small}</figcaption></figure>"
+        return (
+            f"<figure{gone}><div>{self.picture(image)}{beside}</div><figcaption>{cosines}{small}</figcaption></figure>"
+        )
 
     def _name(self, label):
         return self.names[int(label)] if label >= 0 else "nobody"
@@ -190,14 +192,14 @@ def _counts(summary):
         f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{100 * count / total:.2f}</td></tr>"
         for name, count in rows
     )
-    said = {name: summary[name] for name in ("of_one_image", "largest")}
+    counts = {name: summary[name] for name in ("of_one_image", "largest")}
     more = definitions(
         [
             (
                 "Of one image",
-                f"{said['of_one_image']['before']:,} identities before, {said['of_one_image']['after']:,} after",
+                f"{counts['of_one_image']['before']:,} identities before, {counts['of_one_image']['after']:,} after",
             ),
-            ("Largest", f"{said['largest']['before']:,} images before, {said['largest']['after']:,} after"),
+            ("Largest", f"{counts['largest']['before']:,} images before, {counts['largest']['after']:,} after"),
         ]
     )
     return table(["", "Images", "Per cent"], body) + more

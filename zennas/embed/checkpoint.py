@@ -68,8 +68,8 @@ def load_network(path):
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (RuntimeError, AttributeError, TypeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: its weights are not those of {candidate.text}: {said}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: its weights are not those of {candidate.text}: {reason}") from None
     if any(weight.layout != torch.strided or weight.is_complex() for weight in network.state_dict().values()):
         raise UserError(f"{path}: weights that are sparse or complex; allowed: dense numbers")
     return network.float().eval()

@@ -103,14 +103,16 @@ def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, s
             ahead, saved_at = pixels(0), time.monotonic()
             corrupt, num_corrupt, unreadable = list(sidecar.corrupt), sidecar.num_corrupt, []
             for start in range(0, len(todo_M), batch):
-                now, ahead = [future.result() for future in ahead], pixels(start + batch)
-                stop, image_B = start + len(now), todo_M[start : start + batch]
-                rows_BD = _rows(model, now, flip, dtype)
+                pixels_B, ahead = [future.result() for future in ahead], pixels(start + batch)
+                stop, image_B = start + len(pixels_B), todo_M[start : start + batch]
+                rows_BD = _rows(model, pixels_B, flip, dtype)
                 if strict:
-                    _check_finite(rows_BD, now, model, images, image_B)
+                    _check_finite(rows_BD, pixels_B, model, images, image_B)
                 embedding_ND[image_B] = rows_BD
                 failed = [
-                    (int(image), one) for image, one in zip(image_B, now, strict=True) if isinstance(one, Exception)
+                    (image, error)
+                    for image, error in zip(image_B.tolist(), pixels_B, strict=True)
+                    if isinstance(error, Exception)
                 ]
                 unreadable += [image for image, error in failed if isinstance(error, UnreadableImageError)]
                 bad = [
@@ -159,8 +161,8 @@ def _rows(model, pixels, flip, dtype):
 
 
 def _check_finite(rows_BD, pixels, model, images, image_B):
-    for row_D, one, image in zip(rows_BD, pixels, image_B, strict=True):
-        if not isinstance(one, Exception) and not np.isfinite(row_D).all():
+    for row_D, pixels_or_error, image in zip(rows_BD, pixels, image_B, strict=True):
+        if not isinstance(pixels_or_error, Exception) and not np.isfinite(row_D).all():
             raise UserError(
                 f"{model.where}: its embedding of {images.where(int(image))} is not finite in {rows_BD.dtype.name}"
             )
@@ -178,18 +180,18 @@ def _sidecar(model, images, flip, dtype):
     )
 
 
-def _is_whole(path, mine):
+def _is_whole(path, wanted):
     """Whether all embeddings are there, and none is to be asked for again."""
     if not (path.is_file() and sidecar_of(path).is_file()):
         return False
-    there = _load_sidecar(path)
-    if there.done != mine.num_images or there.unreadable or _differing(there, mine):
+    kept = _load_sidecar(path)
+    if kept.done != wanted.num_images or kept.unreadable or _differing(kept, wanted):
         return False
     try:
         embedding_ND = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError):
         return False  # `_begin` says what is wrong with it
-    return embedding_ND.shape == (mine.num_images, mine.embedding_size) and embedding_ND.dtype == mine.dtype
+    return embedding_ND.shape == (wanted.num_images, wanted.embedding_size) and embedding_ND.dtype == wanted.dtype
 
 
 def _load_sidecar(path):
@@ -199,26 +201,26 @@ def _load_sidecar(path):
         raise UserError(f"{error}; of an older version? remove it and {path.name} to begin anew") from None
 
 
-def _differing(there, mine):
+def _differing(kept, wanted):
     names = ("model", "images", "num_images", "embedding_size", "flip", "dtype")
-    return next((name for name in names if getattr(there, name) != getattr(mine, name)), None)
+    return next((name for name in names if getattr(kept, name) != getattr(wanted, name)), None)
 
 
-def _begin(path, mine):
+def _begin(path, wanted):
     """(Sidecar, writable memmap) of the embeddings at `path`, begun or as they were left."""
-    shape = mine.num_images, mine.embedding_size
+    shape = wanted.num_images, wanted.embedding_size
     if not sidecar_of(path).exists():
         if path.exists():
             raise UserError(f"{path}: is there and holds no embeddings of zennas; choose another path")
-        write_atomically(sidecar_of(path), mine.model_dump_json(indent=1))
-    there, dtype = _load_sidecar(path), np.dtype(mine.dtype)
-    if what := _differing(there, mine):
+        write_atomically(sidecar_of(path), wanted.model_dump_json(indent=1))
+    kept, dtype = _load_sidecar(path), np.dtype(wanted.dtype)
+    if what := _differing(kept, wanted):
         raise UserError(
-            f"{path}: holds other embeddings ({what}: {getattr(there, what)}, now {getattr(mine, what)}); "
+            f"{path}: holds other embeddings ({what}: {getattr(kept, what)}, now {getattr(wanted, what)}); "
             "choose another path, or remove it and its .json"
         )
     try:
-        if there.done == 0:
+        if kept.done == 0:
             embedding_ND = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             with open(path, "r+b") as file:  # a full disk is said now, and is no crash while rows are written
                 if hasattr(os, "posix_fallocate"):
@@ -232,4 +234,4 @@ def _begin(path, mine):
         ) from None
     if embedding_ND.shape != shape or embedding_ND.dtype != dtype:
         raise UserError(f"{path}: is not what its .json says; remove both to begin anew")
-    return there, embedding_ND
+    return kept, embedding_ND

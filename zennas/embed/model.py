@@ -83,7 +83,7 @@ class Model:
                 answers = list(pool.map(self._checked, pieces))
         else:
             answers = [self._checked(piece) for piece in pieces]
-        return Features(torch.cat([one.embedding_BD for one in answers])[:num_faces])
+        return Features(torch.cat([answer.embedding_BD for answer in answers])[:num_faces])
 
     def _checked(self, image_B3HW):
         """The Features of one run; UserError where it fails, or does not answer each image with an embedding."""

@@ -41,12 +41,12 @@ class Named(NamedTuple):
     @property
     def notice(self):
         """A sentence where its normalisation was guessed; None where it is known."""
-        said = (
+        text = (
             f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one "
             f"costs "
             "accuracy: say it with ,normalise="
         )
-        return said if self.guessed else None
+        return text if self.guessed else None
 
 
 def open_named(text, *, device="cpu", option="--model"):
@@ -59,7 +59,7 @@ def open_named(text, *, device="cpu", option="--model"):
     try:
         file = file_of(path)
         kind = kind_of(file)
-        mean, std, said, guessed = _normalisation(given.get("normalise"), file, kind)
+        mean, std, normalisation, guessed = _normalisation(given.get("normalise"), file, kind)
         model = open_model(
             path,
             mean=mean,
@@ -74,7 +74,7 @@ def open_named(text, *, device="cpu", option="--model"):
     if "px" in given and model.input_hw != _px(given["px"]):
         raise UserError(f"{option} {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
-    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model, guessed)
+    return Named(given.get("name") or _name_of(file), file, kind, normalisation + colour, model, guessed)
 
 
 def _parsed(text, option):

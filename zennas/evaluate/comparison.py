@@ -38,17 +38,17 @@ class Row(NamedTuple):
             for model, metric in self.metrics.items()
             if metric.value is not None and np.isfinite(metric.value)
         }
-        return dict(sorted(known.items(), key=lambda one: one[1], reverse=not self.lower))
+        return dict(sorted(known.items(), key=lambda item: item[1], reverse=not self.lower))
 
 
 def rows_of(by_set):
     """Every metric that any network has, in the order of the sets and of their metrics."""
-    found = {}
+    metrics_of = {}
     for name, judgements in by_set.items():
         for model, judgement in judgements.items():
             for metric in judgement.metrics:
-                found.setdefault((name, metric.subset, metric.name), {})[model] = metric
-    rows = [Row(*key, metrics) for key, metrics in found.items()]
+                metrics_of.setdefault((name, metric.subset, metric.name), {})[model] = metric
+    rows = [Row(*key, metrics) for key, metrics in metrics_of.items()]
     order = {key: place for place, key in enumerate(dict.fromkeys((row.set, row.subset) for row in rows))}
     return sorted(rows, key=lambda row: (list(by_set).index(row.set), order[row.set, row.subset]))
 
@@ -107,22 +107,22 @@ def _sentence(row, models, over):
         notes = {metric.note for metric in row.metrics.values() if metric.note}
         return f"no number{html.escape(': ' + '; '.join(sorted(notes)) if notes else '')}."
     best = [model for model in order if row.values[model] == row.values[order[0]]]
-    others = order[len(best) :]
+    rest = order[len(best) :]
     few = " Fewer than ten pairs set its threshold." if by_chance(row.metrics[order[0]]) else ""
     if len(models) == 1:
         return f"<b>{told(order[0])}</b>.{few}"
     if len(order) == 1:
-        said = f"<b>{called(order[0])}</b> alone has a number, <b>{told(order[0])}</b>"
+        sentence = f"<b>{called(order[0])}</b> alone has a number, <b>{told(order[0])}</b>"
     elif len(best) > 1:
-        said = f"<b>{listed([called(model) for model in best], NUM_NAMED)}</b> are level at <b>{told(best[0])}</b>"
+        sentence = f"<b>{listed([called(model) for model in best], NUM_NAMED)}</b> are level at <b>{told(best[0])}</b>"
     else:
-        said = f"<b>{called(best[0])}</b> is best with <b>{told(best[0])}</b>"
-    if others:
-        said += "; " + listed([f"{called(model)} {told(model)}" for model in others], NUM_NAMED)
+        sentence = f"<b>{called(best[0])}</b> is best with <b>{told(best[0])}</b>"
+    if rest:
+        sentence += "; " + listed([f"{called(model)} {told(model)}" for model in rest], NUM_NAMED)
     std = row.metrics[order[0]].std
-    close = [model for model in others if std and abs(row.values[model] - row.values[order[0]]) < std]
+    close = [model for model in rest if std and abs(row.values[model] - row.values[order[0]]) < std]
     near = f" The best is ahead of {listed([*map(called, close)], 3)} by less than its deviation." if close else ""
-    return f"{said}.{near}{few}"
+    return f"{sentence}.{near}{few}"
 
 
 def by_chance(metric):
@@ -183,9 +183,9 @@ def _basis(metric):
     in_pairs = metric.name.startswith(("accuracy", "TAR", "FNMR"))
     counted = ("same", "different pairs") if in_pairs else ("queries", "strangers")
     counts = zip((metric.num_same, metric.num_different), counted, strict=True)
-    said = ", ".join(f"{num:,} {kind}" for num, kind in counts if num is not None)
+    basis = ", ".join(f"{num:,} {kind}" for num, kind in counts if num is not None)
     if by_chance(metric):
         num_allowed = asked_far(metric.name) * metric.num_different
         many = f"{num_allowed:.2g}" if num_allowed >= 1 else "less than one"
-        said += f"<em>⚠ fewer than ten {counted[1]} set the threshold: {many}</em>"
-    return said
+        basis += f"<em>⚠ fewer than ten {counted[1]} set the threshold: {many}</em>"
+    return basis

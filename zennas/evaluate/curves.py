@@ -30,8 +30,8 @@ def asked_far(name):
     >>> asked_far("TAR@FAR=1e-06"), asked_far("FNMR@FMR=1e-05"), asked_far("rank-1")
     (1e-06, 1e-05, None)
     """
-    found = re.search(r"@(?:FAR|FMR|FPIR)\s*(?:<=|≤|=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)", name, re.IGNORECASE)
-    return float(found[1]) if found else None
+    match = re.search(r"@(?:FAR|FMR|FPIR)\s*(?:<=|≤|=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)", name, re.IGNORECASE)
+    return float(match[1]) if match else None
 
 
 def accepts_and_ranks(judgements, looks, name):
@@ -69,9 +69,9 @@ def histograms(judgements, looks, name):
 
 def _subsets(judgements, of, *, kinds=False):
     """(kind, subset) of everything that any network has, those of the headline first."""
-    found = [(one.kind if kinds else None, one.subset) for judgement in judgements.values() for one in of(judgement)]
+    pairs = [(line.kind if kinds else None, line.subset) for judgement in judgements.values() for line in of(judgement)]
     headline = {metric.subset for judgement in judgements.values() for metric in judgement.metrics if metric.headline}
-    return sorted(dict.fromkeys(found), key=lambda one: one[1] not in headline)
+    return sorted(dict.fromkeys(pairs), key=lambda pair: pair[1] not in headline)
 
 
 def _folded(shown):
@@ -107,7 +107,7 @@ def _roc(of_subset, judgements, subset, looks, name):
     figure.update_xaxes(type="log", exponentformat="power", dtick=1 if lowest > 1e-6 else 2)
     figure.update_xaxes(title="False accepts (FAR)", row=2)
     figure.update_yaxes(title="TAR, %", range=_up_to_100(seen), row=1)
-    figure.update_yaxes(title="FNMR, %", type="log", row=2, **_decades([100 - one for one in seen]))
+    figure.update_yaxes(title="FNMR, %", type="log", row=2, **_decades([100 - tar_pct for tar_pct in seen]))
     marks = {html.escape(model): Look(looks[model].colour, "━") for model in of_subset}
     marks |= {"at the FARs that were asked for": ASKED} if asked else {}
     marks |= {"dotted: from a sample of the different pairs": SAMPLED} if sampled else {}
@@ -157,7 +157,7 @@ def _up_to_100(seen):
 
 def _decades(seen):
     """Ticks of a logarithmic axis of per cent: powers of ten, with 2 and 5 where these would be few."""
-    seen = [one for one in seen if one > 0] or [1.0]
+    seen = [value for value in seen if value > 0] or [1.0]
     steps = (1,) if max(seen) > 100 * min(seen) else (1, 2, 5)
     ticks = [step * 10.0**power for power in range(-6, 3) for step in steps]
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
@@ -194,8 +194,8 @@ def _histograms(of_subset, judgements, looks, name):
     for row, (model, histogram) in enumerate(of_subset.items(), start=1):
         edge_B1 = np.asarray(histogram.edge_B1, float)
         same_B, different_B = np.asarray(histogram.same_B, float), np.asarray(histogram.different_B, float)
-        if len(there := np.flatnonzero(same_B + different_B)):
-            low, high = min(low, edge_B1[there[0]]), max(high, edge_B1[there[-1] + 1])
+        if len(held := np.flatnonzero(same_B + different_B)):
+            low, high = min(low, edge_B1[held[0]]), max(high, edge_B1[held[-1] + 1])
         for look, share_B, kind in ((DIFFERENT, different_B, "different"), (SAME, same_B, "same")):
             figure.add_scatter(
                 x=edge_B1,
@@ -236,14 +236,14 @@ def _histograms(of_subset, judgements, looks, name):
 
 def _threshold(figure, metric, top, row):
     headline = metric.headline
-    said = f"{html.escape(metric.name)}: accepted above {number(metric.threshold, '.3f')}<extra></extra>"
+    label = f"{html.escape(metric.name)}: accepted above {number(metric.threshold, '.3f')}<extra></extra>"
     figure.add_scatter(
         x=[metric.threshold] * 9,
         y=np.linspace(0, top, 9),
         mode="lines",
         row=row,
         col=1,
-        hovertemplate=said,
+        hovertemplate=label,
         line={
             "color": BUDGET.colour if headline else INK,
             "width": 2 if headline else 1,

@@ -50,13 +50,15 @@ def usable(embedding_ND, the_set, *, corrupt, model):
         short += (start + np.flatnonzero(finite_B & (length_B < SHORTEST))).tolist()
     if len(not_finite) + len(short) == len(embedding_ND):
         num, num_unread = len(embedding_ND), corrupt.num_corrupt + len(corrupt.unreadable)
-        said = f"{the_set.name}: none of its {num} images can be used"
+        message = f"{the_set.name}: none of its {num} images can be used"
         if num_unread < num:
             of_whom = " of the others" if num_unread else ""
-            said += f": {model.where} gives no embedding{of_whom} that is finite and not zero"
+            message += f": {model.where} gives no embedding{of_whom} that is finite and not zero"
         if num_unread:
-            said += f"; {num_unread} cannot be read" + (f", the first: {corrupt.corrupt[0]}" if corrupt.corrupt else "")
-        raise UserError(said)
+            message += f"; {num_unread} cannot be read" + (
+                f", the first: {corrupt.corrupt[0]}" if corrupt.corrupt else ""
+            )
+        raise UserError(message)
     if not_finite or short:
         embedding_ND[[*not_finite, *short]] = 0.0
     return Embedded(
@@ -65,31 +67,31 @@ def usable(embedding_ND, the_set, *, corrupt, model):
 
 
 def _notices(embedding_ND, the_set, corrupt, not_finite, short):
-    said, where = [], the_set.images.where
+    notices, where = [], the_set.images.where
     if corrupt.num_corrupt:
-        said.append(
+        notices.append(
             f"{corrupt.num_corrupt} images cannot be read and are like nobody: "
             f"{some(corrupt.corrupt, corrupt.num_corrupt)}"
         )
     if corrupt.unreadable:
         named = some([where(image) for image in corrupt.unreadable[: NAMED + 1]])
-        said.append(
+        notices.append(
             f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) and are "
             f"like "
             f"nobody: {named}"
         )
     if (num := len(not_finite) - corrupt.num_corrupt - len(corrupt.unreadable)) > 0:
         named = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
-        said.append(f"{num} embeddings are not finite and count as like nobody: {some(list(named), num)}")
+        notices.append(f"{num} embeddings are not finite and count as like nobody: {some(list(named), num)}")
     if short:
-        said.append(
+        notices.append(
             f"{len(short)} embeddings are zero and count as like nobody: "
             f"{some([where(image) for image in short], len(short))}"
         )
     groups = _equal_rows(embedding_ND)
     if groups:
         named = [" = ".join(where(image) for image in group[:2]) for group in groups]
-        said.append(
+        notices.append(
             f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture "
             f"twice, or a "
             f"network that gave up): {some(named, len(groups))}"
@@ -98,8 +100,8 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
         torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]
         if torn:
             named = [" = ".join(where(image) for image in group[:2]) for group in torn]
-            said.append(f"of these, {len(torn)} groups have more than one label: {some(named, len(torn))}")
-    return said
+            notices.append(f"of these, {len(torn)} groups have more than one label: {some(named, len(torn))}")
+    return notices
 
 
 def _can_be_read(images, image):
@@ -122,10 +124,10 @@ def _equal_rows(embedding_ND):
     equal = np.diff(hash_N[order]) == 0
     order = order[np.append(False, equal) | np.append(equal, False)]
     groups = np.split(order, np.flatnonzero(np.diff(hash_N[order])) + 1)
-    found = []
+    groups_found = []
     for group in (group.tolist() for group in groups):
         alike = collections.defaultdict(list)  # hashes may be equal by chance
         for image in group:
             alike[embedding_ND[image].tobytes()].append(image)
-        found += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
-    return sorted(found)
+        groups_found += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
+    return sorted(groups_found)

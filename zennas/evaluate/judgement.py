@@ -78,6 +78,6 @@ class Judgement(NamedTuple):
 def _plain(values):
     """A named tuple as a dict, arrays as lists of six digits: enough for a picture."""
     return {
-        name: [float(f"{one:.6g}") for one in value] if isinstance(value, np.ndarray) else value
+        name: [float(f"{number:.6g}") for number in value] if isinstance(value, np.ndarray) else value
         for name, value in values._asdict().items()
     }

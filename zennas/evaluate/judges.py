@@ -1,4 +1,4 @@
-"""What each protocol says of a set: functions (EvaluationSet, embedding_ND, Work) -> Judgement."""
+"""What each protocol says of a set: functions (EvaluationSet, embedding_ND, JudgeTools) -> Judgement."""
 
 # N images, P pairs, D embedding size
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.evaluate.judgement import NUM_PAIRS, Curve, Histogram, Judgement, Metric, Pair
-from zennas.evaluate.sets import RACES, SCENES
+from zennas.evaluate.sets import RACES, SCENES, EvaluationSet
 from zennas.metrics.all_to_all import MAX_KEPT, all_to_all
 from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
 from zennas.metrics.templates import pool_templates, tar_at_nearest_far, template_pairs
@@ -31,15 +31,15 @@ CHUNK = 65536  # pairs at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """Where a judge works, and whom it tells how far it is."""
+class JudgeTools:
+    """Where a judge computes, what it keeps meanwhile, and whom it tells how far it is."""
 
     device: str = "cpu"
     kept: Callable = lambda subset: None  # subset -> where the state of its pairs is kept, or None
     counting: Callable = lambda what: None  # what is counted -> progress(done, total), or None
 
 
-def judge_pairs(the_set, embedding_ND, work):
+def judge_pairs(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """Ten-fold accuracy and TAR at FARs over given pairs."""
     column = the_set.column
     similarity_P = similarities(embedding_ND, column["first_P"], column["second_P"])
@@ -64,7 +64,7 @@ def judge_pairs(the_set, embedding_ND, work):
     return Judgement(metrics, *_pictures(similarity_P, same_P, column["first_P"], column["second_P"]))
 
 
-def judge_ijb(the_set, embedding_ND, work):
+def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """TAR at the FAR nearest to 1e-6 ... 1e-1 over pairs of templates: N1D1F1 of insightface.
 
     Images that cannot be used are left out of their templates; a template without any other is like nobody.
@@ -92,22 +92,24 @@ def judge_ijb(the_set, embedding_ND, work):
     return Judgement(metrics, *_pictures(similarity_P, column["same_P"], *of_P), notices)
 
 
-def judge_all(the_set, embedding_ND, work):
+def judge_all(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """TAR at FARs over all pairs of the images."""
     _, count_C = np.unique(the_set.column["label_N"], return_counts=True)
     num_different = (len(embedding_ND) ** 2 - int((count_C.astype(np.int64) ** 2).sum())) // 2
     fars = [far for far in ALL_FARS if num_allowed(far, num_different) < MAX_KEPT] or [min(ALL_FARS)]
-    found = _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, fars, "", work)])
+    judgement = _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, fars, "", tools)])
     note = (
         f"would accept {MAX_KEPT:,} of the {num_different:,} different pairs and more; the curve goes there by a sample"
     )
     left_out = [Metric(name=_name(far), value=None, note=note) for far in ALL_FARS if far not in fars]
     heads = {_name(fars[-1])} if ALL_HEADLINE not in fars else ()
-    metrics = [one.model_copy(update={"headline": True}) if one.name in heads else one for one in found.metrics]
-    return found._replace(metrics=metrics + left_out)
+    metrics = [
+        metric.model_copy(update={"headline": True}) if metric.name in heads else metric for metric in judgement.metrics
+    ]
+    return judgement._replace(metrics=metrics + left_out)
 
 
-def judge_mfr(the_set, embedding_ND, work):
+def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the
     ranking.
     """
@@ -115,9 +117,9 @@ def judge_mfr(the_set, embedding_ND, work):
     parts, values = [], {}
 
     def part(subset, image_M, against_M, far):
-        found = _all_pairs(the_set, embedding_ND, image_M, against_M, (far,), subset, work)
-        parts.append(found)
-        values[subset] = found.metrics[0].value
+        result = _all_pairs(the_set, embedding_ND, image_M, against_M, (far,), subset, tools)
+        parts.append(result)
+        values[subset] = result.metrics[0].value
 
     where = {subset: np.flatnonzero(subset_N == subset) for subset in np.unique(subset_N).tolist()}
     if "mask" in where:
@@ -130,15 +132,15 @@ def judge_mfr(the_set, embedding_ND, work):
         part(race, where[race], None, RACE_FAR)
     if races:
         part("MR-ALL", np.flatnonzero(np.isin(subset_N, RACES)), None, RACE_FAR)
-    mask, everyone = values.get("mask"), values.get("MR-ALL")
+    mask, all_races = values.get("mask"), values.get("MR-ALL")
     missing = [race for race in RACES if race not in where] if races else []
     note = f"{MASK_WEIGHT} x mask + {ALL_WEIGHT} x MR-ALL, the ranking of the InsightFace tracks"
     note += f"; MR-ALL is without {', '.join(missing)}" if missing else ""
-    both = mask is not None and everyone is not None
+    both = mask is not None and all_races is not None
     if not both:  # then what there is of its parts is what people look at
         heads = {"mask", "MR-ALL"} & set(values) or set(values)
         parts = [part._replace(metrics=[_headlined(metric, heads) for metric in part.metrics]) for part in parts]
-    score = MASK_WEIGHT * mask + ALL_WEIGHT * everyone if both else None
+    score = MASK_WEIGHT * mask + ALL_WEIGHT * all_races if both else None
     note = note if both else "needs both mask and MR-ALL"
     joined = _joined(parts)
     return joined._replace(
@@ -146,7 +148,7 @@ def judge_mfr(the_set, embedding_ND, work):
     )
 
 
-def judge_webface(the_set, embedding_ND, work):
+def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone
     (SFR).
     """
@@ -160,14 +162,14 @@ def judge_webface(the_set, embedding_ND, work):
             if len(inside_M):
                 parts.append((f"{scene.capitalize()}-Masked", inside_M, standard_M))
     parts.append(("SFR", standard_M, None))
-    found = [
-        _all_pairs(the_set, embedding_ND, image_M, against_M, (WEBFACE_FMR,), subset, work, fnmr=True)
+    results = [
+        _all_pairs(the_set, embedding_ND, image_M, against_M, (WEBFACE_FMR,), subset, tools, fnmr=True)
         for subset, image_M, against_M in parts
     ]
-    return _joined(found, headlines=("All-Masked", "SFR"))
+    return _joined(results, headlines=("All-Masked", "SFR"))
 
 
-def judge_reid(the_set, embedding_ND, work):
+def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """Mean average precision and CMC of queries in a gallery, plain and re-ranked by k-reciprocal neighbours."""
     column = the_set.column
     query_Q, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
@@ -177,53 +179,54 @@ def judge_reid(the_set, embedding_ND, work):
         for part in (embedding_ND[image_M], column["label_N"][image_M], column["camera_N"][image_M])
     ]
     metrics, curves, notices = [], [], []
-    again = functools.partial(k_reciprocal, progress=work.counting("images, to re-rank"))
+    again = functools.partial(k_reciprocal, progress=tools.counting("images, to re-rank"))
     for subset, rerank in (("", None), ("re-ranked", again)):
         if rerank and len(query_Q) * len(gallery_G) > MAX_DISTANCES:
             note = f"re-ranking holds {MAX_DISTANCES:,} distances at most: fewer queries at a time can have it"
             metrics.append(Metric(name="mAP", subset=subset, value=None, note=note))
             continue
-        found = reidentify(*given, ranks=RANKS, rerank=rerank, progress=work.counting("queries"))
-        num = found.num_queries - len(found.unanswerable)
-        others = {
+        ranking = reidentify(*given, ranks=RANKS, rerank=rerank, progress=tools.counting("queries"))
+        num = ranking.num_queries - len(ranking.unanswerable)
+        counts = {
             "subset": subset,
             "num_same": num,
             "note": None if num else "no query has a right answer in the gallery",
         }
-        metrics.append(Metric(name="mAP", value=_known(found.mean_ap), headline=not rerank, **others))
-        metrics += [Metric(name=f"rank-{rank}", value=_known(share), **others) for rank, share in found.at_rank.items()]
-        curves += [_cmc(found.cmc, subset)] if num else []
-        if rerank is None and len(found.unanswerable):
-            named = some([the_set.images.where(int(query_Q[query])) for query in found.unanswerable[:6]])
+        metrics.append(Metric(name="mAP", value=_known(ranking.mean_ap), headline=not rerank, **counts))
+        metrics += [
+            Metric(name=f"rank-{rank}", value=_known(share), **counts) for rank, share in ranking.at_rank.items()
+        ]
+        curves += [_cmc(ranking.cmc, subset)] if num else []
+        if rerank is None and len(ranking.unanswerable):
+            named = some([the_set.images.where(int(query_Q[query])) for query in ranking.unanswerable[:6]])
             notices.append(
-                f"{len(found.unanswerable)} of {found.num_queries} queries have no right answer in the gallery (junk "
-                f"aside) "
-                f"and are in no mean: {named}"
+                f"{len(ranking.unanswerable)} of {ranking.num_queries} queries have no right answer in the gallery "
+                f"(junk aside) and are in no mean: {named}"
             )
     return Judgement(metrics, curves, notices=notices)
 
 
-def judge_identification(the_set, embedding_ND, work):
+def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
     """Closed-set rank-k and open-set TPIR at FPIRs of probes in a gallery."""
     column = the_set.column
     probe_P, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
-    found = identify(
+    ranking = identify(
         embedding_ND[probe_P],
         column["label_N"][probe_P],
         embedding_ND[gallery_G],
         column["label_N"][gallery_G],
         ranks=RANKS,
-        progress=work.counting("probes"),
+        progress=tools.counting("probes"),
     )
-    no_mated = None if found.num_mated else "no probe's identity is in the gallery"
+    no_mated = None if ranking.num_mated else "no probe's identity is in the gallery"
     metrics = [
-        Metric(name=f"rank-{rank}", value=_known(share), headline=rank == 1, num_same=found.num_mated, note=no_mated)
-        for rank, share in found.at_rank.items()
+        Metric(name=f"rank-{rank}", value=_known(share), headline=rank == 1, num_same=ranking.num_mated, note=no_mated)
+        for rank, share in ranking.at_rank.items()
     ]
-    for point in found.points:
-        counts = {"num_same": found.num_mated, "num_different": found.num_non_mated}
+    for point in ranking.points:
+        counts = {"num_same": ranking.num_mated, "num_different": ranking.num_non_mated}
         note = no_mated or (
-            None if found.num_non_mated else "every probe's identity is in the gallery: nobody can be wrongly found"
+            None if ranking.num_non_mated else "every probe's identity is in the gallery: nobody can be wrongly found"
         )
         metrics.append(
             Metric(
@@ -234,19 +237,21 @@ def judge_identification(the_set, embedding_ND, work):
                 **counts,
             )
         )
-    mated_P = np.flatnonzero(found.rank_P > 0)
-    hard = mated_P[np.argsort(found.own_P[mated_P], kind="stable")][:NUM_PAIRS]
+    mated_P = np.flatnonzero(ranking.rank_P > 0)
+    hard = mated_P[np.argsort(ranking.own_P[mated_P], kind="stable")][:NUM_PAIRS]
     pairs = [
-        Pair("", True, float(found.own_P[one]), int(probe_P[one]), int(gallery_G[found.own_image_P[one]]))
-        for one in hard
+        Pair("", True, float(ranking.own_P[probe]), int(probe_P[probe]), int(gallery_G[ranking.own_image_P[probe]]))
+        for probe in hard
     ]
-    with_other_P = np.flatnonzero(found.other_image_P >= 0)
-    hard = with_other_P[np.argsort(-found.other_P[with_other_P], kind="stable")][:NUM_PAIRS]
+    with_other_P = np.flatnonzero(ranking.other_image_P >= 0)
+    hard = with_other_P[np.argsort(-ranking.other_P[with_other_P], kind="stable")][:NUM_PAIRS]
     pairs += [
-        Pair("", False, float(found.other_P[one]), int(probe_P[one]), int(gallery_G[found.other_image_P[one]]))
-        for one in hard
+        Pair(
+            "", False, float(ranking.other_P[probe]), int(probe_P[probe]), int(gallery_G[ranking.other_image_P[probe]])
+        )
+        for probe in hard
     ]
-    return Judgement(metrics, [_cmc(found.cmc, "")] if found.num_mated else [], [], pairs)
+    return Judgement(metrics, [_cmc(ranking.cmc, "")] if ranking.num_mated else [], [], pairs)
 
 
 class Parts(NamedTuple):
@@ -258,26 +263,26 @@ class Parts(NamedTuple):
     pairs: list
 
 
-def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, work, *, fnmr=False):
+def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, tools, *, fnmr=False):
     label_N = the_set.column["label_N"]
     against = None if against_M is None else (embedding_ND[against_M], label_N[against_M])
     if not len(image_M) or (against_M is not None and not len(against_M)):
         note = "no masked images" if not len(image_M) else "no unmasked images"
         return Parts([Metric(name=_name(far, fnmr), subset=subset, value=None, note=note) for far in fars], [], [], [])
-    found = all_to_all(
+    comparison = all_to_all(
         embedding_ND if len(image_M) == len(embedding_ND) else embedding_ND[image_M],
         label_N[image_M],
         fars,
         against=against,
-        device=work.device,
-        kept=work.kept(subset),
-        progress=work.counting(f"{subset} pairs".strip()),
+        device=tools.device,
+        kept=tools.kept(subset),
+        progress=tools.counting(f"{subset} pairs".strip()),
         num_hardest=NUM_PAIRS,
     )
-    counts = {"num_same": found.num_same, "num_different": found.num_different}
+    counts = {"num_same": comparison.num_same, "num_different": comparison.num_different}
     metrics = []
-    for point in found.points:
-        tar, note = _known(point.tar), _why_not(point.far, found.num_same, found.num_different)
+    for point in comparison.points:
+        tar, note = _known(point.tar), _why_not(point.far, comparison.num_same, comparison.num_different)
         value = None if tar is None else 1 - tar if fnmr else tar
         metrics.append(
             Metric(
@@ -294,12 +299,12 @@ def _all_pairs(the_set, embedding_ND, image_M, against_M, fars, subset, work, *,
     other_M = image_M if against_M is None else against_M
     pairs = [
         Pair(subset, same, float(similarity), int(image_M[first]), int(other_M[second]))
-        for same, hardest in ((True, found.hardest_same), (False, found.hardest_different))
+        for same, hardest in ((True, comparison.hardest_same), (False, comparison.hardest_different))
         for similarity, first, second in hardest
     ]
-    has_both = found.num_same and found.num_different
-    curves = [Curve("roc", subset, found.far_K, found.tar_K, found.exact_up_to)] if has_both else []
-    edge_B1, same_B, different_B = found.histogram
+    has_both = comparison.num_same and comparison.num_different
+    curves = [Curve("roc", subset, comparison.far_K, comparison.tar_K, comparison.exact_up_to)] if has_both else []
+    edge_B1, same_B, different_B = comparison.histogram
     histogram = Histogram(subset, edge_B1, same_B / max(1, same_B.sum()), different_B)
     return Parts(metrics, curves, [histogram], pairs)
 
@@ -308,7 +313,7 @@ def _joined(parts, headlines=()):
     metrics = [metric for part in parts for metric in part.metrics]
     if headlines:
         metrics = [_headlined(metric, headlines) for metric in metrics]
-    return Judgement(metrics, *([one for part in parts for one in getattr(part, name)] for name in Parts._fields[1:]))
+    return Judgement(metrics, *([item for part in parts for item in getattr(part, name)] for name in Parts._fields[1:]))
 
 
 def _headlined(metric, subsets):
@@ -342,8 +347,8 @@ def _counts(same_P):
     return {"num_same": int(same_P.sum()), "num_different": int((~same_P).sum())}
 
 
-def _accuracy(name, found, counts, **others):
-    return Metric(name=name, value=found.mean, std=found.std, threshold=found.threshold, **counts, **others)
+def _accuracy(name, accuracy, counts, **details):
+    return Metric(name=name, value=accuracy.mean, std=accuracy.std, threshold=accuracy.threshold, **counts, **details)
 
 
 def _tar(similarity_P, same_P, far, function, counts, *, threshold=None, headline=False):

@@ -78,7 +78,7 @@ def choices(listed, name, allowed, path):
     """The values of an ImageList's column in lower case. UserError naming the line of one that is not allowed."""
     lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
     if len(bad := np.flatnonzero(~np.isin(lower_N, allowed))):
-        raise _wrong(listed, name, bad[0], path, ", ".join(one or "nothing" for one in allowed))
+        raise _wrong(listed, name, bad[0], path, ", ".join(choice or "nothing" for choice in allowed))
     return lower_N
 
 
@@ -172,12 +172,12 @@ def _oddities(image_N, label_N):
     """Sentences about images that stand in the list more than once."""
     frame = pd.DataFrame({"image": image_N, "label": label_N})
     counts = frame.groupby("image")["label"].agg(["size", "nunique"])
-    said = []
+    oddities = []
     if len(twice := counts.index[counts["size"] > 1]):
-        said.append(f"{len(twice)} images stand in the list more than once and count as often: {some(twice)}")
+        oddities.append(f"{len(twice)} images stand in the list more than once and count as often: {some(twice)}")
     if len(torn := counts.index[counts["nunique"] > 1]):
-        said.append(f"{len(torn)} images stand there with different labels: {some(torn)}")
-    return said
+        oddities.append(f"{len(torn)} images stand there with different labels: {some(torn)}")
+    return oddities
 
 
 def _short(text):

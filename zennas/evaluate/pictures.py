@@ -18,12 +18,12 @@ def hardest(pairs):
 
     pairs: of one network on one set, as in results.json. A pair that is hard in several subsets is one pair.
     """
-    found, known = {True: {}, False: {}}, [pair for pair in pairs if pair["similarity"] is not None]
+    by_kind, known = {True: {}, False: {}}, [pair for pair in pairs if pair["similarity"] is not None]
     for pair in sorted(known, key=lambda pair: pair["similarity"]):
         images = frozenset((pair["first"], pair["second"]))
-        found[bool(pair["same"])].setdefault(images, (pair, []))[1].append(pair["subset"])
-    alike = list(found[False].values())[::-1]  # of different pairs the most similar are the hard ones
-    return {True: list(found[True].values())[:NUM_SHOWN], False: alike[:NUM_SHOWN]}
+        by_kind[bool(pair["same"])].setdefault(images, (pair, []))[1].append(pair["subset"])
+    alike = list(by_kind[False].values())[::-1]  # of different pairs the most similar are the hard ones
+    return {True: list(by_kind[True].values())[:NUM_SHOWN], False: alike[:NUM_SHOWN]}
 
 
 def pictures(results, classes):
@@ -33,17 +33,17 @@ def pictures(results, classes):
     """
     shown, num_pairs = "", 0
     for result in results:
-        found = hardest(result.get("pairs") or [])
-        blocks = "".join(_kind(same, pairs, result, classes) for same, pairs in found.items() if pairs)
+        by_kind = hardest(result.get("pairs") or [])
+        blocks = "".join(_kind(same, pairs, result, classes) for same, pairs in by_kind.items() if pairs)
         if not blocks:
             continue
-        said = ", ".join(
-            f"{KINDS[same][1]} {number(pairs[0][0]['similarity'], '.3f')}" for same, pairs in found.items() if pairs
+        similarities = ", ".join(
+            f"{KINDS[same][1]} {number(pairs[0][0]['similarity'], '.3f')}" for same, pairs in by_kind.items() if pairs
         )
         is_open = "" if num_pairs else " open"
         num_pairs += 1
         shown += (
-            f"<details{is_open}><summary>{html.escape(result['model'])} <i>hardest {said}</i></summary>"
+            f"<details{is_open}><summary>{html.escape(result['model'])} <i>hardest {similarities}</i></summary>"
             f"{blocks}</details>"
         )
     return shown

@@ -24,18 +24,20 @@ from zennas.evaluate.sets import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """How one kind of set is opened, embedded and judged."""
 
     open: Callable  # (where, progress) -> EvaluationSet
-    judge: Callable  # (EvaluationSet, embedding_ND with rows of zeros for what could not be used, Work) -> Judgement
+    judge: (
+        Callable  # (EvaluationSet, embedding_ND with rows of zeros for what could not be used, JudgeTools) -> Judgement
+    )
     flip: bool  # whether the mirrored image's embedding is added
     how: str  # what is done, for people
 
 
 # name -> how such a set is opened, embedded and judged; the first is what a set without a name is
-PROTOCOLS = {
-    "pairs": Protocol(
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    "pairs": EvaluationProtocol(
         open_pairs,
         judge_pairs,
         flip=True,
@@ -43,7 +45,7 @@ PROTOCOLS = {
         "other folds; behind ± the standard deviation over the folds. TAR@FAR over all pairs, nothing "
         "interpolated.",
     ),
-    "ijb": Protocol(
+    "ijb": EvaluationProtocol(
         open_ijb,
         judge_ijb,
         flip=True,
@@ -52,14 +54,14 @@ PROTOCOLS = {
         "template; then cosines of the listed pairs, and the TAR at that FAR of the curve which is nearest to"
         " the one asked for. A template is shown by its first image.",
     ),
-    "mfr": Protocol(
+    "mfr": EvaluationProtocol(
         open_mfr,
         judge_mfr,
         flip=False,
         how="Every image against every other of its subset; in mask, masked against unmasked; in MR-ALL, all "
         "races together. A pair is counted once, not in both orders.",
     ),
-    "webface": Protocol(
+    "webface": EvaluationProtocol(
         open_webface,
         judge_webface,
         flip=False,
@@ -67,7 +69,7 @@ PROTOCOLS = {
         "other. FNMR is the share of same pairs that are missed. (FMR 1e-5 and the subsets are recalled, not found "
         "in writing.)",
     ),
-    "reid": Protocol(
+    "reid": EvaluationProtocol(
         open_reid,
         judge_reid,
         flip=False,
@@ -75,14 +77,14 @@ PROTOCOLS = {
         " over; mAP is the plain mean of average precision, rank-k the share of queries whose first right "
         "answer is among the first k.",
     ),
-    "identification": Protocol(
+    "identification": EvaluationProtocol(
         open_identification,
         judge_identification,
         flip=False,
         how="Each probe against the gallery (1:N). Ranks are of identities, each as similar as its best image. "
         "TPIR@FPIR counts probes that are found at rank 1 above a threshold that hardly any stranger passes.",
     ),
-    "all": Protocol(
+    "all": EvaluationProtocol(
         open_all,
         judge_all,
         flip=False,

@@ -39,7 +39,7 @@ def write_report(path, results):
 
 def page(results):
     """The HTML of an evaluation; argument as in `write_report`."""
-    models, sets = [model["name"] for model in results["models"]], [one["name"] for one in results["sets"]]
+    models, sets = [model["name"] for model in results["models"]], [entry["name"] for entry in results["sets"]]
     looks = model_looks(models)
     judged = {(result["set"], result["model"]): _judgement(result) for result in results["results"]}
     by_set = {name: {model: judged[name, model] for model in models if (name, model) in judged} for name in sets}
@@ -131,30 +131,33 @@ def _stand_ins(results):
 
 
 def _latency_warnings(results):
-    said = []
+    warnings = []
     for model in _timed(results):
         latency = model["latency"]
         if not latency["within_budget"]:
             measured, budget = number(latency["measured_ms"], ".2f"), number(latency["budget_ms"], ".2f")
-            said.append(f"{model['name']} takes {measured} ms, over the budget of {budget} ms")
+            warnings.append(f"{model['name']} takes {measured} ms, over the budget of {budget} ms")
         if latency["warning"]:
-            said.append(f"The latency of {model['name']} is not to be trusted: {latency['warning']}")
-    return said
+            warnings.append(f"The latency of {model['name']} is not to be trusted: {latency['warning']}")
+    return warnings
 
 
 def _oddities(results):
     """What is wrong with the data, each once: by set, and by network where it is not the same for all."""
     told = {}
     for result in results["results"]:
-        said = list(result.get("notices") or [])
-        if result.get("num_unusable") and not said:
-            said = [f"{result['num_unusable']:,} image(s) cannot be used"]
-        for text in said:
+        notices = list(result.get("notices") or [])
+        if result.get("num_unusable") and not notices:
+            notices = [f"{result['num_unusable']:,} image(s) cannot be used"]
+        for text in notices:
             told.setdefault((result["set"], text), []).append(result["model"])
     num_models = {
-        name: sum(result["set"] == name for result in results["results"]) for name in {one for one, _ in told}
+        name: sum(result["set"] == name for result in results["results"]) for name in {set_name for set_name, _ in told}
     }
-    failed = [f"{one['model']} on {one['set']} could not be evaluated: {one['error']}" for one in results["failures"]]
+    failed = [
+        f"{failure['model']} on {failure['set']} could not be evaluated: {failure['error']}"
+        for failure in results["failures"]
+    ]
     fed = [model["notice"] for model in results["models"] if model.get("notice")]
     return (
         fed
@@ -171,7 +174,7 @@ def _facts(results):
     seconds = sum(result.get("seconds") or 0.0 for result in results["results"])
     missing = len(results["models"]) * len(results["sets"]) - len(results["results"])
     facts = [("Networks", listed([model["name"] for model in results["models"]], 10))]
-    facts += [("Sets", ", ".join(f"{one['name']} ({one['num_images']:,} images)" for one in results["sets"]))]
+    facts += [("Sets", ", ".join(f"{entry['name']} ({entry['num_images']:,} images)" for entry in results["sets"]))]
     facts += [("Track", results["track"] or "none: latency was not measured")]
     facts += [("Budget", f"{number(budget['budget_ms'], '.2f')} ms: {budget['origin']}")] if budget else []
     facts += [("Missing", f"{missing} network(s) on a set: not evaluated, or interrupted")] if missing > 0 else []
@@ -192,9 +195,9 @@ def _latency(rows, results, looks):
     chosen = [row for name in named for row in known_for([row for row in rows if row.set == name])]
     chosen = [row for row in chosen if set(row.values) & set(timed)]
     untimed = [model["name"] for model in results["models"] if not model["latency"]]
-    said = f"<p class='empty'>Not timed: {html.escape(listed(untimed, 10))}.</p>" if untimed else ""
+    note = f"<p class='empty'>Not timed: {html.escape(listed(untimed, 10))}.</p>" if untimed else ""
     picture = _scatter(chosen, timed, looks, results["budget"]) if chosen else ""
-    return picture + _latency_table(timed, looks) + said
+    return picture + _latency_table(timed, looks) + note
 
 
 def _scatter(rows, timed, looks, budget):
@@ -218,13 +221,16 @@ def _scatter(rows, timed, looks, budget):
                 },
                 hovertemplate=f"{html.escape(model)}<br>%{{y:.2f}} % at %{{x:.2f}} ms<extra></extra>",
             )
-        ends = [100 * (row.values[one] + sign * (row.metrics[one].std or 0.0)) for one in shown for sign in (-1, 1)]
+        ends = [
+            100 * (row.values[model] + sign * (row.metrics[model].std or 0.0)) for model in shown for sign in (-1, 1)
+        ]
         low_high = span(*ends, pad=0.15)
         # Up is better in every panel.
         figure.update_yaxes(range=low_high[::-1] if row.lower else low_high, row=place)
         text = " ".join(filter(None, (row.set, row.subset, row.name))) + ", %" + (" (upside down)" if row.lower else "")
         caption(figure, text, place)
-    budgets_ms = [one["budget_ms"] for one in [budget or {}, *timed.values()] if one.get("budget_ms") is not None]
+    judged_by = [budget or {}, *timed.values()]
+    budgets_ms = [entry["budget_ms"] for entry in judged_by if entry.get("budget_ms") is not None]
     for budget_ms in dict.fromkeys(budgets_ms[:1]):
         figure.add_vline(x=budget_ms, row="all", col=1, line={"color": BUDGET.colour, "width": 2})
     seen_ms = [latency["measured_ms"] for latency in timed.values()] + budgets_ms[:1]
@@ -274,18 +280,20 @@ def _by_model(told):
 
 def _sets(results, oddities):
     shown = ""
-    for one in results["sets"]:
-        told = {result["model"]: result for result in results["results"] if result["set"] == one["name"]}
-        mirrored = "Embeddings of an image and its mirror image are added." if one["flip"] else "No mirror images."
+    for entry in results["sets"]:
+        told = {result["model"]: result for result in results["results"] if result["set"] == entry["name"]}
+        mirrored = "Embeddings of an image and its mirror image are added." if entry["flip"] else "No mirror images."
         unusable = {model: f"{result.get('num_unusable') or 0:,}" for model, result in told.items()}
         seconds = {model: duration(result.get("seconds") or 0) for model, result in told.items()}
-        facts = [("Given as", one["given"]), ("Images", f"{one['num_images']:,}")]
+        facts = [("Given as", entry["given"]), ("Images", f"{entry['num_images']:,}")]
         facts += (
             [("Not usable", _by_model(unusable)), ("Time", _by_model(seconds))]
             if told
             else [("Evaluated", "not at all")]
         )
-        shown += f"<h3>{html.escape(one['name'])}</h3><p>{html.escape(one['how'])} {mirrored}</p>{definitions(facts)}"
+        shown += (
+            f"<h3>{html.escape(entry['name'])}</h3><p>{html.escape(entry['how'])} {mirrored}</p>{definitions(facts)}"
+        )
     noted = "".join(f"<li>{html.escape(text)}</li>" for text in oddities)
     return shown + (f"<h3>What was wrong with the data</h3><ul class='small'>{noted}</ul>" if noted else "")
 

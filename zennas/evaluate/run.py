@@ -15,7 +15,7 @@ from zennas.embed.embeddings import kept_path
 from zennas.embed.model import usable_device
 from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
-from zennas.evaluate.judges import Work
+from zennas.evaluate.judges import JudgeTools
 from zennas.evaluate.options import Options
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
@@ -94,7 +94,7 @@ def _evaluate(options: Options, track: Track | None, progress: Progress) -> dict
             "track": options.track,
             "budget": None,
             "models": [_model_entry(named) for named in models],
-            "sets": [_set_entry(one) for one in opened],
+            "sets": [_set_entry(opened_set) for opened_set in opened],
             "results": [],
             "failures": [],
         }
@@ -115,13 +115,13 @@ def _evaluate_all(models, opened, results, device, out, progress):
     shown, pages, last = [], 0, time.monotonic()
     try:
         for named in models:
-            for one in opened:
+            for opened_set in opened:
                 try:
-                    entry, thumbnails = _result(named, one, device, out, progress)
+                    entry, thumbnails = _result(named, opened_set, device, out, progress)
                 except UserError as error:
                     progress.end()
-                    progress.say(f"{named.name} on {one.set.name}: {error}", style="red")
-                    results["failures"].append({"model": named.name, "set": one.set.name, "error": str(error)})
+                    progress.say(f"{named.name} on {opened_set.set.name}: {error}", style="red")
+                    results["failures"].append({"model": named.name, "set": opened_set.set.name, "error": str(error)})
                 else:
                     results["results"].append(entry)
                     shown.append(entry | {"thumbnails": thumbnails})
@@ -141,7 +141,7 @@ def _evaluate_all(models, opened, results, device, out, progress):
 
 def as_csv(results):
     """One line for each number."""
-    models, sets = ({one["name"]: one for one in results[name]} for name in ("models", "sets"))
+    models, sets = ({entry["name"]: entry for entry in results[name]} for name in ("models", "sets"))
     text = io.StringIO()
     fields = ("name", "value", "std", "better", "threshold", "num_same", "num_different", "headline", "note")
     writer = csv.writer(text, lineterminator="\n")
@@ -191,21 +191,21 @@ def _opened_sets(options, progress):
         finally:
             progress.end()
         opened.append(Opened(text, name, protocol.flip if options.flip is None else options.flip, the_set))
-    names = _distinct([one.set for one in opened])
-    return [one._replace(set=the_set) for one, the_set in zip(opened, names, strict=True)]
+    sets = _distinct([opened_set.set for opened_set in opened])
+    return [opened_set._replace(set=the_set) for opened_set, the_set in zip(opened, sets, strict=True)]
 
 
 def _distinct(things):
     """The things with names that no two share: of equal ones the later are numbered, from 2."""
-    found, taken = [], {thing.name for thing in things}
+    distinct, taken = [], {thing.name for thing in things}
     for thing in things:
-        same, name = [one for one in found if one.name == thing.name], thing.name
+        is_second, name = any(before.name == thing.name for before in distinct), thing.name
         numbers = itertools.count(2)
-        while same and name in taken:
+        while is_second and name in taken:
             name = f"{thing.name}-{next(numbers)}"
         taken.add(name)
-        found.append(thing._replace(name=name))
-    return found
+        distinct.append(thing._replace(name=name))
+    return distinct
 
 
 def _model_entry(named):
@@ -224,34 +224,34 @@ def _model_entry(named):
     }
 
 
-def _set_entry(one):
+def _set_entry(opened_set):
     return {
-        "name": one.set.name,
-        "protocol": one.protocol,
-        "num_images": one.set.images.num_images,
-        "flip": one.flip,
-        "given": one.given,
-        "how": PROTOCOLS[one.protocol].how,
+        "name": opened_set.set.name,
+        "protocol": opened_set.protocol,
+        "num_images": opened_set.set.images.num_images,
+        "flip": opened_set.flip,
+        "given": opened_set.given,
+        "how": PROTOCOLS[opened_set.protocol].how,
     }
 
 
-def _result(named, one, device, out, progress):
+def _result(named, opened_set, device, out, progress):
     """(the entry of results.json, the pictures of its pairs)."""
-    start, the_set, what = time.monotonic(), one.set, f"{named.name} on {one.set.name}"
+    start, the_set, what = time.monotonic(), opened_set.set, f"{named.name} on {opened_set.set.name}"
     progress.begin(f"{what}: embedding")
-    found = embedded(the_set, named.model, flip=one.flip, progress=progress.counting("images"))
+    embeddings = embedded(the_set, named.model, flip=opened_set.flip, progress=progress.counting("images"))
     progress.begin(f"{what}: judging")
     progress.update({})
     # Of this folder, which is locked: another evaluation of the same at the same time keeps its own.
-    key = f"{out} {named.model.fingerprint} {the_set.images.fingerprint} {one.given} {one.flip}"
-    work = Work(
+    key = f"{out} {named.model.fingerprint} {the_set.images.fingerprint} {opened_set.given} {opened_set.flip}"
+    tools = JudgeTools(
         device=device,
         kept=lambda subset: kept_path(f"{key} {subset}", ".pairs"),
         counting=progress.counting,
     )
-    judgement = PROTOCOLS[one.protocol].judge(the_set, found.embedding_ND, work)
+    judgement = PROTOCOLS[opened_set.protocol].judge(the_set, embeddings.embedding_ND, tools)
     progress.end()
-    judgement = judgement._replace(notices=[*the_set.notices, *found.notices, *judgement.notices])
+    judgement = judgement._replace(notices=[*the_set.notices, *embeddings.notices, *judgement.notices])
     for notice in judgement.notices:
         progress.say(f"{what}: {notice}", style="yellow")
     shown = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
@@ -260,7 +260,7 @@ def _result(named, one, device, out, progress):
         "set": the_set.name,
         **judgement.plain(),
         "where": {str(image): the_set.images.where(image) for image in sorted(shown)},
-        "num_unusable": found.num_unusable,
+        "num_unusable": embeddings.num_unusable,
         "seconds": round(time.monotonic() - start, 1),
     }
     return entry, _thumbnails(the_set.images, shown)
@@ -268,8 +268,8 @@ def _result(named, one, device, out, progress):
 
 def _thumbnails(images, shown):
     """{number as text: data URI} of the images that can be read."""
-    found = {str(image): images.thumbnail(image, THUMBNAIL_PX) for image in shown}
-    return {image: picture for image, picture in found.items() if picture is not None}
+    pictures = {str(image): images.thumbnail(image, THUMBNAIL_PX) for image in shown}
+    return {image: picture for image, picture in pictures.items() if picture is not None}
 
 
 def _measure_latencies(entries, models, track, options, progress):

@@ -37,11 +37,11 @@ class EvaluationSet(NamedTuple):
 
 def open_pairs(where, progress=None):
     """SET.bin, or PAIRS.txt@SOURCE: columns first_P, second_P, same_P, fold_P."""
-    found = open_pair_set(where, progress=progress)
+    pairs = open_pair_set(where, progress=progress)
     _, faces = list_and_images(where)
-    name = f"{found.name}@{pathlib.Path(faces).absolute().stem}" if faces else found.name
-    column = {name: getattr(found, name) for name in ("first_P", "second_P", "same_P", "fold_P")}
-    return EvaluationSet(name, found.images, column, _pair_oddities(found))
+    name = f"{pairs.name}@{pathlib.Path(faces).absolute().stem}" if faces else pairs.name
+    column = {name: getattr(pairs, name) for name in ("first_P", "second_P", "same_P", "fold_P")}
+    return EvaluationSet(name, pairs.images, column, _pair_oddities(pairs))
 
 
 def open_ijb(where, progress=None):
@@ -164,27 +164,27 @@ def _roles(listed, path, first):
 def _pair_oddities(pairs):
     """Sentences about pairs that say nothing of a network."""
     alike = np.flatnonzero(pairs.first_P == pairs.second_P)
-    said = []
+    oddities = []
     if len(alike):
         named = some([pairs.images.where(int(pairs.first_P[pair])) for pair in alike])
-        said.append(f"{len(alike)} pairs are of an image with itself: {named}")
+        oddities.append(f"{len(alike)} pairs are of an image with itself: {named}")
     for same, kind in ((True, "same"), (False, "different")):
         if not (pairs.same_P == same).any():
-            said.append(f"no pair is of {kind} people: there is no TAR at a FAR, and accuracy means little")
-    return said
+            oddities.append(f"no pair is of {kind} people: there is no TAR at a FAR, and accuracy means little")
+    return oddities
 
 
 def _one_file(folder, pattern):
     try:
-        found = sorted(folder.glob(pattern))
+        paths = sorted(folder.glob(pattern))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    if len(found) != 1:
-        given = ", ".join(path.name for path in found) or "none"
+    if len(paths) != 1:
+        given = ", ".join(path.name for path in paths) or "none"
         raise UserError(
             f"{folder}/{pattern}: {given}; exactly one such file is expected, as in IJB-B and IJB-C by insightface"
         )
-    return found[0]
+    return paths[0]
 
 
 def _columns(path, num_columns):

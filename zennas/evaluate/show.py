@@ -31,18 +31,18 @@ def show(evaluation: Evaluation, options: Options, console: Console) -> int:
     return FAILED if results["failures"] else 0
 
 
-def _table(one, results):
+def _table(entry_of_set, results):
     """A set's numbers in rows, a column for each model."""
     title = (
-        f"{one['name']} ({one['protocol']}, {one['num_images']:,} "
-        f"images{', flipped ones added' if one['flip'] else ''})"
+        f"{entry_of_set['name']} ({entry_of_set['protocol']}, {entry_of_set['num_images']:,} "
+        f"images{', flipped ones added' if entry_of_set['flip'] else ''})"
     )
     table = Table(title=Text(title), title_justify="left")  # a name with brackets is no markup
     table.add_column("in per cent")
-    entries = [entry for entry in results["results"] if entry["set"] == one["name"]]
+    entries = [entry for entry in results["results"] if entry["set"] == entry_of_set["name"]]
     for entry in entries:
         table.add_column(Text(entry["model"]), justify="right")
-    one_to_many = one["protocol"] in ("reid", "identification")
+    one_to_many = entry_of_set["protocol"] in ("reid", "identification")
     for what in ("queries", "strangers") if one_to_many else ("same pairs", "different"):
         table.add_column(what, justify="right")
     notes = {}
@@ -81,8 +81,8 @@ def _latency_table(results):
     table = Table()
     for name in ("model", "ms", "budget", "spread"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    for one in results["models"]:
-        latency = one["latency"]
+    for model in results["models"]:
+        latency = model["latency"]
         cells = (
             (
                 f"{latency['measured_ms']:.2f}",
@@ -92,5 +92,5 @@ def _latency_table(results):
             if latency
             else ("-", "-", "-")
         )
-        table.add_row(Text(one["name"]), *cells)
+        table.add_row(Text(model["name"]), *cells)
     return table

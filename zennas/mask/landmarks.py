@@ -104,7 +104,7 @@ class Landmarker:
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        (name,) = (one.name for one in self._landmark.get_inputs())
+        (name,) = (node.name for node in self._landmark.get_inputs())
         outputs = self._landmark.run(None, {name: seen_HW3[None].astype(np.float32) / 255})
         logit, vertices = sorted(outputs, key=np.size)
         point_V3 = vertices.reshape(NUM_VERTICES, 3).astype(np.float64)
@@ -128,7 +128,7 @@ class Landmarker:
         seen_HW3 = np.zeros((DETECTION_PX, DETECTION_PX, 3), np.float32)
         top, left = (DETECTION_PX - small_HW3.shape[0]) // 2, (DETECTION_PX - small_HW3.shape[1]) // 2
         seen_HW3[top : top + small_HW3.shape[0], left : left + small_HW3.shape[1]] = small_HW3 / 127.5 - 1
-        (name,) = (one.name for one in self._detection.get_inputs())
+        (name,) = (node.name for node in self._detection.get_inputs())
         logit, box = sorted(self._detection.run(None, {name: seen_HW3[None]}), key=np.size)
         score_A = _sigmoid(logit.ravel().astype(np.float64))
         good = np.flatnonzero(score_A >= MIN_DETECTION)
@@ -141,7 +141,7 @@ class Landmarker:
         faces = _one_each(place_A82, score_A[good])
         back_23 = cv2.invertAffineTransform(from_image_23)
         regions = [_region(place_82, back_23) for place_82 in faces]
-        best = max(regions, key=lambda one: _counts(one, width, height))
+        best = max(regions, key=lambda region: _counts(region, width, height))
         if best.side / REGION_OF_BOX < MIN_SIDE_PX:
             return None, float(score_A.max())
         return best, float(score_A.max())

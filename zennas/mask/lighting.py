@@ -119,7 +119,9 @@ def blur_px(image_HW3, pose):
     if min(inside_HW3.shape[:2]) < 8:
         inside_HW3 = image_HW3
     grey_HW = cv2.cvtColor(inside_HW3, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    sharp, soft = (_edge_energy(one) for one in (grey_HW, cv2.GaussianBlur(grey_HW, (0, 0), KNOWN_BLUR_PX)))
+    sharp, soft = (
+        _edge_energy(picture_HW) for picture_HW in (grey_HW, cv2.GaussianBlur(grey_HW, (0, 0), KNOWN_BLUR_PX))
+    )
     if sharp < 1e-6 or sharp <= soft * 1.001:
         return BLURREST_PX if sharp > 1e-6 else SHARPEST_PX
     return float(np.clip(KNOWN_BLUR_PX / np.sqrt((sharp / soft) ** 2 - 1), SHARPEST_PX, BLURREST_PX))

@@ -43,13 +43,13 @@ class Masker:
     def worn(self, image_HW3, rng):
         """The Worn of an image, whatever the ratio."""
         texture = self.dressing.draw(rng)
-        found = self.landmarker.find(image_HW3)
-        if found.point_V3 is None:
-            return Worn(texture.name, texture.variant, found.score, None, found.why)
-        done = masked(image_HW3, found.point_V3, texture, rng, knobs=self.knobs)
+        face = self.landmarker.find(image_HW3)
+        if face.point_V3 is None:
+            return Worn(texture.name, texture.variant, face.score, None, face.why)
+        done = masked(image_HW3, face.point_V3, texture, rng, knobs=self.knobs)
         if not done.alpha_HW.any():
-            return Worn(texture.name, texture.variant, found.score, None, "the mask lies outside the image")
-        return Worn(texture.name, texture.variant, found.score, done)
+            return Worn(texture.name, texture.variant, face.score, None, "the mask lies outside the image")
+        return Worn(texture.name, texture.variant, face.score, done)
 
 
 def masker_of(plan, *, seed):

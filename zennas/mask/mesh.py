@@ -124,7 +124,9 @@ def pose_of(turn_33, scale_px_per_cm, shift_3):
     yaw = math.atan2(-turn_33[2, 0], turn_33[2, 2])
     pitch = math.asin(max(-1.0, min(1.0, -turn_33[2, 1])))
     roll = math.atan2(turn_33[0, 1], turn_33[1, 1])
-    return Pose(turn_33, scale_px_per_cm, np.asarray(shift_3), *(math.degrees(one) for one in (yaw, pitch, roll)))
+    return Pose(
+        turn_33, scale_px_per_cm, np.asarray(shift_3), *(math.degrees(angle_rad) for angle_rad in (yaw, pitch, roll))
+    )
 
 
 def posed(position_N3, pose):
@@ -144,7 +146,7 @@ def turn(yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0):
     >>> round(pose.yaw_deg), round(pose.pitch_deg), round(pose.roll_deg)
     (30, -10, 5)
     """
-    yaw, pitch, roll = (math.radians(one) for one in (yaw_deg, pitch_deg, roll_deg))
+    yaw, pitch, roll = (math.radians(angle_deg) for angle_deg in (yaw_deg, pitch_deg, roll_deg))
     turn_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
     turn_x = np.array([[1, 0, 0], [0, math.cos(pitch), math.sin(pitch)], [0, -math.sin(pitch), math.cos(pitch)]])
     turn_z = np.array([[math.cos(roll), math.sin(roll), 0], [-math.sin(roll), math.cos(roll), 0], [0, 0, 1]])
@@ -156,8 +158,10 @@ def grid():
     """The Grid of the lower face."""
     canonical = face()
     v_G, u_G = (
-        one.ravel()
-        for one in np.meshgrid(np.linspace(*GRID_V, GRID_ROWS), np.linspace(*GRID_U, GRID_COLUMNS), indexing="ij")
+        coordinate.ravel()
+        for coordinate in np.meshgrid(
+            np.linspace(*GRID_V, GRID_ROWS), np.linspace(*GRID_U, GRID_COLUMNS), indexing="ij"
+        )
     )
     uv_G2 = np.stack([u_G, v_G], axis=1)
     weight_GV, outside_G = _barycentric(uv_G2, canonical)
@@ -266,7 +270,7 @@ def _smoothing(num):
 
 def _grid_triangles():
     node = np.arange(GRID_ROWS * GRID_COLUMNS).reshape(GRID_ROWS, GRID_COLUMNS)
-    a, b, c, d = (one.ravel() for one in (node[:-1, :-1], node[:-1, 1:], node[1:, :-1], node[1:, 1:]))
+    a, b, c, d = (corner.ravel() for corner in (node[:-1, :-1], node[:-1, 1:], node[1:, :-1], node[1:, 1:]))
     return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)]).astype(np.int32)
 
 

@@ -65,7 +65,7 @@ def vary(
     angle_deg: turned; size: larger or smaller, of its size; height: up or down, of the layout's side (0.01 is 2 mm);
     blur_px: beside the picture's own, for a face of 100 pixels; exposure: brighter or darker, of its light.
     """
-    turned, sized, shifted, blurred, exposed = (float(one) for one in rng.uniform(-1, 1, size=5))
+    turned, sized, shifted, blurred, exposed = (float(share) for share in rng.uniform(-1, 1, size=5))
     return Variation(
         angle_deg * turned, 1 + size * sized, height * shifted, blur_px * abs(blurred), 1 + exposure * exposed
     )
@@ -108,8 +108,8 @@ def _layer(height_width, point_V3, texture, pose, light, variation):
     low_2, high_2 = node_G3[:, :2].min(0), node_G3[:, :2].max(0)
     room = max(3.0, 0.06 * face_px)  # for blur and shadow
     height, width = height_width
-    x0, y0 = (max(0, math.floor(one - room)) for one in low_2)
-    x1, y1 = (min(most, math.ceil(one + room)) for one, most in zip(high_2, (width, height), strict=True))
+    x0, y0 = (max(0, math.floor(low - room)) for low in low_2)
+    x1, y1 = (min(most, math.ceil(low + room)) for low, most in zip(high_2, (width, height), strict=True))
     rows, columns = slice(y0, y1), slice(x0, x1)
     if x1 - x0 < 2 or y1 - y0 < 2:
         return rows, columns, None

@@ -90,12 +90,12 @@ def _poses(masked):
         )
     figure.update_xaxes(title={"text": "degrees", "font": {"color": INK}})
     figure.update_yaxes(title={"text": "faces"})
-    said = "<p class='legend'><span><b style='color:#0f766e'>━</b> yaw (to the side)</span>"
-    said += (
+    legend = "<p class='legend'><span><b style='color:#0f766e'>━</b> yaw (to the side)</span>"
+    legend += (
         "<span><b style='color:#b45309'>━</b> pitch (up)</span><span><b style='color:#7c3aed'>━</b> roll "
         "(tilted)</span></p>"
     )
-    return said + drawn(figure, "poses", height_px=300)
+    return legend + drawn(figure, "poses", height_px=300)
 
 
 def _faces(masked, rows, source, options):
@@ -111,7 +111,7 @@ def _faces(masked, rows, source, options):
             pair = [decode(source.read(image)), decode(records.read(int(np.count_nonzero(written_N[:image]))))]
         except CorruptImageError:
             continue
-        shown = "".join(f'<img alt="" src="{data_uri(_fitted(one))}">' for one in pair)
+        shown = "".join(f'<img alt="" src="{data_uri(_fitted(image_HW3))}">' for image_HW3 in pair)
         caption = html.escape(f"{row['kind']}, yaw {row['yaw_deg']:.0f}°, {source.name(image) or source.where(image)}")
         figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
     return f"<div class='faces'>{''.join(figures)}</div>"
@@ -131,13 +131,13 @@ def _passed_over(why, options):
     if not len(why):
         return "<p class='empty'>None: every image that was to be masked is.</p>"
     reasons = {}
-    for one in pc.value_counts(why).to_pylist():
-        kind = one["values"].partition(":")[0]
-        reasons[kind] = reasons.get(kind, 0) + one["counts"]
+    for entry in pc.value_counts(why).to_pylist():
+        kind = entry["values"].partition(":")[0]
+        reasons[kind] = reasons.get(kind, 0) + entry["counts"]
     rows = "".join(f"<tr><th>{html.escape(kind)}</th><td>{num:,}</td></tr>" for kind, num in sorted(reasons.items()))
-    said = (
+    fate = (
         "none of them was written"
         if options.only_masked
         else "its bytes were written as they were, but for damaged records"
     )
-    return table(("Why", "Images"), rows) + f"<p>Each is listed in passed-over.csv; {said}.</p>"
+    return table(("Why", "Images"), rows) + f"<p>Each is listed in passed-over.csv; {fate}.</p>"

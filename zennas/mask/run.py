@@ -239,28 +239,28 @@ def _summary(path, num_written):
         "num_undecodable": num(pc.starts_with(why, "does not decode")),
         "num_damaged": num(every["damaged"]),  # chosen or not
         "num_bluish": num(masked["bluish"]),
-        "kinds": {one["values"]: one["counts"] for one in sorted(kinds, key=lambda one: one["values"])},
+        "kinds": {entry["values"]: entry["counts"] for entry in sorted(kinds, key=lambda entry: entry["values"])},
     }
 
 
 def warnings_of(summary):
     """What a user must not miss, one line each."""
-    found, masked, chosen = [], summary["num_masked"], summary["num_chosen"]
+    warnings, masked, chosen = [], summary["num_masked"], summary["num_chosen"]
     if masked >= FEW and summary["num_bluish"] > masked / 2:
-        found.append(
+        warnings.append(
             f"on {summary['num_bluish']:,} of {masked:,} masked faces the skin is more blue than red: red and blue "
             f"seem to be "
             "exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
         )
     if chosen and summary["num_passed_over"] > chosen / 2:
-        found.append(
+        warnings.append(
             f"{summary['num_passed_over']:,} of {chosen:,} chosen images were passed over ({PASSED_OVER} says why); "
             "--faces aligned is for crops, --faces detect for photographs"
         )
     if summary["num_damaged"]:
-        found.append(
+        warnings.append(
             f"{summary['num_damaged']:,} of {summary['num_images']:,} records are damaged ({PASSED_OVER} says "
             f"which): they hold "
             "no image to hand on, and are left out"
         )
-    return found
+    return warnings

@@ -85,7 +85,7 @@ def _behind(scene, pose, light, big):
     def ellipse(place_3, wide_cm, high_cm, colour):
         centre_2 = (mesh.posed(np.array([place_3]), pose)[0, :2] + 0.5) * SAMPLES
         axes = (round(wide_cm * scale), round(high_cm * scale))
-        colour = tuple(float(one * shade) for one in colour)
+        colour = tuple(float(channel * shade) for channel in colour)
         cv2.ellipse(
             behind, centre_2.round().astype(int).tolist(), axes, scene.roll_deg, 0, 360, colour, -1, cv2.LINE_AA
         )

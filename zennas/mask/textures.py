@@ -158,22 +158,22 @@ def load_templates(folder, *, where="--textures"):
         raise UserError(
             f"{where} {folder}: holds no template; expected images ({', '.join(TEMPLATE_SUFFIXES)}) with alpha"
         )
-    found, wrong = [], []
+    templates, wrong = [], []
     for path in files:
         try:
-            found.append(_template(path))
+            templates.append(_template(path))
         except UserError as error:
             wrong.append(str(error))
     if wrong:
         raise UserError(
             f"{where}: {some(wrong[:1])}" + (f" (and {len(wrong) - 1} more of {len(files)})" if wrong[1:] else "")
         )
-    names = [one.name for one in found]
+    names = [template.name for template in templates]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
             f"{where} {folder}: two templates are called {twice[0]}; their names without suffix must differ"
         )
-    return tuple(found)
+    return tuple(templates)
 
 
 def _template(path):
@@ -273,7 +273,7 @@ def _sheet(outline):
             line_N2 = (line_N2 * big).round().astype(np.int32)
             cv2.polylines(strap, [line_N2], False, 255, round(outline.strap_texels * SUPERSAMPLING))
     size = (TEXTURE_PX, TEXTURE_PX)
-    alpha_HW, strap_HW = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) / 255.0 for one in (body, strap))
+    alpha_HW, strap_HW = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) / 255.0 for layer in (body, strap))
     inside_HW = cv2.distanceTransform((alpha_HW > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     outside_HW = cv2.distanceTransform((alpha_HW <= 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     y_HW, x_HW = np.mgrid[:TEXTURE_PX, :TEXTURE_PX].astype(np.float64)

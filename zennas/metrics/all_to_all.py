@@ -110,12 +110,15 @@ def all_to_all(
         journal = _Journal(kept, kept and _fingerprint(pairs, rank_of, seed, need), progress, num_blocks)
         sample_S = _sampled(pairs, seed)
         tail_P, key_P = _strongest_different(pairs, need, sample_S, journal)
-        found = {rank: (tail_P[rank - 1], int(np.sum(tail_P > tail_P[rank - 1]))) for rank in map(rank_of.get, held)}
-        found |= _counted(pairs, wide, journal)
-        found = {far: found.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
+        tail_P = tail_P + 0.0  # no zero is negative, as a sum of products of zeros and negative numbers is
+        at_rank = {
+            rank: (tail_P[rank - 1], int(np.sum(tail_P > tail_P[rank - 1]))) for rank in map(rank_of.get, held)
+        }
+        at_rank |= _counted(pairs, wide, journal)
+        at_far = {far: at_rank.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
         far_K = np.geomspace(1 / total, 1, NUM_POINTS) if total else np.empty(0)
         threshold_K = [_curve_threshold(far, total, tail_P, sample_S) for far in far_K]
-        threshold_T = np.array([*(one for one, _ in found.values()), *threshold_K])
+        threshold_T = np.array([*(threshold for threshold, _ in at_far.values()), *threshold_K])
         threshold_T = np.unique(threshold_T[~np.isnan(threshold_T)])
         above_T, same_B, weakest = _same_pairs(pairs, threshold_T, num_hardest)
     tar = dict(zip(threshold_T, (above_T / pairs.num_same).tolist(), strict=True)) if pairs.num_same else {}
@@ -127,11 +130,11 @@ def all_to_all(
     if kept:
         pathlib.Path(kept).unlink(missing_ok=True)
     return AllToAll(
-        [Point(far, float(found[far][0]), tar.get(found[far][0], math.nan), found[far][1]) for far in fars],
+        [Point(far, float(at_far[far][0]), tar.get(at_far[far][0], math.nan), at_far[far][1]) for far in fars],
         pairs.num_same,
         total,
         far_K,
-        np.array([tar.get(one, math.nan) for one in threshold_K]),
+        np.array([tar.get(threshold, math.nan) for threshold in threshold_K]),
         _exact_up_to(pairs, held, need),
         (np.linspace(-1, 1, NUM_BINS + 1), same_B, different_B),
         *hardest,
@@ -210,7 +213,7 @@ def _strongest_different(pairs, need, sample_S, journal, attempt=0):
             hold(new_P, row_P.cpu().numpy() + row, column_P.cpu().numpy() + column)
         elif len(row_P):
             waiting.append((row_P + row, column_P + column))
-        if sum(len(one) for one, _ in waiting + fresh) > WAITING + need // 4:
+        if sum(len(rows) for rows, _ in waiting + fresh) > WAITING + need // 4:
             settle()
     if len(state["key"]) < need:  # the floor was too high
         journal.total += len(pairs.blocks)
@@ -325,12 +328,14 @@ class _Journal:
         self.progress = progress or (lambda *_: None)
         self.kept, self.states, self.saved_s, self.pause_s = {}, {}, time.monotonic(), SAVE_EVERY_S
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            found = dict(np.load(io.BytesIO(self.path.read_bytes()))) if path else {"inputs": None}
-            self.kept = found if str(found["inputs"]) == inputs else {}
+            arrays = dict(np.load(io.BytesIO(self.path.read_bytes()))) if path else {"inputs": None}
+            self.kept = arrays if str(arrays["inputs"]) == inputs else {}
 
     def begin(self, stage, **start):
         """The stage's state as it was kept, or what it starts with: a dict of arrays that the stage changes."""
-        self.states[stage] = {name: self.kept.get(f"{stage}/{name}", one) for name, one in {"done": 0, **start}.items()}
+        self.states[stage] = {
+            name: self.kept.get(f"{stage}/{name}", value) for name, value in {"done": 0, **start}.items()
+        }
         self.done += int(self.states[stage]["done"])
         return self.states[stage]
 

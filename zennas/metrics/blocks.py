@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from zennas.devices import processor_has_bfloat16
 from zennas.records import UserError
 
 GRID = 2.0**26  # a unit row's entries are whole multiples of 1 / GRID
@@ -74,8 +75,8 @@ def paired(embedding_ND, label_N, against=None, *, device="cpu", plan=None):
     device, alone, given = torch.device(device), against is None, []
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device}: there is no GPU here; allowed: cpu")
-    for name, one in [("embeddings", (embedding_ND, label_N)), ("those against them", against)][: 2 - alone]:
-        rows_ND, labels_N = (np.asarray(array) for array in one)
+    for name, arrays in [("embeddings", (embedding_ND, label_N)), ("those against them", against)][: 2 - alone]:
+        rows_ND, labels_N = (np.asarray(array) for array in arrays)
         if rows_ND.ndim != 2 or rows_ND.dtype.kind != "f" or not rows_ND.size:
             raise UserError(f"{name}: {rows_ND.dtype} of shape {rows_ND.shape}; expected rows of floats")
         if labels_N.shape != rows_ND.shape[:1] or labels_N.dtype.kind not in "iub":
@@ -88,10 +89,9 @@ def paired(embedding_ND, label_N, against=None, *, device="cpu", plan=None):
     if plan is None and device.type == "cuda":
         plan = Plan(16384, 16384, 128, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32)
     elif plan is None:
-        known = (getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
-        fast = num_rows * num_columns > 2**24 and any(known)  # of fewer pairs it saves nothing
+        fast = num_rows * num_columns > 2**24 and processor_has_bfloat16()  # of fewer pairs it saves nothing
         plan = Plan(2048, 4096, 128, torch.bfloat16 if fast else torch.float32)  # 16 MB: larger blocks are no faster
-    sides = [_side(*one, device, plan) for one in given]
+    sides = [_side(*arrays, device, plan) for arrays in given]
     value_U, first_U, count_U = np.unique(sides[0].label_N, return_index=True, return_counts=True)
     low_U, high_U = (np.searchsorted(sides[-1].label_N, value_U, way) for way in ("left", "right"))
     num_same = int((count_U * (count_U - 1) // 2 if alone else count_U * (high_U - low_U)).sum())

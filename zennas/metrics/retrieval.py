@@ -206,9 +206,9 @@ def identify(
                 own_image_P[probe] = image_G[own][np.argmax(similarity_G[own])]
                 rank_P[probe] = np.count_nonzero(best_I >= own_P[probe])  # itself included
                 similarity_G[own] = -np.inf
-            other = np.argmax(similarity_G)
-            if similarity_G[other] > -np.inf:
-                other_P[probe], other_image_P[probe] = similarity_G[other], image_G[other]
+            nearest = np.argmax(similarity_G)
+            if similarity_G[nearest] > -np.inf:
+                other_P[probe], other_image_P[probe] = similarity_G[nearest], image_G[nearest]
         if progress:
             progress(stop, num_probes)
     cmc = _cmc(rank_P[mated_P], num_curve)

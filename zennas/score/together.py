@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from zennas.devices import processor_has_bfloat16
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
 from zennas.space.network import plain_parts
 
@@ -199,6 +200,4 @@ def fast_dtype(device_type):
     """bfloat16 where the hardware multiplies it, else float32."""
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return (
-        torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
-    )
+    return torch.bfloat16 if processor_has_bfloat16() else torch.float32

@@ -3,6 +3,7 @@ on.
 """
 
 import collections
+import functools
 import io
 import json
 import pathlib
@@ -82,8 +83,8 @@ def _from_folder(path):
     if path.name.startswith("step-") and any(name.endswith(CHECKPOINTS) for name in files):
         raise UserError(f"--model {path}: a checkpoint, which no challenge takes; give the folder of the training")
     name = "model.onnx" if training else _last_onnx(files, f"--model {path}")
-    others = () if training else tuple(other for other in files if other != name)
-    return Given(_read(path / name), str(path / name), others)
+    beside = () if training else tuple(file for file in files if file != name)
+    return Given(_read(path / name), str(path / name), beside)
 
 
 def _training_in(path):
@@ -114,7 +115,7 @@ def _from_zip(path, content):
         raise
     except Exception as error:  # noqa: BLE001 - of a damaged member each decompressor raises errors of its own
         raise UserError(f"{where}: a damaged zip, or one that nobody can read: {first_line(error)}") from None
-    return Given(onnx_bytes, f"{path}, member {name}", tuple(other for other in names if other != name))
+    return Given(onnx_bytes, f"{path}, member {name}", tuple(member for member in names if member != name))
 
 
 def _refuse_hostile(member, where):
@@ -130,8 +131,8 @@ def _refuse_hostile(member, where):
         "neither a file nor a folder": stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
         "encrypted": member.flag_bits & 1,
     }
-    for reason, found in reasons.items():
-        if found:
+    for reason, is_so in reasons.items():
+        if is_so:
             raise UserError(f"{where}: member {name!r} is {reason}; a zip with model.onnx alone at its root is allowed")
 
 
@@ -154,14 +155,14 @@ def _refuse_bomb(members, where):
 
 def _last_onnx(names, where, *, all_names=()):
     """The last *.onnx by name, as the checker takes it."""
-    found = sorted(name for name in names if name.endswith(".onnx"))
-    if not found:
+    networks = sorted(name for name in names if name.endswith(".onnx"))
+    if not networks:
         deeper = next((name for name in all_names if name.endswith(".onnx")), None)
         raise UserError(
             f"{where}: holds no *.onnx at its top, where the checker looks"
             + (f"; '{deeper}' lies deeper" if deeper else f"; accepted: {ACCEPTED}")
         )
-    return found[-1]
+    return networks[-1]
 
 
 # --- images
@@ -170,21 +171,21 @@ def _last_onnx(names, where, *, all_names=()):
 def find_images(sources):
     """[(name for people, function that reads it)] of image files, folders (searched to the bottom) and .tar files;
     UserError where there is none."""
-    found = [one for source in sources for one in _images_of(pathlib.Path(source))]
-    if not found:
+    images = [image for source in sources for image in _images_of(pathlib.Path(source))]
+    if not images:
         raise UserError(
             f"--images {' '.join(map(str, sources))}: holds no image; accepted are files, folders and .tar files of "
             + ", ".join(IMAGE_SUFFIXES)
         )
-    return found
+    return images
 
 
-def copy_images(found, folder, *, most):
+def copy_images(images, folder, *, most):
     """Copy up to `most` of the images that were found, evenly spread, to folder/0.png, 1.png, ...; their names.
 
     They are copied as they are: who reads them goes by their content, and the organisers' sample calls them so.
     """
-    chosen = [found[number * len(found) // most] for number in range(most)] if len(found) > most else found
+    chosen = [images[number * len(images) // most] for number in range(most)] if len(images) > most else images
     for number, (name, read) in enumerate(chosen):
         try:
             content = read()
@@ -210,7 +211,7 @@ def _images_of(path):
             members = [member for member in tar if member.isreg() and member.name.lower().endswith(IMAGE_SUFFIXES)]
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"--images {path}: not a tar that can be read: {first_line(error)}") from None
-    return [(f"{path}, member {one.name}", lambda one=one: _read_member(path, one)) for one in members]
+    return [(f"{path}, member {member.name}", functools.partial(_read_member, path, member)) for member in members]
 
 
 def _read_member(path, member):

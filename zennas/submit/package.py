@@ -97,8 +97,8 @@ def write_submission(out, record, *, name, files, as_folder):
     with explaining(out):
         out.mkdir(parents=True, exist_ok=True)
         for path in earlier:
-            for one in (out / path, _begun(out / path)):
-                one.unlink(missing_ok=True)
+            for leftover in (out / path, _begun(out / path)):
+                leftover.unlink(missing_ok=True)
             _remove_empty_parents(out, path)
         write_atomically(out / RECORD, json.dumps(record | where, indent=2) + "\n")
         for path, content in wanted.items():

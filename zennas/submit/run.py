@@ -113,7 +113,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
     try:
         earlier_files(out)
         made_by = provenance()
-        found = find_images(options.images) if options.images else []
+        images = find_images(options.images) if options.images else []
         made_system = read_system(system) if system else None
         given = made_system.recognizer if made_system else read_model(options.model)
         try:
@@ -150,7 +150,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
         progress.end()
         unfit = [rule for rule in rules if rule.name in UNTIMED_IF_BROKEN and rule.verdict == BROKEN]
         timed, latency, system_runs = _times(
-            given, made_system, not unfit, the_track, protocol, stand_in, budget_ms, whole, found, progress
+            given, made_system, not unfit, the_track, protocol, stand_in, budget_ms, whole, images, progress
         )
         rules += timed
         accepted = not any(rule.verdict == BROKEN for rule in rules)
@@ -225,24 +225,24 @@ def _history_rules(metadata, given):
     """What the file says of its own past, and what stays behind."""
     rules = []
     if metadata.get("trained") == "no":
-        said = "zennas search exported it with random weights: train it first (zennas train)"
-        rules.append(Rule(name="trained", measured="no", limit="yes", verdict=NOTED, said=said))
+        remark = "zennas search exported it with random weights: train it first (zennas train)"
+        rules.append(Rule(name="trained", measured="no", limit="yes", verdict=NOTED, said=remark))
     if given.others:
-        several = sum(other.endswith(".onnx") for other in given.others)
-        said = f"the zip will hold {given.where} alone; {', '.join(given.others[:5])} beside it stays behind"
-        said += "; of several ONNX files the last by name is taken, as the checker does" if several else ""
+        several = sum(name.endswith(".onnx") for name in given.others)
+        remark = f"the zip will hold {given.where} alone; {', '.join(given.others[:5])} beside it stays behind"
+        remark += "; of several ONNX files the last by name is taken, as the checker does" if several else ""
         measured = f"{len(given.others)} more files"
-        rules.append(Rule(name="alone", measured=measured, limit="one ONNX file", verdict=NOTED, said=said))
+        rules.append(Rule(name="alone", measured=measured, limit="one ONNX file", verdict=NOTED, said=remark))
     return rules
 
 
 def _fed_by_itself():
     """The rule of normalisation where somebody's own code decides."""
-    said = f"the system's own code decides: see {OURS[1]}"
-    return Rule(name="normalisation", measured="not seen", limit="as the model needs", verdict=NOT_JUDGED, said=said)
+    remark = f"the system's own code decides: see {OURS[1]}"
+    return Rule(name="normalisation", measured="not seen", limit="as the model needs", verdict=NOT_JUDGED, said=remark)
 
 
-def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, found, progress):
+def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, images, progress):
     """(rules, latency, system) of what is timed: the network where the track times it, the system where images were
     given.
     """
@@ -262,21 +262,21 @@ def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole,
         scale = reference.measured_ms / track.budget.reference.latency_ms
         total_ms = track.budget.total_ms * scale
         origin = f"{track.budget.total_ms:g} ms on {track.budget.reference.machine}, carried here (x {scale:.3f})"
-    if found:
+    if images:
         progress.begin(f"running the whole system {protocol.num_runs} times")
         progress.update({})
-        taken = run_system(made_system, found, protocol)
+        taken = run_system(made_system, images, protocol)
         progress.end()
         rules = system_rules(taken, total_ms=total_ms, origin=origin, stand_in=stand_in)
         return rules, None, None if isinstance(taken, str) else taken.model_dump(mode="json")
-    said = f"give photographs with --images to run the whole system; its budget is {total_ms:.1f} ms: {origin}"
+    remark = f"give photographs with --images to run the whole system; its budget is {total_ms:.1f} ms: {origin}"
     rules = [
         Rule(
             name="time of the system",
             measured="not taken",
             limit=f"<= {total_ms:.1f} ms",
             verdict=NOT_JUDGED,
-            said=said,
+            said=remark,
         )
     ]
     if reference is None:

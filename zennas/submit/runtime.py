@@ -35,11 +35,11 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
     answer_BD = np.asarray(answers[0])
     shape = " x ".join(map(str, answer_BD.shape))
     if answer_BD.ndim != 2 or len(answer_BD) != batch:
-        said = (
+        remark = (
             f"{batch} images must give {batch} embeddings, in an output of two axes; given {shape or 'one number'}: "
             "do the nodes follow the batch?"
         )
-        return [*rules, _broken(name, shape or "one number", limit, said)]
+        return [*rules, _broken(name, shape or "one number", limit, remark)]
     rules.append(Rule(name=name, measured=shape, limit=limit, verdict=KEPT))
     # The checker looks at the sum, which is no number as soon as one of them is none, or they are too large together.
     with np.errstate(all="ignore"):
@@ -48,23 +48,23 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
         rules.append(Rule(name="finite", measured="all numbers", limit="no NaN, no infinity", verdict=KEPT))
     else:
         bad = int((~np.isfinite(answer_BD)).sum())
-        said = f"{bad} of {answer_BD.size} outputs are no finite numbers, or their sum is none"
-        rules.append(_broken("finite", f"{bad} are not", "no NaN, no infinity", said))
+        remark = f"{bad} of {answer_BD.size} outputs are no finite numbers, or their sum is none"
+        rules.append(_broken("finite", f"{bad} are not", "no NaN, no infinity", remark))
     other_BD = np.asarray(
         session.run(None, {session.get_inputs()[0].name: _images(batch, image_px, normalise, seed=1)})[0]
     )
     if np.array_equal(answer_BD[0], other_BD[0]):
-        said = (
+        remark = (
             "two random images have the same embedding: the checker does not look, but such a network recognises nobody"
         )
         rules.append(
-            Rule(name="two images", measured="equal embeddings", limit="different ones", verdict=NOTED, said=said)
+            Rule(name="two images", measured="equal embeddings", limit="different ones", verdict=NOTED, said=remark)
         )
     size, name = answer_BD.shape[1], "embedding, when run"
     limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
     if max_embedding_size and size > max_embedding_size:
-        said = f"the embedding may have {max_embedding_size} numbers; a run gives {size}"
-        return [*rules, _broken(name, str(size), limit, said)]
+        remark = f"the embedding may have {max_embedding_size} numbers; a run gives {size}"
+        return [*rules, _broken(name, str(size), limit, remark)]
     return [*rules, Rule(name=name, measured=str(size), limit=limit, verdict=KEPT)]
 
 
@@ -80,8 +80,8 @@ def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a dozen unrelated types
-        said = f"one image does not run: {first_line(error)}"
-        return _broken(name, "does not run", f"<= {budget.budget_ms:.2f} ms", said), None
+        remark = f"one image does not run: {first_line(error)}"
+        return _broken(name, "does not run", f"<= {budget.budget_ms:.2f} ms", remark), None
     return time_verdict(measurement, budget, of_the_challenge=of_the_challenge), judged(measurement, budget)
 
 
@@ -112,8 +112,8 @@ def time_verdict(measurement, budget, *, of_the_challenge):
 def unopened_rule():
     """The Rule in place of a run, of a file that has weights outside: where to look for them is a stranger's word, and
     even where they are found here, the challenge would not find them."""
-    said = "weights lie outside the file, and ONNX Runtime is not let near them: neither run nor timed"
-    return Rule(name="loads", measured="not opened", limit="loads", verdict=NOT_JUDGED, said=said)
+    remark = "weights lie outside the file, and ONNX Runtime is not let near them: neither run nor timed"
+    return Rule(name="loads", measured="not opened", limit="loads", verdict=NOT_JUDGED, said=remark)
 
 
 def untimed_rule(why):
@@ -132,5 +132,5 @@ def _images(batch, image_px, normalise, *, seed=IMAGE_SEED):
     return np.repeat(((pixels_3HW - mean) / std).astype(np.float32)[None], batch, axis=0)
 
 
-def _broken(name, measured, limit, said):
-    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN, said=said)
+def _broken(name, measured, limit, remark):
+    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN, said=remark)

@@ -71,7 +71,7 @@ def build_system(model, detector_bytes, detector_name, *, normalise, name="model
     """
     mean, std = NORMALISATIONS[normalise]
     settings = {"detector": detector_name, "recognizer": name, "input_mean": mean, "input_std": std}
-    files = {one: (SHIPPED / one).read_bytes() for one in OURS}
+    files = {path: (SHIPPED / path).read_bytes() for path in OURS}
     files["assets/settings.json"] = (json.dumps(settings, indent=2) + "\n").encode()
     files[DETECTORS + detector_name] = detector_bytes
     files[RECOGNIZERS + name] = model.onnx_bytes
@@ -177,32 +177,36 @@ def system_rules(runs, *, total_ms, origin, stand_in=None):
     """
     limit = f"<= {total_ms:.1f} ms"
     if isinstance(runs, str):
-        said = f"the system does not run: {runs}"
-        return [Rule(name="system", measured="does not run", limit="runs", verdict=BROKEN, said=said)]
+        remark = f"the system does not run: {runs}"
+        return [Rule(name="system", measured="does not run", limit="runs", verdict=BROKEN, said=remark)]
     rules = [Rule(name="system", measured="runs", limit="runs", verdict=KEPT)]
     features = f"{runs.feature_size} numbers"
-    said = f"{runs.wrong_features} features are not of unit length, or not of {features}" if runs.wrong_features else ""
-    rules.append(
-        Rule(name="features", measured=features, limit="of unit length", verdict=BROKEN if said else KEPT, said=said)
+    remark = (
+        f"{runs.wrong_features} features are not of unit length, or not of {features}" if runs.wrong_features else ""
     )
-    found, said = f"in {runs.images_with_face} of {runs.images} images", ""
+    rules.append(
+        Rule(
+            name="features", measured=features, limit="of unit length", verdict=BROKEN if remark else KEPT, said=remark
+        )
+    )
+    faces, remark = f"in {runs.images_with_face} of {runs.images} images", ""
     if not runs.images_with_face:
-        said = "no face was found in any image: the time means nothing, and every pair would count as missed"
+        remark = "no face was found in any image: the time means nothing, and every pair would count as missed"
     elif runs.without_face:
-        said = f"an image without a face counts as missed: {', '.join(runs.without_face[:3])}"
-        said += ", ..." if len(runs.without_face) > 3 else ""
-    verdict = KEPT if not said else NOTED if runs.images_with_face else BROKEN
-    rules.append(Rule(name="faces found", measured=found, limit="at least one", verdict=verdict, said=said))
+        remark = f"an image without a face counts as missed: {', '.join(runs.without_face[:3])}"
+        remark += ", ..." if len(runs.without_face) > 3 else ""
+    verdict = KEPT if not remark else NOTED if runs.images_with_face else BROKEN
+    rules.append(Rule(name="faces found", measured=faces, limit="at least one", verdict=verdict, said=remark))
     height, width = runs.median_hw
     small = max(runs.median_hw) < PHOTOGRAPH_PX
-    said = "these are crops rather than photographs: a system meets larger images, and more in them" if small else ""
+    remark = "these are crops rather than photographs: a system meets larger images, and more in them" if small else ""
     rules.append(
         Rule(
             name="images",
             measured=f"{height} x {width} px (median)",
             limit="photographs",
             verdict=NOTED if small else KEPT,
-            said=said,
+            said=remark,
         )
     )
     return [*rules, _system_time(runs, total_ms, limit, origin, stand_in)]
@@ -212,14 +216,14 @@ def _system_time(runs, total_ms, limit, origin, stand_in):
     ms, which = runs.measured_ms, runs.which
     detection, recognition = runs.raw_detection_ms[which], runs.raw_recognition_ms[which]
     within = "within" if ms <= total_ms else "over"
-    said = f"{ms:.1f} ms, {within} the budget of {total_ms:.1f} ms: {origin}"
+    remark = f"{ms:.1f} ms, {within} the budget of {total_ms:.1f} ms: {origin}"
     if detection is not None and recognition is not None:
-        said += f"; detection {detection:.1f} ms, alignment and recognition {recognition:.1f} ms"
+        remark += f"; detection {detection:.1f} ms, alignment and recognition {recognition:.1f} ms"
     if ms > NOT_EVALUATED * total_ms:
-        said += f"; above {NOT_EVALUATED:g} times the limit it is not even evaluated"
-    said += f"; {stand_in}" if stand_in else ""
+        remark += f"; above {NOT_EVALUATED:g} times the limit it is not even evaluated"
+    remark += f"; {stand_in}" if stand_in else ""
     verdict = KEPT if ms <= total_ms else BROKEN
     if not runs.images_with_face or stand_in:
         verdict = NOT_JUDGED
     measured = f"{ms:.1f} ms ({runs.kth_fastest} of {runs.num_runs}{', stand-in' if stand_in else ''})"
-    return Rule(name="time of the system", measured=measured, limit=limit, verdict=verdict, said=said)
+    return Rule(name="time of the system", measured=measured, limit=limit, verdict=verdict, said=remark)

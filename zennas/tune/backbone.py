@@ -24,19 +24,19 @@ def equal_macs(base, space, plan):
             f"{base.text}: {reason}: not in space {space.name}, in which depth and width are to be searched"
         )
     factors = np.geomspace(plan.depth.low, plan.depth.high, STEPS)
-    found = {base.depths: base}
+    shapes = {base.depths: base}
     for depths in {tuple(max(1, round(depth * factor)) for depth in base.depths) for factor in factors}:
-        if depths in found:
+        if depths in shapes:
             continue
-        nearest = min(_widths(base, space, depths), key=lambda one: abs(_off_pct(one, base, space)))
+        nearest = min(_widths(base, space, depths), key=lambda candidate: abs(_off_pct(candidate, base, space)))
         if space.contains(nearest) and abs(_off_pct(nearest, base, space)) <= plan.macs_tolerance_pct:
-            found[depths] = nearest
-    if len(found) == 1:
+            shapes[depths] = nearest
+    if len(shapes) == 1:
         raise UserError(
             f"space {space.name}: no other depth than that of {base.text} keeps its multiply-accumulates within "
             f"{plan.macs_tolerance_pct:g} %; widen tune.backbone or the space, or search the others alone (--only)"
         )
-    return tuple(sorted(found.values(), key=lambda one: (one.num_blocks, one.depths)))
+    return tuple(sorted(shapes.values(), key=lambda candidate: (candidate.num_blocks, candidate.depths)))
 
 
 def _widths(base, space, depths):

@@ -21,18 +21,18 @@ TRIALS, BEST, LABELS, REPORT = "trials.csv", "best.yaml", "best-labels.npz", "re
 def table_of(tried):
     """The trials as a DataFrame: state, reward and TPRs after the last epoch, knobs, backbone, data, seconds, error."""
     rows = []
-    for one in tried:
-        facts, known = read_json(one.folder / FACTS), curve(one.folder)
+    for trial in tried:
+        facts, known = read_json(trial.folder / FACTS), curve(trial.folder)
         last = known[-1] if known else {}
         candidate = facts.pop("candidate", None)
         numbers = {name: value for name, value in last.items() if name == "reward" or name.startswith("tpr@")}
         rows.append(
-            {"trial": one.number, "state": one.state, "epochs": last.get("epoch", 0)}
+            {"trial": trial.number, "state": trial.state, "epochs": last.get("epoch", 0)}
             | numbers
-            | {name: one.proposal.plain.get(name) for name in KNOBS}
+            | {name: trial.proposal.plain.get(name) for name in KNOBS}
             | {"candidate": backbone_text(candidate)}
             | facts
-            | {"seconds": last.get("seconds"), "error": one.error}
+            | {"seconds": last.get("seconds"), "error": trial.error}
         )
     whole = {name: "Int64" for name in ("shape", "macs", "params") if any(name in row for row in rows)}
     return pd.DataFrame(rows).astype(whole)
@@ -42,10 +42,10 @@ def summary_of(setting, tried, *, confirmed=None):
     """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where
     `confirmed` is ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
     plan = setting.options.tune
-    finished = [one for one in tried if one.state == FINISHED]
-    best = max(finished, key=lambda one: curve(one.folder)[-1]["reward"], default=None)
-    recipe = next((one for one in finished if one.number == 0), None)
-    counts = {state: sum(one.state == state for one in tried) for state in (FINISHED, STOPPED, BROKEN)}
+    finished = [trial for trial in tried if trial.state == FINISHED]
+    best = max(finished, key=lambda trial: curve(trial.folder)[-1]["reward"], default=None)
+    recipe = next((trial for trial in finished if trial.number == 0), None)
+    counts = {state: sum(trial.state == state for trial in tried) for state in (FINISHED, STOPPED, BROKEN)}
     return {
         "experiment": setting.options.name,
         "trials": len(tried),
@@ -72,16 +72,16 @@ def _group(group):
     }
 
 
-def _told(setting, one):
+def _told(setting, trial):
     """A trial of the summary."""
-    if one is None:
+    if trial is None:
         return None
-    last = curve(one.folder)[-1]
+    last = curve(trial.folder)[-1]
     return {
-        "trial": one.number,
-        "knobs": one.proposal.plain,
+        "trial": trial.number,
+        "knobs": trial.proposal.plain,
         **{name: value for name, value in last.items() if name == "reward" or name.startswith("tpr@")},
-        **read_json(one.folder / FACTS),
+        **read_json(trial.folder / FACTS),
     }
 
 
@@ -98,11 +98,11 @@ def _confirmed(setting, proposals, seeds):
     differences = {}
     for name in list(rows)[1:]:
         differences[name] = {}
-        for who in ("held_out", "test"):
-            one, recipe = (
-                {row["seed"]: row[who] for row in rows[key] if row[who] is not None} for key in (name, "recipe")
+        for group in ("held_out", "test"):
+            values, recipe = (
+                {row["seed"]: row[group] for row in rows[key] if row[group] is not None} for key in (name, "recipe")
             )
-            differences[name][who] = [one[seed] - recipe[seed] for seed in sorted(one.keys() & recipe.keys())]
+            differences[name][group] = [values[seed] - recipe[seed] for seed in sorted(values.keys() & recipe.keys())]
     return {"rows": rows, "differences": differences}
 
 
@@ -121,7 +121,7 @@ def write_outcome(setting, source, tried, summary):
                 label_N[pd.Series(label_N).isin(set(setting.people.test.label_M.tolist()))] = -1
             write_labels(out / LABELS, source, cleaned_labels(setting, proposal, label_N).label_N)
         write_atomically(out / BEST, _best_yaml(setting, summary, proposal))
-    curves = {one.number: [(entry["epoch"], entry["reward"]) for entry in curve(one.folder)] for one in tried}
+    curves = {trial.number: [(entry["epoch"], entry["reward"]) for entry in curve(trial.folder)] for trial in tried}
     write_report(out / REPORT, summary, rows, curves)
 
 
@@ -165,19 +165,22 @@ def confirmation(summary):
         return []
     if summary["best"]["trial"] == 0:
         return ["No trial was better than the recipe as it stands."]
-    said = []
+    sentences = []
     for name, differences in summary["confirmed"]["differences"].items():
         told = [
-            f"{spread(differences[who])} points on {people}"
-            for who, people in (("held_out", "the people it was chosen by"), ("test", "people nobody had looked at"))
-            if differences[who]
+            f"{spread(differences[group])} points on {people}"
+            for group, people in (
+                ("held_out", "the people it was chosen by"),
+                ("test", "people nobody had looked at"),
+            )
+            if differences[group]
         ]
         if told:
             what = "the best" if name == "best" else f"its {name} alone"
-            said.append(
+            sentences.append(
                 f"With {len(differences['held_out'])} other seed(s), {what} against the recipe: {'; '.join(told)}."
             )
-    return said
+    return sentences
 
 
 def backbone_text(candidate):

@@ -58,7 +58,7 @@ def split(source, plan, *, seed, held_out=None, test=None):
     sizes = (max(2, round(share * len(order_C))) if share else 0 for share in (plan.held_out_share, plan.test_share))
     sets, taken = {}, set()
     for name, path, size in zip(("held-out", "test"), (held_out, test), sizes, strict=True):
-        free = [one for one in order_C.tolist() if one not in taken]
+        free = [number for number in order_C.tolist() if number not in taken]
         sets[name] = set(_named(path, source)) if path else set(free[:size])
         if both := taken & sets[name]:
             raise UserError(f"--test {test}: {len(both)} of its identities are held out, too; a test is of others")
@@ -123,7 +123,7 @@ def rewards(group, source, embed_batch, plan, *, image_px):
     0.25, there on MegaFace.
     """
     embedding_MD, _ = embed(source.some(group.index_M), embed_batch, image_px=image_px)
-    found = all_to_all(embedding_MD.numpy(), group.label_M, plan.fprs, num_hardest=0)
-    tprs = [point.tar for point in found.points]
+    comparison = all_to_all(embedding_MD.numpy(), group.label_M, plan.fprs, num_hardest=0)
+    tprs = [point.tar for point in comparison.points]
     reward = math.fsum(weight * tpr for weight, tpr in zip(plan.weights, tprs, strict=True)) / math.fsum(plan.weights)
     return {"reward": reward} | {f"tpr@{fpr:g}": tpr for fpr, tpr in zip(plan.fprs, tprs, strict=True)}

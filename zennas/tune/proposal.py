@@ -63,23 +63,23 @@ class Proposal(Record):
 
 def spans(plan, num_shapes):
     """{knob: its Span, a number that is not searched, or the range of shapes} of a TunePlan."""
-    found = {}
+    searched = {}
     for names, space in ((THRESHOLDS, plan.cleaning), (MARGIN, plan.margin)):
         if space is not None:
-            found |= {name: value for name in names if (value := getattr(space, name)) is not None}
+            searched |= {name: value for name in names if (value := getattr(space, name)) is not None}
     if plan.backbone is not None:
-        found[SHAPE] = range(num_shapes)
-    return found
+        searched[SHAPE] = range(num_shapes)
+    return searched
 
 
 def suggest(plan, num_shapes, trial):
     """The knobs of a Proposal, those that are searched by the `suggest_` of a trial of Optuna's."""
-    found = {}
+    knobs = {}
     for name, span in spans(plan, num_shapes).items():
         if isinstance(span, Span):
-            found[name] = round(trial.suggest_float(name, span.low, span.high, log=span.log), 6)
+            knobs[name] = round(trial.suggest_float(name, span.low, span.high, log=span.log), 6)
         elif isinstance(span, range):
-            found[name] = trial.suggest_int(name, span.start, span.stop - 1)
+            knobs[name] = trial.suggest_int(name, span.start, span.stop - 1)
         else:
-            found[name] = span
-    return found
+            knobs[name] = span
+    return knobs

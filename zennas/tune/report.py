@@ -116,10 +116,10 @@ def _comparison(summary):
         cells = [number(100 * row[key], ".2f") for key in ("reward", *tprs)]
         cells += [f"{row['num_images']:,}", f"{row['num_identities']:,}", f"{row['macs'] / 1e6:.1f}"]
         candidate = row["candidate"]
-        said = f"{candidate['stem']}; widths {candidate['widths']}, depths {candidate['depths']}"
+        text = f"{candidate['stem']}; widths {candidate['widths']}, depths {candidate['depths']}"
         knobs = ", ".join(f"{knob} {value:g}" for knob, value in row["knobs"].items() if knob != SHAPE)
         cells = "".join(f"<td>{cell}</td>" for cell in cells)
-        body += f"<tr><th>{name}</th>{cells}<td class='text'>{html.escape(said)}<br>{html.escape(knobs)}</td></tr>"
+        body += f"<tr><th>{name}</th>{cells}<td class='text'>{html.escape(text)}<br>{html.escape(knobs)}</td></tr>"
     return table(names, body)
 
 
@@ -130,10 +130,10 @@ def _confirmation(summary):
     body = ""
     for name, rows in confirmed["rows"].items():
         cells = []
-        for who in ("held_out", "test"):
-            rewards = [row[who] for row in rows if row[who] is not None]
-            cells.append(", ".join(f"{100 * one:.2f}" for one in rewards) or "–")
-            cells.append(spread(confirmed["differences"].get(name, {}).get(who, [])))
+        for group in ("held_out", "test"):
+            rewards = [row[group] for row in rows if row[group] is not None]
+            cells.append(", ".join(f"{100 * reward:.2f}" for reward in rewards) or "–")
+            cells.append(spread(confirmed["differences"].get(name, {}).get(group, [])))
         what = {"recipe": "The recipe as it stands", "best": "The best"}.get(name, f"Its {name} alone")
         body += f"<tr><th>{what}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     seeds = ", ".join(str(row["seed"]) for row in confirmed["rows"]["recipe"])
@@ -227,14 +227,14 @@ def _marks(figure, rows, x, **where):
     """The trials as marks, by state, the recipe apart."""
     groups = {name: (rows[(rows["state"] == name) & (rows["trial"] > 0)], look) for name, look in STATES.items()}
     groups["the recipe"] = rows[rows["trial"] == 0], RECIPE
-    for name, (some, look) in groups.items():
-        some = some[some["reward"].notna()] if "reward" in some else some[:0]
-        if len(some):
+    for name, (trials, look) in groups.items():
+        trials = trials[trials["reward"].notna()] if "reward" in trials else trials[:0]
+        if len(trials):
             figure.add_scatter(
-                x=some[x],
-                y=100 * some["reward"],
+                x=trials[x],
+                y=100 * trials["reward"],
                 mode="markers",
-                customdata=some[["trial", "epochs"]],
+                customdata=trials[["trial", "epochs"]],
                 marker={"color": look.colour, "symbol": look.symbol, "size": look.size_px},
                 hovertemplate=f"trial %{{customdata[0]}}, {name}, %{{customdata[1]}} ep.<br>%{{x}}: %{{y:.2f}} "
                 f"%<extra></extra>",

@@ -150,8 +150,8 @@ def _announce(setting, source, progress):
         "recipe": f"{options.candidate.text}, loss {options.plan.loss.name} {dict(options.plan.loss.knobs)}",
         "search": f"{', '.join(factors)}{shapes}",
         "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {options.data}",
-        "reward": f"{_told(people.held_out)}: TPR at FPR {', '.join(f'{one:g}' for one in plan.reward.fprs)}, "
-        f"weighted {', '.join(f'{one:g}' for one in plan.reward.weights)}",
+        "reward": f"{_told(people.held_out)}: TPR at FPR {', '.join(f'{fpr:g}' for fpr in plan.reward.fprs)}, "
+        f"weighted {', '.join(f'{weight:g}' for weight in plan.reward.weights)}",
         "test": "nobody" if people.test is None else f"{_told(people.test)}, when the search is over",
         "work": f"{plan.trials} trials of {plan.epochs} epochs, {asha}; {options.num_workers} at once, "
         f"{setting.num_threads} thread(s) each, seed {plan.seed}, out {options.shown_out}",

@@ -90,9 +90,9 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
     torch.set_num_threads(setting.num_threads)  # Ray sets OMP_NUM_THREADS to the processors it was asked for
     started = time.monotonic() - (known[-1]["seconds"] if known else 0.0)
     source = open_source(options.data)
-    found = cleaned_labels(setting, proposal, setting.people.label_N)
+    cleaned = cleaned_labels(setting, proposal, setting.people.label_N)
     labels = folder / "labels.npz"
-    write_labels(labels, source, found.label_N)
+    write_labels(labels, source, cleaned.label_N)
     candidate, space = setting.candidate(proposal), options.space
     training_options = options.training(
         plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels
@@ -105,8 +105,8 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         "macs": spent.macs,
         "params": spent.params,
         **chosen.counts,
-        "num_merged": found.num_merged,
-        "num_dropped": found.num_dropped,
+        "num_merged": cleaned.num_merged,
+        "num_dropped": cleaned.num_dropped,
     }
     write_atomically(folder / FACTS, json.dumps(facts))
     job = prepare.prepare(training_options, chosen, None, ranks, progress)

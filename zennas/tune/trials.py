@@ -66,7 +66,8 @@ def search(setting, *, place, log):
     """
     options, plan = setting.options, setting.options.tune
     folder = options.out / RUN
-    RecipeFirst.num_at_once = options.num_workers  # of the class, as it is no part of what Ray keeps of a run
+    # Of the classes, as they are no part of what Ray keeps of a run.
+    RecipeFirst.num_at_once, Asha.epochs = options.num_workers, plan.epochs
     trainable = tune.with_resources(functools.partial(_trial, setting=setting), _share(setting))
     if tune.Tuner.can_restore(str(folder)):
         tuner = tune.Tuner.restore(str(folder), trainable=trainable)
@@ -76,10 +77,6 @@ def search(setting, *, place, log):
         )
         scheduler = Asha(
             folder.with_name(RUNGS),
-            time_attr=TIME,
-            metric=METRIC,
-            mode="max",
-            max_t=plan.epochs,
             grace_period=plan.asha.grace_epochs,
             reduction_factor=plan.asha.reduction,
         )
@@ -93,7 +90,7 @@ def search(setting, *, place, log):
             ),
         )
     results = tuner.fit()
-    return sorted((_tried(setting, result) for result in results), key=lambda one: one.number)
+    return sorted((_tried(setting, result) for result in results), key=lambda trial: trial.number)
 
 
 def confirm(setting, proposals, seeds, progress):
@@ -193,32 +190,47 @@ class RecipeFirst(OptunaSearch):
 
 
 class Asha(ASHAScheduler):
-    """Successive halving that runs the recipe to its end, and that remembers: Ray keeps no scheduler's state on
-    disk."""
+    """Successive halving that runs the recipe to its end, and that remembers: Ray keeps no scheduler's state on disk.
 
-    def __init__(self, path, **options):
-        super().__init__(**options)
+    epochs: of a whole trial. path: a file of JSON lines, one for every result. A run that goes on is told all of them
+    again, in their order, as if its trials had just reported.
+    """
+
+    epochs = 1
+
+    def __init__(self, path: pathlib.Path, **options):
+        super().__init__(time_attr=TIME, metric=METRIC, mode="max", max_t=self.epochs, **options)
         self.path, self.replayed = str(path), False
 
     def on_trial_add(self, controller, trial):
         if not self.replayed:
-            for entry in _lines(self.path):
-                stand_in = Heard(entry["trial"])
-                for bracket in self._brackets:
-                    bracket.on_result(stand_in, entry[TIME], entry[METRIC])
+            self._replay(controller)
             self.replayed = True
         super().on_trial_add(controller, trial)
+
+    def _replay(self, controller):
+        under_way = set()
+        for entry in _lines(self.path):
+            trial, result = PastTrial(entry["trial"]), {TIME: entry[TIME], METRIC: entry[METRIC]}
+            if trial not in under_way:
+                super().on_trial_add(controller, trial)
+                under_way.add(trial)
+            if result[TIME] < self.epochs:
+                super().on_trial_result(controller, trial, result)
+            else:  # Ray counts a trial's last result where the trial completes
+                super().on_trial_complete(controller, trial, result)
+                under_way.remove(trial)
 
     def on_trial_result(self, controller, trial, result):
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"trial": trial.trial_id, TIME: result[TIME], METRIC: result[METRIC]}) + "\n")
         action = super().on_trial_result(controller, trial, result)
-        early = result[TIME] < self._max_t
+        early = result[TIME] < self.epochs
         return TrialScheduler.CONTINUE if early and not trial.config[NUMBER] else action
 
 
-class Heard(NamedTuple):
-    """A trial as a bracket of ASHA knows it."""
+class PastTrial(NamedTuple):
+    """What ASHA asks a trial for."""
 
     trial_id: str
 
@@ -269,8 +281,8 @@ class Teller(tune.Callback):
         what = f"trial {number}" if number else "trial 0, the recipe as it stands"
         ended = "finished" if epoch >= plan.epochs else f"stopped after epoch {epoch} of {plan.epochs}"
         best = self._best(trials, trial)
-        said = f"; best so far {best.last_result[METRIC]:.4f}, trial {best.config[NUMBER]}" if best else ""
-        self.progress.say(f"{what}: reward {reward:.4f}, {ended}{said}")
+        so_far = f"; best so far {best.last_result[METRIC]:.4f}, trial {best.config[NUMBER]}" if best else ""
+        self.progress.say(f"{what}: reward {reward:.4f}, {ended}{so_far}")
 
     def on_trial_error(self, iteration, trials, trial, **info):
         folder = self.setting.folder(_proposal(trial.config), self.setting.options.tune.seed)
