@@ -111,9 +111,7 @@ def all_to_all(
         sample_S = _sampled(pairs, seed)
         tail_P, key_P = _strongest_different(pairs, need, sample_S, journal)
         tail_P = tail_P + 0.0  # no zero is negative, as a sum of products of zeros and negative numbers is
-        at_rank = {
-            rank: (tail_P[rank - 1], int(np.sum(tail_P > tail_P[rank - 1]))) for rank in map(rank_of.get, held)
-        }
+        at_rank = {rank: (tail_P[rank - 1], int(np.sum(tail_P > tail_P[rank - 1]))) for rank in map(rank_of.get, held)}
         at_rank |= _counted(pairs, wide, journal)
         at_far = {far: at_rank.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
         far_K = np.geomspace(1 / total, 1, NUM_POINTS) if total else np.empty(0)
