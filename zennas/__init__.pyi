@@ -10,12 +10,75 @@ from zennas.latency.comparison import Comparison
 from zennas.latency.run import Measured, OneTable, Predicted, Tables
 from zennas.mask.run import Layout, Masked
 from zennas.progress import Progress
+from zennas.run.run import Trained
 from zennas.score.run import Scores
+from zennas.search.stages import Settled
 from zennas.submit.run import Submitted
 from zennas.tune.run import Tuned
 
 __version__: str
 COMMANDS: dict[str, str]
+
+def search(
+    *,
+    track: str = "webface-sfr",
+    out: str | PathLike[str] | None = None,
+    minutes: float | None = None,
+    candidates: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    detector: str | PathLike[str] | None = None,
+    space: str | None = None,
+    max_mb: float | None = None,
+    max_gmacs: float | None = None,
+    also: Mapping[str, float] = {},
+    score: str | None = None,
+    storage: str | None = None,
+    table: str | None = None,
+    islands: int = 1,
+    address: str | None = None,
+    device: str | None = None,
+    then_train: str | PathLike[str] | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Settled:
+    """Find the best backbones of a space within a track's latency budget, without training any.
+
+    Finds the device, carries the track's budget over to it, searches, measures the best candidates whole, and writes
+    winners (YAML, ONNX), winners.json, report.html and the Optuna study to --out. Ctrl-C ends it cleanly; the same
+    command with the same --out goes on where it stopped.
+
+    track: Experiment: a name under experiments/, or a path.
+    out: Folder of the run. [default: runs/TRACK]
+    minutes: Wall time of the whole run. [default: the experiment's, 5]
+    candidates: Stop after so many scored candidates instead of by time (up to 45 % more where finalists correct the
+        table).
+    seed: Seed of proposals and scores. [default: the experiment's, 0]
+    workers: Scorers. [allowed: 1 to 4096] [default: one per processor core]
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    detector: Detector ONNX, measured in place of the track's reserve.
+    space: Search space: a name or path. [default: the experiment's]
+    max_mb: Most megabytes (2^20) of the file. [default: the track's]
+    max_gmacs: Most billions of multiply-accumulates.
+    also: Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, as
+        that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.
+    score: Objective: a row of SCORES. [default: the experiment's, zen]
+    storage: Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE that
+        holds the URL. No passwords here: they go into @FILE or $ZENNAS_STORAGE. [default: sqlite:///OUT/study.db]
+    table: Where the scored candidates go: a folder or a URL of fsspec. [default: OUT/scored.parquet]
+    islands: How many drivers share the study: give the same command so many times, anywhere. [allowed: 1 to 1024]
+    address: Address of a Ray cluster ('auto' inside one). [default: a private local Ray]
+    device: Measure on nodes of the cluster tagged latency_device:NAME. [default: those tagged latency_device]
+    then_train: Then train the best winner on these faces, into OUT-trained: zennas run with its options. [default:
+        search alone]
+    resume: Go on with a run; an error where there is none.
+    fresh: Move a run that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
 
 def clean(
     *,
@@ -190,6 +253,48 @@ def tune(
     address: Address of a Ray cluster ('auto' inside one). [default: a private local Ray]
     resume: Go on with a search; an error where there is none.
     fresh: Move a search that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def run(
+    *,
+    experiment: str,
+    data: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    minutes: float | None = None,
+    candidates: int | None = None,
+    teacher: str | PathLike[str] | None = None,
+    verify: Sequence[str] = (),
+    identities: str | PathLike[str] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    ray: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Search, then train the best winner: from a track's name to a trained ONNX file, measured again by the track's
+    rule.
+
+    Every stage is skipped where it is done, and goes on where it stopped: give the same command again. The search lies
+    in OUT, the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their
+    options.
+
+    experiment: A name under experiments/, or a path.
+    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    out: Folder of the search. [default: runs/EXPERIMENT]
+    minutes: Of the search. [default: the experiment's]
+    candidates: Stop the search after so many scored candidates.
+    teacher: Teacher of the training. [default: none]
+    verify: SET.bin or PAIRS.txt@SOURCE; may be repeated.
+    identities: Text file of identities to train on.
+    set: KEY=VALUE of the training recipe; may be repeated.
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    device: Of the training: cpu or cuda. [default: cuda where there is a GPU]
+    ray: Train with so many ranks on Ray. [allowed: 1 or more]
+    address: Address of a Ray cluster. [default: private local Rays]
     progress: told how far it is; without one nothing is printed.
     """
 

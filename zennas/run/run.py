@@ -58,7 +58,8 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
 def check(options: Options | SearchOptions) -> Request:
     """The search and the training that are asked for; UserError for what either cannot use. Nothing is touched."""
     if isinstance(options, SearchOptions):
-        search, more, ranks = options, {"data": options.then_train, "space": options.space}, {}
+        search, ranks = options, {}
+        more: dict[str, Any] = {"data": options.then_train, "space": options.space}
     else:
         search = _search_of(options)
         more = {

@@ -44,10 +44,9 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
     folder, winner = settled.folder, str(settled.folder / "winner-1.yaml")
     study, password = settled.study.removeprefix("journal:"), "    # the password from ~/.pgpass"
     same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend}
+    more: dict[str, float] = {"minutes": 2 * settled.plan.minutes}
     if options.candidates:
         more = {"candidates": 2 * options.candidates}
-    else:
-        more = {"minutes": 2 * settled.plan.minutes}
     again = {"track": options.track, "out": settled.out, "then_train": None, "resume": None, "fresh": None}
     train = [*spell(Options, track=options.track), "--winner", winner]
     train += [*spell(Options, **same | {"track": None, "space": options.space})]
