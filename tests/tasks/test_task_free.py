@@ -24,6 +24,7 @@ from zennas.train.journal import read_metrics
 from zennas.train.loop import Training
 from zennas.train.rank import train_on
 from zennas.train.request import request
+from zennas.tune.request import tune_plan
 
 HW = (32, 32)
 RECIPE = {
@@ -140,5 +141,7 @@ def test_its_plan_is_checked_and_its_knob_set(options):
         options("beta=11")
     with pytest.raises(UserError, match=r"key 'loss' is not known; .*known: .*beta"):
         options("loss.name=arcface")
+    with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face are"):
+        tune_plan(options().asked_track)
     with pytest.raises(UserError, match="no learning from a teacher"):
         train_on(options(teacher=options().data), Ranks(), silent())

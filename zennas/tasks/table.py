@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
     plan: str  # the Record that `train:` of an experiment holds
     task: str  # the Task
-    tune: str = "zennas.tune_plan:TunePlan"  # the Record that `tune:` holds
+    tune: str = ""  # the Record that `tune:` holds; "": recipes of this task are not searched
 
 
 TASKS = {
@@ -47,7 +47,14 @@ def plan_of(name: str) -> "type[TrainPlan]":
 
 def tune_plan_of(name: str) -> "type[TunePlan]":
     """The Record that `tune:` holds in an experiment of this task."""
-    return _loaded(row_of(name).tune)
+    return _loaded(row_of(name).tune or "zennas.tune_plan:TunePlan")
+
+
+def check_tuned(name: str) -> None:
+    """UserError for a task whose recipes are not searched."""
+    if not row_of(name).tune:
+        tuned = ", ".join(task for task, row in TASKS.items() if row.tune)
+        raise UserError(f"task '{name}': its recipes are not searched; those of {tuned} are")
 
 
 def task_of(name: str) -> "Task":

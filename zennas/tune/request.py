@@ -8,7 +8,7 @@ from zennas.provenance import command_line, num_cores
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
-from zennas.tasks.table import FIRST
+from zennas.tasks.table import FIRST, check_tuned
 from zennas.track import Track, load_experiment
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import request as train_request
@@ -136,6 +136,7 @@ def check(options: Options) -> Request:
 def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
     """The experiment's TunePlan, changed by the command line."""
     experiment, *_ = load_experiment(track)
+    check_tuned(experiment.task)
     given = {"trials": trials, "epochs": epochs, "seed": seed}
     values = experiment.tune.model_dump() | {name: value for name, value in given.items() if value is not None}
     for name in only:
