@@ -134,7 +134,7 @@ class Task:
     judge: Callable[..., Judgement]  # (options, network, set, *, device, autocast); UserError where it cannot be judged
     judge_teacher: Callable[..., Judgement]  # (teacher, set, progress)
 
-    announced: Callable[..., dict]  # (options, head) -> {name: a line} said before the first step
+    announced: Callable[..., dict]  # (options, head) -> {name: a line} printed before the first step
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
     next_commands: Callable[..., list]  # options -> commands, as lists of words, that use the trained network
     page: Page

@@ -50,7 +50,7 @@ def save(folder, step: int, *, common: dict, head: Head, ranks: Ranks, keep: int
 
 
 def _raise_together(ranks, problem, partial):
-    """UserError on all ranks where there is a problem on one; what was written is removed."""
+    """UserError on all ranks if one has a problem; what was written is removed."""
     problems = [text for text in ranks.objects(problem) if text]
     if problems:
         if ranks.is_first:
@@ -59,7 +59,7 @@ def _raise_together(ranks, problem, partial):
 
 
 def _incomplete(partial, ranks):
-    """A sentence where a rank wrote somewhere else, into a folder that not all nodes share; None where all is here."""
+    """Why the checkpoint is not whole: a rank wrote into a folder that this node does not see. None where it is."""
     for rank in range(ranks.num_ranks):
         path = partial / ROWS.format(rank=rank, num_ranks=ranks.num_ranks)
         if not path.is_file():

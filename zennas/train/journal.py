@@ -1,6 +1,4 @@
-"""What a training says of itself while it runs: metrics.jsonl, which the report and a resumed run read, and
-TensorBoard.
-"""
+"""The journal of a training: metrics.jsonl, which the report and a resumed run read, and TensorBoard."""
 
 import json
 import pathlib
@@ -15,7 +13,7 @@ class Journal:
 
     def __init__(self, folder, *, first_step=0):
         self.path, self._writer = pathlib.Path(folder) / METRICS, None
-        # What a killed run wrote after its last checkpoint happens again; without a checkpoint, all of it.
+        # Steps after the last checkpoint are taken again, so their entries go; without a checkpoint, all entries go.
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= first_step] if first_step else []
         write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         from torch.utils.tensorboard import SummaryWriter
@@ -33,7 +31,7 @@ class Journal:
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def flush(self):
-        """Have TensorBoard's file say what was added."""
+        """Write what was added to TensorBoard's file."""
         self._writer.flush()
 
     def close(self):
@@ -46,7 +44,7 @@ def read_metrics(folder):
 
 
 def known_corrupt(folder):
-    """Where the images lie that any rank has written down as corrupt, in a run that goes on."""
+    """Where the images lie that a rank noted as corrupt before this run was resumed."""
     paths = pathlib.Path(folder).glob(CORRUPT.format(rank="*"))
     return {entry["where"] for path in paths for entry in _entries(path)}
 

@@ -68,7 +68,7 @@ def _on_ray(options, progress, num_workers, address):
         except Exception as error:
             if mistake := next((cause for cause in _causes(error) if isinstance(cause, UserError)), None):
                 raise UserError(str(mistake)) from None
-            # A rank that died, whatever of: its own lines stand above, in Ray's log.
+            # A rank died. Its own messages are in Ray's log, above.
             raise UserError(
                 f"the training on Ray failed: {first_line(error)}; the same command goes on from its checkpoint"
             ) from error
@@ -77,7 +77,7 @@ def _on_ray(options, progress, num_workers, address):
 
 
 def _causes(error):
-    """What Ray wrapped in its own errors, however deep: by cause, and by the failures that it lists for each worker."""
+    """All errors inside an error of Ray's, however deep: its causes, and the failures that it lists for each worker."""
     seen, todo = [], [error]
     while todo:
         cause = todo.pop()
@@ -98,11 +98,11 @@ def _absolute(options):
 
 
 def _on_ray_worker(config):
-    """What a worker of Ray Train runs: a rank. What it raises ends the others, too, and the driver says what it was."""
+    """One rank, as a worker of Ray Train runs it. Its error ends the other ranks; the driver reports it."""
     if config["local"]:  # Ray gives a worker of one core one thread
         torch.set_num_threads(max(1, num_cores() // config["num_workers"]))
     ranks = join(config["options"].device)
-    # On standard error, which Ray carries to the driver's: its standard output may have to be JSON alone.
+    # Ray carries standard error to the driver's. Standard output may have to be JSON alone.
     progress = Progress(console_for(json_output=True)) if ranks.is_first else silent()
     try:
         return train_on(config["options"], ranks, progress)

@@ -225,7 +225,7 @@ class Training:
         self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
 
     def _verify(self, step):
-        """How good the network is on every set, by the first rank. One that has lost its head for the moment ends no
+        """Judge the network on every set, on the first rank. One that cannot be judged now does not end the
         training.
         """
         with self._aside():
@@ -277,12 +277,12 @@ class Training:
         def ask(number, frame):
             if self.stopping:
                 raise KeyboardInterrupt
-            # and nothing else: a handler may have come between the halves of a line on the terminal
+            # No more than that: the handler may interrupt the process in the middle of a line on the terminal.
             self.stopping = True
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # a thread other than the first, as under Ray: its signals are Ray's
+        except ValueError:  # not in the first thread, as under Ray, which handles signals itself
             before = {}
         try:
             yield
@@ -343,9 +343,7 @@ class Training:
             self.progress.say(f"going on from {path}: step {self.first_step} of {self.job.num_steps}")
 
     def _last_checkpoint(self):
-        """The path of the newest checkpoint that can be read; damaged ones are said and passed over. None if there is
-        none.
-        """
+        """The path of the newest checkpoint that can be read, or None. Damaged ones are reported and skipped."""
         folder, asked = self.out / CHECKPOINTS, self.job.options.start
         checkpoints.clean(folder)
         damaged = None

@@ -1,4 +1,4 @@
-"""Where a face stands in its image: five landmarks, moved to where ArcFace's template has them."""
+"""Alignment of a face: its five landmarks are moved to those of ArcFace's template."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ TEMPLATE_52 = np.array(
 
 
 def align(image_HW3: np.ndarray, points_52: np.ndarray, height_width: tuple[int, int] = (112, 112)) -> np.ndarray:
-    """The face at (height, width) with its landmarks where ArcFace's template has them; what lies outside the image is
+    """The face at (height, width), its landmarks moved to those of ArcFace's template; what lies outside the image is
     black.
 
     points_52: x, y in pixels of the eyes, the tip of the nose and the corners of the mouth, left ones first. Rotation,

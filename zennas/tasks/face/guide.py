@@ -1,5 +1,4 @@
-"""Guide: what a student hears of its teacher, step by step: precomputed embeddings or the teacher itself, and the
-bank."""
+"""Guide: what a teacher gives its student, step by step: embeddings computed before, or its own answers; the bank."""
 
 import hashlib
 
@@ -78,7 +77,7 @@ class Guide:
         """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher
         sees all.
 
-        Nearest neighbours both ways, as A-SKD's code has it.
+        Nearest neighbours both ways, as in A-SKD's code.
         """
         if not self.plan.student_px:
             return image_B3HW

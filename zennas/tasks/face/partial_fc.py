@@ -400,7 +400,7 @@ def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, s
 
 
 def _placed(x_CB, own_B, value_B):
-    """x_CB with the value of each face at the row of its own class; own_B is -1 where that is elsewhere."""
+    """x_CB with the value of each face at the row of its own class; own_B is -1 where another chunk holds that."""
     if torch.compiler.is_compiling():  # fused, a comparison costs nothing, and a scatter a pass of its own
         within_C1 = torch.arange(x_CB.shape[0], device=x_CB.device)[:, None]
         return torch.where(within_C1 == own_B, value_B, x_CB)
@@ -426,8 +426,8 @@ def _add_at(gradient_SKB, sample, unit_BD, column_B, value_B):
 
 
 def _hardest(cosine_SKB, chunks, column_B, ranks):
-    """(largest cosine of each face to another class over all ranks, that class's column here or -1 where it is
-    elsewhere).
+    """(largest cosine of each face to another class over all ranks, that class's column or -1 where another rank holds
+    it).
     """
     # Chunk by chunk, since a copy of all cosines with the own class masked would double the memory of a step.
     value_B = torch.full(column_B.shape, -torch.inf, device=column_B.device)
@@ -440,7 +440,7 @@ def _hardest(cosine_SKB, chunks, column_B, ranks):
         better_B = best_B > value_B
         value_B, at_B = torch.where(better_B, best_B, value_B), torch.where(better_B, best_at_B + chunk.start, at_B)
     highest_B = ranks.max_(value_B.clone())
-    # Of ranks that tie, the first has it.
+    # Where ranks tie, the first one wins.
     rank_B = torch.where(value_B == highest_B, ranks.rank, ranks.num_ranks)
     return highest_B, torch.where(ranks.min_(rank_B) == ranks.rank, at_B, -1)
 

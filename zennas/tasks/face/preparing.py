@@ -115,7 +115,7 @@ def some_inputs(options, data: Data, num: int) -> torch.Tensor:
 
 
 def head(options, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:
-    """The FaceHead of a training. What the teacher has to say of all faces is asked here, which takes long."""
+    """The FaceHead of a training. The teacher's embeddings of all faces are made here, which takes long."""
     plan, source = options.plan, data.source
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)

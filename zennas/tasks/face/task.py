@@ -14,7 +14,7 @@ def set_paths(text: str) -> list[str]:
 
 
 def announced(options, head) -> dict[str, str]:
-    """What is said before the first step of masks, loss and teacher."""
+    """Lines about masks, loss and teacher, printed before the first step."""
     plan = options.plan
     sampled = f", {100 * plan.loss.sampling_rate:g} % of the centres a step" if plan.loss.sampling_rate < 1 else ""
     teacher = f"{options.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if options.teacher else "none"
