@@ -11,7 +11,7 @@ from zennas.data.images import CorruptImageError
 
 
 def normalised(image_BHW3: torch.Tensor, device: torch.device, *, channels_last: bool = False) -> torch.Tensor:
-    """What the network sees: float32 B3HW, (x - 127.5) / 127.5 as in insightface and the challenge's checker."""
+    """What the network sees: float32 B3HW, (x - 127.5) / 127.5 as insightface and the challenge's checker have it."""
     image_B3HW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
     return image_B3HW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
