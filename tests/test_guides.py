@@ -444,6 +444,12 @@ def test_pyproject_says_which_file_needs_a_dependency(name, comment):
         assert any(imports.search(file.read_text(errors="replace")) for file in files), f"{path}: imports no {module}"
 
 
+@pytest.mark.parametrize("group", ["dependencies", "dev"])
+def test_no_dependency_stands_twice(group):
+    listed = [name for name, _ in dependency_comments(group)]
+    assert len(listed) == len(set(listed))
+
+
 @pytest.mark.parametrize(("name", "comment"), list(dependency_comments("dev")))
 def test_pyproject_says_what_a_development_dependency_is_for(name, comment):
     assert list(places_in(comment)), (name, comment)

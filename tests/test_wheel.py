@@ -25,7 +25,8 @@ def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
     inside = {item.filename: item.file_size for item in zipfile.ZipFile(wheel).infolist()}
     assert {"zennas/README.md", "zennas/train/README.md", "zennas/_data/search_spaces/ir_se.yaml"} <= set(inside)
     carried = {name.removeprefix(DATA) for name in inside if name.startswith(f"{DATA}experiments/")}
-    assert carried == {str(path.relative_to(checkout)) for path in checkout.glob("experiments/*/experiment.yaml")}
+    recipes = {str(path.relative_to(checkout)) for path in checkout.glob("experiments/*/experiment.yaml")}
+    assert carried == recipes | {"experiments/schema.json"}
     shipped = {
         name.removeprefix(DATA) for name in inside if name.startswith((f"{DATA}latency/", f"{DATA}search_spaces/"))
     }
