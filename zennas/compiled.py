@@ -1,6 +1,7 @@
 """A function under torch.compile where that works, and as it is where not: not every machine has a compiler."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -12,7 +13,7 @@ class Compiled:
     `what`.
     """
 
-    def __init__(self, function, *, what, **options):
+    def __init__(self, function: Callable, *, what: str, **options):
         self.function, self.what, self.compiled = function, what, torch.compile(function, **options)
 
     def __call__(self, *arguments):

@@ -5,6 +5,8 @@ import datetime
 import inspect
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import distributed
@@ -25,26 +27,26 @@ class EveryRankError(UserError):
 class Ranks:
     """Rank `rank` of `num_ranks`, of which `num_local` share this machine; its tensors lie on `device`."""
 
-    def __init__(self, rank=0, num_ranks=1, device="cpu", num_local=1):
+    def __init__(self, rank: int = 0, num_ranks: int = 1, device: str | torch.device = "cpu", num_local: int = 1):
         self.rank, self.num_ranks, self.device, self.num_local = rank, num_ranks, torch.device(device), num_local
 
     @property
-    def is_first(self):
+    def is_first(self) -> bool:
         return self.rank == 0
 
-    def sum_(self, x):
+    def sum_(self, x: torch.Tensor) -> torch.Tensor:
         """x, in place, as the sum over all ranks."""
         return self._reduce_(x, "SUM")
 
-    def max_(self, x):
+    def max_(self, x: torch.Tensor) -> torch.Tensor:
         """x, in place, as the largest over all ranks."""
         return self._reduce_(x, "MAX")
 
-    def min_(self, x):
+    def min_(self, x: torch.Tensor) -> torch.Tensor:
         """x, in place, as the smallest over all ranks."""
         return self._reduce_(x, "MIN")
 
-    def gather(self, x):
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
         """The x of all ranks, one behind the other in the order of the ranks; all have the same shape. Carries no
         gradient.
         """
@@ -54,7 +56,7 @@ class Ranks:
         _all_gather(everyone, x.contiguous())
         return everyone
 
-    def sum_of_mine(self, everyone):
+    def sum_of_mine(self, everyone: torch.Tensor) -> torch.Tensor:
         """Of tensors that hold a part for every rank, as `gather` lays them: the sum over ranks of this rank's part."""
         if self.num_ranks == 1:
             return everyone
@@ -65,7 +67,7 @@ class Ranks:
             return mine
         return self.sum_(everyone)[self.rank * size : (self.rank + 1) * size]  # gloo has no reduce-scatter
 
-    def objects(self, value):
+    def objects(self, value: Any) -> list:
         """A list of what every rank gives, in their order (small values: they are pickled)."""
         if self.num_ranks == 1:
             return [value]
@@ -73,7 +75,7 @@ class Ranks:
         distributed.all_gather_object(everyone, value)
         return everyone
 
-    def on_first(self, function):
+    def on_first(self, function: Callable[[], Any]) -> Any:
         """What function() gives on the first rank, given to all; a UserError of it is raised on all."""
         if self.num_ranks == 1:
             return function()
@@ -88,12 +90,12 @@ class Ranks:
             raise EveryRankError(found[1])
         return found[0]
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Return once every rank has come here."""
         if self.num_ranks > 1:
             distributed.barrier()
 
-    def parallel(self, network):
+    def parallel(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network as this rank trains it: its gradients are the mean over ranks."""
         if self.num_ranks == 1:
             return network
@@ -106,7 +108,7 @@ class Ranks:
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         return DistributedDataParallel(network, device_ids=on_gpu, gradient_as_bucket_view=True, **{sync: False})
 
-    def close(self):
+    def close(self) -> None:
         """Leave the group that `join` made."""
         if self.num_ranks > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
@@ -117,7 +119,7 @@ class Ranks:
         return x
 
 
-def leave(code):
+def leave(code: int) -> None:
     """End this process with this exit code, at once where it is one of several ranks: without the interpreter's own
     end.
 
@@ -132,7 +134,7 @@ def leave(code):
     sys.exit(code)
 
 
-def join(device=None):
+def join(device: str | None = None) -> Ranks:
     """The Ranks this process belongs to: those that torchrun or Ray Train started, or itself alone.
 
     `device`: 'cpu' or 'cuda'; None takes a GPU where there is one. UserError where there is none for this rank.

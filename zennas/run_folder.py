@@ -17,7 +17,16 @@ from zennas.records import UserError
 FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
 
-def open_run(folder, settings, *, start, resume=False, fresh=False, seed=None, before=None):
+def open_run(
+    folder: pathlib.Path | str,
+    settings: dict,
+    *,
+    start: dict,
+    resume: bool = False,
+    fresh: bool = False,
+    seed: int | None = None,
+    before: dict | None = None,
+) -> tuple[dict, bool]:
     """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one
     that begins with the entries of `start`.
 
@@ -68,7 +77,7 @@ OF_A_RAY_JOB = (
 )  # folders above the copy of the working folder that a Ray job gets
 
 
-def lasting(folder, *, here=None):
+def lasting(folder: pathlib.Path | str, *, here: pathlib.Path | str | None = None) -> pathlib.Path:
     """A run's folder where it outlives the process: a Ray job runs in a copy of the working folder that Ray removes,
     and what is relative there is taken from the home of the job's user instead.
 
@@ -83,7 +92,7 @@ def lasting(folder, *, here=None):
     return pathlib.Path.home() / folder if copied else folder
 
 
-def lasting_url(url, *, here=None):
+def lasting_url(url: str | None, *, here: pathlib.Path | str | None = None) -> str | None:
     """`lasting` for a file that is given as a URL: journal:PATH, sqlite:///PATH, or a plain path; others are as they
     were.
 
@@ -97,7 +106,7 @@ def lasting_url(url, *, here=None):
     return url if elsewhere else scheme + lasting(path, here=here).as_posix()
 
 
-def kept_run(folder, *, what):
+def kept_run(folder: pathlib.Path | str, *, what: str) -> dict:
     """The state of the run in a folder. UserError where there is none, or one that has no `what` (an entry of
     run.json).
     """
@@ -110,12 +119,14 @@ def kept_run(folder, *, what):
     return state
 
 
-def save_run(folder, state):
+def save_run(folder: pathlib.Path | str, state: dict) -> None:
     """Write run.json."""
     write_atomically(pathlib.Path(folder) / "run.json", json.dumps(state, indent=1))
 
 
-def lock_folder(folder, *, otherwise="wait for it or choose another --out"):
+def lock_folder(
+    folder: pathlib.Path | str, *, otherwise: str = "wait for it or choose another --out"
+) -> filelock.BaseFileLock:
     """A lock on a run folder (or a file) that ends with this process, however it ends. UserError where another run
     holds it; `otherwise`: what can be done then."""
     folder = pathlib.Path(folder)
@@ -129,7 +140,7 @@ def lock_folder(folder, *, otherwise="wait for it or choose another --out"):
     return lock
 
 
-def write_atomically(path, content):
+def write_atomically(path: pathlib.Path | str, content: str | bytes) -> None:
     """Write text or bytes to a file that is there whole or not at all."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -3,8 +3,11 @@
 # N images, H height, W width
 
 import os
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, data_uri, decode, resized
 
@@ -19,7 +22,7 @@ class ImageSet(NamedTuple):
     # (image_HW3, image, (height, width)) -> what of it is looked at, at that size; None: the whole of it, resized
     cut: Callable | None = None
 
-    def pixels(self, image, size):
+    def pixels(self, image: int, size: int | tuple[int, int]) -> np.ndarray:
         """The RGB image_HW3 at `size`, an integer or (height, width).
 
         CorruptImageError where it cannot be had.
@@ -30,7 +33,7 @@ class ImageSet(NamedTuple):
             return resized(image_HW3, height_width)
         return self.cut(image_HW3, image, height_width)
 
-    def thumbnail(self, image, size):
+    def thumbnail(self, image: int, size: int | tuple[int, int]) -> str | None:
         """The image at `size` as a data URI for a page; None where it cannot be had."""
         try:
             return data_uri(self.pixels(image, size))
@@ -38,7 +41,7 @@ class ImageSet(NamedTuple):
             return None
 
 
-def read_file(path):
+def read_file(path: pathlib.Path) -> bytes:
     """The bytes of a file; UnreadableImageError where they cannot be had."""
     try:
         return path.read_bytes()
@@ -46,7 +49,7 @@ def read_file(path):
         raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
 
 
-def changed_at(path):
+def changed_at(path: pathlib.Path | str) -> str:
     """What tells a file from what it was before: size and time of change; nothing where it is missing."""
     try:
         stat = os.stat(path)

@@ -18,7 +18,7 @@ from zennas.run_folder import write_atomically
 DROPPED = -1
 
 
-def write_labels(path, source, label_N):
+def write_labels(path: pathlib.Path | str, source, label_N: np.ndarray) -> None:
     """Write the labels of a Source's images (whole numbers; DROPPED: left out) to an .npz that is there whole or not at
     all.
 
@@ -30,7 +30,7 @@ def write_labels(path, source, label_N):
         write_atomically(path, content.getvalue())
 
 
-def relabelled(source, path):
+def relabelled(source, path: pathlib.Path | str) -> "Relabelled":
     """The Relabelled source that the file at `path` describes. UserError where it is none, or of another source."""
     path = pathlib.Path(path)
     try:
@@ -62,7 +62,7 @@ class Relabelled:
 
     num_empty_identities = 0
 
-    def __init__(self, source, label_N):
+    def __init__(self, source, label_N: np.ndarray):
         label_N = np.asarray(label_N)
         self._source, self.path = source, source.path
         self._which_M = np.flatnonzero(label_N >= 0)
@@ -78,27 +78,27 @@ class Relabelled:
             digest.update(np.ascontiguousarray(column).data)
         self.fingerprint = digest.hexdigest()[:16]
 
-    def read(self, index):
+    def read(self, index: int) -> bytes:
         """As Source."""
         return self._source.read(int(self._which_M[index]))
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         """As Source."""
         return self._source.where(int(self._which_M[index]))
 
-    def name(self, index):
+    def name(self, index: int) -> str | None:
         """As Source."""
         return self._source.name(int(self._which_M[index]))
 
-    def record(self, index):
+    def record(self, index: int) -> int | None:
         """As Source."""
         return self._source.record(int(self._which_M[index]))
 
     @property
-    def images(self):
+    def images(self) -> ImageSet:
         """As Source."""
         return ImageSet(self.num_images, self.read, self.where, self.fingerprint)
 
-    def some(self, index_M):
+    def some(self, index_M: np.ndarray) -> ImageSet:
         """As Source."""
         return self._source.some(self._which_M[np.asarray(index_M, np.int64)])

@@ -14,7 +14,7 @@ from zennas.data import recordio
 from zennas.data.image_set import ImageSet, changed_at
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, file_key, kept_index, load_index
-from zennas.data.labels import relabelled
+from zennas.data.labels import Relabelled, relabelled
 from zennas.data.shards import IMAGE_SUFFIXES, list_members
 from zennas.records import UserError, suggestion
 
@@ -50,31 +50,31 @@ class Source:
     def __reduce__(self):
         return Source, (self.path, self.folder)
 
-    def read(self, index):
+    def read(self, index: int) -> bytes:
         """The encoded bytes of image `index`; CorruptImageError where they cannot be had."""
         try:
             return self._kind.read(self, self._index, index)
         except OSError as error:
             raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         """Where image `index` lies, for people: 'train.rec, record 17'."""
         return self._kind.where(self._index, index)
 
-    def name(self, index):
+    def name(self, index: int) -> str | None:
         """The path or member name of image `index`, or None in a source without names."""
         return self._index.names[index] if self._index.names is not None else None
 
-    def record(self, index):
+    def record(self, index: int) -> int | None:
         """The number of image `index` in RecordIO, as `where` says it, or None in a source of another kind."""
         return int(self._index.places["record"][index]) if "record" in self._index.places else None
 
     @property
-    def images(self):
+    def images(self) -> ImageSet:
         """All of it as an ImageSet, with the source's own fingerprint: the same wherever the data lies."""
         return ImageSet(self.num_images, self.read, self.where, self.fingerprint)
 
-    def some(self, index_M):
+    def some(self, index_M: np.ndarray) -> ImageSet:
         """The ImageSet of the images at these places; its fingerprint changes with any file that does."""
         index_M = np.asarray(index_M, np.int64)
         if self._index.kind == "folders":
@@ -105,7 +105,13 @@ class Source:
         return file
 
 
-def open_source(path, *, identities=None, labels=None, progress=None):
+def open_source(
+    path: pathlib.Path | str,
+    *,
+    identities: pathlib.Path | str | None = None,
+    labels: pathlib.Path | str | None = None,
+    progress: Callable | None = None,
+) -> Source | Relabelled:
     """The Source of what lies at `path`: RecordIO, tar shards or an image folder. Its index is built once and kept.
 
     identities: a text file with one identity per line (folder name, or number where the source has no names); only

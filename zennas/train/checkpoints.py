@@ -22,7 +22,7 @@ COMMON, ROWS, WRITING = "common.pt", "centres-{rank}-of-{num_ranks}.pt", ".writi
 FORMAT = 1  # raised when a reader of today could not read it
 
 
-def save(folder, step: int, *, common: dict, head: Head, ranks: Ranks, keep: int) -> None:
+def save(folder: pathlib.Path | str, step: int, *, common: dict, head: Head, ranks: Ranks, keep: int) -> None:
     """Write checkpoint `step` under `folder` and drop all but the last `keep`. Called on every rank; `common` counts on
     the first. UserError where it cannot be written; earlier checkpoints stay."""
     folder = pathlib.Path(folder)
@@ -67,19 +67,19 @@ def _incomplete(partial, ranks):
     return None
 
 
-def checkpoints_in(folder):
+def checkpoints_in(folder: pathlib.Path | str) -> list[pathlib.Path]:
     """The whole checkpoints in a folder, oldest first."""
     named = [path for path in pathlib.Path(folder).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted((path for path in named if (path / COMMON).is_file()), key=lambda path: int(path.name[5:]))
 
 
-def clean(folder):
+def clean(folder: pathlib.Path | str) -> None:
     """Remove what a killed process left half written."""
     for path in pathlib.Path(folder).glob(f"{WRITING}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load(path):
+def load(path: pathlib.Path | str) -> tuple[dict, "Rows"]:
     """(common, Rows) of a checkpoint. UserError where it is damaged, foreign or of a later zennas."""
     path = pathlib.Path(path)
     common = _read(path / COMMON)
@@ -93,13 +93,13 @@ def load(path):
 class Rows:
     """What of a checkpoint is shared out over ranks, whichever wrote it: `read(name, first, last)` cuts any range."""
 
-    def __init__(self, path, num_ranks):
+    def __init__(self, path: pathlib.Path, num_ranks: int):
         self.shards = []
         for rank in range(num_ranks):
             shard = _read(path / ROWS.format(rank=rank, num_ranks=num_ranks), mmap=True)
             self.shards.append((shard["first"], shard["per_class"]))
 
-    def read(self, name, first, last):
+    def read(self, name: str, first: int, last: int) -> torch.Tensor:
         """The rows first..last-1. UserError where the checkpoint has not all of them."""
         if any(name not in per_class for _, per_class in self.shards):
             raise UserError(f"the checkpoint has no '{name}' of its head: another optimizer wrote it")

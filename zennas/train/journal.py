@@ -11,7 +11,7 @@ METRICS, TENSORBOARD, CORRUPT = "metrics.jsonl", "tensorboard", "corrupt-{rank}.
 class Journal:
     """Appends one line of JSON per entry, {"step": ..., "kind": ..., numbers}, and the same numbers to TensorBoard."""
 
-    def __init__(self, folder, *, first_step=0):
+    def __init__(self, folder: pathlib.Path | str, *, first_step: int = 0):
         self.path, self._writer = pathlib.Path(folder) / METRICS, None
         # Steps after the last checkpoint are taken again, so their entries go; without a checkpoint, all entries go.
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= first_step] if first_step else []
@@ -21,7 +21,7 @@ class Journal:
         with explaining(pathlib.Path(folder)):
             self._writer = SummaryWriter(str(pathlib.Path(folder) / TENSORBOARD), purge_step=first_step + 1)
 
-    def add(self, step, kind, numbers, **others):
+    def add(self, step: int, kind: str, numbers: dict, **others) -> None:
         """One entry; `numbers` go to TensorBoard too, as kind/name."""
         entry = {"step": step, "kind": kind, **numbers, **others}
         with explaining(self.path.parent), open(self.path, "a", encoding="utf-8") as file:
@@ -30,20 +30,20 @@ class Journal:
             if value is not None:
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def flush(self):
+    def flush(self) -> None:
         """Write what was added to TensorBoard's file."""
         self._writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
 
-def read_metrics(folder):
+def read_metrics(folder: pathlib.Path | str) -> list[dict]:
     """The entries of metrics.jsonl, in order."""
     return _entries(pathlib.Path(folder) / METRICS)
 
 
-def known_corrupt(folder):
+def known_corrupt(folder: pathlib.Path | str) -> set[str]:
     """Where the images lie that a rank noted as corrupt before this run was resumed."""
     paths = pathlib.Path(folder).glob(CORRUPT.format(rank="*"))
     return {entry["where"] for path in paths for entry in _entries(path)}

@@ -1,11 +1,12 @@
 """Optimizers of the backbone, and the schedule of the learning rate."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 
 from zennas.track import lookup
-from zennas.train_plan import TRUST
+from zennas.train_plan import TRUST, OptimizerPlan, TrainPlan
 
 
 class Lars(torch.optim.Optimizer):
@@ -53,7 +54,7 @@ def _lars(groups, plan):
 OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw, "lars": _lars}
 
 
-def optimizer_of(modules, plan):
+def optimizer_of(modules: Iterable[torch.nn.Module], plan: OptimizerPlan) -> torch.optim.Optimizer:
     """The torch optimizer of some modules' weights; norms, biases and slopes decay only where the plan says so."""
     weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     groups = [
@@ -86,7 +87,7 @@ def _constant(progress, epoch, plan):
 SCHEDULES = {"polynomial": _polynomial, "cosine": _cosine, "step": _step, "constant": _constant}
 
 
-def learning_rate(step, plan, *, steps_per_epoch, num_steps):
+def learning_rate(step: int, plan: TrainPlan, *, steps_per_epoch: int, num_steps: int) -> float:
     """The backbone's learning rate at a step (from 0) of a TrainPlan: a line up over the warm-up, then the schedule.
 
     >>> from zennas.train_plan import TrainPlan

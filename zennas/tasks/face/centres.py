@@ -9,9 +9,10 @@ import inspect
 
 import torch
 
+from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.track import lookup
-from zennas.train_plan import TRUST
+from zennas.train_plan import TRUST, OptimizerPlan
 
 # Rows worked on at a time: on a processor 2 MB of 512-d float32, which its cache holds; on a GPU enough to keep it
 # busy.
@@ -50,7 +51,7 @@ CENTRE_OPTIMIZERS = {
 }
 
 
-def centre_knobs(plan):
+def centre_knobs(plan: OptimizerPlan) -> dict[str, float]:
     """What the class centres' optimizer of the same name takes of the plan."""
     knobs = {"weight_decay": plan.weight_decay}
     return knobs if plan.name == "adamw" else knobs | {"momentum": plan.momentum}
@@ -59,7 +60,15 @@ def centre_knobs(plan):
 class CentreOptimizer:
     """The rule by which class centres move, with its state of every centre of this rank."""
 
-    def __init__(self, name, knobs=None, *, num_rows, embedding_size, device="cpu"):
+    def __init__(
+        self,
+        name: str,
+        knobs: dict | None = None,
+        *,
+        num_rows: int,
+        embedding_size: int,
+        device: str | torch.device = "cpu",
+    ):
         self.name = name
         self.function, kinds = lookup(CENTRE_OPTIMIZERS, name, "optimizer")
         allowed = set(inspect.signature(self.function).parameters) - {"weight_RD", "grad_RD", "state", "lr", "ratio"}
@@ -72,7 +81,16 @@ class CentreOptimizer:
             kind: torch.zeros(num_rows, embedding_size if wide else 1, device=device) for kind, wide in kinds.items()
         }
 
-    def step(self, centre_ND, unit_RD, grad_RD, *, row_R, lr, ranks):
+    def step(
+        self,
+        centre_ND: torch.Tensor,
+        unit_RD: torch.Tensor,
+        grad_RD: torch.Tensor,
+        *,
+        row_R: torch.Tensor | None,
+        lr: float,
+        ranks: Ranks,
+    ) -> None:
         """Move the rows `row_R` of centre_ND (None: all of them).
 
         unit_RD: what they were divided by their lengths; grad_RD: the gradient of those, which is turned into the
@@ -98,7 +116,7 @@ class CentreOptimizer:
                 centre_ND.index_copy_(0, rows, weight_RD)
 
 
-def blocks_of(num_rows, device):
+def blocks_of(num_rows: int, device: torch.device) -> list[slice]:
     """Slices that cover so many rows, each as large as suits the device."""
     size = BLOCK_ROWS[device.type]
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
@@ -110,7 +128,7 @@ def _through_normalise(grad_RD, unit_RD, weight_RD):
     grad_RD.addcmul_(unit_RD, along_R1, value=-1.0).mul_(inverse_norm(weight_RD))
 
 
-def inverse_norm(weight_RD):
+def inverse_norm(weight_RD: torch.Tensor) -> torch.Tensor:
     """1 / |w| of each row, [R, 1]; a centre of length zero has no direction, and a cosine of zero with everything."""
     return torch.linalg.vector_norm(weight_RD, dim=1, keepdim=True).clamp_(min=1e-12).reciprocal_()
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ from zennas.track import lookup
 SHORTEST = 1e-8  # a vector shorter than this has no direction
 
 
-def unit(x):
+def unit(x: torch.Tensor) -> torch.Tensor:
     """x / |x| along the last axis; zeros, without gradient, where |x| is zero.
 
     >>> unit(torch.tensor([[3., 4.], [0., 0.]])).tolist()
@@ -70,7 +71,7 @@ def _one_minus_cosine(x, y):
 
 
 @_in_float32
-def l2(student, teacher):
+def l2(student: Features, teacher: Features) -> torch.Tensor:
     """Mean over faces of the squared distance of the embeddings as they are.
 
     Source: the mind_ft article (L2 distillation of features beside the Balanced Curricular loss); whether its
@@ -85,7 +86,7 @@ def l2(student, teacher):
 
 
 @_in_float32
-def feature_consistency(student, teacher):
+def feature_consistency(student: Features, teacher: Features) -> torch.Tensor:
     """Mean over faces of the squared distance of the unit embeddings: 2 - 2 cos.
 
     Source: L_fcd of CoupleFace (Liu et al. 2022, arXiv:2204.05502).
@@ -94,7 +95,7 @@ def feature_consistency(student, teacher):
 
 
 @_in_float32
-def angular(student, teacher):
+def angular(student: Features, teacher: Features) -> torch.Tensor:
     """Mean over faces of (1 - cos)^2, the angle being that between student and teacher.
 
     Source: ShrinkTeaNet (Duong et al. 2019, arXiv:1905.10620), recalled and not checked. Kakao's entry to WebFace260M
@@ -104,7 +105,7 @@ def angular(student, teacher):
 
 
 @_in_float32
-def attention(student, teacher):
+def attention(student: Features, teacher: Features) -> torch.Tensor:
     """Sum over all attention maps of the mean over faces of 1 - cos between the student's map and the teacher's.
 
     Maps are taken before the sigmoid and flattened; a block with CBAM has two, channels and positions; a block with
@@ -143,7 +144,9 @@ RELATION_FORMS = {
 
 
 @_in_float32
-def coupleface(student, teacher, *, alpha=1.0, tolerance=0.03, form="hinge"):
+def coupleface(
+    student: Features, teacher: Features, *, alpha: float = 1.0, tolerance: float = 0.03, form: str = "hinge"
+) -> torch.Tensor:
     """feature_consistency + alpha * how far the student's relations to similar identities are from the teacher's.
 
     The relation is the cosine between a face's embedding and what the teacher last saw of an identity that it finds
@@ -186,7 +189,7 @@ DISTILLATIONS = {
 }
 
 
-def knobs_of(name, given=None, where="distillation"):
+def knobs_of(name: str, given: dict | None = None, where: str = "distillation") -> dict:
     """All knobs of a distillation: its defaults, changed by `given`.
 
     UserError for an unknown distillation or knob, or a value that is not a number >= 0 (for `form`: a row of
@@ -205,7 +208,7 @@ def knobs_of(name, given=None, where="distillation"):
     return {**defaults, **(given or {})}
 
 
-def projection(student_size, teacher_size, *, generator=None):
+def projection(student_size: int, teacher_size: int, *, generator: torch.Generator | None = None) -> nn.Module:
     """The learned map from the student's embeddings to the teacher's size; the identity where the sizes agree.
 
     It is trained with the student and left behind with the teacher. Drawn so that lengths stay about the same.
@@ -217,7 +220,9 @@ def projection(student_size, teacher_size, *, generator=None):
     return linear
 
 
-def prototypes(embedding_ND, label_N, num_identities, *, block=65536):
+def prototypes(
+    embedding_ND: np.ndarray, label_N: np.ndarray, num_identities: int, *, block: int = 65536
+) -> torch.Tensor:
     """prototype_CD, float32: the mean teacher embedding of each identity; zeros where it has none.
 
     embedding_ND may be memory-mapped, of any float type: it is read `block` rows at a time. Rows with NaN (images that
@@ -234,7 +239,9 @@ def prototypes(embedding_ND, label_N, num_identities, *, block=65536):
     return total_CD / count_C.clamp_min(1)[:, None]
 
 
-def similar_identities(prototype_CD, k=100, *, block=4096, progress=None):
+def similar_identities(
+    prototype_CD: torch.Tensor, k: int = 100, *, block: int = 4096, progress: Callable | None = None
+) -> torch.Tensor:
     """similar_CK, int32: for each identity the k others whose prototypes have the largest cosine to its own, largest
     first.
 
@@ -273,7 +280,15 @@ class Bank:
     embeddings of all.
     """
 
-    def __init__(self, similar_CK, embedding_size, *, prototype_CD=None, device="cpu", path=None):
+    def __init__(
+        self,
+        similar_CK: torch.Tensor,
+        embedding_size: int,
+        *,
+        prototype_CD: torch.Tensor | None = None,
+        device: str | torch.device = "cpu",
+        path: pathlib.Path | str | None = None,
+    ):
         size = len(similar_CK), embedding_size
         if path is None:
             self.feature_CD = torch.zeros(size, dtype=torch.float16, device=device)
@@ -285,7 +300,7 @@ class Bank:
             self.feature_CD.copy_(unit(prototype_CD.float()))
 
     @torch.no_grad()
-    def update(self, label_B, embedding_BD):
+    def update(self, label_B: torch.Tensor, embedding_BD: torch.Tensor) -> None:
         """Keep the teacher's embedding of each face as its identity's; of an identity that is there twice, the last
         one.
 
@@ -301,17 +316,17 @@ class Bank:
         finite_B1 = new_BD.isfinite().all(1, keepdim=True)
         self.feature_CD[label_B] = torch.where(finite_B1, new_BD, self.feature_CD[label_B])
 
-    def neighbours(self, label_B):
+    def neighbours(self, label_B: torch.Tensor) -> torch.Tensor:
         """neighbours_BKD, float32 unit vectors on the device of label_B: what was last seen of the identities that are
         similar to each face's; zeros where none was seen."""
         similar_BK = self.similar_CK[label_B.to(self.similar_CK.device)].long()
         return self.feature_CD[similar_BK].to(label_B.device).float()
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """What a checkpoint keeps: the features. The similar identities follow from the prototypes."""
         return {"feature_CD": self.feature_CD}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         """Take over what a checkpoint kept; UserError where it is of other sizes."""
         kept_CD = state["feature_CD"]
         if kept_CD.shape != self.feature_CD.shape:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ class PairSet(NamedTuple):
     fold_P: np.ndarray  # int64
 
 
-def list_and_images(text):
+def list_and_images(text: str) -> tuple[str, str]:
     """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are
     there.
 
@@ -46,7 +47,7 @@ def list_and_images(text):
     return text[:place], text[place + 1 :]
 
 
-def open_pairs(text, *, progress=None):
+def open_pairs(text: str, *, progress: Callable | None = None) -> PairSet:
     """The PairSet that a user names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
 
     UserError where it is neither, or a file is missing.
@@ -61,7 +62,7 @@ def open_pairs(text, *, progress=None):
     return read_bin(pathlib.Path(text))
 
 
-def read_bin(path):
+def read_bin(path: pathlib.Path | str) -> PairSet:
     """The PairSet of an InsightFace .bin: a pickle of (encoded images, two per pair; whether each pair is the same).
 
     Nothing in the file is run: it may name only what holds bytes and truth values. Folds are contiguous, as
@@ -195,7 +196,7 @@ def _as_bool(value, path):
     return bool(value)
 
 
-def read_pairs(pairs_path, source):
+def read_pairs(pairs_path: pathlib.Path | str, source) -> PairSet:
     """The PairSet of a pairs file in LFW's format over a Source with names.
 
     Its first line says folds and pairs of each kind in a fold ("10 300"; one number: a single fold); then "Name n m" is
@@ -269,7 +270,7 @@ def _places(names, source):
     return place
 
 
-def folds_of_people(path):
+def folds_of_people(path: pathlib.Path | str) -> list[list[str]]:
     """The names of each fold of LFW's people.txt: the number of folds, then each fold's length before its people."""
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     folds, at = [], 1

@@ -14,6 +14,7 @@ over the classes of all of them, to reduce the own cosine, the own logit and the
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -49,20 +50,20 @@ class PartialFC:
 
     def __init__(
         self,
-        num_identities,
-        embedding_size,
+        num_identities: int,
+        embedding_size: int,
         *,
-        loss="balanced_curricular",
-        knobs=None,
-        optimizer="sgd",
-        optimizer_knobs=None,
-        sampling_rate=1.0,
-        count_C=None,
-        filter_threshold=None,
-        correct_sampling=False,
-        seed=0,
-        ranks=None,
-        compile=None,
+        loss: str = "balanced_curricular",
+        knobs: dict | None = None,
+        optimizer: str = "sgd",
+        optimizer_knobs: dict | None = None,
+        sampling_rate: float = 1.0,
+        count_C: np.ndarray | None = None,
+        filter_threshold: float | None = None,
+        correct_sampling: bool = False,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+        compile: bool | None = None,
     ):
         self.ranks = ranks or Ranks()
         if num_identities < self.ranks.num_ranks:
@@ -99,16 +100,18 @@ class PartialFC:
         self._work, self._sample, self._before = {}, None, self.buffers
 
     @property
-    def num_sampled(self):
+    def num_sampled(self) -> int:
         """Classes that a step of this rank compares with (more only where its faces have more identities)."""
         return self.num_local if self.sampling_rate == 1 else max(1, int(self.sampling_rate * self.num_local))
 
-    def begin(self, label_b):
+    def begin(self, label_b: torch.Tensor) -> None:
         """Sample the classes of a step whose faces, all micro-batches together, have these labels (this rank's)."""
         self._sample = Sample.all(self) if self.sampling_rate == 1 else Sample.draw(self, self.ranks.gather(label_b))
         self._before = self.buffers
 
-    def __call__(self, embedding_bD, label_b, *, weight=1.0, epoch=0.0):
+    def __call__(
+        self, embedding_bD: torch.Tensor, label_b: torch.Tensor, *, weight: float = 1.0, epoch: float = 0.0
+    ) -> torch.Tensor:
         """`weight` times the mean loss over the faces of all ranks, for this rank's embeddings and labels.
 
         Gradients reach embedding_bD when it is called backwards on; those of the centres are kept here for `step`, and
@@ -123,7 +126,7 @@ class PartialFC:
             norm_b = embedding_bD.detach().norm(dim=1)
             return _SampledSoftmax.apply(unit_bD, self, label_b, norm_b, weight, epoch)
 
-    def step(self, lr):
+    def step(self, lr: float) -> None:
         """Move the sampled centres along the gradients since `begin`."""
         # Whoever forgets to begin draws anew: a sample lives for one step.
         sample, self._sample = self._sample, None
@@ -132,12 +135,12 @@ class PartialFC:
             self.optimizer.step(rows, sample.unit_RD, sample.grad_RD, row_R=sample.row_R, lr=lr, ranks=self.ranks)
         self.num_steps += 1
 
-    def discard(self):
+    def discard(self) -> None:
         """Forget the gradients since `begin`, and what the running values learnt from them: the step is not taken."""
         self._sample, self.buffers = None, self._before
         self.num_steps += 1
 
-    def kernel(self, num_faces):
+    def kernel(self, num_faces: int) -> Callable:
         """The pass over a chunk of classes, compiled where that pays; eager where this machine cannot compile."""
         if self._kernel is None:
             pass_over = functools.partial(
@@ -147,7 +150,7 @@ class PartialFC:
             self._kernel = Compiled(pass_over, what="margins are", dynamic=True) if pays else pass_over
         return self._kernel
 
-    def work(self, name, num_rows, num_columns):
+    def work(self, name: str, num_rows: int, num_columns: int) -> torch.Tensor:
         """A buffer kept from step to step: to allocate anew costs a processor more than a matrix product's margin
         ops."""
         held = self._work.get(name)
@@ -155,7 +158,7 @@ class PartialFC:
             held = self._work[name] = torch.empty(num_rows * num_columns, device=self.centre_CKD.device)
         return held[: num_rows * num_columns].view(num_rows, num_columns)
 
-    def state(self):
+    def state(self) -> dict:
         """What a checkpoint holds of this rank: tensors whose first axis is its classes, and what all ranks share."""
         per_class = {"centre": self.centre_CKD}
         for name, values in self.optimizer.state.items():
@@ -170,7 +173,7 @@ class PartialFC:
             },
         }
 
-    def restore(self, shared, read):
+    def restore(self, shared: dict, read: Callable) -> None:
         """Take a checkpoint: its shared part, and read(name, first, last) -> that tensor's rows of classes
         first..last-1.
         """
@@ -185,7 +188,7 @@ class PartialFC:
 class Sample:
     """The centres of one step: which, their directions, and the gradient that gathers for those."""
 
-    def __init__(self, head, class_S, is_positive_S):
+    def __init__(self, head: PartialFC, class_S: torch.Tensor | None, is_positive_S: torch.Tensor | None):
         self.class_S = class_S  # local numbers, rising; None: all
         self.num_classes = head.num_local if class_S is None else len(class_S)
         num_rows, size = self.num_classes * head.num_subcentres, head.embedding_size
@@ -212,11 +215,11 @@ class Sample:
             self.log_weight_S = extra_S if self.log_weight_S is None else self.log_weight_S + extra_S
 
     @classmethod
-    def all(cls, head):
+    def all(cls, head: PartialFC) -> "Sample":
         return cls(head, None, None)
 
     @classmethod
-    def draw(cls, head, label_B):
+    def draw(cls, head: PartialFC, label_B: torch.Tensor) -> "Sample":
         """The identities of the step and, up to the head's number, others drawn without replacement.
 
         Drawn on the processor from (seed, step, rank), so that a resumed run draws what an unbroken one would have.
@@ -239,7 +242,7 @@ class Sample:
         device = head.centre_CKD.device
         return cls(head, torch.from_numpy(chosen).to(device), torch.from_numpy(is_positive).to(device))
 
-    def columns(self, label_B, head):
+    def columns(self, label_B: torch.Tensor, head: PartialFC) -> torch.Tensor:
         """The sampled class of each face among this rank's, or -1 where another rank has it."""
         local_B = label_B - head.first
         outside_B = (local_B < 0) | (local_B >= head.num_local)
@@ -445,7 +448,7 @@ def _hardest(cosine_SKB, chunks, column_B, ranks):
     return highest_B, torch.where(ranks.min_(rank_B) == ranks.rank, at_B, -1)
 
 
-def share(num_identities, ranks):
+def share(num_identities: int, ranks: Ranks) -> tuple[int, int]:
     """(first class, number of classes) of this rank: as even as can be, the first ranks one more.
 
     >>> [share(10, Ranks(rank, 3)) for rank in range(3)]
