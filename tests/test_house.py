@@ -81,6 +81,19 @@ FENCES = {
     "torch.utils.tensorboard": {"zennas/train/journal.py"},
     "torch.distributed": {"zennas/ranks.py"},
 }
+# Private parts of a third party, which its next version may change without a word: each from one file, whose docstring
+# says why there is no public way.
+PRIVATE = {
+    "_private": "zennas/ray_connection.py",  # ray's
+    "_brackets": "zennas/tune/trials.py",  # optuna's, of its HyperbandPruner
+    "_max_t": "zennas/tune/trials.py",
+    "_dynamo": "zennas/compiled.py",  # torch's
+    "_BatchNorm": "zennas/score/proxies.py",
+    "_is_avx512_bf16_supported": "zennas/score/together.py",
+    "_is_amx_tile_supported": "zennas/score/together.py",
+    "_exit": "zennas/ranks.py zennas/pool.py",  # os._exit, which is documented
+}
+NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # documented, for all their underscore
 MAX_LINES = 480
 GRAB_BAGS = {"utils", "util", "common", "helpers", "helper", "misc"}
 
@@ -188,6 +201,48 @@ def test_the_two_tests_above_see_what_they_should():
         assert fence_violations("zennas/search/loop.py", line, PACKAGE / "search" / "loop.py"), line
     for line in ("import rayleigh", "import onnx", "from zennas.search import store", "array.ray", "import torch"):
         assert not fence_violations("zennas/search/loop.py", line, PACKAGE / "search" / "loop.py"), line
+
+
+def private_names(text):
+    """Names with an underscore before them that a file defines itself."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+OWN = {name for path in FILES for name in private_names(path.read_text())}
+
+
+def private_violations(name, text):
+    used = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in used
+        if node.attr.startswith("_") and not node.attr.endswith("__")
+        if node.attr not in OWN | NAMED_TUPLES and name not in PRIVATE.get(node.attr, "").split()
+    ]
+
+
+@each_file
+def test_private_parts_of_others_are_spoken_to_from_one_place(path):
+    assert private_violations(str(path.relative_to(ROOT)), path.read_text()) == []
+
+
+def test_the_test_above_sees_what_it_should():
+    for line in ("ray._private.worker", "study._study_id", "trial._trial_id", "self._brackets", "optuna.storages._rdb"):
+        assert private_violations("zennas/search/loop.py", line), line
+    for line in ("self._inbox", "row._replace(score=1)", "array.__class__", "_private"):
+        assert not private_violations("zennas/search/loop.py", line), line
+
+
+@pytest.mark.parametrize("part", PRIVATE)
+def test_no_private_part_is_fenced_that_nobody_speaks_to(part):
+    for name in PRIVATE[part].split():
+        assert f".{part}" in (ROOT / name).read_text(), name
 
 
 @pytest.mark.parametrize("fence", FENCES)

@@ -46,6 +46,16 @@ def connect(address, *, say, log_to_driver=False, **private):
         signal.signal(number, handler)  # Ray puts its own in place, which dumps a stack and exits
 
 
+def keep_off_standard_output() -> None:
+    """Keep what Ray says of processes that died off this process's standard output, where --json has its own.
+
+    Ray prints some twenty lines for each of them, from a thread that listens to its errors, whatever `log_to_driver`
+    says. There is no public setting for it, so the function that prints is replaced: a part of Ray that is private,
+    spoken to from here alone.
+    """
+    ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
+
+
 class RayPool:
     """The workers of a Ray cluster, for pool.py."""
 

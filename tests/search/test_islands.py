@@ -16,7 +16,7 @@ import pytest
 from tests.processes import Forked
 from zennas.records import UserError
 from zennas.search import islands
-from zennas.search.islands import claim, driverless, owner, take_back, turn
+from zennas.search.islands import Drivers, claim, driverless, owner, take_back, turn
 from zennas.search.storage import open_storage
 from zennas.search.store import Store
 from zennas.track import load_space
@@ -62,9 +62,7 @@ def url(request, tmp_path):
 @pytest.fixture
 def drivers(url):
     """A function that opens the study of drivers, as another process would."""
-    return lambda: optuna.create_study(
-        storage=open_storage(url), study_name="run drivers", direction="maximize", load_if_exists=True
-    )
+    return lambda: Drivers(open_storage(url), "run")
 
 
 @pytest.fixture
@@ -77,13 +75,11 @@ def impatient(monkeypatch):
 
 DRIVER = """
     import sys, time
-    from zennas.search.islands import claim
+    from zennas.search.islands import Drivers, claim
     from zennas.search.storage import open_storage
     import optuna
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(sys.argv[1])
-    study = optuna.create_study(storage=storage, study_name="run drivers", direction="maximize", load_if_exists=True)
-    held = claim(study, int(sys.argv[2]), say=lambda text: None)
+    held = claim(Drivers(open_storage(sys.argv[1]), "run"), int(sys.argv[2]), say=lambda text: None)
     print(held.island, flush=True)
     time.sleep(600)
 """
@@ -131,7 +127,7 @@ def test_the_island_of_a_killed_driver_is_taken_back_at_once(start_driver, drive
     held = claim(drivers(), 1, say=said.append)
     assert held.island == 0 and time.monotonic() - start < 5
     assert said == [f"island 0: its driver (process {process.pid} on {os.uname().nodename}) has died; taken back"]
-    states = [trial.state.name for trial in drivers().trials]
+    states = [trial.state.name for trial in drivers().study.trials]
     assert states == ["FAIL", "RUNNING"] and held.is_first()
 
 
@@ -182,7 +178,7 @@ def test_a_claim_that_was_begun_before_a_connection_was_lost_is_gone_on_with(dri
                 ask()
         held = ask()
         held.release(finished=True, num_scored=1)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    assert [trial.state.name for trial in study.study.trials] == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_driver_elsewhere_that_gives_signs_of_life_keeps_its_island(drivers, impatient, monkeypatch):
@@ -211,7 +207,7 @@ def test_what_was_left_unfinished_comes_first(drivers):
     assert driverless(drivers(), 3) == [1]
     again = [claim(drivers(), 3, say=print).island for _ in range(3)]
     assert again == [1, 0, 2] and driverless(drivers(), 3) == []
-    assert [trial.value for trial in drivers().trials[:3]] == [7.0, None, 7.0]
+    assert [trial.value for trial in drivers().study.trials[:3]] == [7.0, None, 7.0]
 
 
 def test_a_finished_study_is_extended_island_by_island_however_late_a_driver_begins(drivers):

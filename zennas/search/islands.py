@@ -12,18 +12,24 @@ import platform
 import time
 import uuid
 import zlib
+from collections.abc import Callable
+from typing import Any
 
+import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from zennas.records import UserError
+from zennas.search.storage import created
+from zennas.space.candidate import Candidate
 
 BEAT_S = 5.0  # between two signs of life
 LEASE_S = 30.0  # without one, as the newcomer's clock has it: the clocks of two machines are never compared
 ASK_S = 0.5
 
 
-def owner(candidate, num_islands):
+def owner(candidate: Candidate, num_islands: int) -> int:
     """The island that a candidate belongs to: all of a family, which shares its trunk, to one.
 
     What islands score is therefore different without a word between them.
@@ -34,18 +40,58 @@ def owner(candidate, num_islands):
     return zlib.crc32(repr(trunk).encode()) % num_islands
 
 
+class Drivers:
+    """The study of drivers, in which every claim is a trial.
+
+    Optuna's Study changes a running trial only for whoever began it; what all drivers may write to it goes through the
+    storage, by the methods that its base class documents.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str):
+        """name: of the study that the drivers work on."""
+        name = f"{name} drivers"
+        self.study = created(
+            lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        )
+        self._storage, self._id = storage, storage.get_study_id_from_name(name)
+
+    def name_objective(self) -> None:
+        """Say what the value of a finished claim is."""
+        self.study.set_metric_names(["scored candidates"])
+
+    def running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+
+    def last_held(self) -> dict[int | str, FrozenTrial]:
+        """{island: the last claim on it that counted}."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {trial.user_attrs["island"]: trial for trial in trials if trial.user_attrs.get("held")}
+
+    def write(self, number: int, name: str, value: Any) -> None:
+        """Write a user attribute of a running claim. UpdateFinishedTrialError where it runs no more."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        self._storage.set_trial_user_attr(trial_id, name, value)
+
+    def end(self, number: int, *, num_scored: float | None = None) -> None:
+        """End a claim, unless it is ended already; as finished where the island's number of candidates is given."""
+        if num_scored is None:
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        else:
+            self.study.tell(number, float(num_scored), skip_if_finished=True)
+
+
 class Claim:
     """An island that this driver holds."""
 
-    def __init__(self, study, trial_id, number, island, *, was_finished=False):
-        self.study, self.trial_id, self.number, self.island = study, trial_id, number, island
+    def __init__(self, drivers: Drivers, number: int, island: int | str, *, was_finished: bool = False):
+        self.drivers, self.number, self.island = drivers, number, island
         self.beats, self.was_finished = 0, was_finished
 
     def beat(self):
         """Give a sign of life. UserError where another driver has taken the island over meanwhile."""
         self.beats += 1
         try:
-            self.study._storage.set_trial_user_attr(self.trial_id, "signs of life", self.beats)
+            self.drivers.write(self.number, "signs of life", self.beats)
         except UpdateFinishedTrialError:
             raise UserError(
                 f"{_named(self.island)} was taken over by another driver, because this one was silent for "
@@ -55,22 +101,19 @@ class Claim:
 
     def is_first(self):
         """Whether no driver that lives began before this one."""
-        return (
-            min(one.number for one in _running(self.study) if isinstance(one.user_attrs["island"], int)) == self.number
-        )
+        claims = [trial for trial in self.drivers.running() if isinstance(trial.user_attrs["island"], int)]
+        return min(trial.number for trial in claims) == self.number
 
-    def release(self, *, finished, num_scored):
+    def release(self, *, finished: bool | None, num_scored: int) -> None:
         """Give the island back: finished, to go on with, or (None) as it was. One that was taken over is another's
         already.
         """
-        if self.was_finished if finished is None else finished:
-            self.study.tell(self.number, float(num_scored), skip_if_finished=True)
-        else:
-            self.study.tell(self.number, state=TrialState.FAIL, skip_if_finished=True)
+        ends = self.was_finished if finished is None else finished
+        self.drivers.end(self.number, num_scored=num_scored if ends else None)
 
 
-def claim(study, num_islands, *, say, token=None):
-    """A Claim on a free island of the study `NAME drivers`, best one whose driver left it unfinished.
+def claim(drivers: Drivers, num_islands: int, *, say: Callable[[str], None], token: str | None = None) -> Claim:
+    """A Claim on a free island, best one whose driver left it unfinished.
 
     Waits while every island is held, as long as one of the holders may be dead. UserError where all of them live.
     token: a text of this claim's own; with the same one it may be asked for again after a connection was lost.
@@ -78,88 +121,93 @@ def claim(study, num_islands, *, say, token=None):
     token = token or uuid.uuid4().hex
     seen, told, begun = {}, False, time.monotonic()
     while True:
-        held = take_back(study, seen, say=say, token=token)
+        held = take_back(drivers, seen, say=say, token=token)
         free = [island for island in range(num_islands) if island not in held]
         if free:
             # What was left unfinished first; of finished ones, which may be extended, the one that was held longest
             # ago.
-            last = _last_held(study)
-            island = min(free, key=lambda one: (_is_finished(last, one), last[one].number if one in last else -1, one))
-            if (made := _try(study, island, token)) is not None:
+            last = drivers.last_held()
+            island = min(
+                free,
+                key=lambda island: (_is_finished(last, island), last[island].number if island in last else -1, island),
+            )
+            if (made := _try(drivers, island, token)) is not None:
                 return made
             continue
         held = {island: trial for island, trial in held.items() if isinstance(island, int)}
-        drivers = ", ".join(
+        holders = ", ".join(
             f"island {island} by process {trial.user_attrs['process']} on {trial.user_attrs['host']}"
             for island, trial in sorted(held.items())
         )
         if time.monotonic() - begun > LEASE_S + 2 * BEAT_S:
             raise UserError(
-                f"the study has {num_islands} island(s), and a driver works on each: {drivers}; wait for one to end"
+                f"the study has {num_islands} island(s), and a driver works on each: {holders}; wait for one to end"
             )
         if not told:
-            say(f"held: {drivers}; waiting up to {LEASE_S + 2 * BEAT_S:.0f} s, in case its driver has died")
+            say(f"held: {holders}; waiting up to {LEASE_S + 2 * BEAT_S:.0f} s, in case its driver has died")
             told = True
         time.sleep(ASK_S)
 
 
-def turn(study, what, *, say, seen, token=None):
+def turn(drivers: Drivers, what: str, *, say: Callable[[str], None], seen: dict, token: str | None = None) -> Claim:
     """A Claim on something that one driver at a time does, once those before it are done. token: as in `claim`."""
     told, token = False, token or uuid.uuid4().hex
     while True:
-        held = take_back(study, seen, say=say, token=token)
+        held = take_back(drivers, seen, say=say, token=token)
         if what not in held:
-            if (made := _try(study, what, token)) is not None:
+            if (made := _try(drivers, what, token)) is not None:
                 return made
         elif not told:
-            here = held[what].user_attrs
-            say(f"waiting for the {what} of another island (process {here['process']} on {here['host']})")
+            holder = held[what].user_attrs
+            say(f"waiting for the {what} of another island (process {holder['process']} on {holder['host']})")
             told = True
         time.sleep(ASK_S)
 
 
-def take_back(study, seen, *, say, token=None):
+def take_back(
+    drivers: Drivers, seen: dict, *, say: Callable[[str], None], token: str | None = None
+) -> dict[int | str, FrozenTrial]:
     """{island: trial} of the claims whose drivers live; those of dead ones are ended. `seen` is what this function
     remembers.
 
     token: of the caller's own claim, which does not count.
     """
-    held, running, now = {}, _running(study), time.monotonic()
+    held, running, now = {}, drivers.running(), time.monotonic()
     # Nobody was looking, or the store was away and no sign of life could reach it: all get their time anew.
     if now - seen.get("looked", now) > LEASE_S / 2:
         seen.clear()
     seen["looked"] = now
     for trial in running:
-        island, here = trial.user_attrs["island"], trial.user_attrs
-        if token is not None and here.get("token") == token:
+        island, holder = trial.user_attrs["island"], trial.user_attrs
+        if token is not None and holder.get("token") == token:
             continue
         beats, since = seen.get(trial.number, (None, None))
-        if beats != here.get("signs of life"):
-            seen[trial.number] = (here.get("signs of life"), time.monotonic())
-        silent = since is not None and beats == here.get("signs of life") and time.monotonic() - since > LEASE_S
-        lives = _lives(here)
+        if beats != holder.get("signs of life"):
+            seen[trial.number] = (holder.get("signs of life"), time.monotonic())
+        silent = since is not None and beats == holder.get("signs of life") and time.monotonic() - since > LEASE_S
+        lives = _lives(holder)
         if lives is False or (lives is None and silent):
             try:
-                study._storage.set_trial_user_attr(trial._trial_id, "taken back", "its driver gave no sign of life")
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                drivers.write(trial.number, "taken back", "its driver gave no sign of life")
+                drivers.end(trial.number)
             except UpdateFinishedTrialError:  # another driver was as quick, perhaps between these two lines
                 continue
-            say(f"{_named(island)}: its driver (process {here['process']} on {here['host']}) has died; taken back")
+            say(f"{_named(island)}: its driver (process {holder['process']} on {holder['host']}) has died; taken back")
         else:
             held.setdefault(island, trial)
     return held
 
 
-def driverless(study, num_islands):
+def driverless(drivers: Drivers, num_islands: int) -> list[int]:
     """Islands that nobody works on and that are not finished."""
-    held = {trial.user_attrs["island"] for trial in _running(study)}
-    last = _last_held(study)
-    return [one for one in range(num_islands) if one not in held and not _is_finished(last, one)]
+    held = {trial.user_attrs["island"] for trial in drivers.running()}
+    last = drivers.last_held()
+    return [island for island in range(num_islands) if island not in held and not _is_finished(last, island)]
 
 
-def _try(study, island, token):
+def _try(drivers, island, token):
     # One that was begun before a connection was lost, and of which nobody heard.
-    before = [trial for trial in _running(study) if trial.user_attrs.get("token") == token]
+    before = [trial for trial in drivers.running() if trial.user_attrs.get("token") == token]
     if before:
         island = before[0].user_attrs["island"]
     mine = {
@@ -171,15 +219,15 @@ def _try(study, island, token):
         "place": _place(),
     }
     if not before:
-        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=mine | {"signs of life": 0}))
-    rivals = [trial for trial in _running(study) if trial.user_attrs["island"] == island]
+        drivers.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=mine | {"signs of life": 0}))
+    rivals = [trial for trial in drivers.running() if trial.user_attrs["island"] == island]
     first = min(rivals, key=lambda trial: trial.number)
     ours = next(trial for trial in rivals if trial.user_attrs.get("token") == token)
     if first.number == ours.number:
-        was_finished = _is_finished(_last_held(study), island)
-        study._storage.set_trial_user_attr(ours._trial_id, "held", True)
-        return Claim(study, ours._trial_id, ours.number, island, was_finished=was_finished)
-    study.tell(ours.number, state=TrialState.FAIL, skip_if_finished=True)
+        was_finished = _is_finished(drivers.last_held(), island)
+        drivers.write(ours.number, "held", True)
+        return Claim(drivers, ours.number, island, was_finished=was_finished)
+    drivers.end(ours.number)
     return None
 
 
@@ -187,26 +235,16 @@ def _named(island):
     return f"island {island}" if isinstance(island, int) else f"the {island} of an island"
 
 
-def _running(study):
-    return study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-
-
 def _is_finished(last, island):
     return island in last and last[island].state == TrialState.COMPLETE
 
 
-def _last_held(study):
-    """{island: the last claim on it that counted}."""
-    trials = study.get_trials(deepcopy=False)
-    return {one.user_attrs["island"]: one for one in trials if one.user_attrs.get("held")}
-
-
-def _lives(here):
+def _lives(holder):
     """Whether the process of a claim lives; None where that cannot be known, because it ran in another place."""
-    if here["place"] != _place():
+    if holder["place"] != _place():
         return None
-    born = _born(here["process"])
-    return born is not None and born == here["born"]
+    born = _born(holder["process"])
+    return born is not None and born == holder["born"]
 
 
 def _place():

@@ -29,7 +29,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from zennas.records import UserError
-from zennas.search.islands import BEAT_S, claim, driverless, take_back, turn
+from zennas.search.islands import BEAT_S, Drivers, claim, driverless, take_back, turn
 from zennas.search.measured import Measured
 from zennas.search.storage import PATIENCE_S, created, first_cause, open_storage, passes, patiently, shown
 from zennas.space.blocks import BLOCKS
@@ -68,6 +68,7 @@ class Store:
                     storage=self.storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
                 )
             )
+            self._key = self.storage.get_study_id_from_name(name)
             if not self.study.metric_names:
                 self.study.set_metric_names([label, "latency (ms)"])
             # Optuna allows no other choices than a study began with; a block may have been added to the house since.
@@ -80,15 +81,8 @@ class Store:
         """The number of an island that is this driver's from now on; see islands.py. UserError where none is free."""
         with _answering(self.shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            drivers = created(
-                lambda: optuna.create_study(
-                    storage=self.storage,
-                    study_name=f"{self.study.study_name} drivers",
-                    direction="maximize",
-                    load_if_exists=True,
-                )
-            )
-            drivers.set_metric_names(["scored candidates"])
+            drivers = Drivers(self.storage, self.study.study_name)
+            drivers.name_objective()
             ask = functools.partial(claim, drivers, self.num_islands, say=self.say, token=uuid.uuid4().hex)
             self.claim = patiently(ask, say=self.say)
         self.island = self.claim.island
@@ -118,13 +112,15 @@ class Store:
             return True
         self.check()
         with _answering(self.shown):
-            patiently(lambda: take_back(self.claim.study, self._seen_claims, say=self.say), say=self.say)
+            patiently(lambda: take_back(self.claim.drivers, self._seen_claims, say=self.say), say=self.say)
             return patiently(self.claim.is_first, say=self.say)
 
     def driverless(self):
         """Islands that nobody works on and that are not finished."""
         with _answering(self.shown):
-            return patiently(lambda: driverless(self.claim.study, self.num_islands), say=self.say) if self.claim else []
+            return (
+                patiently(lambda: driverless(self.claim.drivers, self.num_islands), say=self.say) if self.claim else []
+            )
 
     @contextlib.contextmanager
     def turn(self, what):
@@ -136,7 +132,7 @@ class Store:
             return
         with _answering(self.shown):
             asked = {"seen": self._seen_claims, "token": uuid.uuid4().hex}
-            wait = functools.partial(turn, self.claim.study, what, say=self.say, **asked)
+            wait = functools.partial(turn, self.claim.drivers, what, say=self.say, **asked)
             self._turn = held = patiently(wait, say=self.say)
             patiently(self._read_trials, say=self.say)
         try:
@@ -155,7 +151,7 @@ class Store:
     def kept_under(self, prefix):
         """{rest of the name: value} of everything that was kept under names with this prefix."""
         with _answering(self.shown):
-            attributes = patiently(lambda: self.storage.get_study_system_attrs(self.study._study_id), say=self.say)
+            attributes = patiently(lambda: self.storage.get_study_system_attrs(self._key), say=self.say)
         start = STATE_PREFIX + prefix
         return {
             name.removeprefix(start): json.loads(text) for name, text in attributes.items() if name.startswith(start)
@@ -163,16 +159,14 @@ class Store:
 
     def keep(self, name, value):
         """Keep a value (JSON) under a name, by the thread, in the order of the calls."""
-        self._queue.put(
-            lambda: self.storage.set_study_system_attr(self.study._study_id, STATE_PREFIX + name, json.dumps(value))
-        )
+        self._queue.put(lambda: self.storage.set_study_system_attr(self._key, STATE_PREFIX + name, json.dumps(value)))
 
     def keep_now(self, name, value):
         """Keep a value before this returns."""
         text = json.dumps(value)
         with _answering(self.shown):
             patiently(
-                lambda: self.storage.set_study_system_attr(self.study._study_id, STATE_PREFIX + name, text),
+                lambda: self.storage.set_study_system_attr(self._key, STATE_PREFIX + name, text),
                 say=self.say,
             )
 
@@ -345,7 +339,7 @@ class Store:
     def _attach(self, paths):
         """A killed driver may leave an artifact half attached: the study's list names it, or it does not."""
         prefix, shown_now = "artifacts:", {}
-        for name, text in self.storage.get_study_system_attrs(self.study._study_id).items():
+        for name, text in self.storage.get_study_system_attrs(self._key).items():
             if name.startswith(prefix) and json.loads(text):
                 shown_now[name] = json.loads(text)["filename"]
         for path in paths:
@@ -361,7 +355,7 @@ class Store:
                 os.link(folder / artifact_id, link)
                 os.replace(link, path)
         for name in shown_now:
-            self.storage.set_study_system_attr(self.study._study_id, name, json.dumps(None))
+            self.storage.set_study_system_attr(self._key, name, json.dumps(None))
             for folder in {path.parent / "artifacts" for path in paths}:
                 (folder / name.removeprefix(prefix)).unlink(missing_ok=True)
 

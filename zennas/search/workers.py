@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zennas.latency.quiet import scoring, trouble
 from zennas.provenance import machine_name, num_cores
-from zennas.ray_connection import connect
+from zennas.ray_connection import connect, keep_off_standard_output
 from zennas.records import UserError, first_line
 from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
@@ -65,9 +65,7 @@ class Workers:
         """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may
         take. say(text): told of every worker and node that died."""
         self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
-        # Twenty lines about every process that died, on standard output, where --json has its own; `say` says it in
-        # one.
-        ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
+        keep_off_standard_output()  # `say` says in one line that a process died
         tag = device_resource(device)
         if self.local:
             num_workers = num_workers or num_cores()
