@@ -85,12 +85,8 @@ FENCES = {
 # says why there is no public way.
 PRIVATE = {
     "_private": "zennas/ray_connection.py",  # ray's
-    "_brackets": "zennas/tune/trials.py",  # optuna's, of its HyperbandPruner
-    "_max_t": "zennas/tune/trials.py",
     "_dynamo": "zennas/compiled.py",  # torch's
     "_BatchNorm": "zennas/score/proxies.py",
-    "_is_avx512_bf16_supported": "zennas/score/together.py",
-    "_is_amx_tile_supported": "zennas/score/together.py",
     "_exit": "zennas/ranks.py zennas/pool.py",  # os._exit, which is documented
 }
 NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # documented, for all their underscore
