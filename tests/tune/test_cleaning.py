@@ -9,7 +9,7 @@ from hypothesis import strategies
 from zennas.clean import index
 from zennas.clean.centres import unit_rows
 from zennas.data.labels import DROPPED
-from zennas.tune.cleaning import cleaned
+from zennas.tune.cleaning import clean_labels
 
 
 def drawn(seed, *, num=40, identities=9, size=6):
@@ -62,7 +62,7 @@ COSINES = strategies.integers(-99, 99).map(lambda hundredths: hundredths / 100 +
 def test_thresholds_are_what_they_say(seed, inter, intra):
     unit_ND, label_N = drawn(seed)
     before = label_N.copy()
-    found = cleaned(unit_ND, np.where(label_N < 0, DROPPED, label_N), tau_inter=inter, tau_intra=intra)
+    found = clean_labels(unit_ND, np.where(label_N < 0, DROPPED, label_N), tau_inter=inter, tau_intra=intra)
     assert found.label_N.tolist() == naive(unit_ND, label_N, inter, intra)
     assert (label_N == before).all()
     assert found.num_dropped == (label_N >= 0).sum() - (found.label_N >= 0).sum()
@@ -71,25 +71,25 @@ def test_thresholds_are_what_they_say(seed, inter, intra):
 def test_blocks_of_centres_change_nothing(monkeypatch):
     unit_ND, label_N = drawn(1, num=200, identities=60)
     label_N = np.where(label_N < 0, DROPPED, label_N)
-    whole = cleaned(unit_ND, label_N, tau_inter=0.3)
+    whole = clean_labels(unit_ND, label_N, tau_inter=0.3)
     monkeypatch.setattr(index, "BLOCK", 7)
-    assert cleaned(unit_ND, label_N, tau_inter=0.3).label_N.tolist() == whole.label_N.tolist()
+    assert clean_labels(unit_ND, label_N, tau_inter=0.3).label_N.tolist() == whole.label_N.tolist()
     assert whole.num_merged == len(np.unique(label_N)) - len(np.unique(whole.label_N)) > 0
 
 
 def test_without_thresholds_nothing_changes_and_no_embedding_is_asked_for():
     label_N = np.array([4, DROPPED, 4, 2])
-    found = cleaned(None, label_N)
+    found = clean_labels(None, label_N)
     assert found.label_N.tolist() == label_N.tolist() and (found.num_merged, found.num_dropped) == (0, 0)
 
 
 def test_nobody_is_more_alike_than_one_and_everybody_more_than_less_than_minus_one():
     unit_ND, label_N = drawn(3)
     label_N = np.where(label_N < 0, DROPPED, label_N)
-    assert cleaned(unit_ND, label_N, tau_inter=1.0).num_merged == 0
-    assert cleaned(unit_ND, label_N, tau_intra=-1.01).num_dropped == (label_N[5] >= 0)  # the one without a face
-    assert (cleaned(unit_ND, label_N, tau_inter=-1.01).label_N[label_N >= 0] == label_N[label_N >= 0].min()).all()
-    assert (cleaned(unit_ND, label_N, tau_intra=1.0).label_N == DROPPED).sum() > len(label_N) / 2
+    assert clean_labels(unit_ND, label_N, tau_inter=1.0).num_merged == 0
+    assert clean_labels(unit_ND, label_N, tau_intra=-1.01).num_dropped == (label_N[5] >= 0)  # the one without a face
+    assert (clean_labels(unit_ND, label_N, tau_inter=-1.01).label_N[label_N >= 0] == label_N[label_N >= 0].min()).all()
+    assert (clean_labels(unit_ND, label_N, tau_intra=1.0).label_N == DROPPED).sum() > len(label_N) / 2
 
 
 def test_a_chain_makes_one_person_of_people_who_are_not_alike():
@@ -97,4 +97,4 @@ def test_a_chain_makes_one_person_of_people_who_are_not_alike():
     angle_C = np.radians([0, 30, 60])
     unit_ND = np.stack([np.cos(angle_C), np.sin(angle_C)], axis=1).astype(np.float32)
     for label_N in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
-        assert set(cleaned(unit_ND, np.array(label_N), tau_inter=0.8).label_N.tolist()) == {0}
+        assert set(clean_labels(unit_ND, np.array(label_N), tau_inter=0.8).label_N.tolist()) == {0}

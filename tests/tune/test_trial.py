@@ -144,14 +144,14 @@ def test_a_trial_that_fails_says_why_and_can_be_tried_again(setting, monkeypatch
         run(setting, proposal)
     folder = setting.folder(proposal, 0)
     assert read_json(folder / FAILED)["error"].startswith("UserError: ") and not (folder / ENDED).exists()
-    monkeypatch.setattr("zennas.tune.trial.cleaned_labels", lambda setting, proposal, label_N: _nothing_done(label_N))
+    monkeypatch.setattr("zennas.tune.trial.labels_of", lambda setting, proposal, label_N: _nothing_done(label_N))
     assert len(run(setting, proposal)) == 3 and not (folder / FAILED).exists()
 
 
 def _nothing_done(label_N):
-    from zennas.tune.cleaning import cleaned
+    from zennas.tune.cleaning import clean_labels
 
-    return cleaned(None, label_N)
+    return clean_labels(None, label_N)
 
 
 def test_the_test_people_are_asked_when_they_are_to_be(setting):

@@ -2,10 +2,23 @@
 
 import numpy as np
 
-from zennas.clean.decisions import DECISIONS, TABLE, decision_N, names_of, write_table
+from zennas.clean.decisions import DECISIONS, TABLE, TakenBack, decision_N, names_of, write_table
 from zennas.clean.report import NEAR_THE_THRESHOLD, write_report
-from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL
+from zennas.clean.request import Request
+from zennas.clean.state import DUPLICATE, FAR, KEPT, MERGED, NEARER, NONE, REASONS, SMALL, State
+from zennas.clean.summary import (
+    Change,
+    IdentityCounts,
+    ImageCounts,
+    MergedPair,
+    Round,
+    Sizes,
+    Summary,
+    TakenBackCounts,
+)
 from zennas.data.labels import write_labels
+from zennas.data.sources import Source
+from zennas.progress import Progress
 from zennas.provenance import provenance
 
 LABELS, REPORT = "labels.npz", "report.html"
@@ -13,47 +26,48 @@ COSINE_EDGES = np.linspace(-1, 1, 201)
 SHOWN = 12  # examples of each kind on the page
 
 
-def summary_of(options, source, state, rounds, taken):
-    """What was decided, as a plain dict: counts, histograms, examples by the numbers of their images."""
+def summary_of(request: Request, source: Source, state: State, rounds: list[Round], taken: TakenBack) -> Summary:
+    """The Summary of a cleaning. state: after the last round, without what was taken back."""
     label_N = np.asarray(source.label_N)
     before_C = np.bincount(label_N, minlength=source.num_identities)
     after_C = np.bincount(state.label_N[state.label_N >= 0], minlength=source.num_identities)
     decided_N = decision_N(state)
-    return {
-        "data": str(options.data),
-        "embeddings_from": [entry["embeddings_from"] for entry in rounds],
-        "plan": options.plan.model_dump(mode="json"),
-        "start": options.start,
-        "rounds": rounds,
-        "taken_back": {"images": len(taken.image_M), "identities": len(taken.number_C)},
-        "images": {
-            "before": len(label_N),
-            **{name: int((decided_N == place).sum()) for place, name in enumerate(DECISIONS)},
-        },
-        "identities": {
-            "before": int((before_C > 0).sum()),
-            "after": int((after_C > 0).sum()),
-            "merges": len(state.merges.one_P),
-        },
-        "reasons": {name: int((state.reason_N == place).sum()) for place, name in enumerate(REASONS) if place},
-        "of_one_image": {"before": int((before_C == 1).sum()), "after": int((after_C == 1).sum())},
-        "largest": {"before": int(before_C.max(initial=0)), "after": int(after_C.max(initial=0))},
-        "sizes": {"before": _sizes(before_C), "after": _sizes(after_C)},
-        "own_cosine": _histograms(state),
-        "kept_at": _kept_at(state),
-        "examples": _examples(state),
-        "merged": _merged(state, source),
-        "made_by": provenance(command=options.command).model_dump(),
-    }
+    decided = {name: int((decided_N == place).sum()) for place, name in enumerate(DECISIONS)}
+    return Summary(
+        data=str(request.data),
+        embeddings_from=[entry.embeddings_from for entry in rounds],
+        plan=request.plan,
+        start=request.start,
+        rounds=rounds,
+        taken_back=TakenBackCounts(images=len(taken.image_M), identities=len(taken.number_C)),
+        images=ImageCounts(before=len(label_N), **decided),
+        identities=IdentityCounts(
+            before=int((before_C > 0).sum()), after=int((after_C > 0).sum()), merges=len(state.merges.one_P)
+        ),
+        reasons=reason_counts(state),
+        of_one_image=Change(before=int((before_C == 1).sum()), after=int((after_C == 1).sum())),
+        largest=Change(before=int(before_C.max(initial=0)), after=int(after_C.max(initial=0))),
+        sizes=Sizes(before=_sizes(before_C), after=_sizes(after_C)),
+        own_cosine=_histograms(state),
+        kept_at=_kept_at(state),
+        examples=_examples(state),
+        merged=_merged(state, source),
+        made_by=provenance(command=request.command),
+    )
 
 
-def write_outcome(options, source, state, summary, progress):
+def reason_counts(state: State) -> dict[str, int]:
+    """{reason: images that were given it}."""
+    return {name: int((state.reason_N == place).sum()) for place, name in enumerate(REASONS) if place}
+
+
+def write_outcome(request: Request, source: Source, state: State, summary: Summary, progress: Progress) -> None:
     """Write decisions.parquet, labels.npz and report.html."""
     progress.begin("writing the table of decisions")
     progress.update({})
-    write_table(options.out / TABLE, state, source, np.asarray(source.label_N))
-    write_labels(options.out / LABELS, source, state.label_N)
-    write_report(options.out / REPORT, summary, source.images, names_of(source), np.asarray(source.label_N), state)
+    write_table(request.out / TABLE, state, source, np.asarray(source.label_N))
+    write_labels(request.out / LABELS, source, state.label_N)
+    write_report(request.out / REPORT, summary, source.images, names_of(source), np.asarray(source.label_N), state)
     progress.end()
 
 
@@ -62,7 +76,7 @@ def _sizes(count_C):
     count_C, sizes, least = count_C[count_C > 0], [], 1
     while least <= count_C.max(initial=0):
         most = 2 * least - 1
-        sizes.append([least, most, int(((count_C >= least) & (count_C <= most)).sum())])
+        sizes.append((least, most, int(((count_C >= least) & (count_C <= most)).sum())))
         least *= 2
     return sizes
 
@@ -110,7 +124,7 @@ def _examples(state):
 
 
 def _merged(state, source):
-    """[{one, other, cosine, images}] of pairs that became one identity: the least alike first, then the most alike."""
+    """[MergedPair] of some pairs: the least alike first, then the most alike."""
     merges = state.merges
     order_P = np.argsort(merges.cosine_P, kind="stable")
     chosen = dict.fromkeys([*order_P[: SHOWN // 2].tolist(), *order_P[::-1][: SHOWN // 2].tolist()])
@@ -118,6 +132,6 @@ def _merged(state, source):
     merged = []
     for place in chosen:
         numbers = int(merges.one_P[place]), int(merges.other_P[place])
-        images = [np.flatnonzero(label_N == number)[:3].tolist() for number in numbers]
-        merged.append({"numbers": numbers, "cosine": float(merges.cosine_P[place]), "images": images})
+        images = tuple(np.flatnonzero(label_N == number)[:3].tolist() for number in numbers)
+        merged.append(MergedPair(numbers=numbers, cosine=float(merges.cosine_P[place]), images=images))
     return merged

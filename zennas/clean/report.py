@@ -21,7 +21,6 @@ from zennas.page import (
     origin,
     table,
 )
-from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 
 THUMBNAIL_PX = 72
@@ -54,11 +53,10 @@ def write_report(path, summary, images, names, label_N, state):
 def page(summary, images, names, label_N, state):
     """The HTML of a cleaning; arguments as in `write_report`."""
     gallery = Gallery(images, names, label_N, state)
-    plan = summary["plan"]
-    noted = list(dict.fromkeys(notice for entry in summary["rounds"] for notice in entry["notices"]))
+    noted = list(dict.fromkeys(notice for entry in summary.rounds for notice in entry.notices))
     examples = "".join(
         f"<h3>{html.escape(kind.capitalize())}</h3><p>{MEANING[kind]}</p>{gallery.cards(numbers, kind)}"
-        for kind, numbers in summary["examples"].items()
+        for kind, numbers in summary.examples.items()
         if numbers
     )
     sections = f"""<section><h2>What became of the images</h2>{_counts(summary)}</section>
@@ -86,25 +84,23 @@ too.</li>
 <li><b>A network cleans as it was taught.</b> What it cannot tell apart, twins and people it saw few of, it merges or
 throws
 out.</li></ul></section>"""
-    record = Provenance(**summary["made_by"])
-    taken = summary["taken_back"]
+    taken = summary.taken_back
     facts = [
         (
             "Images",
-            f"{summary['images']['before']:,} before, {summary['images']['before'] - summary['images']['dropped']:,} "
-            f"after",
+            f"{summary.images.before:,} before, {summary.images.before - summary.images.dropped:,} after",
         ),
-        ("Identities", f"{summary['identities']['before']:,} before, {summary['identities']['after']:,} after"),
-        ("Network", ", then ".join(summary["embeddings_from"])),
-        ("Plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
+        ("Identities", f"{summary.identities.before:,} before, {summary.identities.after:,} after"),
+        ("Network", ", then ".join(summary.embeddings_from)),
+        ("Plan", ", ".join(f"{name} {value}" for name, value in summary.plan)),
     ]
-    if any(taken.values()):
-        facts.append(("Taken back", f"{taken['images']:,} images, {taken['identities']:,} identities"))
+    if taken.images or taken.identities:
+        facts.append(("Taken back", f"{taken.images:,} images, {taken.identities:,} identities"))
     return document(
         sections,
-        f"<p>What it takes to run it again.</p>{definitions(origin(record, []))}",
+        f"<p>What it takes to run it again.</p>{definitions(origin(summary.made_by, []))}",
         kind="clean",
-        title=summary["data"],
+        title=summary.data,
         subtitle="Identities merged, cleaned between each other and within",
         banner=notices(noted, "banner"),
         facts=facts,
@@ -185,39 +181,39 @@ class Gallery:
 
 
 def _counts(summary):
-    total = max(1, summary["images"]["before"])
-    kept = summary["images"]["kept"] - summary["reasons"][REASONS[TAKEN_BACK]]
-    rows = [("kept as they are", kept), *summary["reasons"].items()]
+    total = max(1, summary.images.before)
+    kept = summary.images.kept - summary.reasons[REASONS[TAKEN_BACK]]
+    rows = [("kept as they are", kept), *summary.reasons.items()]
     body = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{100 * count / total:.2f}</td></tr>"
         for name, count in rows
     )
-    counts = {name: summary[name] for name in ("of_one_image", "largest")}
+    alone, largest = summary.of_one_image, summary.largest
     more = definitions(
         [
             (
                 "Of one image",
-                f"{counts['of_one_image']['before']:,} identities before, {counts['of_one_image']['after']:,} after",
+                f"{alone.before:,} identities before, {alone.after:,} after",
             ),
-            ("Largest", f"{counts['largest']['before']:,} images before, {counts['largest']['after']:,} after"),
+            ("Largest", f"{largest.before:,} images before, {largest.after:,} after"),
         ]
     )
     return table(["", "Images", "Per cent"], body) + more
 
 
 def _curve(summary):
-    edges = np.linspace(-1, 1, len(summary["kept_at"]))
-    total = max(1, summary["images"]["before"])
+    edges = np.linspace(-1, 1, len(summary.kept_at))
+    total = max(1, summary.images.before)
     figure = go.Figure(
         go.Scatter(
             x=edges,
-            y=[100 * count / total for count in summary["kept_at"]],
+            y=[100 * count / total for count in summary.kept_at],
             mode="lines",
             line={"color": INK, "width": 2},
             hovertemplate="above %{x:.2f}: %{y:.2f} % of all images<extra></extra>",
         )
     )
-    if (threshold := summary["plan"]["tau_intra"]) is not None:
+    if (threshold := summary.plan.tau_intra) is not None:
         figure.add_vline(
             x=threshold,
             line={"color": BUDGET.colour, "width": 2},
@@ -230,7 +226,7 @@ def _curve(summary):
 
 
 def _histogram(summary):
-    figure, counts = go.Figure(), summary["own_cosine"]
+    figure, counts = go.Figure(), summary.own_cosine
     middle = np.linspace(-1, 1, 2 * len(counts[KEPT]) + 1)[1::2]
     for name, look in LOOKS.items():
         if any(counts.get(name, [])):
@@ -251,7 +247,7 @@ def _histogram(summary):
 def _sizes(summary):
     figure = go.Figure()
     for name, look in (("before", BEFORE), ("after", AFTER)):
-        rows = summary["sizes"][name]
+        rows = getattr(summary.sizes, name)
         figure.add_bar(
             x=[f"{least}" if least == most else f"{least}-{most}" for least, most, _ in rows],
             y=[count for *_, count in rows],
@@ -265,15 +261,15 @@ def _sizes(summary):
 
 
 def _merged(summary, gallery):
-    if not summary["merged"]:
+    if not summary.merged:
         return "<p class='empty'>No two identities were found to be one person.</p>"
     rows = ""
-    for pair in summary["merged"]:
+    for pair in summary.merged:
         cells = "".join(
             f"<div>{''.join(map(gallery.picture, images))}<small>{html.escape(gallery.name(label))}</small></div>"
-            for label, images in zip(pair["numbers"], pair["images"], strict=True)
+            for label, images in zip(pair.numbers, pair.images, strict=True)
         )
-        rows += f"<div class='merge'><b>{pair['cosine']:.3f}</b>{cells}</div>"
+        rows += f"<div class='merge'><b>{pair.cosine:.3f}</b>{cells}</div>"
     return (
         "<p>The cosine of the two centres; the least alike pairs first, where mistakes would be, then the most "
         "alike. Of each "
@@ -282,16 +278,16 @@ def _merged(summary, gallery):
 
 
 def _rounds(summary):
-    names = list(summary["rounds"][0]["counts"]) if summary["rounds"] else []
+    names = list(summary.rounds[0].counts) if summary.rounds else []
     body = ""
-    for entry in summary["rounds"]:
+    for entry in summary.rounds:
         cells = [
-            html.escape(entry["embeddings_from"].rsplit("/", 1)[-1]),
-            f"{entry['kept']:,}",
-            f"{entry['identities']:,}",
+            html.escape(entry.embeddings_from.rsplit("/", 1)[-1]),
+            f"{entry.kept:,}",
+            f"{entry.identities:,}",
         ]
-        cells += [f"{entry['counts'][name]:,}" for name in names]
-        body += f"<tr><th>{entry['number']}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        cells += [f"{entry.counts[name]:,}" for name in names]
+        body += f"<tr><th>{entry.number}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     return table(["", "Embeddings from", "Images kept", "Identities", *(name.capitalize() for name in names)], body)
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import pathlib
+from typing import Any, Literal
 
 import pydantic
 
 from zennas.clean.options import Options
 from zennas.clean.plan import CleanPlan
+from zennas.data.sources import Source
 from zennas.flags import spelled
 from zennas.provenance import command_line
 from zennas.records import UserError
@@ -22,7 +24,8 @@ class Request:
     embeddings_from: str | None = None  # a network, as embed/named.py spells it
     embeddings: pathlib.Path | None = None  # an .npy of N rows instead
     rounds: int = 1
-    start: str = "raw"  # of a round after the first: "raw" labels, or those that the "previous" round left
+    # Of a round after the first: the labels of the data, or those that the last round left.
+    start: Literal["raw", "previous"] = "raw"
     workers: int | None = None
     address: str | None = None
     device: str | None = None
@@ -30,9 +33,11 @@ class Request:
     fresh: bool = False
     command: str = ""
 
-    def settings(self, source, fingerprint):
-        """What makes this run this run; how many rounds there are may change, from what they
-        begin (each says so itself), and who does the work."""
+    def settings(self, source: Source, fingerprint: str) -> dict[str, Any]:
+        """What makes this run this run. The number of rounds may change, what they begin from, and who does the work.
+
+        fingerprint: of the network or the file that embeds.
+        """
         return {
             "data": source.fingerprint,
             "num_images": source.num_images,
@@ -84,7 +89,7 @@ def check(options: Options) -> Request:
     )
 
 
-def plan_of(given):
+def plan_of(given: dict[str, Any]) -> CleanPlan:
     """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'. UserError by
     option.
     """
@@ -105,5 +110,5 @@ def plan_of(given):
         return CleanPlan.model_validate(values)
     except pydantic.ValidationError as error:
         detail = error.errors()[0]
-        name, said = detail["loc"][0], detail["msg"].removeprefix("Input should be ")
-        raise UserError(f"{spelled(name)}: given {detail['input']}, allowed: {said}") from None
+        name, allowed = detail["loc"][0], detail["msg"].removeprefix("Input should be ")
+        raise UserError(f"{spelled(name)}: given {detail['input']}, allowed: {allowed}") from None

@@ -2,25 +2,32 @@
 `clean` first.
 """
 
+import dataclasses
 import hashlib
+import pathlib
 import re
 import shutil
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from zennas.clean import decisions
 from zennas.clean.colour import colour_notice
 from zennas.clean.index import use_threads
-from zennas.clean.outcome import LABELS, summary_of, write_outcome
+from zennas.clean.outcome import LABELS, reason_counts, summary_of, write_outcome
 from zennas.clean.report import look_page
+from zennas.clean.request import Request
 from zennas.clean.state import State
 from zennas.clean.steps import Bench, clean_round
+from zennas.clean.summary import Round, Summary
 from zennas.data.labels import write_labels
-from zennas.data.sources import open_source
+from zennas.data.sources import Source, open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
-from zennas.embed.model import usable_device
+from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
 from zennas.pool import Pool
+from zennas.progress import Progress, silent
 from zennas.provenance import num_cores, provenance
 from zennas.records import UserError, some, suggestion
 from zennas.run_folder import kept_run, lock_folder, open_run, save_run, write_atomically
@@ -29,79 +36,113 @@ LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
 WORTH_WORKERS = 200_000  # images from which on workers pay for the seconds in which they start
 
 
-def clean(options, *, progress, train_next=None, taken_back=()):
-    """The summary of a cleaning (a plain dict, as run.json keeps it). UserError before the first step for what cannot
-    be used.
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """What is the same for all rounds."""
+
+    request: Request
+    source: Source
+    taken: decisions.TakenBack  # what the user took back
+    progress: Progress
+
+    @property
+    def label_N(self) -> np.ndarray:
+        """The identity that each image stands under in the data."""
+        return np.asarray(self.source.label_N, np.int32)
+
+    def folder(self, number: int) -> pathlib.Path:
+        """The folder of a round."""
+        return self.request.out / f"round-{number}"
+
+    def state_after(self, number: int) -> State:
+        """The State that a round left, without what was taken back."""
+        return decisions.without(decisions.load_state(self.folder(number) / STATE), self.label_N, self.taken)
+
+
+class Embedder(NamedTuple):
+    """Where embeddings come from: a network, or a file."""
+
+    name: str  # as the user gives it
+    fingerprint: str
+    model: Model | None = None
+    path: pathlib.Path | None = None
+
+
+def clean(
+    request: Request,
+    *,
+    progress: Progress,
+    train_next: Callable[[pathlib.Path, pathlib.Path], str] | None = None,
+    taken_back: Sequence[str] = (),
+) -> Summary:
+    """The Summary of a cleaning. UserError before the first step for what cannot be used.
 
     train_next(labels, out) -> what --embeddings-from says of the network that was trained on these labels; for several
     rounds. taken_back: entries such as 'image:NAME' and 'identity:NAME'.
     """
-    lock = lock_folder(options.out)
+    lock = lock_folder(request.out)
     try:
-        progress.begin(f"opening {options.data}")
-        source = open_source(options.data, progress=progress.counting("images"))
+        progress.begin(f"opening {request.data}")
+        source = open_source(request.data, progress=progress.counting("images"))
         progress.end()
         if taken_back:
-            kept_run(options.out, what="rounds")
-        asked = _first(options, source)
-        state_of_run, there = open_run(
-            options.out,
-            options.settings(source, asked.fingerprint),
+            kept_run(request.out, what="rounds")
+        embedder = _first_embedder(request, source)
+        kept, goes_on = open_run(
+            request.out,
+            request.settings(source, embedder.fingerprint),
             start={"summary": None, "rounds": []},
-            resume=options.resume,
-            fresh=options.fresh,
+            resume=request.resume,
+            fresh=request.fresh,
         )
-        rounds = state_of_run["rounds"]
-        taken, lines = decisions.taken_back(options.out, taken_back, source)
+        rounds = [Round.parse(entry, f"{request.out}/run.json: rounds") for entry in kept["rounds"]]
+        taken, lines = decisions.taken_back(request.out, taken_back, source)
+        cleaning = Cleaning(request, source, taken, progress)
         if rounds:
-            decisions.check_taken(decisions.load_state(options.out / _folder(len(rounds)) / STATE), taken, source)
-        decisions.write_taken_back(options.out, lines)
-        progress.log_to(options.out / LOG)
-        if state_of_run["summary"] is not None and len(rounds) >= options.rounds and not taken_back:
+            decisions.check_taken(decisions.load_state(cleaning.folder(len(rounds)) / STATE), taken, source)
+        decisions.write_taken_back(request.out, lines)
+        progress.log_to(request.out / LOG)
+        if kept["summary"] is not None and len(rounds) >= request.rounds and not taken_back:
             progress.say(
-                f"{options.out}: this cleaning is done; --fresh cleans again, --take-back changes what it decided"
+                f"{request.out}: this cleaning is done; --fresh cleans again, --take-back changes what it decided"
             )
-            return state_of_run["summary"]
-        _announce(options, source, progress, there=bool(rounds))
-        for number in range(len(rounds) + 1, options.rounds + 1):
+            return Summary.parse(kept["summary"], f"{request.out}/run.json: summary")
+        _announce(cleaning, goes_on=bool(rounds))
+        for number in range(len(rounds) + 1, request.rounds + 1):
             if number > 1:
-                asked = _named(train_next(*_training_of(options, source, taken, number - 1)), options)
+                embedder = _network(train_next(*_training_of(cleaning, number - 1)), request)
             try:
-                entry = _round(options, source, asked, number, taken, progress)
+                done = _round(cleaning, embedder, number)
             except UserError:
-                if not there and not rounds:  # nothing came of it, and the folder is free for what is asked next
-                    shutil.rmtree(options.out, ignore_errors=True)
+                if not goes_on and not rounds:  # nothing came of it, and the folder is free for what is asked next
+                    shutil.rmtree(request.out, ignore_errors=True)
                 raise
-            rounds = [*rounds, entry]
+            rounds = [*rounds, done]
             # No summary before all of it is written: a run that is killed there goes on there.
-            save_run(options.out, state_of_run | {"rounds": rounds, "summary": None})
-            shutil.rmtree(options.out / _folder(number) / PARTS, ignore_errors=True)
-        final = _state_after(options, source, taken, len(rounds))
+            save_run(request.out, kept | {"rounds": _plain(rounds), "summary": None})
+            shutil.rmtree(cleaning.folder(number) / PARTS, ignore_errors=True)
+        state = cleaning.state_after(len(rounds))
         if len(taken.image_M) or len(taken.number_C):
-            numbers = len(taken.image_M), len(taken.number_C)
-            progress.say(
-                f"taken back: {numbers[0]} image(s), {numbers[1]} {'identity' if numbers[1] == 1 else 'identities'}"
-            )
-        summary = summary_of(options, source, final, rounds, taken)
-        write_outcome(options, source, final, summary, progress)
-        save_run(options.out, state_of_run | {"rounds": rounds, "summary": summary})
+            identities = "identity" if len(taken.number_C) == 1 else "identities"
+            progress.say(f"taken back: {len(taken.image_M)} image(s), {len(taken.number_C)} {identities}")
+        summary = summary_of(request, source, state, rounds, taken)
+        write_outcome(request, source, state, summary, progress)
+        save_run(request.out, kept | {"rounds": _plain(rounds), "summary": summary.plain()})
         return summary
     finally:
         progress.close()
         lock.release()
 
 
-class _Asked:
-    """Where embeddings come from: a network, or a file."""
-
-    def __init__(self, said, fingerprint, *, model=None, path=None):
-        self.said, self.fingerprint, self.model, self.path = said, fingerprint, model, path
+def _plain(rounds):
+    return [done.model_dump(mode="json") for done in rounds]
 
 
-def _first(options, source):
-    if options.embeddings_from is not None:
-        return _named(options.embeddings_from, options)
-    path = options.embeddings
+def _first_embedder(request, source):
+    """The Embedder of the first round: the network that is named, or the file."""
+    if request.embeddings_from is not None:
+        return _network(request.embeddings_from, request)
+    path = request.embeddings
     try:
         row_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -112,81 +153,77 @@ def _first(options, source):
     if row_ND.ndim != 2 or row_ND.dtype.kind != "f" or len(row_ND) != source.num_images:
         raise UserError(
             f"--embeddings {path}: holds {' x '.join(map(str, row_ND.shape))} of {row_ND.dtype}; allowed: one row of "
-            f"floating "
-            f"point numbers for each of the {source.num_images} images of {options.data}, in its order"
+            f"floating point numbers for each of the {source.num_images} images of {request.data}, in its order"
         )
     stat = path.stat()
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return _Asked(str(path), hashlib.sha256(key.encode()).hexdigest()[:16], path=path)
+    return Embedder(str(path), hashlib.sha256(key.encode()).hexdigest()[:16], path=path)
 
 
-def _named(text, options):
-    model = open_named(text, device=usable_device(options.device), option="--embeddings-from").model
-    return _Asked(text, model.fingerprint, model=model)
+def _network(text, request):
+    model = open_named(text, device=usable_device(request.device), option="--embeddings-from").model
+    return Embedder(text, model.fingerprint, model=model)
 
 
-def _folder(number):
-    return f"round-{number}"
-
-
-def _state_after(options, source, taken, number):
-    """The State that round `number` left, without what was taken back."""
-    state = decisions.load_state(options.out / _folder(number) / STATE)
-    return decisions.without(state, np.asarray(source.label_N, np.int32), taken)
-
-
-def _training_of(options, source, taken, number):
+def _training_of(cleaning, number):
     """(labels that the network after round `number` is trained on, the folder of that training)."""
-    folder = options.out / _folder(number)
+    folder = cleaning.folder(number)
     if not (folder / "trained" / "run.json").is_file():  # a training that was begun goes on with what it began with
-        write_labels(folder / LABELS, source, _state_after(options, source, taken, number).label_N)
+        write_labels(folder / LABELS, cleaning.source, cleaning.state_after(number).label_N)
     return folder / LABELS, folder / "trained"
 
 
-def _round(options, source, asked, number, taken, progress):
-    """What run.json keeps of a round; its State and labels lie in its folder."""
-    folder = options.out / _folder(number)
+def _round(cleaning, embedder, number):
+    """The Round of this number, done; its State and labels lie in its folder."""
+    request, source, progress = cleaning.request, cleaning.source, cleaning.progress
+    folder = cleaning.folder(number)
     folder.mkdir(parents=True, exist_ok=True)
-    path, notices = asked.path, []
-    if asked.model is not None:
-        progress.begin(f"round {number}: embedding {source.num_images:,} images by {asked.said}")
-        path = of_source(asked.model, source, progress=progress.counting("images"))
-        progress.end()
-        corrupt = Sidecar.load(sidecar_of(path))
-        if num := corrupt.num_corrupt + len(corrupt.unreadable):
-            named = [*corrupt.corrupt, *map(source.where, corrupt.unreadable)]
-            notices.append(f"{num} images cannot be read and are left out: {some(named, num)}")
-        notices += filter(None, [colour_notice(asked.model, source)])
-    label_N = np.asarray(source.label_N, np.int32)
-    goes_on = options.start == "previous" and number > 1
-    state = _state_after(options, source, taken, number - 1) if goes_on else State.of(label_N)
-    device = "cuda" if usable_device(options.device) == "cuda" else None
+    path, notices = _embeddings(cleaning, embedder, number)
+    goes_on = request.start == "previous" and number > 1
+    state = cleaning.state_after(number - 1) if goes_on else State.of(cleaning.label_N)
+    device = "cuda" if usable_device(request.device) == "cuda" else None
     use_threads(num_cores())  # of this process; a worker has one
-    num_workers = wanted_workers(options.workers, source.num_images)
-    with Pool(num_workers, address=options.address, num_threads=1, progress=progress) as pool:
-        state = clean_round(state, Bench(path, options.plan, pool, folder / PARTS, number=number, device=device))
+    num_workers = wanted_workers(request.workers, source.num_images)
+    with Pool(num_workers, address=request.address, num_threads=1, progress=progress) as pool:
+        state = clean_round(state, Bench(path, request.plan, pool, folder / PARTS, number=number, device=device))
     if not (state.label_N >= 0).any():
         raise UserError(
-            f"{options.data}: nothing is left of {source.num_images} images; the thresholds "
-            f"(tau_intra {options.plan.tau_intra}, min_images {options.plan.min_images}) are not for this network's "
+            f"{request.data}: nothing is left of {source.num_images} images; the thresholds "
+            f"(tau_intra {request.plan.tau_intra}, min_images {request.plan.min_images}) are not for this network's "
             f"cosines"
         )
     write_labels(folder / LABELS, source, state.label_N)
     decisions.save_state(folder / STATE, state)
     for notice in notices:
         progress.say(f"warning: {notice}", style="yellow")
-    kept = int((state.label_N >= 0).sum())
-    identities = len(np.unique(state.label_N[state.label_N >= 0]))
-    progress.say(f"round {number}: {kept:,} of {source.num_images:,} images of {identities:,} identities are kept")
-    return {
-        "number": number,
-        "start": "previous" if goes_on else "raw",
-        "embeddings_from": asked.said,
-        "kept": kept,
-        "identities": identities,
-        "notices": notices,
-        "counts": {name: int((state.reason_N == place).sum()) for place, name in enumerate(decisions.REASONS) if place},
-    }
+    done = Round(
+        number=number,
+        start="previous" if goes_on else "raw",
+        embeddings_from=embedder.name,
+        kept=int((state.label_N >= 0).sum()),
+        identities=len(np.unique(state.label_N[state.label_N >= 0])),
+        notices=notices,
+        counts=reason_counts(state),
+    )
+    progress.say(
+        f"round {number}: {done.kept:,} of {source.num_images:,} images of {done.identities:,} identities are kept"
+    )
+    return done
+
+
+def _embeddings(cleaning, embedder, number):
+    """(the file of a round's embeddings, sentences about them)."""
+    if embedder.model is None:
+        return embedder.path, []
+    source, progress = cleaning.source, cleaning.progress
+    progress.begin(f"round {number}: embedding {source.num_images:,} images by {embedder.name}")
+    path = of_source(embedder.model, source, progress=progress.counting("images"))
+    progress.end()
+    sidecar, notices = Sidecar.load(sidecar_of(path)), []
+    if num := sidecar.num_corrupt + len(sidecar.unreadable):
+        named = [*sidecar.corrupt, *map(source.where, sidecar.unreadable)]
+        notices.append(f"{num} images cannot be read and are left out: {some(named, num)}")
+    return path, notices + list(filter(None, [colour_notice(embedder.model, source)]))
 
 
 def wanted_workers(num: int | None, num_images: int) -> int:
@@ -196,35 +233,36 @@ def wanted_workers(num: int | None, num_images: int) -> int:
     return num_cores() if num_images >= WORTH_WORKERS else 1
 
 
-def _announce(options, source, progress, *, there):
+def _announce(cleaning, *, goes_on):
+    request, source = cleaning.request, cleaning.source
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
     alone = int((count_C == 1).sum())
-    plan = options.plan
     lines = {
-        "data": f"{options.data}: {source.num_images:,} images of {int((count_C > 0).sum()):,} identities, "
+        "data": f"{request.data}: {source.num_images:,} images of {int((count_C > 0).sum()):,} identities, "
         f"{alone:,} of one image, the largest of {int(count_C.max()):,}",
-        "network": options.embeddings_from or f"none: embeddings of {options.embeddings}",
-        "plan": ", ".join(f"{name} {value}" for name, value in plan.model_dump().items()),
-        "work": f"{options.rounds} round(s), out {options.out}" + (", going on" if there else ""),
+        "network": request.embeddings_from or f"none: embeddings of {request.embeddings}",
+        "plan": ", ".join(f"{name} {value}" for name, value in request.plan),
+        "work": f"{request.rounds} round(s), out {request.out}" + (", going on" if goes_on else ""),
     }
     for name, text in lines.items():
-        progress.say(f"{name:>8}  {text}")
+        cleaning.progress.say(f"{name:>8}  {text}")
 
 
-def look_at(options, name):
+def look_at(request: Request, name: str) -> pathlib.Path:
     """Write OUT/look-NAME.html of a finished cleaning; its path."""
-    run = kept_run(options.out, what="rounds")
-    source, rounds = open_source(options.data), run["rounds"]
-    if run["settings"]["data"] != source.fingerprint:
-        raise UserError(f"{options.out}: is a cleaning of other data than {options.data}")
-    if not rounds:
-        raise UserError(f"{options.out}: its first round is not done; give the command without --look to go on")
+    kept = kept_run(request.out, what="rounds")
+    source, num_rounds = open_source(request.data), len(kept["rounds"])
+    if kept["settings"]["data"] != source.fingerprint:
+        raise UserError(f"{request.out}: is a cleaning of other data than {request.data}")
+    if not num_rounds:
+        raise UserError(f"{request.out}: its first round is not done; give the command without --look to go on")
     names = decisions.names_of(source)
     if name not in names:
         near = suggestion(name, names) if len(names) <= 5000 else ""
-        raise UserError(f"--look {name}: {options.data} has no such identity" + (f"; {near[:300]}" if near else ""))
-    label_N = np.asarray(source.label_N, np.int32)
-    state = _state_after(options, source, decisions.taken_back(options.out, (), source)[0], len(rounds))
-    path = options.out / f"look-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.html"
-    write_atomically(path, look_page(names.index(name), source.images, names, label_N, state, provenance()))
+        raise UserError(f"--look {name}: {request.data} has no such identity" + (f"; {near[:300]}" if near else ""))
+    cleaning = Cleaning(request, source, decisions.taken_back(request.out, (), source)[0], silent())
+    state = cleaning.state_after(num_rounds)
+    path = request.out / f"look-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.html"
+    page = look_page(names.index(name), source.images, names, cleaning.label_N, state, provenance())
+    write_atomically(path, page)
     return path

@@ -7,6 +7,7 @@ from typing import Any
 from zennas.clean.options import Options
 from zennas.clean.request import Request, check
 from zennas.clean.rounds import clean, look_at
+from zennas.clean.summary import Summary
 from zennas.progress import Progress, silent
 from zennas.records import Record
 
@@ -16,12 +17,12 @@ TRACK = "webface-sfr"  # whose recipe trains between rounds, where no other is n
 class Cleaned(Record):
     """What `clean` returns: what was decided, in numbers; the same as run.json keeps."""
 
-    summary: dict[str, Any]
+    summary: Summary
     out: pathlib.Path
 
     def plain(self) -> dict[str, Any]:
         """What JSON says of it."""
-        return self.summary
+        return self.summary.plain()
 
 
 class Look(Record):

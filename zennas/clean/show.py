@@ -16,26 +16,25 @@ def show(cleaned: Cleaned | Look, options: Options, console: Console) -> int:
         console.print(f"written: {cleaned.page}", markup=False, soft_wrap=True)
         return 0
     summary = cleaned.summary
-    images, identities = summary["images"], summary["identities"]
-    table = Table(title=f"{options.data}: what became of {images['before']:,} images", title_justify="left")
+    images, identities = summary.images, summary.identities
+    table = Table(title=f"{options.data}: what became of {images.before:,} images", title_justify="left")
     for name in ("decision", "reason"):
         table.add_column(name)
     for name in ("images", "per cent"):
         table.add_column(name, justify="right")
-    rows = [("kept", "", images["kept"] - summary["reasons"][REASONS[TAKEN_BACK]])]
-    for name, count in summary["reasons"].items():
+    rows = [("kept", "", images.kept - summary.reasons[REASONS[TAKEN_BACK]])]
+    for name, count in summary.reasons.items():
         decision = {
             REASONS[MERGED]: "merged",
-            REASONS[NEARER]: "moved" if summary["plan"]["move"] else "dropped",
+            REASONS[NEARER]: "moved" if summary.plan.move else "dropped",
             REASONS[TAKEN_BACK]: "kept",
         }.get(name, "dropped")
         rows.append((decision, name, count))
     for decision, reason, count in rows:
-        table.add_row(decision, reason, f"{count:,}", f"{100 * count / max(1, images['before']):.2f}")
+        table.add_row(decision, reason, f"{count:,}", f"{100 * count / max(1, images.before):.2f}")
     console.print(table)
     console.print(
-        f"identities: {identities['before']:,} before, {identities['after']:,} after; {identities['merges']:,} pairs "
-        f"became one"
+        f"identities: {identities.before:,} before, {identities.after:,} after; {identities.merges:,} pairs became one"
     )
     labels = cleaned.out / LABELS
     train = line("zennas.train", ["--data", str(options.data), "--labels", str(labels)])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from zennas.data.images import check_knobs
 from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
-from zennas.mask.render import Masked, masked, vary
+from zennas.mask.render import MaskedFace, masked, vary
 from zennas.mask.textures import Wardrobe, load_templates, wardrobe
 from zennas.records import UserError, suggestion
 
@@ -13,13 +13,13 @@ TEXTURES = "data.mask.textures"  # of a recipe
 
 
 class Worn(NamedTuple):
-    """What became of an image that was to be masked: the name of its texture and variant, the Masked face and the score
+    """What became of an image that was to be masked: the name of its texture and variant, the MaskedFace and the score
     of its mesh; `masked` is None where it was passed over, and `why` says why."""
 
     kind: str
     variant: int
     score: float
-    masked: Masked | None
+    masked: MaskedFace | None
     why: str = ""
 
 

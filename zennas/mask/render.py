@@ -41,7 +41,7 @@ class Variation(NamedTuple):
     exposure: float
 
 
-class Masked(NamedTuple):
+class MaskedFace(NamedTuple):
     """A masked face: the image, how much of each pixel is mask, the pose and the variation, and what its light was."""
 
     image_HW3: np.ndarray
@@ -72,7 +72,7 @@ def vary(
 
 
 def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
-    """The Masked face of an RGB image (uint8) with a mask of this Texture; the image given is not changed.
+    """The MaskedFace of an RGB image (uint8) with a mask of this Texture; the image given is not changed.
 
     point_V3: the vertices of its face (landmarks.Landmarker). The mask is draped over the fitted face, turned with it,
     hidden where the face hides it, lit as the face's skin is lit, and as sharp as the picture. rng: of `vary`, whose
@@ -84,7 +84,7 @@ def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
     rows, columns, layer_HW4 = _layer(image_HW3.shape[:2], point_V3, texture, pose, light, variation)
     result_HW3, alpha_HW = image_HW3.copy(), np.zeros(image_HW3.shape[:2], np.float32)
     if layer_HW4 is None:
-        return Masked(result_HW3, alpha_HW, pose, variation, light.bluish)
+        return MaskedFace(result_HW3, alpha_HW, pose, variation, light.bluish)
     sigma = blur_px(image_HW3, pose) + variation.blur_px * FACE_CM * pose.scale_px_per_cm / 100
     if sigma > OWN_BLUR:
         sigma = math.sqrt(sigma**2 - OWN_BLUR**2)
@@ -96,7 +96,7 @@ def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
     changed_HW = part_HW1[..., 0] > 1 / 512
     result_HW3[rows, columns] = np.clip(blended_HW3 + 0.5, 0, 255).astype(np.uint8)
     alpha_HW[rows, columns] = part_HW1[..., 0] * changed_HW
-    return Masked(result_HW3, alpha_HW, pose, variation, light.bluish)
+    return MaskedFace(result_HW3, alpha_HW, pose, variation, light.bluish)
 
 
 def _layer(height_width, point_V3, texture, pose, light, variation):

@@ -46,11 +46,11 @@ def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
     record = Provenance.parse(made_by, "run.json: made_by")
     again = f"<p>The same command and data give the same images.</p>{definitions(origin(record, []))}"
     facts = [
-        ("Data", f"{options.data}: {summary['num_images']:,} images of {source.num_identities:,} identities"),
-        ("Masked", f"{summary['num_masked']:,} ({summary['num_masked'] / max(1, summary['num_images']):.1%})"),
+        ("Data", f"{options.data}: {summary.num_images:,} images of {source.num_identities:,} identities"),
+        ("Masked", f"{summary.num_masked:,} ({summary.num_masked / max(1, summary.num_images):.1%})"),
         ("Asked for", f"{options.ratio:.0%}, drawn image by image, seed {options.seed}"),
-        ("Passed over", f"{summary['num_passed_over']:,} of {summary['num_chosen']:,} that were to be masked"),
-        ("Damaged, left out", f"{summary['num_damaged']:,}"),
+        ("Passed over", f"{summary.num_passed_over:,} of {summary.num_chosen:,} that were to be masked"),
+        ("Damaged, left out", f"{summary.num_damaged:,}"),
     ]
     page = document(
         sections,
@@ -68,8 +68,8 @@ def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
 
 def _counts(summary):
     rows = "".join(
-        f"<tr><th>{html.escape(kind)}</th><td>{num:,}</td><td>{num / max(1, summary['num_masked']):.1%}</td></tr>"
-        for kind, num in summary["kinds"].items()
+        f"<tr><th>{html.escape(kind)}</th><td>{num:,}</td><td>{num / max(1, summary.num_masked):.1%}</td></tr>"
+        for kind, num in summary.kinds.items()
     )
     return table(("Kind of mask", "Images", "of the masked"), rows) if rows else "<p class='empty'>None was masked.</p>"
 

@@ -84,17 +84,15 @@ def run(options: Options, *, progress: Progress | None = None) -> Masked | Layou
     assert options.data is not None and options.out is not None  # check saw to it
     try:
         out = options.out.absolute()
-        return Masked(**_run(options.model_copy(update={"out": out}), options.data, out, dressing, progress))
+        return _run(options.model_copy(update={"out": out}), options.data, out, dressing, progress)
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
         raise
 
 
-def _run(
-    options: Options, data: pathlib.Path, out: pathlib.Path, dressing: Wardrobe, progress: Progress
-) -> dict[str, Any]:
-    """The summary of a masking, as run.json keeps it."""
+def _run(options: Options, data: pathlib.Path, out: pathlib.Path, dressing: Wardrobe, progress: Progress) -> Masked:
+    """What became of the images, as run.json keeps it."""
     lock = lock_folder(out)
     try:
         progress.begin(f"opening {data}")
@@ -113,7 +111,7 @@ def _run(
         progress.log_to(out / LOG)
         if state["summary"] is not None and (out / "train.rec").is_file():
             progress.say(f"{out}: this masking is done; --fresh does it again")
-            return state["summary"]
+            return Masked.parse(state["summary"], f"{out}/run.json: summary")
         masker = Masker(dressing, ratio=options.ratio, look=options.faces, knobs=options.knob)
         masking = Masking(source, masker, options.seed, options.only_masked, out / PARTS)
         return _mask(masking, options, state, goes_on, progress)
@@ -169,7 +167,7 @@ def _mask(masking, options, state, goes_on, progress):
     write_report(options.out / REPORT, summary, table, source, options, state["made_by"], warnings=warnings)
     for warning in warnings:
         progress.say(f"warning: {warning}", style="yellow")
-    save_run(options.out, state | {"summary": summary})
+    save_run(options.out, state | {"summary": summary.model_dump(mode="json")})
     shutil.rmtree(masking.folder, ignore_errors=True)
     return summary
 
@@ -230,36 +228,36 @@ def _summary(path, num_written):
     def num(flag):
         return pc.sum(flag).as_py() or 0
 
-    return {
-        "num_images": every.num_rows,
-        "num_chosen": num(every["chosen"]),
-        "num_masked": masked.num_rows,
-        "num_written": num_written,
-        "num_passed_over": num(pc.and_not(every["chosen"], every["masked"])),
-        "num_undecodable": num(pc.starts_with(why, "does not decode")),
-        "num_damaged": num(every["damaged"]),  # chosen or not
-        "num_bluish": num(masked["bluish"]),
-        "kinds": {entry["values"]: entry["counts"] for entry in sorted(kinds, key=lambda entry: entry["values"])},
-    }
+    return Masked(
+        num_images=every.num_rows,
+        num_chosen=num(every["chosen"]),
+        num_masked=masked.num_rows,
+        num_written=num_written,
+        num_passed_over=num(pc.and_not(every["chosen"], every["masked"])),
+        num_undecodable=num(pc.starts_with(why, "does not decode")),
+        num_damaged=num(every["damaged"]),  # chosen or not
+        num_bluish=num(masked["bluish"]),
+        kinds={entry["values"]: entry["counts"] for entry in sorted(kinds, key=lambda entry: entry["values"])},
+    )
 
 
-def warnings_of(summary):
+def warnings_of(summary: Masked) -> list[str]:
     """What a user must not miss, one line each."""
-    warnings, masked, chosen = [], summary["num_masked"], summary["num_chosen"]
-    if masked >= FEW and summary["num_bluish"] > masked / 2:
+    warnings, masked, chosen = [], summary.num_masked, summary.num_chosen
+    if masked >= FEW and summary.num_bluish > masked / 2:
         warnings.append(
-            f"on {summary['num_bluish']:,} of {masked:,} masked faces the skin is more blue than red: red and blue "
+            f"on {summary.num_bluish:,} of {masked:,} masked faces the skin is more blue than red: red and blue "
             f"seem to be "
             "exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
         )
-    if chosen and summary["num_passed_over"] > chosen / 2:
+    if chosen and summary.num_passed_over > chosen / 2:
         warnings.append(
-            f"{summary['num_passed_over']:,} of {chosen:,} chosen images were passed over ({PASSED_OVER} says why); "
+            f"{summary.num_passed_over:,} of {chosen:,} chosen images were passed over ({PASSED_OVER} says why); "
             "--faces aligned is for crops, --faces detect for photographs"
         )
-    if summary["num_damaged"]:
+    if summary.num_damaged:
         warnings.append(
-            f"{summary['num_damaged']:,} of {summary['num_images']:,} records are damaged ({PASSED_OVER} says "
+            f"{summary.num_damaged:,} of {summary.num_images:,} records are damaged ({PASSED_OVER} says "
             f"which): they hold "
             "no image to hand on, and are left out"
         )

@@ -19,7 +19,7 @@ from zennas.clean.index import CentreIndex
 from zennas.data.labels import DROPPED
 
 
-class Cleaned(NamedTuple):
+class CleanLabels(NamedTuple):
     """label_N: the number of an identity, or DROPPED; what was done to get there."""
 
     label_N: np.ndarray
@@ -27,17 +27,18 @@ class Cleaned(NamedTuple):
     num_dropped: int  # images left out, beside those that were none of ours
 
 
-def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
-    """The Cleaned labels of images by their unit embeddings (a row of zeros: there is none, and tau_intra leaves
-    that image out).
+def clean_labels(
+    unit_ND: np.ndarray, label_N: np.ndarray, *, tau_inter: float | None = None, tau_intra: float | None = None
+) -> CleanLabels:
+    """The CleanLabels of images by their unit embeddings. A row of zeros has none: tau_intra leaves that image out.
 
     label_N: DROPPED for images that take no part. A threshold of None: not applied. Merged identities have the lowest
     of their numbers, and are one person if a chain of such pairs joins them. `zennas clean` cleans by more than two
     thresholds, and by robust centres.
 
     >>> unit_ND = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]])
-    >>> cleaned(unit_ND, np.array([0, 1, 1, 2]), tau_inter=0.85, tau_intra=0.82)
-    Cleaned(label_N=array([ 0,  0, -1,  2]), num_merged=1, num_dropped=1)
+    >>> clean_labels(unit_ND, np.array([0, 1, 1, 2]), tau_inter=0.85, tau_intra=0.82)
+    CleanLabels(label_N=array([ 0,  0, -1,  2]), num_merged=1, num_dropped=1)
     """
     cleaned_N = np.array(label_N)
     before = np.unique(cleaned_N[cleaned_N >= 0])
@@ -57,4 +58,4 @@ def cleaned(unit_ND, label_N, *, tau_inter=None, tau_intra=None):
         cosine_M = np.einsum("md,md->m", unit_MD, centre_MD)
         cleaned_N[image_M[~((cosine_M > tau_intra) & unit_MD.any(axis=1))]] = DROPPED
     num_dropped = int((np.asarray(label_N) >= 0).sum() - (cleaned_N >= 0).sum())
-    return Cleaned(cleaned_N, len(before) - len(merged), num_dropped)
+    return CleanLabels(cleaned_N, len(before) - len(merged), num_dropped)

@@ -12,7 +12,7 @@ from zennas.run_folder import write_atomically
 from zennas.tune.people import few_pairs
 from zennas.tune.proposal import KNOBS, Proposal
 from zennas.tune.report import spread, write_report
-from zennas.tune.trial import FACTS, TEST, cleaned_labels, curve, read_json
+from zennas.tune.trial import FACTS, TEST, curve, labels_of, read_json
 from zennas.tune.trials import BROKEN, FINISHED, STOPPED
 
 TRIALS, BEST, LABELS, REPORT = "trials.csv", "best.yaml", "best-labels.npz", "report.html"
@@ -119,7 +119,7 @@ def write_outcome(setting, source, tried, summary):
             label_N = source.label_N.copy()
             if setting.people.test is not None:
                 label_N[pd.Series(label_N).isin(set(setting.people.test.label_M.tolist()))] = -1
-            write_labels(out / LABELS, source, cleaned_labels(setting, proposal, label_N).label_N)
+            write_labels(out / LABELS, source, labels_of(setting, proposal, label_N).label_N)
         write_atomically(out / BEST, _best_yaml(setting, summary, proposal))
     curves = {trial.number: [(entry["epoch"], entry["reward"]) for entry in curve(trial.folder)] for trial in tried}
     write_report(out / REPORT, summary, rows, curves)

@@ -25,8 +25,9 @@ from zennas.train import prepare
 from zennas.train.journal import read_metrics
 from zennas.train.loop import CHECKPOINTS, Training
 from zennas.train.request import changed_plan
-from zennas.tune.cleaning import cleaned
+from zennas.tune.cleaning import CleanLabels, clean_labels
 from zennas.tune.people import People, rewards
+from zennas.tune.proposal import Proposal
 from zennas.tune.request import Request
 
 REWARD, FACTS, FAILED, TEST = "reward", "trial.json", "failed.json", "test.json"
@@ -90,9 +91,9 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
     torch.set_num_threads(setting.num_threads)  # Ray sets OMP_NUM_THREADS to the processors it was asked for
     started = time.monotonic() - (known[-1]["seconds"] if known else 0.0)
     source = open_source(options.data)
-    cleaned = cleaned_labels(setting, proposal, setting.people.label_N)
+    clean = labels_of(setting, proposal, setting.people.label_N)
     labels = folder / "labels.npz"
-    write_labels(labels, source, cleaned.label_N)
+    write_labels(labels, source, clean.label_N)
     candidate, space = setting.candidate(proposal), options.space
     training_options = options.training(
         plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels
@@ -105,8 +106,8 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         "macs": spent.macs,
         "params": spent.params,
         **chosen.counts,
-        "num_merged": cleaned.num_merged,
-        "num_dropped": cleaned.num_dropped,
+        "num_merged": clean.num_merged,
+        "num_dropped": clean.num_dropped,
     }
     write_atomically(folder / FACTS, json.dumps(facts))
     job = prepare.prepare(training_options, chosen, None, ranks, progress)
@@ -128,14 +129,14 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         end(folder)
 
 
-def cleaned_labels(setting, proposal, label_N):
-    """The Cleaned labels of these images by the thresholds of a Proposal."""
+def labels_of(setting: Setting, proposal: Proposal, label_N: np.ndarray) -> CleanLabels:
+    """The CleanLabels of these images by the thresholds of a Proposal."""
     if proposal.tau_inter is None and proposal.tau_intra is None:
-        return cleaned(None, label_N)
+        return clean_labels(None, label_N)
     if not sidecar_of(setting.embeddings).is_file():
         raise UserError(f"{setting.embeddings}: the embeddings that thresholds ask about are not there")
     unit_ND = unit_rows(np.load(setting.embeddings, mmap_mode="r"))
-    return cleaned(unit_ND, label_N, tau_inter=proposal.tau_inter, tau_intra=proposal.tau_intra)
+    return clean_labels(unit_ND, label_N, tau_inter=proposal.tau_inter, tau_intra=proposal.tau_intra)
 
 
 def curve(folder):
