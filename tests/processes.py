@@ -1,6 +1,7 @@
 """Python in processes of its own, which may be stopped and killed: forked from a server that has imported zennas and
 its third parties already, in 0.02 s each, where a new interpreter takes three seconds."""
 
+import atexit
 import multiprocessing
 import os
 import subprocess
@@ -12,7 +13,17 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
-def _child(program, arguments, folder, environment, stdout, stderr):
+MODULE = """
+import runpy, sys
+module = sys.argv.pop(1)
+sys.modules.pop(f"{module}.__main__", None)  # the server imported it
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def _child(program, arguments, folder, environment, own_group, stdout, stderr):
+    if own_group:
+        os.setsid()
     for stream, number in ((stdout, 1), (stderr, 2)):
         os.dup2(stream.fileno(), number)
         stream.close()
@@ -21,18 +32,22 @@ def _child(program, arguments, folder, environment, stdout, stderr):
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
-    exec(compile(program, "program", "exec"), {"__name__": "__main__"})
+    try:
+        exec(compile(program, "program", "exec"), {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing's own end of a process leaves them out
 
 
 class Forked:
     """`python -c PROGRAM ARGUMENTS` under way, as subprocess.Popen(..., text=True) has it: standard output and error
-    are pipes."""
+    are pipes. own_group: in a process group of its own, as a shell gives it one."""
 
-    def __init__(self, program, *arguments, cwd=None, env=None):
+    def __init__(self, program, *arguments, cwd=None, env=None, own_group=False):
         pipes = [SERVER.Pipe(duplex=False) for _ in range(2)]
         words, folder = [str(argument) for argument in arguments], str(cwd or os.getcwd())
         ends = [writer for _, writer in pipes]
-        self.process = SERVER.Process(target=_child, args=(program, words, folder, dict(env or os.environ), *ends))
+        given = (program, words, folder, dict(env or os.environ), own_group, *ends)
+        self.process = SERVER.Process(target=_child, args=given)
         self.process.start()
         for end in ends:
             end.close()

@@ -250,8 +250,7 @@ def kept_part(out):
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(long_run):
     begin, out = long_run
     command = begin()
-    command.until(lambda: searching(out))
-    time.sleep(2)
+    command.until(lambda: kept_part(out))
     command.press_ctrl_c()
     pressed = time.monotonic()
     ended = command.end()

@@ -198,7 +198,7 @@ def test_what_is_handed_on_has_the_tracks_precision(precision, smallest, materia
     track["limits"]["initializer_dtype"] = ["float32", precision]
     (tmp_path / "track.yaml").write_text(yaml.safe_dump(track))
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment | {"track": str(tmp_path / "track.yaml")}))
-    words = [*words_of(material, track=tmp_path / "experiment.yaml"), "--any-size"]
+    words = [*words_of(material, track=tmp_path / "experiment.yaml"), "--any-size", "--budget-ms", 1000]
     ended = ran(*words, "--out", tmp_path / "run", "--epochs", 1, "--json")
     assert ended.code == 0, ended
     onnx_bytes = (tmp_path / "run" / "model.onnx").read_bytes()

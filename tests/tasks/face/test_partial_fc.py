@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from tests.processes import SERVER
 from zennas.ranks import Ranks, join
 from zennas.records import UserError
 from zennas.tasks.face import partial_fc
@@ -111,7 +112,12 @@ def on_ranks(num_ranks, folder, task, *arguments, device="cpu"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_on_rank, (num_ranks, port, str(folder), task, arguments, device), nprocs=num_ranks)
+    multiprocessing.start_processes(
+        _on_rank,
+        (num_ranks, port, str(folder), task, arguments, device),
+        nprocs=num_ranks,
+        start_method=SERVER.get_start_method(),
+    )
     return [torch.load(f"{folder}/{rank}.pt") for rank in range(num_ranks)]
 
 
