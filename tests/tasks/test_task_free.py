@@ -101,6 +101,7 @@ def test_it_goes_the_whole_way(options):
     losses = [entry["loss"] for entry in entries if entry["kind"] == "train"]
     assert len(losses) == 24 and sum(losses[-6:]) < sum(losses[:6])
     assert [entry["seen"] for entry in entries if entry["kind"] == "train"] == [16.0 * step for step in range(1, 25)]
+    assert all(0 < entry["off"] < 2 for entry in entries if entry["kind"] == "train")  # what the head gives beside it
     course = [entry for entry in entries if entry["kind"] == "verify/b"]
     assert [entry["step"] for entry in course] == [0, 6, 12, 18, 24] and "accuracy" not in course[0]
     settings = json.loads((asked.out / "run.json").read_text())["settings"]

@@ -64,7 +64,7 @@ class Head(Protocol):
         """Make ready for a step on this batch, all its micro-batches together."""
 
     def loss(self, forward: Callable, micro: Batch, step: Step) -> dict[str, "torch.Tensor"]:
-        """{"loss": what gradients flow back from, other numbers} of a micro-batch, as its share of the step's.
+        """{"loss": what gradients flow back from, as its share of the step's; other numbers, for the curves}.
 
         forward: the student in parallel training, under autocast; called once with what the student takes.
         """

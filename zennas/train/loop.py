@@ -47,6 +47,7 @@ class Taken(NamedTuple):
     norm: float  # of the gradient, before it was clipped
     must_stop: bool  # a rank was asked to stop
     must_save: bool  # it is time for a checkpoint
+    numbers: dict[str, torch.Tensor] = {}  # what the head gave beside the loss: means over the micro-batches
 
 
 class Training:
@@ -99,7 +100,7 @@ class Training:
             for batch in stream:
                 step = batch.step + 1  # steps taken when it is done
                 taken = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
-                sums.add(taken.loss, taken.norm, plan.batch)
+                sums.add(taken, plan.batch)
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
                     self._log(step, sums)
                     sums = _Sums(self._clock())
@@ -135,14 +136,16 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         head.begin(batch)
         about = Step(plan.accumulate, batch.step / self.job.steps_per_epoch, self.channels_last)
-        total = 0.0
+        total, beside = 0.0, []
         for number in range(plan.accumulate):
             last = number == plan.accumulate - 1
             # Gradients of the ranks meet once, in the last micro-batch.
             with contextlib.nullcontext() if last or ranks.num_ranks == 1 else self.parallel.no_sync():
-                loss = head.loss(self._forward, batch.micro(number, plan.accumulate), about)["loss"]
+                numbers = dict(head.loss(self._forward, batch.micro(number, plan.accumulate), about))
+                loss = numbers.pop("loss")
                 self.scaler.scale(loss).backward()
             total += loss.detach()
+            beside.append({name: value.detach() for name, value in numbers.items()})
         self.scaler.unscale_(self.optimizer)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         norm = nn.utils.clip_grad_norm_(weights, plan.optimizer.clip_norm or math.inf)
@@ -158,7 +161,7 @@ class Training:
             head.step(rate)
             self.skipped_in_a_row = 0
         self.scaler.update()
-        return Taken(float(total), float(norm), stop, save)
+        return Taken(float(total), float(norm), stop, save, _means(beside))
 
     def _forward(self, *inputs):
         """The student of these inputs, as all ranks train it together."""
@@ -375,14 +378,24 @@ class _Sums:
 
     def __init__(self, start):
         self.loss, self.norm, self.num, self.images, self.start = 0.0, 0.0, 0, 0, start
+        self.numbers = []
 
-    def add(self, loss, norm, images):
+    def add(self, taken, images):
         """One step; a skipped one counts for the time alone."""
         self.images += images
-        if math.isfinite(loss) and math.isfinite(norm):
-            self.loss, self.norm, self.num = self.loss + loss, self.norm + norm, self.num + 1
+        if math.isfinite(taken.loss) and math.isfinite(taken.norm):
+            self.loss, self.norm, self.num = self.loss + taken.loss, self.norm + taken.norm, self.num + 1
+            self.numbers.append(taken.numbers)
 
     def means(self, now):
         seconds = max(now - self.start, 1e-9)
         loss, norm = (total / self.num if self.num else None for total in (self.loss, self.norm))
-        return {"loss": loss, "gradient": norm, "images_per_s": self.images / seconds}
+        beside = {name: float(value) for name, value in _means(self.numbers).items()}
+        return {"loss": loss, "gradient": norm, "images_per_s": self.images / seconds} | beside
+
+
+def _means(steps):
+    """The means of numbers by name, over those steps that have them."""
+    names = dict.fromkeys(name for numbers in steps for name in numbers)
+    values = {name: [numbers[name] for numbers in steps if name in numbers] for name in names}
+    return {name: sum(column) / len(column) for name, column in values.items()}
