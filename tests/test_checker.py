@@ -18,7 +18,7 @@ from zennas.checker import (
 from zennas.export import checker_problems, open_session
 from zennas.records import UserError
 
-LIMITS = {"max_mb": 1, "max_embedding_size": 8, "image_px": 32}
+LIMITS = {"max_mb": 1, "max_embedding_size": 8, "image": (3, 32, 32)}
 
 
 def rules_of(model, **options):
@@ -122,7 +122,7 @@ def test_each_rule_is_broken_by_its_own_file_and_no_other(name):
 
 def test_the_same_files_without_limits():
     model = network(px=40, size=4096)
-    assert not_kept(rules_of(model, normalise="insightface", image_px=None, max_embedding_size=None)) == {}
+    assert not_kept(rules_of(model, normalise="insightface", image=None, max_embedding_size=None)) == {}
     rules = rules_of(model, normalise="insightface")
     assert not_kept(rules) == {"input size": BROKEN, "embedding size": BROKEN}
     assert "may have 8 numbers; given 4096" in rules["embedding size"].said

@@ -8,6 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from tests.shapes import square
 from tests.space.test_network import troubled
 from zennas import export as export_module
 from zennas.export import (
@@ -31,7 +32,7 @@ METADATA = {"candidate": "ir_se-8-8x2-16x1", "seed": 3}
 
 
 def made(candidate):
-    return troubled(build(candidate, image_px=IMAGE_PX, embedding_size=EMBEDDING_SIZE))
+    return troubled(build(candidate, square(IMAGE_PX, EMBEDDING_SIZE)))
 
 
 def images(batch, *, dtype=torch.float32):
@@ -42,7 +43,7 @@ def images(batch, *, dtype=torch.float32):
 def exported(request):
     """(network, its Export)"""
     network = made(CANDIDATES[request.param])
-    return network, export(network, image_px=IMAGE_PX, metadata=METADATA)
+    return network, export(network, square(IMAGE_PX), metadata=METADATA)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +138,14 @@ def test_exporting_changes_nothing():
     fold(network)
     assert network.training and network.blocks.training
     to_onnx(fold(network), (3, IMAGE_PX, IMAGE_PX))
-    export(network.eval(), image_px=IMAGE_PX)
+    export(network.eval(), square(IMAGE_PX))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_untrained_networks_keep_each_weight_its_own():
     """Their slopes and norms are all equal, which the exporter takes for one and the same tensor."""
-    network = build(CANDIDATES["ir_se"], image_px=IMAGE_PX, embedding_size=EMBEDDING_SIZE)
-    made_export = export(network, image_px=IMAGE_PX)
+    network = build(CANDIDATES["ir_se"], square(IMAGE_PX, EMBEDDING_SIZE))
+    made_export = export(network, square(IMAGE_PX))
     graph = onnx.load_from_string(made_export.onnx_bytes).graph
     slopes = [node.input[1] for node in graph.node if node.op_type == "PRelu"]
     assert len(slopes) == 1 + network.candidate.num_blocks
@@ -215,7 +216,7 @@ def test_a_wrong_fold_is_caught(wrong_fold, monkeypatch):
     network = made(CANDIDATES["ir_se"])
     monkeypatch.setattr(export_module, "fold", wrong_fold)
     with pytest.raises(RuntimeError, match="ONNX Runtime and PyTorch differ by"):
-        export(network, image_px=IMAGE_PX)
+        export(network, square(IMAGE_PX))
 
 
 @pytest.mark.parametrize("wrong_batch", [1, 3])
@@ -340,4 +341,4 @@ def test_the_checker_tells_every_problem_at_once(onnx_bytes):
 def test_a_file_that_breaks_the_rules_is_not_exported(monkeypatch):
     monkeypatch.setattr(export_module, "checker_problems", lambda onnx_bytes, **limits: ["one thing", "another"])
     with pytest.raises(RuntimeError, match="breaks the challenge's rules: one thing; another"):
-        export(made(CANDIDATES["ir"]), image_px=IMAGE_PX)
+        export(made(CANDIDATES["ir"]), square(IMAGE_PX))

@@ -54,7 +54,7 @@ def test_every_experiment_that_ships_loads(path):
     # What its space builds must be what its track's checker takes.
     assert (space.image_px == 112) == (track.name not in OURS)
     assert space.embedding_size <= (track.limits.max_embedding_size or space.embedding_size)
-    assert cost(space.cheapest()).megabytes < (track.limits.max_mb or 1024)
+    assert cost(space.cheapest(), space.shape).megabytes < (track.limits.max_mb or 1024)
 
 
 def test_no_yaml_ships_unseen():

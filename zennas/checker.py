@@ -41,16 +41,17 @@ def file_rules(
     max_mb=None,
     max_embedding_size=None,
     initializer_dtype=("float32",),
-    image_px=None,
+    image=None,
     checker="insightface",
     normalise=None,
 ):
     """The Rules that can be judged from the file alone, in the order in which the checker comes to them.
 
     Limits that are None are not known, and kept. initializer_dtype: the precisions that weights may have, names of
-    SMALL_WEIGHTS. image_px: the side that the input must have; None asks for none. checker: whose, 'insightface' or
-    'webface' (whose server's versions nobody wrote down, and whose sample system runs single images). normalise: what
-    the model needs, a name of NORMALISATIONS; None: not known, unless the file's metadata says that zennas exported it.
+    SMALL_WEIGHTS. image: (channels, height, width) that the input must have; None asks for none. checker: whose,
+    'insightface' or 'webface' (whose server's versions nobody wrote down, and whose sample system runs single images).
+    normalise: what the model needs, a name of NORMALISATIONS; None: not known, unless the file's metadata says that
+    zennas exported it.
     "noted" is what the checker does not refuse but answers in its own way. UserError where the bytes are no ONNX
     network.
     Source: insightface, challenges/iccv21-mfr/onnx_helper.py, class ArcFaceORT; WebFace260M, webface260m-iccv21-mfr,
@@ -59,7 +60,7 @@ def file_rules(
     model = parse(onnx_bytes)
     normalise = normalise or needed_normalisation(model)
     rules = [
-        *_input_rules(model.graph, image_px, single=checker == "webface"),
+        *_input_rules(model.graph, image, single=checker == "webface"),
         *_output_rules(model.graph, max_embedding_size),
         _node_rule(model.graph, min_nodes),
         _initializer_rule(model.graph, initializer_dtype),
@@ -156,7 +157,7 @@ def _rule(name, measured, limit, said=None):
     return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN if said else KEPT, said=said or "")
 
 
-def _input_rules(graph, image_px, *, single):
+def _input_rules(graph, wanted, *, single):
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     dims = [_dims(value) for value in inputs]
@@ -166,8 +167,8 @@ def _input_rules(graph, image_px, *, single):
         return [_rule("input", measured, "one, of four axes", said)]
     ((batch, *image),) = dims
     rules = [_rule("input", measured, "one, of four axes"), _batch_rule(batch, single=single)]
-    if image_px is not None:
-        limit = _shape((3, image_px, image_px))
+    if wanted is not None:
+        limit = _shape(wanted)
         given = _shape(image)
         said = None if given == limit else f"an image must be {limit}; given {given}"
         rules.append(_rule("input size", given, limit, said))

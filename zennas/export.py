@@ -57,8 +57,8 @@ class Export(NamedTuple):
         return len(self.onnx_bytes) / 2**20
 
 
-def export(network, *, image_px=112, metadata=None, precision="float32", calibration_BCHW=None):
-    """The Export of a network B3HW -> BD: dynamic batch, one output, BatchNorm folded where that is exact.
+def export(network, shape, *, metadata=None, precision="float32", calibration_BCHW=None):
+    """The Export of a network BCHW -> BD for a Shape: dynamic batch, one output, BatchNorm folded where that is exact.
 
     Folded are the norms behind a convolution or a fully connected layer, and the neck's norm before its fully connected
     layer. The norm that opens an IR block stays: its shift would meet the zero padding of the convolution behind it.
@@ -67,13 +67,12 @@ def export(network, *, image_px=112, metadata=None, precision="float32", calibra
     enough to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree, or when the checker's
     rules are broken; the float32 file is proven first, so that what its conversion costs hides no wrong fold.
     """
-    folded, shape = fold(network), (3, image_px, image_px)
-    float32 = to_onnx(folded, shape, metadata=metadata)
+    float32 = to_onnx(fold(network), shape.image, metadata=metadata)
     for one in dict.fromkeys(("float32", precision)):
         onnx_bytes = in_precision(float32, one, calibration_BCHW=calibration_BCHW)
         if problems := checker_problems(onnx_bytes, initializer_dtype=(one,)):
             raise RuntimeError(f"the exported file breaks the challenge's rules: {'; '.join(problems)}")
-        proof = compare(network, onnx_bytes, shape, image_BCHW=calibration_BCHW)
+        proof = compare(network, onnx_bytes, shape.image, image_BCHW=calibration_BCHW)
         if reason := _disproof(proof, one):
             raise RuntimeError(reason)
     return Export(onnx_bytes, proof)

@@ -7,6 +7,7 @@ import pydantic
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.network import check_block
+from zennas.space.shape import ImagePx, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
 from zennas.train_plan import TrainPlan
@@ -48,12 +49,19 @@ class Protocol(Record):
         return self.model_copy(update={"num_runs": num_runs, "kth_fastest": max(1, kth)})
 
 
-class Reference(Record):
-    """A network whose latency on the track's own machine is known, by which the budget travels to another machine."""
+class Reference(Sized):
+    """A network whose latency on the track's own machine is known, by which the budget travels to another machine.
+
+    Its sizes are those at which that latency was taken, whatever space is searched.
+    """
 
     machine: str
     candidate: Candidate
     latency_ms: Positive
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), Sized.model_fields)
 
 
 class Budget(Record):
@@ -127,7 +135,7 @@ class ScorePlan(Record):
     """How a score is computed: more of everything is quieter and slower."""
 
     name: str = "zen"  # a row of SCORES
-    image_px: Count = 32
+    image_px: ImagePx = 32  # of the random images, whatever the network is for: a side, or [height, width]
     batch: Count = 2
     repeats: Count = 1
     final_repeats: Count = 8  # for finalists and baselines
@@ -136,6 +144,10 @@ class ScorePlan(Record):
     def label(self):
         """What people read."""
         return "Zen-Score" if self.name == "zen" else f"score {self.name}"
+
+    def shape(self, shape):
+        """A space's Shape with images as this score sees them."""
+        return shape.sized(height_and_width(self.image_px))
 
 
 class EvidencePlan(Record):
@@ -154,7 +166,7 @@ class EvidencePlan(Record):
         "az_trainability",
         "effectiveness",
     )  # rows of SCORES
-    image_px: Count = 32
+    image_px: ImagePx = 32
     batch: Count = 4
     rank_by: str | None = "equal_cost"  # ranks winners that score alike; None: the search's own score alone
     near_pct: Annotated[float, pydantic.Field(ge=0, lt=100)] = 0.5  # of the best score: alike

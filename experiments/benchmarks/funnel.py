@@ -54,7 +54,7 @@ def main():
     experiment, track, space = load_experiment("webface-sfr")
     table = LatencyTable(choose_protocol(track)[0])
     table.ensure(table.missing_for(space))
-    plan, budget_ms = experiment.search, table.predict(space.baselines[arguments.like])
+    plan, budget_ms = experiment.search, table.predict(space.baselines[arguments.like], space.shape)
     result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
 
     def keep(**more):
@@ -66,12 +66,12 @@ def main():
     if "alone" not in result:
         keep(
             what=f"{len(candidates)} candidates within {NEAR_PCT} % of {budget_ms:.1f} ms",
-            alone=timed(candidates, plan.score),
+            alone=timed(candidates, plan.score, space.shape),
         )
     if "reference" not in result:
-        keep(reference=timed(candidates, CODE, score=by_definition))
+        keep(reference=timed(candidates, CODE, space.shape, score=by_definition))
     if "reference_code" not in result:
-        keep(reference_code=timed(candidates, CODE))
+        keep(reference_code=timed(candidates, CODE, space.shape))
     funnel = Funnel(space, plan, table.part_ms)
     funnel.set_budget(budget_ms, margin_pct=plan.margin_pct)
     if "families" not in result:
@@ -100,7 +100,7 @@ def drawn(space, table, budget_ms, num):
     while len(found) < num:
         one = space.sample(rng)
         # Few drawn at random are that small; a smaller neighbour in depth is.
-        while (ms := table.predict(one)) > budget_ms * (1 + NEAR_PCT / 100) and max(one.depths) > 1:
+        while (ms := table.predict(one, space.shape)) > budget_ms * (1 + NEAR_PCT / 100) and max(one.depths) > 1:
             depths = tuple(max(1, depth - max(1, depth // 8)) for depth in one.depths)
             one = one.model_copy(update={"depths": depths})
         if abs(ms / budget_ms - 1) < NEAR_PCT / 100 and one not in found and space.contains(one):
@@ -108,24 +108,24 @@ def drawn(space, table, budget_ms, num):
     return found
 
 
-def by_definition(candidate, plan, *, seed):
+def by_definition(candidate, plan, shape, *, seed):
     """(score, 0.0) of a candidate as the paper defines it: the reference code's way, each norm's variance that of the
     batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = networks.initialise(networks.plain(candidate), generator=generator)
+    network = networks.initialise(networks.plain(candidate, shape.channels), generator=generator)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0  # a running variance that is the last batch's
-    return reference_zen(network, plan.image_px, plan.batch, generator), 0.0
+    return reference_zen(network, plan.shape(shape), plan.batch, generator), 0.0
 
 
-def timed(candidates, plan, *, score=score_candidate):
+def timed(candidates, plan, shape, *, score=score_candidate):
     """Scores one after the other, and how many a second."""
-    score(candidates[0], plan, seed=0)
+    score(candidates[0], plan, shape, seed=0)
     start, scores = time.perf_counter(), []
     for one in candidates:
-        scores.append(round(score(one, plan, seed=0)[0], 4))
+        scores.append(round(score(one, plan, shape, seed=0)[0], 4))
     seconds = time.perf_counter() - start
     return {
         "per_second": round(len(candidates) / seconds, 3),
@@ -150,7 +150,7 @@ def families(funnel, plan):
 
     def values_of(some):
         start = time.perf_counter()
-        scored = score_batch(some, plan.score, seed=0)
+        scored = score_batch(some, plan.score, funnel.space.shape, seed=0)
         scoring_s.append(time.perf_counter() - start)
         return [one.value for one in scored]
 
@@ -173,7 +173,7 @@ def closed_form(funnel, candidates, plan):
     funnel.score.of(funnel.space, many_NG)
     seconds = time.perf_counter() - start
     some = candidates[:40]
-    measured = [score_candidate(one, plan.score, seed=0, repeats=8)[0] for one in some]
+    measured = [score_candidate(one, plan.score, funnel.space.shape, seed=0, repeats=8)[0] for one in some]
     errors = [100 * abs(a / b - 1) for a, b in zip(funnel.score.of(funnel.space, genes_NG[:40]), measured, strict=True)]
     return {
         "per_second": round(len(many_NG) / seconds),
@@ -195,16 +195,16 @@ def bare(funnel, plan, num_processes):
     """Candidates a second when so many processes score them, and nothing is between: what the machine can do."""
     batches = first_batches(funnel, plan)
     with multiprocessing.get_context("spawn").Pool(num_processes, torch.set_num_threads, (1,)) as pool:
-        pool.map(_score, [(batches[0], plan.score)] * 2 * num_processes, chunksize=1)
+        pool.map(_score, [(batches[0], plan.score, funnel.space.shape)] * 2 * num_processes, chunksize=1)
         start = time.perf_counter()
-        pool.map(_score, [(batch, plan.score) for batch in batches], chunksize=1)
+        pool.map(_score, [(batch, plan.score, funnel.space.shape) for batch in batches], chunksize=1)
         seconds = time.perf_counter() - start
     return {"candidates": sum(map(len, batches)), "per_second": round(sum(map(len, batches)) / seconds, 2)}
 
 
 def _score(given):
-    batch, plan = given
-    return [scored.value for scored in score_batch(batch, plan, seed=0)]
+    batch, plan, shape = given
+    return [scored.value for scored in score_batch(batch, plan, shape, seed=0)]
 
 
 def through_ray(funnel, plan, num_workers):
@@ -213,10 +213,11 @@ def through_ray(funnel, plan, num_workers):
     workers = Workers(num_workers)
     try:
         workers.warm_up()
-        for handle in [workers.submit(batches[0], plan.score, seed=0) for _ in range(2 * num_workers)]:
+        how = {"shape": funnel.space.shape, "seed": 0}
+        for handle in [workers.submit(batches[0], plan.score, **how) for _ in range(2 * num_workers)]:
             workers.results(handle, len(batches[0]))
         start = time.perf_counter()
-        handles = [workers.submit(batch, plan.score, seed=0) for batch in batches]
+        handles = [workers.submit(batch, plan.score, **how) for batch in batches]
         for handle, batch in zip(handles, batches, strict=True):
             assert all(isinstance(scored.value, float) for scored in workers.results(handle, len(batch)))
         seconds = time.perf_counter() - start

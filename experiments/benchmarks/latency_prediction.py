@@ -34,7 +34,7 @@ def main():
 
     progress = Progress(console_for(json_output=False))
     experiment, track, space = load_experiment(arguments.track)
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
     protocol, stand_in = choose_protocol(track)
     budget_ms = local_budget(track, reference_here(track, protocol, progress), stand_in).budget_ms
     table = LatencyTable(protocol)

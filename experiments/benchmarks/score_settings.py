@@ -37,16 +37,16 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space, rng, candidates = load_space("ir_se"), np.random.default_rng(arguments.seed), []
-    like = cost(space.baselines["IR-SE-100"]).macs
+    like = cost(space.baselines["IR-SE-100"], space.shape).macs
     while len(candidates) < arguments.candidates:
         candidate = space.sample(rng)
-        if abs(cost(candidate).macs / like - 1) < 0.1:
+        if abs(cost(candidate, space.shape).macs / like - 1) < 0.1:
             candidates.append(candidate)
 
-    truth, _ = scored(candidates, TRUTH)
+    truth, _ = scored(candidates, TRUTH, space.shape)
     rows = []
     for plan in SETTINGS:
-        values, seconds = scored(candidates, plan)
+        values, seconds = scored(candidates, plan, space.shape)
         rows.append(
             {
                 "image_px": plan.image_px,
@@ -56,7 +56,7 @@ def main():
             }
         )
         print(rows[-1], flush=True)
-    _, reference_s = scored(candidates[: arguments.timed], REFERENCE)
+    _, reference_s = scored(candidates[: arguments.timed], REFERENCE, space.shape)
     for row in rows:
         row["times_faster_than_reference"] = round(reference_s / row["seconds_per_candidate"], 1)
     result = {
@@ -71,11 +71,11 @@ def main():
     print(json.dumps(result, indent=1))
 
 
-def scored(candidates, plan):
+def scored(candidates, plan, shape):
     """(scores, seconds per candidate), the first one computed twice so that no set-up is timed."""
-    score_candidate(candidates[0], plan.model_copy(update={"repeats": 1}), seed=0)
+    score_candidate(candidates[0], plan.model_copy(update={"repeats": 1}), shape, seed=0)
     start = time.perf_counter()
-    values = [score_candidate(candidate, plan, seed=0)[0] for candidate in candidates]
+    values = [score_candidate(candidate, plan, shape, seed=0)[0] for candidate in candidates]
     return values, (time.perf_counter() - start) / len(candidates)
 
 

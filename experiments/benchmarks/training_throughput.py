@@ -91,7 +91,7 @@ def main():
         "made_by": provenance(seed=0).model_dump(),
         "device": options.device,
         "candidate": candidate.plain(),
-        "macs": cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size).macs,
+        "macs": cost(candidate, space.shape).macs,
         "image_px": space.image_px,
         "embedding_size": space.embedding_size,
         "batch": options.batch,

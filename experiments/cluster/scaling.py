@@ -82,7 +82,7 @@ class AtOnce:
     def __init__(self, space, funnel):
         self.space, self.funnel, self.seconds = space, funnel, 0.0
 
-    def submit(self, candidates, plan, *, seed, repeats=None):
+    def submit(self, candidates, plan, *, shape, seed, repeats=None):
         start = time.perf_counter()
         values = self.funnel.score.of(self.space, np.array([genes_of(one) for one in candidates]))
         self.seconds += time.perf_counter() - start
@@ -106,7 +106,7 @@ def driver_times(space, plan, table, folder):
         lag=4,
         refusal=lambda one: None,
         fit=lambda ms_N, genes_NG: ms_N <= BUDGET_MS,
-        predicted_ms=lambda one: table.predict(one, image_px=space.image_px, embedding_size=space.embedding_size),
+        predicted_ms=lambda one: table.predict(one, space.shape),
         funnel=funnel,
     )
     proposing, propose = [], funnel.propose
@@ -138,7 +138,7 @@ def scorer_times(space, plan, table):
             population, batch=batch, most=plan.batch_size, seen=seen, counters=collections.Counter()
         )
         start = time.perf_counter()
-        scored = score_batch(candidates, plan.score, seed=0)
+        scored = score_batch(candidates, plan.score, space.shape, seed=0)
         found.append((time.perf_counter() - start) / len(candidates))
         for candidate, one in zip(candidates, scored, strict=True):
             population.add(one.value, candidate)

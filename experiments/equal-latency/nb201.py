@@ -31,6 +31,7 @@ from zennas.run_folder import write_atomically
 from zennas.score.aggregate import WEIGHTS, equal_cost_terms, rank_aggregate
 from zennas.score.scores import SCORES
 from zennas.space.cost import cost
+from zennas.space.shape import Shape
 from zennas.space.space import Space
 
 HERE = pathlib.Path(__file__).parent
@@ -38,6 +39,7 @@ HERE = pathlib.Path(__file__).parent
 NUM_DEV = 800
 NUM_BINS, CLOSE = 20, 0.03
 BATCH = 16
+IMAGES = Shape(channels=3, height=IMAGE_PX, width=IMAGE_PX, embedding_size=1)
 # As long as all the others together: on fewer networks.
 SLOW = ("zen", "zen_reference", "vkdnw")
 PROXIES = ("naswot", "swap", "meco", "near", "synflow", "az_expressivity", "az_progressivity", "az_trainability")
@@ -92,9 +94,9 @@ def values_of(architecture, names, *, seed):
             elif name == "convolutions":
                 value = sum(isinstance(part, nn.Conv2d) for part in network.modules())
             elif name == "equal_cost":
-                value = equal_cost_terms(network, IMAGE_PX, BATCH, generator)._asdict()
+                value = equal_cost_terms(network, IMAGES, BATCH, generator)._asdict()
             else:
-                value = SCORES[name](network, IMAGE_PX, BATCH, generator)
+                value = SCORES[name](network, IMAGES, BATCH, generator)
         except (FloatingPointError, RuntimeError) as error:
             if "input" not in str(error) and not isinstance(error, FloatingPointError):
                 raise
@@ -242,12 +244,12 @@ def on_ir_se(*, seed, number=60, macs=(38e6, 42e6)):
     generator, candidates = np.random.default_rng(seed), {}
     while len(candidates) < number:
         one = space.sample(generator)
-        size = cost(one, image_px=space.image_px, embedding_size=space.embedding_size)
+        size = cost(one, space.shape)
         if macs[0] < size.macs < macs[1]:
             candidates[one] = size.params
 
     def drawn(name, which):
-        return [SCORES[name](one, IMAGE_PX, BATCH, torch.Generator().manual_seed(which)) for one in candidates]
+        return [SCORES[name](one, IMAGES, BATCH, torch.Generator().manual_seed(which)) for one in candidates]
 
     beside = {
         "blocks": [one.num_blocks for one in candidates],

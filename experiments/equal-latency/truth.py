@@ -56,7 +56,7 @@ def choose(options):
 
     _, track, space = load_experiment(EXPERIMENT)
     protocol, _ = choose_protocol(track)
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
     table = LatencyTable(protocol)
     table.ensure(table.missing_for(space))
     # The table's sums are of parts with cold caches; networks as small as these keep theirs warm.

@@ -28,7 +28,6 @@ from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import Provenance
 from zennas.score.scores import SCORES, score_candidate
 from zennas.space.candidate import Candidate
-from zennas.space.cost import cost
 from zennas.track import ScorePlan
 
 FARS = (1e-1, 1e-2, 1e-3)
@@ -86,10 +85,7 @@ def auc(similarity_P, same_P):
 
 def values_of(entry, space):
     """{score or plain figure: value} of a candidate of candidates.json."""
-    candidate, size = (
-        Candidate(**entry["candidate"]),
-        {"image_px": space.image_px, "embedding_size": space.embedding_size},
-    )
+    candidate, shape = Candidate(**entry["candidate"]), space.shape
     found = {
         "latency": entry["measured_ms"],
         "blocks": candidate.num_blocks,
@@ -97,13 +93,9 @@ def values_of(entry, space):
         "blocks of stage 1": candidate.depths[0],
         "blocks of stage 3": candidate.depths[-1],
     }
-    sized = cost(candidate, **size)
     for name in SCORES:
-        if name in ("params", "macs"):  # with the neck of this space's embeddings
-            found[name] = getattr(sized, name)
-            continue
         plan = ScorePlan(name=name, image_px=DRAWN["image_px"], batch=DRAWN["batch"])
-        found[name] = score_candidate(candidate, plan, seed=0, repeats=DRAWN["repeats"])[0]
+        found[name] = score_candidate(candidate, plan, shape, seed=0, repeats=DRAWN["repeats"])[0]
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tests.processes import forked
+from tests.shapes import square
 from zennas.data.images import decode
 from zennas.data.sources import open_source
 from zennas.embed.checkpoint import load_network, save_network
@@ -47,7 +48,7 @@ def seeded(seed):
 
 def made(seed=0, block="ir_cbam"):
     candidate = CANDIDATE.model_copy(update={"block": block})
-    network = build(candidate, image_px=PX, embedding_size=SIZE, generator=seeded(seed))
+    network = build(candidate, square(PX, SIZE), generator=seeded(seed))
     return calibrate(network, torch.randn(8, 3, PX, PX, generator=seeded(seed)))
 
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from zennas.latency.table import COLUMNS
+from zennas.latency.table import COLUMNS, part_cells
 
 
 @pytest.fixture
@@ -25,5 +25,5 @@ def write_table(path, ms_of, *, machine="a-gpu", runtime="1.6.0", date="2026-01-
             writer.writeheader()
         for part, ms in ms_of.items():
             values = {"ms": ms, "spread_pct": 1.5, "raw_ms": f"{ms} {ms}", "machine": machine, "date": date}
-            writer.writerow(part._asdict() | values | {"runtime": runtime})
+            writer.writerow(dict(zip(COLUMNS, part_cells(part), strict=False)) | values | {"runtime": runtime})
     return path

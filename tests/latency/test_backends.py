@@ -3,6 +3,7 @@ import onnx
 import pytest
 import torch
 
+from tests.shapes import square
 from zennas.export import fold, to_onnx
 from zennas.latency.backends import BACKENDS, device_of, fix_input_px, missing, open_backend
 from zennas.latency.protocol import measure
@@ -18,7 +19,7 @@ NEEDS_GPU = [name for name in BACKENDS if device_of(name) != "cpu"]
 
 @pytest.fixture(scope="module")
 def network():
-    network = build(SMALL, embedding_size=8)
+    network = build(SMALL, square(112, 8))
     return calibrate(network, torch.randn(4, 3, 112, 112, generator=torch.Generator().manual_seed(0)))
 
 

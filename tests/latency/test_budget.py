@@ -5,6 +5,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.shapes import FACE, square
 from zennas.latency import budget
 from zennas.latency.budget import (
     choose_protocol,
@@ -138,8 +139,8 @@ def test_the_reference_is_measured_once_and_kept_for_the_machine_that_measures(
 ):
     here, measured, console = ["here"], [], Console(file=io.StringIO())
 
-    def measure(candidate, protocol):
-        measured.append(candidate)
+    def measure(candidate, protocol, shape):
+        measured.append((candidate, shape))
         return taken(40.0, protocol=protocol, machine=here[0])
 
     def on_another_machine(function, *arguments):
@@ -154,13 +155,13 @@ def test_the_reference_is_measured_once_and_kept_for_the_machine_that_measures(
     for _ in range(2):
         found = reference_here(track, CPU, Progress(console), on_device=on_device)
         assert found == taken(40.0, machine=machine) == kept_reference(track, CPU, machine=machine)
-    assert measured == [track.budget.reference.candidate]
+    assert measured == [(track.budget.reference.candidate, FACE)]
     assert console.file.getvalue().count("reference 40.00 ms measured, and kept") == 1
 
 
 def test_a_network_is_measured_from_its_export():
     small = Candidate(block="ir", stem=8, widths=(8,), depths=(1,))
-    measurement = measure_network(small, CPU, image_px=16, embedding_size=8)
+    measurement = measure_network(small, CPU, square(16, 8))
     assert measurement.protocol == CPU and measurement.measured_ms > 0
 
 

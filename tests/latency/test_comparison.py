@@ -88,14 +88,14 @@ def test_a_device_that_is_three_times_slower_stands_in_perfectly(space, known):
 
 def test_a_device_that_takes_longer_over_some_parts_is_told_by_them(space, known):
     parts = parts_of_space(space)
-    slow = {part: 4.0 if part.in_px == 32 else 0.5 for part in parts}
+    slow = {part: 4.0 if part.in_height == 32 else 0.5 for part in parts}
     one = known("one", {part: part.macs * 1e-6 for part in parts})
     other = known("other", {part: part.macs * 1e-6 * slow[part] for part in parts})
     found = compare(one, other, space, num_candidates=60)
     for stage in found.stages:
         expected = 4.0 if stage.in_px == 32 else 0.5
         assert stage.ratio.mean == pytest.approx(expected) and stage.ratio.num == sum(
-            (part.kind, part.stride, part.in_px) == (stage.kind, stage.stride, stage.in_px) for part in parts
+            (part.kind, part.stride, part.in_height) == (stage.kind, stage.stride, stage.in_px) for part in parts
         )
     assert found.parts.mean == pytest.approx(np.exp(np.mean(np.log(list(slow.values())))))
     assert (found.parts.low, found.parts.high) == pytest.approx((0.5, 4.0))
@@ -113,7 +113,7 @@ def test_candidates_are_ranked_as_the_two_predict_them(space, known):
         candidate = space.sample(rng)
         if candidate not in seen:
             seen.append(candidate)
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
     first, second = ([round(table.predict(candidate, **sizes), 9) for candidate in seen] for table in tables)
     assert found.num == len(seen)
     assert found.tau == pytest.approx(scipy.stats.kendalltau(first, second).statistic)

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from tests.latency.conftest import write_table
+from tests.shapes import square
 from zennas.latency.__main__ import main
 from zennas.latency.budget import kept_networks, kept_reference
 from zennas.latency.table import LatencyTable, kept_folder, parts_of_space, runtime_of
@@ -67,7 +68,7 @@ def test_files_of_candidates_and_onnx_files_are_measured(command, tmp_path):
 
     small = Candidate(block="ir", stem=8, widths=(8,), depths=(1,))
     for precision in ("float32", "int8"):
-        made = export_candidate(small, image_px=32, embedding_size=64, precision=precision)
+        made = export_candidate(small, square(32, 64), precision=precision)
         (tmp_path / f"{precision}.onnx").write_bytes(made.onnx_bytes)
     (tmp_path / "mine.yaml").write_text(SMALL)
     words = ("mine.yaml", "float32.onnx", "int8.onnx")
@@ -160,7 +161,7 @@ def test_an_imported_table_is_kept_under_its_own_name(command, foreign):
 
 
 def test_predicted_measures_and_shows_and_goes_on(command, space, tiny, filled, tmp_path):
-    protocol, sizes = load_experiment(str(tiny))[1].protocol, {"image_px": 32, "embedding_size": 64}
+    protocol, sizes = load_experiment(str(tiny))[1].protocol, {"shape": square(32, 64)}
     _, err = command("--predicted", code=2)
     assert "measure some with --predicted --measure 20" in err
     out, _ = command("--predicted", "--measure", 2)
@@ -210,4 +211,4 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(co
     (tmp_path / "a-file").touch()
     _, err = command("--predicted", "--measure", 2, "--out", "a-file/p.html", code=2)
     assert "a-file" in err
-    assert kept_networks(load_experiment(str(tiny))[1].protocol, image_px=32, embedding_size=64) == []
+    assert kept_networks(load_experiment(str(tiny))[1].protocol, square(32, 64)) == []

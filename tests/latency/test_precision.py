@@ -12,6 +12,7 @@ import torch
 import yaml
 from onnx import TensorProto, numpy_helper
 
+from tests.shapes import square
 from zennas import export as exporting
 from zennas.checker import BROKEN, IR_VERSION, KEPT, OPSET, SMALL_WEIGHTS, file_rules, precision_of
 from zennas.export import PRECISIONS, Proof, checker_problems, compare, export, in_precision, open_session, weights_of
@@ -28,7 +29,7 @@ from zennas.track import Precision, Protocol, Track, load_experiment, load_track
 
 # Wide enough that the rounding of eight bits averages out; toys of eight channels keep a cosine of 0.97.
 CANDIDATE = Candidate(block="ir_se", stem=16, widths=(16, 32), depths=(2, 1))
-SIZES = {"image_px": 32, "embedding_size": 64}
+SIZES = {"shape": square(32, 64)}
 SHAPE = (3, 32, 32)
 CPU = Protocol(backend="onnxruntime-cpu", num_runs=3, kth_fastest=1)
 SMALL_TYPES = {"float32": {TensorProto.FLOAT}, "float16": {TensorProto.FLOAT16}, "int8": {TensorProto.INT8}}
@@ -49,7 +50,7 @@ def network():
 def exported(network):
     """{precision: Export}"""
     metadata = {"candidate": CANDIDATE.text}
-    return {name: export(network, image_px=32, metadata=metadata, precision=name) for name in PRECISIONS}
+    return {name: export(network, square(32), metadata=metadata, precision=name) for name in PRECISIONS}
 
 
 # --- the files
@@ -159,7 +160,7 @@ def other_weights(model, calibration_BCHW):
 def test_a_conversion_that_changes_the_answer_is_refused(network, monkeypatch, precision, said):
     monkeypatch.setitem(exporting.PRECISIONS, precision, other_weights)
     with pytest.raises(RuntimeError, match=said):
-        export(network, image_px=32, precision=precision)
+        export(network, square(32), precision=precision)
 
 
 def test_a_wrong_fold_is_not_taken_for_rounding(network, monkeypatch):
@@ -175,14 +176,14 @@ def test_a_wrong_fold_is_not_taken_for_rounding(network, monkeypatch):
     monkeypatch.setattr(exporting, "fold", nearly)
     for precision in PRECISIONS:
         with pytest.raises(RuntimeError, match=r"differ by .* at most 0\.0001 of it is rounding"):
-            export(network, image_px=32, precision=precision)
+            export(network, square(32), precision=precision)
 
 
 def test_int8_takes_its_ranges_from_the_images_that_are_given(network):
     image_BCHW = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(5))
     scales = []
     for factor in (1, 10):
-        made = export(network, image_px=32, precision="int8", calibration_BCHW=image_BCHW * factor)
+        made = export(network, square(32), precision="int8", calibration_BCHW=image_BCHW * factor)
         graph = onnx.load_from_string(made.onnx_bytes).graph
         (first,) = [node for node in graph.node if "image" in node.input and node.op_type == "QuantizeLinear"]
         scales.append(float(weights_of(made.onnx_bytes)[first.input[1]]))
@@ -195,8 +196,7 @@ def test_int8_takes_its_ranges_from_the_images_that_are_given(network):
 def test_every_block_can_be_handed_out_in_it(block, precision):
     made = export_candidate(
         Candidate(block=block, stem=32, widths=(32, 32, 64), depths=(1, 2, 1)),
-        image_px=64,
-        embedding_size=64,
+        square(64, 64),
         precision=precision,
     )  # which is its proof; so narrow ones keep 0.98 in int8
     assert precision_of(made.onnx_bytes) == precision and made.proof.min_cosine < 1
@@ -205,7 +205,7 @@ def test_every_block_can_be_handed_out_in_it(block, precision):
 @smaller
 def test_converting_says_nothing_and_leaves_the_logs_on(network, precision, capfd, caplog):
     before = logging.root.manager.disable
-    export(network, image_px=32, precision=precision)
+    export(network, square(32), precision=precision)
     assert logging.root.manager.disable == before
     assert caplog.records == [] and capfd.readouterr() == ("", "")
 
@@ -345,7 +345,7 @@ def test_a_given_file_is_timed_as_it_is_and_the_record_says_so(exported, tmp_pat
 
 
 def test_a_file_with_a_half_precision_input_can_be_timed(network):
-    model = onnx.load_from_string(export(network, image_px=32).onnx_bytes)
+    model = onnx.load_from_string(export(network, square(32)).onnx_bytes)
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     half = convert_float_to_float16(model, keep_io_types=False).SerializeToString()

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 
 from tests.pages import figure, numbers
+from tests.shapes import FACE, square
 from zennas.latency import predicted
 from zennas.latency.budget import keep_network, kept_networks, measure_network
 from zennas.latency.predicted import measure_some, page, predict_kept, sentence
@@ -18,7 +19,7 @@ from zennas.space.cost import cost
 from zennas.track import Protocol, load_experiment
 
 CPU = Protocol(backend="onnxruntime-cpu", num_runs=5, kth_fastest=2)
-SIZES = {"image_px": 32, "embedding_size": 64}
+SIZES = {"shape": square(32, 64)}
 
 
 @pytest.fixture
@@ -96,9 +97,9 @@ def test_only_networks_of_this_machine_rule_version_and_size_count(kept, space, 
         candidate(16, 5), taken(1.0, versions=versions() | {"onnxruntime": "1", "onnxruntime-gpu": "1"}), **SIZES
     )
     keep_network(candidate(24, 5), taken(1.0, protocol=CPU.with_runs(9)), **SIZES)
-    keep_network(candidate(16, 5), taken(1.0))  # at 112 px
+    keep_network(candidate(16, 5), taken(1.0), FACE)
     assert {one for one, _ in kept_networks(CPU, **SIZES)} == set(kept)
-    assert [one for one, _ in kept_networks(CPU)] == [candidate(16, 5)]
+    assert [one for one, _ in kept_networks(CPU, FACE)] == [candidate(16, 5)]
 
 
 def test_networks_that_the_table_knows_nothing_of_are_counted(kept, space, latency_table):
@@ -128,9 +129,9 @@ def measured(monkeypatch):
     """The candidates that were measured, in order; the measuring is real."""
     asked = []
 
-    def measure(one, protocol, **sizes):
+    def measure(one, protocol, shape):
         asked.append(one)
-        return measure_network(one, protocol, **sizes)
+        return measure_network(one, protocol, shape)
 
     monkeypatch.setattr(predicted, "measure_network", measure)
     return asked

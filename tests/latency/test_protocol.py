@@ -7,6 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from tests.shapes import square
 from zennas.latency import protocol as protocols
 from zennas.latency.backends import BACKENDS
 from zennas.latency.budget import export_candidate
@@ -54,7 +55,7 @@ def test_a_wide_spread_is_warned_of(wide_ms):
 
 
 def test_a_measurement_is_a_record_of_all_that_was_taken():
-    exported = export_candidate(SMALL, image_px=16, embedding_size=8)
+    exported = export_candidate(SMALL, square(16, 8))
     protocol = Protocol(backend="onnxruntime-cpu", num_runs=7, kth_fastest=2)
     counted = []
     measurement = measure(exported.onnx_bytes, protocol, progress=lambda done, total: counted.append((done, total)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.latency.conftest import write_table
+from tests.shapes import square
 from zennas.latency.budget import measure_network
 from zennas.latency.protocol import Measurement
 from zennas.latency.table import QUANTUM, LatencyTable, Part, parts_of, parts_of_space, table_name
@@ -20,7 +21,7 @@ from zennas.track import Protocol, load_space
 CPU = Protocol(backend="onnxruntime-cpu", num_runs=5, kth_fastest=1)
 ORT = versions().get("onnxruntime-gpu") or versions()["onnxruntime"]
 SMALL = Candidate(block="ir", stem=16, widths=(16, 48), depths=(1, 3))
-SIZES = {"image_px": 32, "embedding_size": 64}
+SIZES = {"shape": square(32, 64)}
 MS_PER_MAC = 1e-6
 
 
@@ -63,19 +64,19 @@ def odd_ms(part):
 def test_a_prediction_is_the_sum_of_its_parts(tmp_path):
     candidate = Candidate(block="ir", stem=16, widths=(16, 48, 48), depths=(1, 3, 2))
     table = opened(tmp_path, {part: odd_ms(part) for part in parts_of(candidate, **SIZES)})
-    total_ms, channels, px = odd_ms(Part("stem", 3, 16, 1, 32)), 16, 32
+    total_ms, channels, px = odd_ms(Part("stem", 3, 16, 1, 32, 32)), 16, 32
     for width, depth in ((16, 1), (48, 3), (48, 2)):
         for block in range(depth):
             stride = 2 if block == 0 else 1
-            total_ms += odd_ms(Part("ir", channels, width, stride, px))
+            total_ms += odd_ms(Part("ir", channels, width, stride, px, px))
             channels, px = width, px // stride
-    total_ms += odd_ms(Part("neck", 48, 64, 1, px))
+    total_ms += odd_ms(Part("neck", 48, 64, 1, px, px))
     assert px == 4
     assert table.predict(candidate, **SIZES) == pytest.approx(total_ms, rel=1e-12)  # the order of a sum
 
 
 def repeated(width, px=16):
-    return Part("ir", width, width, 1, px)
+    return Part("ir", width, width, 1, px, px)
 
 
 def repeated_macs(width, px=16):
@@ -148,7 +149,7 @@ def covered(request, tmp_path_factory):
 def test_a_space_is_covered_by_its_parts(covered, seed):
     space, table = covered
     candidate = space.sample(np.random.default_rng(seed))
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
     predicted_ms = table.predict(candidate, **sizes)
     # Where time is proportional to MACs, so is the prediction, but for a stem and first blocks off the quantum, which
     # count as the next width on it; least squares over values that differ by 10^4 keep five digits.

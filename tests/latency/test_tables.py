@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from tests.latency.conftest import write_table
+from tests.shapes import square
 from zennas.latency.backends import BACKENDS
 from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, table_name
 from zennas.latency.tables import find_table, import_table, known_tables, open_table, protocol_of, read_rows
@@ -15,7 +16,7 @@ from zennas.track import Precision, Protocol
 CUDA = Protocol(backend="onnxruntime-cuda")
 NAME = "onnxruntime-cuda-1t-batch1.csv"
 SMALL = Candidate(block="ir", stem=16, widths=(16, 48), depths=(1, 3))
-SIZES = {"image_px": 32, "embedding_size": 64}
+SIZES = {"shape": square(32, 64)}
 MS = {part: 0.5 + index for index, part in enumerate(parts_of(SMALL, **SIZES))}
 TOTAL_MS = sum(times * MS[part] for part, times in parts_of(SMALL, **SIZES).items())
 
@@ -162,7 +163,7 @@ def test_a_file_whose_name_says_no_rule_takes_the_one_that_is_given(tmp_path):
 
 def test_another_machine_s_table_is_not_filled_here(two):
     table = open_table("a-phone")
-    path, missing = kept_folder("a-phone") / table_name(table.protocol), Part("ir", 64, 64, 1, 8)
+    path, missing = kept_folder("a-phone") / table_name(table.protocol), Part("ir", 64, 64, 1, 8, 8)
     before = path.read_bytes()
     assert table.missing([missing]) == [missing]
     with pytest.raises(

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.processes import forked
+from tests.shapes import FACE
 from zennas.score.limits import TooLongError, memory_limit, time_limit
 from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate
@@ -80,7 +81,7 @@ def test_one_that_takes_too_long_fails_and_the_batch_goes_on(monkeypatch):
         SCORES, "slow", lambda one, image_px, batch, generator: time.sleep(30 * (one.stem == 16)) or 1.0
     )
     candidates = [Candidate(block="ir", stem=stem, widths=(8,), depths=(1,)) for stem in (8, 16, 24)]
-    scored = score_batch(candidates, ScorePlan(name="slow", repeats=1), seed=0, limit_s=0.3)
+    scored = score_batch(candidates, ScorePlan(name="slow", repeats=1), FACE, seed=0, limit_s=0.3)
     assert [one.value for one in scored] == [1.0, None, 1.0]
     assert (scored[1].stage, scored[1].error) == ("score", "TooLongError: took longer than 0.3 s")
 
@@ -88,6 +89,6 @@ def test_one_that_takes_too_long_fails_and_the_batch_goes_on(monkeypatch):
 def test_a_family_is_scored_alone_where_that_is_asked(monkeypatch):
     candidates = [Candidate(block="ir", stem=8, widths=(8,), depths=(depth,)) for depth in (1, 2, 3)]
     plan = ScorePlan(image_px=16, batch=2, repeats=1)
-    together, alone = (score_batch(candidates, plan, seed=0, alone=one) for one in (False, True))
+    together, alone = (score_batch(candidates, plan, FACE, seed=0, alone=one) for one in (False, True))
     assert [one.value for one in together] == pytest.approx([one.value for one in alone], rel=1e-4)
     assert len({one.seconds for one in together}) == 1 < len({one.seconds for one in alone})

@@ -11,6 +11,7 @@ from scipy import integrate
 from torch import nn
 
 from tests.conftest import all_genes
+from tests.shapes import square
 from zennas.score import meanfield
 from zennas.score import plain as plain_module
 from zennas.score.meanfield import growth_of, mean_field, mean_field_sums
@@ -69,7 +70,7 @@ def by_hand(candidate, image_px, batch):
     places = [(image, y, x) for image in range(batch) for y in range(image_px) for x in range(image_px)]
     covariance_NN, direction_N = np.eye(len(places)), np.ones(len(places))
     log_sigma, px, channels, normal = 0.0, image_px, 3, False
-    layers = list(plain(candidate))
+    layers = list(plain(candidate, 3))
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             fan_in, channels = layer.weight[0].numel(), layer.out_channels
@@ -142,14 +143,18 @@ def mean_power(covariance_NN, power):
 def test_small_maps_by_hand(image_px, batch, depth, rows):
     candidate = Candidate(block="open", stem=8, widths=(12,), depths=(depth,))
     # Exact but for the two quadratures, 1e-5 a norm, and for the arc-cosine's angles, 1e-6 a pair.
-    assert mean_field(candidate, image_px, batch, None) == pytest.approx(by_hand(candidate, image_px, batch), abs=2e-4)
+    assert mean_field(candidate, square(image_px), batch, None) == pytest.approx(
+        by_hand(candidate, image_px, batch), abs=2e-4
+    )
 
 
 @pytest.mark.parametrize(("image_px", "batch", "depth"), [(4, 2, 1), (8, 2, 2)])
 def test_the_ir_block_by_hand(image_px, batch, depth):
     """Its last layer is a norm: E[v^(-1/2)]^2 stands for E[1/v] there."""
     candidate = Candidate(block="ir", stem=8, widths=(12,), depths=(depth,))
-    assert mean_field(candidate, image_px, batch, None) == pytest.approx(by_hand(candidate, image_px, batch), abs=1e-5)
+    assert mean_field(candidate, square(image_px), batch, None) == pytest.approx(
+        by_hand(candidate, image_px, batch), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("block", ["ir", "open"])
@@ -157,18 +162,18 @@ def test_borders_and_positions_are_not_forgotten(block, rows):
     """What the two tests above are about is there: a form without borders and finite batches says something else."""
     candidate = Candidate(block=block, stem=8, widths=(12,), depths=(2,))
     num_positions, slopes = 2 * 2 * 2, {"ir": [0.25] * 3, "open": [0.25, 0.0, 0.3, 0.0, 0.3]}[block]
-    fan_ins = [layer.weight[0].numel() for layer in plain(candidate) if isinstance(layer, nn.Conv2d)]
+    fan_ins = [layer.weight[0].numel() for layer in plain(candidate, 3) if isinstance(layer, nn.Conv2d)]
     endless = sum(0.5 * math.log(fan_in) for fan_in in fan_ins) + sum(0.5 * math.log((1 + a**2) / 2) for a in slopes)
     endless += math.log(12 * num_positions / 2 * math.sqrt(2 / math.pi))
-    assert abs(mean_field(candidate, 4, 2, None) - endless) > 0.3
+    assert abs(mean_field(candidate, square(4), 2, None) - endless) > 0.3
 
 
 def test_a_stage_settles(rows):
     """Thirty blocks of a stage one by one are what the first few of them and the repetition of the last say."""
     deep = Candidate(block="open", stem=8, widths=(12,), depths=(30,))
-    assert len(growth_of("open", 1, 4, 2).stages[0].of_depth) < 30
+    assert len(growth_of("open", 1, (4, 4), 2).stages[0].of_depth) < 30
     # Each block adds what the last one followed does, but for less than SETTLED.
-    assert mean_field(deep, 4, 2, None) == pytest.approx(by_hand(deep, 4, 2), abs=30 * meanfield.SETTLED)
+    assert mean_field(deep, square(4), 2, None) == pytest.approx(by_hand(deep, 4, 2), abs=30 * meanfield.SETTLED)
 
 
 @pytest.mark.parametrize("before", [1, 3])
@@ -177,12 +182,12 @@ def test_a_stage_behind_one_that_has_not_settled(before, rows):
     20.
     """
     deep, shallow = (Candidate(block="open", stem=8, widths=(12, 12), depths=(before, depth)) for depth in (12, 1))
-    assert mean_field(deep, 8, 2, None) == pytest.approx(by_hand(deep, 8, 2), abs=0.01)
-    assert mean_field(shallow, 8, 2, None) == pytest.approx(by_hand(shallow, 8, 2), abs=0.2)
+    assert mean_field(deep, square(8), 2, None) == pytest.approx(by_hand(deep, 8, 2), abs=0.01)
+    assert mean_field(shallow, square(8), 2, None) == pytest.approx(by_hand(shallow, 8, 2), abs=0.2)
     # It is no little thing: a second stage adds something else behind a first of one block than behind a first of
     # thirty.
-    of_depth = growth_of("open", 2, 8, 2).stages[0].of_depth
-    alone = growth_of("open", 1, 8, 2).stages[0].of_depth
+    of_depth = growth_of("open", 2, (8, 8), 2).stages[0].of_depth
+    alone = growth_of("open", 1, (8, 8), 2).stages[0].of_depth
     assert abs((of_depth[0] - of_depth[-1]) - (alone[0] - alone[-1])) > 0.1
 
 
@@ -258,10 +263,12 @@ def test_it_is_the_measured_score(name, rows):
     channels 0.5 %, the goal. A lost slope (0.3) would be 1 %."""
     candidate, image_px, batch, num_draws, per_cent = MEASURED[name]
     scores = [
-        zen_of_candidates([candidate], image_px, batch, torch.Generator().manual_seed(seed), dtype=torch.float32)[0]
+        zen_of_candidates(
+            [candidate], square(image_px), batch, torch.Generator().manual_seed(seed), dtype=torch.float32
+        )[0]
         for seed in range(num_draws)
     ]
-    closed = mean_field(candidate, image_px, batch, None)
+    closed = mean_field(candidate, square(image_px), batch, None)
     assert statistics.stdev(scores) / math.sqrt(num_draws) < 0.001 * closed
     assert closed == pytest.approx(statistics.fmean(scores), rel=per_cent / 100)
 
@@ -284,8 +291,8 @@ SPACE = Space(
 def test_the_sums_are_those_of_every_candidate():
     """Depths that are far beyond the last block that was followed included."""
     genes_NG = all_genes(SPACE)
-    of_each = [mean_field(SPACE.candidate(genes), 8, 2, None) for genes in genes_NG]
-    together_N = mean_field_sums(SPACE, 8, 2).of(SPACE, genes_NG)
+    of_each = [mean_field(SPACE.candidate(genes), square(8), 2, None) for genes in genes_NG]
+    together_N = mean_field_sums(SPACE, (8, 8), 2).of(SPACE, genes_NG)
     assert len(genes_NG) == 3 * 3 * 3 * 4
     assert together_N == pytest.approx(of_each, rel=1e-12)  # float64, sums of a hundred terms
 
@@ -296,16 +303,16 @@ def test_every_block_has_a_closed_form(block):
     candidate = Candidate(block=block, stem=8, widths=(8, 16), depths=(1, 2))
     wider = candidate.model_copy(update={"widths": (8, 32)})
     deeper = candidate.model_copy(update={"depths": (1, 3)})
-    network = build(candidate, image_px=16, embedding_size=4)
-    first, *more = (mean_field(one, 16, 2, None) for one in (candidate, wider, deeper))
+    network = build(candidate, square(16, 4))
+    first, *more = (mean_field(one, square(16), 2, None) for one in (candidate, wider, deeper))
     assert math.isfinite(first) and all(score > first for score in more)
-    assert mean_field(network, 16, 2, None) == first
+    assert mean_field(network, square(16), 2, None) == first
 
 
 def test_attention_is_not_seen_and_chance_not_asked():
     generator = torch.Generator().manual_seed(3)
     scores = [
-        mean_field(Candidate(block=block, stem=8, widths=(8,), depths=(2,)), 8, 2, generator)
+        mean_field(Candidate(block=block, stem=8, widths=(8,), depths=(2,)), square(8), 2, generator)
         for block in ("ir", "ir_cbam")
     ]
     assert scores[0] == scores[1]
@@ -316,12 +323,12 @@ def test_attention_is_not_seen_and_chance_not_asked():
 def test_too_few_positions_are_a_value_error(image_px, batch):
     two_stages = Candidate(block="ir", stem=8, widths=(8, 8), depths=(1, 1))
     with pytest.raises(ValueError, match=r"too few for a mean of the score; more image_px or batch"):
-        mean_field(two_stages, image_px, batch, None)
+        mean_field(two_stages, square(image_px), batch, None)
 
 
 def test_a_layer_that_it_does_not_know_is_a_value_error(rows):
     candidate = Candidate(block="smooth", stem=8, widths=(8,), depths=(1,))
     space = SPACE.model_copy(update={"block": "smooth"})
-    for scored in (lambda: mean_field(candidate, 8, 2, None), lambda: mean_field_sums(space, 8, 2)):
+    for scored in (lambda: mean_field(candidate, square(8), 2, None), lambda: mean_field_sums(space, (8, 8), 2)):
         with pytest.raises(ValueError, match="does not know a layer of block 'smooth'"):
             scored()

@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 from torch import nn
 
+from tests.shapes import square
 from zennas.records import UserError
 from zennas.score.aggregate import FLOOR, WEIGHTS, equal_cost_terms, rank_aggregate
 from zennas.score.proxies import entropy, synaptic_flow
@@ -68,7 +69,7 @@ def module(last=1.0):
 
 
 def score(name, network, *, seed=SEED, batch=BATCH):
-    return SCORES[name](network, PX, batch, seeded(seed))
+    return SCORES[name](network, square(PX), batch, seeded(seed))
 
 
 # --- the contract
@@ -87,7 +88,7 @@ def test_a_proxy_is_a_finite_float_of_its_seed(name, given):
 
 @each_proxy
 def test_a_network_is_scored_as_its_candidate_and_that_as_its_stem_and_blocks(name):
-    network = build(SMALL, image_px=PX, embedding_size=4)
+    network = build(SMALL, square(PX, 4))
     value = score(name, SMALL)
     assert score(name, network) == value
     assert score(name, nn.Sequential(network.stem, *network.blocks)) == value
@@ -142,7 +143,7 @@ def test_what_a_score_cannot_work_on_is_said():
 
 
 def test_effectiveness_is_that_of_the_space():
-    assert score("effectiveness", SMALL) == score("effectiveness", build(SMALL, image_px=8)) == effectiveness(SMALL)
+    assert score("effectiveness", SMALL) == score("effectiveness", build(SMALL, square(8))) == effectiveness(SMALL)
 
 
 @pytest.mark.parametrize("space", ["ir_se_tiny", "ir_se"])
@@ -322,7 +323,7 @@ def test_synflow_of_two_layers_by_hand():
 def test_synflow_in_pieces_is_synflow_in_one():
     flows, output = by_hand(module())
     assert score("synflow", module()) == pytest.approx(math.log(sum(flows)), rel=1e-5)
-    flow = synaptic_flow(module(), PX, seeded(SEED))
+    flow = synaptic_flow(module(), square(PX), seeded(SEED))
     assert [one / flow.output for one in flow.flows] == pytest.approx([one / output for one in flows], rel=1e-4)
 
 
@@ -381,7 +382,7 @@ def test_vkdnw_grows_by_one_with_a_layer_and_sees_many_outputs_through_ten():
 
 
 def test_equal_cost_is_the_weighted_sum_of_its_terms():
-    terms = equal_cost_terms(SMALL, PX, BATCH, seeded(SEED))._asdict()
+    terms = equal_cost_terms(SMALL, square(PX), BATCH, seeded(SEED))._asdict()
     assert terms.keys() == WEIGHTS.keys()
     assert score("equal_cost", SMALL) == pytest.approx(sum(WEIGHTS[name] * terms[name] for name in terms))
 
@@ -396,7 +397,7 @@ def test_independence_and_separation_by_numpy():
 
     for _, made in traced.saw[nn.Conv2d]:
         smallest.append(made.shape[1] * np.mean([one[0] for one in eigenvalues(made)]))
-    terms = equal_cost_terms(module(), PX, BATCH, seeded(SEED))
+    terms = equal_cost_terms(module(), square(PX), BATCH, seeded(SEED))
     assert terms.independence == pytest.approx(math.log(sum(smallest)), rel=1e-4)
     expected = np.mean([np.log(one + FLOOR).mean() for one in eigenvalues(traced.blocks[-1])])
     assert terms.separation == pytest.approx(expected, rel=1e-4)
@@ -408,13 +409,13 @@ def test_attention_on_maps_of_one_pixel_is_not_counted():
     network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), gate)
     seen = Traced(network, batch=16).saw[nn.Conv2d][0][1].detach().double().transpose(0, 1).flatten(1).numpy()
     expected = math.log(8 * np.linalg.eigvalsh(np.corrcoef(seen))[0])
-    assert equal_cost_terms(network, PX, 16, seeded(SEED)).independence == pytest.approx(expected, rel=1e-4)
+    assert equal_cost_terms(network, square(PX), 16, seeded(SEED)).independence == pytest.approx(expected, rel=1e-4)
 
 
 def test_isometry_is_the_share_of_a_gradient_that_a_block_keeps():
     gains = [float(gradient.norm() / sign.norm()) for sign, gradient in pulled(Traced(module()))]
     expected = math.log(np.mean([min(gain, 1 / gain) for gain in gains]))
-    assert equal_cost_terms(module(), PX, BATCH, seeded(SEED)).isometry == pytest.approx(expected, rel=1e-5)
+    assert equal_cost_terms(module(), square(PX), BATCH, seeded(SEED)).isometry == pytest.approx(expected, rel=1e-5)
 
 
 def test_capacity_counts_the_weights_that_are_used():
@@ -422,7 +423,7 @@ def test_capacity_counts_the_weights_that_are_used():
     chain = nn.Sequential(
         *(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(3))
     )
-    used = equal_cost_terms(chain, PX, BATCH, seeded(SEED)).capacity
+    used = equal_cost_terms(chain, square(PX), BATCH, seeded(SEED)).capacity
     assert used == pytest.approx(math.log(3 * 81), rel=1e-6)
 
     class Beside(nn.Module):
@@ -438,7 +439,9 @@ def test_capacity_counts_the_weights_that_are_used():
             return self.main(x_BCHW) + self.factor * self.beside(x_BCHW)
 
     def capacity(factor):
-        return equal_cost_terms(nn.Sequential(nn.Conv2d(3, 3, 1), Beside(factor)), PX, BATCH, seeded(SEED)).capacity
+        return equal_cost_terms(
+            nn.Sequential(nn.Conv2d(3, 3, 1), Beside(factor)), square(PX), BATCH, seeded(SEED)
+        ).capacity
 
     assert capacity(0.0) == pytest.approx(math.log(9 + 9), rel=1e-6) and capacity(1.0) > capacity(0.0)
 
@@ -452,11 +455,11 @@ def test_what_the_terms_are_for():
 
     def terms(*behind):
         blocks = [nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *behind) for _ in range(1)]
-        return equal_cost_terms(nn.Sequential(nn.Conv2d(3, 3, 3), *blocks), PX, BATCH, seeded(SEED))
+        return equal_cost_terms(nn.Sequential(nn.Conv2d(3, 3, 3), *blocks), square(PX), BATCH, seeded(SEED))
 
     assert terms(Copies()).separation < terms().separation - 1
     wide, narrow = (Candidate(block="ir_se", stem=w, widths=(w, 2 * w), depths=(1, 2)) for w in (16, 8))
-    for one, other in zip(*(equal_cost_terms(c, 16, 8, seeded(0))[:2] for c in (wide, narrow)), strict=True):
+    for one, other in zip(*(equal_cost_terms(c, square(16), 8, seeded(0))[:2] for c in (wide, narrow)), strict=True):
         assert one > other
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
+from tests.shapes import square
 from zennas.score import plain as plain_module
 from zennas.score import together
 from zennas.score.plain import Convolution, plain_layers
@@ -35,8 +36,8 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def one_fp32(candidate, image_px, batch, generator, **given):
-    (score,) = fp32([candidate], image_px, batch, generator, **given)
+def one_fp32(candidate, shape, batch, generator, **given):
+    (score,) = fp32([candidate], shape, batch, generator, **given)
     return score
 
 
@@ -99,11 +100,11 @@ class Draws:
 
         with monkeypatch.context() as patch:
             patch.setattr(together, "through", spying_through)
-            self.fast = one_fp32(candidate, image_px, batch, seeded(seed), weight_of=weight_of)
+            self.fast = one_fp32(candidate, square(image_px), batch, seeded(seed), weight_of=weight_of)
         pair_2BCHW = entered[0][0].permute(0, 1, 4, 2, 3).clone()
         self.image_BCHW, self.direction_BCHW = pair_2BCHW.contiguous()
         assert self.image_BCHW.shape == (batch, 3, image_px, image_px)
-        self.plain = initialise(plain(candidate))
+        self.plain = initialise(plain(candidate, 3))
         convolutions = [part for part in self.plain if isinstance(part, nn.Conv2d)]
         for part, weight in zip(convolutions, weights.values(), strict=True):
             assert part.weight.shape == weight.shape
@@ -114,7 +115,7 @@ class Draws:
         with monkeypatch.context() as patch:
             patch.setattr(zen_module, "_redraw", lambda weight, bias, generator: None)
             pinned = nn.Sequential(Pinned(self.image_BCHW, self.direction_BCHW), *self.plain)
-            return zen_of_module(pinned, self.image_BCHW.shape[-1], len(self.image_BCHW), seeded(99))
+            return zen_of_module(pinned, square(self.image_BCHW.shape[-1]), len(self.image_BCHW), seeded(99))
 
 
 class Pinned(nn.Module):
@@ -218,11 +219,11 @@ def test_company_and_order_change_no_bit(blocks, batch, max_elements, monkeypatc
     """At least two images: there each image's sums are the same ones wherever it lies in its batch."""
     candidates = crowd(blocks, num=30, widths=(8, 16, 24))
     candidates += candidates[:5]
-    alone = {one: one_fp32(one, 32, batch, seeded(3)) for one in candidates}
+    alone = {one: one_fp32(one, square(32), batch, seeded(3)) for one in candidates}
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
     for seed in range(3):
         some = random.Random(seed).sample(candidates, k=len(candidates) - 9 * seed)
-        assert fp32(some, 32, batch, seeded(3)) == [alone[one] for one in some]
+        assert fp32(some, square(32), batch, seeded(3)) == [alone[one] for one in some]
 
 
 @pytest.mark.parametrize("px", [1, 4, 5, 16])
@@ -240,7 +241,7 @@ def test_a_map_is_convolved_alike_in_any_company(kernel, groups, out_channels, p
 
 
 def test_nobody_has_no_score():
-    assert zen_of_candidates([], 16, 2, seeded(0)) == []
+    assert zen_of_candidates([], square(16), 2, seeded(0)) == []
 
 
 @pytest.mark.parametrize("max_elements", [1, 20_000, 1 << 21], ids=["one at a time", "chunks", "all at once"])
@@ -248,16 +249,16 @@ def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkey
     """A single image: products of so few rows are summed in an order that depends on how many there are: rounding
     only."""
     candidates = crowd([*BLOCKS, branch], num=30, widths=(6, 10))
-    alone = [one_fp32(one, 32, 1, seeded(4), weight_of=own_weight) for one in candidates]
+    alone = [one_fp32(one, square(32), 1, seeded(4), weight_of=own_weight) for one in candidates]
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
     # Twice as far as elsewhere: a single image, of whose last maps a norm has few positions to average over.
-    assert fp32(candidates, 32, 1, seeded(4), weight_of=own_weight) == pytest.approx(alone, abs=2 * ROUNDING)
+    assert fp32(candidates, square(32), 1, seeded(4), weight_of=own_weight) == pytest.approx(alone, abs=2 * ROUNDING)
 
 
 @pytest.mark.parametrize("block", ["ir", "bottleneck", "inverted_residual"])
 def test_in_bfloat16_company_is_rounding_at_most(block):
     candidates = crowd([block], num=12, widths=(8, 16))
-    score = functools.partial(zen_of_candidates, image_px=16, batch=2, dtype=torch.bfloat16)
+    score = functools.partial(zen_of_candidates, shape=square(16), batch=2, dtype=torch.bfloat16)
     alone = [score([one], generator=seeded(5))[0] for one in candidates]
     of_seeds = [score([SMALL], generator=seeded(seed))[0] for seed in range(12)]
     worst = max(abs(a - b) for a, b in zip(score(candidates, generator=seeded(5)), alone, strict=True))
@@ -272,7 +273,7 @@ def asked(candidates, **given):
         places.append(place)
         return own_weight(place, shape)
 
-    fp32(candidates, 16, 2, seeded(0), weight_of=weight_of, **given)
+    fp32(candidates, square(16), 2, seeded(0), weight_of=weight_of, **given)
     return places
 
 
@@ -341,8 +342,8 @@ def test_a_score_is_the_same_either_way(block, monkeypatch):
     monkeypatch.setattr(F, "linear", lambda *given: products.append(small_px) or linear(*given))
     for small_px in (0, 99):
         monkeypatch.setattr(together, "SMALL_PX", small_px)
-        scores.append(one_fp32(candidate, 32, 2, seeded(1)))
-    layers = [layer for layer in plain_layers(candidate) if isinstance(layer, Convolution) and layer.groups == 1]
+        scores.append(one_fp32(candidate, square(32), 2, seeded(1)))
+    layers = [layer for layer in plain_layers(candidate, 3) if isinstance(layer, Convolution) and layer.groups == 1]
     assert products.count(0) == sum(layer.shape[2] == 1 for layer in layers) and products.count(99) == len(layers)
     assert scores[0] == pytest.approx(scores[1], abs=ROUNDING)
 
@@ -360,9 +361,9 @@ def test_an_overflow_is_a_value_and_its_neighbours_have_theirs(value):
         weight = own_weight(place, shape)
         return torch.full_like(weight, value) if shape[0] == 24 else weight
 
-    first, *scores, last = fp32([broken, *whole, broken], 16, 2, seeded(0), weight_of=weight_of)
+    first, *scores, last = fp32([broken, *whole, broken], square(16), 2, seeded(0), weight_of=weight_of)
     assert not math.isfinite(first) and not math.isfinite(last)
-    assert scores == [one_fp32(one, 16, 2, seeded(0), weight_of=own_weight) for one in whole]
+    assert scores == [one_fp32(one, square(16), 2, seeded(0), weight_of=own_weight) for one in whole]
 
 
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
@@ -371,7 +372,7 @@ def test_of_a_single_candidate_it_is_an_error(value):
         return torch.full(shape, value)
 
     with pytest.raises(FloatingPointError, match="overflow or vanish"):
-        zen_of_candidate(SMALL, 8, 2, seeded(0), weight_of=weight_of, dtype=torch.float32)
+        zen_of_candidate(SMALL, square(8), 2, seeded(0), weight_of=weight_of, dtype=torch.float32)
 
 
 def test_a_layer_that_the_fast_path_does_not_know_is_a_value_error(monkeypatch):
@@ -383,15 +384,15 @@ def test_a_layer_that_the_fast_path_does_not_know_is_a_value_error(monkeypatch):
     monkeypatch.setitem(BLOCKS, "smooth_branch", Smooth)
     smooth = Candidate(block="smooth_branch", stem=8, widths=(8, 16), depths=(1, 1))
     with pytest.raises(ValueError, match="block 'smooth_branch' has a layer that is no convolution, norm or"):
-        fp32([SMALL, smooth], 8, 2, seeded(0))
+        fp32([SMALL, smooth], square(8), 2, seeded(0))
 
 
 # --- the bank
 
 
 def test_the_bank_s_views_are_as_good_as_fresh_weights():
-    ours = [one_fp32(SMALL, 16, 4, seeded(seed)) for seed in range(40)]
-    fresh = [zen_of_module(initialise(plain(SMALL)), 16, 4, seeded(seed)) for seed in range(40)]
+    ours = [one_fp32(SMALL, square(16), 4, seeded(seed)) for seed in range(40)]
+    fresh = [zen_of_module(initialise(plain(SMALL, 3)), square(16), 4, seeded(seed)) for seed in range(40)]
     noise = math.hypot(std_of_mean(ours), std_of_mean(fresh))
     assert statistics.fmean(ours) == pytest.approx(statistics.fmean(fresh), abs=5 * noise)  # 5 deviations
     assert 0.5 < statistics.stdev(ours) / statistics.stdev(fresh) < 2  # nor is it quieter: 40 draws tell it to 16 %
@@ -404,11 +405,11 @@ def test_every_layer_of_every_seed_has_weights_of_its_own(monkeypatch):
         used = []
         with monkeypatch.context() as patch:
             patch.setattr(together, "_weight", lambda *given: used.append(weight_of(*given)) or used[-1])
-            one_fp32(SMALL, 8, 2, seeded(seed))
+            one_fp32(SMALL, square(8), 2, seeded(seed))
         return used
 
     one, other = weights_of(0), weights_of(1)
-    assert [weight.shape for weight in one] == [layer.shape for layer in plain_layers(SMALL) if len(layer) == 4]
+    assert [weight.shape for weight in one] == [layer.shape for layer in plain_layers(SMALL, 3) if len(layer) == 4]
     assert len({weight.storage_offset() for weight in one + other}) == len(one + other)
     assert len({weight.untyped_storage().data_ptr() for weight in one}) == 1  # views of the bank, no copies
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in one)
@@ -432,8 +433,8 @@ def test_bfloat16_is_within_the_noise_of_float32():
     """The same seed draws the same numbers, so what is left is rounding; it must be small beside another seed's
     score."""
     seeds = range(12)
-    exact = [one_fp32(SMALL, 16, 4, seeded(seed)) for seed in seeds]
-    rough = [zen_of_candidate(SMALL, 16, 4, seeded(seed), dtype=torch.bfloat16) for seed in seeds]
+    exact = [one_fp32(SMALL, square(16), 4, seeded(seed)) for seed in seeds]
+    rough = [zen_of_candidate(SMALL, square(16), 4, seeded(seed), dtype=torch.bfloat16) for seed in seeds]
     differences = [abs(a - b) for a, b in zip(exact, rough, strict=True)]
     assert max(differences) < statistics.stdev(exact) / 2
     assert max(differences) > 0  # it was bfloat16 indeed
@@ -457,6 +458,6 @@ def test_a_score_is_the_seed_s_alone(score_of):
 )
 def test_deeper_and_wider_score_higher(larger):
     """In the wide limit two blocks are worth 4 * 0.5 ln(9 * 8 * 0.53) = 7, twice the width 7 * 0.5 ln 2 = 2.4."""
-    scores = [fp32([SMALL, larger], 16, 2, seeded(seed)) for seed in range(12)]
+    scores = [fp32([SMALL, larger], square(16), 2, seeded(seed)) for seed in range(12)]
     noise = max(std_of_mean([two[place] for two in scores]) for place in (0, 1))
     assert statistics.fmean(two[1] - two[0] for two in scores) > max(1.0, 5 * noise)

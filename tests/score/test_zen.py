@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.shapes import FACE, square
 from zennas.records import UserError
 from zennas.score import plain as plain_module
 from zennas.score import together
@@ -54,7 +55,7 @@ def test_the_wide_limit_has_a_closed_form():
         channels = width
     moment = 9 * 3 * (9 * width) ** (num_layers - 1) * ((1 + slope**2) / 2) ** (num_layers - 1)
     closed = math.log(width * px * px * math.sqrt(2 * moment / math.pi))
-    scores = [zen_of_module(nn.Sequential(*layers[:-1]), px, 4, seeded(seed)) for seed in range(6)]
+    scores = [zen_of_module(nn.Sequential(*layers[:-1]), square(px), 4, seeded(seed)) for seed in range(6)]
     # Measured: a draw deviates by 0.03, and the mean is 0.02 off at this width. A lost norm would be worth 3, a lost
     # convolution 3.7, a lost slope 0.34.
     assert statistics.fmean(scores) == pytest.approx(closed, abs=0.1)
@@ -64,12 +65,12 @@ def test_the_reference_code_s_way_agrees_on_a_shallow_network():
     """There a difference of 0.01 is a derivative; the running variance is undone by a momentum of 1."""
     ours, theirs = [], []
     for seed in range(30):
-        network = initialise(plain(SMALL))
+        network = initialise(plain(SMALL, 3))
         for part in network:
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = 1.0
-        theirs.append(reference_zen(network, 16, 4, seeded(seed)) - math.log(0.01))
-        ours.append(zen(network, 16, 4, seeded(seed + 1000)))
+        theirs.append(reference_zen(network, square(16), 4, seeded(seed)) - math.log(0.01))
+        ours.append(zen(network, square(16), 4, seeded(seed + 1000)))
     noise = math.hypot(std_of_mean(ours), std_of_mean(theirs))
     # 5 deviations of the means; 0.05 for statistics that the perturbation moves and for n - 1 in a running variance.
     assert statistics.fmean(ours) == pytest.approx(statistics.fmean(theirs), abs=5 * noise + 0.05)
@@ -82,9 +83,9 @@ def test_scoring_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     together._bank.cache_clear()
-    zen(SMALL, 8, 2, seeded(0))
-    zen(build(SMALL, image_px=8, embedding_size=4), 8, 2, seeded(0))
-    reference_zen(SMALL, 8, 2, seeded(0))
+    zen(SMALL, square(8), 2, seeded(0))
+    zen(build(SMALL, square(8, 4)), square(8), 2, seeded(0))
+    reference_zen(SMALL, square(8), 2, seeded(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -93,7 +94,7 @@ def test_scoring_leaves_the_global_generator_alone():
 
 def test_plain_layers_are_those_of_the_plain_network():
     kinds = {"Convolution": nn.Conv2d, "Norm": nn.BatchNorm2d, "Activation": nn.PReLU}
-    layers, modules = plain_layers(SMALL_SE), list(plain(SMALL_SE))
+    layers, modules = plain_layers(SMALL_SE, 3), list(plain(SMALL_SE, 3))
     assert [kinds[type(layer).__name__] for layer in layers] == [type(module) for module in modules]
     for layer, module in zip(layers, modules, strict=True):
         if isinstance(module, nn.Conv2d):
@@ -127,29 +128,29 @@ def smooth(monkeypatch):
 
 
 def test_a_block_that_the_fast_path_does_not_know_is_scored_by_the_slow_one(smooth):
-    assert plain_layers(smooth) is None
-    assert zen(smooth, 8, 2, seeded(0)) == zen_of_module(initialise(plain(smooth)), 8, 2, seeded(0))
+    assert plain_layers(smooth, 3) is None
+    assert zen(smooth, square(8), 2, seeded(0)) == zen_of_module(initialise(plain(smooth, 3)), square(8), 2, seeded(0))
 
 
 def test_its_convolutions_are_counted_all_the_same(smooth):
-    assert num_convolutions(smooth, 8, 2, seeded(0)) == 1 + 2
+    assert num_convolutions(smooth, square(8), 2, seeded(0)) == 1 + 2
 
 
 # --- a network is scored plain
 
 
 def test_attention_and_shortcuts_do_not_count():
-    assert fp32(SMALL, 8, 2, seeded(0)) == fp32(SMALL_SE, 8, 2, seeded(0))
-    networks = [build(candidate, image_px=8, embedding_size=4) for candidate in (SMALL, SMALL_SE)]
-    one, other = (zen(network, 8, 2, seeded(0)) for network in networks)
+    assert fp32(SMALL, square(8), 2, seeded(0)) == fp32(SMALL_SE, square(8), 2, seeded(0))
+    networks = [build(candidate, square(8, 4)) for candidate in (SMALL, SMALL_SE)]
+    one, other = (zen(network, square(8), 2, seeded(0)) for network in networks)
     assert one == other
 
 
 def test_a_network_has_its_candidate_s_score():
-    network = build(SMALL_SE, image_px=16, embedding_size=4)
+    network = build(SMALL_SE, square(16, 4))
     weights = {name: value.clone() for name, value in network.state_dict().items()}
-    of_network = [zen(network, 16, 4, seeded(seed)) for seed in range(30)]
-    of_candidate = [fp32(SMALL_SE, 16, 4, seeded(seed)) for seed in range(30)]
+    of_network = [zen(network, square(16), 4, seeded(seed)) for seed in range(30)]
+    of_candidate = [fp32(SMALL_SE, square(16), 4, seeded(seed)) for seed in range(30)]
     noise = math.hypot(std_of_mean(of_network), std_of_mean(of_candidate))
     assert statistics.fmean(of_network) == pytest.approx(statistics.fmean(of_candidate), abs=5 * noise)
     # Counted as built it would be another number: its neck alone adds a fully connected layer and two norms.
@@ -207,9 +208,9 @@ def test_a_module_is_given_back_as_it_came(fails):
     modes = [part.training for part in module.modules()]
     if fails:
         with pytest.raises(RuntimeError, match="broken on purpose"):
-            zen(module, 8, 4, seeded(0))
+            zen(module, square(8), 4, seeded(0))
     else:
-        zen(module, 8, 4, seeded(0))
+        zen(module, square(8), 4, seeded(0))
     after = module.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert [part.training for part in module.modules()] == modes
@@ -221,12 +222,12 @@ def test_a_module_s_own_weights_do_not_matter():
     for part in other.parameters():
         nn.init.constant_(part, 0.5)
     other[1].running_var.fill_(9.0)
-    assert zen(one, 8, 2, seeded(0)) == zen(other, 8, 2, seeded(0))
+    assert zen(one, square(8), 2, seeded(0)) == zen(other, square(8), 2, seeded(0))
 
 
 def test_the_first_convolution_says_how_many_channels_an_image_has():
     layers = [nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()]
-    assert math.isfinite(zen(nn.Sequential(*layers), 8, 2, seeded(0)))
+    assert math.isfinite(zen(nn.Sequential(*layers), square(8), 2, seeded(0)))
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e38, math.nan])
@@ -235,12 +236,12 @@ def test_vanishing_or_overflowing_activations_raise(factor, place):
     layers = list(convolutions())
     layers[place:place] = [Times(factor)] * 2  # 1e38 twice, or once behind a sum, is more than float32 holds
     with pytest.raises(FloatingPointError, match="overflow or vanish"):
-        zen(nn.Sequential(*layers), 8, 2, seeded(0))
+        zen(nn.Sequential(*layers), square(8), 2, seeded(0))
 
 
 def test_an_output_without_an_input_raises():
     with pytest.raises(RuntimeError, match="does not depend on its input"):
-        zen(convolutions(Deaf()), 8, 2, seeded(0))
+        zen(convolutions(Deaf()), square(8), 2, seeded(0))
 
 
 # --- the contract of SCORES
@@ -253,12 +254,12 @@ each_score = pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("kind", ["candidate", "network"])
 def test_every_score_is_a_finite_float_of_its_seed(name, kind):
     def given():
-        return SMALL if kind == "candidate" else build(SMALL, image_px=8, embedding_size=4)
+        return SMALL if kind == "candidate" else build(SMALL, square(8, 4))
 
-    value = SCORES[name](given(), 8, 2, seeded(5))
+    value = SCORES[name](given(), square(8), 2, seeded(5))
     assert type(value) is float and math.isfinite(value)
-    SCORES[name](SMALL_SE, 8, 2, seeded(6))
-    assert SCORES[name](given(), 8, 2, seeded(5)) == value
+    SCORES[name](SMALL_SE, square(8), 2, seeded(6))
+    assert SCORES[name](given(), square(8), 2, seeded(5)) == value
 
 
 @each_score
@@ -273,10 +274,10 @@ def test_no_score_answers_a_failure_with_a_number(name):
         return made
 
     try:
-        value = SCORES[name](network(0.0), 8, 2, seeded(0))
+        value = SCORES[name](network(0.0), square(8), 2, seeded(0))
     except FloatingPointError:
         return
-    assert value == SCORES[name](network(1.0), 8, 2, seeded(0))
+    assert value == SCORES[name](network(1.0), square(8), 2, seeded(0))
     assert math.isfinite(value) and value > 0
 
 
@@ -289,12 +290,12 @@ def test_norms_without_weights_are_norms(score_of):
 
 def test_the_baselines_count_what_they_say():
     generator = seeded(0)
-    assert num_convolutions(SMALL_SE, 8, 2, generator) == 1 + 2 * 3
-    assert total_macs(SMALL_SE, 8, 2, generator) == cost(SMALL_SE, image_px=112).macs
-    assert total_params(SMALL_SE, 8, 2, generator) == cost(SMALL_SE).params
-    assert total_params(nn.Linear(3, 4), 8, 2, generator) == 3 * 4 + 4
+    assert num_convolutions(SMALL_SE, square(8), 2, generator) == 1 + 2 * 3
+    assert total_macs(SMALL_SE, square(8), 2, generator) == cost(SMALL_SE, square(8)).macs
+    assert total_params(SMALL_SE, square(8), 2, generator) == cost(SMALL_SE, square(8)).params
+    assert total_params(nn.Linear(3, 4), square(8), 2, generator) == 3 * 4 + 4
     with pytest.raises(ValueError, match="needs a Candidate or a Network"):
-        total_macs(nn.Linear(3, 4), 8, 2, generator)
+        total_macs(nn.Linear(3, 4), square(8), 2, generator)
 
 
 # --- batches
@@ -306,7 +307,7 @@ BATCH = [SMALL, SMALL_SE, Candidate(block="ir", stem=4, widths=(4,), depths=(1,)
 
 
 def test_a_failure_is_a_value_and_the_batch_goes_on():
-    first, second, third = score_batch([SMALL, ODD, SMALL_SE], PLAN, seed=0)
+    first, second, third = score_batch([SMALL, ODD, SMALL_SE], PLAN, FACE, seed=0)
     assert (first.stage, first.error, third.stage, third.error) == (None,) * 4
     assert math.isfinite(first.value) and math.isfinite(third.value)
     assert (second.value, second.std, second.stage) == (None, 0.0, "build")
@@ -332,7 +333,7 @@ def test_whatever_a_score_raises_becomes_a_value(error, monkeypatch):
 
     monkeypatch.setitem(SCORES, "failing", failing)
     plan = PLAN.model_copy(update={"name": "failing"})
-    failed, scored = score_batch([SMALL, SMALL_SE], plan, seed=0)
+    failed, scored = score_batch([SMALL, SMALL_SE], plan, FACE, seed=0)
     assert (failed.value, failed.stage) == (None, "score")
     assert failed.error == f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     assert (scored.value, scored.std, scored.stage, scored.error) == (1.0, 0.0, None, None)
@@ -344,13 +345,13 @@ def test_ctrl_c_is_no_failure_of_a_candidate(monkeypatch):
 
     monkeypatch.setitem(SCORES, "interrupted", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        score_batch([SMALL], PLAN.model_copy(update={"name": "interrupted"}), seed=0)
+        score_batch([SMALL], PLAN.model_copy(update={"name": "interrupted"}), FACE, seed=0)
 
 
 def test_a_score_is_the_same_in_any_order():
-    alone = {candidate: score_candidate(candidate, PLAN, seed=3) for candidate in BATCH}
+    alone = {candidate: score_candidate(candidate, PLAN, FACE, seed=3) for candidate in BATCH}
     for order in itertools.permutations(BATCH):
-        for candidate, scored in zip(order, score_batch(list(order), PLAN, seed=3), strict=True):
+        for candidate, scored in zip(order, score_batch(list(order), PLAN, FACE, seed=3), strict=True):
             assert (scored.value, scored.std) == alone[candidate]
 
 
@@ -358,16 +359,16 @@ def test_a_score_is_the_seed_s_and_the_plain_network_s():
     """Common random numbers: candidates of one plain network, ir and ir_se, have one score, so that none wins by its
     luck.
     """
-    one, again, other = (score_candidate(SMALL, PLAN, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (score_candidate(SMALL, PLAN, FACE, seed=seed) for seed in (0, 0, 1))
     assert one == again != other
-    assert score_candidate(SMALL_SE, PLAN, seed=0) == one
+    assert score_candidate(SMALL_SE, PLAN, FACE, seed=0) == one
 
 
 def test_every_repeat_draws_anew():
-    _, std = score_candidate(SMALL, PLAN, seed=0)
-    of_seeds = [score_candidate(SMALL, PLAN, seed=seed, repeats=1)[0] for seed in range(12)]
+    _, std = score_candidate(SMALL, PLAN, FACE, seed=0)
+    of_seeds = [score_candidate(SMALL, PLAN, FACE, seed=seed, repeats=1)[0] for seed in range(12)]
     assert std > statistics.stdev(of_seeds) / 100  # equal draws would have none
-    assert score_candidate(SMALL, PLAN, seed=0, repeats=1) == (of_seeds[0], 0.0)
+    assert score_candidate(SMALL, PLAN, FACE, seed=0, repeats=1) == (of_seeds[0], 0.0)
 
 
 # --- batches that are scored together
@@ -384,10 +385,10 @@ def asked(monkeypatch):
 
 
 def test_each_candidate_of_a_batch_goes_once(asked, smooth):
-    scored = score_batch([SMALL, SMALL_SE, ODD, smooth, SMALL], PLAN, seed=0)
+    scored = score_batch([SMALL, SMALL_SE, ODD, smooth, SMALL], PLAN, FACE, seed=0)
     assert asked == [[SMALL, SMALL_SE]] * PLAN.repeats  # the fast path knows neither the odd one nor the smooth one
     assert scored[0] == scored[4] and [one.stage for one in scored] == [None, None, "build", None, None]
-    assert score_candidate(smooth, PLAN, seed=0) == (scored[3].value, scored[3].std)
+    assert score_candidate(smooth, PLAN, FACE, seed=0) == (scored[3].value, scored[3].std)
     assert asked == [[SMALL, SMALL_SE]] * PLAN.repeats
 
 
@@ -397,18 +398,18 @@ def test_one_that_overflows_is_alone_in_that(asked, monkeypatch):
 
     zen_of = TOGETHER["zen"]
     monkeypatch.setitem(TOGETHER, "zen", failing)
-    failed, scored = score_batch([SMALL, SMALL_SE], PLAN, seed=0)
+    failed, scored = score_batch([SMALL, SMALL_SE], PLAN, FACE, seed=0)
     assert (failed.value, failed.std, failed.stage) == (None, 0.0, "score")
     assert failed.error.startswith("FloatingPointError: Zen-Score is nan")
-    assert (scored.value, scored.std) == score_candidate(SMALL_SE, PLAN, seed=0)
+    assert (scored.value, scored.std) == score_candidate(SMALL_SE, PLAN, FACE, seed=0)
 
 
 def test_what_cannot_go_together_goes_alone(asked):
     """Networks of different numbers of stages; so it is where the memory holds one of them and not all."""
     longer = Candidate(block="ir", stem=8, widths=(8, 8, 8), depths=(1, 1, 1))
     for batch in ([SMALL, longer], [longer, SMALL]):
-        scored = score_batch(batch, PLAN, seed=0)
-        assert [(one.value, one.std) for one in scored] == [score_candidate(one, PLAN, seed=0) for one in batch]
+        scored = score_batch(batch, PLAN, FACE, seed=0)
+        assert [(one.value, one.std) for one in scored] == [score_candidate(one, PLAN, FACE, seed=0) for one in batch]
     assert len(asked) == 2
 
 
@@ -416,13 +417,13 @@ def test_repeats_are_averaged(monkeypatch):
     values = iter([1.0, 3.0, 8.0, 5.0])
     monkeypatch.setitem(SCORES, "listed", lambda *arguments: next(values))
     plan = PLAN.model_copy(update={"name": "listed", "repeats": 1})
-    assert score_candidate(SMALL, plan, seed=0, repeats=3) == (4.0, statistics.stdev([1.0, 3.0, 8.0]))
-    assert score_candidate(SMALL, plan, seed=0) == (5.0, 0.0)
+    assert score_candidate(SMALL, plan, FACE, seed=0, repeats=3) == (4.0, statistics.stdev([1.0, 3.0, 8.0]))
+    assert score_candidate(SMALL, plan, FACE, seed=0) == (5.0, 0.0)
 
 
 def test_an_unknown_score_is_named():
     with pytest.raises(UserError, match="score 'zne' is not known; did you mean 'zen'"):
-        score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), seed=0)
+        score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), FACE, seed=0)
 
 
 def test_what_scores_are_worth_is_what_the_studies_found():

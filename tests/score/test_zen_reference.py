@@ -24,6 +24,7 @@ from plainnet import branches, plain_network, repository_macs, repository_params
 from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
+from tests.shapes import square
 from zennas.score.baselines import GAMMA, reference_zen
 from zennas.score.zen import zen
 
@@ -65,7 +66,7 @@ def zen_scores():
     scores = {}
     for name in NETWORKS:
         network, generator = plain_network(NETWORKS[name]["plainnet"]), torch.Generator().manual_seed(0)
-        scores[name] = statistics.fmean(zen(network, IMAGE_PX, BATCH, generator) for _ in range(2))
+        scores[name] = statistics.fmean(zen(network, square(IMAGE_PX), BATCH, generator) for _ in range(2))
     return scores
 
 
@@ -86,7 +87,7 @@ def test_zen_is_the_paper_s_value_where_the_difference_does_not_saturate():
     statistics that a perturbation moves are worth 0.03. One lost norm would be worth 1.
     """
     network, generator = plain_network(NETWORKS["init_cifar_XXBL"]["plainnet"]), torch.Generator().manual_seed(0)
-    ours = statistics.fmean(zen(network, IMAGE_PX, BATCH, generator) for _ in range(16)) + math.log(GAMMA)
+    ours = statistics.fmean(zen(network, square(IMAGE_PX), BATCH, generator) for _ in range(16)) + math.log(GAMMA)
     assert ours == pytest.approx(NETWORKS["init_cifar_XXBL"]["runs"][PAPER]["mean_score"], abs=0.1)
 
 
@@ -98,7 +99,7 @@ class WithHead(nn.Module):
         self.plain, self.head = plain, nn.Linear(plain[-2].num_features, num_classes)
 
     def forward(self, image_BCHW):
-        return self.plain(image_BCHW)
+        return self.plain(image_BCHW, 3)
 
 
 @each_network
@@ -108,7 +109,7 @@ def test_reference_zen_gives_the_repository_s_numbers(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = WithHead(plain_network(NETWORKS[name]["plainnet"]), NETWORKS[name]["num_classes"])
-        score = reference_zen(network, IMAGE_PX, BATCH, torch.default_generator)
+        score = reference_zen(network, square(IMAGE_PX), BATCH, torch.default_generator)
     same_torch = torch.__version__.partition("+")[0] == REFERENCE["torch"].partition("+")[0]
     # The rounding of other kernels is worth 0.08 deviations of a draw; two draws lie within 5 * sqrt(2) of each other.
     num_deviations = 0.5 if same_torch else 7.0

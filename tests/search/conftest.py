@@ -186,7 +186,7 @@ def make_row(space):
     """make_row(candidate, **changes) -> a Row of the ledger."""
 
     def made(candidate, *, batch=0, score=1.0, predicted_ms=1.0, **changes):
-        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        spent = cost(candidate, space.shape)
         row = Row(
             batch,
             candidate.key,
@@ -216,7 +216,7 @@ def make_entry(space):
     """make_entry(candidate, **changes) -> Measured, as winners.measure_whole makes it."""
 
     def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, stand_in=None, **changes):
-        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        spent = cost(candidate, space.shape)
         made_by = provenance(seed=0).model_dump()
         latency = {
             "measured_ms": ms,

@@ -27,11 +27,11 @@ class Pool:
         self.polls, self.interrupt_after = polls, interrupt_after
         self.waiting, self.finished, self.submitted = {}, [], 0
 
-    def submit(self, candidates, plan, *, seed, repeats=None):
+    def submit(self, candidates, plan, *, shape, seed, repeats=None):
         if self.submitted == self.interrupt_after:
             raise KeyboardInterrupt
         handle, self.submitted = self.submitted, self.submitted + 1
-        self.waiting[handle] = [self.polls(handle), candidates, plan, seed, repeats]
+        self.waiting[handle] = [self.polls(handle), candidates, plan, shape, seed, repeats]
         return handle
 
     def _progress(self):
@@ -50,14 +50,14 @@ class Pool:
     def results(self, handle, num):
         while not self.ready(handle):
             pass
-        _, candidates, plan, seed, repeats = self.waiting.pop(handle)
-        return [scored(candidate, plan, seed, repeats) for candidate in candidates]
+        _, candidates, plan, shape, seed, repeats = self.waiting.pop(handle)
+        return [scored(candidate, plan, shape, seed, repeats) for candidate in candidates]
 
 
 @functools.cache
-def scored(candidate, plan, seed, repeats=None):
+def scored(candidate, plan, shape, seed, repeats=None):
     """The score of a candidate, computed once for all tests: it depends on nothing else."""
-    (result,) = score_batch([candidate], plan, seed=seed, repeats=repeats)
+    (result,) = score_batch([candidate], plan, shape, seed=seed, repeats=repeats)
     return result
 
 
@@ -89,7 +89,7 @@ def setting(tiny):
 def search(setting, tmp_path):
     """search(name, **) -> Batches over a ledger in a folder of that name, opened again if it is there."""
     space, plan = setting
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
 
     def begun(name, *, limit_macs=LIMIT_MACS, **changes):
         limit = [limit_macs]
@@ -138,7 +138,7 @@ def test_rows_are_what_the_scores_say_and_all_is_counted(search, setting, whole)
     assert [row.batch for row in ledger.rows] == [index // 4 for index in range(NUM)]
     for row in ledger.rows:
         assert space.contains(row.candidate) and row.macs <= LIMIT_MACS
-        (alone,) = score_batch([row.candidate], plan.score, seed=plan.seed)
+        (alone,) = score_batch([row.candidate], plan.score, space.shape, seed=plan.seed)
         assert (row.score, row.error, row.predicted_ms) == (alone.value, None, row.macs / 1e6)
     counters = ledger.counters
     assert counters["scored"] == NUM and counters["failed"] == 0

@@ -33,7 +33,7 @@ def test_of_two_limits_of_megabytes_the_smaller_holds(track_mb, plan_mb, most):
 def test_what_a_candidate_costs_is_what_it_costs():
     megabytes, giga = limits(max_mb=9.0, max_gmacs=1.0)
     for candidate in (SPACE.cheapest(), SPACE.sample(np.random.default_rng(0))):
-        known = cost(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
+        known = cost(candidate, SPACE.shape)
         assert giga.of(candidate, SPACE) == pytest.approx(known.macs / 1e9, rel=1e-9)
         assert megabytes.of(candidate, SPACE) == pytest.approx(known.megabytes, rel=1e-9)
         assert megabytes.of(candidate, SPACE) == pytest.approx(4 * known.params / 2**20, rel=1e-9)

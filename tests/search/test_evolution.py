@@ -51,7 +51,7 @@ def filled(space, num, *, seed=1):
     population, rng = Population(num), np.random.default_rng(seed)
     for _ in range(4 * num):
         candidate = space.sample(rng)
-        population.add(float(cost(candidate).params), candidate)
+        population.add(float(cost(candidate, space.shape).params), candidate)
     return population
 
 
@@ -88,10 +88,10 @@ def test_the_same_seed_and_batch_propose_the_same(num_parents):
 def test_proposals_are_new_admitted_and_in_the_space(name, num_parents, seed, batch):
     space = load_space(name)
     parents = filled(space, 64) if num_parents else Population(64)
-    limit = cost(space.cheapest()).macs * 8
+    limit = cost(space.cheapest(), space.shape).macs * 8
 
     def refusal(candidate):
-        return "too large" if cost(candidate).macs > limit else None
+        return "too large" if cost(candidate, space.shape).macs > limit else None
 
     counters, seen = collections.Counter(), set()
     first = proposed(space, parents, 8, seed=seed, batch=batch, refusal=refusal, seen=seen, counters=counters)
@@ -120,7 +120,7 @@ def test_a_space_is_searched_to_its_last_candidate_and_then_says_so():
         candidates = proposed(space, population, 4, batch=batch, seen=seen)
         found += candidates
         for candidate in candidates:
-            population.add(float(cost(candidate).macs), candidate)
+            population.add(float(cost(candidate, space.shape).macs), candidate)
         if len(candidates) < 4:
             break
     assert len(population) < MIN_PARENTS  # the end of a space of so few is drawn, not bred
@@ -136,19 +136,24 @@ def test_shrinking_leads_through_the_space_down_to_its_cheapest(name, seed):
     rng = np.random.default_rng(seed)
     candidate = space.sample(rng)
     while (smaller := _shrunk(space, candidate, rng)) is not None:
-        assert space.contains(smaller) and cost(smaller).macs < cost(candidate).macs
+        assert space.contains(smaller) and cost(smaller, space.shape).macs < cost(candidate, space.shape).macs
         candidate = smaller
     assert candidate == space.cheapest()
 
 
 def test_fresh_candidates_are_shrunk_into_a_tight_budget():
     space, counters = load_space("ir_se"), collections.Counter()
-    limit = 1.5 * cost(space.cheapest()).macs  # not one of a million samples is so small
+    limit = 1.5 * cost(space.cheapest(), space.shape).macs  # not one of a million samples is so small
     candidates = proposed(
-        space, Population(64), 24, refusal=lambda one: "over" if cost(one).macs > limit else None, counters=counters
+        space,
+        Population(64),
+        24,
+        refusal=lambda one: "over" if cost(one, space.shape).macs > limit else None,
+        counters=counters,
     )
     assert len(candidates) == 24 and counters["rejected: over"] == 0
-    assert np.median([cost(one).macs for one in candidates]) > 0.8 * limit  # shrunk to the budget, not far below it
+    # Shrunk to the budget, not far below it.
+    assert np.median([cost(one, space.shape).macs for one in candidates]) > 0.8 * limit
 
 
 def log_fan_in(stem, *genes):

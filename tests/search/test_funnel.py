@@ -25,7 +25,7 @@ def mega_macs(part):
 
 
 def cost_of(candidate):
-    parts = parts_of(candidate, image_px=SPACE.image_px, embedding_size=SPACE.embedding_size)
+    parts = parts_of(candidate, SPACE.shape)
     return sum(times * mega_macs(part) for part, times in parts.items())
 
 

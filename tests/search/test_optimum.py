@@ -50,7 +50,7 @@ SCORE_KINDS = {
     "large and negative": lambda rng, space: random_sums(rng, space, lambda: -1e4 * rng.random()),
     "ties": lambda rng, space: random_sums(rng, space, lambda: float(rng.integers(0, 3))),
     "constant": lambda rng, space: random_sums(rng, space, lambda: 0.0),
-    "closed form": lambda rng, space: mean_field_sums(space.model_copy(update={"block": "ir"}), 16, 4),
+    "closed form": lambda rng, space: mean_field_sums(space.model_copy(update={"block": "ir"}), (16, 16), 4),
 }
 
 

@@ -117,7 +117,7 @@ def test_winners_json_is_what_the_issue_says(finished):
     )
     for entry in winners:
         candidate, latency = Candidate(**entry["candidate"]), entry["latency"]
-        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        spent = cost(candidate, space.shape)
         assert space.contains(candidate) and entry["key"] == candidate.key
         assert (entry["params"], entry["macs"], entry["num_blocks"]) == (spent.params, spent.macs, candidate.num_blocks)
         assert math.isfinite(entry["score_mean"]) and entry["score_std"] >= 0

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from tests.search.hosts import without_loopback
+from tests.shapes import FACE
 from zennas.latency.quiet import measuring
 from zennas.records import UserError
 from zennas.search import workers as of_workers
@@ -56,7 +57,7 @@ def candidates(*stems):
 
 def scored(workers, *stems):
     asked = candidates(*stems)
-    found = workers.results(workers.submit(asked, PLAN, seed=0), len(asked))
+    found = workers.results(workers.submit(asked, PLAN, shape=FACE, seed=0), len(asked))
     for candidate, one in zip(asked, found, strict=True):
         if candidate.stem == 8:
             assert (one.value, one.error) == (sum(candidate.widths), None)
@@ -146,7 +147,7 @@ def spanned():
 def test_nothing_is_scored_beside_a_measurement(workers, times):
     """Neither beside one of this run nor beside one that another process of this machine makes."""
     times.write_text("")
-    jobs, measured = [workers.submit(candidates(*[56] * 8), PLAN, seed=0) for _ in range(24)], []
+    jobs, measured = [workers.submit(candidates(*[56] * 8), PLAN, shape=FACE, seed=0) for _ in range(24)], []
     deadline = time.monotonic() + 60
     while not times.read_text():
         assert time.monotonic() < deadline
@@ -157,7 +158,7 @@ def test_nothing_is_scored_beside_a_measurement(workers, times):
         time.sleep(0.3)
     assert not all(workers.ready(job) for job in jobs)
     measured.append(workers.on_device(spanned))
-    jobs += [workers.submit(candidates(*[56] * 8), PLAN, seed=0) for _ in range(2)]
+    jobs += [workers.submit(candidates(*[56] * 8), PLAN, shape=FACE, seed=0) for _ in range(2)]
     for job in jobs:
         workers.results(job, 8)
     scored = [tuple(map(float, line.split())) for line in times.read_text().splitlines()]

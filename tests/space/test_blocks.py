@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.shapes import FACE, square
 from tests.space.test_network import troubled
 from zennas.export import export
 from zennas.records import UserError
@@ -20,12 +21,12 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import build_part, cost, fan_ins, part_cost
 from zennas.space.network import (
     Network,
-    block_shapes,
+    block_places,
     build,
     calibrate,
     ends,
     initialise,
-    last_px,
+    last_hw,
     plain,
     plain_part,
     plain_parts,
@@ -33,6 +34,7 @@ from zennas.space.network import (
     stem_stride,
 )
 from zennas.space.parts import parts_of, sums
+from zennas.space.shape import Shape
 from zennas.space.space import Range, Space, fan_in
 from zennas.train.prepare import initial_network
 
@@ -50,9 +52,10 @@ def small(block, *, depths=(2, 1)):
     return Candidate(block=block, stem=8, widths=(8, 20), depths=depths)
 
 
-def sizes(block, *, px=2):
-    """The smallest image that leaves a map of px x px, two stages behind the stem."""
-    return {"image_px": px * shrinkage(block, 2), "embedding_size": 12}
+def shape_for(block, *, hw=(2, 3)):
+    """The Shape of the smallest images that leave a map of (height, width), two stages behind the stem."""
+    height, width = (px * shrinkage(block, 2) for px in hw)
+    return Shape(channels=3, height=height, width=width, embedding_size=12)
 
 
 # --- published sizes
@@ -109,7 +112,7 @@ def test_mobilefacenet_is_the_paper_s_but_for_one_block():
     # 221 MMACs (Chen et al. 2018); 1.19 M parameters with a 512-d embedding and without PReLU's slopes, as FaceX-Zoo
     # counts.
     assert f"{paper.macs / 1e6:.0f}" == "221" and f"{(paper.params - paper.slopes) / 1e6:.2f}" == "1.19"
-    spent = cost(MOBILEFACENET)
+    spent = cost(MOBILEFACENET, FACE)
     assert (spent.params, spent.macs) == (ours.params, ours.macs)
     assert (f"{spent.params / 1e6:.2f}", f"{spent.macs / 1e6:.0f}") == ("1.13", "213")  # what the space's file says
 
@@ -118,7 +121,7 @@ def test_mbf_is_insightface_s_but_for_one_block_and_the_stem_s_groups():
     """Its insides, 128-128-256-256-512-256, over the channels that come in; 0.45 GFLOPs by insightface."""
     theirs = [(1, 128, 5, 2), (2, 256, 1, 2), (1, 256, 6, 1), (2, 256, 1, 2), (1, 256, 2, 1)]
     ours = [(1, 128, 5, 2), (2, 256, 1, 2), (1, 256, 6, 1), (1, 256, 1, 2), (1, 256, 2, 1)]
-    counted, spent = mobilefacenet_counted(128, ours, 512), cost(MBF)
+    counted, spent = mobilefacenet_counted(128, ours, 512), cost(MBF, FACE)
     assert (spent.params, spent.macs) == (counted.params, counted.macs)
     there = mobilefacenet_counted(128, theirs, 512, stem_groups=64)
     assert (f"{there.macs / 1e6:.0f}", f"{spent.macs / 1e6:.0f}") == ("438", "418")  # what the space's file says
@@ -142,7 +145,7 @@ def test_the_bottlenecks_are_resnet_s(depths, published):
         channels = width
     blocks = sum(
         times * part_cost(*part).params
-        for part, times in parts_of(Candidate(block="bottleneck", stem=64, widths=RESNET, depths=depths)).items()
+        for part, times in parts_of(Candidate(block="bottleneck", stem=64, widths=RESNET, depths=depths), FACE).items()
         if part.is_block
     )
     assert blocks - in_front - slopes == published - stem - classifier
@@ -211,7 +214,7 @@ def test_the_network_is_the_one_written_out(block, written):
     """Layout, order, strides and groups at once, in float64; the second stage keeps the width of the first."""
     candidate = Candidate(block=block, stem=8, widths=(8, 8, 20), depths=(2, 1, 2))
     image_px = 2 * shrinkage(block, 3)
-    network = troubled(build(candidate, image_px=image_px, embedding_size=12)).double()
+    network = troubled(build(candidate, square(image_px, 12))).double()
     image_B3HW = torch.randn(2, 3, image_px, image_px, generator=seeded(2), dtype=torch.float64)
     take = Written(network)
     with torch.no_grad():
@@ -233,50 +236,51 @@ def test_ends_are_rows_and_no_block_s_name():
 
 @each_block
 def test_maps_have_the_sizes_that_the_parts_say(block):
-    candidate, options = small(block), sizes(block)
-    network = build(candidate, **options)
-    x = torch.randn(2, 3, options["image_px"], options["image_px"], generator=seeded(0))
-    parts, seen = list(parts_of(candidate, **options)), []
+    candidate, shape = small(block), shape_for(block)
+    network = build(candidate, shape)
+    x = torch.randn(2, *shape.image, generator=seeded(0))
+    parts, seen = list(parts_of(candidate, shape)), []
     for module in (network.stem, *network.blocks, network.neck):
-        seen.append((x.shape[1], x.shape[2]))
+        seen.append(tuple(x.shape[1:]))
         x = module(x)
-    shapes = [shape[::3] for shape in block_shapes(candidate, options["image_px"])]
-    assert seen == [(3, options["image_px"]), *shapes, (20, last_px(candidate, options["image_px"]))]
-    assert seen[1][1] * stem_stride(block) == options["image_px"]
-    assert {(part.in_channels, part.in_px) for part in parts} == set(seen)
+    places = [(place[0], *place[3:]) for place in block_places(candidate, shape)]
+    assert seen == [shape.image, *places, (20, *last_hw(candidate, shape))]
+    assert (seen[1][1] * stem_stride(block), seen[1][2] * stem_stride(block)) == shape.hw
+    assert {(part.in_channels, *part.in_hw) for part in parts} == set(seen)
     assert x.shape == (2, 12) and isinstance(network.neck[-1], nn.BatchNorm1d) and network.neck[-1].num_features == 12
 
 
 @each_block
 def test_an_image_that_cannot_be_halved_is_refused(block):
-    image_px = sizes(block, px=1)["image_px"]
-    assert last_px(small(block), image_px) == 1
-    with pytest.raises(UserError, match=f"2 stages each halve the image.*; {image_px + 2} px do not allow it"):
-        build(small(block), image_px=image_px + 2)
+    px = shape_for(block, hw=(1, 1)).height
+    assert last_hw(small(block), square(px)) == (1, 1)
+    for height, width, said in ((px + 2, px + 2, px + 2), (px, px + 2, f"{px}x{px + 2}")):
+        with pytest.raises(UserError, match=f"2 stages each halve the image.*; {said} px do not allow it"):
+            build(small(block), square(px).sized((height, width)))
 
 
 @each_block
 def test_a_network_is_the_sum_of_its_parts(block):
-    candidate, options = small(block, depths=(3, 2)), sizes(block)
-    parts = parts_of(candidate, **options)
+    candidate, shape = small(block, depths=(3, 2)), shape_for(block)
+    parts = parts_of(candidate, shape)
     assert sum(parts.values()) == 1 + candidate.num_blocks + 1
     assert sum(times for part, times in parts.items() if part.is_block) == candidate.num_blocks
     total = [
         sum(times * getattr(part_cost(*part), name) for part, times in parts.items()) for name in ("params", "macs")
     ]
-    assert total == [cost(candidate, **options).params, cost(candidate, **options).macs]
+    assert total == [cost(candidate, shape).params, cost(candidate, shape).macs]
 
 
 @each_block
 def test_the_plain_network_is_what_blocks_have_without_shortcut_and_attention(block):
-    candidate, options = small(block), sizes(block)
-    layers, built = plain(candidate), build(candidate, **options)
+    candidate, shape = small(block), shape_for(block)
+    layers, built = plain(candidate, 3), build(candidate, shape)
     expected = [*built.stem, *(layer for one in built.blocks for layer in one.residual)]
     assert [str(layer) for layer in layers] == [str(layer) for layer in expected]
-    assert [part[0] for part in plain_parts(candidate)] == [ends(block).stem, *[block] * candidate.num_blocks]
+    assert [part[0] for part in plain_parts(candidate, 3)] == [ends(block).stem, *[block] * candidate.num_blocks]
     initialise(layers)
-    image_BCHW = torch.randn(1, 3, options["image_px"], options["image_px"], generator=seeded(0))
-    assert layers(image_BCHW).shape == (1, 20, 2, 2)
+    image_BCHW = torch.randn(1, *shape.image, generator=seeded(0))
+    assert layers(image_BCHW).shape == (1, 20, 2, 3)
 
 
 @each_block
@@ -286,8 +290,8 @@ def test_the_zen_score_knows_every_block(block):
     """
     shallow, deep = small(block), small(block, depths=(4, 4))
     seeds = range(6)
-    fast, deeper = ([zen(one, 16, 4, seeded(seed)) for seed in seeds] for one in (shallow, deep))
-    slow = [zen_of_module(initialise(plain(shallow)), 16, 4, seeded(seed)) for seed in seeds]
+    fast, deeper = ([zen(one, square(16), 4, seeded(seed)) for seed in seeds] for one in (shallow, deep))
+    slow = [zen_of_module(initialise(plain(shallow, 3)), square(16), 4, seeded(seed)) for seed in seeds]
     assert np.isfinite([fast, deeper, slow]).all() and min(deeper) > max(fast)
     # Two independent samples of six: their means differ by less than five standard errors (4 to 8 channels wide:
     # noisy).
@@ -297,28 +301,28 @@ def test_the_zen_score_knows_every_block(block):
 
 @each_block
 def test_every_block_s_network_is_exported_with_its_proof(block):
-    candidate, options = small(block), sizes(block)
-    network = build(candidate, **options)
-    calibrate(network, torch.randn(4, 3, options["image_px"], options["image_px"], generator=seeded(0)))
-    proof = export(network, image_px=options["image_px"]).proof  # raises where the answers differ or a rule is broken
+    candidate, shape = small(block), shape_for(block)
+    network = build(candidate, shape)
+    calibrate(network, torch.randn(4, *shape.image, generator=seeded(0)))
+    proof = export(network, shape).proof  # raises where the answers differ or a rule is broken
     assert proof.max_abs_output > 0.1
 
 
 @each_block
 def test_every_block_s_network_takes_a_step(block):
     """Every weight has a gradient, and one step lowers the loss."""
-    options = sizes(block)
+    shape = shape_for(block)
     spans = {"stem": Range(low=8, high=8), "widths": (Range(low=8, high=8), Range(low=20, high=20))}
     space = Space(
         name="one",
         block=block,
-        **options,
+        **shape.plain(),
         **spans,
         depths=(Range(low=1, high=2),) * 2,
         limits={"max_blocks": 4, "max_effectiveness": 99},
     )
     network = initial_network(small(block), space, seed=0)
-    image_B3HW = torch.randn(8, 3, options["image_px"], options["image_px"], generator=seeded(0))
+    image_B3HW = torch.randn(8, *shape.image, generator=seeded(0))
     label_B = torch.arange(8) % 4
 
     def loss():
@@ -338,14 +342,14 @@ def test_every_block_s_network_takes_a_step(block):
 # --- counting without building
 
 
-def counted_directly(kind, in_channels, out_channels, stride, in_px):
+def counted_directly(kind, in_channels, out_channels, stride, in_height, in_width):
     """(parameters, multiply-accumulates by hooks, fan-ins) of a part as built."""
-    part, macs = build_part(kind, in_channels, out_channels, stride, in_px), []
+    part, macs = build_part(kind, in_channels, out_channels, stride, in_height, in_width), []
     for module in part.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda m, x, y: macs.append(y[0].numel() * m.weight[0].numel()))
     with torch.no_grad():
-        part.eval()(torch.zeros(1, in_channels, in_px, in_px))
+        part.eval()(torch.zeros(1, in_channels, in_height, in_width))
     layers = plain_part(kind, in_channels, out_channels, stride)
     fans = tuple(math.prod(layer.weight.shape[1:]) for layer in layers if isinstance(layer, nn.Conv2d))
     return sum(weight.numel() for weight in part.parameters()), sum(macs), fans
@@ -358,12 +362,13 @@ def counted_directly(kind, in_channels, out_channels, stride, in_px):
     st.integers(1, 90),
     st.sampled_from([1, 2]),
     st.integers(1, 6),
+    st.integers(1, 6),
 )
-def test_a_part_is_counted_without_being_built(block, in_channels, out_channels, stride, half_px):
+def test_a_part_is_counted_without_being_built(block, in_channels, out_channels, stride, half_height, half_width):
     """The cost of a stage's first block is read off a parabola through others; ir_cbam counts its own, in tests of its
     own.
     """
-    part = (block, in_channels, out_channels, stride, 2 * half_px)
+    part = (block, in_channels, out_channels, stride, 2 * half_height, 2 * half_width)
     params, macs, fans = counted_directly(*part)
     spent = part_cost(*part)
     assert (spent.params, spent.macs, fan_ins(*part[:4])) == (params, macs, fans)
@@ -397,10 +402,10 @@ def test_a_block_of_any_shape_is_counted_right(monkeypatch):
 
     for row in (widened, rounded, grouped):
         monkeypatch.setitem(BLOCKS, row.__name__, row)
-        found = [(part_cost(row.__name__, w, 24, 2, 8), fan_ins(row.__name__, w, 24, 2)) for w in widths]
+        found = [(part_cost(row.__name__, w, 24, 2, 8, 6), fan_ins(row.__name__, w, 24, 2)) for w in widths]
         assert not set(built) & set(widths)  # what is a parabola is read off it
         for width, (spent, fans) in zip(widths, found, strict=True):
-            assert (spent.params, spent.macs, fans) == counted_directly(row.__name__, width, 24, 2, 8)
+            assert (spent.params, spent.macs, fans) == counted_directly(row.__name__, width, 24, 2, 8, 6)
         built.clear()
 
 
@@ -410,26 +415,26 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
     space = Space(
         name="arrays",
         block=block,
-        **sizes(block),
+        **shape_for(block).plain(),
         stem=Range(low=8, high=24, step=8),
         widths=(Range(low=4, high=12, step=4), Range(low=8, high=40, step=16)),
         depths=(Range(low=2, high=4), Range(low=1, high=5, step=2)),
         limits={"max_blocks": 9, "max_effectiveness": 99},
     )
-    rng, options = np.random.default_rng(0), sizes(block)
+    rng, shape = np.random.default_rng(0), shape_for(block)
     candidates = [space.sample(rng) for _ in range(12)]
     genes_NG = [(one.stem, *one.widths, *one.depths) for one in candidates]
     network_params = [
-        sum(weight.numel() for weight in _on_meta(one, options).parameters()) for one in candidates
+        sum(weight.numel() for weight in _on_meta(one, shape).parameters()) for one in candidates
     ]  # of the whole network as built
     assert sums(space, lambda part: part_cost(*part).params).of(space, genes_NG).tolist() == network_params
     macs_N = sums(space, lambda part: part.macs).of(space, genes_NG)
-    assert macs_N.tolist() == [cost(one, **options).macs for one in candidates]
+    assert macs_N.tolist() == [cost(one, shape).macs for one in candidates]
     logs_N = sums(space, lambda part: fan_in(part)[1]).of(space, genes_NG)
     expected_N = [
         sum(
             math.log(m.weight[0].numel())
-            for b in _on_meta(one, options).blocks
+            for b in _on_meta(one, shape).blocks
             for m in b.residual
             if isinstance(m, nn.Conv2d)
         )
@@ -438,6 +443,6 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
     assert logs_N == pytest.approx(expected_N, rel=1e-12)  # sums of logarithms in another order
 
 
-def _on_meta(candidate, options):
+def _on_meta(candidate, shape):
     with torch.device("meta"):
-        return Network(candidate, **options)
+        return Network(candidate, shape)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.shapes import FACE, square
 from zennas.records import UserError
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
@@ -42,9 +43,9 @@ def iresnet(units, block="ir"):
     return Candidate(block=block, stem=64, widths=(64, 128, 256, 512), depths=tuple(units))
 
 
-def on_meta(candidate, **sizes):
+def on_meta(candidate, shape):
     with torch.device("meta"):
-        return Network(candidate, **sizes).eval()
+        return Network(candidate, shape).eval()
 
 
 def seeded(seed):
@@ -53,7 +54,7 @@ def seeded(seed):
 
 @pytest.mark.parametrize("name", UNITS)
 def test_sizes_are_the_published_ones(name):
-    ir, ir_se = cost(iresnet(UNITS[name])), cost(iresnet(UNITS[name], "ir_se"))
+    ir, ir_se = cost(iresnet(UNITS[name]), FACE), cost(iresnet(UNITS[name], "ir_se"), FACE)
     given = f"{ir.params / 1e6:.3f}", f"{ir_se.params / 1e6:.3f}", f"{ir.macs / 1e9:.3f}"
     assert given == PUBLISHED[name]
     # Each weight of a squeeze-excitation multiplies one number per image, and none has a bias.
@@ -64,11 +65,11 @@ def test_sizes_are_the_published_ones(name):
 def test_megabytes_are_those_of_the_published_files(name):
     """To 0.1 %: the file holds two more numbers per norm (the statistics), the names and the graph, less folded
     norms."""
-    assert cost(iresnet(UNITS[name])).megabytes == pytest.approx(FILE_MB[name], rel=1e-3)
+    assert cost(iresnet(UNITS[name]), FACE).megabytes == pytest.approx(FILE_MB[name], rel=1e-3)
 
 
 def test_kakao_s_resnet240_has_its_published_size():
-    spent = cost(iresnet((3, 25, 88, 3)))
+    spent = cost(iresnet((3, 25, 88, 3)), FACE)
     assert (f"{spent.params / 1e6:.1f}", f"{spent.macs / 1e9:.2f}") == ("137.2", "28.27")
 
 
@@ -92,7 +93,7 @@ def counted_by_hooks(network, image_px):
 @pytest.mark.parametrize("name", UNITS)
 def test_the_analytic_cost_is_that_of_the_network(name, block):
     candidate, image_px = iresnet(UNITS[name], block), 7 * shrinkage(block, 4)
-    network, spent = on_meta(candidate, image_px=image_px), cost(candidate, image_px=image_px)
+    network, spent = on_meta(candidate, square(image_px)), cost(candidate, square(image_px))
     assert spent.params == sum(weight.numel() for weight in network.parameters())
     assert spent.macs == counted_by_hooks(network, image_px)
 
@@ -112,8 +113,8 @@ CANDIDATES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 3)), min_size
 @hypothesis.given(CANDIDATES, st.integers(1, 4), st.integers(1, 20))
 def test_cost_of_any_candidate_is_what_hooks_count(candidate, px, embedding_size):
     image_px = px * shrinkage(candidate.block, len(candidate.widths))
-    network = on_meta(candidate, image_px=image_px, embedding_size=embedding_size)
-    spent = cost(candidate, image_px=image_px, embedding_size=embedding_size)
+    network = on_meta(candidate, square(image_px, embedding_size))
+    spent = cost(candidate, square(image_px, embedding_size))
     assert spent.params == sum(weight.numel() for weight in network.parameters())
     assert spent.macs == counted_by_hooks(network, image_px)
 
@@ -124,7 +125,7 @@ def test_an_unknown_block_is_named():
             UserError,
             match=r"block 'ir-se' is not known; did you mean 'ir_se'\? known: bottleneck, .*, ir, ir_cbam, ir_se",
         ):
-            function(iresnet(UNITS["18"], "ir-se"))
+            function(iresnet(UNITS["18"], "ir-se"), FACE)
 
 
 @pytest.mark.parametrize("block", ["ir", "ir_se", "ir_cbam"])
@@ -138,7 +139,7 @@ def test_the_cost_counts_a_layer_once_per_pass(block):
         "ir_se": (squeeze, squeeze),
         "ir_cbam": (squeeze + spatial, 2 * squeeze + spatial * 8 * 8),
     }[block]
-    bare, whole = (part_cost(name, 32, 32, 1, 8) for name in ("ir", block))
+    bare, whole = (part_cost(name, 32, 32, 1, 8, 8) for name in ("ir", block))
     assert (whole.params - bare.params, whole.macs - bare.macs) == (params, macs)
 
 
@@ -164,7 +165,7 @@ def test_every_block_keeps_the_contract(block, channels, stride):
 
 
 SMALL = Candidate(block="ir_se", stem=8, widths=(8, 20, 32), depths=(2, 1, 2))
-SIZES = {"image_px": 32, "embedding_size": 12}
+SIZES = {"shape": square(32, 12)}
 
 
 def troubled(network):
@@ -248,7 +249,7 @@ def test_the_network_is_insightface_s(small, block):
 
 
 def test_the_image_is_halved_once_per_stage_and_by_the_second_convolution():
-    network = on_meta(iresnet(UNITS["18"]))
+    network = on_meta(iresnet(UNITS["18"]), FACE)
     image = torch.empty(1, 3, 112, 112, device="meta")
     assert network.stem(image).shape == (1, 64, 112, 112)  # full resolution, no max-pooling
     maps, x = [], network.stem(image)
@@ -410,7 +411,7 @@ DEEP = Candidate(block="ir", stem=32, widths=(32,), depths=(120,))
 def test_calibration_keeps_a_deep_network_finite():
     """120 blocks' sums overflow float32 as drawn; calibrated, each branch adds a variance of about one."""
     image_B3HW = torch.randn(4, 3, 16, 16, generator=seeded(0))
-    network = build(DEEP, image_px=16, embedding_size=8)
+    network = build(DEEP, square(16, 8))
     with torch.no_grad():
         assert not network(image_B3HW).isfinite().all()
         calibrate(network, image_B3HW)

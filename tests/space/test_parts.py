@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import all_genes
+from tests.shapes import square
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
@@ -37,7 +38,7 @@ each_block = pytest.mark.parametrize("block", BLOCKS)
 
 def some_value(part):
     """A number of a part that looks random, fractions and negative ones included."""
-    return math.sin(sum(prime * n for prime, n in zip((3, 5, 7, 11), part[1:], strict=True)) + len(part.kind))
+    return math.sin(sum(prime * n for prime, n in zip((3, 5, 7, 11, 13), part[1:], strict=True)) + len(part.kind))
 
 
 def candidates_of(space, num, seed=0):
@@ -58,7 +59,7 @@ def test_costs_are_sums_over_parts(block, quantity):
     space = space_of(block)
     candidates = candidates_of(space, 30)
     found_N = values_of(sums(space, lambda part: getattr(part_cost(*part), quantity)), space, candidates)
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    sizes = {"shape": space.shape}
     expected = [getattr(cost(one, **sizes), quantity) for one in candidates]
     if quantity == "megabytes":  # fractions that are summed in another order
         assert found_N == pytest.approx(expected, rel=1e-14)
@@ -73,7 +74,7 @@ def test_no_parameter_is_outside_the_parts(block):
     candidates = candidates_of(space, 4, seed=1)
     found_N = values_of(sums(space, lambda part: part_cost(*part).params), space, candidates)
     for one, found in zip(candidates, found_N, strict=True):
-        network = build(one, image_px=space.image_px, embedding_size=space.embedding_size)
+        network = build(one, space.shape)
         assert found == sum(weight.numel() for weight in network.parameters())
 
 
@@ -85,7 +86,7 @@ def test_no_parameter_is_outside_the_parts(block):
 def test_sums_are_those_over_parts_of(block, seed):
     space = space_of(block)
     (candidate,) = candidates_of(space, 1, seed)
-    parts = parts_of(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+    parts = parts_of(candidate, space.shape)
     expected = sum(times * some_value(part) for part, times in parts.items())
     found_N = values_of(sums(space, some_value), space, [candidate])
     assert found_N[0] == pytest.approx(expected, abs=1e-12)  # some ten numbers below one
@@ -95,12 +96,12 @@ def test_sums_are_those_over_parts_of(block, seed):
 
 def test_the_parts_of_a_candidate_by_hand():
     candidate = Candidate(block="ir_se", stem=16, widths=(32, 32), depths=(1, 3))
-    assert parts_of(candidate, image_px=32, embedding_size=64) == {
-        Part("stem", 3, 16, 1, 32): 1,
-        Part("ir_se", 16, 32, 2, 32): 1,
-        Part("ir_se", 32, 32, 2, 16): 1,
-        Part("ir_se", 32, 32, 1, 8): 2,
-        Part("neck", 32, 64, 1, 8): 1,
+    assert parts_of(candidate, square(32, 64)) == {
+        Part("stem", 3, 16, 1, 32, 32): 1,
+        Part("ir_se", 16, 32, 2, 32, 32): 1,
+        Part("ir_se", 32, 32, 2, 16, 16): 1,
+        Part("ir_se", 32, 32, 1, 8, 8): 2,
+        Part("neck", 32, 64, 1, 8, 8): 1,
     }
 
 

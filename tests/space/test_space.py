@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import nn
 
+from tests.shapes import square
 from zennas.records import UserError
 from zennas.space.blocks import BLOCKS, NECKS
 from zennas.space.candidate import Candidate
@@ -215,8 +216,8 @@ def test_every_space_of_faces_ends_in_7_by_7():
     """The map that every neck of the field reads; IR's four stages and MobileFaceNet's stem and three stages alike."""
     for name in ("ir", "ir_se", "mobilefacenet", "resnet"):
         space = SHIPPED[name]
-        necks = [part for part in parts_of(space.cheapest(), image_px=space.image_px) if part.kind in NECKS]
-        assert [part.in_px for part in necks] == [7] and space.image_px == 112
+        necks = [part for part in parts_of(space.cheapest(), space.shape) if part.kind in NECKS]
+        assert [part.in_hw for part in necks] == [(7, 7)] and space.image_px == 112
 
 
 def test_ir_is_ir_se_without_its_attention():
@@ -266,12 +267,12 @@ def test_effectiveness_is_the_naive_loop_s(space, seed):
 def test_effectiveness_counts_the_convolutions_that_are_built(block):
     candidate = Candidate(block=block, stem=5, widths=(4, 9), depths=(2, 3))
     with torch.device("meta"):
-        blocks = Network(candidate, image_px=8, embedding_size=4).blocks
+        blocks = Network(candidate, square(8, 4)).blocks
     convolutions = [m for block in blocks for m in block.residual if isinstance(m, nn.Conv2d)]
     fan_ins = [m.weight[0].numel() for m in convolutions]
     assert effectiveness(candidate) == pytest.approx(len(fan_ins) / math.exp(np.mean(np.log(fan_ins))), rel=1e-12)
     num, log_fan_in = np.sum(
-        [times * np.array(fan_in(part)) for part, times in parts_of(candidate, image_px=8).items()], 0
+        [times * np.array(fan_in(part)) for part, times in parts_of(candidate, square(8)).items()], 0
     )
     assert num == len(fan_ins) and log_fan_in == pytest.approx(np.log(fan_ins).sum(), rel=1e-12)
 

@@ -33,7 +33,7 @@ def test_the_checkers_run_feeds_what_the_normalisation_says():
 @pytest.mark.parametrize(("factor", "verdicts_there"), [(1.0, []), (0.0, ["noted"])])
 def test_a_network_that_answers_all_images_alike_is_noted(factor, verdicts_there):
     """No checker looks, and it recognises nobody."""
-    rules = run_rules(scaled(factor).SerializeToString(), normalise="insightface", batch=32, image_px=32)
+    rules = run_rules(scaled(factor).SerializeToString(), normalise="insightface", batch=32, image=(3, 32, 32))
     assert [rule.verdict for rule in rules if rule.name == "two images"] == verdicts_there
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.shapes import square
 from tests.submit.conftest import FACE_PX, aligned_detector, broken, network, scaled, verdicts
 from zennas.export import export
 from zennas.space.candidate import Candidate
@@ -102,7 +103,7 @@ def test_a_good_network_is_accepted_and_zipped(submitted, flat, saved):
 def test_what_zennas_exports_is_accepted(submitted, flat, tmp_path):
     candidate = Candidate(block="ir_se", stem=8, widths=(8, 16), depths=(1, 1))
     metadata = {"zennas": "{}", "trained": "no"}
-    made = export(build(candidate, image_px=32, embedding_size=64), image_px=32, metadata=metadata)
+    made = export(build(candidate, square(32, 64)), square(32), metadata=metadata)
     (tmp_path / "mine.onnx").write_bytes(made.onnx_bytes)
     ended, record = submitted("--track", flat, "--model", tmp_path / "mine.onnx", *AMPLE)
     assert ended.code == 0

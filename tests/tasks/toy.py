@@ -78,10 +78,7 @@ def opened(path) -> Pictures:
 
 
 def shape_of(options):
-    import types
-
-    px = options.space.image_px
-    return types.SimpleNamespace(channels=3, hw=(px, px), embedding_size=options.space.embedding_size)
+    return options.space.shape
 
 
 def seen(image_BHW, shape, device="cpu"):

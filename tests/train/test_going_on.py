@@ -12,6 +12,7 @@ from zennas.embed.checkpoint import save_network
 from zennas.progress import silent
 from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
+from zennas.space.network import build
 from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import verify
@@ -155,9 +156,8 @@ def test_attention_has_no_projection(options, tmp_path):
     plan, winner = options().plan.distill, tmp_path / "winner.yaml"
     winner.write_text("{block: ir_cbam, stem: 16, widths: [16, 32], depths: [1, 1]}\n")
     teacher = training(options(out="teacher", winner=winner)).network
-    teacher.neck[2] = torch.nn.Linear(teacher.neck[2].in_features, 48)
-    teacher.neck[3] = torch.nn.BatchNorm1d(48)
-    save_network(tmp_path / "network.pt", teacher)
+    other = build(teacher.candidate, teacher.shape.model_copy(update={"embedding_size": 48}))
+    save_network(tmp_path / "network.pt", other)
     one = training(options("distill.name=attention", teacher=tmp_path / "network.pt", winner=winner))
     assert one.job.head.guide.projection is None and one.job.head.guide.weight == 5.0 and plan.weight is None
     one.run()

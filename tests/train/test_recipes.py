@@ -120,7 +120,7 @@ def test_the_laptop_s_recipe_has_about_as_many_steps_as_it_says():
 def test_the_laptop_s_networks_are_small():
     space = load_space("ir_se_lfw")
     networks = [space.cheapest(), *space.baselines.values()]
-    macs = [cost(one, image_px=space.image_px, embedding_size=space.embedding_size).macs for one in networks]
+    macs = [cost(one, space.shape).macs for one in networks]
     assert all(20e6 <= one <= 100e6 for one in macs), macs
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.shapes import square
 from tests.train.conftest import (
     IMAGES_EACH,
     NUM_IDENTITIES,
@@ -288,11 +289,11 @@ def teacher_file(folder, *, embedding_size=64, block="ir_cbam", px=PX, onnx=Fals
     folder.mkdir(parents=True, exist_ok=True)
     candidate = Candidate.parse({"block": block, "stem": 8, "widths": [8, 16], "depths": [1, 1]}, "here")
     generator = torch.Generator().manual_seed(7)
-    network = build(candidate, image_px=px, embedding_size=embedding_size, generator=generator)
+    network = build(candidate, square(px, embedding_size), generator=generator)
     calibrate(network, torch.randn(32, 3, px, px, generator=generator))
     network.eval()
     if onnx:
-        (folder / "teacher.onnx").write_bytes(export(network, image_px=px).onnx_bytes)
+        (folder / "teacher.onnx").write_bytes(export(network, square(px)).onnx_bytes)
         return folder / "teacher.onnx"
     save_network(folder / "network.pt", network)
     return folder

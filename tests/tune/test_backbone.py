@@ -11,7 +11,7 @@ from zennas.tune_plan import BackboneSpace, Span
 
 
 def macs(candidate, space):
-    return cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size).macs
+    return cost(candidate, space.shape).macs
 
 
 BASES = {

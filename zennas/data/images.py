@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from zennas.records import UserError, suggestion
+from zennas.space.shape import height_and_width
 
 GREY = 127  # nearest to zero after normalisation
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -28,7 +29,8 @@ class UnreadableImageError(CorruptImageError):
 
 
 def decode(encoded, *, image_px=None):
-    """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px x image_px where that is given.
+    """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px, a side or (height, width), where
+    that is given.
 
     The resize does not keep the aspect ratio. CorruptImageError where the bytes are no image or end
     too soon; damage inside a JPEG that still decodes cannot be told.
@@ -44,7 +46,7 @@ def decode(encoded, *, image_px=None):
         raise CorruptImageError(str(error).strip().splitlines()[0]) from None
     if image_HW3 is None:
         raise CorruptImageError(f"{len(encoded)} bytes that are no image, or only part of one")
-    return image_HW3 if image_px is None else resized(image_HW3, (image_px, image_px))
+    return image_HW3 if image_px is None else resized(image_HW3, height_and_width(image_px))
 
 
 def resized(image_HW3, height_width):

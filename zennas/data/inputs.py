@@ -8,20 +8,33 @@ import torch
 
 from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError
+from zennas.records import UserError
+from zennas.space.shape import Shape
+
+LUMA_3 = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as OpenCV has it
 
 
-def normalised(image_BHW3: torch.Tensor, device: torch.device, *, channels_last: bool = False) -> torch.Tensor:
-    """What the network sees: float32 B3HW, (x - 127.5) / 127.5 as insightface and the challenge's checker have it."""
-    image_B3HW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-    return image_B3HW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def normalised(
+    image_BHW3: torch.Tensor, device: torch.device, *, channels: int = 3, channels_last: bool = False
+) -> torch.Tensor:
+    """What the network sees: float32 BCHW, (x - 127.5) / 127.5 as insightface and the challenge's checker have it.
+
+    channels: 3, or 1 for a network of grey images.
+    """
+    image_BCHW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+    if channels == 1:
+        image_BCHW = (image_BCHW * image_BCHW.new_tensor(LUMA_3).view(3, 1, 1)).sum(1, keepdim=True)
+    elif channels != 3:
+        raise UserError(f"images are RGB, or seen in grey: channels given {channels}, allowed: 3 or 1")
+    return image_BCHW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def first_inputs(images: ImageSet, size: int | tuple[int, int], num: int) -> torch.Tensor:
-    """The first `num` images that decode, as a network sees them, on the processor."""
+def first_inputs(images: ImageSet, shape: Shape, num: int) -> torch.Tensor:
+    """The first `num` images that decode, as a network for this Shape sees them, on the processor."""
     pixels = []
     for number in range(images.num_images):
         with contextlib.suppress(CorruptImageError):
-            pixels.append(torch.from_numpy(images.pixels(number, size)))
+            pixels.append(torch.from_numpy(images.pixels(number, shape.hw)))
         if len(pixels) == num:
             break
-    return normalised(torch.stack(pixels), torch.device("cpu"))
+    return normalised(torch.stack(pixels), torch.device("cpu"), channels=shape.channels)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zennas.data.images import CorruptImageError, augment, check_augmentations, decode
 from zennas.records import UserError
+from zennas.space.shape import height_and_width
 
 ORDER, AUGMENT, MASK = 0, 1, 2  # what a random stream is for, so that no two share one
 MAX_CORRUPT_IN_A_ROW = 1000  # then it is not an image that is broken but the data
@@ -162,7 +163,7 @@ def image_stream(
     source,
     *,
     batch: int,
-    image_px: int,
+    image_px: int | tuple[int, int],  # a side, or (height, width)
     seed: int,
     augmentations: dict | None = None,
     masker: Callable | None = None,
@@ -195,11 +196,11 @@ class ImageReader:
     """
 
     def __init__(self, source, image_px, seed, augmentations, masker):
-        self.source, self.image_px, self.seed = source, image_px, seed
+        self.source, self.hw, self.seed = source, height_and_width(image_px), seed
         self.augmentations, self.masker = augmentations, masker
 
     def __call__(self, step, epoch, start, index_B):
-        image_BHW3 = np.empty((len(index_B), self.image_px, self.image_px, 3), np.uint8)
+        image_BHW3 = np.empty((len(index_B), *self.hw, 3), np.uint8)
         corrupt = []
         for number, index in enumerate(index_B):
             image_HW3, index_B[number] = self._decoded(int(index), corrupt)
@@ -216,7 +217,7 @@ class ImageReader:
         """(image_HW3, its index) of the first image from `index` on that decodes; those before it join `corrupt`."""
         for _ in range(min(MAX_CORRUPT_IN_A_ROW, self.source.num_images)):
             try:
-                return decode(self.source.read(index), image_px=self.image_px), index
+                return decode(self.source.read(index), image_px=self.hw), index
             except CorruptImageError as error:
                 corrupt.append((self.source.where(index), str(error)))
                 index = (index + 1) % self.source.num_images

@@ -12,6 +12,7 @@ from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.network import Network
+from zennas.space.shape import Shape, height_and_width
 
 NETWORK = "network.pt"
 ACCEPTED = (
@@ -27,8 +28,7 @@ def save_network(path, network):
     buffer = io.BytesIO()
     content = {
         "candidate": network.candidate.plain(),
-        "image_px": network.input_shape[-1],
-        "embedding_size": network.neck[-1].num_features,
+        **network.shape.plain(),
         "weights": {name: weight.detach().cpu().clone() for name, weight in network.state_dict().items()},
     }
     torch.save(content, buffer)
@@ -52,18 +52,19 @@ def load_network(path):
             "export a network of another origin to ONNX"
         ) from None
     keys = ("candidate", "image_px", "embedding_size", "weights")
-    if not isinstance(content, dict) or set(content) != set(keys) or not isinstance(content["weights"], dict):
+    if (
+        not isinstance(content, dict)
+        or set(content) - {"channels"} != set(keys)
+        or not isinstance(content["weights"], dict)
+    ):
         raise UserError(f"{path}: not a network of zennas; one holds {', '.join(keys)}")
     candidate, weights = Candidate.parse(content["candidate"], path), content["weights"]
-    sizes = {key: content[key] for key in ("image_px", "embedding_size")}
-    for key, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise UserError(f"{path}: {key}: given {size!r}, allowed: an integer of at least 1")
+    shape = _shape(content, path)
     if candidate.num_blocks > len(weights):  # before a hostile depth is built
         raise UserError(f"{path}: {len(weights)} weights cannot be those of {candidate.num_blocks} blocks")
     try:
         with torch.device("meta"):
-            network = Network(candidate, **sizes)
+            network = Network(candidate, shape)
         network.load_state_dict(weights, assign=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -73,6 +74,18 @@ def load_network(path):
     if any(weight.layout != torch.strided or weight.is_complex() for weight in network.state_dict().values()):
         raise UserError(f"{path}: weights that are sparse or complex; allowed: dense numbers")
     return network.float().eval()
+
+
+def _shape(content, path):
+    """The Shape in what a network.pt holds. UserError where a size is none."""
+    px = content["image_px"]
+    several = isinstance(px, list) and len(px) == 2
+    sizes = {"channels": content.get("channels", 3), "embedding_size": content["embedding_size"]}
+    for key, size in [("image_px", one) for one in (px if several else [px])] + list(sizes.items()):
+        if type(size) is not int or size < 1:
+            raise UserError(f"{path}: {key}: given {size!r}, allowed: an integer of at least 1")
+    height, width = height_and_width(px)
+    return Shape(height=height, width=width, **sizes)
 
 
 def file_of(path):

@@ -302,7 +302,7 @@ def _measured(named, protocol):
     if takes_network(protocol.backend):
         return measure_calmly(fold(network), protocol)
     try:
-        exported = export(network, image_px=network.input_shape[-1])
+        exported = export(network, network.shape)
     except (
         RuntimeError
     ) as error:  # numbers so large that ONNX Runtime and PyTorch differ: no reason to lose all results

@@ -17,6 +17,7 @@ from zennas.records import Record, UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
+from zennas.space.shape import Sized
 
 CANDIDATE_TEXT = re.compile(r"(?P<block>\w+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
 
@@ -94,12 +95,13 @@ def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None
 
 def kept_reference(track, protocol, *, machine=None):
     """The Measurement of the track's reference network that is kept on this machine under this protocol, or None."""
-    return kept_network(track.budget.reference.candidate, protocol, machine=machine)
+    reference = track.budget.reference
+    return kept_network(reference.candidate, protocol, reference.shape, machine=machine)
 
 
 def keep_reference(track, measurement):
     """Write the Measurement of the track's reference network where `kept_reference` finds it."""
-    keep_network(track.budget.reference.candidate, measurement)
+    keep_network(track.budget.reference.candidate, measurement, track.budget.reference.shape)
 
 
 def reference_here(track, protocol, progress, *, on_device=None):
@@ -115,7 +117,7 @@ def reference_here(track, protocol, progress, *, on_device=None):
     candidate = track.budget.reference.candidate
     progress.begin(f"measuring the reference network {candidate.text}, once for this machine")
     progress.update({})
-    reference = on_device(measure_network, candidate, protocol)
+    reference = on_device(measure_network, candidate, protocol, track.budget.reference.shape)
     progress.end()
     keep_reference(track, reference)
     progress.say(f"reference {reference.measured_ms:.2f} ms measured, and kept for this machine")
@@ -124,13 +126,13 @@ def reference_here(track, protocol, progress, *, on_device=None):
     return reference
 
 
-def kept_network(candidate, protocol, *, machine=None, image_px=112, embedding_size=512):
-    """The Measurement of a whole network of these sizes that is kept on this machine under this protocol, or None."""
+def kept_network(candidate, protocol, shape, *, machine=None):
+    """The Measurement of a whole network of this Shape that is kept on this machine under this protocol, or None."""
     path = _networks_path(protocol, machine or machine_name())
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8")).get(_network_key(candidate, image_px, embedding_size))
+        kept = json.loads(path.read_text(encoding="utf-8")).get(_network_key(candidate, shape))
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
     measurement = Measurement.parse(kept, path) if kept else None
@@ -138,8 +140,8 @@ def kept_network(candidate, protocol, *, machine=None, image_px=112, embedding_s
     return measurement if current and current == runtime_of(protocol, versions()) else None
 
 
-def kept_networks(protocol, *, image_px=112, embedding_size=512):
-    """[(Candidate, Measurement)] of the whole networks of these sizes that are kept on this machine under this
+def kept_networks(protocol, shape):
+    """[(Candidate, Measurement)] of the whole networks of this Shape that are kept on this machine under this
     protocol.
     """
     path, found = _networks_path(protocol, machine_name()), []
@@ -156,22 +158,22 @@ def kept_networks(protocol, *, image_px=112, embedding_size=512):
         stages = [stage.split("x") for stage in named["stages"].split("-")[1:]]
         widths, depths = zip(*stages, strict=True)
         candidate = Candidate(block=named["block"], stem=named["stem"], widths=widths, depths=depths)
-        if key != _network_key(candidate, image_px, embedding_size):
+        if key != _network_key(candidate, shape):
             continue
-        measurement = kept_network(candidate, protocol, image_px=image_px, embedding_size=embedding_size)
+        measurement = kept_network(candidate, protocol, shape)
         if measurement is not None:
             found.append((candidate, measurement))
     return found
 
 
-def keep_network(candidate, measurement, *, image_px=112, embedding_size=512):
-    """Write the Measurement of a whole network where `kept_network` finds it."""
+def keep_network(candidate, measurement, shape):
+    """Write the Measurement of a whole network of this Shape where `kept_network` finds it."""
     path = _networks_path(measurement.protocol, measurement.machine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):  # two runs of one machine may keep theirs at once
             kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            kept[_network_key(candidate, image_px, embedding_size)] = measurement.model_dump()
+            kept[_network_key(candidate, shape)] = measurement.model_dump()
             write_atomically(path, json.dumps(kept, indent=1))
     except (OSError, UserError) as error:
         why = getattr(error, "strerror", None) or error
@@ -196,33 +198,30 @@ def judged(measurement, budget):
     }
 
 
-def measure_network(candidate, protocol, *, image_px=112, embedding_size=512):
-    """The Measurement of a candidate as a whole: from its exported ONNX file, or its folded network on a torch
-    backend."""
+def measure_network(candidate, protocol, shape):
+    """The Measurement of a candidate's network for a Shape as a whole: from its exported ONNX file, or its folded
+    network on a torch backend."""
     if takes_network(protocol.backend):
-        return measure_calmly(timed_network(candidate, image_px=image_px, embedding_size=embedding_size), protocol)
-    exported = export_candidate(
-        candidate, image_px=image_px, embedding_size=embedding_size, precision=protocol.precision
-    )
+        return measure_calmly(timed_network(candidate, shape), protocol)
+    exported = export_candidate(candidate, shape, precision=protocol.precision)
     return measure_calmly(exported.onnx_bytes, protocol)
 
 
-def export_candidate(candidate, *, image_px=112, embedding_size=512, metadata=None, precision="float32"):
+def export_candidate(candidate, shape, *, metadata=None, precision="float32"):
     """The Export of a candidate's untrained network, its norms calibrated on random images."""
-    network = _untrained(candidate, image_px, embedding_size)
-    return export(network, image_px=image_px, metadata=metadata, precision=precision)
+    return export(_untrained(candidate, shape), shape, metadata=metadata, precision=precision)
 
 
-def timed_network(candidate, *, image_px=112, embedding_size=512):
+def timed_network(candidate, shape):
     """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX
     file."""
-    return fold(_untrained(candidate, image_px, embedding_size))
+    return fold(_untrained(candidate, shape))
 
 
-def _untrained(candidate, image_px, embedding_size):
+def _untrained(candidate, shape):
     generator = torch.Generator().manual_seed(0)
-    network = build(candidate, image_px=image_px, embedding_size=embedding_size, generator=generator)
-    return calibrate(network, torch.randn(4, 3, image_px, image_px, generator=generator))
+    network = build(candidate, shape, generator=generator)
+    return calibrate(network, torch.randn(4, *shape.image, generator=generator))
 
 
 def measure_detector(path, protocol, *, input_px, onnx_bytes=None):
@@ -261,12 +260,9 @@ def read_bytes(path):
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _network_key(candidate, image_px, embedding_size):
-    """What a kept network is found by: its text alone at the sizes that every track's reference has, as in the files of
-    old.
-    """
-    sizes = (image_px, embedding_size)
-    return candidate.text if sizes == (112, 512) else f"{candidate.text} at {image_px} px, {embedding_size}-d"
+def _network_key(candidate, shape):
+    """What a kept network is found by: its text alone for the shape that files of old do not name."""
+    return candidate.text if shape == Sized().shape else f"{candidate.text} at {shape.text}"
 
 
 def _networks_path(protocol, machine):

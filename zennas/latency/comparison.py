@@ -7,6 +7,7 @@ import numpy as np
 
 from zennas.latency.tables import predictor
 from zennas.records import Record
+from zennas.space.shape import px_cell
 
 NUM_CANDIDATES, SEED = 500, 0  # drawn from the space, the same for any two tables
 NEAR = 1.10  # two candidates whose latencies differ by less are near: among such a search chooses
@@ -28,7 +29,7 @@ class Stage(Record):
 
     kind: str
     stride: int
-    in_px: int
+    in_px: int | str  # of the maps there: the side, or HEIGHTxWIDTH
     ratio: Ratio
 
 
@@ -61,17 +62,15 @@ def compare(one, other, space, *, num_candidates=NUM_CANDIDATES):
     """The Comparison of two KnownTables, over the parts that both have and over candidates drawn from a space."""
     common = [part for part in one.rows if part in other.rows]
     ratio_of = {part: other.rows[part].ms / one.rows[part].ms for part in common}
-    places = dict.fromkeys(sorted((part.kind, part.stride, part.in_px) for part in common))
+    places = dict.fromkeys(sorted(part.place for part in common))
     stages = [
         Stage(
             kind=kind,
             stride=stride,
-            in_px=in_px,
-            ratio=_ratio(
-                [ratio_of[part] for part in common if (part.kind, part.stride, part.in_px) == (kind, stride, in_px)]
-            ),
+            in_px=px_cell(in_hw),
+            ratio=_ratio([ratio_of[part] for part in common if part.place == (kind, stride, in_hw)]),
         )
-        for kind, stride, in_px in sorted(places, key=lambda place: (place[0], -place[2], -place[1]))
+        for kind, stride, in_hw in sorted(places, key=lambda place: (place[0], [-px for px in place[2]], -place[1]))
     ]
     return Comparison(
         one=one.name,
@@ -109,20 +108,20 @@ def _ratio(ratios):
     )
 
 
-def _ms(table, candidate, sizes):
+def _ms(table, candidate, shape):
     """Predicted to a picosecond: sums of the same parts in another order are the same latency, not a pair to rank."""
-    return round(table.predict(candidate, **sizes), 9)
+    return round(table.predict(candidate, shape), 9)
 
 
 def _agreement(one, other, space, num_candidates):
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    shape = space.shape
     rng = np.random.default_rng(SEED)
     candidates = list(dict.fromkeys(space.sample(rng) for _ in range(num_candidates)))
     tables = [predictor(known) for known in (one, other)]
-    covered = [candidate for candidate in candidates if all(table.covers(candidate, **sizes) for table in tables)]
+    covered = [candidate for candidate in candidates if all(table.covers(candidate, shape) for table in tables)]
     if len(covered) < 2:
         return None
-    one_N, other_N = (np.array([_ms(table, candidate, sizes) for candidate in covered]) for table in tables)
+    one_N, other_N = (np.array([_ms(table, candidate, shape) for candidate in covered]) for table in tables)
     ratio = _ratio(other_N / one_N)
     off_pct_N = 100 * np.abs(one_N * ratio.mean / other_N - 1)
     near_NN = np.abs(np.log(one_N[:, None] / one_N)) < math.log(NEAR)

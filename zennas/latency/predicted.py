@@ -66,14 +66,14 @@ def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
     stands for it. They are the first of always the same ones; those that are kept already are not measured again.
     `counting(done, total)` is called after each. UserError where the space has too few candidates there.
     """
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    shape = space.shape
     rng, chosen = np.random.default_rng(SEED), {}
-    slowest_ms = max((latency_table.predict(one, **sizes) for one in space.baselines.values()), default=budget_ms)
+    slowest_ms = max((latency_table.predict(one, shape) for one in space.baselines.values()), default=budget_ms)
     budget_ms = slowest_ms if slowest_ms < LEAST_SHARE * budget_ms else budget_ms
     low_ms, high_ms = LEAST_SHARE * budget_ms, max(budget_ms, slowest_ms)
     for _ in range(TRIES * num):
         target_ms = rng.uniform(low_ms, high_ms)
-        candidate, predicted_ms = _near(space, target_ms, rng, lambda one: latency_table.predict(one, **sizes))
+        candidate, predicted_ms = _near(space, target_ms, rng, lambda one: latency_table.predict(one, shape))
         if low_ms <= predicted_ms <= high_ms:
             chosen[candidate] = None
         if len(chosen) == num:
@@ -84,8 +84,8 @@ def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
             f"{low_ms:.2f} and {high_ms:.2f} ms"
         )
     for index, candidate in enumerate(chosen):
-        if kept_network(candidate, protocol, **sizes) is None:
-            keep_network(candidate, measure_network(candidate, protocol, **sizes), **sizes)
+        if kept_network(candidate, protocol, shape) is None:
+            keep_network(candidate, measure_network(candidate, protocol, shape), shape)
         counting(index + 1, len(chosen))
     return list(chosen)
 
@@ -110,16 +110,16 @@ def _near(space, target_ms, rng, predict):
 def predict_kept(space, latency_table, protocol, *, title, stand_in=None):
     """The Prediction over the whole networks of the space's sizes that are kept on this machine; UserError without
     any."""
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
-    kept = kept_networks(protocol, **sizes)
-    known = [(candidate, taken) for candidate, taken in kept if latency_table.covers(candidate, **sizes)]
+    shape = space.shape
+    kept = kept_networks(protocol, shape)
+    known = [(candidate, taken) for candidate, taken in kept if latency_table.covers(candidate, shape)]
     if not known:
         raise UserError(
             "no whole network that the table can predict is kept on this machine: measure some with --predicted "
             "--measure 20"
         )
     networks = sorted(
-        (_network(candidate, taken, latency_table, sizes) for candidate, taken in known),
+        (_network(candidate, taken, latency_table, shape) for candidate, taken in known),
         key=lambda one: one.measured_ms,
     )
     predicted_N, measured_N, macs_N = np.array([(one.predicted_ms, one.measured_ms, one.macs) for one in networks]).T
@@ -140,12 +140,12 @@ def predict_kept(space, latency_table, protocol, *, title, stand_in=None):
     )
 
 
-def _network(candidate, taken, latency_table, sizes):
+def _network(candidate, taken, latency_table, shape):
     low_ms, high_ms = np.percentile(taken.raw_ms, (25, 75))
     return Network(
         candidate=candidate.text,
-        macs=cost(candidate, **sizes).macs,
-        predicted_ms=round(latency_table.predict(candidate, **sizes), 4),
+        macs=cost(candidate, shape).macs,
+        predicted_ms=round(latency_table.predict(candidate, shape), 4),
         measured_ms=taken.measured_ms,
         low_ms=round(float(low_ms), 4),
         high_ms=round(float(high_ms), 4),

@@ -21,11 +21,12 @@ from zennas.latency.comparison import Comparison, compare
 from zennas.latency.options import Options
 from zennas.latency.predicted import Prediction, measure_some, page, predict_kept, sentence
 from zennas.latency.protocol import Measurement
-from zennas.latency.table import LatencyTable
+from zennas.latency.table import COLUMNS, LatencyTable
 from zennas.progress import Progress, silent
 from zennas.records import Record, UserError
 from zennas.run_folder import explaining, write_atomically
 from zennas.space.candidate import read_candidates
+from zennas.space.shape import px_cell
 from zennas.space.space import Space
 from zennas.track import Experiment, Protocol, Track, load_experiment, load_space
 
@@ -154,7 +155,7 @@ def _measured(opened: Opened, options: Options, progress: Progress) -> Measured 
             return _predicted(opened, options, latency_table, stand_in, progress)
     networks = []
     if opened.mode is None and not options.what:
-        reference = measure_network(track.budget.reference.candidate, protocol)
+        reference = measure_network(track.budget.reference.candidate, protocol, track.budget.reference.shape)
         keep_reference(track, reference)
         networks.append(("reference " + track.budget.reference.candidate.text, reference))
     for name, measure in _things_to_measure(options.what, space):
@@ -220,9 +221,7 @@ def _things_to_measure(files: tuple[str, ...], space: Space) -> list[tuple[str, 
             things.append((file, functools.partial(measure_onnx_file, file)))
             continue
         for name, candidate in read_candidates(file):
-            measure = functools.partial(
-                measure_network, candidate, image_px=space.image_px, embedding_size=space.embedding_size
-            )
+            measure = functools.partial(measure_network, candidate, shape=space.shape)
             things.append((name, measure))
     return things
 
@@ -264,7 +263,7 @@ def _plain(table: tables.KnownTable) -> dict[str, Any]:
 
 
 def _plain_row(row: Any) -> dict[str, Any]:
-    return row.part._asdict() | {
+    return dict(zip(COLUMNS, (*row.part[:4], px_cell(row.part.in_hw)), strict=False)) | {
         "ms": row.ms,
         "spread_pct": row.spread_pct,
         "gmacs_per_s": gmacs_per_s(row),

@@ -10,6 +10,7 @@ from zennas.latency.options import Options
 from zennas.latency.run import OneTable, Result, Tables, gmacs_per_s
 from zennas.latency.tables import KnownTable, Row
 from zennas.provenance import machine_name
+from zennas.space.shape import px_text
 
 
 def show(result: Result, options: Options, console: Console) -> int:
@@ -54,17 +55,25 @@ def _print_tables(known: Sequence[KnownTable], console: Console) -> None:
         console.print(f"  {table.name}", markup=False, soft_wrap=True)
 
 
+Place = tuple[str, tuple[int, int], int]  # kind, (height, width), stride
+
+
+def _by_kind_and_size(stage: tuple[Place, list[Row]]) -> tuple[str, int, int, int]:
+    (kind, (height, width), stride), _ = stage
+    return kind, -height, -width, -stride
+
+
 def _print_table(table: KnownTable, console: Console) -> None:
     first, last = table.dates
     console.print(
         f"{table.name}: {len(table.rows)} parts" + (f", taken {first} to {last}" if first else ""), markup=False
     )
-    stages: dict[tuple[str, int, int], list[Row]] = {}
+    stages: dict[Place, list[Row]] = {}
     for row in table.rows.values():
-        stages.setdefault((row.part.kind, row.part.in_px, row.part.stride), []).append(row)
+        stages.setdefault((row.part.kind, row.part.in_hw, row.part.stride), []).append(row)
     grid = _grid(("part", "channels", "ms", "spread", "GMAC/s"), num_left=2)
-    for (kind, px, stride), rows in sorted(stages.items(), key=lambda stage: (stage[0][0], -stage[0][1], -stage[0][2])):
-        place = _place(kind, px, stride)
+    for (kind, hw, stride), rows in sorted(stages.items(), key=_by_kind_and_size):
+        place = _place(kind, px_text(hw), stride)
         for row in sorted(rows, key=lambda row: row.part):
             spread = "-" if row.spread_pct is None else f"{row.spread_pct:.1f} %"
             channels = f"{row.part.in_channels} -> {row.part.out_channels}"
@@ -74,7 +83,7 @@ def _print_table(table: KnownTable, console: Console) -> None:
     console.print(grid)
 
 
-def _place(kind: str, px: int, stride: int) -> str:
+def _place(kind: str, px: int | str, stride: int) -> str:
     return f"{kind} at {px} px" + (f", stride {stride}" if stride > 1 else "")
 
 

@@ -25,7 +25,8 @@ from zennas.records import MEASURED, UserError, data_root
 from zennas.space import network as networks
 from zennas.space.blocks import NECKS, STEMS
 from zennas.space.cost import build_part
-from zennas.space.parts import Part, neck_of, parts_of, stem_of
+from zennas.space.parts import Part, halved, neck_of, parts_of, stem_of
+from zennas.space.shape import parsed_px, px_text
 
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
 MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4, 8
@@ -40,7 +41,7 @@ COLUMNS = (
     "in_channels",
     "out_channels",
     "stride",
-    "in_px",
+    "in_px",  # of the maps that the part sees: the side, or HEIGHTxWIDTH
     "ms",
     "spread_pct",
     "raw_ms",
@@ -52,20 +53,20 @@ COLUMNS = (
 
 def parts_of_space(space):
     """The parts to measure so that every candidate of the space can be predicted."""
-    before, px = space.stem, space.image_px // networks.stem_stride(space.block)
+    before, hw = space.stem, halved(space.shape.hw, networks.stem_stride(space.block))
     stems = dict.fromkeys(map(_on_quantum, [*_grid(space.stem, MAX_STEM_WIDTHS), space.stem.high]))
-    parts = [stem_of(space.block, width, space.image_px) for width in stems]
+    parts = [stem_of(space.block, width, space.shape) for width in stems]
     for widths in space.widths:
         parts += [
-            Part(space.block, wide_in, wide_out, 2, px)
+            Part(space.block, wide_in, wide_out, 2, *hw)
             for wide_in in _grid(before, MAX_FIRST_WIDTHS)
             for wide_out in _grid(widths, MAX_FIRST_WIDTHS)
         ]
-        px //= 2
+        hw = halved(hw)
         repeated = _grid(widths, MAX_REPEAT_WIDTHS) + _grid(widths, MAX_OFF_WIDTHS, on_quantum=False)
-        parts += [Part(space.block, width, width, 1, px) for width in repeated]
+        parts += [Part(space.block, width, width, 1, *hw) for width in repeated]
         before = widths
-    parts += [neck_of(space.block, width, space.embedding_size, px) for width in _grid(space.widths[-1], 3)]
+    parts += [neck_of(space.block, width, space.shape, hw) for width in _grid(space.widths[-1], 3)]
     return list(dict.fromkeys(parts))
 
 
@@ -103,7 +104,7 @@ class LatencyTable:
         parts = parts_of_space(space)
         for baseline in space.baselines.values():
             if baseline.block != space.block:  # another block's: its own parts, measured just as they are
-                parts += parts_of(baseline, image_px=space.image_px, embedding_size=space.embedding_size)
+                parts += parts_of(baseline, space.shape)
         return self.missing(dict.fromkeys(parts))
 
     def ensure(self, parts, *, num_runs=TABLE_RUNS, progress=None, measure_one=None):
@@ -120,19 +121,20 @@ class LatencyTable:
         self._part_ms.cache_clear()
         self._fit.cache_clear()
 
-    def predict(self, candidate, *, image_px=112, embedding_size=512):
-        """Predicted latency of a candidate in ms. KeyError where a part was never measured nor can be interpolated."""
-        parts = parts_of(candidate, image_px=image_px, embedding_size=embedding_size)
+    def predict(self, candidate, shape):
+        """Predicted latency of a candidate's network for a Shape, in ms. KeyError where a part was never measured nor
+        can be interpolated."""
+        parts = parts_of(candidate, shape)
         return sum(times * self._part_ms(part) for part, times in parts.items())
 
     def part_ms(self, part):
         """Predicted latency of one Part inside a network, in ms. KeyError as `predict`."""
         return self._part_ms(part)
 
-    def covers(self, candidate, *, image_px=112, embedding_size=512):
+    def covers(self, candidate, shape):
         """Whether `predict` has what it needs for this candidate."""
         try:
-            self.predict(candidate, image_px=image_px, embedding_size=embedding_size)
+            self.predict(candidate, shape)
         except KeyError:
             return False
         return True
@@ -141,10 +143,10 @@ class LatencyTable:
         if part in self.rows:
             return self.rows[part]
         if part.is_block and part.stride != 1:
-            weights, least_ms = self._fit(part.kind, part.stride, part.in_px)
+            weights, least_ms = self._fit(part.place)
             return max(float(_terms(part) @ weights), least_ms)
         is_neck, rounds_up = part.kind in NECKS, part.kind in STEMS
-        siblings = self._siblings(part.kind, part.stride, part.in_px)
+        siblings = self._siblings(part.place)
         axis = "in_channels" if is_neck else "out_channels"
         width = getattr(part, axis)
         off = bool(width % QUANTUM) and not is_neck
@@ -164,18 +166,18 @@ class LatencyTable:
         inverse = [(1 / at, ms_per_mac) for at, ms_per_mac in reversed(known)]
         return float(np.interp(1 / width, *zip(*inverse, strict=True))) * part.macs
 
-    def _siblings(self, kind, stride, in_px):
+    def _siblings(self, place):
         """The measured parts that differ in their widths alone."""
-        return [row for row in self.rows if (row.kind, row.stride, row.in_px) == (kind, stride, in_px)]
+        return [row for row in self.rows if row.place == place]
 
-    def _fit_uncached(self, kind, stride, in_px):
+    def _fit_uncached(self, place):
         """(weights of `_terms`, the least a prediction may be) of a stage's first block, whose two widths are free.
 
         Least squares over the measured ones, relative errors. KeyError where none was measured.
         """
-        siblings = self._siblings(kind, stride, in_px)
+        siblings = self._siblings(place)
         if not siblings:
-            raise KeyError((kind, stride, in_px))
+            raise KeyError(place)
         terms, ms = np.array([_terms(row) for row in siblings]), np.array([self.rows[row] for row in siblings])
         weights = np.linalg.lstsq(terms / ms[:, None], np.ones(len(ms)), rcond=None)[0]
         return weights, float(ms.min()) / 2
@@ -197,7 +199,7 @@ class LatencyTable:
                 raw_ms = " ".join(map(str, measurement.raw_ms))
                 measured = round(ms, 5), round(measurement.spread_pct, 2), raw_ms
                 runtime = runtime_of(self.protocol, measurement.versions)
-                writer.writerow((*part, *measured, measurement.machine, measurement.date, runtime))
+                writer.writerow((*part_cells(part), *measured, measurement.machine, measurement.date, runtime))
         except OSError as error:
             raise UserError(
                 f"{self.path}: the latency table cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable "
@@ -236,7 +238,7 @@ def _part_network(part, copies):
     with torch.device("meta"):
         stack = nn.Sequential(*(build_part(*part) for _ in range(copies)))
     module = networks.initialise(stack, generator=generator)
-    shape = (part.in_channels, part.in_px, part.in_px)
+    shape = (part.in_channels, *part.in_hw)
     networks.calibrate(module, torch.randn(2, *shape, generator=generator))
     folded = fold(module)
     folded.input_shape = shape
@@ -272,6 +274,16 @@ def runtime_of(protocol, found):
     return found.get("onnxruntime-gpu") or found.get("onnxruntime", "")
 
 
+def part_cells(part):
+    """The first five COLUMNS of a Part. A map that is no square has its two sides in in_px: 48x16."""
+    return (*part[:4], px_text(part.in_hw))
+
+
+def part_of(cells):
+    """The Part in a row {column: text}; KeyError, TypeError or ValueError where there is none."""
+    return Part(cells["kind"], *(int(cells[name]) for name in COLUMNS[1:4]), *parsed_px(cells["in_px"]))
+
+
 def _read(path, machine, runtime):
     """{Part: ms} of the kept rows that this machine's runtime took; rows of another version do not hold here."""
     if not path.is_file():
@@ -281,7 +293,7 @@ def _read(path, machine, runtime):
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
                 if row["machine"] == machine and row["runtime"] == runtime:
-                    rows[Part(row["kind"], *(int(row[name]) for name in COLUMNS[1:5]))] = float(row["ms"])
+                    rows[part_of(row)] = float(row["ms"])
             except (KeyError, TypeError, ValueError):
                 raise UserError(
                     f"{path}, line {number}: not a row of a latency table; delete the file to measure again"

@@ -10,11 +10,12 @@ import re
 from typing import NamedTuple
 
 from zennas.latency.backends import BACKENDS
-from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, table_name
+from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, part_cells, table_name
 from zennas.provenance import machine_name
 from zennas.records import MEASURED, UserError, data_root, some, suggestion
 from zennas.run_folder import explaining, write_atomically
 from zennas.space.parts import Part
+from zennas.space.shape import parsed_px
 from zennas.track import Protocol
 
 NEEDED = COLUMNS[:6]  # a part and its milliseconds; the other columns say how they came about
@@ -237,11 +238,15 @@ def read_rows(path, *, lenient=False):
 
 def _row(values):
     numbers = {}
-    for name in NEEDED[1:5]:
+    for name in NEEDED[1:4]:
         numbers[name] = int(values[name]) if values[name].strip().isdigit() else 0
         if numbers[name] < 1:
             raise UserError(f"{name}: given '{values[name]}', allowed: a whole number, 1 or more")
-    part = Part(values["kind"], **numbers)
+    try:
+        height, width = parsed_px(values["in_px"])
+    except ValueError as error:
+        raise UserError(f"in_px: {error}") from None
+    part = Part(values["kind"], **numbers, in_height=height, in_width=width)
     _ = part.macs  # builds it, and so refuses a kind of block that there is none of
     return Row(
         part=part,
@@ -276,7 +281,9 @@ def _as_csv(tables):
     for table in tables:
         for row in table.rows.values():
             spread = "" if row.spread_pct is None else f"{row.spread_pct:g}"
-            writer.writerow((*row.part, f"{row.ms:.9g}", spread, row.raw_ms, table.machine, row.date, row.runtime))
+            writer.writerow(
+                (*part_cells(row.part), f"{row.ms:.9g}", spread, row.raw_ms, table.machine, row.date, row.runtime)
+            )
     return out.getvalue()
 
 

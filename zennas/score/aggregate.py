@@ -35,7 +35,7 @@ class Terms(NamedTuple):
     isometry: float
 
 
-def equal_cost(network, image_px, batch, generator):
+def equal_cost(network, shape, batch, generator):
     """Which of several networks of the same cost is the better one: the sum of four terms, weighted by WEIGHTS.
 
     independence: log of the convolutions' channels, each counted as far as it is not a mixture of its neighbours (the
@@ -52,19 +52,19 @@ def equal_cost(network, image_px, batch, generator):
     experiments/equal-latency/nb201.md. Not for networks of different cost, of which it rather prefers the larger.
     ValueError as `az_trainability`.
     """
-    terms = equal_cost_terms(network, image_px, batch, generator)._asdict()
+    terms = equal_cost_terms(network, shape, batch, generator)._asdict()
     return finite(sum(weight * terms[name] for name, weight in WEIGHTS.items()), "equal_cost")
 
 
-def equal_cost_terms(network, image_px, batch, generator):
+def equal_cost_terms(network, shape, batch, generator):
     """The Terms of a network; arguments and errors as `equal_cost`."""
-    with seen(network, image_px, batch, generator, gradients=True) as pass_:
+    with seen(network, shape, batch, generator, gradients=True) as pass_:
         gains = [float(before.norm() / behind.norm()) for behind, before in pulled_back(pass_.blocks, generator)]
         maps = [layer.output for layer in pass_.convolutions if math.prod(layer.output.shape[2:]) > 1]
         independent = sum(output.shape[1] * float(_group_eigenvalues(output)[:, 0].mean()) for output in maps)
         separation = float(torch.log(_group_eigenvalues(pass_.blocks[-1]) + FLOOR).mean())
     kept = sum(min(gain, 1 / gain) if gain > 0 else 0.0 for gain in gains) / len(gains)
-    flow = synaptic_flow(network, image_px, generator)
+    flow = synaptic_flow(network, shape, generator)
     used = sum(
         share / flow.output * num_weights for share, num_weights in zip(flow.flows, flow.num_weights, strict=True)
     )
@@ -107,7 +107,7 @@ def _mean_ranks(value_N):
     return (np.searchsorted(sorted_N, value_N, "left") + 1 + np.searchsorted(sorted_N, value_N, "right")) / 2
 
 
-def vkdnw(network, image_px, batch, generator):
+def vkdnw(network, shape, batch, generator):
     """Number of layers with weights + the entropy of the deciles of the Fisher information's eigenvalues (at most log
     9).
 
@@ -117,7 +117,7 @@ def vkdnw(network, image_px, batch, generator):
     sums are looked at; gradients include how the batch's statistics move. FloatingPointError where all eigenvalues are
     0.
     """
-    with seen(network, image_px, batch, generator, gradients=True) as pass_:
+    with seen(network, shape, batch, generator, gradients=True) as pass_:
         output_BO = pass_.output.flatten(2).mean(2) if pass_.output.dim() > 2 else pass_.output
         if output_BO.shape[1] > NUM_OUTPUTS:
             mix_OO = torch.randn(output_BO.shape[1], NUM_OUTPUTS, generator=generator, device=generator.device)
@@ -166,7 +166,7 @@ def _jacobian(output_B, layers, weights):
     return torch.stack(columns, 1)
 
 
-def effectiveness(network, image_px, batch, generator):
+def effectiveness(network, shape, batch, generator):
     """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank. The other arguments: not
     used.
 

@@ -11,7 +11,7 @@ from zennas.space.cost import cost
 GAMMA = 0.01
 
 
-def reference_zen(network, image_px, batch, generator):
+def reference_zen(network, shape, batch, generator):
     """The Zen-Score as the reference code of ZenNAS computes it: finite difference, running variances, fresh Gaussians.
 
     Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it
@@ -23,7 +23,7 @@ def reference_zen(network, image_px, batch, generator):
     if isinstance(network, networks.Network):
         network = network.candidate
     if isinstance(network, Candidate):
-        network = networks.initialise(networks.plain(network), generator=generator)
+        network = networks.initialise(networks.plain(network, shape.channels), generator=generator)
     network.train()
     with torch.no_grad():
         for part in network.modules():
@@ -34,9 +34,9 @@ def reference_zen(network, image_px, batch, generator):
             elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm) and part.affine:
                 nn.init.ones_(part.weight)
                 nn.init.zeros_(part.bias)
-        shape = (batch, 3, image_px, image_px)
-        image_BCHW = torch.randn(shape, generator=generator, device=device)
-        noise_BCHW = torch.randn(shape, generator=generator, device=device)
+        size = (batch, *shape.image)
+        image_BCHW = torch.randn(size, generator=generator, device=device)
+        noise_BCHW = torch.randn(size, generator=generator, device=device)
         difference = network(image_BCHW) - network(image_BCHW + GAMMA * noise_BCHW)
         score = float(torch.log(difference.abs().flatten(1).sum(1).mean()))
         for part in network.modules():
@@ -45,22 +45,22 @@ def reference_zen(network, image_px, batch, generator):
     return finite(score, "reference Zen-Score")
 
 
-def total_params(network, image_px, batch, generator):
-    """Learnable numbers, a baseline that every training-free score has to beat. image_px, batch, generator: not
-    used."""
+def total_params(network, shape, batch, generator):
+    """Learnable numbers of a Candidate's network for a Shape (or of a module), a baseline that every training-free
+    score has to beat. batch, generator: not used."""
     if isinstance(network, Candidate):
-        return float(cost(network).params)
+        return float(cost(network, shape).params)
     return float(sum(weight.numel() for weight in network.parameters()))
 
 
-def total_macs(network, image_px, batch, generator):
-    """Multiply-accumulates of a Candidate at 112 px (not image_px, so that it is the number the tables show)."""
-    return float(cost(_candidate_of(network)).macs)
+def total_macs(network, shape, batch, generator):
+    """Multiply-accumulates of a Candidate's network for a Shape. batch, generator: not used."""
+    return float(cost(_candidate_of(network), shape).macs)
 
 
-def num_convolutions(network, image_px, batch, generator):
+def num_convolutions(network, shape, batch, generator):
     """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
-    return float(sum(isinstance(part, nn.Conv2d) for part in networks.plain(_candidate_of(network))))
+    return float(sum(isinstance(part, nn.Conv2d) for part in networks.plain(_candidate_of(network), shape.channels)))
 
 
 def _candidate_of(network):

@@ -41,7 +41,7 @@ from zennas.space.parts import parts_of, sums
 SETTLED = 1e-5  # what a further block of a stage may add differently from the one before, to count as the same
 LEADS_ON = 1e-3  # what a stage may make of the next one, to be left out
 MAX_BLOCKS = 64  # of a stage until it has settled; 12 to 42 at 32 px
-MATRIX_PX = 32  # the largest map whose positions' covariance is followed
+MATRIX_PX = 32  # the side of the largest map whose positions' covariance is followed
 # Of an image, up to which E[1/v] is integrated; above, where v hardly varies, the first term of its series is exact to
 # 3e-4.
 EXACT_POSITIONS = 300
@@ -70,23 +70,24 @@ class Growth(NamedTuple):
     stages: tuple[StageGrowth, ...]
 
 
-def mean_field(network, image_px, batch, generator):
+def mean_field(network, shape, batch, generator):
     """The closed form of the Zen-Score of a Candidate (or of our Network); the generator is not used.
 
-    image_px, batch: of the measured score that it stands for. ValueError where the candidate's block has a layer that
-    the closed form does not know, or where the last map has too few positions for a norm to have a mean.
+    shape, batch: of the images of the measured score that it stands for. ValueError where the candidate's block has a
+    layer that the closed form does not know, or where the last map has too few positions for a norm to have a mean.
     """
     candidate = network if isinstance(network, Candidate) else network.candidate
-    growth = growth_of(candidate.block, len(candidate.widths), image_px, batch)
+    growth = growth_of(candidate.block, len(candidate.widths), shape.hw, batch)
     total = growth.stem + sum(stage.of(depth) for stage, depth in zip(growth.stages, candidate.depths, strict=True))
     smallest_px = shrinkage(candidate.block, len(candidate.widths))  # no size changes what widths add
-    parts = parts_of(candidate, image_px=smallest_px)
+    parts = parts_of(candidate, shape.sized((smallest_px, smallest_px)))
     return total + sum(times * width_term(part) for part, times in parts.items())
 
 
-def mean_field_sums(space, image_px, batch):
-    """The Sums of the closed form over a space, for any number of candidates at once. ValueError as `mean_field`."""
-    growth = growth_of(space.block, len(space.widths), image_px, batch)
+def mean_field_sums(space, hw, batch):
+    """The Sums of the closed form over a space, scored on `batch` images of (height, width), for any number of
+    candidates at once. ValueError as `mean_field`."""
+    growth = growth_of(space.block, len(space.widths), hw, batch)
     by_width = sums(space, width_term)
     depth = tuple(
         np.array([stage.of(depth) for depth in span.values()])
@@ -103,10 +104,11 @@ def width_term(part):
 
 
 @functools.lru_cache(maxsize=64)
-def growth_of(block, num_stages, image_px, batch):
-    """The Growth of networks of a block, on `batch` images of image_px; each stage follows one that has settled."""
-    field = _Field(image_px, batch)
-    stem = field.through(part_layers(ends(block).stem, 3, 64, stem_stride(block)), f"the stem of '{block}'")
+def growth_of(block, num_stages, hw, batch):
+    """The Growth of networks of a block, on `batch` images of (height, width); each stage follows one that has
+    settled."""
+    field = _Field(hw, batch)
+    stem = field.through(part_layers(ends(block).stem, 1, 64, stem_stride(block)), f"the stem of '{block}'")
     fields = [field]  # behind each depth of the stage before, the last of them settled
     stages = []
     for number in range(num_stages):
@@ -168,10 +170,10 @@ class _Field:
     after.
     """
 
-    def __init__(self, image_px, batch):
-        self.batch, self.px, self.normal = batch, image_px, False
+    def __init__(self, hw, batch):
+        self.batch, self.hw, self.normal = batch, tuple(hw), False
         self.within_PP = self.between_PP = None
-        self.direction_HW = torch.ones(image_px, image_px, dtype=torch.float64)
+        self.direction_HW = torch.ones(*hw, dtype=torch.float64)
         self.log_scale = 0.5 * math.log(2 / math.pi)  # E|x| of a Gaussian
         self.ending = 0.0  # what the layers behind the last convolution add otherwise, if they are the network's last
         self.before = self.added = 0.0
@@ -204,21 +206,22 @@ class _Field:
         return self.added
 
     def _begin_where_small(self):
-        if self.within_PP is None and self.px <= MATRIX_PX:
-            self.within_PP = torch.eye(self.px**2, dtype=torch.float64)
+        num_positions = math.prod(self.hw)
+        if self.within_PP is None and num_positions <= MATRIX_PX**2:
+            self.within_PP = torch.eye(num_positions, dtype=torch.float64)
             self.between_PP = torch.zeros_like(self.within_PP)
 
     def _convolve(self, layer):
         kernel, stride, pad = layer.shape[2], layer.stride, layer.padding
-        out_px = (self.px + 2 * pad - kernel) // stride + 1
+        out_hw = tuple((px + 2 * pad - kernel) // stride + 1 for px in self.hw)
         if self.within_PP is not None:
-            places = kernel, stride, pad, self.px, out_px
+            places = kernel, stride, pad, self.hw, out_hw
             self.within_PP, self.between_PP = (_windows(one, *places) for one in (self.within_PP, self.between_PP))
         window = torch.full(
             (1, 1, kernel, kernel), 1 / kernel**2, dtype=torch.float64
         )  # the mean: the fan-in is the width's
         self.direction_HW = F.conv2d(self.direction_HW[None, None], window, stride=stride, padding=pad)[0, 0]
-        self.px, self.ending = out_px, 0.0
+        self.hw, self.ending = out_hw, 0.0
         self._begin_where_small()
 
     def _normalise(self):
@@ -247,15 +250,17 @@ class _Field:
         self.ending += math.log((1 + slope) / 2) - 0.5 * math.log((1 + slope**2) / 2)
 
 
-def _windows(covariance_PP, kernel, stride, pad, px, out_px):
+def _windows(covariance_PP, kernel, stride, pad, hw, out_hw):
     """The covariance behind a convolution: summed over its window, at both positions alike."""
-    padded = F.pad(covariance_PP.view(px, px, px, px), (pad,) * 8)
-    total = torch.zeros((out_px,) * 4, dtype=torch.float64)
+    padded = F.pad(covariance_PP.view(*hw, *hw), (pad,) * 8)
+    total = torch.zeros((*out_hw, *out_hw), dtype=torch.float64)
     for row in range(kernel):
         for column in range(kernel):
-            rows, columns = (slice(at, at + stride * (out_px - 1) + 1, stride) for at in (row, column))
+            rows, columns = (
+                slice(at, at + stride * (out - 1) + 1, stride) for at, out in zip((row, column), out_hw, strict=True)
+            )
             total += padded[rows, columns, rows, columns]
-    return total.view(out_px**2, out_px**2)
+    return total.view(math.prod(out_hw), math.prod(out_hw))
 
 
 def _arc_cosine(cosine):

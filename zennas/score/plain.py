@@ -30,9 +30,10 @@ class Activation(NamedTuple):
     slope_below_zero: float
 
 
-def plain_layers(candidate):
-    """The plain network of a candidate as a flat list of layers; None if it has a layer the fast path does not know."""
-    layers = [layer for part in networks.plain_parts(candidate) for layer in part_layers(*part)]
+def plain_layers(candidate, channels):
+    """The plain network of a candidate for images of so many channels as a flat list of layers; None if it has a layer
+    the fast path does not know."""
+    layers = [layer for part in networks.plain_parts(candidate, channels) for layer in part_layers(*part)]
     return None if None in layers else layers
 
 

@@ -1,6 +1,6 @@
 """Label-free proxies of accuracy: each a float of one untrained network, from random images and random weights alone.
 
-(network, image_px, batch, generator) -> float, as every row of SCORES. A Candidate or one of our Networks is scored as
+(network, shape, batch, generator) -> float, as every row of SCORES. A Candidate or one of our Networks is scored as
 built, shortcuts and attention kept, from the stem to the last block (the neck is the same for all); any other nn.Module
 as it is, and it is given back with the weights and statistics it came with. All of them see the same start:
 convolutions and fully connected layers ~ N(0, 2 / fan-in), biases 0, norms neutral and dividing by the batch's
@@ -32,13 +32,13 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.ReLU6)
 
 
-def naswot(network, image_px, batch, generator):
+def naswot(network, shape, batch, generator):
     """log |det K|, K_BB how many units answer alike (both above or both below zero) to two images: are images told
     apart?
 
     Source: Mellor et al. 2021 (NASWOT), arXiv:2006.04647. Theirs are images of the data set; ours are noise.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         kernel_BB = sum(_agreements(into_BU) for into_BU in pass_.signs())
     return finite(torch.linalg.slogdet(kernel_BB.double()).logabsdet, "NASWOT")
 
@@ -48,7 +48,7 @@ def _agreements(sign_BU):
     return on_BU @ on_BU.T + (1 - on_BU) @ (1 - on_BU).T
 
 
-def swap(network, image_px, batch, generator):
+def swap(network, shape, batch, generator):
     """How many different answers the units give: distinct rows of signs over the batch, of all units of all
     activations.
 
@@ -56,7 +56,7 @@ def swap(network, image_px, batch, generator):
     Source: Peng et al. 2024 (SWAP), arXiv:2403.04161. Their regularisation, a bell curve over the parameters
     round a wished size, is left out: a latency budget wishes no number of parameters.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         code_UK = torch.cat([_packed(sign_BU) for sign_BU in pass_.signs()])
     return float(len(code_UK.unique(dim=0) if code_UK.shape[1] > 1 else code_UK.unique()))
 
@@ -72,7 +72,7 @@ def _packed(sign_BU, bits=62):
     )
 
 
-def meco(network, image_px, batch, generator):
+def meco(network, shape, batch, generator):
     """Sum over the convolutions of the smallest eigenvalue of their channels' correlation, over the positions of one
     image.
 
@@ -80,7 +80,7 @@ def meco(network, image_px, batch, generator):
     Source: Jiang et al. 2023 (MeCo), NeurIPS; theirs takes every layer's output, ours the convolutions'. A channel that
     does not vary counts as correlated with none, as in their code.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         values = [_smallest(layer.output[0].flatten(1)) for layer in pass_.convolutions]
     return finite(sum(values), "MeCo")
 
@@ -101,13 +101,13 @@ def correlation(row_CN):
     return row_CN @ row_CN.mT
 
 
-def near(network, image_px, batch, generator):
+def near(network, shape, batch, generator):
     """Sum of the effective ranks of what goes into and comes out of the activations, channels against positions.
 
     Effective rank: exp of the entropy of the singular values over their sum. Source: Husistein et al. 2025 (NEAR),
     arXiv:2408.08776. Theirs samples as many rows as there are columns; ours takes all positions.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         ranks = [effective_rank(rows(x)) for layer in pass_.activations for x in (layer.into, layer.output)]
     return finite(sum(ranks), "NEAR")
 
@@ -123,21 +123,21 @@ def effective_rank(row_NC):
     return math.exp(entropy(singular)) if singular.sum() > 0 else 0.0
 
 
-def az_expressivity(network, image_px, batch, generator):
+def az_expressivity(network, shape, batch, generator):
     """Sum over the blocks of the entropy of their features' principal components: are all channels used?
 
     Source: Lee and Ham 2024 (AZ-NAS), arXiv:2403.19232.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         return finite(sum(_expressivities(pass_.blocks)), "expressivity")
 
 
-def az_progressivity(network, image_px, batch, generator):
+def az_progressivity(network, shape, batch, generator):
     """The smallest step of expressivity from block to block: does the network grow richer with depth?
 
     Source: AZ-NAS. ValueError for a network of one block.
     """
-    with seen(network, image_px, batch, generator) as pass_:
+    with seen(network, shape, batch, generator) as pass_:
         entropies = _expressivities(_several(pass_.blocks))
         return finite(min(after - before for before, after in itertools.pairwise(entropies)), "progressivity")
 
@@ -153,13 +153,13 @@ def _expressivities(blocks):
     return entropies
 
 
-def az_trainability(network, image_px, batch, generator):
+def az_trainability(network, shape, batch, generator):
     """Mean over the blocks of 2 - s - 1/s, s the spectral norm of how a block maps random gradients back: 0 at best.
 
     s is of the mean outer product of a gradient of random signs behind a block and what it becomes in front of it.
     Source: AZ-NAS. ValueError for a network of one block, or whose blocks do not follow one another.
     """
-    with seen(network, image_px, batch, generator, gradients=True) as pass_:
+    with seen(network, shape, batch, generator, gradients=True) as pass_:
         values = []
         for behind, before in pulled_back(pass_.blocks, generator):
             stride = before.shape[-1] // behind.shape[-1] if behind.dim() == 4 else 1
@@ -189,7 +189,7 @@ def _several(blocks):
     return blocks
 
 
-def synflow(network, image_px, batch, generator):
+def synflow(network, shape, batch, generator):
     """log of the sum over all weights of |weight * gradient|, where every weight is positive and the image all ones.
 
     Norms let pass what comes. `batch` is not used. Weights are |U(-b, b)|, b = fan-in^-1/2: PyTorch's own start, as
@@ -198,7 +198,7 @@ def synflow(network, image_px, batch, generator):
     take the log, and divide each block's output by its mean and put that back, so that depth does not overflow: the
     same where a network is homogeneous (attention, whose sigmoid is not, then answers to maps of mean 1).
     """
-    flow = synaptic_flow(network, image_px, generator)
+    flow = synaptic_flow(network, shape, generator)
     return finite(flow.log_scale + math.log(sum(flow.flows)), "SynFlow")
 
 
@@ -213,7 +213,7 @@ class Flow(NamedTuple):
     log_scale: float
 
 
-def synaptic_flow(network, image_px, generator):
+def synaptic_flow(network, shape, generator):
     """The Flow of a network. FloatingPointError where nothing arrives."""
     logs = []
 
@@ -224,7 +224,7 @@ def synaptic_flow(network, image_px, generator):
         logs.append(math.log(float(scale)))
         return output / scale
 
-    with _as_new(network, image_px, generator) as module, contextlib.ExitStack() as stack:
+    with _as_new(network, shape, generator) as module, contextlib.ExitStack() as stack:
         layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
         for part in module.modules():
             if isinstance(part, NORMS):
@@ -237,8 +237,8 @@ def synaptic_flow(network, image_px, generator):
             with torch.no_grad():
                 weight.uniform_(0.0, weight[0].numel() ** -0.5, generator=generator)
             weight.requires_grad_(True)
-        shape = (1, _num_channels(module), image_px, image_px)
-        output = module(torch.ones(shape, device=generator.device)).sum()
+        size = (1, _num_channels(module, shape), *shape.hw)
+        output = module(torch.ones(size, device=generator.device)).sum()
         gradients = torch.autograd.grad(output, weights, allow_unused=True)
         output = float(output.detach())
         flows = [
@@ -282,11 +282,11 @@ class Seen(NamedTuple):
 
 
 @contextlib.contextmanager
-def seen(network, image_px, batch, generator, *, gradients=False):
+def seen(network, shape, batch, generator, *, gradients=False):
     """The Seen of a network; with `gradients`, everything in it is differentiable in the image (not in the weights)."""
     if batch < 2:
         raise UserError(f"batch: given {batch}; this score compares images and needs at least 2")
-    with _as_new(network, image_px, generator) as module, contextlib.ExitStack() as hooks:
+    with _as_new(network, shape, generator) as module, contextlib.ExitStack() as hooks:
         ran = {nn.Conv2d: [], nn.Linear: [], ACTIVATIONS: []}
         for (kind, layers), part in itertools.product(ran.items(), module.modules()):
             if isinstance(part, kind):
@@ -294,8 +294,8 @@ def seen(network, image_px, batch, generator, *, gradients=False):
         blocks = []
         for part in _blocks_of(module):
             hooks.callback(part.register_forward_hook(lambda _, inputs, output: blocks.append(output)).remove)
-        shape = (batch, _num_channels(module), image_px, image_px)
-        image_BCHW = torch.randn(shape, generator=generator, device=generator.device)
+        size = (batch, _num_channels(module, shape), *shape.hw)
+        image_BCHW = torch.randn(size, generator=generator, device=generator.device)
         with torch.set_grad_enabled(gradients):
             output = module(image_BCHW.requires_grad_(gradients))
         _check(output)
@@ -316,13 +316,13 @@ def _check(output):
 
 
 @contextlib.contextmanager
-def _as_new(network, image_px, generator):
+def _as_new(network, shape, generator):
     """The module to score, in train mode with weights of its own, on the generator's device; given back as it came."""
     if isinstance(network, networks.Network):
         network = network.candidate
     if isinstance(network, Candidate):
         with torch.device("meta"):
-            built = networks.Network(network, image_px=image_px, embedding_size=1)
+            built = networks.Network(network, shape.model_copy(update={"embedding_size": 1}))
         module = nn.Sequential(built.stem, *built.blocks).to_empty(device=generator.device)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
@@ -355,9 +355,9 @@ def _blocks_of(module):
     return most
 
 
-def _num_channels(module):
-    """Of the images that a module takes: those of its first convolution, 3 where it has none."""
-    return next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
+def _num_channels(module, shape):
+    """Of the images that a module takes: those of its first convolution, the Shape's where it has none."""
+    return next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), shape.channels)
 
 
 def rows(feature):

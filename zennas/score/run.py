@@ -111,7 +111,7 @@ def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[s
     progress.begin("scoring")
     count = progress.counting("candidates")
     for index, (name, candidate) in enumerate(opened.candidates):
-        spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        spent = cost(candidate, space.shape)
         row: dict[str, Any] = {
             "name": name,
             "key": candidate.key,
@@ -129,7 +129,7 @@ def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[s
         }
         for score_name in options.score:
             named_plan = plan.model_copy(update={"name": score_name})
-            (scored,) = score_batch([candidate], named_plan, seed=options.seed, device=device)
+            (scored,) = score_batch([candidate], named_plan, space.shape, seed=options.seed, device=device)
             row["scores"][score_name] = scored.value
             row["error"] = row["error"] or (f"score {score_name}: {scored.error}" if scored.error else None)
         rows.append(row)
@@ -148,21 +148,21 @@ def _add_latency(rows: list[dict[str, Any]], opened: Opened, options: Options, p
     progress.say(f"budget {budget.budget_ms:.2f} ms here: {budget.origin}")
     if stand_in:
         progress.say(stand_in, style="yellow")
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
+    shape = space.shape
     table = LatencyTable(protocol)
     if table.missing_for(space):  # not filled yet: a few candidates need only their own parts
         progress.begin("measuring the blocks of these candidates, once for this machine")
-        own = dict.fromkeys(part for candidate in candidates for part in parts_of(candidate, **sizes))
+        own = dict.fromkeys(part for candidate in candidates for part in parts_of(candidate, shape))
         table.ensure(own, num_runs=num_runs, progress=progress.counting("blocks"))
         progress.end()
     for row, candidate in zip(rows, candidates, strict=True):
-        if not table.covers(candidate, **sizes):
-            table.ensure(parts_of(candidate, **sizes), num_runs=num_runs)
-        row["predicted_ms"] = round(table.predict(candidate, **sizes), 4)
+        if not table.covers(candidate, shape):
+            table.ensure(parts_of(candidate, shape), num_runs=num_runs)
+        row["predicted_ms"] = round(table.predict(candidate, shape), 4)
         if options.measure:
             progress.begin(f"measuring {row['name']} whole")
             progress.update({})
-            measurement = measure_network(candidate, protocol, **sizes)
+            measurement = measure_network(candidate, protocol, shape)
             progress.end()
             row |= {"measured_ms": measurement.measured_ms, "spread_pct": round(measurement.spread_pct, 2)}
             row["latency"] = measurement.model_dump(mode="json")

@@ -28,8 +28,8 @@ from zennas.score.together import zen_of_candidates
 from zennas.score.zen import zen
 from zennas.track import lookup
 
-# (network or candidate, image_px, batch, generator) -> float; raises, never a sentinel. The generator's device is the
-# score's.
+# (network or candidate, shape, batch, generator) -> float; raises, never a sentinel. The generator's device is the
+# score's; the shape's images are the random ones that the score looks at (a ScorePlan's).
 SCORES = {
     "zen": zen,
     "zen_closed": mean_field,
@@ -50,7 +50,10 @@ SCORES = {
     "equal_cost": equal_cost,
 }
 
-# Rows that score many candidates faster together: (candidates, image_px, batch, generator) -> [float], not finite where
+# Rows that count what a candidate has for its own Shape: no random images, and none of a plan's size.
+COUNTED = ("params", "macs")
+
+# Rows that score many candidates faster together: (candidates, shape, batch, generator) -> [float], not finite where
 # one failed.
 TOGETHER = {"zen": zen_of_candidates}
 
@@ -95,44 +98,47 @@ class Scored(NamedTuple):
     error: str | None = None
 
 
-def score_candidate(candidate, plan, *, seed, repeats=None, device="cpu"):
+def score_candidate(candidate, plan, shape, *, seed, repeats=None, device="cpu"):
     """(mean, standard deviation) of a candidate's score over `repeats` (default: plan.repeats) under a ScorePlan.
     Raises what the score raises.
+
+    shape: what the candidate's network is for; the score looks at images of the plan's size, but for COUNTED.
 
     The random numbers depend on `seed` alone, not on the candidate: what two candidates have in common, they score
     alike, and any worker of the same kind, in any order, gives the same score.
     """
     function = lookup(SCORES, plan.name, "score")
+    seen = shape if plan.name in COUNTED else plan.shape(shape)
     values = [
-        function(candidate, plan.image_px, plan.batch, _generator(seed, repeat, device))
+        function(candidate, seen, plan.batch, _generator(seed, repeat, device))
         for repeat in range(repeats or plan.repeats)
     ]
     return _mean_and_std(values)
 
 
-def score_batch(candidates, plan, *, seed, repeats=None, device="cpu", limit_s=None, alone=False):
+def score_batch(candidates, plan, shape, *, seed, repeats=None, device="cpu", limit_s=None, alone=False):
     """[Scored] for each candidate, in order: a failure is a value, and the batch goes on.
 
     limit_s: what one candidate, and all of them together, may take. alone: none is scored together with another.
     """
     options = {"seed": seed, "repeats": repeats, "device": device, "limit_s": limit_s}
-    together = {} if alone else _scored_together(candidates, plan, **options)
-    return [together[one] if one in together else _scored(one, plan, **options) for one in candidates]
+    together = {} if alone else _scored_together(candidates, plan, shape, **options)
+    return [together[one] if one in together else _scored(one, plan, shape, **options) for one in candidates]
 
 
-def _scored_together(candidates, plan, *, seed, repeats, device, limit_s):
+def _scored_together(candidates, plan, shape, *, seed, repeats, device, limit_s):
     """{candidate: Scored} of those that can be scored together, and were."""
     known, start = [], time.perf_counter()
     if len(candidates) < 2 or plan.name not in TOGETHER:
         return {}
     for one in dict.fromkeys(candidates):
         with contextlib.suppress(Exception):  # whatever ails it will be told of it alone
-            if plain_layers(one) is not None:
+            if plain_layers(one, shape.channels) is not None:
                 known.append(one)
     try:
         with time_limit(limit_s):
             values_RN = [
-                TOGETHER[plan.name](known, plan.image_px, plan.batch, _generator(seed, repeat, device))
+                TOGETHER[plan.name](known, plan.shape(shape), plan.batch, _generator(seed, repeat, device))
                 for repeat in range(repeats or plan.repeats)
             ]
     except Exception:  # noqa: BLE001 - one of them, or all of them in the memory of one: each alone says which
@@ -148,13 +154,13 @@ def _scored_together(candidates, plan, *, seed, repeats, device, limit_s):
     return scored
 
 
-def _scored(candidate, plan, *, seed, repeats, device, limit_s):
+def _scored(candidate, plan, shape, *, seed, repeats, device, limit_s):
     start, stage = time.perf_counter(), "build"
     try:
         with time_limit(limit_s):
-            plain_layers(candidate)
+            plain_layers(candidate, shape.channels)
             stage = "score"
-            value, std = score_candidate(candidate, plan, seed=seed, repeats=repeats, device=device)
+            value, std = score_candidate(candidate, plan, shape, seed=seed, repeats=repeats, device=device)
     except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
         first_line = next(iter(str(error).strip().splitlines()), "")
         return Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")

@@ -37,7 +37,7 @@ class Maps(NamedTuple):
     normal: bool  # whether a norm came last: another one changes nothing
 
 
-def zen_of_candidates(candidates, image_px, batch, generator, *, dtype=None, weight_of=None):
+def zen_of_candidates(candidates, shape, batch, generator, *, dtype=None, weight_of=None):
     """[float], the Zen-Score of every Candidate, in order; NaN or infinite where activations overflow or vanish.
 
     The image and its direction go through every convolution as one batch: convolution is linear, a norm divides the
@@ -51,7 +51,7 @@ def zen_of_candidates(candidates, image_px, batch, generator, *, dtype=None, wei
         return []
     device = generator.device
     dtype = dtype or fast_dtype(device.type)
-    pair = torch.randn(1, 2, batch, 3, image_px, image_px, generator=generator, device=device)
+    pair = torch.randn(1, 2, batch, *shape.image, generator=generator, device=device)
     pair = pair.permute(0, 1, 2, 4, 5, 3).to(dtype).contiguous()
     seed = int(torch.randint(2**31, (), generator=generator, device=device))
     weight_of = weight_of or functools.partial(_weight, seed, dtype, str(device))
@@ -66,7 +66,9 @@ def _walk(candidates, start, weight_of):
     maps = {}
     for one in candidates:
         if (one.block, one.stem) not in maps:
-            maps[one.block, one.stem] = through(start, _layers(*plain_parts(one)[0]), weight_of, ("stem", 0))
+            maps[one.block, one.stem] = through(
+                start, _layers(*plain_parts(one, start.pair_P2BHWC.shape[-1])[0]), weight_of, ("stem", 0)
+            )
     for stage in range(len(candidates[0].widths)):
         wanted = collections.defaultdict(lambda: collections.defaultdict(set))
         for one in candidates:
@@ -141,15 +143,15 @@ def through(maps, layers, weight_of, place):
 
 
 def _convolved(pair_P2BHWC, weight, layer):
-    num_maps, _, batch, px, _, channels = pair_P2BHWC.shape
-    image_NHWC = pair_P2BHWC.reshape(-1, px, px, channels)
+    num_maps, _, batch, height, width, channels = pair_P2BHWC.shape
+    image_NHWC = pair_P2BHWC.reshape(-1, height, width, channels)
     out_channels, _, kernel, _ = layer.shape
-    if (px <= SMALL_PX or kernel == 1) and layer.groups == 1 and pair_P2BHWC.device.type == "cpu":
+    if (max(height, width) <= SMALL_PX or kernel == 1) and layer.groups == 1 and pair_P2BHWC.device.type == "cpu":
         padded = F.pad(image_NHWC, (0, 0) + (layer.padding,) * 4) if layer.padding else image_NHWC.contiguous()
-        out_px = (padded.shape[1] - kernel) // layer.stride + 1
+        out_hw = [(px - kernel) // layer.stride + 1 for px in padded.shape[1:3]]
         image, row, column, _ = padded.stride()
         patches = padded.as_strided(
-            (len(padded), out_px, out_px, kernel, kernel * channels),
+            (len(padded), *out_hw, kernel, kernel * channels),
             (image, row * layer.stride, column * layer.stride, row, 1),
         )
         out = F.linear(
@@ -157,8 +159,8 @@ def _convolved(pair_P2BHWC, weight, layer):
         )
     else:
         out = F.conv2d(image_NHWC.permute(0, 3, 1, 2), weight, None, layer.stride, layer.padding, 1, layer.groups)
-        out, out_px = out.permute(0, 2, 3, 1), out.shape[-1]
-    return out.reshape(num_maps, 2, batch, out_px, out_px, out_channels)
+        out, out_hw = out.permute(0, 2, 3, 1), out.shape[2:]
+    return out.reshape(num_maps, 2, batch, *out_hw, out_channels)
 
 
 def _normalised(pair_P2BHWC, log_sigma_P, eps):

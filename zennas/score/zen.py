@@ -30,25 +30,25 @@ from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 
 
-def zen(network, image_px, batch, generator):
+def zen(network, shape, batch, generator):
     """The Zen-Score of a Candidate, of one of our Networks, or of any nn.Module of convolutions, norms and activations.
 
     A Candidate takes the fast path. A Network is scored as the plain network of its candidate. Any other module is
     scored as it is: take out its shortcuts, attention and head first if the score is to be the paper's; it is given
-    back with the weights and statistics it came with. Images are B3HW, image_px square (a module's first convolution
-    says how many channels instead of 3). Works on the generator's device. FloatingPointError where the score is not
-    finite.
+    back with the weights and statistics it came with. Images are as the Shape has them (a module's first
+    convolution says how many channels instead). Works on the generator's device. FloatingPointError where the score is
+    not finite.
     """
     if isinstance(network, Candidate):
-        return zen_of_candidate(network, image_px, batch, generator)
+        return zen_of_candidate(network, shape, batch, generator)
     if isinstance(network, networks.Network):
-        network = _plain_on(generator.device, network.candidate)
-    return zen_of_module(network, image_px, batch, generator)
+        network = _plain_on(generator.device, network.candidate, shape.channels)
+    return zen_of_module(network, shape, batch, generator)
 
 
-def zen_of_module(module, image_px, batch, generator):
+def zen_of_module(module, shape, batch, generator):
     """The Zen-Score of any nn.Module, by forward-mode differentiation. See `zen`."""
-    log_sigmas, num_channels, first = [], 3, True
+    log_sigmas, num_channels, first = [], shape.channels, True
     with given_back(module), contextlib.ExitStack() as norms:
         for part in module.modules():
             if isinstance(part, nn.Conv2d | nn.Linear):
@@ -60,9 +60,9 @@ def zen_of_module(module, image_px, batch, generator):
                 nn.init.zeros_(part.bias) if part.bias is not None else None
                 if not isinstance(part, nn.GroupNorm):
                     norms.callback(_FixedScaleNorm(part, log_sigmas).remove)
-        shape = (batch, num_channels, image_px, image_px)
-        image_BCHW = torch.randn(shape, generator=generator, device=generator.device)
-        direction_BCHW = torch.randn(shape, generator=generator, device=generator.device)
+        size = (batch, num_channels, *shape.hw)
+        image_BCHW = torch.randn(size, generator=generator, device=generator.device)
+        direction_BCHW = torch.randn(size, generator=generator, device=generator.device)
         with torch.no_grad(), forward_ad.dual_level():
             feature = module(forward_ad.make_dual(image_BCHW, direction_BCHW))
             tangent = forward_ad.unpack_dual(feature).tangent
@@ -71,9 +71,9 @@ def zen_of_module(module, image_px, batch, generator):
         return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)), "Zen-Score")
 
 
-def _plain_on(device, candidate):
+def _plain_on(device, candidate, channels):
     """The plain network of a candidate in memory; its weights will be redrawn, its activations keep their start."""
-    return networks.initialise(networks.plain(candidate), generator=torch.Generator(device).manual_seed(0))
+    return networks.initialise(networks.plain(candidate, channels), generator=torch.Generator(device).manual_seed(0))
 
 
 def _redraw(weight, bias, generator):
@@ -103,11 +103,11 @@ class _FixedScaleNorm:
         del self.norm.forward
 
 
-def zen_of_candidate(candidate, image_px, batch, generator, *, dtype=None, weight_of=None):
+def zen_of_candidate(candidate, shape, batch, generator, *, dtype=None, weight_of=None):
     """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
-    if plain_layers(candidate) is None:
-        return zen_of_module(_plain_on(generator.device, candidate), image_px, batch, generator)
-    (score,) = zen_of_candidates([candidate], image_px, batch, generator, dtype=dtype, weight_of=weight_of)
+    if plain_layers(candidate, shape.channels) is None:
+        return zen_of_module(_plain_on(generator.device, candidate, shape.channels), shape, batch, generator)
+    (score,) = zen_of_candidates([candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of)
     return finite(score, "Zen-Score")
 
 

@@ -172,7 +172,7 @@ class Batches:
         )
         if not candidates:
             return False
-        handle = workers.submit(candidates, self.plan.score, seed=self.plan.seed)
+        handle = workers.submit(candidates, self.plan.score, shape=self.space.shape, seed=self.plan.seed)
         self.in_flight.append(Batch(self.next_index, candidates, handle, None, counters))
         self.next_index += 1
         return True
@@ -209,8 +209,7 @@ class Batches:
         """[(the table's ms, parameters, multiply-accumulates)]."""
         if self.funnel:
             return self.funnel.costs_of(candidates)
-        sizes = {"image_px": self.space.image_px, "embedding_size": self.space.embedding_size}
-        spent = [cost(candidate, **sizes) for candidate in candidates]
+        spent = [cost(candidate, self.space.shape) for candidate in candidates]
         return [(self.predicted_ms(one), of.params, of.macs) for one, of in zip(candidates, spent, strict=True)]
 
     def _row(self, index, candidate, scored, costs):

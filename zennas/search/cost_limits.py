@@ -37,7 +37,7 @@ class CostLimit(NamedTuple):
 
     def of(self, candidate: Candidate, space: Space) -> float:
         """What a candidate of the space costs."""
-        parts = parts_of(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+        parts = parts_of(candidate, space.shape)
         return self.factor * sum(times * self.of_part(part) for part, times in parts.items())
 
 

@@ -21,7 +21,12 @@ def gather(searched: Searched, entries: list[Measured]) -> dict:
     searched.progress.begin("asking the other scores about the networks")
     count = searched.progress.counting("networks")
     handles = [
-        [searched.workers.submit([entry.candidate], plan.of(name), seed=searched.plan.seed) for name in plan.names]
+        [
+            searched.workers.submit(
+                [entry.candidate], plan.of(name), shape=searched.space.shape, seed=searched.plan.seed
+            )
+            for name in plan.names
+        ]
         for entry in todo
     ]
     for index, (entry, of_entry) in enumerate(zip(todo, handles, strict=True)):

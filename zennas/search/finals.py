@@ -125,8 +125,7 @@ def crown(searched: Searched) -> list[Measured]:
             candidate = entry.candidate
             exported = export_candidate(
                 candidate,
-                image_px=searched.space.image_px,
-                embedding_size=searched.space.embedding_size,
+                searched.space.shape,
                 metadata=metadata(candidate, searched.ledger.state["made_by"]),
                 precision=searched.protocol.precision,
             )
@@ -202,6 +201,7 @@ def _rescored(searched, rows):
             workers.submit(
                 [row.candidate for row in share],
                 plan.score,
+                shape=searched.space.shape,
                 seed=plan.seed + 1,
                 repeats=plan.score.final_repeats,
             )

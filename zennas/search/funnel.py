@@ -35,7 +35,7 @@ TOURNAMENT = 2
 
 def knows(space, plan):
     """Whether there is a closed form of what this search maximises."""
-    return plan.score.name == "zen" and plain_layers(space.cheapest()) is not None
+    return plan.score.name == "zen" and plain_layers(space.cheapest(), space.channels) is not None
 
 
 class Funnel:
@@ -46,7 +46,7 @@ class Funnel:
         islands).
         """
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
-        self.score = mean_field_sums(space, plan.score.image_px, plan.score.batch)
+        self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
         self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
         self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
         self.costs += self._costs_of_limits(limits)

@@ -17,6 +17,7 @@ from zennas.search.scored import Row
 from zennas.search.stages import Prepared, Searched, onwards
 from zennas.search.storage import PATIENCE_S
 from zennas.search.winners import correction
+from zennas.space.shape import height_and_width, px_text
 
 
 def search(prepared: Prepared) -> Searched:
@@ -36,7 +37,7 @@ def begin(prepared: Prepared) -> Searched:
     space, plan, ledger, predictor = prepared.space, prepared.plan, prepared.ledger, prepared.predictor
     funnel = None
     if knows(space, plan):
-        prepared.progress.begin(f"closed form of the score at {plan.score.image_px} px")
+        prepared.progress.begin(f"closed form of the score at {px_text(height_and_width(plan.score.image_px))} px")
         with prepared.clock.timed("proving the optimum"):
             funnel = Funnel(space, plan, predictor.table.part_ms, limits=predictor.limits, share=prepared.share)
         prepared.progress.end()
@@ -98,13 +99,13 @@ def _calibration(prepared):
     and the same correction in every run, so that the same seed proposes the same candidates.
     """
     timed = []
-    sizes = {"image_px": prepared.space.image_px, "embedding_size": prepared.space.embedding_size}
+    shape = prepared.space.shape
     for entry in prepared.ledger.baselines:
         candidate, latency = entry.candidate, entry.latency
-        kept = kept_network(candidate, prepared.protocol, machine=prepared.machine, **sizes)
+        kept = kept_network(candidate, prepared.protocol, shape, machine=prepared.machine)
         if kept is None:
             kept = Measurement(**{name: getattr(latency, name) for name in Measurement.model_fields})
-            keep_network(candidate, kept, **sizes)
+            keep_network(candidate, kept, shape)
         timed.append((kept.measured_ms, latency.table_ms))
     return timed
 

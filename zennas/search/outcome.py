@@ -12,6 +12,7 @@ from zennas.search.stages import Searched
 from zennas.search.store import MAX_FAILED_TRIALS
 from zennas.search.winners import prediction_error, write_winners
 from zennas.space.network import stem_stride
+from zennas.space.parts import halved
 
 
 def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
@@ -80,7 +81,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         evidence=state.get("evidence", {}),
         rank_by=searched.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),
-        stem_px=searched.space.image_px // stem_stride(searched.space.block),
+        stem_hw=halved(searched.space.shape.hw, stem_stride(searched.space.block)),
         optimum=state.get("optimum"),
     )
 

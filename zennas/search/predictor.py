@@ -43,7 +43,7 @@ class Predictor:
 
     def table_ms(self, candidate: Candidate) -> float:
         """The table's uncorrected sum for a candidate, in ms."""
-        return self.table.predict(candidate, image_px=self.space.image_px, embedding_size=self.space.embedding_size)
+        return self.table.predict(candidate, self.space.shape)
 
     def predicted_ms(self, candidate: Candidate) -> float:
         return self.table_ms(candidate) * self._factor

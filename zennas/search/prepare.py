@@ -194,7 +194,8 @@ def measure_baselines(prepared: Prepared) -> None:
     progress.begin("measuring the baselines whole")
     count = progress.counting("networks")
     for index, (name, candidate) in enumerate(todo.items()):
-        handle = workers.submit([candidate], plan.score, seed=plan.seed, repeats=plan.score.final_repeats)
+        how = {"shape": prepared.space.shape, "seed": plan.seed, "repeats": plan.score.final_repeats}
+        handle = workers.submit([candidate], plan.score, **how)
         (scored,) = workers.results(handle, 1)
         if scored.error is not None:
             raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")

@@ -69,12 +69,11 @@ def measure_whole(
     and uncorrected for a baseline, by which it is corrected.
     """
     space, made_by, predictor = prepared.space, prepared.ledger.state["made_by"], prepared.predictor
-    spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+    spent = cost(candidate, space.shape)
     table_ms = predictor.table_ms(candidate)
     exported = export_candidate(
         candidate,
-        image_px=space.image_px,
-        embedding_size=space.embedding_size,
+        space.shape,
         metadata=metadata(candidate, made_by),
         precision=prepared.protocol.precision,
     )
@@ -85,7 +84,7 @@ def measure_whole(
 
     def measured(device=None):
         if takes_network(prepared.protocol.backend):
-            network = timed_network(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+            network = timed_network(candidate, space.shape)
             return prepared.workers.on_device(measure_calmly, network, prepared.protocol, device=device)
         return prepared.workers.measure_file(measure_calmly, path, prepared.protocol, device=device)
 

@@ -87,7 +87,9 @@ class Workers:
     def warm_up(self):
         """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where
         they cannot run zennas, as on a node without it."""
-        tasks = [kind.run.remote([], None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)]
+        tasks = [
+            kind.run.remote([], None, None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)
+        ]
         for task in tasks:
             try:
                 ray.get(task)
@@ -100,9 +102,9 @@ class Workers:
             except ray.exceptions.RayError as error:  # what it is given to do is given to another
                 self.say(f"{_reason(error)} before its first task")
 
-    def submit(self, candidates, plan, *, seed, repeats=None):
-        """A Job on [Scored] of these candidates."""
-        job = Job(list(candidates), (plan, seed, repeats))
+    def submit(self, candidates, plan, *, shape, seed, repeats=None):
+        """A Job on [Scored] of these candidates, whose networks are for a Shape."""
+        job = Job(list(candidates), (plan, shape, seed, repeats))
         self._send(job, job.pieces[0])
         return job
 
@@ -321,7 +323,7 @@ def _batched(values, size):
     return [values[at : at + size] for at in range(0, len(values), size)]
 
 
-def _score_batch(candidates, plan, seed, repeats, device, limits):
+def _score_batch(candidates, plan, shape, seed, repeats, device, limits):
     torch.set_num_threads(1)  # Ray sets OMP_NUM_THREADS=1, which a user's environment may override
     if not candidates:
         time.sleep(WARM_UP_S)
@@ -331,6 +333,7 @@ def _score_batch(candidates, plan, seed, repeats, device, limits):
         return score_batch(
             candidates,
             plan,
+            shape,
             seed=seed,
             repeats=repeats,
             device=device,

@@ -210,19 +210,20 @@ def bottleneck(in_channels, out_channels, stride):
     return Residual(residual, shortcut=projection(in_channels, out_channels, stride))
 
 
-def full_stem(channels):
-    """Conv3x3 - BN - PReLU at full resolution, from three channels. Source: insightface's iresnet.py."""
-    return nn.Sequential(nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.PReLU(channels))
+def full_stem(in_channels, channels):
+    """Conv3x3 - BN - PReLU at full resolution, from the channels of an image. Source: insightface's iresnet.py."""
+    convolution = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 
-def mobile_stem(channels):
-    """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from three channels.
+def mobile_stem(in_channels, channels):
+    """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from the channels of an image.
 
     Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution
     by two.
     """
     return nn.Sequential(
-        nn.Conv2d(3, channels, 3, 2, 1, bias=False),
+        nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False),
         nn.BatchNorm2d(channels),
         nn.PReLU(channels),
         nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
@@ -231,7 +232,7 @@ def mobile_stem(channels):
     )
 
 
-def flat_neck(channels, px, embedding_size):
+def flat_neck(channels, hw, embedding_size):
     """BN - flatten - FC - BN: the embedding is read from every position of the last map, not from their mean.
 
     Source: insightface's iresnet.py.
@@ -239,7 +240,7 @@ def flat_neck(channels, px, embedding_size):
     return nn.Sequential(
         nn.BatchNorm2d(channels),
         nn.Flatten(),
-        nn.Linear(channels * px * px, embedding_size),
+        nn.Linear(channels * hw[0] * hw[1], embedding_size),
         nn.BatchNorm1d(embedding_size),
     )
 
@@ -247,7 +248,7 @@ def flat_neck(channels, px, embedding_size):
 GDC_CHANNELS = 512  # of MobileFaceNet's head, whatever the widths before it
 
 
-def gdc_neck(channels, px, embedding_size):
+def gdc_neck(channels, hw, embedding_size):
     """Conv1x1 - BN - PReLU - depthwise convolution over the whole map - BN - flatten - FC without bias - BN.
 
     The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs
@@ -258,7 +259,7 @@ def gdc_neck(channels, px, embedding_size):
         nn.Conv2d(channels, GDC_CHANNELS, 1, bias=False),
         nn.BatchNorm2d(GDC_CHANNELS),
         nn.PReLU(GDC_CHANNELS),
-        nn.Conv2d(GDC_CHANNELS, GDC_CHANNELS, px, groups=GDC_CHANNELS, bias=False),
+        nn.Conv2d(GDC_CHANNELS, GDC_CHANNELS, hw, groups=GDC_CHANNELS, bias=False),
         nn.BatchNorm2d(GDC_CHANNELS),
         nn.Flatten(),
         nn.Linear(GDC_CHANNELS, embedding_size, bias=False),
@@ -275,9 +276,10 @@ BLOCKS = {
     "separable_residual": separable_residual,
     "bottleneck": bottleneck,
 }
-# (channels) -> nn.Sequential that sees the image; the stride of its convolutions says by how much it shrinks it
+# (channels of an image, channels) -> nn.Sequential that sees the image; the stride of its convolutions says by how
+# much it shrinks it
 STEMS = {"stem": full_stem, "mobile_stem": mobile_stem}
-# (channels, px of the last map, embedding_size) -> nn.Sequential, whose last layer is the embedding's norm
+# (channels, (height, width) of the last map, embedding_size) -> nn.Sequential, whose last layer is the embedding's norm
 NECKS = {"neck": flat_neck, "gdc_neck": gdc_neck}
 # block -> (row of STEMS, row of NECKS), where they are not "stem" and "neck"
 ENDS = {

@@ -9,7 +9,7 @@ from torch import nn
 
 from zennas.records import Record
 from zennas.space.blocks import BLOCKS, NECKS, STEMS
-from zennas.space.network import block, block_shapes, ends, last_px, neck, plain_part, stem, stem_stride
+from zennas.space.network import block, block_places, ends, last_hw, neck, plain_part, stem, stem_stride
 
 # Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has
 # whole numbers.
@@ -38,28 +38,30 @@ class Cost(Record):
 
 
 @functools.lru_cache(maxsize=65536)
-def cost(candidate, *, image_px=112, embedding_size=512):
-    """The Cost of a candidate.
+def cost(candidate, shape):
+    """The Cost of a candidate's network for a Shape.
 
     >>> from zennas.space.candidate import Candidate
-    >>> r100 = cost(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 13, 30, 3)))
+    >>> from zennas.space.shape import Shape
+    >>> face = Shape(channels=3, height=112, width=112, embedding_size=512)
+    >>> r100 = cost(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 13, 30, 3)), face)
     >>> f"{r100.params / 1e6:.3f} M, {r100.macs / 1e9:.3f} G"
     '65.156 M, 12.090 G'
     """
     stem_kind, neck_kind = ends(candidate.block)
-    total = part_cost(stem_kind, 3, candidate.stem, stem_stride(candidate.block), image_px)
-    total += part_cost(neck_kind, candidate.widths[-1], embedding_size, 1, last_px(candidate, image_px))
-    shapes = block_shapes(candidate, image_px)
-    for shape in dict.fromkeys(shapes):
-        total = total + part_cost(candidate.block, *shape) * shapes.count(shape)
+    total = part_cost(stem_kind, shape.channels, candidate.stem, stem_stride(candidate.block), *shape.hw)
+    total += part_cost(neck_kind, candidate.widths[-1], shape.embedding_size, 1, *last_hw(candidate, shape))
+    places = block_places(candidate, shape)
+    for place in dict.fromkeys(places):
+        total = total + part_cost(candidate.block, *place) * places.count(place)
     return total
 
 
 @functools.lru_cache(maxsize=65536)
-def part_cost(kind, in_channels, out_channels, stride, in_px):
+def part_cost(kind, in_channels, out_channels, stride, in_height, in_width):
     """The Cost of one part of a network: a block of BLOCKS, a row of STEMS or one of NECKS (whose out_channels is the
     embedding size)."""
-    params, macs = _by_in_channels(_counts, kind, in_channels, out_channels, stride, in_px)
+    params, macs = _by_in_channels(_counts, kind, in_channels, out_channels, stride, in_height, in_width)
     return Cost(params=params, macs=macs)
 
 
@@ -71,19 +73,19 @@ def fan_ins(kind, in_channels, out_channels, stride):
     return _by_in_channels(_fan_ins, kind, in_channels, out_channels, stride)
 
 
-def build_part(kind, in_channels, out_channels, stride, in_px):
+def build_part(kind, in_channels, out_channels, stride, in_height, in_width):
     """The nn.Module of one part of a network, on the current default device."""
     if kind in STEMS:
-        return stem(out_channels, kind)
+        return stem(in_channels, out_channels, kind)
     if kind in NECKS:
-        return neck(in_channels, in_px, out_channels, kind)
+        return neck(in_channels, (in_height, in_width), out_channels, kind)
     return block(kind, in_channels, out_channels, stride)
 
 
 def _counts(*part):
     with torch.device("meta"):
         module = build_part(*part)
-    return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-1])[0]
+    return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-2:])[0]
 
 
 def _fan_ins(*part):
@@ -92,7 +94,7 @@ def _fan_ins(*part):
     return tuple(layer.weight[0].numel() for layer in layers if isinstance(layer, nn.Conv2d))
 
 
-def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_px):
+def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_hw):
     """values_of(*part), whole numbers; of a stage's first block, whose two widths are free, without building every pair
     of them.
 
@@ -100,17 +102,17 @@ def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_px):
     parabola.
     """
     if kind in BLOCKS and stride != 1:
-        parabolas = _parabolas(values_of, kind, out_channels, stride, *in_px)
+        parabolas = _parabolas(values_of, kind, out_channels, stride, *in_hw)
         if parabolas is not None:
             return _along(parabolas, in_channels)
-    return values_of(kind, in_channels, out_channels, stride, *in_px)
+    return values_of(kind, in_channels, out_channels, stride, *in_hw)
 
 
 @functools.lru_cache(maxsize=65536)
-def _parabolas(values_of, kind, out_channels, stride, *in_px):
+def _parabolas(values_of, kind, out_channels, stride, *in_hw):
     """(value at 1, its first difference, its second) of each of the values; None where they are no parabolas."""
     try:
-        at = {width: values_of(kind, width, out_channels, stride, *in_px) for width in (*TOLD_BY, CHECKED_BY)}
+        at = {width: values_of(kind, width, out_channels, stride, *in_hw) for width in (*TOLD_BY, CHECKED_BY)}
     except ValueError:  # a block that not every width can be put into
         return None
     parabolas = [(a, b - a, c - 2 * b + a) for a, b, c in zip(*(at[width] for width in TOLD_BY), strict=True)]
@@ -122,30 +124,31 @@ def _along(parabolas, width):
     return tuple(at + steps * first + steps * (steps - 1) // 2 * second for at, first, second in parabolas)
 
 
-def _macs(module, px):
-    """(multiply-accumulates, px behind it) of a module that sees maps of px x px."""
+def _macs(module, hw):
+    """(multiply-accumulates, (height, width) behind it) of a module that sees maps of (height, width)."""
     if isinstance(module, nn.Conv2d):
-        kernel, stride, padding, dilation = (
-            value[0] for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+        sizes = zip(hw, module.kernel_size, module.stride, module.padding, module.dilation, strict=True)
+        out_hw = tuple(
+            (px + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for px, kernel, stride, padding, dilation in sizes
         )
-        out_px = (px + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        return out_px * out_px * module.weight.numel(), out_px
+        return out_hw[0] * out_hw[1] * module.weight.numel(), out_hw
     if isinstance(module, nn.Linear):
-        return module.weight.numel(), px
+        return module.weight.numel(), hw
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        return 0, 1
+        return 0, (1, 1)
     if hasattr(module, "macs"):  # one that runs its layers on something else than its own maps, and counts for itself
-        return module.macs(), px
+        return module.macs(), hw
     if isinstance(module, nn.Sequential):
         macs = 0
         for child in module:
-            more, px = _macs(child, px)
+            more, hw = _macs(child, hw)
             macs += more
-        return macs, px
+        return macs, hw
     if not list(module.children()):
-        return 0, px
+        return 0, hw
     if hasattr(module, "residual"):
-        macs, out_px = _macs(module.residual, px)
-        shortcut_macs = 0 if module.shortcut is None else _macs(module.shortcut, px)[0]
-        return macs + _macs(module.attention, out_px)[0] + shortcut_macs, out_px
-    return sum(_macs(child, px)[0] for child in module.children()), px
+        macs, out_hw = _macs(module.residual, hw)
+        shortcut_macs = 0 if module.shortcut is None else _macs(module.shortcut, hw)[0]
+        return macs + _macs(module.attention, out_hw)[0] + shortcut_macs, out_hw
+    return sum(_macs(child, hw)[0] for child in module.children()), hw

@@ -11,39 +11,38 @@ from torch import nn
 
 from zennas.records import UserError, suggestion
 from zennas.space.blocks import BLOCKS, ENDS, NECKS, STEMS
+from zennas.space.shape import Shape, px_text
 
 WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNorm behind it
 
 
 class Network(nn.Module):
-    """Images_B3HW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
+    """Images_BCHW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
     with.
 
     Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
     """
 
-    def __init__(self, candidate, *, image_px=112, embedding_size=512):
+    def __init__(self, candidate, shape):
         super().__init__()
-        self.candidate = candidate
-        self.input_shape = (3, image_px, image_px)
+        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
         stem_kind, neck_kind = ends(candidate.block)
-        self.stem = stem(candidate.stem, stem_kind)
-        self.blocks = nn.Sequential(
-            *(block(candidate.block, *shape[:3]) for shape in block_shapes(candidate, image_px))
-        )
-        self.neck = neck(candidate.widths[-1], last_px(candidate, image_px), embedding_size, neck_kind)
+        self.stem = stem(shape.channels, candidate.stem, stem_kind)
+        self.blocks = nn.Sequential(*(block(candidate.block, *place[:3]) for place in block_places(candidate, shape)))
+        self.neck = neck(candidate.widths[-1], last_hw(candidate, shape), shape.embedding_size, neck_kind)
 
-    def forward(self, image_B3HW):
-        return self.neck(self.blocks(self.stem(image_B3HW)))
+    def forward(self, image_BCHW):
+        return self.neck(self.blocks(self.stem(image_BCHW)))
 
 
-def build(candidate, *, image_px=112, embedding_size=512, generator=None):
-    """The Network of a candidate in eval mode, its weights drawn from `generator` (a torch Generator; None: seed 0).
+def build(candidate, shape, *, generator=None):
+    """The Network of a candidate for a Shape in eval mode, its weights drawn from `generator` (a torch Generator; None:
+    seed 0).
 
-    Images are image_px square; embeddings have embedding_size numbers. ValueError names a block that BLOCKS lacks.
+    ValueError names a block that BLOCKS lacks.
     """
     with torch.device("meta"):
-        network = Network(candidate, image_px=image_px, embedding_size=embedding_size)
+        network = Network(candidate, shape)
     return initialise(network, generator=generator)
 
 
@@ -83,14 +82,14 @@ def calibrate(module, image_BCHW):
     return module
 
 
-def stem(channels, kind="stem"):
+def stem(in_channels, out_channels, kind):
     """What sees the image first: a row of STEMS."""
-    return STEMS[kind](channels)
+    return STEMS[kind](in_channels, out_channels)
 
 
-def neck(channels, px, embedding_size, kind="neck"):
-    """What turns the last map, of px x px, into the embedding: a row of NECKS."""
-    return NECKS[kind](channels, px, embedding_size)
+def neck(channels, hw, embedding_size, kind):
+    """What turns the last map, of (height, width), into the embedding: a row of NECKS."""
+    return NECKS[kind](channels, hw, embedding_size)
 
 
 def block(name, in_channels, out_channels, stride):
@@ -126,61 +125,71 @@ def stem_stride(name):
 @functools.cache
 def _stride_of(make_stem):
     with torch.device("meta"):
-        return math.prod(layer.stride[0] for layer in make_stem(1) if isinstance(layer, nn.Conv2d))
+        return math.prod(layer.stride[0] for layer in make_stem(1, 1) if isinstance(layer, nn.Conv2d))
 
 
 def shrinkage(name, num_stages):
-    """By how much the networks of a block shrink the image before their neck, each stage by two: image_px divides by
-    it.
+    """By how much the networks of a block shrink each side of the image before their neck, each stage by two: height
+    and width divide by it.
     """
     return stem_stride(name) << num_stages
 
 
-def last_px(candidate, image_px):
-    """The side of the map that the neck sees."""
-    return image_px // shrinkage(candidate.block, len(candidate.widths))
+def last_hw(candidate, shape):
+    """(height, width) of the map that the neck sees."""
+    divisor = shrinkage(candidate.block, len(candidate.widths))
+    return shape.height // divisor, shape.width // divisor
 
 
-def block_shapes(candidate, image_px):
-    """(in_channels, out_channels, stride, in_px) of every block, in order; each stage's first block has stride 2.
+def block_places(candidate, shape):
+    """(in_channels, out_channels, stride, in_height, in_width) of every block, in order; each stage's first block has
+    stride 2.
 
     >>> from zennas.space.candidate import Candidate
-    >>> block_shapes(Candidate(block="ir", stem=16, widths=(32,), depths=(2,)), 112)
-    [(16, 32, 2, 112), (32, 32, 1, 56)]
+    >>> from zennas.space.shape import Shape
+    >>> person = Shape(channels=3, height=48, width=16, embedding_size=8)
+    >>> block_places(Candidate(block="ir", stem=16, widths=(32,), depths=(2,)), person)
+    [(16, 32, 2, 48, 16), (32, 32, 1, 24, 8)]
     """
     num_stages, stride = len(candidate.widths), stem_stride(candidate.block)
-    if image_px % (stride << num_stages):
+    if any(px % (stride << num_stages) for px in shape.hw):
         also = f", and the stem divides it by {stride}" if stride > 1 else ""
         raise UserError(
-            f"{candidate.text}: {num_stages} stages each halve the image{also}; {image_px} px do not allow it"
+            f"{candidate.text}: {num_stages} stages each halve the image{also}; {px_text(shape.hw)} px do not allow it"
         )
-    shapes, channels, px = [], candidate.stem, image_px // stride
-    for width, depth in zip(candidate.widths, candidate.depths, strict=True):
-        shapes.append((channels, width, 2, px))
-        px //= 2
-        shapes += [(width, width, 1, px)] * (depth - 1)
-        channels = width
-    return shapes
+    places, channels, height, width = [], candidate.stem, shape.height // stride, shape.width // stride
+    for out_channels, depth in zip(candidate.widths, candidate.depths, strict=True):
+        places.append((channels, out_channels, 2, height, width))
+        height, width = height // 2, width // 2
+        places += [(out_channels, out_channels, 1, height, width)] * (depth - 1)
+        channels = out_channels
+    return places
 
 
-def plain(candidate):
-    """The plain network of a candidate, on the meta device: a Sequential of convolutions, norms and activations.
+def plain(candidate, channels):
+    """The plain network of a candidate for images of so many channels, on the meta device: a Sequential of
+    convolutions, norms and activations.
 
     Shortcuts, attention and neck are left out: this is the feature map before pooling that the Zen-Score is defined on.
     """
     with torch.device("meta"):
-        return nn.Sequential(*(layer for part in plain_parts(candidate) for layer in plain_part(*part)))
+        return nn.Sequential(*(layer for part in plain_parts(candidate, channels) for layer in plain_part(*part)))
 
 
-def plain_parts(candidate):
-    """(kind, in_channels, out_channels, stride) of every part of the plain network of a candidate, in order."""
-    name, smallest_px = candidate.block, shrinkage(candidate.block, len(candidate.widths))
-    shapes = block_shapes(candidate, smallest_px)
-    return [(ends(name).stem, 3, candidate.stem, stem_stride(name)), *((name, *shape[:3]) for shape in shapes)]
+def plain_parts(candidate, channels):
+    """(kind, in_channels, out_channels, stride) of every part of the plain network of a candidate, in order; channels
+    are those of its images."""
+    name, px = candidate.block, shrinkage(candidate.block, len(candidate.widths))
+    places = block_places(candidate, Shape(channels=channels, height=px, width=px, embedding_size=1))
+    return [(ends(name).stem, channels, candidate.stem, stem_stride(name)), *((name, *place[:3]) for place in places)]
 
 
 def plain_part(kind, in_channels, out_channels, stride):
     """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of
     STEMS.
     """
-    return stem(out_channels, kind) if kind in STEMS else block(kind, in_channels, out_channels, stride).residual
+    return (
+        stem(in_channels, out_channels, kind)
+        if kind in STEMS
+        else block(kind, in_channels, out_channels, stride).residual
+    )

@@ -19,7 +19,18 @@ class Part(NamedTuple):
     in_channels: int
     out_channels: int
     stride: int
-    in_px: int
+    in_height: int
+    in_width: int
+
+    @property
+    def in_hw(self):
+        """(height, width) of the maps that it sees."""
+        return self.in_height, self.in_width
+
+    @property
+    def place(self):
+        """What parts that differ in their widths alone have in common."""
+        return self.kind, self.stride, self.in_hw
 
     @property
     def macs(self):
@@ -31,25 +42,22 @@ class Part(NamedTuple):
         return self.kind in BLOCKS
 
 
-def stem_of(block, width, image_px):
+def stem_of(block, width, shape):
     """The Part that the networks of a block begin with."""
-    return Part(networks.ends(block).stem, 3, width, networks.stem_stride(block), image_px)
+    return Part(networks.ends(block).stem, shape.channels, width, networks.stem_stride(block), *shape.hw)
 
 
-def neck_of(block, width, embedding_size, last_px):
-    """The Part that the networks of a block end with, behind maps of last_px."""
-    return Part(networks.ends(block).neck, width, embedding_size, 1, last_px)
+def neck_of(block, width, shape, last_hw):
+    """The Part that the networks of a block end with, behind maps of last_hw."""
+    return Part(networks.ends(block).neck, width, shape.embedding_size, 1, *last_hw)
 
 
-def parts_of(candidate, *, image_px=112, embedding_size=512):
-    """{Part: how often it occurs} of a candidate."""
-    name, last_px = candidate.block, networks.last_px(candidate, image_px)
-    parts = {
-        stem_of(name, candidate.stem, image_px): 1,
-        neck_of(name, candidate.widths[-1], embedding_size, last_px): 1,
-    }
-    for shape in networks.block_shapes(candidate, image_px):
-        part = Part(candidate.block, *shape)
+def parts_of(candidate, shape):
+    """{Part: how often it occurs} of a candidate's network for a Shape."""
+    name, last_hw = candidate.block, networks.last_hw(candidate, shape)
+    parts = {stem_of(name, candidate.stem, shape): 1, neck_of(name, candidate.widths[-1], shape, last_hw): 1}
+    for place in networks.block_places(candidate, shape):
+        part = Part(candidate.block, *place)
         parts[part] = parts.get(part, 0) + 1
     return parts
 
@@ -90,23 +98,28 @@ def indices(space, genes_NG):
 
 def sums(space, value_of):
     """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms."""
-    px, before = space.image_px, space.stem
-    stem_W = np.array([value_of(stem_of(space.block, width, px)) for width in before.values()], float)
-    px //= networks.stem_stride(space.block)
+    shape, before = space.shape, space.stem
+    stem_W = np.array([value_of(stem_of(space.block, width, shape)) for width in before.values()], float)
+    hw = halved(shape.hw, networks.stem_stride(space.block))
     first, repeated = [], []
     for widths in space.widths:
         first.append(
             np.array(
-                [[value_of(Part(space.block, a, b, 2, px)) for b in widths.values()] for a in before.values()], float
+                [[value_of(Part(space.block, a, b, 2, *hw)) for b in widths.values()] for a in before.values()], float
             )
         )
-        px //= 2
-        repeated.append(np.array([value_of(Part(space.block, b, b, 1, px)) for b in widths.values()], float))
+        hw = halved(hw)
+        repeated.append(np.array([value_of(Part(space.block, b, b, 1, *hw)) for b in widths.values()], float))
         before = widths
-    necks = [neck_of(space.block, width, space.embedding_size, px) for width in before.values()]
+    necks = [neck_of(space.block, width, shape, hw) for width in before.values()]
     neck_W = np.array([value_of(neck) for neck in necks], float)
     depth = tuple(np.zeros(len(span.values())) for span in space.depths)
     return Sums(stem_W, tuple(first), tuple(repeated), depth, neck_W)
+
+
+def halved(hw, by=2):
+    """(height, width) behind a stride."""
+    return hw[0] // by, hw[1] // by
 
 
 def combined(some, weights):

@@ -11,6 +11,7 @@ from zennas.records import Record, UserError
 from zennas.space.candidate import Candidate
 from zennas.space.cost import fan_ins
 from zennas.space.network import shrinkage, stem_stride
+from zennas.space.shape import Sized, without_defaults
 
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
 WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
@@ -54,15 +55,13 @@ class SpaceLimits(Record):
     max_effectiveness: float = pydantic.Field(gt=0)
 
 
-class Space(Record):
+class Space(Sized):
     """A family of candidates: one block, the ranges of its genes, limits, and the hand-made networks it is measured
     against.
     """
 
     name: str
     block: str
-    image_px: int = pydantic.Field(default=112, ge=8)
-    embedding_size: int = pydantic.Field(default=512, ge=1)
     stem: Range
     widths: tuple[Range, ...]
     depths: tuple[Range, ...]
@@ -73,7 +72,8 @@ class Space(Record):
     def _consistent(self):
         if len(self.widths) != len(self.depths):
             raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
-        if self.image_px % (divisor := shrinkage(self.block, len(self.widths))):
+        divisor = shrinkage(self.block, len(self.widths))
+        if any(px % divisor for px in self.shape.hw):
             stem = f"the stem divides it by {stride}, " if (stride := stem_stride(self.block)) > 1 else ""
             raise ValueError(
                 f"image_px must be divisible by {divisor}: {stem}each of the {len(self.widths)} stages halves it"
@@ -84,6 +84,10 @@ class Space(Record):
             if reason := self.violation(candidate.model_copy(update={"block": self.block})):
                 raise ValueError(f"ranges and limits that hold every baseline, of whichever block; {name}: {reason}")
         return self
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("channels",))
 
     @property
     def genes(self):

@@ -132,8 +132,8 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
 
         progress.begin(f"checking {given.where}")
         progress.update({})
-        limits, image_px = the_track.limits.of_a_file, FACE_PX if whole else opened.space.image_px
-        rules = file_rules(given.onnx_bytes, **limits, image_px=image_px, checker=checker, normalise=used)
+        limits, image = the_track.limits.of_a_file, (3, FACE_PX, FACE_PX) if whole else opened.space.shape.image
+        rules = file_rules(given.onnx_bytes, **limits, image=image, checker=checker, normalise=used)
         if system:
             rules = [_fed_by_itself() if rule.name == "normalisation" else rule for rule in rules]
         rules += _history_rules(metadata, given)
@@ -143,7 +143,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
             rules += run_rules(
                 given.onnx_bytes,
                 batch=1 if whole else CHECKED_BATCH,
-                image_px=image_px,
+                image=image,
                 normalise=fed,
                 max_embedding_size=limits["max_embedding_size"],
             )

@@ -15,10 +15,11 @@ CHECKED_BATCH = 32  # of InsightFace's checker
 IMAGE_SEED = 0
 
 
-def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None):
+def run_rules(onnx_bytes, *, batch, image, normalise, max_embedding_size=None):
     """The Rules of one run on `batch` copies of one random image; the rest is not judged where it fails.
 
-    A fixed batch is rewritten first, as the checker does. normalise: a name of checker.NORMALISATIONS.
+    A fixed batch is rewritten first, as the checker does. image: (channels, height, width). normalise: a name of
+    checker.NORMALISATIONS.
     """
     runtime = next((f"{name} {what}" for name, what in versions().items() if name.startswith("onnxruntime")), "")
     try:
@@ -28,7 +29,7 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
     rules = [Rule(name="loads", measured=f"in {runtime}", limit="loads", verdict=KEPT)]
     name, limit = f"batch of {batch}", f"runs, {batch} x embedding"
     try:
-        answers = session.run(None, {session.get_inputs()[0].name: _images(batch, image_px, normalise)})
+        answers = session.run(None, {session.get_inputs()[0].name: _images(batch, image, normalise)})
     except Exception as error:  # noqa: BLE001 - the same
         why = f"{batch} images in one batch do not run: {first_line(error)}"
         return [*rules, _broken(name, "does not run", limit, why)]
@@ -51,7 +52,7 @@ def run_rules(onnx_bytes, *, batch, image_px, normalise, max_embedding_size=None
         remark = f"{bad} of {answer_BD.size} outputs are no finite numbers, or their sum is none"
         rules.append(_broken("finite", f"{bad} are not", "no NaN, no infinity", remark))
     other_BD = np.asarray(
-        session.run(None, {session.get_inputs()[0].name: _images(batch, image_px, normalise, seed=1)})[0]
+        session.run(None, {session.get_inputs()[0].name: _images(batch, image, normalise, seed=1)})[0]
     )
     if np.array_equal(answer_BD[0], other_BD[0]):
         remark = (
@@ -125,11 +126,11 @@ def _name_of_time(of_the_challenge):
     return "time" if of_the_challenge else "time of the network alone"
 
 
-def _images(batch, image_px, normalise, *, seed=IMAGE_SEED):
+def _images(batch, image, normalise, *, seed=IMAGE_SEED):
     """The same random image again and again, normalised as the checker would."""
-    pixels_3HW = np.random.default_rng(seed).integers(0, 256, (3, image_px, image_px))
+    pixels_CHW = np.random.default_rng(seed).integers(0, 256, image)
     mean, std = NORMALISATIONS[normalise]
-    return np.repeat(((pixels_3HW - mean) / std).astype(np.float32)[None], batch, axis=0)
+    return np.repeat(((pixels_CHW - mean) / std).astype(np.float32)[None], batch, axis=0)
 
 
 def _broken(name, measured, limit, remark):

@@ -48,9 +48,7 @@ def finish(options, network, *, spent, accuracy, training, progress, data=None):
     task, calibration_BCHW = task_of(options.task), None
     if precision != "float32" and data is not None:  # what the ranges of its activations are told from
         calibration_BCHW = task.some_inputs(options, data, CALIBRATION_IMAGES)
-    exported = export(
-        network, image_px=space.image_px, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW
-    )
+    exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW)
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(options, network, exported.onnx_bytes, progress)
@@ -62,8 +60,7 @@ def finish(options, network, *, spent, accuracy, training, progress, data=None):
         "params": spent.params,
         "macs": spent.macs,
         "num_blocks": options.candidate.num_blocks,
-        "image_px": space.image_px,
-        "embedding_size": space.embedding_size,
+        **space.shape.plain(),
         "onnx": MODEL,
         "megabytes": round(exported.megabytes, 2),
         "export": exported.proof.model_dump() | {"checker": problems, "zeroed_weights": num_tiny},
@@ -101,11 +98,11 @@ def budget_here(options, progress):
 
 def untrained_latency(options, protocol):
     """The Measurement of the candidate with untrained weights: kept on this machine, or taken now and kept."""
-    sizes = _sizes(options)
-    kept = kept_network(options.candidate, protocol, **sizes)
+    candidate, shape = options.candidate, options.space.shape
+    kept = kept_network(candidate, protocol, shape)
     if kept is None:
-        kept = measure_network(options.candidate, protocol, **sizes)
-        keep_network(options.candidate, kept, **sizes)
+        kept = measure_network(candidate, protocol, shape)
+        keep_network(candidate, kept, shape)
     return kept
 
 
@@ -115,11 +112,7 @@ def measured(options, network, onnx_bytes, progress):
     progress.begin("measuring the trained network")
     progress.update({})
     model = fold(network) if takes_network(protocol.backend) else onnx_bytes
-    untrained = measure_network(options.candidate, protocol, **_sizes(options))
+    untrained = measure_network(options.candidate, protocol, options.space.shape)
     trained = measure_calmly(model, protocol)
     progress.end()
     return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
-
-
-def _sizes(options):
-    return {"image_px": options.space.image_px, "embedding_size": options.space.embedding_size}

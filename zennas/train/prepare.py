@@ -39,7 +39,7 @@ class Job:
 def check_fit(options):
     """UserError where the winner is none for its track: what it puts out, its size or block."""
     space, limits, candidate = options.space, options.track.limits, options.candidate
-    spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+    spent = cost(candidate, space.shape)
     if options.any_size:
         return spent
     if limits.max_embedding_size is not None and space.embedding_size > limits.max_embedding_size:
@@ -120,7 +120,7 @@ def initial_network(candidate, space, *, seed):
     networks are compared with: behind it stands a norm, so its length decides nothing but how fast it turns.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = build(candidate, image_px=space.image_px, embedding_size=space.embedding_size, generator=generator)
+    network = build(candidate, space.shape, generator=generator)
     for layer in network.neck:
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5

@@ -29,6 +29,7 @@ from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
+from zennas.space.shape import height_and_width
 from zennas.tasks.task import Page
 
 POINT, MEAN = Look(LINE, "●", opacity=0.55, size_px=4), Look("#1e293b", "━")
@@ -257,9 +258,10 @@ def _latency(latency):
 def _export(result):
     proof = result["export"]
     off, largest = proof["max_abs_difference"], proof["max_abs_output"]
+    height, width = height_and_width(result["image_px"])
     facts = [
         ("Size", f"{number(result['megabytes'], '.2f')} MB, {result['num_blocks']} blocks"),
-        ("Image", f"{result['image_px']} × {result['image_px']} px in, {result['embedding_size']} numbers out"),
+        ("Image", f"{height} × {width} px in, {result['embedding_size']} numbers out"),
         (
             "Proof",
             f"ONNX Runtime and PyTorch differ by {number(off, '.2g')} where outputs reach {number(largest, '.2g')}",

@@ -7,7 +7,7 @@ import yaml
 from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import read_candidates
-from zennas.space.network import block_shapes, check_block
+from zennas.space.network import block_places, check_block
 from zennas.tasks.table import task_of
 from zennas.track import load_experiment, load_space
 from zennas.train.options import PATHS, Options
@@ -30,7 +30,7 @@ def request(track, *, data, winner=None, out=None, changes=(), space=None, **oth
     where, candidate = found[0]
     try:
         check_block(candidate.block)
-        block_shapes(candidate, the_space.image_px)
+        block_places(candidate, the_space.shape)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     out = pathlib.Path(out or pathlib.Path("runs") / f"{experiment.name}-trained")

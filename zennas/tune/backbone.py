@@ -51,5 +51,4 @@ def _widths(base, space, depths):
 
 def _off_pct(candidate, base, space):
     """How far its multiply-accumulates are from those of the base, in per cent of these."""
-    sizes = {"image_px": space.image_px, "embedding_size": space.embedding_size}
-    return 100 * (cost(candidate, **sizes).macs / cost(base, **sizes).macs - 1)
+    return 100 * (cost(candidate, space.shape).macs / cost(base, space.shape).macs - 1)

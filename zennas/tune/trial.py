@@ -100,7 +100,7 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
     )
     ranks, progress = join(options.device), silent()
     chosen = task_of(options.task).open_data(training_options, progress)
-    spent = cost(candidate, image_px=space.image_px, embedding_size=space.embedding_size)
+    spent = cost(candidate, space.shape)
     facts = {
         "candidate": candidate.plain(),
         "macs": spent.macs,
@@ -114,7 +114,7 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
 
     def judged(network, people):
         embed_batch = in_eval(network, ranks.device, autocast=job.autocast)
-        return rewards(people, source, embed_batch, options.tune.reward, image_px=space.image_px)
+        return rewards(people, source, embed_batch, options.tune.reward, image_px=space.shape.hw)
 
     def after_verify(network, step, note):
         numbers = judged(network, setting.people.held_out)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.shapes import square
 from zennas.embed.features import Features, attention_of
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
@@ -423,9 +424,7 @@ def test_neighbours_that_were_never_seen_do_not_count():
 
 
 def network(block, **changes):
-    return build(
-        Candidate(block=block, stem=8, widths=(16, 32), depths=(2, 1)), image_px=16, embedding_size=4, **changes
-    )
+    return build(Candidate(block=block, stem=8, widths=(16, 32), depths=(2, 1)), square(16, 4), **changes)
 
 
 IMAGE_B3HW = torch.randn(2, 3, 16, 16, generator=seeded(7))

@@ -40,7 +40,7 @@ class Guide:
             self.bank = _bank(self.embedding_ND, source, ranks, folder, name, progress)
         generator, self.projection = torch.Generator().manual_seed(seed), None
         if not self.uses_attention:  # a weight that no loss reads would keep parallel training waiting for its gradient
-            student_size = network.neck[-1].num_features
+            student_size = network.shape.embedding_size
             self.projection = projection(student_size, teacher.embedding_size, generator=generator).to(ranks.device)
 
     def _check(self, network):
@@ -50,7 +50,7 @@ class Guide:
         black_BHW3 = torch.zeros(2, *network.input_shape[1:], 3, dtype=torch.uint8)
         training = network.training
         with torch.no_grad(), attention_of(network.eval()) as maps:
-            embedding_BD = network(normalised(black_BHW3, torch.device("cpu")))
+            embedding_BD = network(normalised(black_BHW3, torch.device("cpu"), channels=network.shape.channels))
             student = Features(embedding_BD, maps.take())
         network.train(training)
         teacher = self.teacher(black_BHW3)

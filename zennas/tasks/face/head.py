@@ -20,8 +20,8 @@ class Student(nn.Module):
         super().__init__()
         self.network, self.projection = network, projection
 
-    def forward(self, image_B3HW):
-        embedding_BD = self.network(image_B3HW)
+    def forward(self, image_BCHW):
+        embedding_BD = self.network(image_BCHW)
         return embedding_BD, embedding_BD if self.projection is None else self.projection(embedding_BD)
 
 
@@ -41,11 +41,13 @@ class FaceHead:
 
     def loss(self, forward, micro, step: Step) -> dict[str, torch.Tensor]:
         """As tasks.task.Head."""
-        image_B3HW = normalised(micro.image_BHW3, self.device, channels_last=step.channels_last)
+        image_BCHW = normalised(
+            micro.image_BHW3, self.device, channels=self.network.shape.channels, channels_last=step.channels_last
+        )
         if self.guide is not None:
-            image_B3HW = self.guide.seen_by_student(image_B3HW, micro.step)
+            image_BCHW = self.guide.seen_by_student(image_BCHW, micro.step)
         with attention_maps_of(self.network, self.guide) as maps:
-            embedding_BD, projected_BD = forward(image_B3HW)
+            embedding_BD, projected_BD = forward(image_BCHW)
             weight = self.class_weight / step.num_micro
             loss = self.classifier(embedding_BD, micro.label_B.to(self.device), weight=weight, epoch=step.epoch)
             if self.guide is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import pydantic
 
 from zennas.records import Record
+from zennas.space.shape import ImagePx
 from zennas.train_plan import Count, DataPlan, Knobs, NotNegative, OptimizerPlan, Positive, TrainPlan
 
 
@@ -26,7 +27,7 @@ class TeacherPlan(Record):
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)  # of 0..255, RGB
     std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
-    image_px: Count | None = None  # None: what its file says, or else the student's
+    image_px: ImagePx | None = None  # a side, or [height, width]; None: what its file says, or else the student's
 
 
 class DistillPlan(Record):

@@ -11,6 +11,7 @@ from zennas.devices import autocast_of, free_memory
 from zennas.embed.model import Model, open_model, sides
 from zennas.mask.masker import check_mask_plan, masker_of
 from zennas.records import UserError
+from zennas.space.shape import height_and_width, px_text
 from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, centre_knobs
 from zennas.tasks.face.distill import DISTILLATIONS
 from zennas.tasks.face.distill import knobs_of as distill_knobs_of
@@ -95,7 +96,7 @@ def stream(options, data: Data, *, first_step: int, last_step: int, ranks, num_w
     return image_stream(
         data.source,
         batch=plan.batch,
-        image_px=options.space.image_px,
+        image_px=options.space.shape.hw,
         seed=plan.seed,
         augmentations=plan.data.augment,
         masker=masker_of(plan.data.mask, seed=plan.seed),
@@ -111,7 +112,7 @@ def stream(options, data: Data, *, first_step: int, last_step: int, ranks, num_w
 
 def some_inputs(options, data: Data, num: int) -> torch.Tensor:
     """What the network sees of the first faces that decode."""
-    return first_inputs(data.source.images, options.space.image_px, num)
+    return first_inputs(data.source.images, options.space.shape, num)
 
 
 def head(options, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:
@@ -154,7 +155,7 @@ def open_teacher(options, ranks) -> Model | None:
     """The Model that --teacher names, or None. UserError where it cannot see what it is to be shown."""
     if options.teacher is None:
         return None
-    plan, px = options.plan.distill, options.space.image_px
+    plan, hw = options.plan.distill, options.space.shape.hw
     live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
     dtype = autocast_of("auto", ranks.device) or torch.float32
     try:
@@ -163,18 +164,18 @@ def open_teacher(options, ranks) -> Model | None:
             mean=plan.teacher.mean,
             std=plan.teacher.std,
             device=ranks.device,
-            image_px=plan.teacher.image_px or px,
+            image_px=plan.teacher.image_px or hw,
             dtype=dtype,
             trusted=True,  # the user's own, as --help says
         )
     except UserError as error:
         raise UserError(f"--teacher {error}") from None
     takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
-    if plan.teacher.image_px is not None and teacher.input_hw != (plan.teacher.image_px,) * 2:
-        raise UserError(f"{takes}; distill.teacher.image_px says {plan.teacher.image_px}")
-    if live and teacher.input_hw != (px, px):
+    if plan.teacher.image_px is not None and teacher.input_hw != height_and_width(plan.teacher.image_px):
+        raise UserError(f"{takes}; distill.teacher.image_px says {px_text(height_and_width(plan.teacher.image_px))}")
+    if live and teacher.input_hw != hw:
         raise UserError(
-            f"{takes}, the student of {px} x {px}; a teacher that sees the augmented images must take the same "
+            f"{takes}, the student of {sides(hw)}; a teacher that sees the augmented images must take the same "
             "(distill.precompute: true asks it about the images as they are, at its own size)"
         )
     return teacher

@@ -50,7 +50,7 @@ def open_set(text: str) -> PairSet:
 def judge(options, network, pair_set: PairSet, *, device, autocast=None) -> Judgement:
     """The Verification of a network on one set, as a Judgement."""
     embed_batch = in_eval(network, device, autocast=autocast)
-    return _judgement(verify(pair_set, embed_batch, image_px=options.space.image_px))
+    return _judgement(verify(pair_set, embed_batch, image_px=options.space.shape.hw))
 
 
 def judge_teacher(teacher, pair_set: PairSet, progress) -> Judgement:
@@ -123,13 +123,14 @@ def in_eval(network, device, *, autocast=None):
     """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it
     was in.
     """
+    channels = network.shape.channels if hasattr(network, "shape") else 3
 
     def embed_batch(image_BHW3):
         training = network.training
         network.eval()
         try:
             with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                return network(normalised(image_BHW3, device))
+                return network(normalised(image_BHW3, device, channels=channels))
         finally:
             network.train(training)
 
