@@ -147,8 +147,10 @@ class Cluster:
         self.address, self.inside = f"{ip or '127.0.0.1'}:{port}", within(namespace)
         device = [] if "--resources" in words else ["--resources", '{"latency_device": 1}']
         where = ["--node-ip-address", ip] if ip else []
+        # Its server for clients has a port of its own too: another head may run on this machine.
+        ports = ["--port", port, "--ray-client-server-port", free_port()]
         return self._start(
-            "--head", "--port", port, *where, "--include-dashboard", "false", *device, *words, namespace=namespace
+            "--head", *ports, *where, "--include-dashboard", "false", *device, *words, namespace=namespace
         )
 
     def join(self, *words, ip=None, namespace=None):
