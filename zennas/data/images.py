@@ -7,6 +7,7 @@ the image itself. Values are normalised later, on the device, to (x - 127.5) / 1
 import base64
 import inspect
 import math
+from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import cv2
@@ -28,7 +29,7 @@ class UnreadableImageError(CorruptImageError):
     """Bytes that cannot be had now: the disk's fault, or the network's, which may pass."""
 
 
-def decode(encoded, *, image_px=None):
+def decode(encoded: bytes, *, image_px: int | tuple[int, int] | None = None) -> np.ndarray:
     """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px, a side or (height, width), where
     that is given.
 
@@ -49,7 +50,7 @@ def decode(encoded, *, image_px=None):
     return image_HW3 if image_px is None else resized(image_HW3, height_and_width(image_px))
 
 
-def resized(image_HW3, height_width):
+def resized(image_HW3: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
     """The image at (height, width); itself where it is so already."""
     height, width = height_width
     if image_HW3.shape[:2] == (height, width):
@@ -58,13 +59,13 @@ def resized(image_HW3, height_width):
     return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
-def as_jpeg(image_HW3, *, quality=85):
+def as_jpeg(image_HW3: np.ndarray, *, quality: int = 85) -> bytes:
     """The bytes of an RGB image as a JPEG, for a page."""
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
 
 
-def data_uri(image_HW3):
+def data_uri(image_HW3: np.ndarray) -> str:
     """An RGB image as a data URI, for a page."""
     return "data:image/jpeg;base64," + base64.b64encode(as_jpeg(image_HW3)).decode("ascii")
 
@@ -211,7 +212,7 @@ AUGMENTATIONS = {
 }
 
 
-def augment(image_HW3, augmentations, *, rng):
+def augment(image_HW3: np.ndarray, augmentations: dict[str, dict], *, rng: np.random.Generator) -> np.ndarray:
     """The image after each of `augmentations` (name -> knobs), in the order in which they stand; the input is not
     changed.
     """
@@ -220,7 +221,7 @@ def augment(image_HW3, augmentations, *, rng):
     return image_HW3
 
 
-def check_augmentations(augmentations, where):
+def check_augmentations(augmentations: dict, where: str) -> dict[str, dict]:
     """The same plan (name -> knobs) with no knobs as {}; UserError naming `where` for a name, knob or value that is not
     known.
     """
@@ -247,7 +248,7 @@ def check_augmentations(augmentations, where):
     return checked
 
 
-def check_knobs(function, knobs, where):
+def check_knobs(function: Callable, knobs: dict, where: str) -> None:
     """UserError naming `where` for a knob that the function does not have, or a value out of its span."""
     known = knobs_of(function)
     for knob, value in knobs.items():
@@ -258,7 +259,7 @@ def check_knobs(function, knobs, where):
             raise UserError(f"{where}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
 
 
-def knobs_of(function):
+def knobs_of(function: Callable) -> dict[str, tuple]:
     """{knob: (default, Within)} of an augmentation, or of another function whose signature states them so.
 
     >>> knobs_of(flip)

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
         return self._replace(image_BHW3=self.image_BHW3[part], label_B=self.label_B[part], index_B=self.index_B[part])
 
 
-def epoch_order(label_N, *, seed, epoch, images_per_identity=None):
+def epoch_order(label_N: np.ndarray, *, seed: int, epoch: int, images_per_identity: int | None = None) -> np.ndarray:
     """The images of an epoch (int64 indices) in the order in which they are seen.
 
     A permutation of all of them; or, with images_per_identity, that many of every identity that has any, drawn without
@@ -58,7 +58,7 @@ def epoch_order(label_N, *, seed, epoch, images_per_identity=None):
     return rng.permutation(grouped_N[place_CK.ravel()])
 
 
-def steps_per_epoch(source, batch, *, images_per_identity=None):
+def steps_per_epoch(source, batch: int, *, images_per_identity: int | None = None) -> int:
     """Whole batches in an epoch; UserError where there is not one."""
     num_identities = source.num_identities - source.num_empty_identities
     num_images = num_identities * images_per_identity if images_per_identity else source.num_images

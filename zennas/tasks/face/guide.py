@@ -1,6 +1,7 @@
 """Guide: what a teacher gives its student, step by step: embeddings computed before, or its own answers; the bank."""
 
 import hashlib
+import pathlib
 
 import numpy as np
 import torch
@@ -8,6 +9,9 @@ import torch
 from zennas.data.inputs import normalised
 from zennas.embed.embeddings import precompute
 from zennas.embed.features import Features, attention_of
+from zennas.embed.model import Model
+from zennas.progress import Progress
+from zennas.ranks import Ranks
 from zennas.tasks.face.distill import (
     DISTILLATIONS,
     Bank,
@@ -17,6 +21,7 @@ from zennas.tasks.face.distill import (
     similar_identities,
     unit,
 )
+from zennas.tasks.face.plan import DistillPlan
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
 TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about at a time
@@ -25,7 +30,18 @@ TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about
 class Guide:
     """A distillation made ready for one training: `loss` of a batch, `projection` to train with the student."""
 
-    def __init__(self, plan, teacher, source, network, *, ranks, folder, seed, progress):
+    def __init__(
+        self,
+        plan: DistillPlan,
+        teacher: Model,
+        source,
+        network: torch.nn.Module,
+        *,
+        ranks: Ranks,
+        folder: pathlib.Path,
+        seed: int,
+        progress: Progress,
+    ):
         self.plan, self.teacher, self.ranks, self.seed = plan, teacher, ranks, seed
         self.knobs = knobs_of(plan.name, plan.knobs, where="distill")
         self.row = DISTILLATIONS[plan.name]
@@ -57,7 +73,7 @@ class Guide:
         teacher = Features(teacher.embedding_BD.cpu(), tuple(values.cpu() for values in teacher.attention))
         self.row(student, teacher, **self.knobs)
 
-    def loss(self, embedding_bD, maps, batch):
+    def loss(self, embedding_bD: torch.Tensor, maps: tuple, batch) -> torch.Tensor:
         """The distillation of some faces: the student's embeddings (projected), its attention maps, and their Batch."""
         if self.embedding_ND is not None:
             rows_bD = torch.from_numpy(np.asarray(self.embedding_ND[batch.index_B.numpy()], dtype=np.float32))
@@ -73,7 +89,7 @@ class Guide:
             teacher = teacher._replace(neighbours_BKD=self.bank.neighbours(label_b))
         return self.row(Features(embedding_bD, maps), teacher, **self.knobs)
 
-    def seen_by_student(self, image_B3HW, step):
+    def seen_by_student(self, image_B3HW: torch.Tensor, step: int) -> torch.Tensor:
         """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher
         sees all.
 
@@ -85,11 +101,11 @@ class Guide:
         small_B3HW = torch.nn.functional.interpolate(image_B3HW, size=(int(px), int(px)))
         return torch.nn.functional.interpolate(small_B3HW, size=image_B3HW.shape[2:])
 
-    def state(self):
+    def state(self) -> dict:
         """What a checkpoint holds of it beside the projection."""
         return {} if self.bank is None else self.bank.state_dict()
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         """Take what `state` gave."""
         if self.bank is not None:
             self.bank.load_state_dict(state)

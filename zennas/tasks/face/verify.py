@@ -1,10 +1,12 @@
 """How good a network is so far: its accuracy on sets of pairs, with the flipped image added as insightface does."""
 
 import concurrent.futures
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError
 from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
@@ -71,7 +73,14 @@ def _judgement(result):
     return Judgement(result, text)
 
 
-def embed(images, embed_batch, *, image_px, batch=BATCH, progress=None):
+def embed(
+    images: ImageSet,
+    embed_batch: Callable,
+    *,
+    image_px: int | tuple[int, int],
+    batch: int = BATCH,
+    progress: Callable | None = None,
+) -> tuple[torch.Tensor, list[int]]:
     """(embedding_ND of an ImageSet with the mirrored images' added, numbers of the corrupt ones, whose rows are zeros).
 
     embed_batch: images_BHW3 of image_px, a side or (height, width), (uint8, on the processor) -> embeddings_BD.
@@ -99,7 +108,9 @@ def embed(images, embed_batch, *, image_px, batch=BATCH, progress=None):
     return embedding_ND, corrupt
 
 
-def verify(pair_set, embed_batch, *, image_px, progress=None):
+def verify(
+    pair_set: PairSet, embed_batch: Callable, *, image_px: int | tuple[int, int], progress: Callable | None = None
+) -> Verification:
     """The Verification of whatever embeds. A pair with a corrupt image has a cosine of zero, and is counted."""
     embedding_ND, corrupt = embed(pair_set.images, embed_batch, image_px=image_px, progress=progress)
     unit_ND = torch.nn.functional.normalize(embedding_ND)
@@ -119,7 +130,9 @@ def verify(pair_set, embed_batch, *, image_px, progress=None):
     )
 
 
-def in_eval(network, device, *, autocast=None):
+def in_eval(
+    network: torch.nn.Module, device: torch.device, *, autocast: torch.dtype | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it
     was in.
     """
