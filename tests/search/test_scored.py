@@ -85,9 +85,9 @@ def where(request, tmp_path):
 def test_parts_are_written_where_they_should_and_read_again(where, some):
     parts, other = Parts(where), Parts(where, island=3)
     assert parts.names() == []
-    parts.write(some[:9], said={"counters": {"scored": 9}})
-    other.write([row._replace(island=3) for row in some[9:12]], said={})
-    parts.write(some[12:], said={"counters": {"scored": 27}})
+    parts.write(some[:9], metadata={"counters": {"scored": 9}})
+    other.write([row._replace(island=3) for row in some[9:12]], metadata={})
+    parts.write(some[12:], metadata={"counters": {"scored": 27}})
     assert parts.names() == ["part-0000000.parquet", "part-0000003.island-3.parquet", "part-0000004.parquet"]
     assert [parts.is_of(name) for name in parts.names()] == [True, False, True]
     assert [other.is_of(name) for name in other.names()] == [False, True, False]
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_pa
 
 def test_a_part_of_before_there_were_islands_is_read(tmp_path, some):
     parts = Parts(tmp_path)
-    parts.write(some, said={"counters": {}})
+    parts.write(some, metadata={"counters": {}})
     path = tmp_path / "part-0000000.parquet"
     metadata = parts.read(path.name)[0].schema.metadata
     import pyarrow.parquet
@@ -197,7 +197,7 @@ class Slow(MemoryFileSystem):
 def test_where_a_file_is_seen_while_it_is_written_a_part_gets_its_name_when_it_is_whole(some):
     fsspec.register_implementation("slowly", Slow, clobber=True)
     parts = Parts("slowly:///table")
-    parts.write(some, said={})
+    parts.write(some, metadata={})
     assert Slow.written == [".part-0000000.parquet.tmp"] and parts.names() == ["part-0000000.parquet"]
     assert parts.read("part-0000000.parquet")[0].num_rows == len(some)
 
@@ -237,7 +237,7 @@ def test_a_secret_in_a_tables_place_is_refused_and_not_repeated():
 
 def test_pandas_reads_the_folder_as_one_table(tmp_path, some):
     parts = Parts(tmp_path / "table")
-    parts.write(some[:9], said={})
-    parts.write(some[9:], said={})
+    parts.write(some[:9], metadata={})
+    parts.write(some[9:], metadata={})
     frame = pandas.read_parquet(tmp_path / "table")
     assert frame["key"].tolist() == [row.key for row in some] and list(frame.columns) == list(Row._fields)

@@ -210,7 +210,10 @@ class Batches:
         if self.funnel:
             return self.funnel.costs_of(candidates)
         spent = [cost(candidate, self.space.shape) for candidate in candidates]
-        return [(self.predicted_ms(one), of.params, of.macs) for one, of in zip(candidates, spent, strict=True)]
+        return [
+            (self.predicted_ms(candidate), cost_of.params, cost_of.macs)
+            for candidate, cost_of in zip(candidates, spent, strict=True)
+        ]
 
     def _row(self, index, candidate, scored, costs):
         predicted_ms, params, macs = costs

@@ -87,7 +87,7 @@ class Claim:
         self.drivers, self.number, self.island = drivers, number, island
         self.beats, self.was_finished = 0, was_finished
 
-    def beat(self):
+    def beat(self) -> None:
         """Give a sign of life. UserError where another driver has taken the island over meanwhile."""
         self.beats += 1
         try:
@@ -95,11 +95,10 @@ class Claim:
         except UpdateFinishedTrialError:
             raise UserError(
                 f"{_named(self.island)} was taken over by another driver, because this one was silent for "
-                f"{LEASE_S:.0f} s; "
-                "what was computed is kept; give the same command again to go on beside it"
+                f"{LEASE_S:.0f} s; what was computed is kept; give the same command again to go on beside it"
             ) from None
 
-    def is_first(self):
+    def is_first(self) -> bool:
         """Whether no driver that lives began before this one."""
         claims = [trial for trial in self.drivers.running() if isinstance(trial.user_attrs["island"], int)]
         return min(trial.number for trial in claims) == self.number
@@ -119,7 +118,7 @@ def claim(drivers: Drivers, num_islands: int, *, say: Callable[[str], None], tok
     token: a text of this claim's own; with the same one it may be asked for again after a connection was lost.
     """
     token = token or uuid.uuid4().hex
-    seen, told, begun = {}, False, time.monotonic()
+    seen, is_announced, begun = {}, False, time.monotonic()
     while True:
         held = take_back(drivers, seen, say=say, token=token)
         free = [island for island in range(num_islands) if island not in held]
@@ -143,24 +142,24 @@ def claim(drivers: Drivers, num_islands: int, *, say: Callable[[str], None], tok
             raise UserError(
                 f"the study has {num_islands} island(s), and a driver works on each: {holders}; wait for one to end"
             )
-        if not told:
+        if not is_announced:
             say(f"held: {holders}; waiting up to {LEASE_S + 2 * BEAT_S:.0f} s, in case its driver has died")
-            told = True
+            is_announced = True
         time.sleep(ASK_S)
 
 
 def turn(drivers: Drivers, what: str, *, say: Callable[[str], None], seen: dict, token: str | None = None) -> Claim:
     """A Claim on something that one driver at a time does, once those before it are done. token: as in `claim`."""
-    told, token = False, token or uuid.uuid4().hex
+    is_announced, token = False, token or uuid.uuid4().hex
     while True:
         held = take_back(drivers, seen, say=say, token=token)
         if what not in held:
             if (made := _try(drivers, what, token)) is not None:
                 return made
-        elif not told:
+        elif not is_announced:
             holder = held[what].user_attrs
             say(f"waiting for the {what} of another island (process {holder['process']} on {holder['host']})")
-            told = True
+            is_announced = True
         time.sleep(ASK_S)
 
 

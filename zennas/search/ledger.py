@@ -13,11 +13,17 @@ import dataclasses
 import json
 import pathlib
 import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow
 
 from zennas.records import UserError
 from zennas.run_folder import explaining, open_run, save_run
 from zennas.search.measured import Measured, parse_lines
-from zennas.search.scored import Parts, Rows, TornPartError
+from zennas.search.scored import Parts, Row, Rows, TornPartError
 
 SHARED = ("format", "settings", "made_by", "run")  # entries of run.json that the store keeps once for all islands
 
@@ -36,36 +42,36 @@ class Ledger:
     foreign: set = dataclasses.field(default_factory=set)  # keys that came from other islands by the store
     newer: bool = False  # whether the store knew of a later state than this folder's: another driver went on elsewhere
     torn: bool = False  # whether measured.jsonl ends in half a line, of a process that was killed while it wrote
-    keep: object = None  # keep(name, value): into the store
+    keep: Callable[[str, Any], None] | None = None  # keep(name, value): into the store
 
     @property
-    def island(self):
+    def island(self) -> int:
         return self.parts.island
 
     @property
-    def own_N(self):
+    def own_N(self) -> np.ndarray:
         """Which rows are this island's."""
         return self.rows.column("island") == self.island
 
-    def append(self, rows):
+    def append(self, rows: list[Row]) -> None:
         """Take rows of this island in; `flush` writes them."""
         self.rows.extend(rows)
         self.unwritten += rows
 
-    def take_foreign(self, rows):
+    def take_foreign(self, rows: list[Row]) -> None:
         """Take rows in that other islands have written."""
         self.rows.extend(rows)
         self.foreign |= {row.key for row in rows}
 
-    def flush(self):
+    def flush(self) -> None:
         """Write the buffered rows as one more part; a part is there whole or not at all."""
         if not self.unwritten:
             return
-        said = {name: self.state.get(name) for name in ("made_by", "counters", "run")}
-        self.known_parts.add(self.parts.write(self.unwritten, said=said))
+        metadata = {name: self.state.get(name) for name in ("made_by", "counters", "run")}
+        self.known_parts.add(self.parts.write(self.unwritten, metadata=metadata))
         self.unwritten = []
 
-    def refresh(self):
+    def refresh(self) -> int:
         """Read what other islands have written meanwhile; how many rows that were."""
         before = len(self.rows)
         for name in self.parts.names():
@@ -79,20 +85,19 @@ class Ledger:
                 self.rows.extend_from(table.filter(new_N))
         return len(self.rows) - before
 
-    def read(self, name):
-        """(pyarrow Table, what was said with it) of a part. UserError where it is another run's."""
-        table, said = self.parts.read(name)
-        if said.get("run") not in (None, self.state.get("run")):
-            made_by = said["made_by"]
+    def read(self, name: str) -> tuple[pyarrow.Table, dict]:
+        """(pyarrow Table, its metadata) of a part. UserError where it is another run's."""
+        table, metadata = self.parts.read(name)
+        if metadata.get("run") not in (None, self.state.get("run")):
+            made_by = metadata["made_by"]
             raise UserError(
                 f"{self.parts.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and "
-                f"what two "
-                "runs scored is not to be told apart; choose another --table, or give the --storage and --out of "
-                "that run"
+                "what two runs scored is not to be told apart; choose another --table, or give the --storage and "
+                "--out of that run"
             )
-        return table, said
+        return table, metadata
 
-    def save(self, **changes):
+    def save(self, **changes: Any) -> None:
         """Change entries of run.json and write it."""
         self.state.update(changes)
         if self.keep:
@@ -100,7 +105,7 @@ class Ledger:
             self.keep(f"island:{self.island}", {name: self.state[name] for name in self.state if name not in SHARED})
         save_run(self.folder, self.state)
 
-    def event(self, **values):
+    def event(self, **values: Any) -> None:
         """Note something that changes the proposals after it."""
         self.save(events=[*self.state["events"], values])
 
@@ -126,7 +131,7 @@ class Ledger:
             file.write("\n" * self.torn + json.dumps(entry.plain()) + "\n")
         self.torn = False
 
-    def keep_in(self, store):
+    def keep_in(self, store: Any) -> None:
         """From now on keep the run's state in the store, too; what it has not yet, at once."""
         self.keep = store.keep
         if store.kept("run") is None:
@@ -141,21 +146,31 @@ class Ledger:
         self.keep = None
 
     @property
-    def run_id(self):
+    def run_id(self) -> str:
         """What tells this run from any other in a shared store."""
         return self.state.get("run") or f"{self.state['made_by']['date']} {self.folder.resolve()}"
 
     @property
-    def counters(self):
+    def counters(self) -> collections.Counter:
         return collections.Counter(self.state["counters"])
 
-    def frame(self, *, factor=1.0):
+    def frame(self, *, factor: float = 1.0) -> pandas.DataFrame:
         """The scored candidates as a DataFrame, predicted_ms corrected by `factor`."""
         frame = self.rows.frame()
         return frame.assign(predicted_ms=frame["predicted_ms"] * factor)
 
 
-def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table=None, island=0, kept=None):
+def open_ledger(
+    folder: str | pathlib.Path,
+    settings: dict[str, Any],
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    seed: int | None = None,
+    table: str | None = None,
+    island: int = 0,
+    kept: dict[str, Any] | None = None,
+) -> Ledger:
     """The Ledger of a run folder: the one that is there if it is of the same `settings`, else a new one.
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
@@ -178,17 +193,16 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
     parts = Parts(table or folder / "scored.parquet", island=island)
     apart = table is not None and not parts.is_in(folder)  # what is in the folder of the run comes and goes with it
     if apart:
-        parts.prepare()
+        parts.make_folder()
     if fresh and apart and (names := parts.names()):
         raise UserError(
             f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose "
-            f"another "
-            "--table"
+            "another --table"
         )
     before = (kept["run"] | kept.get(f"island:{island}", {})) if kept and kept.get("run") else None
-    state, there = open_run(folder, settings, start=start, resume=resume, fresh=fresh, seed=seed, before=before)
+    state, was_there = open_run(folder, settings, start=start, resume=resume, fresh=fresh, seed=seed, before=before)
     newer = False
-    if there and before is not None:
+    if was_there and before is not None:
         if before.get("run") != state.get("run"):
             raise UserError(
                 f"the study '{folder.name}' in the store is of another run ({before['made_by']['command']}, "
@@ -199,9 +213,9 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
         state.update(before)
         save_run(folder, state)
     ledger = Ledger(folder, state, Rows(), {}, parts, newer=newer)
-    if there or table is not None:
+    if was_there or table is not None:
         _load_rows(ledger)
-    if there:
+    if was_there:
         _load_measured(ledger)
     kept = {name: values for name, values in (kept or {}).items() if name.startswith("measured:")}
     entries = [Measured.parse(values, f"the store, {name}") for name, values in kept.items()]
@@ -213,11 +227,11 @@ def open_ledger(folder, settings, *, resume=False, fresh=False, seed=None, table
 
 def _load_rows(ledger):
     for name in ledger.parts.names():
-        table, said = ledger.read(name)
+        table, metadata = ledger.read(name)
         ledger.known_parts.add(name)
         ledger.rows.extend_from(table)
         if ledger.parts.is_of(name):
-            ledger.state["counters"] = said["counters"]
+            ledger.state["counters"] = metadata["counters"]
     state, own_N = ledger.state, ledger.own_N
     if own_N.any():  # a process that was killed had no time to write down what it spent
         state["search_s"] = max(state["search_s"], float(ledger.rows.column("elapsed_s")[own_N].max()))

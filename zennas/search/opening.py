@@ -4,6 +4,7 @@ import json
 import time
 
 from zennas.latency.budget import choose_protocol
+from zennas.progress import Progress
 from zennas.provenance import machine_name, num_cores
 from zennas.records import UserError
 from zennas.search.clock import Clock
@@ -19,7 +20,7 @@ from zennas.search.workers import Workers
 ASK_S = 1.0  # between two looks at whether another island has begun the run
 
 
-def open_search(checked: Checked, resources: Resources, progress) -> Opened:
+def open_search(checked: Checked, resources: Resources, progress: Progress) -> Opened:
     """The run that is asked for: a new one, or the one that its folder or its store holds.
 
     With --address the workers are connected here, with --storage the store is opened and an island taken: what the run
@@ -153,7 +154,7 @@ def finished_before(opened: Opened) -> list[Measured] | None:
     return winners
 
 
-def connect(checked: Checked, progress) -> Workers:
+def connect(checked: Checked, progress: Progress) -> Workers:
     """The Workers of a run, on a Ray of its own or on the cluster at --address."""
     return Workers(
         checked.num_workers,
@@ -164,7 +165,7 @@ def connect(checked: Checked, progress) -> Workers:
     )
 
 
-def open_store(checked: Checked, storage: str, progress) -> Store:
+def open_store(checked: Checked, storage: str, progress: Progress) -> Store:
     """The Store of a run's study."""
     return Store(
         checked.space,

@@ -53,8 +53,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         (
             "searched",
             f"{looked_at:,} candidates {'screened' if counters['screened'] else 'seen'}, {counters['scored']:,} "
-            f"scored in "
-            f"{duration(state['search_s'])}, {counters['failed']:,} failed",
+            f"scored in {duration(state['search_s'])}, {counters['failed']:,} failed",
         ),
         ("score", ", ".join(f"{name} {value}" for name, value in searched.plan.score.model_dump().items())),
         *_proof(searched, winners),
@@ -106,8 +105,8 @@ def _proof(searched, winners):
             (
                 "optimum",
                 f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms "
-                f"predicted: "
-                f"proven, nothing in the space has more within the budget, as closed form and table have it{best}",
+                "predicted: proven, nothing in the space has more within the budget, as closed form and table have "
+                f"it{best}",
             )
         )
     elif searched.funnel is not None:

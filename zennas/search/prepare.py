@@ -76,15 +76,15 @@ def _start(opened):
 
 def _setup(opened, store):
     """What the first driver measured for all; {} for the one that is to measure it now."""
-    told = False
+    is_announced = False
     while (setup := store.kept("setup")) is None:
         if store.leads():
             return store.kept("setup") or {}  # its last leader may just have been done with it
-        if not told:
+        if not is_announced:
             opened.progress.say(
                 "waiting for the first island, which measures the latency table and the baselines for all"
             )
-            told = True
+            is_announced = True
         time.sleep(ASK_S)
     return setup
 

@@ -9,7 +9,7 @@ from zennas.search.stages import Searched
 from zennas.space.space import genes_of
 
 
-def optimum_of(searched: Searched):
+def optimum_of(searched: Searched) -> dict | None:
     """What a run says of its optimum, as winners.json has it; None where nothing was proven.
 
     The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no
@@ -52,7 +52,7 @@ def with_gap(searched: Searched, entry: Measured) -> Measured:
     return entry.changed(closed_form=round(float(closed), 4), gap=gap, gap_pct=gap_pct)
 
 
-def closed_form_error(searched: Searched):
+def closed_form_error(searched: Searched) -> dict | None:
     """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None
     without.
     """

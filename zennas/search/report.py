@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+import pathlib
 import urllib.parse
 
 import numpy as np
@@ -70,12 +71,12 @@ class RunSummary:
     optimum: dict | None = None  # as winners.json has it, where one was proven
 
 
-def write_report(path, summary):
+def write_report(path: pathlib.Path, summary: RunSummary) -> None:
     """Writes the page of a RunSummary to `path`, whole or not at all; its folder must exist."""
     write_atomically(path, page(summary))
 
 
-def page(summary):
+def page(summary: RunSummary) -> str:
     """The HTML of a RunSummary."""
     scored, measured = _scored(summary), _measured(summary)
     stand_ins = [summary.stand_in, *measured["stand_in"]]
@@ -166,8 +167,8 @@ def _measured(summary):
 
 
 def _table(measured, label):
-    found = (measured["role"] == "winner").any()
-    lead = "" if found else "<p class='empty'>No winner: no new network was measured within the budget.</p>"
+    has_winner = (measured["role"] == "winner").any()
+    lead = "" if has_winner else "<p class='empty'>No winner: no new network was measured within the budget.</p>"
     if measured.empty:
         return lead
     names = ("Network", "Candidate", label, "below optimum", "Latency, ms", "of budget")
@@ -213,12 +214,12 @@ def _evidence(summary, measured):
         cells = [number(row.score, ".2f"), *(_value(values.get(name), ".4g") for name in names)]
         lines.append((f" class='{row.role}'", f"{mark} {html.escape(row.name)}", cells))
     kinds = {"overall": "worth, among all", "equal_latency": "worth, at equal latency", "faces": "worth, on faces"}
-    for kind, said in kinds.items():
+    for kind, title in kinds.items():
         worth = [
             _value(getattr(WORTH[name], kind) if name in WORTH else None, ".2f")
             for name in (summary.score_name, *names)
         ]
-        lines.append(("", f"<i>{said}</i>", worth))
+        lines.append(("", f"<i>{title}</i>", worth))
     body = "".join(
         f"<tr{kind}><th>{name}</th><td></td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for kind, name, cells in lines
@@ -262,8 +263,7 @@ def _pareto(summary, scored, measured):
             mode="markers",
             marker={"color": OPTIMUM.colour, "symbol": OPTIMUM.symbol, "size": OPTIMUM.size_px, "line": {"width": 2}},
             hovertemplate=f"proven optimum<br>{html.escape(summary.optimum['text'])}<br>closed form %{{y:.2f}}, "
-            f"%{{x:.1f}} ms"
-            "<extra></extra>",
+            "%{x:.1f} ms<extra></extra>",
         )
     side = "left" if summary.budget_ms > sum(span_ms) / 2 else "right"
     figure.add_vline(

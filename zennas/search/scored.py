@@ -53,7 +53,7 @@ class Row(NamedTuple):
     island: int = 0  # whose it is
 
     @property
-    def candidate(self):
+    def candidate(self) -> Candidate:
         return Candidate(block=self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
 
 
@@ -127,7 +127,7 @@ class Rows(collections.abc.Sequence):
             **values,
         )
 
-    def extend(self, rows):
+    def extend(self, rows: list[Row]) -> None:
         """Take Rows in."""
         if not rows:
             return
@@ -145,7 +145,7 @@ class Rows(collections.abc.Sequence):
                 self._failures[at] = (row.stage, row.error)
         self._num += len(rows)
 
-    def extend_from(self, table):
+    def extend_from(self, table: pyarrow.Table) -> None:
         """Take a pyarrow Table of SCHEMA in, column by column."""
         num = table.num_rows
         if not num:
@@ -169,43 +169,46 @@ class Rows(collections.abc.Sequence):
                 self._failures[at] = pair
         self._num += num
 
-    def fail(self, key, *, stage, error):
+    def fail(self, key: str, *, stage: str, error: str) -> None:
         """A candidate that was scored and failed later: its score is gone, its stage and error are there."""
         for index in np.flatnonzero(self.column("key") == key.encode()):
             self._columns["score"][index] = np.nan
             self._failures[int(index)] = (stage, error)
 
-    def column(self, name):
+    def column(self, name: str) -> np.ndarray:
         """A column as an array, by its name in SCHEMA, or `genes`; a view, to be read alone."""
         if self._columns is None:
             return np.zeros((0, 1) if name == "genes" else 0, "S16" if name == "key" else float)
         return self._columns[name][: self._num]
 
     @property
-    def score_N(self):
+    def score_N(self) -> np.ndarray:
         return self.column("score")
 
     @property
-    def genes_NG(self):
+    def genes_NG(self) -> np.ndarray:
         return self.column("genes")
 
     @property
-    def keys(self):
+    def keys(self) -> list[str]:
         """The keys, as a list of texts."""
         return [key.decode() for key in self.column("key").tolist()]
 
     @property
-    def failures(self):
+    def failures(self) -> list[int]:
         """Indices of the rows that failed."""
         return sorted(self._failures)
 
-    def frame(self):
+    def frame(self) -> pandas.DataFrame:
         """All rows as a DataFrame with the columns of SCHEMA."""
         columns = {name: self.column(name) for name in (*NUMBERS, *COUNTS)} | {"key": self.keys}
         stages = self.genes_NG.shape[1] // 2
         genes = self.genes_NG.tolist()
-        columns |= {"stem": [one[0] for one in genes]}
-        columns |= {"widths": [one[1 : 1 + stages] for one in genes], "depths": [one[1 + stages :] for one in genes]}
+        columns |= {"stem": [values[0] for values in genes]}
+        columns |= {
+            "widths": [values[1 : 1 + stages] for values in genes],
+            "depths": [values[1 + stages :] for values in genes],
+        }
         columns |= {"block": [self._blocks[code] for code in self.column("block").astype(int).tolist()]}
         columns |= {"text": [self._text(index) for index in range(len(self))]}
         failed = [self._failures.get(index, (None, None)) for index in range(len(self))]
@@ -219,7 +222,7 @@ class Rows(collections.abc.Sequence):
         pairs = (f"{width}x{depth}" for width, depth in zip(genes[1 : 1 + stages], genes[1 + stages :], strict=True))
         return "-".join([self._blocks[self._columns["block"][index]], str(genes[0]), *pairs])
 
-    def ranked(self, kept_N=None):
+    def ranked(self, kept_N: np.ndarray | None = None) -> np.ndarray:
         """Indices of the rows that have a score (and are kept), highest first, equal ones by key."""
         has_N = ~np.isnan(self.score_N)
         place_N = np.flatnonzero(has_N if kept_N is None else has_N & kept_N)
@@ -251,7 +254,7 @@ class TornPartError(UserError):
 class Parts:
     """The folder of parquet parts, wherever fsspec reaches."""
 
-    def __init__(self, where, *, island=0):
+    def __init__(self, where: str | pathlib.Path, *, island: int = 0):
         """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError for one that nothing here can
         reach.
         """
@@ -263,7 +266,7 @@ class Parts:
         self.root = self.root.rstrip("/")
         self.local = "file" in _protocols(self.fs)
 
-    def prepare(self):
+    def make_folder(self) -> None:
         """The folder, made where it is not there yet. UserError where nothing can be written: not after minutes of
         measuring.
         """
@@ -273,15 +276,15 @@ class Parts:
             self.fs.pipe_file(probe, b"zennas")
             self.fs.rm_file(probe)
 
-    def is_in(self, folder):
+    def is_in(self, folder: str | pathlib.Path) -> bool:
         """Whether this is a folder in the given one."""
         return self.local and pathlib.Path(self.root).resolve().is_relative_to(pathlib.Path(folder).resolve())
 
-    def write(self, rows, *, said):
-        """One more part, of Rows of one island, and its name; `said` (JSON) travels in its metadata."""
+    def write(self, rows: list[Row], *, metadata: dict) -> str:
+        """One more part, of Rows of one island, and its name; `metadata` (JSON) travels in it."""
         table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
         buffer = io.BytesIO()
-        pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": json.dumps(said)}), buffer)
+        pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": json.dumps(metadata)}), buffer)
         name = f"part-{rows[0].batch:07d}{_of_island(self.island)}.parquet"
         if self.local:
             folder = pathlib.Path(self.root)
@@ -301,16 +304,16 @@ class Parts:
                 self.fs.mv(f"{self.root}/{written}", f"{self.root}/{name}")
         return name
 
-    def names(self):
+    def names(self) -> list[str]:
         """The parts that are there, by batch and island."""
         with self._reaching():
             self.fs.invalidate_cache()
-            found = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
-        names = (str(path).rsplit("/", 1)[-1] for path in found)
+            paths = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
+        names = (str(path).rsplit("/", 1)[-1] for path in paths)
         return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))
 
-    def read(self, name):
-        """(pyarrow Table, what was said with it) of a part. UserError where it cannot be read."""
+    def read(self, name: str) -> tuple[pyarrow.Table, dict]:
+        """(pyarrow Table, its metadata) of a part. UserError where it cannot be read."""
         path = f"{self.root}/{name}"
         with self._reaching():
             content = self.fs.cat_file(path)
@@ -322,7 +325,7 @@ class Parts:
                 f"{path}: cannot be read ({first_line(error)}); move it away to score its candidates again"
             ) from None
 
-    def is_of(self, name):
+    def is_of(self, name: str) -> bool:
         """Whether a part is of this island."""
         return name.removesuffix(".parquet")[len("part-0000000") :] == _of_island(self.island)
 
@@ -334,12 +337,11 @@ class Parts:
         except Exception as error:  # noqa: BLE001 - see above
             raise UserError(
                 f"{self.where}: {type(error).__name__}: {first_line(error)}; what was computed before is kept; give "
-                f"the "
-                "same command again when it can be reached"
+                "the same command again when it can be reached"
             ) from None
 
 
-def checked_table(text):
+def checked_table(text: str | None) -> str | None:
     """A table's place as a user gave it. UserError for nothing, and for a secret in the open, as in `asked_storage`."""
     if text is not None and not text.strip():
         raise UserError(
@@ -352,8 +354,7 @@ def checked_table(text):
     if colon and shown(asked) != asked:
         raise UserError(
             f"--table {shown(asked)}: has a secret, and everyone on the machine can read a command line; give it to "
-            f"the file "
-            "system by its own means: ~/.aws/credentials and the like, or ~/.config/fsspec/conf.json"
+            "the file system by its own means: ~/.aws/credentials and the like, or ~/.config/fsspec/conf.json"
         )
     return text
 

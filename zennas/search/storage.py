@@ -14,6 +14,8 @@ import re
 import stat
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import optuna
 import sqlalchemy
@@ -22,6 +24,7 @@ from sqlalchemy.engine import make_url
 
 from zennas.records import UserError
 
+T = TypeVar("T")
 VARIABLE = "ZENNAS_STORAGE"
 JOURNAL_GRACE_S = 10  # a lock of a writer that was killed is broken after this long; Optuna's own 30 s are a long stall
 CONNECT_S = 10
@@ -53,7 +56,7 @@ NETWORK_DISKS = {
 }
 
 
-def asked_storage(text, *, where="--storage"):
+def asked_storage(text: str | None, *, where: str = "--storage") -> str | None:
     """The URL that a user means: given itself, @FILE that holds it, or None where nothing is given here or in
     ZENNAS_STORAGE.
 
@@ -68,11 +71,9 @@ def asked_storage(text, *, where="--storage"):
         return _plain(_read(pathlib.Path(text[1:]), where), f"{where} {text}")
     if shown(_plain(text, where)) != text:
         raise UserError(
-            f"{where} {shown(text)}: has a password, and everyone on the machine can read a command line; put the "
-            f"URL into a "
-            f"file that only you may read and give --storage @FILE, or into the variable {VARIABLE}, or the password "
-            f"into "
-            "~/.pgpass"
+            f"{where} {shown(text)}: has a password, and everyone on the machine can read a command line; put the URL "
+            f"into a file that only you may read and give --storage @FILE, or into the variable {VARIABLE}, or the "
+            "password into ~/.pgpass"
         )
     return text
 
@@ -84,8 +85,7 @@ def _plain(text, where):
     if _odd(text) and not text.startswith("sqlite"):
         raise UserError(
             f"{where}: {shown(text)}: before the last @ stands more than NAME:PASSWORD; write @ as %40, : as %3A, / "
-            f"as %2F "
-            "in a password"
+            "as %2F in a password"
         )
     return text
 
@@ -114,7 +114,7 @@ def _read(path, where):
     return text
 
 
-def shown(url):
+def shown(url: str) -> str:
     """A storage's URL as it may be shown: without its password.
 
     >>> shown("postgresql://ann:secret@db/faces"), shown("grpc://head:13000")
@@ -132,7 +132,7 @@ def shown(url):
     return str(parsed.render_as_string(hide_password=True)) if parsed.password or secret else url
 
 
-def without_secret(url):
+def without_secret(url: str) -> str:
     """A storage's URL with nothing in the place of its password, which whoever uses it has in ~/.pgpass or types.
 
     >>> without_secret("postgresql://ann:secret@db/faces")
@@ -148,7 +148,7 @@ def without_secret(url):
     return parsed._replace(password=None).difference_update_query(secret).render_as_string()
 
 
-def open_storage(url, *, num_islands=1):
+def open_storage(url: str, *, num_islands: int = 1) -> optuna.storages.BaseStorage:
     """The Optuna storage of a URL. UserError for what SQLite is not for; else what the storage raises that cannot be
     opened.
     """
@@ -192,19 +192,17 @@ def _check_sqlite(url, num_islands):
     if num_islands > 1:
         raise UserError(
             f"--storage {url}: SQLite lets one process write at a time and locks the others out (stalls of 8 s with "
-            f"four were "
-            f"measured); for --islands {num_islands} {instead}, or journal:FILE on one machine"
+            f"four were measured); for --islands {num_islands} {instead}, or journal:FILE on one machine"
         )
     database = make_url(url).database
     if database and database != ":memory:" and (kind := network_disk(pathlib.Path(database))):
         raise UserError(
             f"--storage {url}: lies on a network disk ({kind}), where SQLite's locks do not hold and files are "
-            f"damaged; "
-            f"{instead}, or a folder of this machine's own disk"
+            f"damaged; {instead}, or a folder of this machine's own disk"
         )
 
 
-def network_disk(path, *, mounts=None):
+def network_disk(path: str | pathlib.Path, *, mounts: str | None = None) -> str | None:
     """The file system's name where a path lies on a network disk; None elsewhere, and where nothing can be known.
 
     mounts: the text of /proc/self/mounts.
@@ -227,12 +225,18 @@ def network_disk(path, *, mounts=None):
     return kind if kind in NETWORK_DISKS else None
 
 
-def is_shared(url):
+def is_shared(url: str) -> bool:
     """Whether drivers on other machines can reach a storage."""
     return not url.startswith(("sqlite:", "journal:"))
 
 
-def patiently(call, *, say=None, patience_s=None, gave_up=None):
+def patiently(
+    call: Callable[[], T],
+    *,
+    say: Callable[[str], None] | None = None,
+    patience_s: float | None = None,
+    gave_up: threading.Event | None = None,
+) -> T:
     """call(), again and again while the store does not answer, for `patience_s`; raises what it raised last.
 
     say(text): told once when it stops answering, and once when it answers again. gave_up: an Event that ends the
@@ -260,7 +264,7 @@ def patiently(call, *, say=None, patience_s=None, gave_up=None):
         return answer
 
 
-def created(call, *, tries=6):
+def created(call: Callable[[], T], *, tries: int = 6) -> T:
     """call(), which creates what is not there yet, again where another driver created it at that very moment."""
     for attempt in range(1, tries + 1):
         try:
@@ -271,7 +275,7 @@ def created(call, *, tries=6):
             time.sleep(0.5 * attempt)
 
 
-def passes(error):
+def passes(error: BaseException | None) -> bool:
     """Whether an error is one that a store gets over: a lost connection, a lock, a full disk; not a value that it
     refuses.
     """
@@ -279,7 +283,7 @@ def passes(error):
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    return any(isinstance(one, _passing()) for one in chain)
+    return any(isinstance(cause, _passing()) for cause in chain)
 
 
 @functools.cache
@@ -295,7 +299,7 @@ def _passing():
     )
 
 
-def first_cause(error):
+def first_cause(error: BaseException) -> str:
     """One line of what a storage raised; never its connection's password, which no driver prints."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -17,11 +17,14 @@ import functools
 import json
 import logging
 import os
+import pathlib
 import queue
 import threading
 import time
 import uuid
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
@@ -31,9 +34,10 @@ from optuna.trial import TrialState, create_trial
 from zennas.records import UserError
 from zennas.search.islands import BEAT_S, Drivers, claim, driverless, take_back, turn
 from zennas.search.measured import Measured
+from zennas.search.scored import Row
 from zennas.search.storage import PATIENCE_S, created, first_cause, open_storage, passes, patiently, shown
 from zennas.space.blocks import BLOCKS
-from zennas.space.space import genes_of
+from zennas.space.space import Space, genes_of
 
 MAX_TRIALS = 2000
 MAX_FAILED_TRIALS, MAX_MEASURED_TRIALS = 200, 100  # of them, kept free for these
@@ -45,7 +49,16 @@ EXCHANGE_S = 5.0  # between two looks at what other islands found
 class Store:
     """An open study; once begun, also the thread that writes to it."""
 
-    def __init__(self, space, storage, name, *, label="Zen-Score", num_islands=1, say=None):
+    def __init__(
+        self,
+        space: Space,
+        storage: str,
+        name: str,
+        *,
+        label: str = "Zen-Score",
+        num_islands: int = 1,
+        say: Callable[[str], None] | None = None,
+    ):
         """label: what the first objective, the score, is called. say(text): told what happens to the store."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -77,7 +90,7 @@ class Store:
 
     # --- who works on it ------------------------------------------------------------------------------------------
 
-    def take_island(self):
+    def take_island(self) -> int:
         """The number of an island that is this driver's from now on; see islands.py. UserError where none is free."""
         with _answering(self.shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -101,12 +114,12 @@ class Store:
                 except Exception:  # noqa: BLE001 - the store does not answer: the next sign of life may reach it
                     continue
 
-    def check(self):
+    def check(self) -> None:
         """UserError where another driver has taken the island over: what both would write could not be told apart."""
         if self.lost is not None:
             raise self.lost
 
-    def leads(self):
+    def leads(self) -> bool:
         """Whether this driver is the one to do what is done once for all islands: the first of those that live."""
         if self.claim is None:
             return True
@@ -115,7 +128,7 @@ class Store:
             patiently(lambda: take_back(self.claim.drivers, self._seen_claims, say=self.say), say=self.say)
             return patiently(self.claim.is_first, say=self.say)
 
-    def driverless(self):
+    def driverless(self) -> list[int]:
         """Islands that nobody works on and that are not finished."""
         with _answering(self.shown):
             return (
@@ -123,7 +136,7 @@ class Store:
             )
 
     @contextlib.contextmanager
-    def turn(self, what):
+    def turn(self, what: str) -> Iterator[None]:
         """In the block this driver alone of all islands does `what`; the others wait. What they wrote before is known
         inside.
         """
@@ -144,11 +157,11 @@ class Store:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def kept(self, name):
+    def kept(self, name: str) -> Any:
         """What was kept under a name, or None."""
         return self.kept_under(name).get("")
 
-    def kept_under(self, prefix):
+    def kept_under(self, prefix: str) -> dict[str, Any]:
         """{rest of the name: value} of everything that was kept under names with this prefix."""
         with _answering(self.shown):
             attributes = patiently(lambda: self.storage.get_study_system_attrs(self._key), say=self.say)
@@ -157,11 +170,11 @@ class Store:
             name.removeprefix(start): json.loads(text) for name, text in attributes.items() if name.startswith(start)
         }
 
-    def keep(self, name, value):
+    def keep(self, name: str, value: Any) -> None:
         """Keep a value (JSON) under a name, by the thread, in the order of the calls."""
         self._queue.put(lambda: self.storage.set_study_system_attr(self._key, STATE_PREFIX + name, json.dumps(value)))
 
-    def keep_now(self, name, value):
+    def keep_now(self, name: str, value: Any) -> None:
         """Keep a value before this returns."""
         text = json.dumps(value)
         with _answering(self.shown):
@@ -171,12 +184,12 @@ class Store:
             )
 
     @property
-    def owner(self):
+    def owner(self) -> str | None:
         """The run that the study belongs to, or None."""
         with _answering(self.shown):
             return self.study.user_attrs.get(RUN_ATTRIBUTE)
 
-    def begin(self, run_id, *, note=None):
+    def begin(self, run_id: str, *, note: str | None = None) -> None:
         """Take the study for a run, and start to write. UserError where it is another's."""
         if (owner := self.owner) not in (None, run_id):
             raise UserError(
@@ -193,7 +206,7 @@ class Store:
 
     # --- what people look at --------------------------------------------------------------------------------------
 
-    def write_note(self, markdown):
+    def write_note(self, markdown: str) -> None:
         """The study's note in the dashboard."""
         from optuna_dashboard import save_note
 
@@ -201,18 +214,18 @@ class Store:
             warnings.simplefilter("ignore")
             patiently(lambda: save_note(self.study, markdown), say=self.say)
 
-    def describe(self, attributes):
+    def describe(self, attributes: dict[str, Any]) -> None:
         """Show these as attributes of the study."""
         for name, value in attributes.items():
             self._queue.put(lambda name=name, value=value: self.study.set_user_attr(name, value))
 
-    def add_scored(self, row, *, latency_ms, budget_ms):
+    def add_scored(self, row: Row, *, latency_ms: float, budget_ms: float) -> None:
         """Queue a scored candidate (a Row) that is on the front or in the population; once per key."""
         attributes = {"key": row.key, "role": "scored", "seconds": row.seconds, "island": row.island}
         attributes |= {"table_ms": row.predicted_ms} | _costs(row)
         self._add(row.candidate, [row.score, latency_ms], budget_ms, attributes)
 
-    def add_failed(self, row):
+    def add_failed(self, row: Row) -> None:
         """Queue a failed candidate with its stage and error."""
         if self._num_failed < MAX_FAILED_TRIALS and f"{row.key} failed" not in self._known:
             self._num_failed += 1
@@ -226,7 +239,7 @@ class Store:
         attributes |= {name: getattr(latency, name) for name in ("measured_ms", "predicted_ms", "spread_pct")}
         self._add(entry.candidate, [entry.score_mean, latency.measured_ms], latency.budget_ms, attributes)
 
-    def show_files(self, paths):
+    def show_files(self, paths: list[pathlib.Path]) -> None:
         """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where
         possible.
         """
@@ -234,14 +247,14 @@ class Store:
 
     # --- what islands tell each other -----------------------------------------------------------------------------
 
-    def arrivals(self):
+    def arrivals(self) -> list[tuple]:
         """[(genes, score, the table's ms, island)] of the elites that came in since the last call, this island's
         too."""
         return [self._inbox.popleft() for _ in range(len(self._inbox))]
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
-    def drain(self, seconds=None):
+    def drain(self, seconds: float | None = None) -> bool:
         """Wait until everything queued so far is written, at most so long; whether it is."""
         end = time.monotonic() + seconds if seconds is not None else None
         with self._queue.all_tasks_done:
@@ -252,7 +265,9 @@ class Store:
                 self._queue.all_tasks_done.wait(left)
         return True
 
-    def close(self, *, note=None, finished=False, num_scored=0, seconds=60.0):
+    def close(
+        self, *, note: str | None = None, finished: bool | None = False, num_scored: int = 0, seconds: float = 60.0
+    ) -> Exception | None:
         """Wait until everything queued is written, at most `seconds`, and give the island back. The first error, or
         None.
         """
@@ -398,8 +413,7 @@ class _answering:
         first_line = first_cause(error)
         hint = (
             "allowed: postgresql://USER@HOST/DATABASE (pip install 'zennas[postgres]'), grpc://HOST:PORT, "
-            "journal:FILE in a "
-            "folder that is there, sqlite:///FILE; see that it is there and can be written"
+            "journal:FILE in a folder that is there, sqlite:///FILE; see that it is there and can be written"
         )
         if "password" in first_line:
             hint = "a password goes into ~/.pgpass (HOST:PORT:DATABASE:USER:PASSWORD), or the whole URL into @FILE"

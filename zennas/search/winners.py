@@ -15,6 +15,7 @@ from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.search.measured import Measured
+from zennas.search.scored import Row, Rows
 from zennas.search.stages import Prepared
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -45,7 +46,9 @@ def measured_correction(entries: Iterable[Measured], budget_ms: float) -> float:
     return correction(((entry.latency.measured_ms, entry.latency.table_ms) for entry in entries), budget_ms)
 
 
-def diverse_best(rows, taken, *, num, min_distance, fits_N=None):
+def diverse_best(
+    rows: Rows, taken: list[Candidate], *, num: int, min_distance: float, fits_N: np.ndarray | None = None
+) -> list[Row]:
     """The best `num` of some Rows (by score, highest first) that fit, at least `min_distance` from every candidate in
     `taken`.
     """
@@ -55,7 +58,7 @@ def diverse_best(rows, taken, *, num, min_distance, fits_N=None):
     return [rows[int(at)] for at in rows.ranked(far_N)[:num]]
 
 
-def metadata(candidate, made_by):
+def metadata(candidate: Candidate, made_by: dict) -> dict[str, str]:
     """What an exported file says of itself."""
     return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
 

@@ -7,18 +7,25 @@ machine beside it (latency/quiet.py).
 """
 
 import math
+import pathlib
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from zennas.latency.protocol import Measurement
 from zennas.latency.quiet import scoring, trouble
 from zennas.provenance import machine_name, num_cores
 from zennas.ray_connection import connect, keep_off_standard_output
 from zennas.records import UserError, first_line
 from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
+from zennas.space.candidate import Candidate
+from zennas.space.shape import Shape
+from zennas.track import Protocol, ScorePlan, SearchPlan
 
 DEVICE_RESOURCE = "latency_device"
 # A worker that dies takes its batch with it. Once is an accident, and the batch is scored again; at the second time it
@@ -37,14 +44,14 @@ class MeasuringError(RuntimeError):
 class Piece:
     """Some of a job's candidates in one task of Ray."""
 
-    def __init__(self, places, *, deaths=0, alone=False):
+    def __init__(self, places: Sequence[int], *, deaths: int = 0, alone: bool = False):
         self.places, self.deaths, self.lost, self.alone, self.kind, self.task = places, deaths, 0, alone, None, None
 
 
 class Job:
     """Candidates on their way: what `submit` gives and `results` takes."""
 
-    def __init__(self, candidates, arguments):
+    def __init__(self, candidates: list[Candidate], arguments: tuple):
         self.candidates, self.arguments = candidates, arguments
         self.scored = [None] * len(candidates)
         self.pieces = [Piece(range(len(candidates)))]
@@ -53,7 +60,7 @@ class Job:
 class Kind:
     """Scorers of one kind: on a processor, or on a share of a GPU."""
 
-    def __init__(self, device, num, **options):
+    def __init__(self, device: str, num: int, **options: Any):
         self.device, self.num, self.under_way = device, num, 0
         self.run = ray.remote(num_cpus=1, max_retries=0, **options)(_score_batch)
 
@@ -61,7 +68,15 @@ class Kind:
 class Workers:
     """A connection to Ray. `submit` gives jobs; results are taken in the order in which the caller asks for them."""
 
-    def __init__(self, num_workers=None, *, address=None, device=None, plan=None, say=None):
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        *,
+        address: str | None = None,
+        device: str | None = None,
+        plan: SearchPlan | None = None,
+        say: Callable[[str], None] | None = None,
+    ):
         """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may
         take. say(text): told of every worker and node that died."""
         self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
@@ -84,7 +99,7 @@ class Workers:
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
-    def warm_up(self):
+    def warm_up(self) -> None:
         """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where
         they cannot run zennas, as on a node without it."""
         tasks = [
@@ -95,20 +110,21 @@ class Workers:
                 ray.get(task)
             except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
                 raise UserError(
-                    f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node "
-                    f"of a cluster "
-                    "needs the same zennas and Python, or a runtime environment that brings them"
+                    f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node of "
+                    "a cluster needs the same zennas and Python, or a runtime environment that brings them"
                 ) from None
             except ray.exceptions.RayError as error:  # what it is given to do is given to another
                 self.say(f"{_reason(error)} before its first task")
 
-    def submit(self, candidates, plan, *, shape, seed, repeats=None):
+    def submit(
+        self, candidates: Iterable[Candidate], plan: ScorePlan, *, shape: Shape, seed: int, repeats: int | None = None
+    ) -> Job:
         """A Job on [Scored] of these candidates, whose networks are for a Shape."""
         job = Job(list(candidates), (plan, shape, seed, repeats))
         self._send(job, job.pieces[0])
         return job
 
-    def results(self, job, num):
+    def results(self, job: Job, num: int) -> list[Scored]:
         """[Scored] of the `num` candidates of a Job, waiting for them.
 
         Those whose workers died, or did not come to an end, are scored again; one that does it again failed with that
@@ -119,14 +135,14 @@ class Workers:
         assert len(job.scored) == num
         return job.scored
 
-    def ready(self, job):
+    def ready(self, job: Job) -> bool:
         """Whether `results` would not have to wait."""
         for piece in list(job.pieces):
             if ray.wait([piece.task], timeout=0)[0]:
                 self._receive(job, piece)
         return not job.pieces
 
-    def wait(self, job, seconds):
+    def wait(self, job: Job, seconds: float) -> None:
         """Wait for some of a Job, at most this long."""
         if job.pieces:
             ray.wait([piece.task for piece in job.pieces], timeout=max(0, seconds))
@@ -150,8 +166,8 @@ class Workers:
             self._again(job, piece, error)
             return
         job.pieces.remove(piece)
-        for place, one in zip(piece.places, scored, strict=True):
-            job.scored[place] = one
+        for place, result in zip(piece.places, scored, strict=True):
+            job.scored[place] = result
 
     def _again(self, job, piece, error):
         """Score a piece again whose worker died: whole, in smaller pieces, or no more."""
@@ -211,20 +227,20 @@ class Workers:
     # --- measuring ------------------------------------------------------------------------------------------------
 
     @property
-    def machine(self):
+    def machine(self) -> str:
         """What the machine is called that measures the run's own latency."""
         return self._machines[self.tag]
 
-    def has_device(self, name):
+    def has_device(self, name: str) -> bool:
         """Whether a node of the cluster owns a further device of this name."""
         return not self.local and bool(self._owners(device_resource(name)))
 
-    def machine_of(self, name):
+    def machine_of(self, name: str) -> str:
         """What the machine is called that owns a further device."""
         self._find_device(device_resource(name))
         return self._machines[device_resource(name)]
 
-    def on_device(self, function, *arguments, device=None, **keywords):
+    def on_device(self, function: Callable, *arguments: Any, device: str | None = None, **keywords: Any) -> Any:
         """function(*arguments, **keywords), run on the node that owns the latency device, alone; raises what it raises.
 
         device: the name of a further one, in place of the run's own.
@@ -256,7 +272,9 @@ class Workers:
                 self.say(f"{reason} while it measured: measured again")
                 self._find_device(tag)
 
-    def measure_file(self, measure, path, protocol, *, device=None):
+    def measure_file(
+        self, measure: Callable, path: pathlib.Path, protocol: Protocol, *, device: str | None = None
+    ) -> Measurement:
         """measure(onnx, protocol) on the device: by path where the device is this machine, else the file travels."""
         return self.on_device(measure, str(path) if self.local else path.read_bytes(), protocol, device=device)
 
@@ -287,11 +305,11 @@ class Workers:
             )
         self._machines[tag] = machine
 
-    def close(self):
+    def close(self) -> None:
         ray.shutdown()
 
 
-def device_resource(name):
+def device_resource(name: str | None) -> str:
     """The resource that a node carries which owns a latency device.
 
     >>> device_resource(None), device_resource("xeon")
