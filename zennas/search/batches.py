@@ -1,5 +1,4 @@
-"""The hot loop of a search: batches of proposals go out to the workers, scores come back, in the order of the
-proposals.
+"""The hot loop of a search: batches go out to the workers; their scores are taken in the order of the proposals.
 
 A batch is proposed from what the batches up to `lag` before it scored, never from what happened to come in first: the
 same seed and the same number of workers propose the same candidates, and a resumed run goes on as if it had never
@@ -36,8 +35,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The search's state: a population, the keys seen, the batches in flight. Built anew from the ledger at any
-    time."""
+    """The state of a search: a population, the keys seen, the batches in flight. The ledger alone makes it anew."""
 
     def __init__(self, space, plan, ledger, *, lag, refusal, fit, predicted_ms, funnel=None, share=(0, 1)):
         """refusal(candidate): why it is not worth scoring, or None; fit(predicted_ms_N, genes_NG): fits_N, whether what
@@ -61,8 +59,7 @@ class Batches:
         self.population.fill(rows, self.fit(rows.column("predicted_ms"), rows.genes_NG) & ~waiting_N)
 
     def _replay(self):
-        """Hold the ledger's last batches back as if they were still in flight, as they were when the next was
-        proposed."""
+        """Hold the ledger's last batches back as if they were in flight: so they were when the next was proposed."""
         drained = max((event["after_batch"] for event in self.ledger.state["events"]), default=-1)
         first = max(drained, self.next_index - self.lag) + 1
         batch_N, held = self.ledger.rows.column("batch"), collections.defaultdict(list)
@@ -84,7 +81,7 @@ class Batches:
                 self.population.add(row.score, row.candidate)
 
     def take_arrivals(self, arrivals):
-        """Take in what other islands found, [(genes, score, table's ms, island)]; the number of those that were new."""
+        """Take in what other islands scored: [(genes, score, table's ms, island)]. The number of new ones."""
         rows = []
         for genes, score, predicted_ms, island in arrivals:
             candidate = self.space.candidate(genes)
@@ -143,7 +140,7 @@ class Batches:
             self.ledger.flush()
 
     def _flush(self, last_flush):
-        """Write what came in, if there is much of it or it is long ago that it was written; when that was."""
+        """Write what came in, if it is much or the last write is long ago. The time of the last write."""
         if len(self.ledger.unwritten) < FLUSH_ROWS and time.monotonic() - last_flush < FLUSH_EVERY_S:
             return last_flush
         self.ledger.flush()
@@ -178,7 +175,7 @@ class Batches:
         return True
 
     def _take(self, workers):
-        """Take the oldest batch in flight in: its rows, new in the ledger."""
+        """Take the oldest batch in flight in. Its rows, which are new in the ledger."""
         batch = self.in_flight[0]
         rows = batch.rows
         if rows is None:
@@ -239,7 +236,7 @@ class Batches:
         )
 
     def _last_words(self, workers):
-        """After Ctrl-C: take in what is ready within a moment, in order; the rest will be proposed again."""
+        """After Ctrl-C: take in, in order, what is ready within a moment. The rest is proposed again next time."""
         deadline = time.monotonic() + LAST_WORDS_S
         while self.in_flight and time.monotonic() < deadline:
             batch = self.in_flight[0]

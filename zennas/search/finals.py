@@ -74,12 +74,12 @@ def hold_finals(searched: Searched) -> list[Measured]:
 
 
 def _misjudged(latency):
-    """Whether a device's table was so far from its measurement of a finalist that it is corrected."""
+    """Whether the table of a device was so far from the measurement that it is corrected."""
     return abs(latency.off_pct) > MISJUDGED_PCT or not latency.within_budget
 
 
 def take_from_islands(searched: Searched) -> None:
-    """Before the finals: the elites and the measurements of other islands, and of their tables what can be read."""
+    """Before the finals: take in the elites, the measurements and the tables of other islands."""
     if searched.num_islands == 1:
         return
     ledger, store = searched.ledger, searched.store
@@ -100,8 +100,10 @@ def take_from_islands(searched: Searched) -> None:
 
 
 def crown(searched: Searched) -> list[Measured]:
-    """The winners among all finalists measured so far, best first; role, name, verdict and file of every one
-    settled."""
+    """The winners among all finalists measured so far, best first.
+
+    Role, name, verdict and file of every finalist are settled.
+    """
     winners = []
     for entry in sorted(searched.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key)):
         differs = all(distance(entry.candidate, winner.candidate) >= searched.plan.min_distance for winner in winners)
@@ -149,7 +151,7 @@ def _outdone(entry, winners, *, min_distance):
 
 
 def _settle(searched, entry, **changes):
-    """What was measured with its changes, in the ledger too if there are any."""
+    """Change what was measured, in the ledger too; nothing is written where nothing changes."""
     if any(getattr(entry, name) != value for name, value in changes.items()):
         entry = entry.changed(**changes)
         searched.ledger.add_measured(entry)
@@ -157,7 +159,7 @@ def _settle(searched, entry, **changes):
 
 
 def _next_finalist(searched, slots):
-    """The row for the next slot: the best by the re-scored mean among the best that differ enough from `slots`."""
+    """The row for the next slot: the best by its re-scored mean, among the best that differ from `slots`."""
     while True:
         pool = _diverse_best(searched, slots, num=RESCORED_PER_SLOT)
         rescored = _rescored(searched, pool)
@@ -189,7 +191,7 @@ def fail(searched: Searched, row: Row, *, stage: str, error: str) -> None:
 
 
 def _rescored(searched, rows):
-    """{key: [mean, std]} of these rows, scored again with more repeats; kept, so that none is done twice."""
+    """{key: [mean, std]} of these rows, scored again with more repeats. Kept, so that none is scored twice."""
     rescored = dict(searched.ledger.state["rescored"])
     todo = [row for row in rows if row.key not in rescored]
     if todo:
@@ -221,7 +223,7 @@ def _rescored(searched, rows):
 
 
 def _measure(searched, row):
-    """A row's candidate, measured whole; None where it could not be, which is noted as its failure."""
+    """A row's candidate, measured whole. Where it cannot be measured: None, and it is noted as failed."""
     score = searched.ledger.state["rescored"][row.key]
     searched.progress.begin(f"measuring finalist {row.key} whole")
     searched.progress.update({searched.plan.score.label: f"{score[0]:.2f}"})
@@ -255,8 +257,9 @@ def _beside_budget(latency):
 
 
 def _falls_short(searched, off_pct, *, hurried):
-    """Whether, under the corrected table, what is scored lies too far below what could be; guessed where nothing is
-    proven.
+    """Whether the best that is scored lies too far below the optimum of the corrected table.
+
+    Where no optimum is proven, a prediction that was far off says so.
     """
     optimum, best = searched.funnel and searched.funnel.optimum, searched.batches.population.best
     if best is None:

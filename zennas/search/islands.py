@@ -1,5 +1,4 @@
-"""Which drivers work on a study: each holds an island, a share of the space that is its own, while it gives signs of
-life.
+"""Which drivers work on a study. Each holds an island, its own share of the space, while it gives signs of life.
 
 A claim is a running trial in a study of its own, `NAME drivers`: Optuna numbers trials one after the other, so that of
 two claims on one island the first counts, whatever the storage. A driver that died leaves its claim running: it is
@@ -30,9 +29,9 @@ ASK_S = 0.5
 
 
 def owner(candidate: Candidate, num_islands: int) -> int:
-    """The island that a candidate belongs to: all of a family, which shares its trunk, to one.
+    """The island that a candidate belongs to. All of a family, which shares its trunk, belong to one.
 
-    What islands score is therefore different without a word between them.
+    So no two islands score the same, and they need not ask each other.
     """
     if num_islands == 1:
         return 0
@@ -99,13 +98,14 @@ class Claim:
             ) from None
 
     def is_first(self) -> bool:
-        """Whether no driver that lives began before this one."""
+        """Whether this driver began before all others that live."""
         claims = [trial for trial in self.drivers.running() if isinstance(trial.user_attrs["island"], int)]
         return min(trial.number for trial in claims) == self.number
 
     def release(self, *, finished: bool | None, num_scored: int) -> None:
-        """Give the island back: finished, to go on with, or (None) as it was. One that was taken over is another's
-        already.
+        """Give the island back: as finished, as unfinished, or (None) as it was before.
+
+        An island that was taken over belongs to another driver already.
         """
         ends = self.was_finished if finished is None else finished
         self.drivers.end(self.number, num_scored=num_scored if ends else None)
@@ -114,8 +114,8 @@ class Claim:
 def claim(drivers: Drivers, num_islands: int, *, say: Callable[[str], None], token: str | None = None) -> Claim:
     """A Claim on a free island, best one whose driver left it unfinished.
 
-    Waits while every island is held, as long as one of the holders may be dead. UserError where all of them live.
-    token: a text of this claim's own; with the same one it may be asked for again after a connection was lost.
+    Where every island is held, it waits as long as a holder may be dead. UserError where all of them live.
+    token: names this claim; the same token asks for it again after a lost connection.
     """
     token = token or uuid.uuid4().hex
     seen, is_announced, begun = {}, False, time.monotonic()
@@ -149,7 +149,7 @@ def claim(drivers: Drivers, num_islands: int, *, say: Callable[[str], None], tok
 
 
 def turn(drivers: Drivers, what: str, *, say: Callable[[str], None], seen: dict, token: str | None = None) -> Claim:
-    """A Claim on something that one driver at a time does, once those before it are done. token: as in `claim`."""
+    """A Claim on something that one driver does at a time, once those before it are done. token: as in `claim`."""
     is_announced, token = False, token or uuid.uuid4().hex
     while True:
         held = take_back(drivers, seen, say=say, token=token)
@@ -166,10 +166,9 @@ def turn(drivers: Drivers, what: str, *, say: Callable[[str], None], seen: dict,
 def take_back(
     drivers: Drivers, seen: dict, *, say: Callable[[str], None], token: str | None = None
 ) -> dict[int | str, FrozenTrial]:
-    """{island: trial} of the claims whose drivers live; those of dead ones are ended. `seen` is what this function
-    remembers.
+    """End the claims of drivers that died. {island: trial} of the others.
 
-    token: of the caller's own claim, which does not count.
+    seen: what this function remembers between two calls. token: of the caller's own claim, which does not count.
     """
     held, running, now = {}, drivers.running(), time.monotonic()
     # Nobody was looking, or the store was away and no sign of life could reach it: all get their time anew.
@@ -198,7 +197,7 @@ def take_back(
 
 
 def driverless(drivers: Drivers, num_islands: int) -> list[int]:
-    """Islands that nobody works on and that are not finished."""
+    """The islands that no driver works on and that are not finished."""
     held = {trial.user_attrs["island"] for trial in drivers.running()}
     last = drivers.last_held()
     return [island for island in range(num_islands) if island not in held and not _is_finished(last, island)]
@@ -239,7 +238,7 @@ def _is_finished(last, island):
 
 
 def _lives(holder):
-    """Whether the process of a claim lives; None where that cannot be known, because it ran in another place."""
+    """Whether the process of a claim lives; None where it ran in another place, so that nobody here can know."""
     if holder["place"] != _place():
         return None
     born = _born(holder["process"])
@@ -247,7 +246,7 @@ def _lives(holder):
 
 
 def _place():
-    """What two processes share that see each other: machine, boot and space of process numbers."""
+    """What two processes share that can see each other: machine, boot, space of process numbers."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,5 +1,4 @@
-"""The ledger of a run: everything that was computed, on disk under --out as soon as it is known, from which a run
-resumes.
+"""The ledger of a run: all that was computed, on disk as soon as it is known. A run resumes from it.
 
 run.json         settings, budget, events, what was re-scored; rewritten whole
 scored.parquet/  one part per batch or second, one row per scored candidate; elsewhere with --table
@@ -54,12 +53,12 @@ class Ledger:
         return self.rows.column("island") == self.island
 
     def append(self, rows: list[Row]) -> None:
-        """Take rows of this island in; `flush` writes them."""
+        """Take in rows of this island; `flush` writes them."""
         self.rows.extend(rows)
         self.unwritten += rows
 
     def take_foreign(self, rows: list[Row]) -> None:
-        """Take rows in that other islands have written."""
+        """Take in rows that other islands have written."""
         self.rows.extend(rows)
         self.foreign |= {row.key for row in rows}
 
@@ -72,7 +71,7 @@ class Ledger:
         self.unwritten = []
 
     def refresh(self) -> int:
-        """Read what other islands have written meanwhile; how many rows that were."""
+        """Read what other islands have written meanwhile. The number of those rows."""
         before = len(self.rows)
         for name in self.parts.names():
             if name not in self.known_parts and not self.parts.is_of(name):
@@ -86,7 +85,7 @@ class Ledger:
         return len(self.rows) - before
 
     def read(self, name: str) -> tuple[pyarrow.Table, dict]:
-        """(pyarrow Table, its metadata) of a part. UserError where it is another run's."""
+        """(pyarrow Table, its metadata) of a part. UserError where the part is another run's."""
         table, metadata = self.parts.read(name)
         if metadata.get("run") not in (None, self.state.get("run")):
             made_by = metadata["made_by"]
@@ -106,7 +105,7 @@ class Ledger:
         save_run(self.folder, self.state)
 
     def event(self, **values: Any) -> None:
-        """Note something that changes the proposals after it."""
+        """Write down something that changes the proposals after it."""
         self.save(events=[*self.state["events"], values])
 
     @property
@@ -132,7 +131,7 @@ class Ledger:
         self.torn = False
 
     def keep_in(self, store: Any) -> None:
-        """From now on keep the run's state in the store, too; what it has not yet, at once."""
+        """Keep the run's state in the store, too, from now on. What the store lacks is written at once."""
         self.keep = store.keep
         if store.kept("run") is None:
             store.keep_now("run", {name: self.state.get(name) for name in SHARED})
@@ -142,12 +141,12 @@ class Ledger:
                 self.keep(f"measured:{entry.key}", entry.plain())
 
     def keep_no_more(self) -> None:
-        """From now on keep the run's state in its folder alone."""
+        """Keep the run's state in its folder alone, from now on."""
         self.keep = None
 
     @property
     def run_id(self) -> str:
-        """What tells this run from any other in a shared store."""
+        """The name of the run in a shared store, unlike that of any other run."""
         return self.state.get("run") or f"{self.state['made_by']['date']} {self.folder.resolve()}"
 
     @property

@@ -16,9 +16,7 @@ from zennas.space.parts import halved
 
 
 def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
-    """Write everything that people and scripts look at, from the ledger; the winners with their distance from the
-    optimum.
-    """
+    """Write all that people and scripts look at. The winners, with their distance from the optimum."""
     for entry in _in_order(searched, winners):
         judged = with_gap(searched, entry)
         if judged.plain() != entry.plain():  # a gap that is not known is written down as such
@@ -86,7 +84,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
 
 
 def _limit(limit, winners):
-    """What the report says of a limit beside the latency."""
+    """What the report says about a limit beside the latency."""
 
     def spent(entry):
         latency = entry.by_device.get(limit.device)
@@ -96,7 +94,7 @@ def _limit(limit, winners):
 
 
 def _proof(searched, winners):
-    """What the report says of the proven optimum and of the closed form."""
+    """What the report says about the proven optimum and the closed form."""
     optimum, error = searched.ledger.state.get("optimum"), searched.ledger.state.get("closed_form_error")
     facts = []
     if optimum:
@@ -121,7 +119,7 @@ def _proof(searched, winners):
 
 
 def fill_study(searched: Searched, winners: list[Measured]) -> None:
-    """The rest of what the study shows: the population and everything measured; and its note."""
+    """Write the rest of what the study shows: the population, everything measured, and its note."""
     rows, own_N = searched.ledger.rows, searched.ledger.own_N
     population = [candidate.key.encode() for _, _, candidate in searched.batches.population.ranked]
     for at in np.flatnonzero(own_N & np.isin(rows.column("key"), population)):

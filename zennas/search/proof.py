@@ -1,6 +1,4 @@
-"""How far a run's networks are from the proven optimum, and how far the closed form is from the score: what the run
-reports.
-"""
+"""How far a run's networks are from the proven optimum, and the closed form from the measured scores."""
 
 import numpy as np
 
@@ -53,9 +51,7 @@ def with_gap(searched: Searched, entry: Measured) -> Measured:
 
 
 def closed_form_error(searched: Searched) -> dict | None:
-    """{num, mean_abs_pct, max_abs_pct} of the closed form against the measured score, over all that was scored; None
-    without.
-    """
+    """{num, mean_abs_pct, max_abs_pct} of the closed form against all measured scores; None without scores."""
     rows = searched.ledger.rows
     place_N = rows.ranked()
     if searched.funnel is None or not len(place_N):

@@ -49,7 +49,7 @@ COSTS = "%{customdata[0]}<br>key %{customdata[1]}<br>%{customdata[2]:.4s} MACs, 
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-    """All that the report says of one search."""
+    """All that the report shows of one search."""
 
     title: str  # the experiment's name
     subtitle: str  # the track's title
@@ -147,7 +147,7 @@ def _scored(summary):
 
 
 def _measured(summary):
-    """The entries as flat rows, winners first, with _scored's names and NaN where a number is missing."""
+    """The measured networks as flat rows, winners first; NaN where a number is missing."""
     entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry.role))
     numbers = ["score_mean", "score_std", "params", "macs", "num_blocks", "megabytes", "gap", "gap_pct"]
     timings = ["measured_ms", "predicted_ms", "budget_ms", "spread_pct"]
@@ -192,15 +192,17 @@ def _table(measured, label):
 
 
 def _distance(row):
-    """How far a network is below the proven optimum, absolutely and in per cent; a dash for one of another kind of
-    block or over the budget."""
+    """How far a network is below the proven optimum, in points and per cent.
+
+    A dash for a network of other blocks, or over the budget.
+    """
     if row.gap is None or math.isnan(row.gap) or not row.within_budget:
         return number(None)
     return f"{number(row.gap, '.2f')} <i>{number(row.gap_pct, '.2f')} %</i>"
 
 
 def _evidence(summary, measured):
-    """What every other score says of winners and baselines, and what it is worth."""
+    """The table of what every other score gives winners and baselines, and what each score is worth."""
     rows = measured[measured["key"].isin(summary.evidence) & measured["role"].isin(["winner", "baseline"])]
     if rows.empty:
         return ""

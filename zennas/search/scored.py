@@ -1,8 +1,7 @@
-"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts where the user
-wants them.
+"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts in a folder.
 
-A part is there whole or not at all, and is never written again: several drivers write into one folder, each its own
-parts. The folder may be anywhere that fsspec reaches.
+A part is written once, whole or not at all. Several drivers write into one folder, each its own parts. The folder may
+be anywhere that fsspec reaches.
 """
 
 # N candidates, G genes: stem, widths, depths
@@ -84,10 +83,9 @@ COUNTS = ("params", "macs", "batch", "island", "num_blocks")
 
 
 class Rows(collections.abc.Sequence):
-    """Rows as columns that grow: `score_N` and the like for what looks at all of them, `rows[i]` for what looks at a
-    few.
+    """Rows as columns that grow. Whoever needs all of them takes a column; `rows[i]` is for a few.
 
-    A score that is not there is NaN in `score_N` and None in a Row.
+    A missing score is NaN in `score_N` and None in a Row.
     """
 
     def __init__(self):
@@ -146,7 +144,7 @@ class Rows(collections.abc.Sequence):
         self._num += len(rows)
 
     def extend_from(self, table: pyarrow.Table) -> None:
-        """Take a pyarrow Table of SCHEMA in, column by column."""
+        """Take in a pyarrow Table of SCHEMA, column by column."""
         num = table.num_rows
         if not num:
             return
@@ -170,13 +168,13 @@ class Rows(collections.abc.Sequence):
         self._num += num
 
     def fail(self, key: str, *, stage: str, error: str) -> None:
-        """A candidate that was scored and failed later: its score is gone, its stage and error are there."""
+        """Mark a scored candidate as failed: its score is gone, its stage and error are kept."""
         for index in np.flatnonzero(self.column("key") == key.encode()):
             self._columns["score"][index] = np.nan
             self._failures[int(index)] = (stage, error)
 
     def column(self, name: str) -> np.ndarray:
-        """A column as an array, by its name in SCHEMA, or `genes`; a view, to be read alone."""
+        """A column as an array, by its name in SCHEMA, or `genes`. It is a view: read it only."""
         if self._columns is None:
             return np.zeros((0, 1) if name == "genes" else 0, "S16" if name == "key" else float)
         return self._columns[name][: self._num]
@@ -216,7 +214,7 @@ class Rows(collections.abc.Sequence):
         return pandas.DataFrame({name: columns[name] for name in SCHEMA.names})
 
     def _text(self, index):
-        """Candidate.text, without a Candidate: a hundred thousand of them take a second."""
+        """Candidate.text without a Candidate: a hundred thousand of those take a second."""
         genes = self._columns["genes"][index].tolist()
         stages = len(genes) // 2
         pairs = (f"{width}x{depth}" for width, depth in zip(genes[1 : 1 + stages], genes[1 + stages :], strict=True))
@@ -252,12 +250,10 @@ class TornPartError(UserError):
 
 
 class Parts:
-    """The folder of parquet parts, wherever fsspec reaches."""
+    """The folder of parquet parts, anywhere that fsspec reaches."""
 
     def __init__(self, where: str | pathlib.Path, *, island: int = 0):
-        """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError for one that nothing here can
-        reach.
-        """
+        """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError where nothing here reaches it."""
         self.where, self.island = str(where), island
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.where)
@@ -267,9 +263,7 @@ class Parts:
         self.local = "file" in _protocols(self.fs)
 
     def make_folder(self) -> None:
-        """The folder, made where it is not there yet. UserError where nothing can be written: not after minutes of
-        measuring.
-        """
+        """Make the folder, and try to write. UserError where nothing can be written: now, not after minutes."""
         with self._reaching():
             self.fs.makedirs(self.root, exist_ok=True)
             probe = f"{self.root}/.probe-{uuid.uuid4().hex}"
@@ -277,11 +271,11 @@ class Parts:
             self.fs.rm_file(probe)
 
     def is_in(self, folder: str | pathlib.Path) -> bool:
-        """Whether this is a folder in the given one."""
+        """Whether this folder lies in the given one."""
         return self.local and pathlib.Path(self.root).resolve().is_relative_to(pathlib.Path(folder).resolve())
 
     def write(self, rows: list[Row], *, metadata: dict) -> str:
-        """One more part, of Rows of one island, and its name; `metadata` (JSON) travels in it."""
+        """Write Rows of one island as one more part. Its name; `metadata` (JSON) travels in it."""
         table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": json.dumps(metadata)}), buffer)
@@ -305,7 +299,7 @@ class Parts:
         return name
 
     def names(self) -> list[str]:
-        """The parts that are there, by batch and island."""
+        """The names of the parts, by batch and island."""
         with self._reaching():
             self.fs.invalidate_cache()
             paths = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
@@ -331,7 +325,7 @@ class Parts:
 
     @contextlib.contextmanager
     def _reaching(self):
-        """One clear message for what a file system raises, which elsewhere need not be an OSError."""
+        """One clear message for what a file system raises, which is not always an OSError."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - see above
@@ -342,7 +336,7 @@ class Parts:
 
 
 def checked_table(text: str | None) -> str | None:
-    """A table's place as a user gave it. UserError for nothing, and for a secret in the open, as in `asked_storage`."""
+    """The place of the table, as a user gave it. UserError for an empty one, and for a secret in the open."""
     if text is not None and not text.strip():
         raise UserError(
             f"--table: given '{text}', allowed: a folder or a URL that fsspec knows; leave it out for "

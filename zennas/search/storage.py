@@ -1,5 +1,4 @@
-"""Where a study is kept: what a user gives for --storage -> an Optuna storage, without a password in anything that is
-shown.
+"""Where a study is kept: from --storage to an Optuna storage. No password is in anything that is shown.
 
 sqlite:///PATH            one driver, a disk of its own
 postgresql://USER@HOST/DATABASE   several drivers (the password from ~/.pgpass, or from a file: @FILE)
@@ -57,10 +56,9 @@ NETWORK_DISKS = {
 
 
 def asked_storage(text: str | None, *, where: str = "--storage") -> str | None:
-    """The URL that a user means: given itself, @FILE that holds it, or None where nothing is given here or in
-    ZENNAS_STORAGE.
+    """The URL that a user means: as given, or read from @FILE, or from ZENNAS_STORAGE; None without any.
 
-    UserError for a password in the open: a command line is read by everyone on the machine, and by Ray's list of jobs.
+    UserError for a password in the open: everyone on the machine, and Ray's list of jobs, shows a command line.
     """
     if text is None:
         text = os.environ.get(VARIABLE) or None
@@ -79,9 +77,7 @@ def asked_storage(text: str | None, *, where: str = "--storage") -> str | None:
 
 
 def _plain(text, where):
-    """The URL itself. UserError where a password has characters that end it: what is taken for the host would be
-    printed.
-    """
+    """The URL itself. UserError where a character in the password would end it: the rest would be printed."""
     if _odd(text) and not text.startswith("sqlite"):
         raise UserError(
             f"{where}: {shown(text)}: before the last @ stands more than NAME:PASSWORD; write @ as %40, : as %3A, / "
@@ -91,9 +87,7 @@ def _plain(text, where):
 
 
 def _odd(url):
-    """What stands before the last @ of a URL and is no plain NAME:PASSWORD: a match of (scheme, that, the rest), or
-    None.
-    """
+    """A match of (scheme, credentials, rest) where a URL has more than NAME:PASSWORD before its last @, else None."""
     odd = re.fullmatch(r"(\w[\w+.-]*://)(.*)@([^@]*)", url, re.DOTALL)
     return odd if odd and not re.fullmatch(r"[^:@/]*(:[^:@/]*)?", odd[2]) else None
 
@@ -133,7 +127,7 @@ def shown(url: str) -> str:
 
 
 def without_secret(url: str) -> str:
-    """A storage's URL with nothing in the place of its password, which whoever uses it has in ~/.pgpass or types.
+    """A storage's URL without its password, for somebody who has it in ~/.pgpass or types it.
 
     >>> without_secret("postgresql://ann:secret@db/faces")
     'postgresql://ann@db/faces'
@@ -149,9 +143,7 @@ def without_secret(url: str) -> str:
 
 
 def open_storage(url: str, *, num_islands: int = 1) -> optuna.storages.BaseStorage:
-    """The Optuna storage of a URL. UserError for what SQLite is not for; else what the storage raises that cannot be
-    opened.
-    """
+    """The Optuna storage of a URL. UserError for what SQLite cannot do; what cannot be opened raises its own error."""
     if url.startswith("journal:"):
         if not url.removeprefix("journal:").strip("/"):
             raise UserError(f"--storage {url}: names no file; expected journal:FILE")
@@ -203,7 +195,7 @@ def _check_sqlite(url, num_islands):
 
 
 def network_disk(path: str | pathlib.Path, *, mounts: str | None = None) -> str | None:
-    """The file system's name where a path lies on a network disk; None elsewhere, and where nothing can be known.
+    """The name of the file system where a path lies on a network disk, else None.
 
     mounts: the text of /proc/self/mounts.
     """
@@ -237,10 +229,10 @@ def patiently(
     patience_s: float | None = None,
     gave_up: threading.Event | None = None,
 ) -> T:
-    """call(), again and again while the store does not answer, for `patience_s`; raises what it raised last.
+    """call(), again and again while the store does not answer, for `patience_s`. Then its last error.
 
-    say(text): told once when it stops answering, and once when it answers again. gave_up: an Event that ends the
-    patience.
+    say(text): told once when the store stops answering, and once when it answers again. gave_up: an Event that ends
+    the patience.
     """
     patience_s = PATIENCE_S if patience_s is None else patience_s
     begun, pause_s, error = time.monotonic(), 0.2, None
@@ -265,7 +257,7 @@ def patiently(
 
 
 def created(call: Callable[[], T], *, tries: int = 6) -> T:
-    """call(), which creates what is not there yet, again where another driver created it at that very moment."""
+    """call(), which creates what is missing; again where another driver created it at the same moment."""
     for attempt in range(1, tries + 1):
         try:
             return call()
@@ -276,9 +268,7 @@ def created(call: Callable[[], T], *, tries: int = 6) -> T:
 
 
 def passes(error: BaseException | None) -> bool:
-    """Whether an error is one that a store gets over: a lost connection, a lock, a full disk; not a value that it
-    refuses.
-    """
+    """Whether a store gets over an error: a lost connection, a lock, a full disk; not a value that it refuses."""
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -300,6 +290,6 @@ def _passing():
 
 
 def first_cause(error: BaseException) -> str:
-    """One line of what a storage raised; never its connection's password, which no driver prints."""
+    """One line of what a storage raised. No driver prints the password of its connection."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

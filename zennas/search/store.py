@@ -1,5 +1,4 @@
-"""The Optuna study of a run: what a person looks at, what islands tell each other, and the state that outlives a
-driver.
+"""The Optuna study of a run: what people look at, what islands tell each other, the state that outlives a driver.
 
 It shows what is worth looking at - the population and the front, everything measured, the failures - and at most
 MAX_TRIALS of it, so that optuna-dashboard stays quick. Trials are written whole, by a thread of their own, off the hot
@@ -59,7 +58,7 @@ class Store:
         num_islands: int = 1,
         say: Callable[[str], None] | None = None,
     ):
-        """label: what the first objective, the score, is called. say(text): told what happens to the store."""
+        """label: the name of the first objective, the score. say(text): told what happens to the store."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self.space, self.shown, self.num_islands, self.say = (
@@ -91,7 +90,7 @@ class Store:
     # --- who works on it ------------------------------------------------------------------------------------------
 
     def take_island(self) -> int:
-        """The number of an island that is this driver's from now on; see islands.py. UserError where none is free."""
+        """Take an island for this driver; its number. See islands.py. UserError where none is free."""
         with _answering(self.shown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             drivers = Drivers(self.storage, self.study.study_name)
@@ -103,7 +102,7 @@ class Store:
         return self.island
 
     def _live(self):
-        """Signs of life, by a thread of its own: no write, however long, may look like a death."""
+        """Give signs of life, in a thread of its own: a long write must not look like a death."""
         while not self._gave_up.wait(BEAT_S):
             for held in (self.claim, self._turn):
                 try:
@@ -115,12 +114,12 @@ class Store:
                     continue
 
     def check(self) -> None:
-        """UserError where another driver has taken the island over: what both would write could not be told apart."""
+        """UserError where another driver has taken the island over: two drivers must not write as one."""
         if self.lost is not None:
             raise self.lost
 
     def leads(self) -> bool:
-        """Whether this driver is the one to do what is done once for all islands: the first of those that live."""
+        """Whether this driver does what is done once for all islands: it is the first of those that live."""
         if self.claim is None:
             return True
         self.check()
@@ -129,7 +128,7 @@ class Store:
             return patiently(self.claim.is_first, say=self.say)
 
     def driverless(self) -> list[int]:
-        """Islands that nobody works on and that are not finished."""
+        """The islands that no driver works on and that are not finished."""
         with _answering(self.shown):
             return (
                 patiently(lambda: driverless(self.claim.drivers, self.num_islands), say=self.say) if self.claim else []
@@ -137,8 +136,9 @@ class Store:
 
     @contextlib.contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """In the block this driver alone of all islands does `what`; the others wait. What they wrote before is known
-        inside.
+        """Inside the block, this driver alone of all islands does `what`; the others wait.
+
+        What they wrote before is known inside.
         """
         if self.num_islands == 1:
             yield
@@ -162,7 +162,7 @@ class Store:
         return self.kept_under(name).get("")
 
     def kept_under(self, prefix: str) -> dict[str, Any]:
-        """{rest of the name: value} of everything that was kept under names with this prefix."""
+        """{rest of the name: value} of all that was kept under names with this prefix."""
         with _answering(self.shown):
             attributes = patiently(lambda: self.storage.get_study_system_attrs(self._key), say=self.say)
         start = STATE_PREFIX + prefix
@@ -171,7 +171,7 @@ class Store:
         }
 
     def keep(self, name: str, value: Any) -> None:
-        """Keep a value (JSON) under a name, by the thread, in the order of the calls."""
+        """Keep a value (JSON) under a name. The thread writes the values in the order of the calls."""
         self._queue.put(lambda: self.storage.set_study_system_attr(self._key, STATE_PREFIX + name, json.dumps(value)))
 
     def keep_now(self, name: str, value: Any) -> None:
@@ -190,7 +190,7 @@ class Store:
             return self.study.user_attrs.get(RUN_ATTRIBUTE)
 
     def begin(self, run_id: str, *, note: str | None = None) -> None:
-        """Take the study for a run, and start to write. UserError where it is another's."""
+        """Take the study for a run, and start to write. UserError where the study is another run's."""
         if (owner := self.owner) not in (None, run_id):
             raise UserError(
                 f"--storage {self.shown}: the study '{self.study.study_name}' there belongs to another run ({owner}); "
@@ -240,22 +240,22 @@ class Store:
         self._add(entry.candidate, [entry.score_mean, latency.measured_ms], latency.budget_ms, attributes)
 
     def show_files(self, paths: list[pathlib.Path]) -> None:
-        """Make these files, the winners' networks, and no others the study's artifacts; each is a hard link, where
-        possible.
+        """Make these files, the winners' networks, the study's only artifacts.
+
+        Each is a hard link where the disk allows it.
         """
         self._queue.put(lambda: self._attach(paths))
 
     # --- what islands tell each other -----------------------------------------------------------------------------
 
     def arrivals(self) -> list[tuple]:
-        """[(genes, score, the table's ms, island)] of the elites that came in since the last call, this island's
-        too."""
+        """The elites that came in since the last call, this island's too: [(genes, score, the table's ms, island)]."""
         return [self._inbox.popleft() for _ in range(len(self._inbox))]
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Wait until everything queued so far is written, at most so long; whether it is."""
+        """Wait until all that is queued is written, at most so many seconds. Whether it is written."""
         end = time.monotonic() + seconds if seconds is not None else None
         with self._queue.all_tasks_done:
             while self._queue.unfinished_tasks:
@@ -268,8 +268,9 @@ class Store:
     def close(
         self, *, note: str | None = None, finished: bool | None = False, num_scored: int = 0, seconds: float = 60.0
     ) -> Exception | None:
-        """Wait until everything queued is written, at most `seconds`, and give the island back. The first error, or
-        None.
+        """Wait until all that is queued is written, at most `seconds`, and give the island back.
+
+        The first error of the thread, or None.
         """
         if self._thread is not None:
             self._queue.put(None)
@@ -352,7 +353,7 @@ class Store:
         self.study.add_trial(trial)
 
     def _attach(self, paths):
-        """A killed driver may leave an artifact half attached: the study's list names it, or it does not."""
+        """Attach the files. Where a driver was killed in between, the study's list tells what is attached."""
         prefix, shown_now = "artifacts:", {}
         for name, text in self.storage.get_study_system_attrs(self._key).items():
             if name.startswith(prefix) and json.loads(text):
@@ -378,7 +379,7 @@ class Store:
         return self.study.get_trials(deepcopy=False)
 
     def _read_trials(self):
-        """Learn what the study holds; the elites of other islands go to the inbox."""
+        """Read the study. The elites of other islands go to the inbox."""
         for trial in self._trials():
             if "block" in trial.distributions:
                 self.blocks = list(trial.distributions["block"].choices)

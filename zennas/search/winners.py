@@ -49,9 +49,7 @@ def measured_correction(entries: Iterable[Measured], budget_ms: float) -> float:
 def diverse_best(
     rows: Rows, taken: list[Candidate], *, num: int, min_distance: float, fits_N: np.ndarray | None = None
 ) -> list[Row]:
-    """The best `num` of some Rows (by score, highest first) that fit, at least `min_distance` from every candidate in
-    `taken`.
-    """
+    """The best `num` of some Rows, by score, that fit and differ enough from every candidate in `taken`."""
     far_N = np.ones(len(rows), bool) if fits_N is None else fits_N.copy()
     for other in taken:
         far_N &= distances(rows.genes_NG, np.array(genes_of(other))) >= min_distance
@@ -59,7 +57,7 @@ def diverse_best(
 
 
 def metadata(candidate: Candidate, made_by: dict) -> dict[str, str]:
-    """What an exported file says of itself."""
+    """What an exported file says about itself."""
     return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
 
 
@@ -134,7 +132,7 @@ def _judged_on_device(measurement, limit, candidate, space):
 
 
 def _predicted(limit, candidate, space):
-    """What the table of a further device says of a candidate; nothing of a baseline of other blocks, which it lacks."""
+    """What the table of a further device predicts; None for a baseline of other blocks, which it lacks."""
     if candidate.block != space.block:
         return {"predicted_ms": None, "table_ms": None}
     predicted_ms = limit.of(candidate, space)
@@ -142,8 +140,9 @@ def _predicted(limit, candidate, space):
 
 
 def prediction_error(entries: Iterable[Measured]) -> dict:
-    """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency over whole networks; None where there are
-    none.
+    """{num, mean_abs_pct, max_abs_pct} of predicted against measured latency of whole networks.
+
+    The two errors are None where there is no network.
     """
     errors = [abs(100 * (entry.latency.predicted_ms / entry.latency.measured_ms - 1)) for entry in entries]
     if not errors:
@@ -156,8 +155,7 @@ def prediction_error(entries: Iterable[Measured]) -> dict:
 
 
 def write_winners(folder: str | pathlib.Path, winners: list[Measured], *, seed: int) -> None:
-    """winners.json and one YAML per winner: a candidate as a user writes it, under comments that say where it is
-    from."""
+    """Write winners.json, and a YAML for each winner: the candidate, under comments that say where it is from."""
     folder = pathlib.Path(folder)
     made_by = provenance(seed=seed)
     for entry in winners:

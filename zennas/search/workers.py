@@ -66,7 +66,7 @@ class Kind:
 
 
 class Workers:
-    """A connection to Ray. `submit` gives jobs; results are taken in the order in which the caller asks for them."""
+    """A connection to Ray. `submit` gives jobs; the caller takes their results in the order that it likes."""
 
     def __init__(
         self,
@@ -77,8 +77,10 @@ class Workers:
         plan: SearchPlan | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        """device: measure on nodes that carry 'latency_device:DEVICE'. plan: a SearchPlan, for what a candidate may
-        take. say(text): told of every worker and node that died."""
+        """device: measure on nodes that carry 'latency_device:DEVICE'. plan: says what a candidate may take.
+
+        say(text): told of every worker and node that died.
+        """
         self.local, self.say, self.plan = address is None, say or (lambda text: None), plan
         keep_off_standard_output()  # `say` says in one line that a process died
         tag = device_resource(device)
@@ -100,8 +102,10 @@ class Workers:
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Start the scorers' processes and their imports, so that neither falls into a measurement. UserError where
-        they cannot run zennas, as on a node without it."""
+        """Start the scorers' processes, and import what they need, so that no measurement is disturbed by it.
+
+        UserError where they cannot run zennas, as on a node without it.
+        """
         tasks = [
             kind.run.remote([], None, None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)
         ]
@@ -125,10 +129,10 @@ class Workers:
         return job
 
     def results(self, job: Job, num: int) -> list[Scored]:
-        """[Scored] of the `num` candidates of a Job, waiting for them.
+        """Wait for the `num` candidates of a Job: [Scored].
 
-        Those whose workers died, or did not come to an end, are scored again; one that does it again failed with that
-        reason.
+        A candidate whose worker died or did not come to an end is scored again. If that happens again and again, the
+        candidate failed, and the reason is in its row.
         """
         while not self.ready(job):
             self.wait(job, 1.0)
@@ -136,7 +140,7 @@ class Workers:
         return job.scored
 
     def ready(self, job: Job) -> bool:
-        """Whether `results` would not have to wait."""
+        """Whether `results` would give an answer at once."""
         for piece in list(job.pieces):
             if ray.wait([piece.task], timeout=0)[0]:
                 self._receive(job, piece)
@@ -170,7 +174,7 @@ class Workers:
             job.scored[place] = result
 
     def _again(self, job, piece, error):
-        """Score a piece again whose worker died: whole, in smaller pieces, or no more."""
+        """Send a piece again whose worker died: whole, in smaller pieces, or no more."""
         num, reason = len(piece.places), _reason(error)
         innocent = isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError))
         piece.deaths, piece.lost = piece.deaths + (not innocent), piece.lost + innocent
@@ -192,8 +196,9 @@ class Workers:
             self._send(job, smaller)
 
     def _scorers(self, num_workers):
-        """[Kind] of the scorers: locally `num_workers` that share what GPUs there are; in a cluster its GPUs and
-        processors.
+        """[Kind] of the scorers.
+
+        Locally they are `num_workers` that share the GPUs; in a cluster they are its GPUs and processors.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._memory_bytes = self._memory_of(nodes)
@@ -217,8 +222,7 @@ class Workers:
         return kinds + ([Kind("cpu", on_cpus, **spread)] if on_cpus else [])
 
     def _memory_of(self, nodes):
-        """The bytes that a scorer may take: its share of the smallest node, as Ray has it, which knows of
-        containers."""
+        """The bytes that a scorer may take: its share of the smallest node, as Ray knows it, containers included."""
         if self.plan and self.plan.candidate_memory_gb:
             return int(self.plan.candidate_memory_gb * 2**30)
         shares = [node["memory"] / node["CPU"] for node in nodes if node.get("CPU") and node.get("memory")]
@@ -228,7 +232,7 @@ class Workers:
 
     @property
     def machine(self) -> str:
-        """What the machine is called that measures the run's own latency."""
+        """The name of the machine that measures the run's own latency."""
         return self._machines[self.tag]
 
     def has_device(self, name: str) -> bool:
@@ -236,7 +240,7 @@ class Workers:
         return not self.local and bool(self._owners(device_resource(name)))
 
     def machine_of(self, name: str) -> str:
-        """What the machine is called that owns a further device."""
+        """The name of the machine that owns a further device."""
         self._find_device(device_resource(name))
         return self._machines[device_resource(name)]
 
@@ -275,7 +279,7 @@ class Workers:
     def measure_file(
         self, measure: Callable, path: pathlib.Path, protocol: Protocol, *, device: str | None = None
     ) -> Measurement:
-        """measure(onnx, protocol) on the device: by path where the device is this machine, else the file travels."""
+        """measure(onnx, protocol) on the device. Where the device is not this machine, the file travels."""
         return self.on_device(measure, str(path) if self.local else path.read_bytes(), protocol, device=device)
 
     @staticmethod
@@ -283,8 +287,7 @@ class Workers:
         return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(tag)]
 
     def _find_device(self, tag):
-        """The node to measure on: from the first measurement on always one, or another machine of the very same
-        kind."""
+        """Choose the node to measure on. After the first measurement it stays that node, or one of the same kind."""
         nodes = self._owners(tag)
         if not nodes:
             has = sorted({name for node in ray.nodes() if node["Alive"] for name in node["Resources"] if _is_tag(name)})
@@ -310,7 +313,7 @@ class Workers:
 
 
 def device_resource(name: str | None) -> str:
-    """The resource that a node carries which owns a latency device.
+    """The name of the Ray resource of a node that owns a latency device.
 
     >>> device_resource(None), device_resource("xeon")
     ('latency_device', 'latency_device:xeon')
@@ -323,7 +326,7 @@ def _is_tag(name):
 
 
 def _reason(error):
-    """What became of a worker, in a few words."""
+    """What happened to a worker, in a few words."""
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "a worker was ended because its machine ran out of memory"
     if isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)):
