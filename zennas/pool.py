@@ -73,8 +73,8 @@ class Pool:
         Each is kept in `folder` under `name` and its number. What is there already is read and not done again.
         """
         paths = [pathlib.Path(folder) / f"{name.replace(' ', '-')}-{number:06d}.npz" for number in range(len(parts))]
-        results = [_load(path) if path.is_file() else None for path in paths]
-        todo = [number for number, result in enumerate(results) if result is None]
+        results = {number: _load(path) for number, path in enumerate(paths) if path.is_file()}
+        todo = [number for number in range(len(parts)) if number not in results]
         count = self._counting(name)
         done = len(parts) - len(todo)
         for place, result in self.results(function, [parts[number] for number in todo], here=here):
@@ -85,7 +85,7 @@ class Pool:
             count(done, len(parts))
         if self.progress:
             self.progress.end()
-        return results
+        return [results[number] for number in range(len(parts))]
 
     def close(self, *, at_once: bool = False) -> None:
         """End the workers. at_once: with whatever they are doing."""
@@ -173,7 +173,7 @@ def _limited(num_threads, function, *values):
     return function(*values)
 
 
-_process = []  # of a worker process: the threads that it may use, and the values that its pool shares
+_process: list[Any] = []  # of a worker process: the threads that it may use, and the values that its pool shares
 
 
 def _begin(life, num_threads, shared):

@@ -22,7 +22,7 @@ class Centre(NamedTuple):
     num_members: int
 
 
-def unit_rows(embedding_ND):
+def unit_rows(embedding_ND: np.ndarray) -> np.ndarray:
     """The rows made of length 1, float32; zeros where there is no finite embedding."""
     row_ND = np.asarray(embedding_ND, np.float32)
     if not np.isfinite(row_ND).all():
@@ -31,7 +31,7 @@ def unit_rows(embedding_ND):
     return row_ND / np.where(length_N1 > 0, length_N1, 1)
 
 
-def robust_centre(unit_MD, *, eps, min_samples):
+def robust_centre(unit_MD: np.ndarray, *, eps: float, min_samples: int) -> Centre:
     """The Centre of an identity by its unit embeddings: the mean of the largest cluster that DBSCAN finds in them.
 
     eps: cosine distance of neighbours; min_samples: of a core, itself among them. Of clusters of one size the tighter
@@ -47,7 +47,7 @@ def robust_centre(unit_MD, *, eps, min_samples):
     return Centre(centre_CD[0], int(num_members_C[0]))
 
 
-def mean_centres(unit_ND, label_N):
+def mean_centres(unit_ND: np.ndarray, label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(unit centre_CD, identity number_C) of the identities that have an image (label 0 or more): means of all their
     images.
     """
@@ -59,7 +59,9 @@ def mean_centres(unit_ND, label_N):
     return unit_rows(sum_CD), number_C
 
 
-def centres_of(unit_MD, starts_C, *, eps, min_samples):
+def centres_of(
+    unit_MD: np.ndarray, starts_C: np.ndarray, *, eps: float, min_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(centre_CD, num_members_C): `robust_centre` of identities whose images lie one after another; starts_C: where
     each begins.
 

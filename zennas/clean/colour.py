@@ -9,13 +9,15 @@ import torch
 
 from zennas.clean.centres import unit_rows
 from zennas.data.images import CorruptImageError
+from zennas.data.sources import AnySource
+from zennas.embed.model import Model
 
 PEOPLE = 96  # that are asked for, two images each
 LEAST = 16  # below, nothing is said
 STANDARD_ERRORS = 3.0  # by which the other order must be better
 
 
-def colour_notice(model, source, *, seed=0):
+def colour_notice(model: Model, source: AnySource, *, seed: int = 0) -> str | None:
     """A sentence where the other order of channels tells the same people apart plainly better; None where not, or too
     few.
     """

@@ -5,6 +5,7 @@ N images, C identities, P pairs
 
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from zennas.clean.grouping import joined
 from zennas.clean.state import DROP, KEPT, MERGED, MOVED, NONE, REASONS, TAKEN_BACK, UNUSABLE, Merges, State
 from zennas.data.labels import DROPPED
+from zennas.data.sources import AnySource
 from zennas.records import UserError, suggestion
 from zennas.run_folder import explaining, write_atomically
 
@@ -30,7 +32,7 @@ class TakenBack(NamedTuple):
     number_C: np.ndarray
 
 
-def decision_N(state):
+def decision_N(state: State) -> np.ndarray:
     """For each image its place in DECISIONS."""
     kept_N = state.label_N >= 0
     found_N = np.full(len(kept_N), DECISIONS.index(KEPT), np.uint8)
@@ -40,7 +42,7 @@ def decision_N(state):
     return found_N
 
 
-def check_taken(state, taken, source):
+def check_taken(state: State, taken: TakenBack, source: AnySource) -> None:
     """UserError where an image is taken back that has no embedding: nothing can be learnt from it."""
     without_N = state.reason_N == UNUSABLE
     if lost := [image for image in taken.image_M.tolist() if without_N[image]]:
@@ -50,7 +52,7 @@ def check_taken(state, taken, source):
         )
 
 
-def without(state, label_N, taken):
+def without(state: State, label_N: np.ndarray, taken: TakenBack) -> State:
     """The State in which some decisions are taken back. label_N: whom the images were said to show. taken: a TakenBack.
 
     An identity that is taken back is nobody else: pairs with it are forgotten, and what a chain joined by them comes
@@ -78,7 +80,7 @@ def without(state, label_N, taken):
     return state._replace(label_N=label_new_N, reason_N=reason_N, round_N=round_N, moved_N=moved_N, merges=merges)
 
 
-def parsed(lines, source):
+def parsed(lines: Iterable[str], source: AnySource) -> TakenBack:
     """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`. UserError for what is not
     there.
     """
@@ -109,14 +111,14 @@ def parsed(lines, source):
     return TakenBack(*(np.unique(np.array(numbers[kind], np.int64)) for kind in ("image", "identity")))
 
 
-def names_of(source):
+def names_of(source: AnySource) -> list[str]:
     """What the identities of a Source are called: names, or their numbers as text."""
     if source.identity_names is not None:
         return list(source.identity_names)
     return [str(number) for number in range(source.num_identities)]
 
 
-def taken_back(out, entries, source):
+def taken_back(out: pathlib.Path | str, entries: Iterable[str], source: AnySource) -> tuple[TakenBack, list[str]]:
     """(TakenBack of what stands in the folder's list and of these entries, the lines of that list)."""
     path = pathlib.Path(out) / LIST_OF_TAKEN_BACK
     before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -124,13 +126,13 @@ def taken_back(out, entries, source):
     return parsed(lines, source), lines
 
 
-def write_taken_back(out, lines):
+def write_taken_back(out: pathlib.Path | str, lines: Sequence[str]) -> None:
     """Write the folder's list."""
     if lines:
         write_atomically(pathlib.Path(out) / LIST_OF_TAKEN_BACK, "\n".join(lines) + "\n")
 
 
-def write_table(path, state, source, label_N):
+def write_table(path: pathlib.Path | str, state: State, source: AnySource, label_N: np.ndarray) -> None:
     """Write decisions.parquet, a row an image, in the source's order; whole or not at all."""
     path = pathlib.Path(path)
     names = pa.array(names_of(source), pa.string())
@@ -184,7 +186,7 @@ def _known(name, place_of, kind, source):
     return place_of[name]
 
 
-def save_state(path, state):
+def save_state(path: pathlib.Path | str, state: State) -> None:
     """Write a State to an .npz that is there whole or not at all."""
     path = pathlib.Path(path)
     columns = {name: value for name, value in state._asdict().items() if name != "merges"}
@@ -196,7 +198,7 @@ def save_state(path, state):
         os.replace(temporary, path)
 
 
-def load_state(path):
+def load_state(path: pathlib.Path | str) -> State:
     """What `save_state` wrote."""
     with np.load(path) as file:
         merges = Merges(*(file[f"merges_{name}"] for name in Merges._fields))

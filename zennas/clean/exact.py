@@ -4,6 +4,7 @@ Q queries, C centres, K of them, B a block of queries, D embedding size
 """
 
 import pathlib
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,19 +19,19 @@ class ExactIndex:
     0.001.
     """
 
-    def __init__(self, centre_CD, number_C, *, device):
+    def __init__(self, centre_CD: np.ndarray, number_C: np.ndarray, *, device: str):
         self.device = torch.device(device)
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.number_C = np.asarray(number_C, np.int64)
         self._centre_CD = torch.from_numpy(np.array(centre_CD, np.float32)).to(self.device, self.dtype)
 
     @classmethod
-    def open(cls, path, *, device):
+    def open(cls, path: pathlib.Path | str, *, device: str) -> Self:
         """The index of the centres in a file (.npy), whose numbers lie in .numbers.npy beside it."""
         path = pathlib.Path(path)
         return cls(np.load(path, mmap_mode="r"), np.load(path.with_suffix(".numbers.npy")), device=device)
 
-    def nearest(self, unit_QD, num):
+    def nearest(self, unit_QD: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
         """(number_QK, cosine_QK) of the `num` nearest centres, the nearest first; -1 and -inf where there are fewer."""
         place_QK, cosine_QK = np.zeros((len(unit_QD), num), np.int64), np.full((len(unit_QD), num), -np.inf, np.float32)
         for start, query_BD in self._blocks(unit_QD):
@@ -39,7 +40,7 @@ class ExactIndex:
             place_QK[part], cosine_QK[part] = place_BK.cpu().numpy(), best_BK.float().cpu().numpy()
         return np.where(np.isfinite(cosine_QK), self.number_C[place_QK], -1), cosine_QK
 
-    def alike(self, unit_QD, threshold):
+    def alike(self, unit_QD: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""
         rows, numbers, cosines = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for start, query_BD in self._blocks(unit_QD):

@@ -5,7 +5,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 
-def joined(num, one_P, other_P):
+def joined(num: int, one_P: np.ndarray, other_P: np.ndarray) -> np.ndarray:
     """For each of `num` things the lowest that a chain of pairs (one_P, other_P) joins it with.
 
     >>> joined(5, [3, 4], [1, 3]).tolist()

@@ -6,6 +6,7 @@ Q queries, C centres, K of them, D embedding size
 import contextlib
 import math
 import pathlib
+from typing import Self
 
 import faiss
 import numpy as np
@@ -27,7 +28,7 @@ class CentreIndex:
     The index holds what it is given under the numbers it is given with them.
     """
 
-    def __init__(self, centre_CD, number_C, *, flat=None, seed=0):
+    def __init__(self, centre_CD: np.ndarray, number_C: np.ndarray, *, flat: bool | None = None, seed: int = 0):
         """centre_CD: unit rows, float32. number_C: what each is called. flat: compare all; None: by their number."""
         self.number_C = np.asarray(number_C, np.int64)
         centre_CD = np.ascontiguousarray(centre_CD, np.float32)
@@ -48,7 +49,7 @@ class CentreIndex:
             self._index.train(centre_CD[np.sort(drawn)])
         self._index.add(centre_CD)
 
-    def save(self, path):
+    def save(self, path: pathlib.Path | str) -> None:
         """Write it to a file that is there whole or not at all, and that workers open by its name."""
         path = pathlib.Path(path)
         content = path.with_name(f".{path.name}.tmp")
@@ -57,7 +58,7 @@ class CentreIndex:
         content.replace(path)
 
     @classmethod
-    def open(cls, path):
+    def open(cls, path: pathlib.Path | str) -> Self:
         """What `save` wrote, memory-mapped."""
         path = pathlib.Path(path)
         self = cls.__new__(cls)
@@ -66,7 +67,7 @@ class CentreIndex:
         self.is_flat = not isinstance(self._index, faiss.IndexIVF)
         return self
 
-    def nearest(self, unit_QD, num):
+    def nearest(self, unit_QD: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
         """(number_QK, cosine_QK) of the `num` nearest centres, the nearest first; -1 and -inf where there are fewer."""
         unit_QD = np.ascontiguousarray(unit_QD, np.float32)
         if self.is_flat or len(unit_QD) < BATCHED:
@@ -76,7 +77,7 @@ class CentreIndex:
                 cosine_QK, place_QK = big_batch_search(self._index, unit_QD, num, method="pairwise_distances")
         return np.where(place_QK >= 0, self.number_C[place_QK], -1), np.where(place_QK >= 0, cosine_QK, -np.inf)
 
-    def alike(self, unit_QD, threshold):
+    def alike(self, unit_QD: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(row_P, number_P, cosine_P) of all pairs of a query and a centre above the threshold."""
         if self.is_flat or len(unit_QD) < BATCHED:
             return self._within(unit_QD, threshold)
@@ -106,6 +107,6 @@ class CentreIndex:
         return tuple(np.concatenate(parts) for parts in (rows, numbers, cosines))
 
 
-def use_threads(num):
+def use_threads(num: int) -> None:
     """Let FAISS use so many threads of this process."""
     faiss.omp_set_num_threads(num)

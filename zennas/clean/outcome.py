@@ -17,7 +17,7 @@ from zennas.clean.summary import (
     TakenBackCounts,
 )
 from zennas.data.labels import write_labels
-from zennas.data.sources import Source
+from zennas.data.sources import AnySource
 from zennas.progress import Progress
 from zennas.provenance import provenance
 
@@ -26,7 +26,7 @@ COSINE_EDGES = np.linspace(-1, 1, 201)
 SHOWN = 12  # examples of each kind on the page
 
 
-def summary_of(request: Request, source: Source, state: State, rounds: list[Round], taken: TakenBack) -> Summary:
+def summary_of(request: Request, source: AnySource, state: State, rounds: list[Round], taken: TakenBack) -> Summary:
     """The Summary of a cleaning. state: after the last round, without what was taken back."""
     label_N = np.asarray(source.label_N)
     before_C = np.bincount(label_N, minlength=source.num_identities)
@@ -61,7 +61,7 @@ def reason_counts(state: State) -> dict[str, int]:
     return {name: int((state.reason_N == place).sum()) for place, name in enumerate(REASONS) if place}
 
 
-def write_outcome(request: Request, source: Source, state: State, summary: Summary, progress: Progress) -> None:
+def write_outcome(request: Request, source: AnySource, state: State, summary: Summary, progress: Progress) -> None:
     """Write decisions.parquet, labels.npz and report.html."""
     progress.begin("writing the table of decisions")
     progress.update({})

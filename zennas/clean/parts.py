@@ -7,7 +7,7 @@ embedding size
 
 import functools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,12 +48,12 @@ def _opened_index(file, changed):
     return ExactIndex.open(file.path, device=file.device)
 
 
-def rows_of(path, image_M):
+def rows_of(path: str, image_M: np.ndarray) -> np.ndarray:
     """The unit rows of some images of a file of embeddings."""
     return unit_rows(_array(path)[image_M])
 
 
-def usable(path, start, stop):
+def usable(path: str, start: int, stop: int) -> dict[str, Any]:
     """Which rows have a direction, and how many of them equal the first one that has, bit by bit."""
     row_MD = np.asarray(_array(path)[start:stop])
     usable_M = np.isfinite(row_MD).all(axis=1) & row_MD.any(axis=1)
@@ -61,13 +61,17 @@ def usable(path, start, stop):
     return {"usable_M": usable_M, "first_D": first_D, "num_equal": int((row_MD[usable_M] == first_D).all(axis=1).sum())}
 
 
-def centres(path, image_M, starts_C, eps, min_samples):
+def centres(
+    path: str, image_M: np.ndarray, starts_C: np.ndarray, eps: float, min_samples: int
+) -> dict[str, np.ndarray]:
     """The robust centres of identities whose images stand one after another in image_M."""
     centre_CD, num_members_C = centres_of(rows_of(path, image_M), starts_C, eps=eps, min_samples=min_samples)
     return {"centre_CD": centre_CD, "num_members_C": num_members_C}
 
 
-def alike(index, centre_path, number_C, start, stop, threshold):
+def alike(
+    index: IndexFile, centre_path: str, number_C: np.ndarray, start: int, stop: int, threshold: float
+) -> dict[str, np.ndarray]:
     """Pairs of identities whose centres are more alike than the threshold, the lower number first; one may come
     twice."""
     row_P, other_P, cosine_P = _index(index).alike(_array(centre_path)[start:stop], threshold)
@@ -77,12 +81,14 @@ def alike(index, centre_path, number_C, start, stop, threshold):
     return {"one_P": np.minimum(one_P, other_P), "other_P": np.maximum(one_P, other_P), "cosine_P": cosine_P}
 
 
-def own(path, image_M, centre_path, place_M):
+def own(path: str, image_M: np.ndarray, centre_path: str, place_M: np.ndarray) -> dict[str, np.ndarray]:
     """Cosines of images to the centres at these places."""
     return {"own_M": _own(rows_of(path, image_M), _array(centre_path)[place_M])}
 
 
-def near(path, image_M, centre_path, place_M, label_M, index):
+def near(
+    path: str, image_M: np.ndarray, centre_path: str, place_M: np.ndarray, label_M: np.ndarray, index: IndexFile
+) -> dict[str, np.ndarray]:
     """Cosines to the own centre and to the nearest other one, whose that is, and whose centre is nearest of all."""
     unit_MD = rows_of(path, image_M)
     number_M2, cosine_M2 = _index(index).nearest(unit_MD, 2)
@@ -97,7 +103,9 @@ def near(path, image_M, centre_path, place_M, label_M, index):
     }
 
 
-def twins(path, image_M, label_M, starts_B, foreign_M, threshold):
+def twins(
+    path: str, image_M: np.ndarray, label_M: np.ndarray, starts_B: np.ndarray, foreign_M: np.ndarray, threshold: float
+) -> dict[str, np.ndarray]:
     """Groups of images of one bucket that are one picture, as pairs of an image and the first of its group.
 
     Buckets stand one after another in image_M. Images more alike than the threshold, and of different labels, are

@@ -1,11 +1,15 @@
 """report.html: what a cleaning decided, one page that needs no network, with thumbnails of what it rests on."""
 
 import html
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
-from zennas.clean.state import DUPLICATE, FAR, KEPT, NEARER, REASONS, TAKEN_BACK
+from zennas.clean.state import DUPLICATE, FAR, KEPT, NEARER, REASONS, TAKEN_BACK, State
+from zennas.clean.summary import Summary
+from zennas.data.image_set import ImageSet
 from zennas.page import (
     BUDGET,
     FADED,
@@ -21,6 +25,7 @@ from zennas.page import (
     origin,
     table,
 )
+from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 
 THUMBNAIL_PX = 72
@@ -41,7 +46,9 @@ MEANING = {
 }
 
 
-def write_report(path, summary, images, names, label_N, state):
+def write_report(
+    path: pathlib.Path, summary: Summary, images: ImageSet, names: list[str], label_N: np.ndarray, state: State
+) -> None:
     """Writes the page to `path`, whole or not at all.
 
     summary: what run.json holds. images: the ImageSet of the data. names: of its identities. label_N: whom they were
@@ -50,7 +57,7 @@ def write_report(path, summary, images, names, label_N, state):
     write_atomically(path, page(summary, images, names, label_N, state))
 
 
-def page(summary, images, names, label_N, state):
+def page(summary: Summary, images: ImageSet, names: list[str], label_N: np.ndarray, state: State) -> str:
     """The HTML of a cleaning; arguments as in `write_report`."""
     gallery = Gallery(images, names, label_N, state)
     noted = list(dict.fromkeys(notice for entry in summary.rounds for notice in entry.notices))
@@ -109,7 +116,9 @@ out.</li></ul></section>"""
     )
 
 
-def look_page(chosen, images, names, label_N, state, made_by):
+def look_page(
+    chosen: int, images: ImageSet, names: list[str], label_N: np.ndarray, state: State, made_by: Provenance
+) -> str:
     """The HTML of all images of one identity: those under its name before, and those that count as it now.
 
     chosen: its number. made_by: a Provenance.
@@ -138,14 +147,14 @@ def look_page(chosen, images, names, label_N, state, made_by):
 class Gallery:
     """Images of the data as cards of a page."""
 
-    def __init__(self, images, names, label_N, state):
+    def __init__(self, images: ImageSet, names: list[str], label_N: np.ndarray, state: State):
         self.images, self.names, self.label_N, self.state = images, names, label_N, state
 
-    def cards(self, numbers, kind):
+    def cards(self, numbers: Sequence[int], kind: str) -> str:
         """The HTML of a card for each image."""
         return f"<div class='cards'>{''.join(self._card(image, kind) for image in numbers)}</div>"
 
-    def picture(self, image):
+    def picture(self, image: int) -> str:
         """The HTML of one picture."""
         uri, where = self.images.thumbnail(image, THUMBNAIL_PX), html.escape(self.images.where(image))
         return f"<img src='{uri}' alt='{where}' title='{where}'>" if uri else "<span class='missing'>no picture</span>"
@@ -175,7 +184,7 @@ class Gallery:
     def _name(self, label):
         return self.names[int(label)] if label >= 0 else "nobody"
 
-    def name(self, label):
+    def name(self, label: int) -> str:
         """What an identity is called."""
         return self._name(label)
 

@@ -8,7 +8,7 @@ import pydantic
 
 from zennas.clean.options import Options
 from zennas.clean.plan import CleanPlan
-from zennas.data.sources import Source
+from zennas.data.sources import AnySource
 from zennas.flags import spelled
 from zennas.provenance import command_line
 from zennas.records import UserError
@@ -33,7 +33,7 @@ class Request:
     fresh: bool = False
     command: str = ""
 
-    def settings(self, source: Source, fingerprint: str) -> dict[str, Any]:
+    def settings(self, source: AnySource, fingerprint: str) -> dict[str, Any]:
         """What makes this run this run. The number of rounds may change, what they begin from, and who does the work.
 
         fingerprint: of the network or the file that embeds.

@@ -22,7 +22,7 @@ from zennas.clean.state import State
 from zennas.clean.steps import Bench, clean_round
 from zennas.clean.summary import Round, Summary
 from zennas.data.labels import write_labels
-from zennas.data.sources import Source, open_source
+from zennas.data.sources import AnySource, open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
@@ -41,7 +41,7 @@ class Cleaning:
     """What is the same for all rounds."""
 
     request: Request
-    source: Source
+    source: AnySource
     taken: decisions.TakenBack  # what the user took back
     progress: Progress
 

@@ -3,7 +3,7 @@
 N images, P pairs of identities
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -33,15 +33,15 @@ class Merges(NamedTuple):
     round_P: np.ndarray
 
     @classmethod
-    def none(cls):
+    def none(cls) -> Self:
         """No pair."""
         return cls(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.float32, np.int16)))
 
-    def joined_with(self, one_P, other_P, cosine_P, number):
+    def joined_with(self, one_P: np.ndarray, other_P: np.ndarray, cosine_P: np.ndarray, number: int) -> Self:
         """These, and those of round `number`."""
         round_P = np.full(len(one_P), number, np.int16)
         added = (one_P, other_P, cosine_P, round_P)
-        return Merges(*(np.append(old, new).astype(old.dtype) for old, new in zip(self, added, strict=True)))
+        return type(self)(*(np.append(old, new).astype(old.dtype) for old, new in zip(self, added, strict=True)))
 
 
 class State(NamedTuple):
@@ -58,7 +58,7 @@ class State(NamedTuple):
     merges: Merges = Merges.none()
 
     @classmethod
-    def of(cls, label_N):
+    def of(cls, label_N: np.ndarray) -> Self:
         """Images of which nothing is known but whom they are said to show."""
         num = len(label_N)
         nothing = np.full(num, np.nan, np.float32)
@@ -73,13 +73,13 @@ class State(NamedTuple):
             np.full(num, -1, np.int32),
         )
 
-    def judged(self, image_M, reason, number, *, label=DROPPED):
+    def judged(self, image_M: np.ndarray, reason: int, number: int, *, label: int | np.ndarray = DROPPED) -> Self:
         """The State in which round `number` gave images a reason and another label (one, or one each)."""
         label_N, reason_N, round_N = self.label_N.copy(), self.reason_N.copy(), self.round_N.copy()
         label_N[image_M], reason_N[image_M], round_N[image_M] = label, reason, number
         return self._replace(label_N=label_N, reason_N=reason_N, round_N=round_N)
 
-    def compared(self, image_M, **columns):
+    def compared(self, image_M: np.ndarray, **columns: np.ndarray) -> Self:
         """The State with other values of some images in these columns."""
         changed = {}
         for name, values in columns.items():

@@ -105,13 +105,16 @@ class Source:
         return file
 
 
+AnySource = Source | Relabelled  # what `open_source` gives
+
+
 def open_source(
     path: pathlib.Path | str,
     *,
     identities: pathlib.Path | str | None = None,
     labels: pathlib.Path | str | None = None,
     progress: Callable | None = None,
-) -> Source | Relabelled:
+) -> AnySource:
     """The Source of what lies at `path`: RecordIO, tar shards or an image folder. Its index is built once and kept.
 
     identities: a text file with one identity per line (folder name, or number where the source has no names); only

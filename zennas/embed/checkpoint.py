@@ -21,7 +21,7 @@ ACCEPTED = (
 )
 
 
-def save_network(path, network):
+def save_network(path: pathlib.Path | str, network: Network) -> None:
     """Write a Network to a file that is there whole or not at all: its candidate, its sizes and its weights, nothing
     else.
     """
@@ -35,7 +35,7 @@ def save_network(path, network):
     write_atomically(path, buffer.getvalue())
 
 
-def load_network(path):
+def load_network(path: pathlib.Path | str) -> Network:
     """The Network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
     network.pt.
 
@@ -88,7 +88,7 @@ def _shape(content, path):
     return Shape(height=height, width=width, **sizes)
 
 
-def file_of(path):
+def file_of(path: pathlib.Path | str) -> pathlib.Path:
     """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is
     none."""
     path = pathlib.Path(path)

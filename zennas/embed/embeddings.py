@@ -7,11 +7,15 @@ import hashlib
 import os
 import pathlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
+from zennas.data.sources import AnySource
+from zennas.embed.model import Model
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import lock_folder, write_atomically
@@ -36,13 +40,13 @@ class Sidecar(Record):
     unreadable: list[int] = []  # images whose bytes could not be had: rows of NaN too, asked for again the next time
 
 
-def sidecar_of(path):
+def sidecar_of(path: pathlib.Path | str) -> pathlib.Path:
     """The path of the Sidecar of precomputed embeddings."""
     path = pathlib.Path(path)
     return path.with_name(f"{path.name}.json")
 
 
-def kept_path(key, suffix):
+def kept_path(key: str, suffix: str) -> pathlib.Path:
     """A file in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas/embeddings) that belongs to `key`; its folder is made."""
     folder = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "embeddings"
     try:
@@ -54,7 +58,13 @@ def kept_path(key, suffix):
     return folder / (hashlib.sha256(key.encode()).hexdigest()[:24] + suffix)
 
 
-def of_source(model, source, *, dtype=np.float16, progress=None):
+def of_source(
+    model: Model,
+    source: AnySource,
+    *,
+    dtype: np.dtype | type = np.float16,
+    progress: Callable[[int, int], None] | None = None,
+) -> pathlib.Path:
     """The path (.npy) of a Model's embeddings of all images of a Source, mirrored ones added: asked for once, and kept.
 
     Rows that are not finite stay so. Arguments as of `precompute`.
@@ -75,7 +85,17 @@ def of_source(model, source, *, dtype=np.float16, progress=None):
     return path
 
 
-def precompute(model, images, path, *, flip=False, dtype=np.float16, batch=64, strict=True, progress=None):
+def precompute(
+    model: Model,
+    images: ImageSet,
+    path: pathlib.Path | str,
+    *,
+    flip: bool = False,
+    dtype: np.dtype | type = np.float16,
+    batch: int = 64,
+    strict: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """embedding_ND, memory-mapped: a Model's embeddings of all images of an ImageSet as they are, without augmentation.
 
     flip: the mirrored image's embedding is added, as insightface's evaluation has it (the sum is not made unit length).

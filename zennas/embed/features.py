@@ -5,6 +5,7 @@
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 
 class Features(NamedTuple):
@@ -26,7 +27,7 @@ class attention_of:
     no harm.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: nn.Module):
         self.network, self._maps, self._hooks = network, [], []
 
     def __enter__(self):
@@ -40,7 +41,7 @@ class attention_of:
             hook.remove()
         self._hooks = []
 
-    def take(self):
+    def take(self) -> tuple[torch.Tensor, ...]:
         """The maps of the last forward, which are then forgotten here."""
         maps, self._maps = tuple(self._maps), []
         return maps

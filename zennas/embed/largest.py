@@ -2,10 +2,12 @@
 
 # R rows, S columns of a block, K of them kept
 
+from collections.abc import Iterable
+
 import torch
 
 
-def largest(blocks, num):
+def largest(blocks: Iterable[tuple[int, torch.Tensor]], num: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(value_RK, column_RK, int64): the `num` largest of each row, the largest first; fewer where there are not so many
     columns.
 

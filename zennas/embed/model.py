@@ -9,8 +9,10 @@ import concurrent.futures
 import copy
 import hashlib
 import math
+import pathlib
 import warnings
 import zipfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import onnx
@@ -34,7 +36,19 @@ class Model:
     fingerprint: of everything its answers depend on.
     """
 
-    def __init__(self, origin, where, *, mean, std, bgr, device, image_hw, resize, dtype):
+    def __init__(
+        self,
+        origin: Any,
+        where: str,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bgr: bool,
+        device: torch.device,
+        image_hw: tuple[int, int],
+        resize: bool,
+        dtype: torch.dtype | None,
+    ):
         self._origin, self.where, self.device, self._dtype = origin, where, device, dtype
         self.input_hw, self._resize, self.bgr = origin.input_hw or image_hw, resize, bgr
         self._fixed_batch = origin.fixed_batch
@@ -43,7 +57,7 @@ class Model:
         self.fingerprint = hashlib.sha256(repr(says).encode()).hexdigest()[:16]
         self.embedding_size = self._probe()
 
-    def __call__(self, image_BHW3):
+    def __call__(self, image_BHW3: torch.Tensor) -> Features:
         """The Features of uint8 RGB images of input_hw (with `resize`: of any size), on the model's device, without
         gradient.
 
@@ -126,7 +140,7 @@ class Model:
         return embedding_BD.shape[1]
 
 
-def sides(hw):
+def sides(hw: tuple[int, int]) -> str:
     """
     >>> sides((256, 128))
     '256 x 128'
@@ -134,7 +148,7 @@ def sides(hw):
     return f"{hw[0]} x {hw[1]}"
 
 
-def usable_device(device):
+def usable_device(device: str | None) -> str:
     """The device that --device asks for; None: cuda where there is a GPU. UserError for a GPU that is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -153,17 +167,17 @@ class Origin(NamedTuple):
 
 
 def open_model(
-    source,
+    source: pathlib.Path | str | nn.Module,
     *,
-    mean=(127.5,) * 3,
-    std=(127.5,) * 3,
-    bgr=False,
-    device="cpu",
-    image_px=112,
-    resize=False,
-    dtype=torch.float32,
-    trusted=False,
-):
+    mean: Sequence[float] = (127.5,) * 3,
+    std: Sequence[float] = (127.5,) * 3,
+    bgr: bool = False,
+    device: str = "cpu",
+    image_px: int | tuple[int, int] | None = 112,
+    resize: bool = False,
+    dtype: torch.dtype | None = torch.float32,
+    trusted: bool = False,
+) -> Model:
     """The Model in a file or folder, or an nn.Module B3HW -> BD (which is copied).
 
     A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
@@ -194,7 +208,7 @@ def open_model(
     )
 
 
-def kind_of(path):
+def kind_of(path: pathlib.Path) -> str:
     """The row of ORIGINS for a file, by what is in it: torch's files are zip archives, ONNX is none."""
     try:
         with open(path, "rb") as file:

@@ -39,7 +39,7 @@ class Named(NamedTuple):
     guessed: bool  # whether nobody said how images are normalised
 
     @property
-    def notice(self):
+    def notice(self) -> str | None:
         """A sentence where its normalisation was guessed; None where it is known."""
         text = (
             f"{self.name} was fed with {self.normalisation}, for nothing said what it was trained on; the wrong one "
@@ -49,7 +49,7 @@ class Named(NamedTuple):
         return text if self.guessed else None
 
 
-def open_named(text, *, device="cpu", option="--model"):
+def open_named(text: str, *, device: str = "cpu", option: str = "--model") -> Named:
     """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not
     known.
 

@@ -1,12 +1,13 @@
 """The metrics of all networks side by side: who is best at what, in sentences and as a table."""
 
 import html
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from zennas.evaluate.curves import asked_far
-from zennas.evaluate.judgement import Metric
+from zennas.evaluate.judgement import Judgement, Metric
 from zennas.page import number, table
 
 FEW_PAIRS = 10  # a threshold that fewer different pairs set is told to be one
@@ -23,15 +24,15 @@ class Row(NamedTuple):
     metrics: dict[str, Metric]  # by network
 
     @property
-    def headline(self):
+    def headline(self) -> bool:
         return any(metric.headline for metric in self.metrics.values())
 
     @property
-    def lower(self):
+    def lower(self) -> bool:
         return any(metric.better == "lower" for metric in self.metrics.values())
 
     @property
-    def values(self):
+    def values(self) -> dict[str, float]:
         """{model: value} of those that have a number, the best first."""
         known = {
             model: metric.value
@@ -41,7 +42,7 @@ class Row(NamedTuple):
         return dict(sorted(known.items(), key=lambda item: item[1], reverse=not self.lower))
 
 
-def rows_of(by_set):
+def rows_of(by_set: dict[str, dict[str, Judgement]]) -> list[Row]:
     """Every metric that any network has, in the order of the sets and of their metrics."""
     metrics_of = {}
     for name, judgements in by_set.items():
@@ -53,7 +54,7 @@ def rows_of(by_set):
     return sorted(rows, key=lambda row: (list(by_set).index(row.set), order[row.set, row.subset]))
 
 
-def percent(share):
+def percent(share: float | None) -> str:
     """The share in per cent, or a dash where there is none.
 
     >>> percent(0.98765), percent(None)
@@ -62,7 +63,7 @@ def percent(share):
     return number(None if share is None else 100 * share, ".2f")
 
 
-def listed(names, num_named):
+def listed(names: Sequence[str], num_named: int) -> str:
     """Names for a sentence, those beyond the first few counted.
 
     >>> listed(["a", "b", "c"], 3), listed(["a", "b", "c"], 1)
@@ -72,7 +73,7 @@ def listed(names, num_named):
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 
-def headlines(rows, models, over):
+def headlines(rows: list[Row], models: list[str], over: set[str]) -> str:
     """The numbers that the sets are known for in a sentence each, as a list in HTML.
 
     models: the names of all networks. over: of those that take longer than the budget allows.
@@ -86,7 +87,7 @@ def headlines(rows, models, over):
     return f"<ul class='headlines'>{shown}</ul>" if shown else "<p class='empty'>Nothing was evaluated.</p>"
 
 
-def known_for(rows):
+def known_for(rows: list[Row]) -> list[Row]:
     """Of the rows of one set those that it is known for; its first one where none is."""
     return [row for row in rows if row.headline] or rows[:1]
 
@@ -125,7 +126,7 @@ def _sentence(row, models, over):
     return f"{sentence}.{near}{few}"
 
 
-def by_chance(metric):
+def by_chance(metric: Metric) -> bool:
     """Whether so few different pairs lie above the threshold that chance has set it."""
     far = asked_far(metric.name) if metric.value is not None else None
     return far is not None and metric.num_different is not None and far * metric.num_different < FEW_PAIRS * (1 - 1e-9)
@@ -134,7 +135,7 @@ def by_chance(metric):
 # --- the table
 
 
-def numbers_table(rows, models, by_set):
+def numbers_table(rows: list[Row], models: list[str], by_set: dict[str, dict[str, Judgement]]) -> str:
     """The table of all rows, a column for each network, as HTML; sets without a result are named, too."""
     shown, heading = "", None
     for row in rows:

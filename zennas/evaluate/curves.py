@@ -2,9 +2,12 @@
 
 import html
 import re
+from collections.abc import Sequence
 
 import numpy as np
+import plotly.graph_objects as go
 
+from zennas.evaluate.judgement import Judgement
 from zennas.page import BUDGET, GRID, INK, LINE, Look, drawn, legend, number, panels, span
 
 COLOURS = ("#0f766e", "#7c3aed", "#b45309", "#2563c9", "#be185d", "#4d7c0f", "#0891b2", "#9f1239", "#525252", "#c026d3")
@@ -15,7 +18,7 @@ MAX_CAPTION = 46  # letters, of 12 px, that a phone has room for
 SHARES = (0.0001, 0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # ticks of a histogram
 
 
-def model_looks(names):
+def model_looks(names: Sequence[str]) -> dict[str, Look]:
     """{name: Look}: a colour for each network, and another mark where the colours begin anew."""
     marks = (MARKS[index // len(COLOURS) % len(MARKS)] for index in range(len(names)))
     return {
@@ -24,7 +27,7 @@ def model_looks(names):
     }
 
 
-def asked_far(name):
+def asked_far(name: str) -> float | None:
     """The share of false accepts that a metric is asked at, or None.
 
     >>> asked_far("TAR@FAR=1e-06"), asked_far("FNMR@FMR=1e-05"), asked_far("rank-1")
@@ -34,7 +37,7 @@ def asked_far(name):
     return float(match[1]) if match else None
 
 
-def accepts_and_ranks(judgements, looks, name):
+def accepts_and_ranks(judgements: dict[str, Judgement], looks: dict[str, Look], name: str) -> str:
     """The HTML of all ROC, DET and CMC curves of one set; "" where there are none.
 
     judgements: {model: Judgement}. looks: {model: Look}. name: what the figures' own names on the page begin with.
@@ -53,7 +56,7 @@ def accepts_and_ranks(judgements, looks, name):
     return _folded(shown)
 
 
-def histograms(judgements, looks, name):
+def histograms(judgements: dict[str, Judgement], looks: dict[str, Look], name: str) -> str:
     """The HTML of the similarities of same and different pairs on one set; arguments as in `accepts_and_ranks`."""
     shown = []
     for place, (_, subset) in enumerate(_subsets(judgements, lambda judgement: judgement.histograms)):
@@ -262,7 +265,7 @@ def _ticks(top):
     return [0.0, *reversed(ticks)]
 
 
-def caption(figure, text, row, *, colour=INK):
+def caption(figure: go.Figure, text: str, row: int, *, colour: str = INK) -> None:
     """Writes above a panel of a figure what it is of; a long text is cut, for it would not be wrapped."""
     text = text if len(text) <= MAX_CAPTION else text[: MAX_CAPTION - 1] + "…"
     figure.add_annotation(

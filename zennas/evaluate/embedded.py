@@ -4,12 +4,15 @@
 
 import collections
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from zennas.data.images import CorruptImageError
 from zennas.embed.embeddings import BATCH, Sidecar, kept_path, precompute, sidecar_of
+from zennas.embed.model import Model
+from zennas.evaluate.sets import EvaluationSet
 from zennas.records import NAMED, UserError, some
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction
@@ -26,7 +29,9 @@ class Embedded(NamedTuple):
     notices: list
 
 
-def embedded(the_set, model, *, flip, progress=None):
+def embedded(
+    the_set: EvaluationSet, model: Model, *, flip: bool, progress: Callable[[int, int], None] | None = None
+) -> Embedded:
     """The Embedded set. Asked of the model once: $ZENNAS_CACHE/embeddings keeps it, by model, images and flip.
 
     UserError where no image at all can be used.
@@ -38,7 +43,7 @@ def embedded(the_set, model, *, flip, progress=None):
     return usable(embedding_ND, the_set, corrupt=Sidecar.load(sidecar_of(path)), model=model)
 
 
-def usable(embedding_ND, the_set, *, corrupt, model):
+def usable(embedding_ND: np.ndarray, the_set: EvaluationSet, *, corrupt: Sidecar, model: Model) -> Embedded:
     """The Embedded of raw rows: those that are not finite or too short for a direction become zeros, counted and
     named."""
     not_finite, short = [], []

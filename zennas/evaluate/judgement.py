@@ -2,7 +2,7 @@
 
 # K points of a curve, B bins of a histogram
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Judgement(NamedTuple):
     pairs: tuple[Pair, ...] | list[Pair] = ()  # hardest first
     notices: tuple[str, ...] | list[str] = ()  # what was wrong with the data, counted and named
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """For a JSON file."""
         return {
             "metrics": [metric.model_dump() for metric in self.metrics],

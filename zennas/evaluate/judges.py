@@ -324,7 +324,7 @@ def _name(far, fnmr=False):
     return f"FNMR@FMR={power(far)}" if fnmr else f"TAR@FAR={power(far)}"
 
 
-def power(share):
+def power(share: float) -> str:
     """
     >>> power(1e-4), power(0.1)
     ('1e-4', '1e-1')
@@ -362,7 +362,7 @@ def _known(value):
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def similarities(embedding_ND, first_P, second_P):
+def similarities(embedding_ND: np.ndarray, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
     """Cosines of pairs in float64, some at a time; zero where an image has none."""
     unit_ND, similarity_P = unit_rows("set", embedding_ND), np.empty(len(first_P))
     for start in range(0, len(first_P), CHUNK):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,14 @@ class ImageList(NamedTuple):
     notices: list  # what is odd about the list
 
 
-def read_list(path, images_path, *, required=(), optional=(), progress=None):
+def read_list(
+    path: pathlib.Path,
+    images_path: pathlib.Path,
+    *,
+    required: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageList:
     """The ImageList of a table whose header names `image`, `label` and the `required` columns, and perhaps `optional`
     ones.
 
@@ -63,7 +71,7 @@ def read_list(path, images_path, *, required=(), optional=(), progress=None):
     return ImageList(images, label_N.astype(np.int64), names, column, line_N, _oddities(image_N, label_N))
 
 
-def truths(listed, name, path):
+def truths(listed: ImageList, name: str, path: pathlib.Path) -> np.ndarray:
     """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing. UserError naming the line of
     another.
     """
@@ -74,7 +82,7 @@ def truths(listed, name, path):
     return true_N
 
 
-def choices(listed, name, allowed, path):
+def choices(listed: ImageList, name: str, allowed: Sequence[str], path: pathlib.Path) -> np.ndarray:
     """The values of an ImageList's column in lower case. UserError naming the line of one that is not allowed."""
     lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
     if len(bad := np.flatnonzero(~np.isin(lower_N, allowed))):
@@ -134,7 +142,7 @@ def _images(path, image_N, images_path, progress):
     return in_folder(path, image_N, images_path) if is_folder else _in_source(path, image_N, images_path, progress)
 
 
-def in_folder(path, image_N, folder):
+def in_folder(path: pathlib.Path, image_N: np.ndarray, folder: pathlib.Path) -> ImageSet:
     """The ImageSet of the files that `path` names below a folder; UserError where some lead out of it or are not
     there."""
     if outside := [name for name in image_N if leads_out(name)]:
@@ -184,7 +192,7 @@ def _short(text):
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def leads_out(name):
+def leads_out(name: str) -> bool:
     """Whether a path is not one below the folder to which it is relative.
 
     >>> leads_out("a/../../b"), leads_out("a/b..png")

@@ -13,7 +13,7 @@ KINDS = {
 }
 
 
-def hardest(pairs):
+def hardest(pairs: list[dict]) -> dict[bool, list[tuple[dict, list[str]]]]:
     """{same: [(pair, subsets)]}: the hardest first, at most NUM_SHOWN of each kind.
 
     pairs: of one network on one set, as in results.json. A pair that is hard in several subsets is one pair.
@@ -26,7 +26,7 @@ def hardest(pairs):
     return {True: list(by_kind[True].values())[:NUM_SHOWN], False: alike[:NUM_SHOWN]}
 
 
-def pictures(results, classes):
+def pictures(results: list[dict], classes: dict[str, str]) -> str:
     """The HTML of the hardest pairs of each network on one set, or "" where there are none.
 
     results: the entries of results.json of this set. classes: {picture: CSS class} of the page so far; grows.
@@ -49,7 +49,7 @@ def pictures(results, classes):
     return shown
 
 
-def style(classes):
+def style(classes: dict[str, str]) -> str:
     """CSS of all pictures that `pictures` met."""
     return STYLE + "".join(f".{name}{{background-image:url({picture})}}" for picture, name in classes.items())
 

@@ -3,6 +3,8 @@ pictures.
 """
 
 import html
+import pathlib
+from typing import Any
 
 from zennas.evaluate import curves, pictures
 from zennas.evaluate.comparison import headlines, known_for, listed, numbers_table, rows_of
@@ -29,7 +31,7 @@ NONE = number(None)
 MAX_BANNERS = 8  # notices that stand at the top; all of them stand beside the sets
 
 
-def write_report(path, results):
+def write_report(path: pathlib.Path, results: dict[str, Any]) -> None:
     """Writes the page of an evaluation to `path`, whole or not at all; its folder must exist.
 
     results: what results.json holds. Networks that were not evaluated on every set are shown with what there is.
@@ -37,7 +39,7 @@ def write_report(path, results):
     write_atomically(path, page(results))
 
 
-def page(results):
+def page(results: dict[str, Any]) -> str:
     """The HTML of an evaluation; argument as in `write_report`."""
     models, sets = [model["name"] for model in results["models"]], [entry["name"] for entry in results["sets"]]
     looks = model_looks(models)

@@ -139,7 +139,7 @@ def _evaluate_all(models, opened, results, device, out, progress):
             write_report(out / REPORT, results | {"results": shown})
 
 
-def as_csv(results):
+def as_csv(results: dict[str, Any]) -> str:
     """One line for each number."""
     models, sets = ({entry["name"]: entry for entry in results[name]} for name in ("models", "sets"))
     text = io.StringIO()

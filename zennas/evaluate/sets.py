@@ -6,6 +6,7 @@ import csv
 import hashlib
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class EvaluationSet(NamedTuple):
     notices: tuple | list = ()  # what is odd about it
 
 
-def open_pairs(where, progress=None):
+def open_pairs(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """SET.bin, or PAIRS.txt@SOURCE: columns first_P, second_P, same_P, fold_P."""
     pairs = open_pair_set(where, progress=progress)
     _, faces = list_and_images(where)
@@ -44,7 +45,7 @@ def open_pairs(where, progress=None):
     return EvaluationSet(name, pairs.images, column, _pair_oddities(pairs))
 
 
-def open_ijb(where, progress=None):
+def open_ijb(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/; faces are aligned by the landmarks
     there.
 
@@ -80,7 +81,7 @@ def open_ijb(where, progress=None):
     return EvaluationSet(folder.absolute().name, images, column)
 
 
-def open_mfr(where, progress=None):
+def open_mfr(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image, label, subset (mask, children, african, caucasian, indian, asian), masked."""
     path, images = _list_and_images(where, "mfr")
     listed = read_list(path, images, required=("subset",), optional=("masked",), progress=progress)
@@ -92,7 +93,7 @@ def open_mfr(where, progress=None):
     return EvaluationSet(path.stem, listed.images, column, listed.notices)
 
 
-def open_webface(where, progress=None):
+def open_webface(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image, label, masked, and perhaps scene (controlled, wild) of the masked ones."""
     path, images = _list_and_images(where, "webface")
     listed = read_list(path, images, required=("masked",), optional=("scene",), progress=progress)
@@ -104,7 +105,7 @@ def open_webface(where, progress=None):
     return EvaluationSet(path.stem, listed.images, column, listed.notices)
 
 
-def open_reid(where, progress=None):
+def open_reid(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image, label, camera, role (query, gallery); a label of -1 is junk."""
     path, images = _list_and_images(where, "reid")
     listed = read_list(path, images, required=("camera", "role"), progress=progress)
@@ -121,7 +122,7 @@ def open_reid(where, progress=None):
     return EvaluationSet(path.stem, listed.images, column, listed.notices)
 
 
-def open_identification(where, progress=None):
+def open_identification(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image, label, role (probe, gallery)."""
     path, images = _list_and_images(where, "identification")
     listed = read_list(path, images, required=("role",), progress=progress)
@@ -129,7 +130,7 @@ def open_identification(where, progress=None):
     return EvaluationSet(path.stem, listed.images, column, listed.notices)
 
 
-def open_all(where, progress=None):
+def open_all(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image and label, or any source of faces whose identities are the labels."""
     if list_and_images(where)[1]:
         path, images = _list_and_images(where, "all")

@@ -61,14 +61,14 @@ class Landmarker:
     where the image is a square of at most MAX_ALIGNED_PX whose face stands there, else detected.
     """
 
-    def __init__(self, look=AUTO):
+    def __init__(self, look: str = AUTO):
         self.look = look
         self._landmark = self._detection = None
 
     def __getstate__(self):
         return {"look": self.look, "_landmark": None, "_detection": None}
 
-    def find(self, image_HW3):
+    def find(self, image_HW3: np.ndarray) -> Found:
         """The Found of an RGB image (uint8): of the largest and most central face where there are several."""
         height, width = image_HW3.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
@@ -92,7 +92,7 @@ class Landmarker:
             return Found(None, score, "no mesh fits: vertices that are not finite")
         return Found(point_V3, score)
 
-    def fit(self, image_HW3, region):
+    def fit(self, image_HW3: np.ndarray, region: Region) -> tuple[np.ndarray, float]:
         """(point_V3, score in [0, 1]) of the face in a Region."""
         if self._landmark is None:
             self._landmark = open_session(str(ASSETS / "face_landmark.onnx"), threads=1)
@@ -147,12 +147,12 @@ class Landmarker:
         return best, float(score_A.max())
 
 
-def aligned_region(height, width):
+def aligned_region(height: int, width: int) -> Region:
     """Where an aligned face stands in an image of this size."""
     return Region(ALIGNED_CENTRE_XY[0] * width, ALIGNED_CENTRE_XY[1] * height, ALIGNED_SIDE * width)
 
 
-def off_template(point_V3, side_px):
+def off_template(point_V3: np.ndarray, side_px: float) -> float:
     """How far eyes, nose and mouth are from ArcFace's template, root mean square, as a share of the image's side."""
     five_52 = np.array([point_V3[list(vertices), :2].mean(0) for vertices in FIVE])
     return float(np.sqrt(((five_52 / side_px - TEMPLATE_52 / 112) ** 2).sum(1).mean()))
@@ -190,7 +190,7 @@ def _one_each(place_A82, score_A):
 
 
 @functools.cache
-def anchors():
+def anchors() -> np.ndarray:
     """The centres of the detector's anchors, A2, in pixels of its square."""
     parts = []
     for stride, num in ANCHORS:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from zennas.mask import mesh
+from zennas.mask.mesh import Pose
 
 # A picture's values are taken as square roots of light: a gamma of 2 where sRGB has about 2.2, and no table to look up.
 # Of the light that fair skin in good light, and the brightest of a good picture, send back.
@@ -39,13 +40,13 @@ class Light(NamedTuple):
     colour: float
     bluish: bool
 
-    def shading(self, normal_N3):
+    def shading(self, normal_N3: np.ndarray) -> np.ndarray:
         """The light that surfaces with these normals send back, as a share of what one that faces the viewer does."""
         return np.clip(self.ambient + normal_N3 @ self.slope_3, DARKEST, BRIGHTEST)
 
 
 @functools.cache
-def skin_vertices():
+def skin_vertices() -> np.ndarray:
     """The numbers of the vertices that lie on skin: no eyes, brows, lips or nostrils, not where hair hangs."""
     u_V, v_V = np.abs(mesh.face().uv_V2[:, 0] - 0.5), mesh.face().uv_V2[:, 1]
     eyes = (u_V > 0.05) & (u_V < 0.30) & (v_V > 0.24) & (v_V < 0.44)
@@ -54,7 +55,7 @@ def skin_vertices():
     return np.flatnonzero(~(eyes | lips | nostrils) & (u_V < 0.42) & (v_V > 0.17))
 
 
-def light_on(image_HW3, point_V3, pose):
+def light_on(image_HW3: np.ndarray, point_V3: np.ndarray, pose: Pose) -> Light:
     """The Light on a fitted face in an RGB image (uint8)."""
     skin_S = skin_vertices()
     normal_S3 = mesh.directions(mesh.face().normal_V3[skin_S], pose)
@@ -105,7 +106,7 @@ def _fitted(light_S, normal_S3):
     return ambient, slope_3 if length <= most else slope_3 * (most / length)
 
 
-def blur_px(image_HW3, pose):
+def blur_px(image_HW3: np.ndarray, pose: Pose) -> float:
     """How blurred the picture of a face is: the deviation, in pixels, of the Gaussian that its edges have gone through.
 
     An edge of deviation s has squared gradients in proportion to 1/s; one more blur of known size tells s.

@@ -1,7 +1,10 @@
 """Masker: image -> masked image, one in so many, as an augmentation of a training and for the writer."""
 
 import hashlib
-from typing import NamedTuple
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from zennas.data.images import check_knobs
 from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
@@ -30,17 +33,19 @@ class Masker:
     All randomness is the rng's, from which an image that stays as it is takes one number. It may be pickled or forked.
     """
 
-    def __init__(self, dressing: Wardrobe, *, ratio=0.15, look=ALIGNED, knobs=None):
+    def __init__(
+        self, dressing: Wardrobe, *, ratio: float = 0.15, look: str = ALIGNED, knobs: dict[str, float] | None = None
+    ):
         self.dressing, self.ratio, self.knobs = dressing, ratio, knobs or {}
         self.landmarker = Landmarker(look)
 
-    def __call__(self, image_HW3, rng):
+    def __call__(self, image_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.ratio:
             return image_HW3
         worn = self.worn(image_HW3, rng)
         return image_HW3 if worn.masked is None else worn.masked.image_HW3
 
-    def worn(self, image_HW3, rng):
+    def worn(self, image_HW3: np.ndarray, rng: np.random.Generator) -> Worn:
         """The Worn of an image, whatever the ratio."""
         texture = self.dressing.draw(rng)
         face = self.landmarker.find(image_HW3)
@@ -52,7 +57,7 @@ class Masker:
         return Worn(texture.name, texture.variant, face.score, done)
 
 
-def masker_of(plan, *, seed):
+def masker_of(plan: Any, *, seed: int) -> Masker | None:
     """The Masker of a MaskPlan (zennas/tasks/face/plan.py), or None where it masks nothing."""
     if plan is None or plan.ratio == 0:
         return None
@@ -60,7 +65,7 @@ def masker_of(plan, *, seed):
     return Masker(dressing, ratio=plan.ratio, look=plan.faces, knobs=plan.knobs)
 
 
-def check_mask_plan(plan, where):
+def check_mask_plan(plan: Any, where: str) -> None:
     """UserError for a kind, a knob or a template of a MaskPlan that cannot be used."""
     if plan is None:
         return
@@ -69,13 +74,13 @@ def check_mask_plan(plan, where):
     wardrobe(plan.kinds, plan.textures, where=f"{where}.kinds", textures_where=f"{where}.textures")
 
 
-def check_look(look, where):
+def check_look(look: str, where: str) -> None:
     """UserError for a way to look at images that is not known."""
     if look not in LOOKS:
         raise UserError(f"{where}: '{look}' is not known; {suggestion(str(look), list(LOOKS))}")
 
 
-def templates_fingerprint(folder, *, where="--textures"):
+def templates_fingerprint(folder: pathlib.Path | str, *, where: str = "--textures") -> str:
     """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds
     none.
     """

@@ -75,14 +75,14 @@ class Pose(NamedTuple):
 
 
 @functools.cache
-def face():
+def face() -> Face:
     """The canonical Face."""
     with np.load(ASSETS / "face_mesh.npz") as kept:
         position_V3, uv_V2, triangle_T3 = kept["position_V3"], kept["uv_V2"], kept["triangle_T3"]
     return Face(position_V3, uv_V2, triangle_T3, normals(position_V3, triangle_T3))
 
 
-def normals(position_V3, triangle_T3):
+def normals(position_V3: np.ndarray, triangle_T3: np.ndarray) -> np.ndarray:
     """Unit normals of the vertices of a mesh: of its triangles, weighted by their areas."""
     a, b, c = (position_V3[triangle_T3[:, corner]] for corner in range(3))
     normal_T3 = np.cross(b - a, c - a)
@@ -92,7 +92,7 @@ def normals(position_V3, triangle_T3):
     return normal_V3 / np.maximum(np.linalg.norm(normal_V3, axis=1, keepdims=True), 1e-9)
 
 
-def in_layout(uv_N2):
+def in_layout(uv_N2: np.ndarray) -> np.ndarray:
     """Canonical texture coordinates in the layout of textures.
 
     >>> in_layout(np.array([[0.5, 0.0], [1.0, 1.0]])).round(2).tolist()
@@ -101,7 +101,7 @@ def in_layout(uv_N2):
     return uv_N2 * UV_SCALE + UV_SHIFT_2
 
 
-def fit_pose(point_V3):
+def fit_pose(point_V3: np.ndarray) -> Pose:
     """The Pose of fitted vertices in image space: the similarity that carries the upper part of the canonical face
     nearest to them. Source: Umeyama 1991. Landmarks of one picture know the depth only roughly, so yaw and pitch are
     good to a few degrees.
@@ -118,7 +118,7 @@ def fit_pose(point_V3):
     return pose_of(turn_33, scale, _turned_over(target_mean_3 - scale * turn_33 @ source_mean_3))
 
 
-def pose_of(turn_33, scale_px_per_cm, shift_3):
+def pose_of(turn_33: np.ndarray, scale_px_per_cm: float, shift_3: np.ndarray) -> Pose:
     """The Pose with its angles read from the turn."""
     # Read from the turn as `turn` makes it: roll @ pitch @ yaw.
     yaw = math.atan2(-turn_33[2, 0], turn_33[2, 2])
@@ -129,17 +129,17 @@ def pose_of(turn_33, scale_px_per_cm, shift_3):
     )
 
 
-def posed(position_N3, pose):
+def posed(position_N3: np.ndarray, pose: Pose) -> np.ndarray:
     """Points of face space in image space, float32."""
     return (_turned_over(position_N3 @ (pose.scale_px_per_cm * pose.turn_33.T)) + pose.shift_3).astype(np.float32)
 
 
-def directions(vector_N3, pose):
+def directions(vector_N3: np.ndarray, pose: Pose) -> np.ndarray:
     """Directions of face space as they look in the picture: x right, y up, z towards the viewer."""
     return vector_N3 @ pose.turn_33.T
 
 
-def turn(yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0):
+def turn(yaw_deg: float = 0.0, pitch_deg: float = 0.0, roll_deg: float = 0.0) -> np.ndarray:
     """The turn_33 of a pose with these angles (see Pose).
 
     >>> pose = pose_of(turn(30, -10, 5), 1.0, np.zeros(3))
@@ -154,7 +154,7 @@ def turn(yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0):
 
 
 @functools.cache
-def grid():
+def grid() -> Grid:
     """The Grid of the lower face."""
     canonical = face()
     v_G, u_G = (
@@ -176,7 +176,7 @@ def grid():
     )
 
 
-def drape(covered_G, *, gap_cm=0.15, dome_cm=0.0, ridge_cm=0.0):
+def drape(covered_G: np.ndarray, *, gap_cm: float = 0.15, dome_cm: float = 0.0, ridge_cm: float = 0.0) -> Shell:
     """The Shell of a mask that covers these nodes: taut as cloth between nose, cheeks and chin, tight at its rim and
     beyond.
 
@@ -204,7 +204,7 @@ def drape(covered_G, *, gap_cm=0.15, dome_cm=0.0, ridge_cm=0.0):
     return Shell(place_G3 - base_G3 + the_grid.beyond_G3, normals(place_G3, the_grid.triangle_T3))
 
 
-def on_face(shell, point_V3, pose):
+def on_face(shell: Shell, point_V3: np.ndarray, pose: Pose) -> np.ndarray:
     """The nodes of a Shell on a fitted face, image space, float32 G3."""
     offset_G3 = _turned_over(shell.offset_G3 @ (pose.scale_px_per_cm * pose.turn_33.T))
     return grid().weight_GV @ point_V3.astype(np.float32) + offset_G3.astype(np.float32)

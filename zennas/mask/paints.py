@@ -7,6 +7,8 @@ face's centimetre.
 """
 
 import colorsys
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ STRAP_WHITE, STRAP_BLACK, STRAP_YELLOW = (0.90, 0.90, 0.89), (0.10, 0.10, 0.11),
 PLEATS = ((0.615, 0.605), (0.725, 0.665), (0.835, 0.715))
 
 
-def surgical(colour, *, spread):
+def surgical(colour: tuple[float, float, float], *, spread: float) -> Callable:
     """The paint of a pleated mask of about this RGB colour."""
 
     def paint(sheet, rng):
@@ -43,14 +45,14 @@ def surgical(colour, *, spread):
     return paint
 
 
-def cloth_plain(sheet, rng):
+def cloth_plain(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """One colour, woven, with a seam down the middle."""
     rgb = _cloth_colour(rng)
     rgb_HW3 = np.ones((*sheet.x_HW.shape, 3)) * rgb
     return _sewn(rgb_HW3, sheet, rng), _strap_of(rgb)
 
 
-def cloth_patterned(sheet, rng):
+def cloth_patterned(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """Two colours: dots, stripes, checks or patches, as the seed has it."""
     ground, figure = _cloth_colour(rng), _cloth_colour(rng)
     while np.abs(np.subtract(ground, figure)).sum() < 0.5:
@@ -73,7 +75,7 @@ def cloth_patterned(sheet, rng):
     return _sewn(rgb_HW3, sheet, rng), _strap_of(ground)
 
 
-def n95(sheet, rng):
+def n95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """A moulded cup with a metal clip over the nose, some with a valve."""
     rgb = _varied((0.93, 0.92, 0.89), rng, 0.02)
     light_HW = 1 + _grain(rng, 0.03) + _creases(rng, stretch=1.0, depth=0.02)
@@ -92,7 +94,7 @@ def n95(sheet, rng):
     return _rounded_edge(rgb_HW3, sheet), STRAP_YELLOW if rng.random() < 0.5 else STRAP_WHITE
 
 
-def kn95(sheet, rng):
+def kn95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """Folded down the middle, its layers welded along the edges."""
     rgb = _varied((0.94, 0.94, 0.93), rng, 0.015)
     light_HW = 1 + _grain(rng, 0.015) + _creases(rng, stretch=1.0, depth=0.035)
@@ -107,7 +109,7 @@ def kn95(sheet, rng):
     return _rounded_edge(rgb_HW3, sheet), STRAP_WHITE
 
 
-def black(sheet, rng):
+def black(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     """Fitted foam or knit that runs out into its own loops."""
     rgb = _varied((0.125, 0.125, 0.135), rng, 0.03)
     light_HW = 1 + _grain(rng, 0.05) + _creases(rng, stretch=1.2, depth=0.10)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
-from zennas.data.sources import Source
+from zennas.data.sources import AnySource
 from zennas.mask.masker import Masker
 from zennas.records import UserError
 from zennas.run_folder import explaining
@@ -67,7 +67,7 @@ class Span(NamedTuple):
 class Masking(NamedTuple):
     """What is the same for all parts."""
 
-    source: Source
+    source: AnySource
     masker: Masker
     seed: int
     only_masked: bool

@@ -14,7 +14,7 @@ import numpy as np
 from zennas.data.images import Within
 from zennas.mask import mesh
 from zennas.mask.lighting import blur_px, light_on
-from zennas.mask.textures import TEXTURE_PX
+from zennas.mask.textures import TEXTURE_PX, Texture
 
 FAR_PX = 1e5  # of the camera: OpenCV's has a perspective, which from so far away is none
 DEPTH_PX = 1e4  # in front of and behind the face that is drawn
@@ -52,14 +52,14 @@ class MaskedFace(NamedTuple):
 
 
 def vary(
-    rng,
+    rng: np.random.Generator,
     *,
     angle_deg: Annotated[float, Within(0, 20)] = 4.0,
     size: Annotated[float, Within(0, 0.25)] = 0.05,
     height: Annotated[float, Within(0, 0.08)] = 0.015,
     blur_px: Annotated[float, Within(0, 5)] = 0.3,
     exposure: Annotated[float, Within(0, 0.6)] = 0.12,
-):
+) -> Variation:
     """A Variation drawn within these knobs, each evenly on both sides of none (blur: on one).
 
     angle_deg: turned; size: larger or smaller, of its size; height: up or down, of the layout's side (0.01 is 2 mm);
@@ -71,7 +71,14 @@ def vary(
     )
 
 
-def masked(image_HW3, point_V3, texture, rng, *, knobs=None):
+def masked(
+    image_HW3: np.ndarray,
+    point_V3: np.ndarray,
+    texture: Texture,
+    rng: np.random.Generator,
+    *,
+    knobs: dict[str, float] | None = None,
+) -> MaskedFace:
     """The MaskedFace of an RGB image (uint8) with a mask of this Texture; the image given is not changed.
 
     point_V3: the vertices of its face (landmarks.Landmarker). The mask is draped over the fitted face, turned with it,
@@ -156,7 +163,9 @@ def _rendered(level_HW4, worn_23, shell, node_G3, point_V3, pose, light, *, shap
     return colour_hw4, carried_hw3[..., 2] * MOST_SHADING
 
 
-def rasterised(point_N3, triangle_T3, carried_N3, shape):
+def rasterised(
+    point_N3: np.ndarray, triangle_T3: np.ndarray, carried_N3: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
     """What of the triangles is seen: the values carried by their corners, between them, float32 hw3; zeros where there
     is none.
 

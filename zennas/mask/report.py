@@ -1,14 +1,19 @@
 """report.html of a masking: how many, which kinds, which poses, and faces before and after."""
 
 import html
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zennas.data.images import CorruptImageError, data_uri, decode, resized
-from zennas.data.sources import open_source
+from zennas.data.sources import AnySource, open_source
+from zennas.mask.options import Options
 from zennas.page import INK, definitions, document, drawn, notices, origin, table
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
@@ -23,14 +28,23 @@ STYLE = """
 """
 
 
-def rows_of(path, columns, *, where=None):
+def rows_of(path: pathlib.Path, columns: Sequence[str], *, where: pc.Expression | None = None) -> pa.Table:
     """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images, does not fit into
     memory.
     """
     return pq.read_table(path, columns=columns, filters=where)
 
 
-def write_report(path, summary, rows, source, options, made_by, *, warnings=()):
+def write_report(
+    path: pathlib.Path,
+    summary: Any,
+    rows: pathlib.Path,
+    source: AnySource,
+    options: Options,
+    made_by: dict,
+    *,
+    warnings: Sequence[str] = (),
+) -> None:
     """Writes the page of a masking to `path`, whole or not at all. rows: the path of masks.parquet; the records lie
     beside. warnings: what its reader must not miss."""
     masked = rows_of(rows, ["image", "kind", "yaw_deg", "pitch_deg", "roll_deg"], where=pc.field("masked"))

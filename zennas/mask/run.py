@@ -79,6 +79,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Masked | Layou
     progress = progress or silent()
     dressing = check(options)
     if dressing is None:
+        assert options.layout is not None
         write_layout(options.layout)
         return Layout(layout=options.layout)
     assert options.data is not None and options.out is not None  # check saw to it

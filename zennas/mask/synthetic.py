@@ -48,7 +48,7 @@ class Scene(NamedTuple):
     seed: int = 0
 
 
-def synthetic_face(scene=Scene(), *, image_px=112):  # noqa: B008 - a Scene is frozen
+def synthetic_face(scene: Scene = Scene(), *, image_px: int = 112) -> tuple[np.ndarray, np.ndarray]:  # noqa: B008 - a Scene is frozen
     """(image_HW3 uint8 RGB of image_px x image_px, its point_V3 in image space): a head where ArcFace's template has
     it.
     """
@@ -145,12 +145,12 @@ def _skin(seed):
     return np.clip(skin, 0, 255).astype(np.uint8)
 
 
-def band(line_N2, up, down):
+def band(line_N2: np.ndarray, up: float, down: float) -> np.ndarray:
     """The outline of a band along a line, from so far above it to so far below."""
     return np.concatenate([line_N2 - np.array([0.0, up]), line_N2[::-1] + np.array([0.0, down])])
 
 
-def disc(centre_2, wide, high, num=40):
+def disc(centre_2: np.ndarray, wide: float, high: float, num: int = 40) -> np.ndarray:
     """The outline of an ellipse, N2."""
     angle_N = np.linspace(0, 2 * np.pi, num, endpoint=False)
     return np.asarray(centre_2) + np.column_stack([wide * np.cos(angle_N), high * np.sin(angle_N)])

@@ -6,13 +6,14 @@ drawn with the mask: they lie on the cheek on their way to the ears. H, W texels
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from zennas.mask import mesh
+from zennas.mask.mesh import Shell
 from zennas.mask.paints import KINDS_OF_PAINT
 from zennas.records import UserError, some, suggestion
 from zennas.run_folder import explaining
@@ -65,16 +66,16 @@ class Texture:
     In the copies colours are weighted by their alpha, so that what is transparent has none.
     """
 
-    def __init__(self, name, rgba_HW4, shape, *, variant=0):
+    def __init__(self, name: str, rgba_HW4: np.ndarray, shape: dict[str, float], *, variant: int = 0):
         self.name, self.variant, self.rgba_HW4, self.shape = name, variant, rgba_HW4, shape
         self._levels = {}
 
     @functools.cached_property
-    def shell(self):
+    def shell(self) -> Shell:
         """How it lies on the canonical face."""
         return _shell(covered_nodes(self.rgba_HW4[..., 3]).tobytes(), tuple(sorted(self.shape.items())))
 
-    def level(self, number):
+    def level(self, number: int) -> np.ndarray:
         """The texture at 1 / 2^number of its side, uint8 HW4, colours times alpha."""
         if number not in self._levels:
             if number == 0:
@@ -87,7 +88,7 @@ class Texture:
         return self._levels[number]
 
 
-def texture(kind, variant, *, seed):
+def texture(kind: str, variant: int, *, seed: int) -> Texture:
     """The Texture of a row of KINDS; the same kind, variant and seed give the same one."""
     number = list(KINDS).index(kind)
     row = KINDS[kind]
@@ -106,16 +107,16 @@ class Wardrobe:
     often.
     """
 
-    def __init__(self, kinds, templates=(), *, seed=0):
+    def __init__(self, kinds: Sequence[str], templates: Sequence[Texture] = (), *, seed: int = 0):
         self.kinds, self.templates, self.seed = tuple(kinds), tuple(templates), seed
         self.names = (*self.kinds, *(template.name for template in self.templates))
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> Texture:
         """A Texture."""
         place, variant = int(rng.integers(len(self.names))), int(rng.integers(NUM_VARIANTS))
         return self.texture(place, variant)
 
-    def texture(self, place, variant):
+    def texture(self, place: int, variant: int) -> Texture:
         """The texture of the name at this place."""
         if place >= len(self.kinds):
             return self.templates[place - len(self.kinds)]
@@ -127,7 +128,14 @@ def _kept_texture(kind, variant, seed):
     return texture(kind, variant, seed=seed)
 
 
-def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds", textures_where="--textures"):
+def wardrobe(
+    kinds: Sequence[str] | None = None,
+    folder: pathlib.Path | str | None = None,
+    *,
+    seed: int = 0,
+    where: str = "--kinds",
+    textures_where: str = "--textures",
+) -> Wardrobe:
     """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not
     known.
 
@@ -148,7 +156,7 @@ def wardrobe(kinds=None, folder=None, *, seed=0, where="--kinds", textures_where
     return Wardrobe(kinds, templates, seed=seed)
 
 
-def load_templates(folder, *, where="--textures"):
+def load_templates(folder: pathlib.Path | str, *, where: str = "--textures") -> tuple[Texture, ...]:
     """The Textures of a folder, sorted by name. UserError where it has none, or one cannot be used, each named."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -210,7 +218,7 @@ def _template(path):
     return Texture(path.stem, rgba_HW4, TEMPLATE_SHAPE)
 
 
-def covered_nodes(alpha_HW):
+def covered_nodes(alpha_HW: np.ndarray) -> np.ndarray:
     """Which nodes of the grid lie under the body of a mask, straps not counted."""
     body_HW = cv2.morphologyEx(
         (alpha_HW > 127).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2 * STRAP_TEXELS + 1,) * 2, np.uint8)
@@ -224,7 +232,7 @@ def _shell(covered, shape):
     return mesh.drape(np.frombuffer(covered, bool), **dict(shape))
 
 
-def layout_guide():
+def layout_guide() -> np.ndarray:
     """The layout with the mesh on it and the edges of the kinds, RGB HW3: what a template is drawn on."""
     canonical, scale = mesh.face(), 2 * TEXTURE_PX
     guide_HW3 = np.full((scale, scale, 3), 255, np.uint8)
@@ -245,7 +253,7 @@ def layout_guide():
     return guide_HW3
 
 
-def write_layout(path):
+def write_layout(path: pathlib.Path | str) -> None:
     """Writes `layout_guide` as a picture. UserError where that cannot be."""
     path = pathlib.Path(path)
     if path.suffix.lower() != ".png":

@@ -16,12 +16,13 @@ import math
 import pathlib
 import time
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from zennas.metrics.blocks import GRID, exact, masked, paired
+from zennas.metrics.blocks import GRID, Pairs, Plan, exact, masked, paired
 from zennas.metrics.verification import num_allowed
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
@@ -63,18 +64,18 @@ class AllToAll(NamedTuple):
 
 
 def all_to_all(
-    embedding_ND,
-    label_N,
-    fars,
+    embedding_ND: np.ndarray,
+    label_N: np.ndarray,
+    fars: Sequence[float],
     *,
-    against=None,
-    device="cpu",
-    kept=None,
-    progress=None,
-    num_hardest=24,
-    seed=0,
-    _plan=None,
-):
+    against: tuple[np.ndarray, np.ndarray] | None = None,
+    device: str = "cpu",
+    kept: pathlib.Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    num_hardest: int = 24,
+    seed: int = 0,
+    _plan: Plan | None = None,
+) -> AllToAll:
     """The AllToAll of every pair of rows i < j, or of every row and every row of `against`: (embedding_MD, label_M).
 
     embedding_ND: floats, an array or a memmap. Rows are made of unit length; one of zeros, for an image that could not
@@ -166,7 +167,7 @@ def _sampled(pairs, seed):
     return np.sort(exact(pairs, place_R, place_C).cpu().numpy()[different_RC])[::-1]
 
 
-def first_floor(sample_S, need, num_different, attempt):
+def first_floor(sample_S: np.ndarray, need: int, num_different: int, attempt: int) -> float:
     """A guess: about twice as many pairs as are needed lie above it; 8 times that in a second attempt; in the last one,
     all.
     """
@@ -219,7 +220,9 @@ def _strongest_different(pairs, need, sample_S, journal, attempt=0):
     return _strongest(state["similarity"], state["key"], need)
 
 
-def candidates(pairs, block, buffer, floor):
+def candidates(
+    pairs: Pairs, block: tuple[int, int, int, int], buffer: torch.Tensor, floor: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, columns), inside a block, of all its different pairs that may have the similarity `floor` or more."""
     (row, row_end, column, column_end), segment = block, pairs.plan.segment
     width = -(-(column_end - column) // segment) * segment  # at the end it reaches into the zero rows
@@ -321,7 +324,13 @@ class _Journal:
     ours.
     """
 
-    def __init__(self, path, inputs, progress, total):
+    def __init__(
+        self,
+        path: pathlib.Path | str | None,
+        inputs: str | None,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ):
         self.path, self.inputs, self.total, self.done = path and pathlib.Path(path), inputs or "", total, 0
         self.progress = progress or (lambda *_: None)
         self.kept, self.states, self.saved_s, self.pause_s = {}, {}, time.monotonic(), SAVE_EVERY_S
@@ -329,7 +338,7 @@ class _Journal:
             arrays = dict(np.load(io.BytesIO(self.path.read_bytes()))) if path else {"inputs": None}
             self.kept = arrays if str(arrays["inputs"]) == inputs else {}
 
-    def begin(self, stage, **start):
+    def begin(self, stage: str, **start: Any) -> dict[str, np.ndarray]:
         """The stage's state as it was kept, or what it starts with: a dict of arrays that the stage changes."""
         self.states[stage] = {
             name: self.kept.get(f"{stage}/{name}", value) for name, value in {"done": 0, **start}.items()
@@ -337,7 +346,9 @@ class _Journal:
         self.done += int(self.states[stage]["done"])
         return self.states[stage]
 
-    def left(self, state, blocks, settle=lambda: None):
+    def left(
+        self, state: dict[str, Any], blocks: Sequence, settle: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, int, int, int]]:
         """The blocks that are not done; `settle` brings the state up to date before it is written, and at the end."""
         for number in range(int(state["done"]), len(blocks)):
             yield blocks[number]

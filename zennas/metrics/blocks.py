@@ -34,13 +34,13 @@ class Side(NamedTuple):
     table_ND: torch.Tensor
     error: float  # the largest distance of a table's row from its unit row
 
-    def unit(self, place):
+    def unit(self, place: slice | torch.Tensor) -> torch.Tensor:
         """The unit rows at a slice or an array of places, float32."""
         if self.table_ND.dtype == torch.float32:
             return self.table_ND[place]
         return self.read(self.order_N[place]).to(self.table_ND.device)
 
-    def read(self, row):
+    def read(self, row: slice | np.ndarray) -> torch.Tensor:
         row_RD = torch.from_numpy(np.array(self.source_ND[row])).double().div_(self.norm_N[row][:, None]).float()
         return row_RD.mul_(GRID).round_().div_(GRID)  # GRID is a power of two: only round_ rounds
 
@@ -58,11 +58,11 @@ class Pairs(NamedTuple):
     num_different: int
     blocks: list[tuple]
 
-    def spans(self, row, row_end):
+    def spans(self, row: int, row_end: int) -> np.ndarray:
         first, last = np.searchsorted(self.span_U4[:, 1], row, "right"), np.searchsorted(self.span_U4[:, 0], row_end)
         return self.span_U4[first:last]
 
-    def key(self, row_P, column_P):
+    def key(self, row_P: np.ndarray, column_P: np.ndarray) -> np.ndarray:
         """A number for each pair, which grows with the caller's i, then with j."""
         i_P, j_P = self.left.order_N[row_P], self.right.order_N[column_P]
         if self.alone:
@@ -70,11 +70,18 @@ class Pairs(NamedTuple):
         return i_P * len(self.right.label_N) + j_P
 
 
-def paired(embedding_ND, label_N, against=None, *, device="cpu", plan=None):
+def paired(
+    embedding_ND: np.ndarray,
+    label_N: np.ndarray,
+    against: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    device: str = "cpu",
+    plan: Plan | None = None,
+) -> Pairs:
     """The Pairs of embeddings, or of them and those `against` them, cut as `plan` says or as suits the device."""
-    device, alone, given = torch.device(device), against is None, []
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {device}: there is no GPU here; allowed: cpu")
+    torch_device, alone, given = torch.device(device), against is None, []
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {torch_device}: there is no GPU here; allowed: cpu")
     for name, arrays in [("embeddings", (embedding_ND, label_N)), ("those against them", against)][: 2 - alone]:
         rows_ND, labels_N = (np.asarray(array) for array in arrays)
         if rows_ND.ndim != 2 or rows_ND.dtype.kind != "f" or not rows_ND.size:
@@ -86,12 +93,12 @@ def paired(embedding_ND, label_N, against=None, *, device="cpu", plan=None):
     (num_rows, size), (num_columns, other_size) = given[0][0].shape, given[-1][0].shape
     if size != other_size:
         raise UserError(f"embeddings of {size} numbers against some of {other_size}: expected equal ones")
-    if plan is None and device.type == "cuda":
+    if plan is None and torch_device.type == "cuda":
         plan = Plan(16384, 16384, 128, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32)
     elif plan is None:
         fast = num_rows * num_columns > 2**24 and processor_has_bfloat16()  # of fewer pairs it saves nothing
         plan = Plan(2048, 4096, 128, torch.bfloat16 if fast else torch.float32)  # 16 MB: larger blocks are no faster
-    sides = [_side(*arrays, device, plan) for arrays in given]
+    sides = [_side(*arrays, torch_device, plan) for arrays in given]
     value_U, first_U, count_U = np.unique(sides[0].label_N, return_index=True, return_counts=True)
     low_U, high_U = (np.searchsorted(sides[-1].label_N, value_U, way) for way in ("left", "right"))
     num_same = int((count_U * (count_U - 1) // 2 if alone else count_U * (high_U - low_U)).sum())
@@ -124,7 +131,7 @@ def _side(embedding_ND, label_N, name, device, plan):
     return side._replace(error=error)
 
 
-def masked(block_RC, block, pairs, value):
+def masked(block_RC: torch.Tensor, block: tuple[int, int, int, int], pairs: Pairs, value: float) -> torch.Tensor:
     """The block, in which those places are filled that are no different pairs: a run of columns for each identity of
     its rows.
     """
@@ -137,6 +144,6 @@ def masked(block_RC, block, pairs, value):
     return block_RC
 
 
-def exact(pairs, place_R, place_C):
+def exact(pairs: Pairs, place_R: slice | torch.Tensor, place_C: slice | torch.Tensor) -> torch.Tensor:
     """Similarities of rows and columns, given as slices or arrays of places, float64."""
     return pairs.left.unit(place_R).double() @ pairs.right.unit(place_C).double().T

@@ -9,7 +9,7 @@ similar then, wherever a block is cut, and a tie is a tie. Of equal similarities
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class Identification(NamedTuple):
     other_image_P: np.ndarray  # int64: that image; -1 where there is nobody else
 
 
-def average_precision(rank_R):
+def average_precision(rank_R: np.ndarray) -> float:
     """The mean, over the right answers, of the share of right ones up to each.
 
     rank_R: their ranks from 1, in any order. UserError where there are none, or two have the same rank.
@@ -76,17 +76,17 @@ def average_precision(rank_R):
 
 
 def reidentify(
-    query_QD,
-    query_label_Q,
-    query_camera_Q,
-    gallery_GD,
-    gallery_label_G,
-    gallery_camera_G,
+    query_QD: np.ndarray,
+    query_label_Q: np.ndarray,
+    query_camera_Q: np.ndarray,
+    gallery_GD: np.ndarray,
+    gallery_label_G: np.ndarray,
+    gallery_camera_G: np.ndarray,
     *,
-    ranks=(1, 5, 10),
+    ranks: Sequence[int] = (1, 5, 10),
     rerank: Callable | None = None,
     progress: Callable | None = None,
-):
+) -> Reidentification:
     """The Reidentification of queries in a gallery: mean average precision and CMC, by cosine.
 
     Embeddings of any length; rows of zeros are similar to nothing (0). Labels are integers. Gallery images with a label
@@ -152,15 +152,15 @@ def reidentify(
 
 
 def identify(
-    probe_PD,
-    probe_label_P,
-    gallery_GD,
-    gallery_label_G,
+    probe_PD: np.ndarray,
+    probe_label_P: np.ndarray,
+    gallery_GD: np.ndarray,
+    gallery_label_G: np.ndarray,
     *,
-    ranks=(1, 5, 10),
-    fpirs=(1e-3, 1e-2, 1e-1),
+    ranks: Sequence[int] = (1, 5, 10),
+    fpirs: Sequence[float] = (1e-3, 1e-2, 1e-1),
     progress: Callable | None = None,
-):
+) -> Identification:
     """The Identification of probes in a gallery (1:N), closed set and open set, by cosine.
 
     An identity is as similar as its best image. Closed set: the rank of each mated probe's identity; wrong identities
@@ -235,7 +235,15 @@ def _open_set_point(rank_M, own_M, other_U, fpir):
     return OpenSetPoint(fpir, threshold if len(other_U) else math.nan, tpir, int((other_U > threshold).sum()))
 
 
-def k_reciprocal(query_QD, gallery_GD, *, k1=20, k2=6, lambda_value=0.3, progress: Callable | None = None):
+def k_reciprocal(
+    query_QD: np.ndarray,
+    gallery_GD: np.ndarray,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    progress: Callable | None = None,
+) -> np.ndarray:
     """distance_QG (float32) by which to rank again: images that have the same neighbours come nearer to each other.
 
     What reidentify takes as `rerank`. d(i, j), among all N images, is the squared Euclidean distance of the unit rows,
@@ -351,7 +359,7 @@ def _mean_code(codes):
     return near, np.bincount(place.ravel(), np.concatenate([weight for _, weight in codes])) / len(codes)
 
 
-def similarity(first_BD, second_GD):
+def similarity(first_BD: np.ndarray, second_GD: np.ndarray) -> np.ndarray:
     """similarity_BG (float32) of unit rows, summed in float64."""
     first_BD = first_BD.astype(np.float64)
     similarity_BG = np.empty((len(first_BD), len(second_GD)), np.float32)
@@ -361,7 +369,7 @@ def similarity(first_BD, second_GD):
     return similarity_BG
 
 
-def unit_rows(name, embedding_ND):
+def unit_rows(name: str, embedding_ND: np.ndarray) -> np.ndarray:
     """unit_ND (float32) of embeddings of any length and type of number, also of a memmap; rows of zeros stay as they
     are.
 

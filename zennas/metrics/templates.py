@@ -15,7 +15,9 @@ NUM_ROWS = 16384  # pooled at once, and what is turned into float64 at once
 NAMED_IN_ERRORS = 5
 
 
-def pool_templates(embedding_ND, template_N, media_N, *, score_N=None):
+def pool_templates(
+    embedding_ND: np.ndarray, template_N: np.ndarray, media_N: np.ndarray, *, score_N: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(template_T, their numbers in ascending order; embedding_TD, their unit rows in float32).
 
     embedding_ND: one row per image, of any length; the caller adds that of the mirror image (F1) and does not normalise
@@ -61,7 +63,14 @@ def pool_templates(embedding_ND, template_N, media_N, *, score_N=None):
     return template_N[bound_T[:-1]], unit_rows("template", sum_TD)
 
 
-def template_pairs(embedding_TD, template_T, first_P, second_P, *, chunk=NUM_ROWS):
+def template_pairs(
+    embedding_TD: np.ndarray,
+    template_T: np.ndarray,
+    first_P: np.ndarray,
+    second_P: np.ndarray,
+    *,
+    chunk: int = NUM_ROWS,
+) -> np.ndarray:
     """cosine_P (float64) of pairs of templates, given by their numbers.
 
     embedding_TD, template_T: as pool_templates gives them; a row of zeros has a cosine of 0 with everything. chunk:
@@ -93,7 +102,7 @@ def template_pairs(embedding_TD, template_T, first_P, second_P, *, chunk=NUM_ROW
     return cosine_P
 
 
-def tar_at_nearest_far(similarity_P, same_P, far):
+def tar_at_nearest_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
     """The TAR at the point of the ROC curve whose FAR is nearest to `far`, as insightface's tables for IJB-B and IJB-C
     have it.
 

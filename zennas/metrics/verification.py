@@ -19,7 +19,9 @@ class Accuracy(NamedTuple):
     threshold: float  # the folds' mean; a pair counts as same from it on
 
 
-def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
+def ten_fold_accuracy(
+    similarity_P: np.ndarray, same_P: np.ndarray, *, fold_P: np.ndarray | None = None, num_folds: int = 10
+) -> Accuracy:
     """The Accuracy of each fold at the threshold that is best on the others.
 
     fold_P: the fold of each pair; without it, num_folds contiguous ones that are not shuffled. Pairs may be all same or
@@ -53,7 +55,7 @@ def ten_fold_accuracy(similarity_P, same_P, *, fold_P=None, num_folds=10):
     return Accuracy(float(np.mean(accuracies)), float(np.std(accuracies)), float(np.mean(thresholds)))
 
 
-def grid_accuracy(similarity_P, same_P, fold_P):
+def grid_accuracy(similarity_P: np.ndarray, same_P: np.ndarray, fold_P: np.ndarray) -> Accuracy:
     """The Accuracy as insightface's verification.py counts it, for comparison with what is published: the threshold of
     each fold is the best on the others among squared distances 0, 0.01, ... 3.99, of equally good ones the smallest; a
     pair counts as same below it. similarity_P: cosines, so that the squared distance of unit embeddings is 2 - 2
@@ -77,7 +79,7 @@ def grid_accuracy(similarity_P, same_P, fold_P):
     return Accuracy(float(accuracy_F.mean()), float(accuracy_F.std()), float(1 - grid_T[chosen_F].mean() / 2))
 
 
-def best_threshold(similarity_P, same_P):
+def best_threshold(similarity_P: np.ndarray, same_P: np.ndarray) -> float:
     """The threshold from which on calling pairs the same is right most often; the strictest of equally good ones.
 
     >>> best_threshold(np.array([.2, .4, .6]), np.array([False, False, True]))
@@ -99,7 +101,7 @@ def best_threshold(similarity_P, same_P):
     return float(middle if middle > below else above)  # of two neighbouring floats
 
 
-def contiguous_folds(num_pairs, num_folds):
+def contiguous_folds(num_pairs: int, num_folds: int) -> np.ndarray:
     """The fold of each pair: num_folds contiguous ones, the first ones larger by one where it does not come out even.
 
     >>> contiguous_folds(5, 2).tolist()
@@ -109,7 +111,7 @@ def contiguous_folds(num_pairs, num_folds):
     return np.repeat(np.arange(num_folds), small + (np.arange(num_folds) < num_larger))
 
 
-def tar_at_far(similarity_P, same_P, far):
+def tar_at_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
     """The share of same pairs accepted at the lowest threshold that accepts at most the share `far` of the different
     ones.
 
@@ -126,7 +128,7 @@ def tar_at_far(similarity_P, same_P, far):
     return float(np.mean(similarity_P[same_P] > threshold_at_far(similarity_P, same_P, far)))
 
 
-def threshold_at_far(similarity_P, same_P, far):
+def threshold_at_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
     """The similarity above which pairs are accepted at a FAR: that of the strongest different pair which must not be.
 
     -inf where all may be accepted or there is no different pair.
@@ -136,7 +138,7 @@ def threshold_at_far(similarity_P, same_P, far):
     return -math.inf if allowed == len(different) else float(different[allowed])
 
 
-def num_allowed(far, num_different):
+def num_allowed(far: float, num_different: int) -> int:
     """How many different pairs a FAR lets be accepted.
 
     >>> num_allowed(0.29, 100)  # though 0.29 * 100 is 28.999999999999996
@@ -145,7 +147,7 @@ def num_allowed(far, num_different):
     return min(math.floor(far * num_different * (1 + 1e-12)), num_different)
 
 
-def roc(similarity_P, same_P, *, num_points=200):
+def roc(similarity_P: np.ndarray, same_P: np.ndarray, *, num_points: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """(far_K, tar_K): at most num_points of the curve, evenly spread over the logarithm of FARs from 1/different to 1,
     tar_at_far at each. UserError where there are no same pairs or no different ones.
 
@@ -162,7 +164,7 @@ def roc(similarity_P, same_P, *, num_points=200):
     return num_K / len(different), 1 - np.searchsorted(same, bar_K, side="right") / len(same)
 
 
-def checked(similarity_P, same_P, *, far=0.0):
+def checked(similarity_P: np.ndarray, same_P: np.ndarray, *, far: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """(similarity_P as float64, same_P as bool); UserError for shapes that do not match, similarities that are not
     finite, and a `far` that is no share."""
     similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)

@@ -11,6 +11,7 @@ import re
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from zennas.checker import outside_files, parse
@@ -33,7 +34,7 @@ class Given(NamedTuple):
     others: tuple[str, ...]  # what lay beside it and stays behind
 
 
-def read_model(path):
+def read_model(path: pathlib.Path | str) -> Given:
     """The Given of --model: the file itself, or the one that the checker takes from a folder or a zip: the last by
     name.
 
@@ -50,7 +51,7 @@ def read_model(path):
     return Given(content, str(path), ())
 
 
-def read_detector(path):
+def read_detector(path: pathlib.Path | str) -> bytes:
     """The bytes of --detector; UserError where they cannot be read, are no network, or lack weights that lie outside
     the file.
     """
@@ -168,7 +169,7 @@ def _last_onnx(names, where, *, all_names=()):
 # --- images
 
 
-def find_images(sources):
+def find_images(sources: Iterable[pathlib.Path | str]) -> list[tuple[str, Callable[[], bytes]]]:
     """[(name for people, function that reads it)] of image files, folders (searched to the bottom) and .tar files;
     UserError where there is none."""
     images = [image for source in sources for image in _images_of(pathlib.Path(source))]
@@ -180,7 +181,7 @@ def find_images(sources):
     return images
 
 
-def copy_images(images, folder, *, most):
+def copy_images(images: list[tuple[str, Callable[[], bytes]]], folder: pathlib.Path | str, *, most: int) -> list[str]:
     """Copy up to `most` of the images that were found, evenly spread, to folder/0.png, 1.png, ...; their names.
 
     They are copied as they are: who reads them goes by their content, and the organisers' sample calls them so.

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import zipfile
+from typing import Any
 
 from zennas.records import UserError
 from zennas.run_folder import explaining, write_atomically
@@ -14,7 +15,7 @@ RECORD = "submission.json"
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
-def zipped(files):
+def zipped(files: dict[str, bytes]) -> bytes:
     """The bytes of a zip that holds {name: bytes}, in the order of names.
 
     Stored, not deflated: weights hardly shrink, and what a deflater writes depends on its version.
@@ -28,7 +29,7 @@ def zipped(files):
     return buffer.getvalue()
 
 
-def read_again(path, files):
+def read_again(path: pathlib.Path, files: dict[str, bytes]) -> None:
     """Nothing, where the zip at `path` holds these files and nothing else; RuntimeError where a disk or a bug changed
     them.
     """
@@ -38,13 +39,13 @@ def read_again(path, files):
         raise RuntimeError(f"{path}: holds something else than what was written")
 
 
-def check_name(name):
+def check_name(name: str) -> None:
     """UserError for a --name that is no plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"--name {name!r}: letters, digits, '.', '_' and '-' are allowed, a letter or digit first")
 
 
-def earlier_files(out):
+def earlier_files(out: pathlib.Path) -> dict[str, str]:
     """{path relative to `out`: digest} of what an earlier submission wrote there; empty in a new or empty folder.
 
     UserError where something else lies there, or what was written has been changed since: it is not overwritten.
@@ -72,7 +73,9 @@ def earlier_files(out):
     return files
 
 
-def write_submission(out, record, *, name, files, as_folder):
+def write_submission(
+    out: pathlib.Path, record: dict[str, Any], *, name: str, files: dict[str, bytes], as_folder: bool
+) -> pathlib.Path | None:
     """Write OUT/NAME.zip, and OUT/NAME/ where as_folder, and submission.json; the path of the zip, None without files.
 
     files: {name in the zip: bytes}. An earlier submission's files are removed first. record: a plain dict; where the

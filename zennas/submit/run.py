@@ -115,7 +115,8 @@ def run(options: Options, *, progress: Progress | None = None) -> Submitted:
         made_by = provenance()
         images = find_images(options.images) if options.images else []
         made_system = read_system(system) if system else None
-        given = made_system.recognizer if made_system else read_model(options.model)
+        assert made_system or options.model  # check saw to it
+        given = made_system.recognizer if made_system else read_model(options.model)  # type: ignore[arg-type]
         try:
             network = parse(given.onnx_bytes)
         except UserError as error:

@@ -2,20 +2,25 @@
 
 # B images, D embedding size
 
+from typing import Any
+
 import numpy as np
 
 from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, with_dynamic_batch
 from zennas.export import open_session
-from zennas.latency.budget import judged
-from zennas.latency.protocol import measure_calmly
+from zennas.latency.budget import LocalBudget, judged
+from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.provenance import versions
 from zennas.records import UserError, first_line
+from zennas.track import Protocol
 
 CHECKED_BATCH = 32  # of InsightFace's checker
 IMAGE_SEED = 0
 
 
-def run_rules(onnx_bytes, *, batch, image, normalise, max_embedding_size=None):
+def run_rules(
+    onnx_bytes: bytes, *, batch: int, image: tuple[int, int, int], normalise: str, max_embedding_size: int | None = None
+) -> list[Rule]:
     """The Rules of one run on `batch` copies of one random image; the rest is not judged where it fails.
 
     A fixed batch is rewritten first, as the checker does. image: (channels, height, width). normalise: a name of
@@ -69,7 +74,9 @@ def run_rules(onnx_bytes, *, batch, image, normalise, max_embedding_size=None):
     return [*rules, Rule(name=name, measured=str(size), limit=limit, verdict=KEPT)]
 
 
-def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
+def time_rule(
+    onnx_bytes: bytes, protocol: Protocol, budget: LocalBudget, *, of_the_challenge: bool
+) -> tuple[Rule, dict[str, Any] | None]:
     """(Rule, what was measured as a plain dict) of one forward pass by a track's Protocol against a LocalBudget.
 
     of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only
@@ -86,7 +93,7 @@ def time_rule(onnx_bytes, protocol, budget, *, of_the_challenge):
     return time_verdict(measurement, budget, of_the_challenge=of_the_challenge), judged(measurement, budget)
 
 
-def time_verdict(measurement, budget, *, of_the_challenge):
+def time_verdict(measurement: Measurement, budget: LocalBudget, *, of_the_challenge: bool) -> Rule:
     """The Rule that a Measurement keeps or breaks beside a LocalBudget; not judged where another kind of device stood
     in, for which of two networks is faster may differ between kinds. A noisy one is judged, and its sentence says that
     it is noisy.
@@ -110,14 +117,14 @@ def time_verdict(measurement, budget, *, of_the_challenge):
     )
 
 
-def unopened_rule():
+def unopened_rule() -> Rule:
     """The Rule in place of a run, of a file that has weights outside: where to look for them is a stranger's word, and
     even where they are found here, the challenge would not find them."""
     remark = "weights lie outside the file, and ONNX Runtime is not let near them: neither run nor timed"
     return Rule(name="loads", measured="not opened", limit="loads", verdict=NOT_JUDGED, said=remark)
 
 
-def untimed_rule(why):
+def untimed_rule(why: str) -> Rule:
     """The Rule of a time that was not taken."""
     return Rule(name="time", measured="not taken", limit="the track's", verdict=NOT_JUDGED, said=why)
 

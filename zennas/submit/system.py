@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule
@@ -48,12 +49,12 @@ class SystemRuns(Record):
     made_by: dict
 
     @property
-    def which(self):
+    def which(self) -> int:
         """The number of the run that counts: the k-th fastest of the first num_runs."""
         return sorted(range(self.num_runs), key=self.raw_ms.__getitem__)[self.kth_fastest - 1]
 
     @property
-    def measured_ms(self):
+    def measured_ms(self) -> float:
         return self.raw_ms[self.which]
 
 
@@ -64,7 +65,9 @@ class System(NamedTuple):
     recognizer: Given
 
 
-def build_system(model, detector_bytes, detector_name, *, normalise, name="model.onnx"):
+def build_system(
+    model: Given, detector_bytes: bytes, detector_name: str, *, normalise: str, name: str = "model.onnx"
+) -> System:
     """The System of a recognition network (a Given) and a detector, with our own two files of code.
 
     normalise: a name of checker.NORMALISATIONS.
@@ -78,7 +81,7 @@ def build_system(model, detector_bytes, detector_name, *, normalise, name="model
     return System(files, model)
 
 
-def read_system(folder):
+def read_system(folder: pathlib.Path | str) -> System:
     """The System in a folder that the user made or edited. UserError where something that the server needs is
     missing."""
     folder = pathlib.Path(folder)
@@ -105,7 +108,7 @@ def read_system(folder):
     return System(files, Given(files[name], str(folder / name), ()))
 
 
-def run_system(system, images, protocol: Protocol):
+def run_system(system: System, images: list[tuple[str, Callable[[], bytes]]], protocol: Protocol) -> SystemRuns | str:
     """The SystemRuns of a System over images, in a process of its own with one thread; or a text that says what failed.
 
     images: as given.find_images gives them; of many, as many as there are runs, evenly spread. The clock stands still
@@ -170,7 +173,7 @@ def _is_feature(run, size):
     return run["length"] is not None and abs(run["length"] - 1) <= MAX_LENGTH_ERROR and run["size"] == size
 
 
-def system_rules(runs, *, total_ms, origin, stand_in=None):
+def system_rules(runs: SystemRuns | str, *, total_ms: float, origin: str, stand_in: str | None = None) -> list[Rule]:
     """The Rules of a whole system: runs is a SystemRuns or the text that says why there is none; total_ms the limit
     here; stand_in the sentence that says so where another kind of device stood in for the track's: then the time is not
     judged.

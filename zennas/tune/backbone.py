@@ -1,14 +1,18 @@
 """Depth against width: the candidates that cost what a given one costs."""
 
+from typing import Any
+
 import numpy as np
 
 from zennas.records import UserError
+from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.space import Space
 
 STEPS = 256  # multipliers tried between two ends; far more than there are different depths or widths
 
 
-def equal_macs(base, space, plan):
+def equal_macs(base: Candidate, space: Space, plan: Any) -> tuple[Candidate, ...]:
     """Candidates with the multiply-accumulates of `base`, within plan.macs_tolerance_pct, the shallowest first; `base`
     is one.
 

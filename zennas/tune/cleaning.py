@@ -28,7 +28,7 @@ class CleanLabels(NamedTuple):
 
 
 def clean_labels(
-    unit_ND: np.ndarray, label_N: np.ndarray, *, tau_inter: float | None = None, tau_intra: float | None = None
+    unit_ND: np.ndarray | None, label_N: np.ndarray, *, tau_inter: float | None = None, tau_intra: float | None = None
 ) -> CleanLabels:
     """The CleanLabels of images by their unit embeddings. A row of zeros has none: tau_intra leaves that image out.
 

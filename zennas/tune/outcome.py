@@ -1,24 +1,27 @@
 """What a comprehensive search leaves behind: the summary, trials.csv, best.yaml with its labels, the page."""
 
 import io
+import pathlib
 import shlex
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from zennas.data.labels import write_labels
+from zennas.data.sources import AnySource
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.tune.people import few_pairs
 from zennas.tune.proposal import KNOBS, Proposal
 from zennas.tune.report import spread, write_report
-from zennas.tune.trial import FACTS, TEST, curve, labels_of, read_json
-from zennas.tune.trials import BROKEN, FINISHED, STOPPED
+from zennas.tune.trial import FACTS, TEST, Setting, curve, labels_of, read_json
+from zennas.tune.trials import BROKEN, FINISHED, STOPPED, Tried
 
 TRIALS, BEST, LABELS, REPORT = "trials.csv", "best.yaml", "best-labels.npz", "report.html"
 
 
-def table_of(tried):
+def table_of(tried: list[Tried]) -> pd.DataFrame:
     """The trials as a DataFrame: state, reward and TPRs after the last epoch, knobs, backbone, data, seconds, error."""
     rows = []
     for trial in tried:
@@ -38,7 +41,9 @@ def table_of(tried):
     return pd.DataFrame(rows).astype(whole)
 
 
-def summary_of(setting, tried, *, confirmed=None):
+def summary_of(
+    setting: Setting, tried: list[Tried], *, confirmed: tuple[dict[str, Proposal], list[int]] | None = None
+) -> dict[str, Any]:
     """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where
     `confirmed` is ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
     plan = setting.options.tune
@@ -106,7 +111,7 @@ def _confirmed(setting, proposals, seeds):
     return {"rows": rows, "differences": differences}
 
 
-def write_outcome(setting, source, tried, summary):
+def write_outcome(setting: Setting, source: AnySource, tried: list[Tried], summary: dict[str, Any]) -> None:
     """Write trials.csv, best.yaml with its labels, and report.html."""
     out, rows = setting.options.out, table_of(tried)
     with io.StringIO() as text:
@@ -125,7 +130,7 @@ def write_outcome(setting, source, tried, summary):
     write_report(out / REPORT, summary, rows, curves)
 
 
-def next_command(track, data, out, summary):
+def next_command(track: str, data: pathlib.Path, out: pathlib.Path, summary: dict[str, Any]) -> list[str]:
     """The words of the command that trains the best one in full."""
     proposal = Proposal(**summary["best"]["knobs"])
     words = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / BEST), "--data", str(data)]
@@ -159,7 +164,7 @@ def _best_yaml(setting, summary, proposal):
     )
 
 
-def confirmation(summary):
+def confirmation(summary: dict[str, Any]) -> list[str]:
     """Sentences on what the best, and each of its factors alone, give with other seeds; [] where that was not asked."""
     if not summary["confirmed"]:
         return []
@@ -183,7 +188,7 @@ def confirmation(summary):
     return sentences
 
 
-def backbone_text(candidate):
+def backbone_text(candidate: dict[str, Any] | None) -> str | None:
     """A candidate's plain mapping as people read it."""
     if candidate is None:
         return None

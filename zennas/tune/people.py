@@ -5,11 +5,13 @@ N images of the source, M of them, P pairs, D embedding size
 
 import math
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zennas.data.labels import DROPPED
+from zennas.data.sources import AnySource
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.verification import num_allowed
 from zennas.records import UserError, some
@@ -25,11 +27,11 @@ class Group(NamedTuple):
     label_M: np.ndarray
 
     @property
-    def num_identities(self):
+    def num_identities(self) -> int:
         return len(np.unique(self.label_M))
 
     @property
-    def num_pairs(self):
+    def num_pairs(self) -> tuple[int, int]:
         """(of the same person, of different people)."""
         count_C = np.unique(self.label_M, return_counts=True)[1].astype(int)
         same, total = int((count_C * (count_C - 1) // 2).sum()), len(self.label_M) * (len(self.label_M) - 1) // 2
@@ -45,7 +47,9 @@ class People(NamedTuple):
     test: Group | None
 
 
-def split(source, plan, *, seed, held_out=None, test=None):
+def split(
+    source: AnySource, plan: Any, *, seed: int, held_out: pathlib.Path | None = None, test: pathlib.Path | None = None
+) -> People:
     """The People of a Source. held_out, test: files of identities, one a line; without, plan's shares of all, drawn by
     `seed`.
 
@@ -104,7 +108,7 @@ def _group(label_N, numbers, max_images, rng):
     return Group(kept_M, label_N[kept_M].astype(np.int64))
 
 
-def few_pairs(group, plan):
+def few_pairs(group: Group, plan: Any) -> list[str]:
     """Sentences on FPRs that so few pairs cannot tell."""
     _, different = group.num_pairs
     return [
@@ -115,7 +119,9 @@ def few_pairs(group, plan):
     ]
 
 
-def rewards(group, source, embed_batch, plan, *, image_px):
+def rewards(
+    group: Group, source: AnySource, embed_batch: Callable, plan: Any, *, image_px: int | tuple[int, int]
+) -> dict[str, float]:
     """{"reward": the weighted mean of TPRs, "tpr@FPR": each of them} over all pairs of a Group, mirrored images added.
 
     embed_batch: as train/verify.embed takes it. UserError where an embedding is not finite.

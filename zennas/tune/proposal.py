@@ -1,6 +1,7 @@
 """Proposal: one point of the comprehensive search, and what it makes of a recipe."""
 
 import hashlib
+from typing import Any, Self
 
 from zennas.records import Record
 from zennas.tune_plan import Span
@@ -26,7 +27,7 @@ class Proposal(Record):
     shape: int | None = None  # place among the candidates of equal cost, the shallowest first
 
     @property
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """Only what differs.
 
         >>> Proposal(tau_intra=0.2).plain
@@ -35,21 +36,21 @@ class Proposal(Record):
         return self.model_dump(exclude_none=True)
 
     @property
-    def key(self):
+    def key(self) -> str:
         """A short name that equal proposals share; 'recipe' for the recipe as it stands."""
         text = self.model_dump_json(exclude_none=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12] if self.plain else "recipe"
 
-    def only(self, factor):
+    def only(self, factor: str) -> Self:
         """The Proposal with what it says of one of FACTORS alone.
 
         >>> Proposal(tau_intra=0.2, shape=3).only("backbone")
         Proposal(tau_inter=None, tau_intra=None, m1=None, m2_rad=None, m3=None, s_p=None, s_n=None, shape=3)
         """
-        return Proposal(**{name: value for name, value in self.plain.items() if name in FACTORS[factor]})
+        return type(self)(**{name: value for name, value in self.plain.items() if name in FACTORS[factor]})
 
     @property
-    def changes(self):
+    def changes(self) -> tuple[str, ...]:
         """KEY=VALUE of the recipe, as --set takes them.
 
         >>> Proposal(m1=1.0, m2_rad=0.3, m3=0.0, s_p=32.0, s_n=32.0).changes
@@ -61,7 +62,7 @@ class Proposal(Record):
         return f"loss.name={LOSS}", f"loss.knobs={{{', '.join(f'{name}: {value!r}' for name, value in knobs.items())}}}"
 
 
-def spans(plan, num_shapes):
+def spans(plan: Any, num_shapes: int) -> dict[str, Any]:
     """{knob: its Span, a number that is not searched, or the range of shapes} of a TunePlan."""
     searched = {}
     for names, space in ((THRESHOLDS, plan.cleaning), (MARGIN, plan.margin)):
@@ -72,7 +73,7 @@ def spans(plan, num_shapes):
     return searched
 
 
-def suggest(plan, num_shapes, trial):
+def suggest(plan: Any, num_shapes: int, trial: Any) -> dict[str, Any]:
     """The knobs of a Proposal, those that are searched by the `suggest_` of a trial of Optuna's."""
     knobs = {}
     for name, span in spans(plan, num_shapes).items():

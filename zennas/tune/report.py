@@ -4,8 +4,12 @@ alone.
 
 import html
 import math
+import pathlib
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -33,7 +37,9 @@ WHAT = {
 }
 
 
-def write_report(path, summary, rows, curves):
+def write_report(
+    path: pathlib.Path, summary: dict[str, Any], rows: pd.DataFrame, curves: dict[int, list[tuple[int, float]]]
+) -> None:
     """Writes the page to `path`, whole or not at all.
 
     summary: what run.json holds. rows: the DataFrame of trials.csv. curves: trial -> [(epoch, reward)].
@@ -41,7 +47,7 @@ def write_report(path, summary, rows, curves):
     write_atomically(path, page(summary, rows, curves))
 
 
-def page(summary, rows, curves):
+def page(summary: dict[str, Any], rows: pd.DataFrame, curves: dict[int, list[tuple[int, float]]]) -> str:
     """The HTML of a search; arguments as in `write_report`."""
     record = Provenance(**summary["made_by"])
     failed = [f"Trial {row.trial} failed: {row.error}" for row in rows[rows["state"] == "failed"].itertuples()]
@@ -144,7 +150,7 @@ were asked
 when the search was over; nothing was chosen by them.</p>{table(names, body)}"""
 
 
-def spread(shares):
+def spread(shares: Sequence[float]) -> str:
     """Mean and standard deviation of differences, in points.
 
     >>> spread([0.03, 0.07]), spread([-0.01]), spread([])

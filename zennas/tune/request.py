@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from zennas.provenance import command_line, num_cores
@@ -15,6 +16,7 @@ from zennas.train.request import request as train_request
 from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
 from zennas.tune.options import Options
 from zennas.tune.proposal import FACTORS
+from zennas.tune_plan import TunePlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Request:
     command: str = ""
     task: str = FIRST  # a row of TASKS
 
-    def training(self, *, plan, candidate, out, labels=None):
+    def training(
+        self, *, plan: TrainPlan, candidate: Candidate, out: pathlib.Path, labels: pathlib.Path | None = None
+    ) -> TrainOptions:
         """The train Options of one training of this search."""
         return TrainOptions(
             name=self.name,
@@ -63,7 +67,7 @@ class Request:
             task=self.task,
         )
 
-    def settings(self, source, people, model_print):
+    def settings(self, source: Any, people: Any, model_print: str | None) -> dict[str, Any]:
         """What makes this run this run: a resumed one must agree in all of it."""
         groups = {"held_out": people.held_out, "test": people.test}
         return {
@@ -132,7 +136,14 @@ def check(options: Options) -> Request:
     )
 
 
-def tune_plan(track, *, trials=None, epochs=None, seed=None, only=()):
+def tune_plan(
+    track: str,
+    *,
+    trials: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    only: Sequence[str] = (),
+) -> TunePlan:
     """The experiment's TunePlan, changed by the command line."""
     experiment, *_ = load_experiment(track)
     check_tuned(experiment.task)

@@ -103,7 +103,7 @@ def _search(options: Request, progress: Progress) -> dict[str, Any]:
         lock.release()
 
 
-def to_confirm(best, plan):
+def to_confirm(best: Proposal, plan: Any) -> dict[str, Proposal]:
     """{what it is: Proposal} of all that is trained with other seeds: the recipe, the best, and each of its factors
     alone.
     """

@@ -5,6 +5,8 @@ import json
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,15 +50,15 @@ class Setting:
     embeddings: pathlib.Path | None  # .npy of all images of the source
     num_threads: int
 
-    def folder(self, proposal, seed):
+    def folder(self, proposal: Proposal, seed: int) -> pathlib.Path:
         """Where a trial leaves everything: the same for the same proposal and seed, so nothing is done twice."""
         return self.options.out / "trials" / f"{proposal.key}-{seed}"
 
-    def candidate(self, proposal):
+    def candidate(self, proposal: Proposal) -> Candidate:
         """The backbone of a Proposal."""
         return self.options.candidate if proposal.shape is None else self.shapes[proposal.shape]
 
-    def plan(self, proposal, seed):
+    def plan(self, proposal: Proposal, seed: int) -> Any:
         """The TrainPlan of a Proposal: the recipe, as long as a trial is, changed by it."""
         values = {"epochs": self.options.tune.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
         if self.options.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
@@ -65,7 +67,9 @@ class Setting:
         return changed_plan(self.options.plan, changes)
 
 
-def run_trial(setting, proposal, *, seed, report, with_test=False):
+def run_trial(
+    setting: Setting, proposal: Proposal, *, seed: int, report: Callable[[int, dict], None], with_test: bool = False
+) -> None:
     """Train one Proposal and judge it after every epoch; report(epoch, numbers) may end it by raising what is no
     Exception.
 
@@ -139,17 +143,17 @@ def labels_of(setting: Setting, proposal: Proposal, label_N: np.ndarray) -> Clea
     return clean_labels(unit_ND, label_N, tau_inter=proposal.tau_inter, tau_intra=proposal.tau_intra)
 
 
-def curve(folder):
+def curve(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The rewards of a trial after each epoch, in order: dicts with epoch, reward, tpr@..., seconds."""
     return [entry for entry in read_metrics(folder) if entry["kind"] == REWARD]
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """What a trial left in a file, or {}."""
     return (json.loads(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
-def end(folder):
+def end(folder: pathlib.Path) -> None:
     """Let a trial be what it is: it is not gone on with, and what that would take is removed."""
     write_atomically(folder / ENDED, "")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

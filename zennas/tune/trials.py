@@ -10,18 +10,19 @@ import os
 import pathlib
 import time
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from zennas.progress import duration, progress_at
+from zennas.progress import Progress, duration, progress_at
 from zennas.ray_connection import connect
 from zennas.records import first_line
 from zennas.tune.proposal import KNOBS, Proposal, suggest
-from zennas.tune.trial import FAILED, curve, end, read_json, run_trial
+from zennas.tune.trial import FAILED, Setting, curve, end, read_json, run_trial
 
 METRIC, TIME, NUMBER = "reward", "epoch", "number"
 RUN, RUNGS = "ray", "rungs.jsonl"
@@ -41,7 +42,7 @@ class Tried(NamedTuple):
 
 
 @contextlib.contextmanager
-def workers(num_workers, *, say, threads=1, address=None):
+def workers(num_workers: int, *, say: Callable, threads: int = 1, address: str | None = None) -> Iterator[None]:
     """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at
     `address`.
     """
@@ -58,7 +59,7 @@ def workers(num_workers, *, say, threads=1, address=None):
         ray.shutdown()
 
 
-def search(setting, *, place, log):
+def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
     """[Tried] in order, once all trials are done: the recipe first, then what Optuna proposes.
 
     Goes on where an earlier call was killed: what is finished is not run again. place, log: where it says how it
@@ -93,7 +94,7 @@ def search(setting, *, place, log):
     return sorted((_tried(setting, result) for result in results), key=lambda trial: trial.number)
 
 
-def confirm(setting, proposals, seeds, progress):
+def confirm(setting: Setting, proposals: list[Proposal], seeds: Sequence[int], progress: Progress) -> None:
     """Train every Proposal with every seed to its end, several at once, and ask the test people.
 
     What of it is done is not done again. A UserError of one of them is said, and its row is missing.
@@ -169,7 +170,7 @@ class RecipeFirst(OptunaSearch):
 
     num_at_once = 1
 
-    def suggest(self, trial_id):
+    def suggest(self, trial_id: str) -> dict | None:
         running = self.__dict__.setdefault("running", {})
         if len(running) >= self.num_at_once:
             return None
@@ -178,13 +179,13 @@ class RecipeFirst(OptunaSearch):
         running[trial_id], self.num_begun = number, number + 1
         return {NUMBER: number, **config}
 
-    def on_trial_result(self, trial_id, result):
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
         if self.running.get(trial_id):
             with warnings.catch_warnings():  # a trial that goes on from a checkpoint reports some epochs again
                 warnings.filterwarnings("ignore", message="The reported value is ignored")
                 super().on_trial_result(trial_id, result)
 
-    def on_trial_complete(self, trial_id, result=None, error=False):
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         if self.running.pop(trial_id, 0):
             super().on_trial_complete(trial_id, result, error)
 
@@ -198,11 +199,11 @@ class Asha(ASHAScheduler):
 
     epochs = 1
 
-    def __init__(self, path: pathlib.Path, **options):
+    def __init__(self, path: pathlib.Path, **options: Any):
         super().__init__(time_attr=TIME, metric=METRIC, mode="max", max_t=self.epochs, **options)
         self.path, self.replayed = str(path), False
 
-    def on_trial_add(self, controller, trial):
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
         if not self.replayed:
             self._replay(controller)
             self.replayed = True
@@ -221,7 +222,7 @@ class Asha(ASHAScheduler):
                 super().on_trial_complete(controller, trial, result)
                 under_way.remove(trial)
 
-    def on_trial_result(self, controller, trial, result):
+    def on_trial_result(self, controller: Any, trial: Any, result: dict) -> str:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"trial": trial.trial_id, TIME: result[TIME], METRIC: result[METRIC]}) + "\n")
         action = super().on_trial_result(controller, trial, result)
@@ -249,19 +250,19 @@ class Teller(tune.Callback):
     start.
     """
 
-    def __init__(self, setting, place, log):
+    def __init__(self, setting: Setting, place: str, log: str):
         self.setting, self.place, self.log, self.progress = setting, place, log, None
 
     def __getstate__(self):
         return self.__dict__ | {"progress": None}
 
-    def setup(self, **info):
+    def setup(self, **info: Any) -> None:
         self.started = time.monotonic()
         self.progress = progress_at(self.place)
         self.progress.log_to(self.log)
         self.progress.begin("searching")
 
-    def on_step_end(self, iteration, trials, **info):
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         plan = self.setting.options.tune
         ended = [trial for trial in trials if trial.is_finished()]
         running = [trial for trial in trials if trial.status == "RUNNING"]
@@ -273,7 +274,7 @@ class Teller(tune.Callback):
             state["left"] = f"about {duration(so_far / len(ended) * (plan.trials - len(ended)))}"
         self.progress.update(state)
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         plan, number = self.setting.options.tune, trial.config[NUMBER]
         folder = self.setting.folder(_proposal(trial.config), plan.seed)
         end(folder)
@@ -284,12 +285,12 @@ class Teller(tune.Callback):
         so_far = f"; best so far {best.last_result[METRIC]:.4f}, trial {best.config[NUMBER]}" if best else ""
         self.progress.say(f"{what}: reward {reward:.4f}, {ended}{so_far}")
 
-    def on_trial_error(self, iteration, trials, trial, **info):
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         folder = self.setting.folder(_proposal(trial.config), self.setting.options.tune.seed)
         reason = read_json(folder / FAILED).get("error", "its worker died")
         self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
 
-    def on_experiment_end(self, trials, **info):
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
         self.progress.close()
 
     def _best(self, trials, just_ended=None):
