@@ -176,7 +176,7 @@ def training(version, shared):
 def metrics(out):
     """Every line of metrics.jsonl, without its times."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return timeless(lines)
 
 
 def search(version, shared):
@@ -209,6 +209,13 @@ def search(version, shared):
         columns = [name for name in ("candidate", "text", "key", "score", "predicted_ms", "error") if name in frame]
         values[score] = json.loads(frame[columns].to_json(orient="values", double_precision=15))
     return values
+
+
+def timeless(value):
+    """A value of JSON without what times it holds."""
+    if isinstance(value, dict):
+        return {name: timeless(part) for name, part in value.items() if name not in TIMES}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
 def going_on(before, after, shared):
@@ -297,7 +304,7 @@ def going_on(before, after, shared):
         judged = []
         for version in (before, after):
             words = ["--model", before.folder / "one", "--set", shared / "pairs.bin", "--json", "--out", "judged"]
-            judged.append(json.loads(version.zennas("evaluate", *words))["results"])
+            judged.append(timeless(json.loads(version.zennas("evaluate", *words))["results"]))
         assert judged[0] == judged[1], first_difference(*judged)
 
     def a_cleaning():
@@ -367,6 +374,8 @@ def compare(before, after, out, only):
         (shared / "ready").touch()
     for name in only:
         if name == "going_on":
+            for earlier in ("training", "search"):  # it goes on with what these left
+                remembered(earlier, before, shared)
             for what, problem in going_on(before, after, shared).items():
                 results[f"going on: {what}"] = "equal" if problem is None else problem
                 print(f"going on: {what}: {results[f'going on: {what}']}", flush=True)
