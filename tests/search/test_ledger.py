@@ -46,7 +46,7 @@ def test_rows_come_back_as_they_were(ledger, rows):
     assert [tuple(row._replace(widths=tuple(row.widths), depths=tuple(row.depths))) for row in back.rows] == rows
     assert [row.candidate for row in back.rows] == [row.candidate for row in rows]
     assert back.counters == {"scored": 24}
-    assert len(ledger.parts.names()) == 3
+    assert len(ledger.parquet.names()) == 3
 
 
 def test_a_killed_beginning_is_in_nobodys_way(tmp_path):
@@ -123,7 +123,7 @@ def test_pandas_reads_the_folder_of_parts(ledger, rows):
     for batch in range(6):
         ledger.append(rows[4 * batch : 4 * batch + 4])
         ledger.flush()
-    frame = pandas.read_parquet(ledger.parts.where)
+    frame = pandas.read_parquet(ledger.parquet.where)
     assert list(frame.columns) == list(Row._fields) and len(frame) == 24
     assert frame["key"].tolist() == [row.key for row in rows]
     assert frame["score"].isna().tolist() == [row.score is None for row in rows]
@@ -139,14 +139,14 @@ def test_the_frame_of_a_ledger_is_corrected(ledger, rows):
 
 def test_a_flush_without_rows_writes_nothing(ledger):
     ledger.flush()
-    assert ledger.parts.names() == [] and not (ledger.folder / "scored.parquet").exists()
+    assert ledger.parquet.names() == [] and not (ledger.folder / "scored.parquet").exists()
 
 
 def test_a_part_that_was_never_finished_is_not_read(ledger, rows):
     ledger.append(rows[:4])
     ledger.flush()
     (ledger.folder / "scored.parquet" / ".part-0000004.parquet.tmp").write_bytes(b"PAR1")  # killed while it was written
-    assert len(again(ledger).rows) == 4 and len(pandas.read_parquet(ledger.parts.where)) == 4
+    assert len(again(ledger).rows) == 4 and len(pandas.read_parquet(ledger.parquet.where)) == 4
 
 
 def test_entries_and_events_come_back_and_the_newest_entry_counts(ledger, space, make_entry):
@@ -304,6 +304,6 @@ def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, space,
     back = open_ledger(disk / "run", {})
     if what == "rows":
         assert [row.key for row in back.rows] == [f"{index // 4}-{index % 4}" for index in range(kept)]
-        assert len(pandas.read_parquet(back.parts.where)) == kept
+        assert len(pandas.read_parquet(back.parquet.where)) == kept
     else:
         assert list(back.measured) == [str(index) for index in range(kept)]

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from zennas.records import UserError
 from zennas.search.ledger import SHARED, open_ledger
-from zennas.search.scored import SCHEMA, Parts, Row, Rows, checked_table
+from zennas.search.scored import SCHEMA, ParquetFolder, Row, Rows, checked_table
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def where(request, tmp_path):
 
 
 def test_parts_are_written_where_they_should_and_read_again(where, some):
-    parts, other = Parts(where), Parts(where, island=3)
+    parts, other = ParquetFolder(where), ParquetFolder(where, island=3)
     assert parts.names() == []
     parts.write(some[:9], metadata={"counters": {"scored": 9}})
     other.write([row._replace(island=3) for row in some[9:12]], metadata={})
@@ -101,7 +101,7 @@ def test_parts_are_written_where_they_should_and_read_again(where, some):
 def test_a_table_that_nothing_here_can_reach_is_one_line():
     for place, said in {"nosuch://bucket/x": "nosuch", "hdfs://head/x": "hdfs"}.items():
         with pytest.raises(UserError, match=f"--table {place}: cannot be reached: .*") as error:
-            Parts(place).names()
+            ParquetFolder(place).names()
         assert said in str(error.value)
 
 
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_pa
 
 
 def test_a_part_of_before_there_were_islands_is_read(tmp_path, some):
-    parts = Parts(tmp_path)
+    parts = ParquetFolder(tmp_path)
     parts.write(some, metadata={"counters": {}})
     path = tmp_path / "part-0000000.parquet"
     metadata = parts.read(path.name)[0].schema.metadata
@@ -196,7 +196,7 @@ class Slow(MemoryFileSystem):
 
 def test_where_a_file_is_seen_while_it_is_written_a_part_gets_its_name_when_it_is_whole(some):
     fsspec.register_implementation("slowly", Slow, clobber=True)
-    parts = Parts("slowly:///table")
+    parts = ParquetFolder("slowly:///table")
     parts.write(some, metadata={})
     assert Slow.written == [".part-0000000.parquet.tmp"] and parts.names() == ["part-0000000.parquet"]
     assert parts.read("part-0000000.parquet")[0].num_rows == len(some)
@@ -236,7 +236,7 @@ def test_a_secret_in_a_tables_place_is_refused_and_not_repeated():
 
 
 def test_pandas_reads_the_folder_as_one_table(tmp_path, some):
-    parts = Parts(tmp_path / "table")
+    parts = ParquetFolder(tmp_path / "table")
     parts.write(some[:9], metadata={})
     parts.write(some[9:], metadata={})
     frame = pandas.read_parquet(tmp_path / "table")

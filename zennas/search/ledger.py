@@ -1,7 +1,7 @@
 """The ledger of a run: all that was computed, on disk as soon as it is known. A run resumes from it.
 
 run.json         settings, budget, events, what was re-scored; rewritten whole
-scored.parquet/  one part per batch or second, one row per scored candidate; elsewhere with --table
+scored.parquet/  one file per batch or second, one row per scored candidate; elsewhere with --table
 measured.jsonl   one line per network measured whole
 
 Where a store keeps the run's state too (`keep`), a driver on another machine begins from there.
@@ -22,7 +22,7 @@ import pyarrow
 from zennas.records import UserError
 from zennas.run_folder import explaining, open_run, save_run
 from zennas.search.measured import Measured, parse_lines
-from zennas.search.scored import Parts, Row, Rows, TornPartError
+from zennas.search.scored import ParquetFolder, Row, Rows, TornFileError
 
 SHARED = ("format", "settings", "made_by", "run")  # entries of run.json that the store keeps once for all islands
 
@@ -35,9 +35,9 @@ class Ledger:
     state: dict  # what run.json holds
     rows: Rows
     measured: dict[str, Measured]  # by key; the newest of each
-    parts: Parts
+    parquet: ParquetFolder  # of the rows
     unwritten: list = dataclasses.field(default_factory=list)
-    known_parts: set = dataclasses.field(default_factory=set)
+    known_files: set = dataclasses.field(default_factory=set)
     foreign: set = dataclasses.field(default_factory=set)  # keys that came from other islands by the store
     newer: bool = False  # whether the store knew of a later state than this folder's: another driver went on elsewhere
     torn: bool = False  # whether measured.jsonl ends in half a line, of a process that was killed while it wrote
@@ -45,7 +45,7 @@ class Ledger:
 
     @property
     def island(self) -> int:
-        return self.parts.island
+        return self.parquet.island
 
     @property
     def own_N(self) -> np.ndarray:
@@ -63,34 +63,34 @@ class Ledger:
         self.foreign |= {row.key for row in rows}
 
     def flush(self) -> None:
-        """Write the buffered rows as one more part; a part is there whole or not at all."""
+        """Write the buffered rows as one more file; it is there whole or not at all."""
         if not self.unwritten:
             return
         metadata = {name: self.state.get(name) for name in ("made_by", "counters", "run")}
-        self.known_parts.add(self.parts.write(self.unwritten, metadata=metadata))
+        self.known_files.add(self.parquet.write(self.unwritten, metadata=metadata))
         self.unwritten = []
 
     def refresh(self) -> int:
         """Read what other islands have written meanwhile. The number of those rows."""
         before = len(self.rows)
-        for name in self.parts.names():
-            if name not in self.known_parts and not self.parts.is_of(name):
+        for name in self.parquet.names():
+            if name not in self.known_files and not self.parquet.is_of(name):
                 try:
                     table = self.read(name)[0]
-                except TornPartError:  # where moving a file is copying it; whole at the next look
+                except TornFileError:  # where moving a file is copying it; whole at the next look
                     continue
-                self.known_parts.add(name)
+                self.known_files.add(name)
                 new_N = [key not in self.foreign for key in table["key"].to_pylist()]
                 self.rows.extend_from(table.filter(new_N))
         return len(self.rows) - before
 
     def read(self, name: str) -> tuple[pyarrow.Table, dict]:
-        """(pyarrow Table, its metadata) of a part. UserError where the part is another run's."""
-        table, metadata = self.parts.read(name)
+        """(pyarrow Table, its metadata) of a file. UserError where the file is another run's."""
+        table, metadata = self.parquet.read(name)
         if metadata.get("run") not in (None, self.state.get("run")):
             made_by = metadata["made_by"]
             raise UserError(
-                f"{self.parts.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and "
+                f"{self.parquet.where}: holds candidates of another run ({made_by['command']}, {made_by['date']}), and "
                 "what two runs scored is not to be told apart; choose another --table, or give the --storage and "
                 "--out of that run"
             )
@@ -189,13 +189,13 @@ def open_ledger(
         "wall_s": {},
         "finished": False,
     }
-    parts = Parts(table or folder / "scored.parquet", island=island)
-    apart = table is not None and not parts.is_in(folder)  # what is in the folder of the run comes and goes with it
+    parquet = ParquetFolder(table or folder / "scored.parquet", island=island)
+    apart = table is not None and not parquet.is_in(folder)  # what is in the folder of the run comes and goes with it
     if apart:
-        parts.make_folder()
-    if fresh and apart and (names := parts.names()):
+        parquet.make_folder()
+    if fresh and apart and (names := parquet.names()):
         raise UserError(
-            f"--fresh: {parts.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose "
+            f"--fresh: {parquet.where} holds {len(names)} parts of an earlier run, and nothing is deleted here; choose "
             "another --table"
         )
     before = (kept["run"] | kept.get(f"island:{island}", {})) if kept and kept.get("run") else None
@@ -211,7 +211,7 @@ def open_ledger(
     if newer:
         state.update(before)
         save_run(folder, state)
-    ledger = Ledger(folder, state, Rows(), {}, parts, newer=newer)
+    ledger = Ledger(folder, state, Rows(), {}, parquet, newer=newer)
     if was_there or table is not None:
         _load_rows(ledger)
     if was_there:
@@ -225,11 +225,11 @@ def open_ledger(
 
 
 def _load_rows(ledger):
-    for name in ledger.parts.names():
+    for name in ledger.parquet.names():
         table, metadata = ledger.read(name)
-        ledger.known_parts.add(name)
+        ledger.known_files.add(name)
         ledger.rows.extend_from(table)
-        if ledger.parts.is_of(name):
+        if ledger.parquet.is_of(name):
             ledger.state["counters"] = metadata["counters"]
     state, own_N = ledger.state, ledger.own_N
     if own_N.any():  # a process that was killed had no time to write down what it spent

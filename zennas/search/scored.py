@@ -1,6 +1,6 @@
-"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet parts in a folder.
+"""The table of scored candidates: columns in memory, a hundred bytes a candidate, and parquet files in a folder.
 
-A part is written once, whole or not at all. Several drivers write into one folder, each its own parts. The folder may
+A file is written once, whole or not at all. Several drivers write into one folder, each its own files. The folder may
 be anywhere that fsspec reaches.
 """
 
@@ -245,12 +245,12 @@ class Rows(collections.abc.Sequence):
         return self._blocks.index(block)
 
 
-class TornPartError(UserError):
-    """A part that holds no table, or half of one."""
+class TornFileError(UserError):
+    """A file that holds no table, or half of one."""
 
 
-class Parts:
-    """The folder of parquet parts, anywhere that fsspec reaches."""
+class ParquetFolder:
+    """A folder of parquet files, anywhere that fsspec reaches."""
 
     def __init__(self, where: str | pathlib.Path, *, island: int = 0):
         """where: a folder, or a URL of fsspec, such as s3://bucket/folder. UserError where nothing here reaches it."""
@@ -275,7 +275,7 @@ class Parts:
         return self.local and pathlib.Path(self.root).resolve().is_relative_to(pathlib.Path(folder).resolve())
 
     def write(self, rows: list[Row], *, metadata: dict) -> str:
-        """Write Rows of one island as one more part. Its name; `metadata` (JSON) travels in it."""
+        """Write Rows of one island as one more file. Its name; `metadata` (JSON) travels in it."""
         table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table.replace_schema_metadata({"zennas": json.dumps(metadata)}), buffer)
@@ -299,7 +299,7 @@ class Parts:
         return name
 
     def names(self) -> list[str]:
-        """The names of the parts, by batch and island."""
+        """The names of the files, by batch and island."""
         with self._reaching():
             self.fs.invalidate_cache()
             paths = self.fs.ls(self.root, detail=False) if self.fs.exists(self.root) else []
@@ -307,7 +307,7 @@ class Parts:
         return sorted(name for name in names if name.startswith("part-") and name.endswith(".parquet"))
 
     def read(self, name: str) -> tuple[pyarrow.Table, dict]:
-        """(pyarrow Table, its metadata) of a part. UserError where it cannot be read."""
+        """(pyarrow Table, its metadata) of a file. UserError where it cannot be read."""
         path = f"{self.root}/{name}"
         with self._reaching():
             content = self.fs.cat_file(path)
@@ -315,12 +315,12 @@ class Parts:
             table = pyarrow.parquet.read_table(io.BytesIO(content))
             return table, json.loads(table.schema.metadata[b"zennas"])
         except (OSError, pyarrow.ArrowInvalid, TypeError, KeyError, ValueError) as error:
-            raise TornPartError(
+            raise TornFileError(
                 f"{path}: cannot be read ({first_line(error)}); move it away to score its candidates again"
             ) from None
 
     def is_of(self, name: str) -> bool:
-        """Whether a part is of this island."""
+        """Whether a file is of this island."""
         return name.removesuffix(".parquet")[len("part-0000000") :] == _of_island(self.island)
 
     @contextlib.contextmanager
