@@ -8,7 +8,6 @@ import zennas
 from zennas import COMMANDS
 from zennas.records import suggestion
 
-NOT_DECLARED = {"train"}  # whose options still stand in __main__.py
 COMPLETION = "zennas --install-completion lets your shell complete commands and options; --show-completion prints how."
 
 
@@ -36,7 +35,7 @@ def _complete(arguments):
     """Answer a shell that asks how a line goes on, or install what asks so."""
     from zennas.commands import program, run_program
 
-    rooms = [f"zennas.{name}" for name in COMMANDS if name not in NOT_DECLARED]
+    rooms = [f"zennas.{name}" for name in COMMANDS]
     run_program(program(rooms, help="\n".join(COMMANDS.values())), arguments, "zennas")
 
 

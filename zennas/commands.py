@@ -110,7 +110,7 @@ def _run(options: CommandOptions, output: str | None) -> int:
         result = work(options, progress)
     finally:
         progress.close()
-    if output == "json":
+    if output == "json" and plain(result) is not None:
         print(json.dumps(plain(result), indent=2))
     elif output is not None:
         getattr(result, f"print_{output}")()
@@ -169,14 +169,3 @@ def _allowed(option: Option) -> str:
 def _default(option: Option) -> str:
     """What holds where the option is left out; typer says so of a default that is a value."""
     return f"[default: {option.extra['unset']}]" if "unset" in option.extra else ""
-
-
-def function_command(function: Callable[..., Any], *, help: str) -> Callable[..., None]:
-    """A main(arguments=None) that runs a typer function: for rooms that declare no Options yet."""
-    app = typer.Typer(**SETTINGS)
-    app.command(help=help)(function)
-
-    def main(arguments: list[str] | None = None, prog_name: str | None = None) -> None:
-        run_program(app, arguments, prog_name)
-
-    return main

@@ -27,8 +27,7 @@ FILES: dict[str, tuple[type[Record], str]] = {
     "track": (Track, "latency/schema.json"),
     "experiment": (Experiment, "experiments/schema.json"),
 }
-NOT_DECLARED = {"train"}  # commands whose options still stand in __main__.py
-ROOMS = [f"zennas.{name}" for name in COMMANDS if name not in NOT_DECLARED]
+ROOMS = [f"zennas.{name}" for name in COMMANDS]
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -38,8 +38,8 @@ from zennas.tasks.face.plan import FacePlan
 from zennas.tasks.table import task_of
 from zennas.track import load_experiment
 from zennas.train.loop import Training
-from zennas.train.options import Options
 from zennas.train.prepare import initial_network, prepare
+from zennas.train.request import Request
 
 HERE = pathlib.Path(__file__)
 CANDIDATES = {
@@ -154,7 +154,7 @@ def ours(candidate, experiment, track, space, data, sampling_rate, options):
         "here",
     )
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Options(
+        wanted = Request(
             name=experiment.name,
             asked_track=experiment.name,
             track=track,

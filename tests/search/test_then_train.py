@@ -13,6 +13,7 @@ from zennas.search import run as search_room
 from zennas.search import show
 from zennas.search.__main__ import main as search_main
 from zennas.search.stages import Settled
+from zennas.train import run as train_room
 
 WINNER = "{block: ir_se, stem: 8, widths: [8, 16], depths: [1, 1]}\n"
 RESULT = {"experiment": "tiny"}
@@ -46,13 +47,14 @@ def begun(monkeypatch):
             needs_password=False,
         )
 
-    def train(options, console, **ranks):
-        begun.trainings.append((options, ranks))
-        return RESULT, 0
+    def train(request, progress, **ranks):
+        begun.trainings.append((request, {name: value for name, value in ranks.items() if value is not None}))
+        return RESULT
 
     monkeypatch.setattr(search_room, "search_to_the_end", search)
     monkeypatch.setattr(show, "print_winners", lambda *_: None)
-    monkeypatch.setattr(run_room, "train_and_tell", train)
+    monkeypatch.setattr(train_room, "launch", train)
+    monkeypatch.setattr(run_room, "show_network", lambda *_: 0)
     return begun
 
 

@@ -22,8 +22,9 @@ from zennas.train import prepare
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
 from zennas.train.loop import Training
+from zennas.train.options import Options
 from zennas.train.rank import train_on
-from zennas.train.request import request
+from zennas.train.request import check
 from zennas.tune.request import tune_plan
 
 HW = (24, 40)
@@ -55,7 +56,8 @@ def options(tmp_path):
 
     def made(*changes, out="run", **others):
         given = {"data": data, "winner": tmp_path / "winner.yaml", "any_size": True, "verify": (str(held_out),)}
-        return request(str(tmp_path / "experiment.yaml"), out=tmp_path / out, changes=changes, **given | others)
+        asked = given | others | {"out": tmp_path / out, "set": changes}
+        return check(Options.of(track=tmp_path / "experiment.yaml", **asked))
 
     return made
 

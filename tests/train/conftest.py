@@ -29,8 +29,9 @@ from zennas.track import load_experiment
 from zennas.train import prepare
 from zennas.train.__main__ import main
 from zennas.train.loop import Training
+from zennas.train.options import Options
 from zennas.train.prepare import initial_network
-from zennas.train.request import request
+from zennas.train.request import check
 
 PX, NUM_IDENTITIES, IMAGES_EACH = 32, 12, 8
 RECIPE = {
@@ -144,11 +145,11 @@ def material(tmp_path_factory):
 
 @pytest.fixture
 def options(material, tmp_path):
-    """options(*changes, **others) -> the Options of the tiny training, changed by KEY=VALUE."""
+    """options(*changes, **others) -> the Request of the tiny training, changed by KEY=VALUE."""
 
     def made(*changes, out="run", **others):
         given = {"data": material.faces, "winner": material.winner, "any_size": True} | others
-        return request(str(material.experiment), out=tmp_path / out, changes=changes, **given)
+        return check(Options.of(track=material.experiment, out=tmp_path / out, set=changes, **given))
 
     return made
 

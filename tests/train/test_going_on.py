@@ -1,6 +1,5 @@
 """How a training goes on: from an older checkpoint, from another run's, after a verification that failed."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +16,7 @@ from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import verify
 from zennas.train import checkpoints, loop, rank
+from zennas.train.options import Options
 from zennas.train.rank import train_on
 
 
@@ -42,10 +42,10 @@ def test_where_no_checkpoint_can_be_read_it_is_said(options):
 def test_from_begins_with_the_weights_of_another_run(options):
     one = trained(options("epochs=1"))
     (kept,) = checkpoints.checkpoints_in(one.out / "checkpoints")
-    other = training(options("epochs=2", "optimizer.lr=0.01", out="other", start=kept))
+    other = training(options("epochs=2", "optimizer.lr=0.01", out="other", from_=kept))
     other._resume()
     assert other.first_step == STEPS_PER_EPOCH and differing(tensors(other), tensors(one)) == []
-    other = trained(options("epochs=2", "optimizer.lr=0.01", out="other", start=kept))
+    other = trained(options("epochs=2", "optimizer.lr=0.01", out="other", from_=kept))
     assert other.first_step == STEPS_PER_EPOCH and differing(tensors(other), tensors(one)) != []
 
 
@@ -53,9 +53,9 @@ def test_from_a_checkpoint_beyond_the_end_is_refused(options, tmp_path):
     one = trained(options("epochs=2"))
     (kept,) = checkpoints.checkpoints_in(one.out / "checkpoints")
     with pytest.raises(UserError, match=r"is at step 12, and this training ends at step 6: nothing would be trained"):
-        trained(options("epochs=1", out="other", start=kept))
+        trained(options("epochs=1", out="other", from_=kept))
     with pytest.raises(UserError, match=r"--from .*: no checkpoint; give a folder such as OUT/checkpoints/step-0"):
-        trained(options(out="third", start=one.out))
+        trained(options(out="third", from_=one.out))
 
 
 def test_another_number_of_micro_batches_goes_on(options):
@@ -172,8 +172,8 @@ def test_a_folder_that_not_all_nodes_share_is_said_before_an_older_checkpoint_go
     assert len(checkpoints.checkpoints_in(one.out / "checkpoints")) == 1
 
 
-def test_a_mistake_of_another_rank_is_said_with_its_number(options, monkeypatch):
-    from zennas.train import terminal
+def test_a_mistake_of_another_rank_is_said_with_its_number(material, monkeypatch):
+    from zennas.train import run
 
     monkeypatch.setenv("RANK", "3")
     for error, kind, words in (
@@ -184,9 +184,9 @@ def test_a_mistake_of_another_rank_is_said_with_its_number(options, monkeypatch)
         def failing(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr(terminal, "run", failing)
+        monkeypatch.setattr(run, "launch", failing)
         with pytest.raises(kind, match=words):
-            terminal.train_and_tell(dataclasses.replace(options()), None)
+            run.run(Options(track=material.experiment, data=material.faces, winner=material.winner, any_size=True))
 
 
 def test_guides_ask_a_teacher_before_anything_is_precomputed(options, tmp_path, monkeypatch):

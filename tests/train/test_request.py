@@ -4,7 +4,8 @@ import pytest
 
 from zennas.records import UserError
 from zennas.tasks.face.plan import FacePlan
-from zennas.train.request import changed_plan, check_request
+from zennas.train.options import Options
+from zennas.train.request import changed_plan, check_recipe
 
 RECIPE = {
     "epochs": 9,
@@ -71,6 +72,6 @@ def test_of_one_key_the_last_holds():
 def test_distilling_without_a_teacher_is_refused(tiny, tmp_path):
     for change in ("distill.weight=2", "distill={weight: 3}"):
         with pytest.raises(UserError, match="is about a teacher, and without --teacher"):
-            check_request(str(tiny), data=tmp_path, changes=["epochs=3", change])
-    plan = check_request(str(tiny), data=tmp_path, teacher=tmp_path, changes=["distill.weight=3"])[-1]
+            check_recipe(Options(track=tiny, data=tmp_path, set=["epochs=3", change]))
+    plan = check_recipe(Options(track=tiny, data=tmp_path, teacher=tmp_path, set=["distill.weight=3"]))[-1]
     assert plan.distill.weight == 3

@@ -11,7 +11,8 @@ import yaml
 
 from tests.pages import figure, numbers
 from tests.train.conftest import ran, untrained, words_of
-from zennas.train.request import request as train_request
+from zennas.train.options import Options
+from zennas.train.request import check
 from zennas.tune.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -49,10 +50,10 @@ def test_a_search_of_everything(asked, material, tmp_path):
     assert not list((out / "trials").glob("*/checkpoints"))
     best = yaml.safe_load((out / "best.yaml").read_text())
     labels = out / "best-labels.npz" if "labels" in best else None
-    options = train_request(
-        str(material.experiment), data=material.faces, winner=out / "best.yaml", changes=best["set"], labels=labels
+    asked_for = Options(
+        track=material.experiment, data=material.faces, winner=out / "best.yaml", set=best["set"], labels=labels
     )
-    assert options.candidate.plain() == summary["best"]["candidate"]
+    assert check(asked_for).candidate.plain() == summary["best"]["candidate"]
     again = asked(*words)
     assert json.loads(again.stdout) == summary and "this search is done" in again.stderr
     other = asked(*words, "--epochs", "2")

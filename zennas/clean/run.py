@@ -47,30 +47,31 @@ def run(options: Options, *, progress: Progress | None = None) -> Cleaned | Look
     return Cleaned(summary=summary, out=request.out)
 
 
-def _trainer(options: Options, request: Request, progress: Progress) -> Callable[[Any, pathlib.Path], str]:
+def _trainer(options: Options, request: Request, progress: Progress) -> Callable[[pathlib.Path, pathlib.Path], str]:
     """train_next(labels, out) of `clean`: the track's recipe on the labels. A training that cannot be is refused before
     the first round.
     """
-    from zennas.train.request import request as train_request
-    from zennas.train.terminal import train_and_tell
+    from zennas.train import run as train
+    from zennas.train.options import Options as TrainOptions
+    from zennas.train.show import show
 
-    def asked(labels: Any, out: pathlib.Path) -> Any:
-        # What a network takes of a budget is nothing to a cleaning.
-        return train_request(
-            options.track or TRACK,
-            data=request.data,
-            winner=options.winner,
-            out=out,
-            changes=list(options.set),
-            labels=labels,
-            device=request.device,
-            any_size=True,
-        )
+    # What a network takes of a budget is nothing to a cleaning.
+    asked = TrainOptions.of(
+        data=request.data,
+        track=options.track or TRACK,
+        winner=options.winner,
+        out=request.out,
+        set=options.set,
+        device=request.device,
+        any_size=True,
+    )
+    train.check(asked)
 
-    asked(None, request.out)
-
-    def train_next(labels: Any, out: pathlib.Path) -> str:
-        train_and_tell(asked(labels, out), progress.console)
+    def train_next(labels: pathlib.Path, out: pathlib.Path) -> str:
+        this_round = asked.model_copy(update={"labels": labels, "out": out})
+        # A Progress of its own: a training closes its log at its end.
+        trained = train.run(this_round, progress=Progress(progress.console))
+        show(trained, this_round, progress.console)
         return str(out)
 
     return train_next

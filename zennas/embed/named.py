@@ -25,6 +25,7 @@ SPELLING = (
     + "|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH]"
     "[,trusted=yes]"
 )
+TEXT_KEYS = {"image_px": "px", "bgr": "colour"}  # what open_model calls them -> what a user does
 KEYS = ("name", "normalise", "colour", "px", "trusted")
 
 
@@ -49,32 +50,49 @@ class Named(NamedTuple):
         return text if self.guessed else None
 
 
-def open_named(text: str, *, device: str = "cpu", option: str = "--model") -> Named:
+def open_named(
+    text: str, *, device: str = "cpu", option: str = "--model", unless_named: dict[str, Any] | None = None
+) -> Named:
     """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not
     known.
 
     Without `normalise`: what the challenge's checker would take an ONNX file to need, else (x - 127.5) / 127.5.
+    unless_named: what open_model is given instead where the text does not say it (mean and std, image_px, trusted), and
+    more that a text cannot say (dtype).
     """
+    unless_named = unless_named or {}
     path, given = _parsed(text, option)
     try:
         file = file_of(path)
         kind = kind_of(file)
-        mean, std, normalisation, guessed = _normalisation(given.get("normalise"), file, kind)
-        model = open_model(
-            path,
-            mean=mean,
-            std=std,
-            bgr=_one_of(given, "colour", ("rgb", "bgr")) == "bgr",
-            image_px=_px(given.get("px")),
-            device=device,
-            trusted=_one_of(given, "trusted", ("no", "yes")) == "yes",
-        )
+        if "normalise" in given or "mean" not in unless_named:
+            mean, std, said, guessed = _normalisation(given.get("normalise"), file, kind)
+        else:
+            mean, std, said, guessed = unless_named["mean"], unless_named["std"], "as the recipe has it", False
+        asked = {
+            "bgr": _one_of(given, "colour", ("rgb", "bgr")) == "bgr",
+            "image_px": _px(given.get("px")),
+            "trusted": _one_of(given, "trusted", ("no", "yes")) == "yes",
+        }
+        asked |= {name: value for name, value in unless_named.items() if TEXT_KEYS.get(name, name) not in given}
+        model = open_model(path, device=device, **asked | {"mean": mean, "std": std})
     except UserError as error:
         raise UserError(f"{option} {error}") from None
     if "px" in given and model.input_hw != _px(given["px"]):
         raise UserError(f"{option} {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
-    return Named(given.get("name") or _name_of(file), file, kind, normalisation + colour, model, guessed)
+    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model, guessed)
+
+
+def file_named(text: str, option: str) -> pathlib.Path:
+    """The path in FILE[,KEY=VALUE...]. UserError where a key is not known."""
+    return _parsed(text, option)[0]
+
+
+def resolved(text: str, option: str) -> str:
+    """The same FILE[,KEY=VALUE...] with a path that holds in any working folder."""
+    path, given = _parsed(text, option)
+    return "".join([str(path.resolve()), *(f",{key}={value}" for key, value in given.items())])
 
 
 def _parsed(text, option):

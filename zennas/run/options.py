@@ -3,7 +3,7 @@
 import pathlib
 from typing import Annotated, ClassVar
 
-from zennas.flags import Address, Backend, BudgetMs, Changes, CommandOptions, Data, Device, flag
+from zennas.flags import Address, Backend, BudgetMs, Changes, CommandOptions, Data, Device, Network, flag
 
 
 class Options(CommandOptions):
@@ -26,7 +26,9 @@ class Options(CommandOptions):
     out: Annotated[pathlib.Path | None, flag("Folder of the search.", unset="runs/EXPERIMENT")] = None
     minutes: Annotated[float | None, flag("Of the search.", unit="minutes", unset="the experiment's")] = None
     candidates: Annotated[int | None, flag("Stop the search after so many scored candidates.")] = None
-    teacher: Annotated[pathlib.Path | None, flag("Teacher of the training.", unset="none")] = None
+    teacher: Annotated[
+        Network, flag("Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...].", unset="none")
+    ] = None
     verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS.txt@SOURCE; may be repeated.")] = ()
     identities: Annotated[pathlib.Path | None, flag("Text file of identities to train on.")] = None
     set: Annotated[Changes, flag("KEY=VALUE of the training recipe; may be repeated.")] = ()

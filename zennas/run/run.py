@@ -11,10 +11,13 @@ from zennas.run.options import Options
 from zennas.search import run as search_room
 from zennas.search.measured import Measured
 from zennas.search.options import Options as SearchOptions
-from zennas.search.show import NO_WINNER, show
+from zennas.search.show import NO_WINNER
+from zennas.search.show import show as show_winners
 from zennas.search.stages import Checked
-from zennas.train.request import check_request, request
-from zennas.train.terminal import train_and_tell
+from zennas.train import run as train_room
+from zennas.train.options import Options as TrainOptions
+from zennas.train.request import check_recipe
+from zennas.train.show import show as show_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +39,7 @@ class Request:
 
     search: SearchOptions
     checked: Checked
-    training: dict[str, Any]  # as zennas.train.request takes it; the winner is not known yet
-    ranks: dict[str, Any]  # as the training is launched with
+    training: TrainOptions  # without its winner, which is not known yet
 
 
 def run(options: Options | SearchOptions, *, progress: Progress | None = None) -> Trained:
@@ -46,45 +48,42 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
     asked = check(options)
     settled = search_room.search_to_the_end(asked.checked, progress)
     progress.close()
-    code = show(settled, asked.search, progress.console)
+    code = show_winners(settled, asked.search, progress.console)
     if code == NO_WINNER:
         return Trained(winners=(), trained=None, code=code)
-    winner, out = settled.folder / "winner-1.yaml", asked.checked.trained_out
-    training = request(asked.search.track, winner=winner, out=out, **asked.training)
-    result, code = train_and_tell(training, progress.console, **asked.ranks)
-    return Trained(winners=settled.winners, trained=result, code=code)
+    training = asked.training.model_copy(update={"winner": settled.folder / "winner-1.yaml"})
+    trained = train_room.run(training, progress=Progress(progress.console))
+    code = show_network(trained, training, progress.console)
+    return Trained(winners=settled.winners, trained=trained.result, code=code)
 
 
 def check(options: Options | SearchOptions) -> Request:
     """The search and the training that are asked for; UserError for what either cannot use. Nothing is touched."""
     if isinstance(options, SearchOptions):
-        search, ranks = options, {}
-        more: dict[str, Any] = {"data": options.then_train, "space": options.space}
+        search, data = options, options.then_train
+        more: dict[str, Any] = {"space": options.space}
     else:
-        search = _search_of(options)
-        more = {
-            "data": options.data,
-            "teacher": options.teacher,
-            "verify": options.verify,
-            "identities": options.identities,
-            "changes": options.set,
-            "device": options.device,
-        }
-        ranks = {"num_ray_workers": options.ray, "address": options.address if options.ray else None}
-    training = _given({"budget_ms": search.budget_ms, "backend": search.backend, "fresh": search.fresh} | more)
-    checked, ranks = search_room.check(search), _given(ranks)
-    check_request(search.track, **training)
-    if training.get("device") == "cuda" and not ranks and not torch.cuda.is_available():
+        search, data = _search_of(options), options.data
+        more = {name: getattr(options, name) for name in ("teacher", "verify", "identities", "set", "device", "ray")}
+        more["address"] = options.address if options.ray else None
+    checked = search_room.check(search)
+    training = TrainOptions.of(
+        data=data,
+        track=search.track,
+        out=checked.trained_out,
+        budget_ms=search.budget_ms,
+        backend=search.backend,
+        fresh=search.fresh,
+        **more,
+    )
+    check_recipe(training)
+    if training.device == "cuda" and training.ray is None and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU on this machine; give --device cpu")
-    return Request(search=search, checked=checked, training=training, ranks=ranks)
+    return Request(search=search, checked=checked, training=training)
 
 
-def _search_of(options):
+def _search_of(options: Options) -> SearchOptions:
     """The options of the search, as `zennas search` takes them."""
     same = ("out", "minutes", "candidates", "budget_ms", "backend", "address")
-    given = _given({name: getattr(options, name) for name in same})
+    given = {name: getattr(options, name) for name in same}
     return SearchOptions.of(track=options.experiment, **given)
-
-
-def _given(values):
-    return {name: value for name, value in values.items() if value is not None}

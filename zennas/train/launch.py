@@ -8,14 +8,15 @@ import pathlib
 
 import torch
 
+from zennas.embed.named import resolved
 from zennas.progress import Progress, console_for, silent
 from zennas.provenance import num_cores
 from zennas.ranks import TIMEOUT, join
 from zennas.ray_address import keep_ray_on_loopback
 from zennas.records import UserError, first_line
 from zennas.tasks.table import task_of
-from zennas.train.options import PATHS
 from zennas.train.rank import train_on
+from zennas.train.request import PATHS
 
 
 def launch(options, progress, *, num_ray_workers=None, address=None):
@@ -88,8 +89,10 @@ def _causes(error):
 
 
 def _absolute(options):
-    """The Options with paths that hold in the working folder of a worker."""
+    """The Request with paths that hold in the working folder of a worker."""
     changes = {name: pathlib.Path(path).resolve() for name in PATHS if (path := getattr(options, name)) is not None}
+    if options.teacher is not None:
+        changes["teacher"] = resolved(options.teacher, "--teacher")
     task = task_of(options.task)
     sets = tuple(
         task.join_set(str(pathlib.Path(path).resolve()) for path in task.set_paths(text)) for text in options.verify

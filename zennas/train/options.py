@@ -1,67 +1,84 @@
-"""Options: what a user asks of a training."""
+"""What a user asks of `zennas train`."""
 
-import dataclasses
 import pathlib
+from typing import Annotated, ClassVar
 
-from zennas.space.candidate import Candidate
-from zennas.space.space import Space
-from zennas.tasks.table import FIRST
-from zennas.tasks.task import Data
-from zennas.track import Track
-from zennas.train_plan import TrainPlan
+from zennas.flags import (
+    RESUME_OR_FRESH,
+    Address,
+    Backend,
+    BudgetMs,
+    Changes,
+    CommandOptions,
+    Data,
+    Device,
+    Experiment,
+    Network,
+    Space,
+    flag,
+)
 
-PATHS = ("data", "out", "identities", "labels", "teacher", "start")  # fields that say where something lies
 
+class Options(CommandOptions):
+    """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it
+    to ONNX and measure its latency again by the track's rule, with the trained weights.
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user asks for. It travels to other processes and machines, so it holds values only."""
+    The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
+    checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
+    torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-    name: str  # of the experiment
-    asked_track: str  # as the user gave it: a name or a path
-    track: Track
-    space: Space
-    plan: TrainPlan  # of the task
-    candidate: Candidate
-    data: pathlib.Path
-    out: pathlib.Path
-    identities: pathlib.Path | None = None
-    labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
-    teacher: pathlib.Path | None = None
-    start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
-    verify: tuple[str, ...] = ()  # SET.bin, or PAIRS.txt@SOURCE
-    device: str | None = None
-    backend: str | None = None
-    budget_ms: float | None = None
-    any_size: bool = False  # a network that need not keep the track's budget: a teacher
-    resume: bool = False
-    fresh: bool = False
-    command: str = ""
-    task: str = FIRST  # a row of TASKS: what the network is for
+    Exit codes: 0 trained; 1 trained, but over the track's budget or refused by its checker; 2 something given cannot be
+    used; 130 stopped by Ctrl-C.
+    """
 
-    def measured_with(self):
-        """What the result of a trained network depends on beside its training: where it differs, that alone is made
-        again.
-        """
-        return {
-            "budget_ms": self.budget_ms,
-            "backend": self.backend,
-            "verify": list(self.verify),
-            "any_size": self.any_size,
-        }
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
+    data: Data
+    track: Experiment = "webface-sfr"
+    winner: Annotated[pathlib.Path | None, flag("Candidate (YAML).", unset="runs/TRACK/winner-1.yaml")] = None
+    out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/TRACK-trained")] = None
+    teacher: Annotated[
+        Network,
+        flag(
+            "Teacher: a folder that zennas train wrote, an ONNX file, a .pt2; FILE[,normalise=...][,px=...], as zennas "
+            "evaluate takes it.",
+            unset="none",
+        ),
+    ] = None
+    from_: Annotated[
+        pathlib.Path | None,
+        flag("Checkpoint (a folder step-N of another run) whose weights and step to begin from."),
+    ] = None
+    verify: Annotated[
+        tuple[str, ...], flag("SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.")
+    ] = ()
+    identities: Annotated[pathlib.Path | None, flag("Text file of identities, one a line: train on these alone.")] = (
+        None
+    )
+    labels: Annotated[
+        pathlib.Path | None,
+        flag("Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out."),
+    ] = None
+    epochs: Annotated[float | None, flag("The same as --set epochs=N.")] = None
+    batch: Annotated[int | None, flag("Images a step, over all ranks; the same as --set batch=N.")] = None
+    seed: Annotated[int | None, flag("The same as --set seed=N.")] = None
+    set: Annotated[
+        Changes,
+        flag("KEY=VALUE of the recipe, such as optimizer.lr=0.05 or loss.name=arcface; may be repeated."),
+    ] = ()
+    space: Annotated[Space, flag("Search space: image and embedding size.", unset="the experiment's")] = None
+    any_size: Annotated[bool, flag("The network need not keep the track's budget: a teacher.")] = False
+    budget_ms: BudgetMs = None
+    backend: Backend = None
+    device: Device = None
+    ray: Annotated[int | None, flag("Start so many ranks on Ray.", ge=1)] = None
+    address: Annotated[
+        Address, flag("Address of a Ray cluster, with --ray ('auto' inside one).", unset="a private local Ray")
+    ] = None
+    resume: Annotated[bool, flag("Go on with a training; an error where there is none.")] = False
+    fresh: Annotated[bool, flag("Move a training that is there aside and begin anew.")] = False
 
-    def settings(self, data: Data, teacher_print: str | None) -> dict:
-        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
-        they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
-        task = {} if self.task == FIRST else {"task": self.task}
-        return {
-            "experiment": self.name,
-            "track": self.track.name,
-            "candidate": self.candidate.plain(),
-            **self.space.shape.plain(),
-            "data": data.fingerprint,
-            **data.counts,
-            "teacher": teacher_print,
-            **task,
-            **self.plan.of_the_run(),
-        }
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """All KEY=VALUE changes of the recipe; those of `set` count last."""
+        short = {"epochs": self.epochs, "batch": self.batch, "seed": self.seed}
+        return (*(f"{name}={value}" for name, value in short.items() if value is not None), *self.set)

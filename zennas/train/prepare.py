@@ -15,7 +15,7 @@ from zennas.space.network import build
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Data, Head
 from zennas.train.checkpoints import COMMON
-from zennas.train.options import Options
+from zennas.train.request import Request
 
 MAX_WORKERS = 8  # decoding processes of a rank, where the plan leaves it open
 
@@ -24,7 +24,7 @@ MAX_WORKERS = 8  # decoding processes of a rank, where the plan leaves it open
 class Job:
     """A training made ready."""
 
-    options: Options
+    options: Request
     data: Data
     network: nn.Module
     head: Head
@@ -56,7 +56,7 @@ def check_fit(options):
     return spent
 
 
-def open_sets(options: Options, ranks: Ranks) -> tuple:
+def open_sets(options: Request, ranks: Ranks) -> tuple:
     """The --verify sets, on the first rank; UserError for one that cannot be used, or a --from that is no
     checkpoint.
     """
@@ -73,8 +73,8 @@ def open_sets(options: Options, ranks: Ranks) -> tuple:
     return tuple(sets)
 
 
-def prepare(options: Options, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
-    """The Job of these Options; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
+def prepare(options: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
+    """The Job of these Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
     plan, task = options.plan, task_of(options.task)
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(

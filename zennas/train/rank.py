@@ -11,15 +11,15 @@ from zennas.train import prepare
 from zennas.train.finish import MODEL, RESULT, budget_here, finish, untrained_latency
 from zennas.train.journal import read_metrics
 from zennas.train.loop import Training
-from zennas.train.options import Options
 from zennas.train.report import write_report
+from zennas.train.request import Request
 
 # Times the budget that an untrained winner may take before its training is refused: twice a machine's noise.
 OVER_BUDGET = 1.05
 OVER_BUDGET_WHERE_NOISY = 1.5
 
 
-def train_on(options: Options, ranks: Ranks, progress: Progress) -> dict | None:
+def train_on(options: Request, ranks: Ranks, progress: Progress) -> dict | None:
     """The result of a training (on the first rank; None on the others). UserError before the first step for bad
     input."""
     locks, task = [], task_of(options.task)

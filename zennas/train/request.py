@@ -1,81 +1,149 @@
-"""From the words of a command line to the Options of a training."""
+"""From what a user asks to the Request of a training, with all that it names loaded."""
 
+import dataclasses
 import pathlib
+from typing import Any
 
 import yaml
 
+from zennas.embed.named import file_named
 from zennas.provenance import command_line
 from zennas.records import UserError
-from zennas.space.candidate import read_candidates
+from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.network import block_places, check_block
-from zennas.tasks.table import task_of
-from zennas.track import load_experiment, load_space
-from zennas.train.options import PATHS, Options
-from zennas.train_plan import ONLY_OF
+from zennas.space.space import Space
+from zennas.tasks.table import FIRST, task_of
+from zennas.tasks.task import Data
+from zennas.track import Experiment, Track, load_experiment, load_space
+from zennas.train.options import Options
+from zennas.train_plan import ONLY_OF, TrainPlan
 
-MADE_OR_CHECKED_LATER = ("out", "start")  # paths that need not be there
+PATHS = ("data", "out", "identities", "labels", "start")  # fields that say where something lies, beside the teacher
 
 
-def request(track, *, data, winner=None, out=None, changes=(), space=None, **others):
-    """The Options for an experiment's name or path; `changes` are KEY=VALUE of its recipe. UserError for what cannot be
-    used.
-    """
-    experiment, the_track, the_space, plan = check_request(track, data=data, changes=changes, space=space, **others)
-    winner = winner or pathlib.Path("runs") / experiment.name / "winner-1.yaml"
-    if not pathlib.Path(winner).is_file():
-        raise UserError(f"--winner {winner}: no such file; python -m zennas.search --track {track} finds winners")
-    found = read_candidates(str(winner))
-    if len(found) != 1:
-        raise UserError(f"--winner {winner}: holds {len(found)} candidates; one is trained at a time")
-    where, candidate = found[0]
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A training as it is done. It travels to other processes and machines, so it holds values only."""
+
+    name: str  # of the experiment
+    asked_track: str  # as the user gave it: a name or a path
+    track: Track
+    space: Space
+    plan: TrainPlan  # of the task
+    candidate: Candidate
+    data: pathlib.Path
+    out: pathlib.Path
+    identities: pathlib.Path | None = None
+    labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
+    teacher: str | None = None  # FILE[,KEY=VALUE...], as embed/named.py spells it
+    start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
+    verify: tuple[str, ...] = ()  # SET.bin, or PAIRS.txt@SOURCE
+    device: str | None = None
+    backend: str | None = None
+    budget_ms: float | None = None
+    any_size: bool = False  # a network that need not keep the track's budget: a teacher
+    resume: bool = False
+    fresh: bool = False
+    command: str = ""
+    task: str = FIRST  # a row of TASKS: what the network is for
+
+    def measured_with(self) -> dict[str, Any]:
+        """What the result of a trained network depends on beside its training: where it differs, that alone is made
+        again.
+        """
+        return {
+            "budget_ms": self.budget_ms,
+            "backend": self.backend,
+            "verify": list(self.verify),
+            "any_size": self.any_size,
+        }
+
+    def settings(self, data: Data, teacher_print: str | None) -> dict[str, Any]:
+        """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
+        they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
+        task = {} if self.task == FIRST else {"task": self.task}
+        return {
+            "experiment": self.name,
+            "track": self.track.name,
+            "candidate": self.candidate.plain(),
+            **self.space.shape.plain(),
+            "data": data.fingerprint,
+            **data.counts,
+            "teacher": teacher_print,
+            **task,
+            **self.plan.of_the_run(),
+        }
+
+
+def check(options: Options) -> Request:
+    """The Request of these options; UserError for what cannot be used. Nothing is written."""
+    experiment, track, space, plan = check_recipe(options)
+    winner = options.winner or pathlib.Path("runs") / experiment.name / "winner-1.yaml"
+    if not winner.is_file():
+        raise UserError(
+            f"--winner {winner}: no such file; python -m zennas.search --track {options.track} finds winners"
+        )
+    candidates = read_candidates(str(winner))
+    if len(candidates) != 1:
+        raise UserError(f"--winner {winner}: holds {len(candidates)} candidates; one is trained at a time")
+    where, candidate = candidates[0]
     try:
         check_block(candidate.block)
-        block_places(candidate, the_space.shape)
+        block_places(candidate, space.shape)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    out = pathlib.Path(out or pathlib.Path("runs") / f"{experiment.name}-trained")
-    return Options(
+    return Request(
         name=experiment.name,
-        asked_track=track,
-        track=the_track,
-        space=the_space,
+        asked_track=options.track,
+        track=track,
+        space=space,
         plan=plan,
         candidate=candidate,
-        data=pathlib.Path(data),
-        out=out,
+        data=options.data,
+        out=options.out or pathlib.Path("runs") / f"{experiment.name}-trained",
+        identities=options.identities,
+        labels=options.labels,
+        teacher=options.teacher,
+        start=options.from_,
+        verify=options.verify,
+        device=options.device,
+        backend=options.backend,
+        budget_ms=options.budget_ms,
+        any_size=options.any_size,
+        resume=options.resume,
+        fresh=options.fresh,
         command=command_line(),
         task=experiment.task,
-        **others,
     )
 
 
-def check_request(track, *, data, changes=(), space=None, **others):
-    """(Experiment, Track, Space, TrainPlan) of what `request` takes: all of it that needs no winner, so that a search
-    which is to be followed by a training refuses it before it begins. UserError for what cannot be used."""
-    experiment, the_track, the_space = load_experiment(track)
-    plan = changed_plan(experiment.train, changes)
+def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]:
+    """What `check` does before it needs a winner, so that a search that is to be followed by a training refuses a bad
+    one before it begins.
+    """
+    if options.address and options.ray is None:
+        raise UserError(f"--address {options.address}: says where Ray is, and --ray how many ranks; give both")
+    experiment, track, space = load_experiment(options.track)
+    plan = changed_plan(experiment.train, options.changes)
     task = task_of(experiment.task)
     task.check_plan(plan, experiment.name)
-    device, budget_ms, teacher = (others.get(name) for name in ("device", "budget_ms", "teacher"))
-    if device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device: given '{device}', allowed: cpu, cuda")
-    if budget_ms is not None and not budget_ms > 0:
-        raise UserError(f"--budget-ms: given {budget_ms:g}, allowed: more than 0")
-    paths = {name: others.get(name) for name in PATHS if name not in MADE_OR_CHECKED_LATER} | {"data": data}
+    paths = {"--data": options.data, "--identities": options.identities, "--labels": options.labels}
+    if options.teacher is not None:
+        paths["--teacher"] = file_named(options.teacher, "--teacher")
     for name, path in paths.items():
-        if path is not None and not pathlib.Path(path).exists():
-            raise UserError(f"--{name} {path}: no such file or folder")
-    for text in others.get("verify", ()):
-        for path in task.set_paths(text):
-            if not pathlib.Path(path).exists():
-                raise UserError(f"--verify {text}: {path}: cannot be read: no such file or folder")
-    for change in changes if teacher is None else ():
+        if path is not None and not path.exists():
+            raise UserError(f"{name} {path}: no such file or folder")
+    for text in options.verify:
+        for file in task.set_paths(text):
+            if not pathlib.Path(file).exists():
+                raise UserError(f"--verify {text}: {file}: cannot be read: no such file or folder")
+    for change in options.changes if options.teacher is None else ():
         if task.taught and change.startswith(task.taught):
             raise UserError(
                 f"--set {change}: is about a teacher, and without --teacher nothing is left to learn from there; "
                 "give one, or leave it out"
             )
-    return experiment, the_track, load_space(space) if space else the_space, plan
+    return experiment, track, load_space(options.space) if options.space else space, plan
 
 
 def changed_plan(plan, changes):

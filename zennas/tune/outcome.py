@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import shlex
 from typing import Any
 
 import pandas as pd
@@ -10,8 +9,10 @@ import yaml
 
 from zennas.data.labels import write_labels
 from zennas.data.sources import AnySource
+from zennas.flags import line, spell
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
+from zennas.train.options import Options as TrainOptions
 from zennas.tune.people import few_pairs
 from zennas.tune.proposal import KNOBS, Proposal
 from zennas.tune.report import spread, write_report
@@ -130,13 +131,12 @@ def write_outcome(setting: Setting, source: AnySource, tried: list[Tried], summa
     write_report(out / REPORT, summary, rows, curves)
 
 
-def next_command(track: str, data: pathlib.Path, out: pathlib.Path, summary: dict[str, Any]) -> list[str]:
-    """The words of the command that trains the best one in full."""
+def next_command(track: str, data: pathlib.Path, out: pathlib.Path, summary: dict[str, Any]) -> str:
+    """The command that trains the best one in full."""
     proposal = Proposal(**summary["best"]["knobs"])
-    words = ["python", "-m", "zennas.train", "--track", track, "--winner", str(out / BEST), "--data", str(data)]
-    if _cleans(proposal):
-        words += ["--labels", str(out / LABELS)]
-    return words + [word for change in proposal.changes for word in ("--set", change)]
+    labels = out / LABELS if _cleans(proposal) else None
+    train = {"track": track, "winner": out / BEST, "data": data, "labels": labels, "set": proposal.changes}
+    return line("zennas.train", spell(TrainOptions, **train))
 
 
 def _cleans(proposal):
@@ -151,7 +151,7 @@ def _best_yaml(setting, summary, proposal):
         f"reward {best['reward']:.4f} after {summary['epochs']} epochs"
         + (f"; the recipe as it stands: {summary['recipe']['reward']:.4f}" if summary["recipe"] else ""),
         "It is a candidate for --winner as it is; the rest is for --set and --labels:",
-        f"  {shlex.join(next_command(options.asked_track, options.data, options.shown_out, summary))}",
+        f"  {next_command(options.asked_track, options.data, options.shown_out, summary)}",
     ]
     content = {"candidate": best["candidate"], "set": list(proposal.changes)}
     if _cleans(proposal):

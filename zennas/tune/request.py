@@ -12,7 +12,8 @@ from zennas.space.space import Space
 from zennas.tasks.table import FIRST, check_tuned
 from zennas.track import Track, load_experiment
 from zennas.train.options import Options as TrainOptions
-from zennas.train.request import request as train_request
+from zennas.train.request import Request as TrainRequest
+from zennas.train.request import check as check_training
 from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
 from zennas.tune.options import Options
 from zennas.tune.proposal import FACTORS
@@ -50,9 +51,9 @@ class Request:
 
     def training(
         self, *, plan: TrainPlan, candidate: Candidate, out: pathlib.Path, labels: pathlib.Path | None = None
-    ) -> TrainOptions:
-        """The train Options of one training of this search."""
-        return TrainOptions(
+    ) -> TrainRequest:
+        """The Request of one training of this search."""
+        return TrainRequest(
             name=self.name,
             asked_track=self.asked_track,
             track=self.track,
@@ -86,14 +87,16 @@ class Request:
 def check(options: Options) -> Request:
     """The Request of these options; UserError for what cannot be used."""
     tune = tune_plan(options.track, trials=options.trials, epochs=options.epochs, seed=options.seed, only=options.only)
-    trained = train_request(
-        options.track,
-        data=options.data,
-        winner=options.winner,
-        out=options.out,
-        changes=options.set,
-        space=options.space,
-        device=options.device,
+    trained = check_training(
+        TrainOptions.of(
+            data=options.data,
+            track=options.track,
+            winner=options.winner,
+            out=options.out,
+            set=options.set,
+            space=options.space,
+            device=options.device,
+        )
     )
     workers = options.workers or num_cores()
     # Of a cluster's machines nothing is known here.

@@ -1,7 +1,5 @@
 """What `zennas tune` prints."""
 
-import shlex
-
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +35,7 @@ def show(tuned: Tuned, options: Options, console: Console) -> int:
         console.print(f"{failed} trial(s) failed: see {TRIALS}", style="yellow", markup=False, soft_wrap=True)
     train = next_command(options.track, options.data.resolve(), tuned.out, summary)
     console.print(
-        f"\nNext:\n  open {tuned.out / REPORT}\n  {shlex.join(train)}",
+        f"\nNext:\n  open {tuned.out / REPORT}\n  {train}",
         markup=False,
         soft_wrap=True,
     )

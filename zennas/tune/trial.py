@@ -99,11 +99,9 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
     labels = folder / "labels.npz"
     write_labels(labels, source, clean.label_N)
     candidate, space = setting.candidate(proposal), options.space
-    training_options = options.training(
-        plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels
-    )
+    training = options.training(plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels)
     ranks, progress = join(options.device), silent()
-    chosen = task_of(options.task).open_data(training_options, progress)
+    chosen = task_of(options.task).open_data(training, progress)
     spent = cost(candidate, space.shape)
     facts = {
         "candidate": candidate.plain(),
@@ -114,7 +112,7 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         "num_dropped": clean.num_dropped,
     }
     write_atomically(folder / FACTS, json.dumps(facts))
-    job = prepare.prepare(training_options, chosen, None, ranks, progress)
+    job = prepare.prepare(training, chosen, None, ranks, progress)
 
     def judged(network, people):
         embed_batch = in_eval(network, ranks.device, autocast=job.autocast)

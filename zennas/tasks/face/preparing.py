@@ -8,7 +8,8 @@ from zennas.data.inputs import first_inputs
 from zennas.data.sources import open_source
 from zennas.data.stream import Stream, image_stream, steps_per_epoch
 from zennas.devices import autocast_of, free_memory
-from zennas.embed.model import Model, open_model, sides
+from zennas.embed.model import Model, sides
+from zennas.embed.named import open_named
 from zennas.mask.masker import check_mask_plan, masker_of
 from zennas.records import UserError
 from zennas.space.shape import height_and_width, px_text
@@ -158,18 +159,14 @@ def open_teacher(options, ranks) -> Model | None:
     plan, hw = options.plan.distill, options.space.shape.hw
     live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
     dtype = autocast_of("auto", ranks.device) or torch.float32
-    try:
-        teacher = open_model(
-            options.teacher,
-            mean=plan.teacher.mean,
-            std=plan.teacher.std,
-            device=ranks.device,
-            image_px=plan.teacher.image_px or hw,
-            dtype=dtype,
-            trusted=True,  # the user's own, as --help says
-        )
-    except UserError as error:
-        raise UserError(f"--teacher {error}") from None
+    recipe = {
+        "mean": plan.teacher.mean,
+        "std": plan.teacher.std,
+        "image_px": plan.teacher.image_px or hw,
+        "dtype": dtype,
+        "trusted": True,  # the user's own, as --help says
+    }
+    teacher = open_named(options.teacher, device=ranks.device, option="--teacher", unless_named=recipe).model
     takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
     if plan.teacher.image_px is not None and teacher.input_hw != height_and_width(plan.teacher.image_px):
         raise UserError(f"{takes}; distill.teacher.image_px says {px_text(height_and_width(plan.teacher.image_px))}")
