@@ -386,8 +386,8 @@ TASK_FREE = [
 ]
 # Of a face, an identity, an embedding. `embedding_size` is how many numbers come out: a word of Space and of files.
 OF_A_TASK = re.compile(r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size)|tasks\.(?!table\b|task\b)\w+", re.IGNORECASE)
-# The published options of `zennas train`, whose words are those of its first task.
-OPTIONS_OF_TRAIN = {"zennas/train/options.py", "zennas/train/__main__.py"}
+# The published options of `zennas train` and the request that they make: their words are those of its first task.
+OPTIONS_OF_TRAIN = {"zennas/train/options.py", "zennas/train/request.py"}
 
 
 def task_words(text):

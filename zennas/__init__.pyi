@@ -14,6 +14,7 @@ from zennas.run.run import Trained
 from zennas.score.run import Scores
 from zennas.search.stages import Settled
 from zennas.submit.run import Submitted
+from zennas.train.run import TrainedNetwork
 from zennas.tune.run import Tuned
 
 __version__: str
@@ -203,6 +204,65 @@ def mask(
     progress: told how far it is; without one nothing is printed.
     """
 
+def train(
+    *,
+    data: str | PathLike[str],
+    track: str = "webface-sfr",
+    winner: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    teacher: str | None = None,
+    from_: str | PathLike[str] | None = None,
+    verify: Sequence[str] = (),
+    identities: str | PathLike[str] | None = None,
+    labels: str | PathLike[str] | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    space: str | None = None,
+    any_size: bool = False,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    ray: int | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> TrainedNetwork:
+    """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it
+    to ONNX and measure its latency again by the track's rule, with the trained weights.
+
+    The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
+    checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
+    torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
+
+    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    track: Experiment: a name under experiments/, or a path.
+    winner: Candidate (YAML). [default: runs/TRACK/winner-1.yaml]
+    out: Folder of the run. [default: runs/TRACK-trained]
+    teacher: Teacher: a folder that zennas train wrote, an ONNX file, a .pt2; FILE[,normalise=...][,px=...], as zennas
+        evaluate takes it. [default: none]
+    from_: Checkpoint (a folder step-N of another run) whose weights and step to begin from.
+    verify: SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.
+    identities: Text file of identities, one a line: train on these alone.
+    labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.
+    epochs: The same as --set epochs=N.
+    batch: Images a step, over all ranks; the same as --set batch=N.
+    seed: The same as --set seed=N.
+    set: KEY=VALUE of the recipe, such as optimizer.lr=0.05 or loss.name=arcface; may be repeated.
+    space: Search space: image and embedding size. [default: the experiment's]
+    any_size: The network need not keep the track's budget: a teacher.
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    device: cpu or cuda. [default: cuda where there is a GPU]
+    ray: Start so many ranks on Ray. [allowed: 1 or more]
+    address: Address of a Ray cluster, with --ray ('auto' inside one). [default: a private local Ray]
+    resume: Go on with a training; an error where there is none.
+    fresh: Move a training that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
 def tune(
     *,
     data: str | PathLike[str],
@@ -263,7 +323,7 @@ def run(
     out: str | PathLike[str] | None = None,
     minutes: float | None = None,
     candidates: int | None = None,
-    teacher: str | PathLike[str] | None = None,
+    teacher: str | None = None,
     verify: Sequence[str] = (),
     identities: str | PathLike[str] | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),
@@ -286,7 +346,7 @@ def run(
     out: Folder of the search. [default: runs/EXPERIMENT]
     minutes: Of the search. [default: the experiment's]
     candidates: Stop the search after so many scored candidates.
-    teacher: Teacher of the training. [default: none]
+    teacher: Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...]. [default: none]
     verify: SET.bin or PAIRS.txt@SOURCE; may be repeated.
     identities: Text file of identities to train on.
     set: KEY=VALUE of the training recipe; may be repeated.
