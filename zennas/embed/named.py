@@ -3,7 +3,7 @@
 import math
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zennas import checker
 from zennas.embed.checkpoint import ACCEPTED, file_of
