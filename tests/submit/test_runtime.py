@@ -22,7 +22,7 @@ OVERFLOWING = 3e35  # outputs of 4.9 (pixels of -1 to 1) and of 470 (0 to 255), 
 
 def test_the_checkers_run_feeds_what_the_normalisation_says():
     model = scaled(OVERFLOWING).SerializeToString()
-    options = {"batch": 32, "image_px": 32}
+    options = {"batch": 32, "image": (3, 32, 32)}
     fed = {
         name: {rule.name: rule.verdict for rule in run_rules(model, normalise=name, **options)}["finite"]
         for name in ("insightface", "none")
