@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import all_genes
 from zennas.score.meanfield import mean_field_sums
 from zennas.search import optimum
-from zennas.search.optimum import Cost, NoProofError, Problem, best, completions, front
+from zennas.search.optimum import Constraint, NoProofError, Problem, best, completions, front
 from zennas.space.parts import combined, indices, sums
 from zennas.space.space import Range, Space, effectiveness, genes_of
 
@@ -101,7 +101,7 @@ def random_problem(seed, *, num_costs=None, **kinds):
     for cost_N in brute.cost_NK[brute.contained_N].T:
         share = rng.choice([rng.uniform(0, 0.2), rng.uniform(0.2, 1.0), 1.0])
         most.append(float(np.quantile(cost_N, share, method=str(rng.choice(["linear", "nearest"])))))
-    costs = [Cost(f"cost {k}", table, limit) for k, (table, limit) in enumerate(zip(tables, most, strict=True))]
+    costs = [Constraint(f"cost {k}", table, limit) for k, (table, limit) in enumerate(zip(tables, most, strict=True))]
     return space, score, costs, brute
 
 
@@ -206,7 +206,7 @@ def test_limits_that_only_together_leave_nothing_have_no_best(unaided):
     space, score, (cost, *_), brute = random_problem(0, num_costs=1)
     middle = float(np.median(brute.cost_NK[:, 0]))
     opposite = combined([cost.sums], [-1.0])
-    assert best(space, score, [cost._replace(most=middle - 1e-3), Cost("at least", opposite, -middle)]) is None
+    assert best(space, score, [cost._replace(most=middle - 1e-3), Constraint("at least", opposite, -middle)]) is None
     at_most = best(space, score, [cost._replace(most=middle)])
     assert brute.best([middle]) == pytest.approx(at_most.score, abs=ROUNDING)
 
@@ -252,8 +252,8 @@ def test_a_space_of_one_candidate_has_that_one(unaided):
     score = sums(space, lambda part: part.macs)
     found = best(space, score, [])
     assert (found.candidate, found.score) == (space.cheapest(), score.of(space, [[8, 8, 8]])[0])
-    assert best(space, score, [Cost("MACs", score, found.score)]).candidate == space.cheapest()
-    assert best(space, score, [Cost("MACs", score, found.score - 1)]) is None
+    assert best(space, score, [Constraint("MACs", score, found.score)]).candidate == space.cheapest()
+    assert best(space, score, [Constraint("MACs", score, found.score - 1)]) is None
 
 
 # --- the proof may be given up
@@ -401,7 +401,7 @@ def test_the_unit_of_a_cost_is_its_own(scale, unaided, monkeypatch):
     """Seconds or microseconds: the front is the same one."""
     monkeypatch.setattr(optimum, "MAX_LISTED", 50)
     space, score, (cost, *_), _ = random_problem(0, num_costs=1)
-    scaled = Cost("scaled", combined([cost.sums], [scale]), scale * cost.most)
+    scaled = Constraint("scaled", combined([cost.sums], [scale]), scale * cost.most)
     one, other = front(space, score, [cost]), front(space, score, [scaled])
     assert len(one) > 3
     assert [top.candidate for top in one] == [top.candidate for top in other]

@@ -13,7 +13,7 @@ import numpy as np
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
 from zennas.search.islands import owner
-from zennas.search.optimum import Cost, NoProofError, Problem
+from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.space.cost import part_cost
 from zennas.space.parts import stacked, sums
 from zennas.space.space import distances, genes_of
@@ -47,7 +47,7 @@ class Funnel:
         """
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
-        self.costs = [Cost("latency (ms)", sums(space, part_ms), np.inf)]
+        self.costs = [Constraint("latency (ms)", sums(space, part_ms), np.inf)]
         self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
         self.costs += self._costs_of_limits(limits)
         spans = list(space.genes.values())
@@ -67,7 +67,7 @@ class Funnel:
         ]
 
     def _costs_of_limits(self, limits):
-        return [Cost(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
+        return [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
 
     def set_budget(self, most_ms, *, margin_pct, limits=None):
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.

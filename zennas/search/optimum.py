@@ -36,8 +36,8 @@ FIRST_STEP, STEP_S = (
 )  # of the front: the share of a cost that one listing covers at first, seconds it should take
 
 
-class Cost(NamedTuple):
-    """A cost that every candidate has, a sum over its parts, and the most it may be."""
+class Constraint(NamedTuple):
+    """The most that a cost may be, which is a sum over a candidate's parts."""
 
     name: str
     sums: Sums
@@ -59,8 +59,8 @@ class NoProofError(Exception):
 
 
 def best(space, score, costs, *, max_boxes=MAX_BOXES):
-    """The Optimum of a space under `score` (Sums), the limits of `costs` ([Cost]) and those of the space; None where
-    nothing keeps them.
+    """The Optimum of a space under `score` (Sums), within `costs` ([Constraint]) and the limits of the space; None
+    where nothing keeps them.
 
     Exact up to 1e-9 of a sum; of several with the highest score, one. NoProofError where more than `max_boxes` are
     needed.
@@ -131,7 +131,7 @@ class Problem:
     def __init__(self, space, score, costs):
         self.space, self.score, self.num_given = space, score, len(costs)
         self.convolutions, log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
-        blocks = Cost("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
+        blocks = Constraint("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
         costs = [*costs, blocks, *(self._effectiveness(share, log_fan_in) for share in TANGENTS)]
         self.costs = [cost.sums for cost in costs]
         self.columns = stacked([score, self.convolutions, log_fan_in, *self.costs])
@@ -160,7 +160,7 @@ class Problem:
         per_block = max(float(width_W.max()) for width_W in self.convolutions.repeated)
         at = max(1.0, share * self.space.limits.max_blocks * per_block)
         slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
-        return Cost("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
+        return Constraint("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
 
     def solve(self, max_boxes=MAX_BOXES):
         """The Optimum, or None; NoProofError as `best`."""
