@@ -15,7 +15,7 @@ AHEAD = 3  # parts that wait for each worker, so that none waits for its next on
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy
 
 
-def connect(address, *, say, log_to_driver=False, **private):
+def connect(address: str | None, *, say: Callable[[str], object], log_to_driver: bool = False, **private: Any) -> None:
     """Connect this process to the Ray cluster at `address`; None: to a private one on loopback, started with options
     `private`.
 
@@ -56,11 +56,23 @@ def keep_off_standard_output() -> None:
     ray._private.worker.print_to_stdstream = lambda *arguments, **keywords: None
 
 
+def why_lost(error: Exception) -> str:
+    """What happened to a worker, in a few words."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "a worker was ended because its machine ran out of memory"
+    if isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)):
+        return "a node of the cluster was lost"
+    if isinstance(error, ray.exceptions.WorkerCrashedError):
+        return "a worker died or had to be stopped"
+    return f"a worker was lost ({type(error).__name__}: {first_line(error)})"
+
+
 class RayPool:
     """The workers of a Ray cluster, for pool.py."""
 
     def __init__(self, address: str, *, shared: tuple = (), say: Callable = print):
         """shared: values that every function is given first. say(text): told how the connection goes."""
+        keep_off_standard_output()
         connect(address, say=say)
         self.num_workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._shared = [ray.put(value) for value in shared]
@@ -99,5 +111,5 @@ def _result(task, number):
         raise
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"a worker died four times at part {number}: {first_line(error)}; the same command goes on from there"
+            f"{why_lost(error)}, four times at part {number}; the same command goes on from there"
         ) from None

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from zennas.latency.protocol import Measurement
 from zennas.latency.quiet import scoring, trouble
 from zennas.provenance import machine_name, num_cores
-from zennas.ray_connection import connect, keep_off_standard_output
+from zennas.ray_connection import connect, keep_off_standard_output, why_lost
 from zennas.records import UserError, first_line
 from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
@@ -118,7 +118,7 @@ class Workers:
                     "a cluster needs the same zennas and Python, or a runtime environment that brings them"
                 ) from None
             except ray.exceptions.RayError as error:  # what it is given to do is given to another
-                self.say(f"{_reason(error)} before its first task")
+                self.say(f"{why_lost(error)} before its first task")
 
     def submit(
         self, candidates: Iterable[Candidate], plan: ScorePlan, *, shape: Shape, seed: int, repeats: int | None = None
@@ -175,7 +175,7 @@ class Workers:
 
     def _again(self, job, piece, error):
         """Send a piece again whose worker died: whole, in smaller pieces, or no more."""
-        num, reason = len(piece.places), _reason(error)
+        num, reason = len(piece.places), why_lost(error)
         innocent = isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError))
         piece.deaths, piece.lost = piece.deaths + (not innocent), piece.lost + innocent
         if piece.deaths < (CONVICTED if num == 1 else 1 + ACCIDENTS) and piece.lost <= LOST_NODES:
@@ -270,7 +270,7 @@ class Workers:
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayError as error:
-                reason = _reason(error)
+                reason = why_lost(error)
                 if attempt == MEASURING_TRIES:
                     raise MeasuringError(f"the measuring process died {attempt} times: {reason}") from None
                 self.say(f"{reason} while it measured: measured again")
@@ -323,17 +323,6 @@ def device_resource(name: str | None) -> str:
 
 def _is_tag(name):
     return name.split(":")[0] == DEVICE_RESOURCE
-
-
-def _reason(error):
-    """What happened to a worker, in a few words."""
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "a worker was ended because its machine ran out of memory"
-    if isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)):
-        return "a node of the cluster was lost"
-    if isinstance(error, ray.exceptions.WorkerCrashedError):
-        return "a worker died or had to be stopped"
-    return f"a worker was lost ({type(error).__name__}: {first_line(error)})"
 
 
 def _counted(num):
