@@ -36,7 +36,6 @@ from zennas.score.scores import score_batch, score_candidate
 from zennas.search.funnel import Funnel, Niches
 from zennas.search.workers import Workers
 from zennas.space import network as networks
-from zennas.space.space import genes_of
 from zennas.track import ScorePlan, load_experiment
 
 CODE = ScorePlan(name="zen_reference", image_px=112, batch=16)
@@ -167,7 +166,7 @@ def families(funnel, plan):
 
 def closed_form(funnel, candidates, plan):
     """Candidates a second, and its error against the score (8 repeats)."""
-    genes_NG = np.array([genes_of(one) for one in candidates])
+    genes_NG = np.array([one.genes for one in candidates])
     many_NG = np.repeat(genes_NG, 1_000_000 // len(genes_NG), 0)
     start = time.perf_counter()
     funnel.score.of(funnel.space, many_NG)
@@ -186,7 +185,7 @@ def first_batches(funnel, plan):
     """The batches that a search would begin with if the closed form were the score."""
 
     def values_of(some):
-        return funnel.score.of(funnel.space, np.array(list(map(genes_of, some)))).tolist()
+        return funnel.score.of(funnel.space, np.array([one.genes for one in some])).tolist()
 
     return list(proposals(funnel, plan, NUM_FIRST, values_of, collections.Counter()))
 

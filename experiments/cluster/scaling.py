@@ -36,7 +36,6 @@ from zennas.search.batches import Batches
 from zennas.search.funnel import Funnel
 from zennas.search.ledger import open_ledger
 from zennas.search.workers import Workers
-from zennas.space.space import genes_of
 from zennas.track import load_experiment
 
 BUDGET_MS = 333.0
@@ -84,7 +83,7 @@ class AtOnce:
 
     def submit(self, candidates, plan, *, shape, seed, repeats=None):
         start = time.perf_counter()
-        values = self.funnel.score.of(self.space, np.array([genes_of(one) for one in candidates]))
+        values = self.funnel.score.of(self.space, np.array([one.genes for one in candidates]))
         self.seconds += time.perf_counter() - start
         return [Scored(float(value), 0.0, 0.001) for value in values]
 

@@ -12,7 +12,7 @@ from zennas.records import SPACES, names
 from zennas.search.evolution import MIN_PARENTS, Population, _shrunk, propose
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.space import Space, genes_of
+from zennas.space.space import Space
 from zennas.track import load_space
 
 SEARCHED = {
@@ -184,14 +184,14 @@ def test_the_search_comes_near_the_best_of_all():
     best = scores[allowed & (macs <= budget)].max()
 
     def over(one):
-        return "over budget" if macs_of(*genes_of(one)) > budget else None
+        return "over budget" if macs_of(*one.genes) > budget else None
 
     reached = []
     for seed in range(5):
         population, seen, so_far = Population(64), set(), -math.inf
         for batch in range(75):
             for candidate in proposed(space, population, 8, seed=seed, batch=batch, seen=seen, refusal=over):
-                score = float(log_fan_in(*genes_of(candidate)))
+                score = float(log_fan_in(*candidate.genes))
                 population.add(score, candidate)
                 so_far = max(so_far, score)
         assert len(seen) == 600  # of 8,641 within the budget

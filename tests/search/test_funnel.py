@@ -11,7 +11,7 @@ from zennas.search.funnel import FAMILY, FRESH_EVERY, SHORTER, Funnel, Niches, k
 from zennas.search.optimum import NoProofError, Problem, best
 from zennas.space.candidate import Candidate
 from zennas.space.parts import parts_of
-from zennas.space.space import distances, genes_of
+from zennas.space.space import distances
 from zennas.track import ScorePlan, SearchPlan, load_space
 
 SPACE = load_space("ir_se_tiny")
@@ -48,7 +48,7 @@ def scored(funnel, candidates):
     """Niches that know these candidates by their closed form."""
     population = Niches(PLAN.population)
     for candidate in candidates:
-        population.add(float(funnel.score.of(SPACE, np.array([genes_of(candidate)]))[0]), candidate)
+        population.add(float(funnel.score.of(SPACE, np.array([candidate.genes]))[0]), candidate)
     return population
 
 
@@ -123,7 +123,7 @@ def test_what_mutates_is_kept_far_from_better_niches():
     )  # of one family each: family 41 is the second niche's only if it stands second in its batch
     found, _ = proposed(two, population, batch=batch, most=2 * FAMILY)
     second = found[FAMILY:]
-    assert second and distances(np.array([genes_of(one) for one in second]), genes_of(best_one)).min() >= 0.3
+    assert second and distances(np.array([one.genes for one in second]), best_one.genes).min() >= 0.3
 
 
 def test_where_nothing_is_within_the_budget_nothing_is_proposed():
@@ -172,7 +172,7 @@ def test_each_niche_is_far_from_the_bests_before_it():
     assert [len(avoid) for avoid, _ in found] == [0, 1, 2]
     for avoid, parents_NG in found:
         assert all(distances(parents_NG, other_G).min() >= 0.4 for other_G in avoid)
-        scores = [next(-s for s, _, one in niches.ranked if genes_of(one) == tuple(genes)) for genes in parents_NG]
+        scores = [next(-s for s, _, one in niches.ranked if one.genes == tuple(genes)) for genes in parents_NG]
         assert scores == sorted(scores, reverse=True)
     assert len(niches.niches(3, 99.0)) == 1  # nothing is so far away
     assert Niches(4).niches(3, 0.4) == [] and Niches(4).best is None

@@ -24,7 +24,6 @@ from zennas.search.scored import Rows
 from zennas.search.show import _next_commands
 from zennas.search.stages import Checked, Settled
 from zennas.search.winners import write_winners
-from zennas.space.space import genes_of
 from zennas.track import load_experiment
 
 
@@ -39,7 +38,7 @@ def test_what_was_scored_keeps_the_corrected_budget_of_a_further_device_too(chec
     budget = LocalBudget(budget_ms=1e9, origin="by hand", stand_in=None, scale=None, reference_ms=None)
     predictor = Predictor(space, None, budget, margin_pct=1.0, limits=[])
     candidates = every_candidate(space)
-    genes_NG = np.array([genes_of(one) for one in candidates])
+    genes_NG = np.array([one.genes for one in candidates])
     phone = CostLimit("ms on phone", lambda part: part.macs / 1e6, 0, device="phone", is_measured=True)
     costs = sorted(phone.of(one, space) for one in candidates)
     phone = phone._replace(most=costs[len(costs) // 2] * 1.001)

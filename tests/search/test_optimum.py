@@ -10,7 +10,7 @@ from zennas.score.meanfield import mean_field_sums
 from zennas.search import optimum
 from zennas.search.optimum import Constraint, NoProofError, Problem, best, completions, front
 from zennas.space.parts import combined, indices, sums
-from zennas.space.space import Range, Space, effectiveness, genes_of
+from zennas.space.space import Range, Space, effectiveness
 
 ROUNDING = 1e-9  # of a sum, relative: what `best` promises
 
@@ -118,7 +118,7 @@ def check(found, space, score, costs, brute, *, bound=True):
     assert found.score == pytest.approx(expected, abs=tolerance)
     assert not bound or found.bound >= expected - tolerance
     assert space.contains(found.candidate)
-    genes_1G = np.array([genes_of(found.candidate)])
+    genes_1G = np.array([found.candidate.genes])
     assert found.score == score.of(space, genes_1G)[0]
     assert found.costs == tuple(cost.sums.of(space, genes_1G)[0] for cost in costs)
     assert all(cost <= most + ROUNDING * max(1, abs(most)) for cost, most in zip(found.costs, most_K, strict=True))

@@ -7,7 +7,6 @@ from zennas.search.cost_limits import CostLimit
 from zennas.search.optimum import Optimum
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.scored import Row, Rows
-from zennas.space.space import genes_of
 from zennas.track import load_space
 
 SPACE = load_space("ir_se_tiny")
@@ -43,7 +42,7 @@ def run(*, optimum=True, scores=()):
 
 def test_the_gap_is_the_optimums_closed_form_less_the_candidates(make_entry):
     entry = with_gap(run(), make_entry(CHEAPEST, name="winner-1"))
-    assert genes_of(CHEAPEST)[-3:] == (1, 1, 1)
+    assert CHEAPEST.genes[-3:] == (1, 1, 1)
     assert (entry.closed_form, entry.gap, entry.gap_pct) == (30.0, 20.0, 40.0)
     assert entry.plain()["other_costs"] == {"blocks": {"cost": 3.0, "most": 9.0}} and entry.name == "winner-1"
 

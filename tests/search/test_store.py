@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from zennas.records import UserError
 from zennas.search import store as stores
 from zennas.search.store import Store
-from zennas.space.space import genes_of
 
 BUDGET_MS = 2.0
 
@@ -90,7 +89,7 @@ def test_a_study_names_its_objectives_and_parameters(open_store, url, dashboard,
     closed(store, note="# The end\n\n| a | table |")
     (trial,) = trials_of(url)
     assert trial.values == [5.0, 1.5] and all(type(value) is float for value in trial.values)
-    assert trial.params == dict(zip(("block", *space.genes), ("ir_se", *genes_of(sampled[0])), strict=True))
+    assert trial.params == dict(zip(("block", *space.genes), ("ir_se", *sampled[0].genes), strict=True))
     for name in ("params", "macs", "num_blocks", "key"):
         assert trial.user_attrs[name] == getattr(make_row(sampled[0]), name)
     assert trial.user_attrs["role"] == "scored" and trial.user_attrs["candidate"] == sampled[0].text

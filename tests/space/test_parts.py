@@ -14,7 +14,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
 from zennas.space.network import build
 from zennas.space.parts import Part, combined, indices, parts_of, stacked, sums
-from zennas.space.space import Range, Space, effectiveness, fan_in, genes_of
+from zennas.space.space import Range, Space, effectiveness, fan_in
 
 
 def space_of(block):
@@ -47,7 +47,7 @@ def candidates_of(space, num, seed=0):
 
 
 def values_of(some, space, candidates):
-    return some.of(space, np.array([genes_of(one) for one in candidates]))
+    return some.of(space, np.array([one.genes for one in candidates]))
 
 
 # --- a candidate is the sum of its parts
@@ -148,7 +148,7 @@ def test_indices_are_places_in_the_ranges():
     for genes, places in zip(ALL_NG, index_NG, strict=True):
         assert [span.values()[place] for span, place in zip(spans, places, strict=True)] == genes.tolist()
     assert index_NG.min() == 0 and index_NG.max(0).tolist() == [len(span.values()) - 1 for span in spans]
-    assert (indices(SPACE, [genes_of(SPACE.cheapest())]) == 0).all()  # lists will do
+    assert (indices(SPACE, [SPACE.cheapest().genes]) == 0).all()  # lists will do
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -2.0], [0.0, 0.5, 3.0]], ids=len)

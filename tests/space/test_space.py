@@ -15,7 +15,7 @@ from zennas.space.blocks import BLOCKS, NECKS
 from zennas.space.candidate import Candidate
 from zennas.space.network import Network
 from zennas.space.parts import parts_of
-from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, Range, Space, distance, effectiveness, fan_in, genes_of
+from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, Range, Space, distance, effectiveness, fan_in
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SHIPPED = {path.stem: Space.load(path) for path in sorted((ROOT / "search_spaces").glob("*.yaml"))}
@@ -89,9 +89,9 @@ def test_a_mutant_is_a_neighbour_in_the_space(space, seed):
     parent = space.sample(rng)
     mutant = space.mutate(parent, rng)
     assert naive_contains(space, mutant)
-    changed = [pair for pair in zip(genes_of(parent), genes_of(mutant), strict=True) if pair[0] != pair[1]]
+    changed = [pair for pair in zip(parent.genes, mutant.genes, strict=True) if pair[0] != pair[1]]
     assert 1 <= len(changed) <= 3
-    for name, old, new in zip(space.genes, genes_of(parent), genes_of(mutant), strict=True):
+    for name, old, new in zip(space.genes, parent.genes, mutant.genes, strict=True):
         step = space.genes[name].step
         if name.endswith("_depth"):  # by a step of DEPTH_STEPS, rounded to the range
             assert abs(new - old) <= max(DEPTH_STEPS) + step / 2
@@ -102,7 +102,7 @@ def test_a_mutant_is_a_neighbour_in_the_space(space, seed):
 def test_mutation_reaches_every_gene_and_both_ways():
     rng = np.random.default_rng(0)
     parent = Candidate(block="ir", stem=7, widths=(4, 10), depths=(2, 4))
-    moves = [np.subtract(genes_of(NARROW.mutate(parent, rng)), genes_of(parent)) for _ in range(300)]
+    moves = [np.subtract(NARROW.mutate(parent, rng).genes, parent.genes) for _ in range(300)]
     free = [index for index, span in enumerate(NARROW.genes.values()) if span.low < span.high]
     # 300 mutants, each of which moves a gene with a probability of 2/5 or so: to miss one is impossible in practice.
     assert all(min(move[i] for move in moves) < 0 < max(move[i] for move in moves) for i in free)
@@ -112,7 +112,7 @@ def test_mutation_reaches_every_gene_and_both_ways():
 def test_mutants_are_of_their_own_parents_and_on_the_grid(space):
     """Row by row; the limits may be broken, the ranges are not."""
     rng = np.random.default_rng(0)
-    parent_NG = np.array([genes_of(space.sample(rng)) for _ in range(200)])
+    parent_NG = np.array([space.sample(rng).genes for _ in range(200)])
     mutant_NG = space.mutants(parent_NG, rng)
     assert all(value in span for row in mutant_NG for value, span in zip(row, space.genes.values(), strict=True))
     num_moved_N = (mutant_NG != parent_NG).sum(1)
@@ -137,7 +137,7 @@ def test_samples_spread_evenly_over_the_ranges():
         update={"limits": NARROW.limits.model_copy(update={"max_blocks": 99, "max_effectiveness": 9.0})}
     )
     rng = np.random.default_rng(0)
-    samples = [genes_of(space.sample(rng)) for _ in range(2000)]
+    samples = [space.sample(rng).genes for _ in range(2000)]
     for index, span in enumerate(space.genes.values()):
         values = list(span.values())
         counts = [sum(sample[index] == value for sample in samples) for value in values]
@@ -306,15 +306,15 @@ def test_nearest_is_the_nearest_member(low, num_steps, step, eighths):
 @hypothesis.given(seed=SEEDS)
 def test_genes_make_the_candidate_again(space, seed):
     candidate = drawn(space, seed)
-    assert space.candidate(genes_of(candidate)) == candidate
-    assert len(space.genes) == 1 + 2 * len(space.widths) == len(genes_of(candidate))
+    assert space.candidate(candidate.genes) == candidate
+    assert len(space.genes) == 1 + 2 * len(space.widths) == len(candidate.genes)
 
 
 @each_space
 def test_the_cheapest_has_every_gene_at_its_lowest(space):
     cheapest = space.cheapest()
     assert space.contains(cheapest)
-    assert all(value == span.low for value, span in zip(genes_of(cheapest), space.genes.values(), strict=True))
+    assert all(value == span.low for value, span in zip(cheapest.genes, space.genes.values(), strict=True))
 
 
 @pytest.mark.parametrize(

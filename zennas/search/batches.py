@@ -72,9 +72,7 @@ class Batches:
 
     def _admit(self, rows):
         rows = [row for row in rows if row.score is not None]
-        genes_NG = np.array([(row.stem, *row.widths, *row.depths) for row in rows], int).reshape(
-            len(rows), len(self.space.genes)
-        )
+        genes_NG = np.array([row.genes for row in rows], int).reshape(len(rows), len(self.space.genes))
         fits_N = self.fit(np.array([row.predicted_ms for row in rows]), genes_NG)
         for row, fits in zip(rows, fits_N, strict=True):
             if fits:

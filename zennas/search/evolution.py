@@ -6,7 +6,6 @@ import bisect
 import numpy as np
 
 from zennas.search.islands import owner
-from zennas.space.space import genes_of
 
 MIN_PARENTS = 16  # below this many, candidates are drawn from the whole space
 FRESH_SHARE = 0.05  # of later proposals are still drawn from the whole space
@@ -85,7 +84,7 @@ def propose(space, population, num, *, seed, batch, refusal, seen, counters, sha
 
 def _shrunk(space, candidate, rng):
     """The candidate with one gene lowered by about a tenth, still in the space; None where none can be lowered."""
-    spans, values = list(space.genes.values()), genes_of(candidate)
+    spans, values = list(space.genes.values()), candidate.genes
     for index in rng.permutation(len(values)):
         span = spans[index]
         lower = max(span.low, min(values[index] - span.step, span.nearest(values[index] * 0.9)))

@@ -15,8 +15,9 @@ from zennas.score.plain import plain_layers
 from zennas.search.islands import owner
 from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.space.cost import part_cost
+from zennas.space.genes import genes_of_vector
 from zennas.space.parts import stacked, sums
-from zennas.space.space import distances, genes_of
+from zennas.space.space import distances
 
 MEMBERS = 32  # of a family that are scored, the best by the closed form
 # Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost
@@ -52,15 +53,13 @@ class Funnel:
         self.costs += self._costs_of_limits(limits)
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
-        self.num_stages = len(space.depths)
         self.problem = Problem(space, self.score, self.costs)
         self.optimum, self.why_not, self.seeds = None, None, []
-        # The depth of the last stage but one, the width and the depth of the last.
-        self.free = sorted({2 * self.num_stages - 1, self.num_stages, 2 * self.num_stages})
+        self.free = list(space.layout.tail)
 
     def costs_of(self, candidates):
         """[(the table's ms, parameters, multiply-accumulates)] of candidates of the space, all at once."""
-        genes_NG = np.array([genes_of(candidate) for candidate in candidates])
+        genes_NG = np.array([candidate.genes for candidate in candidates])
         ms_N, size_N2 = self.costs[0].sums.of(self.space, genes_NG), self.sizes.of(self.space, genes_NG)
         return [
             (ms, round(params), round(macs)) for ms, (params, macs) in zip(ms_N.tolist(), size_N2.tolist(), strict=True)
@@ -83,7 +82,7 @@ class Funnel:
         try:
             self.optimum = self.problem.limited(most_ms).solve()
             if (first := self.problem.solve()) is not None:
-                self.seeds = [genes_of(first.candidate)]
+                self.seeds = [first.candidate.genes]
         except NoProofError as error:
             self.why_not = str(error)
 
@@ -98,7 +97,7 @@ class Funnel:
         proposals = []
         # The optimum first, that of a corrected table too.
         new_seeds = [genes for genes in self.seeds if self._is_new(genes, seen)]
-        first = [*new_seeds, *(map(genes_of, self.space.baselines.values()) if batch == 0 else ())]
+        first = [*new_seeds, *((candidate.genes for candidate in self.space.baselines.values()) if batch == 0 else ())]
         first_NG = np.array(first, int).reshape(-1, len(self.lows))
         self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
         num_families, used_up = -(-most // FAMILY), False
@@ -166,8 +165,8 @@ class Funnel:
             trunk_G, best_first(np.where(kept_N, score_N, -np.inf)), values[depth], other_MG, avoid
         )
         all_NG = np.repeat(best_NG, 1 + SHORTER, 0)
-        all_NG[:, -1] -= np.tile(np.arange(1 + SHORTER) * self.steps[-1], len(best_NG))
-        all_NG = all_NG[all_NG[:, -1] >= self.lows[-1]]
+        all_NG[:, last_depth] -= np.tile(np.arange(1 + SHORTER) * self.steps[last_depth], len(best_NG))
+        all_NG = all_NG[all_NG[:, last_depth] >= self.lows[last_depth]]
         return all_NG[self.problem.judged(all_NG)[1] & far_from(avoid, all_NG, self.plan.min_distance)]
 
     def _far_ones(self, trunk_G, places, depths, other_MG, avoid):
@@ -240,7 +239,7 @@ class Niches:
 
     def add(self, score, candidate):
         """Let a scored candidate in."""
-        trunk = (candidate.stem, *candidate.widths[:-1], *candidate.depths[:-2])
+        trunk = candidate.trunk
         entry = (-score, candidate.key, candidate)
         if trunk not in self._of_trunk or entry[:2] < self._of_trunk[trunk][:2]:
             self._of_trunk[trunk] = entry
@@ -250,8 +249,7 @@ class Niches:
         ranked_N = rows.ranked(kept_N)
         if not len(ranked_N):
             return
-        stages = rows.genes_NG.shape[1] // 2
-        free = sorted({stages, 2 * stages - 1, 2 * stages})
+        free = genes_of_vector(rows.genes_NG.shape[1]).tail
         _, first_N = np.unique(np.delete(rows.genes_NG[ranked_N], free, axis=1), axis=0, return_index=True)
         for at in ranked_N[first_N]:
             row = rows[int(at)]
@@ -278,7 +276,7 @@ class Niches:
         entries = sorted(self._of_trunk.values(), key=lambda entry: entry[:2])
         if not entries:
             return []
-        genes_NG = np.array([genes_of(entry[2]) for entry in entries])
+        genes_NG = np.array([entry[2].genes for entry in entries])
         avoid, found = [], []
         for _ in range(num):
             far_N = far_from(avoid, genes_NG, min_distance)

@@ -35,8 +35,7 @@ def owner(candidate: Candidate, num_islands: int) -> int:
     """
     if num_islands == 1:
         return 0
-    trunk = (candidate.stem, *candidate.widths[:-1], *candidate.depths[:-2])
-    return zlib.crc32(repr(trunk).encode()) % num_islands
+    return zlib.crc32(repr(candidate.trunk).encode()) % num_islands
 
 
 class Drivers:

@@ -9,10 +9,12 @@ still to come; where they are many, the box is halved. Sources: Held & Karp 1971
 (listing what lies in its gap).
 """
 
-# N candidates or beginnings of such, S stages, K costs, W widths, D depths: numbers of a range's values, in order
+# N candidates or beginnings of such, G genes, S stages, B boundaries of stages (one more than those), K costs;
+# W widths, D depths: numbers of a range's values, in order
 
 import copy
 import heapq
+import itertools
 import math
 import time
 from typing import NamedTuple
@@ -20,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.space.candidate import Candidate
+from zennas.space.genes import Genes
 from zennas.space.parts import Sums, combined, stacked, sums
-from zennas.space.space import fan_in, genes_of
+from zennas.space.space import fan_in
 
 TOLERANCE = 1e-9  # of a sum in floating point, relative
 CHUNK = 2_000_000  # choices looked at together
@@ -30,10 +33,7 @@ MAX_BOXES = 20_000  # before the proof is given up; seen: 1 to 15 at budgets of 
 PRICE_STEPS, MORE_PRICE_STEPS = 200, 40  # of the whole space; of a box, from the prices of the box that it was part of
 TANGENTS = (1.0, 0.65)  # of the most blocks: where the limit of effectiveness is replaced by a line
 CLIMBS, CLIMB_STEPS = 40, 4000
-FIRST_STEP, STEP_S = (
-    0.002,
-    2.0,
-)  # of the front: the share of a cost that one listing covers at first, seconds it should take
+FIRST_STEP, STEP_S = 0.002, 2.0  # of the front: the share of a cost that one listing covers at first; how long it takes
 
 
 class Constraint(NamedTuple):
@@ -100,24 +100,25 @@ def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
 
 
 class _Box(NamedTuple):
-    """The candidates whose genes' values stand at places from `low` up to but not including `high` of their ranges."""
+    """The candidates whose genes' values stand at indices from `low` up to but not including `high` of their ranges."""
 
-    low: tuple[int, ...]  # stem, widths, depths
+    low: tuple[int, ...]  # by gene
     high: tuple[int, ...]
 
-    def cut(self, some):
-        """The Sums within the box."""
-        (stem, *rest), num_stages = (slice(*ends) for ends in zip(self.low, self.high, strict=True)), len(some.first)
-        widths, depths = [stem, *rest[:num_stages]], rest[num_stages:]
+    def cut(self, whole: Sums, genes: Genes) -> Sums:
+        """The Sums of a space within the box."""
+        spans = [slice(*ends) for ends in zip(self.low, self.high, strict=True)]
+        at_boundary, depths = [spans[gene] for gene in genes.boundaries], [spans[gene] for gene in genes.depths]
+        before_and_behind = list(itertools.pairwise(at_boundary))
         return Sums(
-            some.stem_W[stem],
-            tuple(one[before, now] for one, before, now in zip(some.first, widths[:-1], widths[1:], strict=True)),
-            tuple(one[now] for one, now in zip(some.repeated, widths[1:], strict=True)),
-            tuple(one[now] for one, now in zip(some.depth, depths, strict=True)),
-            some.neck_W[widths[-1]],
+            whole.stem_W[at_boundary[0]],
+            tuple(first_WW[ends] for first_WW, ends in zip(whole.first, before_and_behind, strict=True)),
+            tuple(each_W[width] for each_W, width in zip(whole.repeated, at_boundary[1:], strict=True)),
+            tuple(each_D[depth] for each_D, depth in zip(whole.depth, depths, strict=True)),
+            whole.neck_W[at_boundary[-1]],
         )
 
-    def halves(self, gene):
+    def halves(self, gene: int) -> "tuple[_Box, _Box]":
         """The two halves along a gene."""
         middle = (self.low[gene] + self.high[gene]) // 2
         low, high = list(self.low), list(self.high)
@@ -129,11 +130,14 @@ class Problem:
     """A score to maximise, and costs with their limits, those of the space among them."""
 
     def __init__(self, space, score, costs):
-        self.space, self.score, self.num_given = space, score, len(costs)
+        self.space, self.score, self.num_given, self.genes = space, score, len(costs), space.layout
+        # Three limits of the space join the costs given: blocks, and effectiveness as a line at each of the TANGENTS.
         self.convolutions, log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
         blocks = Constraint("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
         costs = [*costs, blocks, *(self._effectiveness(share, log_fan_in) for share in TANGENTS)]
         self.costs = [cost.sums for cost in costs]
+        # Side by side, so that one look-up gives all that is asked of a candidate: score, L and S of the effectiveness
+        # (see _effectiveness), then the costs.
         self.columns = stacked([score, self.convolutions, log_fan_in, *self.costs])
         # Where there is no limit, no price times it must be nothing, not NaN.
         self.most_K = np.minimum([cost.most for cost in costs], 1e30)
@@ -163,7 +167,10 @@ class Problem:
         return Constraint("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
 
     def solve(self, max_boxes=MAX_BOXES):
-        """The Optimum, or None; NoProofError as `best`."""
+        """The Optimum, or None; NoProofError as `best`.
+
+        Best first: the heap gives the box with the highest bound, so that its bound is above all that is left.
+        """
         whole = _Box((0,) * len(self.sizes), self.sizes)
         price_K, bound = self._prices(whole, np.zeros(len(self.costs)), -math.inf)
         known = self._climbed(self._highest(whole, price_K))
@@ -177,11 +184,12 @@ class Problem:
                 more = -negative - (known.score if known else -math.inf)
                 raise NoProofError(f"{max_boxes:,} boxes looked at, and candidates may still score {more:.3g} more")
             genes_NG = self._listed(box, price_K, -math.inf if known is None else known.score)
-            if genes_NG is not None:
+            if genes_NG is not None:  # few enough: all that may be better is looked at, and the box is done
                 known = max(filter(None, (known, self._best_of(genes_NG))), key=lambda one: one.score, default=None)
                 continue
             for half in box.halves(self._widest(box)):
                 least = -math.inf if known is None else known.score
+                # From the prices of the whole box, which are nearly right for its halves.
                 price_K, bound = self._prices(half, price_K, least)
                 if bound > least:
                     heapq.heappush(boxes, (-bound, 2 * num_boxes + len(boxes), half, price_K))
@@ -206,6 +214,8 @@ class Problem:
             score_N, kept_N = self.judged(genes_NG)
             place_N = np.flatnonzero(kept_N & (score_N >= least))
             cost_NK = self._costs_of(genes_NG[place_N])[:, : self.num_given]
+            # Cheapest first, and of equal cost the highest score first: what does not score more than all before it is
+            # beaten in both.
             order = np.lexsort((-score_N[place_N], cost_NK[:, 0]))
             beaten = -math.inf
             for place in order:
@@ -221,17 +231,16 @@ class Problem:
 
     def _widest(self, box):
         """The gene over which the costs differ most within a box."""
-        middle_G = (np.array(box.low) + np.array(box.high) - 1) // 2
-        ends = []
+        low_G, high_G = np.array(box.low), np.array(box.high)
+        middle_G, spreads = (low_G + high_G - 1) // 2, []
         for gene, (low, high) in enumerate(zip(box.low, box.high, strict=True)):
-            place_2G = np.stack([middle_G, middle_G])
-            place_2G[:, gene] = low, high - 1
-            cost_2K = self._costs_of(self.lows + self.steps * place_2G)
-            ends.append(
-                float((np.abs(cost_2K[1] - cost_2K[0]) / np.maximum(1e-12, np.abs(self.most_K))).max())
-                * (high - low > 1)
-            )
-        return int(np.argmax(ends)) if max(ends) > 0 else int(np.argmax(np.array(box.high) - np.array(box.low)))
+            # From the middle of the box to both of its ends along this gene alone, in shares of the limits.
+            index_2G = np.stack([middle_G, middle_G])
+            index_2G[:, gene] = low, high - 1
+            cost_2K = self._costs_of(self.lows + self.steps * index_2G)
+            spread = (np.abs(cost_2K[1] - cost_2K[0]) / np.maximum(1e-12, np.abs(self.most_K))).max()
+            spreads.append(float(spread) * (high - low > 1))  # a gene of one value cannot be halved
+        return int(np.argmax(spreads)) if max(spreads) > 0 else int(np.argmax(high_G - low_G))
 
     def _climbed(self, centre_MG):
         """A good Optimum to begin with, without any proof: steps from a candidate of high worth; None where none is
@@ -241,11 +250,12 @@ class Problem:
         highs = np.array([span.high for span in spans])
         rng, known = np.random.default_rng(0), None
         for _ in range(CLIMBS):
+            # Per gene no move, a step or two, or some: a budget that binds wants one gene moved back for another's.
             size = (CLIMB_STEPS, len(spans))
             moves_NG = np.round(rng.standard_normal(size) * rng.choice([0.0, 1.0, 4.0], size)).astype(int) * self.steps
             genes_NG = np.clip(centre_MG[rng.integers(len(centre_MG), size=CLIMB_STEPS)] + moves_NG, self.lows, highs)
-            if known is not None:
-                genes_NG[0] = genes_of(known.candidate)
+            if known is not None:  # is judged again with the rest, so that the best never gets worse
+                genes_NG[0] = known.candidate.genes
             score_N, kept_N = self.judged(genes_NG)
             if kept_N.any():
                 known = self._best_of(genes_NG)
@@ -306,6 +316,9 @@ class Problem:
         The bound is convex in the prices, its slope what of the limits is left: the ellipsoid method. Any prices give a
         bound that holds; good ones leave little to look at.
         """
+        # In units of a whole limit each, so that prices of milliseconds and of blocks are of one size. The ellipsoid
+        # (centre, shape) holds the best prices; a cut through its centre keeps the half towards which the bound falls,
+        # and the smallest ellipsoid around that half is the next (Shor 1977; Grötschel, Lovász & Schrijver 1988).
         num = len(self.costs)
         unit_K = np.maximum(np.abs(self.most_K), 1e-12)  # one price for a whole limit
         lowest, slope_K = self._bound(box, start_K)
@@ -313,13 +326,14 @@ class Problem:
         centre_K, shape_KK = start_K * unit_K, np.eye(num) * num * reach**2
         slope_K = slope_K / unit_K
         for _ in range(MORE_PRICE_STEPS if start_K.any() else PRICE_STEPS):
+            # How much lower the bound may still be anywhere in the ellipsoid.
             length = math.sqrt(max(0.0, slope_K @ shape_KK @ slope_K))
             if lowest <= enough or length < 1e-7 * max(1.0, abs(lowest)):
                 break
             step_K = shape_KK @ slope_K / length
             centre_K = centre_K - step_K / (num + 1)
             shape_KK = num**2 / (num**2 - 1) * (shape_KK - 2 / (num + 1) * np.outer(step_K, step_K))
-            if (centre_K < 0).any():
+            if (centre_K < 0).any():  # no price: cut off what lies beyond zero, without asking for the bound there
                 slope_K = -(centre_K < 0).astype(float)
                 continue
             bound, slope_K = self._bound(box, centre_K / unit_K)
@@ -333,20 +347,23 @@ class Problem:
         genes_1G = self._highest(box, price_K)
         value_1K = self.columns.of(self.space, genes_1G)
         score_1, cost_1K = value_1K[:, 0], value_1K[:, 3:]
+        # Of a maximum over candidates, linear in the prices, the slope is that of the candidate which attains it.
         left_K = self.most_K - cost_1K[0]
         return float(score_1[0] + price_K @ left_K), left_K
 
     def _worth(self, box, price_K):
-        return box.cut(combined([self.score, *self.costs], [1.0, *-price_K]))
+        return box.cut(combined([self.score, *self.costs], [1.0, *-price_K]), self.genes)
 
     def _depths(self, box):
         """The depths of each stage within a box."""
-        ends = list(zip(box.low, box.high, self.steps, self.lows, strict=True))[1 + len(self.score.first) :]
-        return [lowest + step * np.arange(low, high) for low, high, step, lowest in ends]
+        return [
+            self.lows[gene] + self.steps[gene] * np.arange(box.low[gene], box.high[gene]) for gene in self.genes.depths
+        ]
 
     def _highest(self, box, price_K):
         """genes_1G of the box's candidate with the highest score less prices."""
         worth, depths = self._worth(box, price_K), self._depths(box)
+        # What is ahead of a width does not depend on what is behind it: stage by stage the best choice is known.
         ahead = completions(worth, depths)
         widths, picked = [int(np.argmax(worth.stem_W + ahead[0]))], []
         for stage in range(len(depths)):
@@ -355,9 +372,9 @@ class Problem:
             picked.append(int(np.argmax(choice_WD[widths[-1]])))
         return self._genes(box, np.array([widths]), np.array([picked]))
 
-    def _genes(self, box, width_NS, depth_NS):
-        """genes_NG of places within a box."""
-        return self.lows + self.steps * (np.array(box.low) + np.concatenate([width_NS, depth_NS], 1))
+    def _genes(self, box, width_NB, depth_NS):
+        """genes_NG of indices within a box."""
+        return self.lows + self.steps * (np.array(box.low) + self.genes.joined(width_NB, depth_NS))
 
     def _listed(self, box, price_K, least):
         """genes_NG of all candidates of a box worth at least `least` that may keep the costs; None where they are too
@@ -365,27 +382,33 @@ class Problem:
 
         Worth is score less prices, plus the limits' prices.
         """
-        worth, depths, costs = self._worth(box, price_K), self._depths(box), [box.cut(one) for one in self.costs]
-        ahead, cheap = completions(worth, depths), [completions(combined([one], [-1.0]), depths) for one in costs]
+        worth, depths = self._worth(box, price_K), self._depths(box)
+        costs = [box.cut(cost, self.genes) for cost in self.costs]
+        # The most worth and the least of each cost that the stages still to come can add to a beginning: what cannot
+        # reach `least`, or cannot keep a limit, even so is dropped with all that begins like it.
+        ahead, cheap = completions(worth, depths), [completions(combined([cost], [-1.0]), depths) for cost in costs]
+        # Beginnings of no stage: the widths of the stem.
         worth_N = worth.stem_W + float(price_K @ self.most_K)
-        cost_NK, width_NS = np.stack([one.stem_W for one in costs], 1), np.arange(len(worth_N))[:, None]
+        cost_NK, width_NB = np.stack([cost.stem_W for cost in costs], 1), np.arange(len(worth_N))[:, None]
         depth_NS = np.empty((len(worth_N), 0), int)
         for stage in range(len(depths)):
             choice_WD = _choices(worth, depths, stage)
             cheapest_WK = np.stack([-values[stage + 1] for values in cheap], 1)
             rows, pieces, num = max(1, CHUNK // choice_WD.size), [], 0
             for start in range(0, len(worth_N), rows):
-                some = slice(start, start + rows)
-                before_N = width_NS[some, stage]
-                worth_NWD = (worth_N[some, None] + worth.first[stage][before_N])[:, :, None] + choice_WD
+                # Every beginning of a chunk with every width and depth of its next stage.
+                chunk = slice(start, start + rows)
+                before_N = width_NB[chunk, stage]
+                worth_NWD = (worth_N[chunk, None] + worth.first[stage][before_N])[:, :, None] + choice_WD
                 row, width, depth = np.nonzero(worth_NWD + ahead[stage + 1][:, None] >= least)
-                more = [
-                    one.first[stage][before_N[row], width] + _choices(one, depths, stage)[width, depth] for one in costs
+                added = [
+                    cost.first[stage][before_N[row], width] + _choices(cost, depths, stage)[width, depth]
+                    for cost in costs
                 ]
-                grown_NK = cost_NK[some][row] + np.stack(more, 1)
+                grown_NK = cost_NK[chunk][row] + np.stack(added, 1)
                 kept = (grown_NK + cheapest_WK[width] <= self.allowed).all(1)
                 row, width, depth = row[kept], width[kept], depth[kept]
-                beginning = width_NS[some][row], depth_NS[some][row]
+                beginning = width_NB[chunk][row], depth_NS[chunk][row]
                 grown = [
                     np.concatenate([old, new[:, None]], 1) for old, new in zip(beginning, (width, depth), strict=True)
                 ]
@@ -393,10 +416,10 @@ class Problem:
                 num += len(row)
                 if num > MAX_LISTED:
                     return None
-            width_NS, depth_NS, worth_N, cost_NK = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
+            width_NB, depth_NS, worth_N, cost_NK = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
             if not num:
                 return np.empty((0, len(self.sizes)), int)
-        return self._genes(box, width_NS, depth_NS)
+        return self._genes(box, width_NB, depth_NS)
 
 
 def completions(worth, depths):
@@ -410,5 +433,5 @@ def completions(worth, depths):
 
 
 def _choices(worth, depths, stage):
-    """What the blocks behind a stage's first add, by width and depth."""
+    """choice_WD: what the blocks behind a stage's first add."""
     return worth.repeated[stage][:, None] * (depths[stage] - 1) + worth.depth[stage]

@@ -4,7 +4,6 @@ import numpy as np
 
 from zennas.search.measured import Measured, SpentCost
 from zennas.search.stages import Searched
-from zennas.space.space import genes_of
 
 
 def optimum_of(searched: Searched) -> dict | None:
@@ -42,7 +41,7 @@ def with_gap(searched: Searched, entry: Measured) -> Measured:
         entry = entry.changed(other_costs=costs)
     if searched.funnel is None or candidate.block != searched.space.block:
         return entry.changed(closed_form=None, gap=None, gap_pct=None)
-    (closed,) = searched.funnel.score.of(searched.space, np.array([genes_of(candidate)]))
+    (closed,) = searched.funnel.score.of(searched.space, np.array([candidate.genes]))
     gap = gap_pct = None
     if searched.funnel.optimum is not None:
         below = searched.funnel.optimum.score - float(closed)

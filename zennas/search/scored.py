@@ -4,7 +4,7 @@ A file is written once, whole or not at all. Several drivers write into one fold
 be anywhere that fsspec reaches.
 """
 
-# N candidates, G genes: stem, widths, depths
+# N candidates, G genes
 
 import collections.abc
 import contextlib
@@ -25,6 +25,7 @@ from zennas.records import UserError, first_line
 from zennas.run_folder import explaining
 from zennas.search.storage import shown
 from zennas.space.candidate import Candidate
+from zennas.space.genes import genes_of_stages, genes_of_vector
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}  # of fsspec's names
 
@@ -54,6 +55,11 @@ class Row(NamedTuple):
     @property
     def candidate(self) -> Candidate:
         return Candidate(block=self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
+
+    @property
+    def genes(self):
+        """The candidate's vector of genes."""
+        return self.candidate.genes
 
 
 SCHEMA = pyarrow.schema(
@@ -101,14 +107,7 @@ class Rows(collections.abc.Sequence):
             raise IndexError(index)
         index %= self._num
         column = self._columns
-        genes = column["genes"][index].tolist()
-        stages = len(genes) // 2
-        candidate = Candidate(
-            block=self._blocks[column["block"][index]],
-            stem=genes[0],
-            widths=tuple(genes[1 : 1 + stages]),
-            depths=tuple(genes[1 + stages :]),
-        )
+        candidate = Candidate(block=self._blocks[column["block"][index]], **self._fields(index))
         values = {name: float(column[name][index]) for name in NUMBERS}
         values |= {name: int(column[name][index]) for name in COUNTS}
         stage, error = self._failures.get(index, (None, None))
@@ -130,10 +129,11 @@ class Rows(collections.abc.Sequence):
         if not rows:
             return
         if self._columns is None:
-            self._begin(1 + 2 * len(rows[0].widths))
+            self._begin(genes_of_stages(len(rows[0].widths)).num)
         self._reserve(len(rows))
         part, column = slice(self._num, self._num + len(rows)), self._columns
-        column["genes"][part] = [(row.stem, *row.widths, *row.depths) for row in rows]
+        layout = genes_of_stages(len(rows[0].widths))
+        column["genes"][part] = [layout.vector(stem=row.stem, widths=row.widths, depths=row.depths) for row in rows]
         column["key"][part] = [row.key.encode() for row in rows]
         column["block"][part] = [self._code(row.block) for row in rows]
         for name in (*NUMBERS, *COUNTS):
@@ -151,11 +151,12 @@ class Rows(collections.abc.Sequence):
         flat = {name: table[name].combine_chunks() for name in table.column_names}
         stages = len(flat["widths"][0])
         if self._columns is None:
-            self._begin(1 + 2 * stages)
+            self._begin(genes_of_stages(stages).num)
         self._reserve(num)
         part, column = slice(self._num, self._num + num), self._columns
         widths, depths = (flat[name].flatten().to_numpy().reshape(num, stages) for name in ("widths", "depths"))
-        column["genes"][part] = np.column_stack([flat["stem"].to_numpy(), widths, depths])
+        at_boundaries = np.column_stack([flat["stem"].to_numpy(), widths])
+        column["genes"][part] = genes_of_stages(stages).joined(at_boundaries, depths)
         column["key"][part] = np.array(flat["key"].to_pylist(), "S16")
         column["block"][part] = [self._code(block) for block in flat["block"].to_pylist()]
         for name in (*NUMBERS, *COUNTS):
@@ -200,13 +201,9 @@ class Rows(collections.abc.Sequence):
     def frame(self) -> pandas.DataFrame:
         """All rows as a DataFrame with the columns of SCHEMA."""
         columns = {name: self.column(name) for name in (*NUMBERS, *COUNTS)} | {"key": self.keys}
-        stages = self.genes_NG.shape[1] // 2
-        genes = self.genes_NG.tolist()
-        columns |= {"stem": [values[0] for values in genes]}
-        columns |= {
-            "widths": [values[1 : 1 + stages] for values in genes],
-            "depths": [values[1 + stages :] for values in genes],
-        }
+        genes_NG, layout = self.genes_NG, genes_of_vector(self.genes_NG.shape[1])
+        columns |= {"stem": genes_NG[:, layout.stem].tolist()}
+        columns |= {"widths": genes_NG[:, layout.widths].tolist(), "depths": genes_NG[:, layout.depths].tolist()}
         columns |= {"block": [self._blocks[code] for code in self.column("block").astype(int).tolist()]}
         columns |= {"text": [self._text(index) for index in range(len(self))]}
         failed = [self._failures.get(index, (None, None)) for index in range(len(self))]
@@ -214,11 +211,14 @@ class Rows(collections.abc.Sequence):
         return pandas.DataFrame({name: columns[name] for name in SCHEMA.names})
 
     def _text(self, index):
-        """Candidate.text without a Candidate: a hundred thousand of those take a second."""
-        genes = self._columns["genes"][index].tolist()
-        stages = len(genes) // 2
-        pairs = (f"{width}x{depth}" for width, depth in zip(genes[1 : 1 + stages], genes[1 + stages :], strict=True))
-        return "-".join([self._blocks[self._columns["block"][index]], str(genes[0]), *pairs])
+        """Candidate.text, without a Candidate: a hundred thousand of them take a second."""
+        fields = self._fields(index)
+        pairs = (f"{width}x{depth}" for width, depth in zip(fields["widths"], fields["depths"], strict=True))
+        return "-".join([self._blocks[self._columns["block"][index]], str(fields["stem"]), *pairs])
+
+    def _fields(self, index):
+        genes_G = self._columns["genes"][index]
+        return genes_of_vector(len(genes_G)).fields(genes_G.tolist())
 
     def ranked(self, kept_N: np.ndarray | None = None) -> np.ndarray:
         """Indices of the rows that have a score (and are kept), highest first, equal ones by key."""

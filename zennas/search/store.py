@@ -36,7 +36,7 @@ from zennas.search.measured import Measured
 from zennas.search.scored import Row
 from zennas.search.storage import PATIENCE_S, created, first_cause, open_storage, passes, patiently, shown
 from zennas.space.blocks import BLOCKS
-from zennas.space.space import Space, genes_of
+from zennas.space.space import Space
 
 MAX_TRIALS = 2000
 MAX_FAILED_TRIALS, MAX_MEASURED_TRIALS = 200, 100  # of them, kept free for these
@@ -341,7 +341,7 @@ class Store:
         trial = create_trial(
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             values=values,
-            params=dict(zip(names, (candidate.block, *genes_of(candidate)), strict=True)),
+            params=dict(zip(names, (candidate.block, *candidate.genes), strict=True)),
             distributions=self._distributions(),
             user_attrs={name: value for name, value in attributes.items() if value is not None}
             | {"candidate": candidate.text},

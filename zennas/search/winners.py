@@ -19,7 +19,7 @@ from zennas.search.scored import Row, Rows
 from zennas.search.stages import Prepared
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.space import distances, genes_of
+from zennas.space.space import distances
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
@@ -52,7 +52,7 @@ def diverse_best(
     """The best `num` of some Rows, by score, that fit and differ enough from every candidate in `taken`."""
     far_N = np.ones(len(rows), bool) if fits_N is None else fits_N.copy()
     for other in taken:
-        far_N &= distances(rows.genes_NG, np.array(genes_of(other))) >= min_distance
+        far_N &= distances(rows.genes_NG, np.array(other.genes)) >= min_distance
     return [rows[int(at)] for at in rows.ranked(far_N)[:num]]
 
 

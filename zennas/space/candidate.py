@@ -9,6 +9,7 @@ from typing import Annotated
 import pydantic
 
 from zennas.records import Record, UserError, parse_yaml
+from zennas.space.genes import genes_of_stages
 
 Width = Annotated[int, pydantic.Field(ge=1)]
 Depth = Annotated[int, pydantic.Field(ge=1)]
@@ -54,6 +55,16 @@ class Candidate(Record):
     def key(self):
         """A short hash of the canonical form: 16 hexadecimal digits (a clash among a million candidates: 3 in 10^8)."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def genes(self) -> tuple[int, ...]:
+        """The vector of its numbers, in the order of Space.genes."""
+        return genes_of_stages(len(self.widths)).vector(stem=self.stem, widths=self.widths, depths=self.depths)
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        """What it has in common with those that differ in the last width and the last two depths alone."""
+        return genes_of_stages(len(self.widths)).trunk(self.genes)
 
     @property
     def num_blocks(self):

@@ -78,15 +78,14 @@ class Sums(NamedTuple):
     def of(self, space, genes_NG):
         """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must
         lie in the ranges."""
-        index_NG = indices(space, genes_NG)
-        num_stages = len(self.first)
-        value_N = self.stem_W[index_NG[:, 0]] + self.neck_W[index_NG[:, num_stages]]
-        for stage in range(num_stages):
-            before_N, width_N = index_NG[:, stage], index_NG[:, stage + 1]
-            more_N = np.asarray(genes_NG)[:, num_stages + 1 + stage] - 1
+        index_NG, genes = indices(space, genes_NG), space.layout
+        value_N = self.stem_W[index_NG[:, genes.stem]] + self.neck_W[index_NG[:, genes.boundaries[-1]]]
+        for stage, depth in enumerate(genes.depths):
+            before_N, width_N = (index_NG[:, gene] for gene in genes.boundaries[stage : stage + 2])
+            more_N = np.asarray(genes_NG)[:, depth] - 1
             more_N = more_N.reshape(-1, *[1] * (value_N.ndim - 1))
             value_N = value_N + self.first[stage][before_N, width_N] + more_N * self.repeated[stage][width_N]
-            value_N = value_N + self.depth[stage][index_NG[:, num_stages + 1 + stage]]
+            value_N = value_N + self.depth[stage][index_NG[:, depth]]
         return value_N
 
 

@@ -10,6 +10,7 @@ import pydantic
 from zennas.records import Record, UserError
 from zennas.space.candidate import Candidate
 from zennas.space.cost import fan_ins
+from zennas.space.genes import Genes, genes_of_stages
 from zennas.space.network import shrinkage, stem_stride
 from zennas.space.shape import Sized, without_defaults
 
@@ -92,18 +93,17 @@ class Space(Sized):
     @property
     def genes(self):
         """Gene name -> Range, in a fixed order: what a mutation may change and what the study shows as parameters."""
-        stages = range(1, len(self.widths) + 1)
-        return {
-            "stem_width": self.stem,
-            **{f"stage{i}_width": span for i, span in zip(stages, self.widths, strict=True)},
-            **{f"stage{i}_depth": span for i, span in zip(stages, self.depths, strict=True)},
-        }
+        spans = self.layout.vector(stem=self.stem, widths=self.widths, depths=self.depths)
+        return dict(zip(self.layout.names, spans, strict=True))
+
+    @property
+    def layout(self) -> Genes:
+        """Which place of a vector of genes holds what."""
+        return genes_of_stages(len(self.widths))
 
     def candidate(self, values):
         """The candidate of these gene values, given in the order of `genes`."""
-        stem, *rest = (int(value) for value in values)
-        num_stages = len(self.widths)
-        return Candidate(block=self.block, stem=stem, widths=tuple(rest[:num_stages]), depths=tuple(rest[num_stages:]))
+        return Candidate(block=self.block, **self.layout.fields(values))
 
     def cheapest(self):
         """The candidate with every gene at its lowest."""
@@ -115,7 +115,7 @@ class Space(Sized):
             return f"block is '{candidate.block}', allowed: '{self.block}'"
         if len(candidate.widths) != len(self.widths):
             return f"{len(candidate.widths)} stages, allowed: {len(self.widths)}"
-        for (name, span), value in zip(self.genes.items(), genes_of(candidate), strict=True):
+        for (name, span), value in zip(self.genes.items(), candidate.genes, strict=True):
             if value not in span:
                 return f"{name} is {value}, allowed: {span.low} to {span.high} in steps of {span.step}"
         if candidate.num_blocks > self.limits.max_blocks:
@@ -147,7 +147,7 @@ class Space(Sized):
 
         Where the limits leave no neighbour to find, any candidate of the space.
         """
-        for mutant_G in self.mutants(np.repeat([genes_of(candidate)], MAX_NEIGHBOURS, 0), rng):
+        for mutant_G in self.mutants(np.repeat([candidate.genes], MAX_NEIGHBOURS, 0), rng):
             mutant = self.candidate(mutant_G)
             if mutant != candidate and self.contains(mutant):
                 return mutant
@@ -166,20 +166,11 @@ class Space(Sized):
         stepped_NG = parent_NG + step_G * rng.choice((-1, 1), shape)
         width_NG = np.where(rng.random(shape) < 0.5, stepped_NG, wider_NG)
         depth_NG = parent_NG + rng.choice(DEPTH_STEPS, shape)
-        moved_NG = np.where(np.arange(num_genes) > len(self.widths), depth_NG, width_NG)
+        moved_NG = np.where(self.layout.is_depth_G, depth_NG, width_NG)
         nearest_NG = low_G + step_G * np.round((moved_NG - low_G) / step_G).astype(int)
         order_NG = rng.permuted(np.broadcast_to(np.arange(num_genes), shape), axis=1)
         chosen_NG = order_NG < rng.integers(1, 4, size=(num, 1))
         return np.clip(np.where(chosen_NG, nearest_NG, parent_NG), low_G, high_G)
-
-
-def genes_of(candidate):
-    """The gene values of a candidate, in the order of Space.genes.
-
-    >>> genes_of(Candidate(block="ir", stem=64, widths=(64, 128), depths=(2, 3)))
-    (64, 64, 128, 2, 3)
-    """
-    return (candidate.stem, *candidate.widths, *candidate.depths)
 
 
 def distance(one, other):
@@ -189,7 +180,7 @@ def distance(one, other):
     >>> distance(a, a.model_copy(update={"depths": (4, 8)}))
     0.4
     """
-    return float(distances(np.array([genes_of(one)]), genes_of(other))[0])
+    return float(distances(np.array([one.genes]), other.genes)[0])
 
 
 def distances(genes_NG, other_G):
