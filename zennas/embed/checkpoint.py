@@ -81,7 +81,7 @@ def _shape(content, path):
     px = content["image_px"]
     several = isinstance(px, list) and len(px) == 2
     sizes = {"channels": content.get("channels", 3), "embedding_size": content["embedding_size"]}
-    for key, size in [("image_px", one) for one in (px if several else [px])] + list(sizes.items()):
+    for key, size in [("image_px", side) for side in (px if several else [px])] + list(sizes.items()):
         if type(size) is not int or size < 1:
             raise UserError(f"{path}: {key}: given {size!r}, allowed: an integer of at least 1")
     height, width = height_and_width(px)

@@ -66,9 +66,9 @@ def open_named(
         file = file_of(path)
         kind = kind_of(file)
         if "normalise" in given or "mean" not in unless_named:
-            mean, std, said, guessed = _normalisation(given.get("normalise"), file, kind)
+            mean, std, normalisation, guessed = _normalisation(given.get("normalise"), file, kind)
         else:
-            mean, std, said, guessed = unless_named["mean"], unless_named["std"], "as the recipe has it", False
+            mean, std, normalisation, guessed = unless_named["mean"], unless_named["std"], "as the recipe has it", False
         asked = {
             "bgr": _one_of(given, "colour", ("rgb", "bgr")) == "bgr",
             "image_px": _px(given.get("px")),
@@ -81,7 +81,7 @@ def open_named(
     if "px" in given and model.input_hw != _px(given["px"]):
         raise UserError(f"{option} {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
-    return Named(given.get("name") or _name_of(file), file, kind, said + colour, model, guessed)
+    return Named(given.get("name") or _name_of(file), file, kind, normalisation + colour, model, guessed)
 
 
 def file_named(text: str, option: str) -> pathlib.Path:
