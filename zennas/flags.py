@@ -80,9 +80,9 @@ class Option(typing.NamedTuple):
         """
         low, high = self.limits.get("ge"), self.limits.get("le")
         if low is not None and high is not None:
-            return f"{low:g} to {high:g}"
-        words = {"gt": "more than {:g}", "ge": "{:g} or more", "lt": "less than {:g}", "le": "at most {:g}"}
-        return " and ".join(words[name].format(limit) for name, limit in self.limits.items())
+            return f"{_word(low)} to {_word(high)}"
+        words = {"gt": "more than {}", "ge": "{} or more", "lt": "less than {}", "le": "at most {}"}
+        return " and ".join(words[name].format(_word(limit)) for name, limit in self.limits.items())
 
 
 def spelled(name: str) -> str:
@@ -256,10 +256,10 @@ def _value(option: Option, value: Any) -> Any:
             f"{key}={yaml.safe_dump(part, default_flow_style=True).splitlines()[0]}" for key, part in value.items()
         )
     if option.many in ("repeated", "separated") and isinstance(value, str | pathlib.PurePath):
-        return (value,)
-    if option.kind is str and not option.many and isinstance(value, pathlib.PurePath):
-        return str(value)
-    return value
+        value = (value,)
+    if option.many in ("repeated", "separated") and option.kind is str and isinstance(value, list | tuple):
+        return tuple(str(part) if isinstance(part, pathlib.PurePath) else part for part in value)
+    return str(value) if option.kind is str and isinstance(value, pathlib.PurePath) else value
 
 
 def _numbers(option: Option, texts: Sequence[str]) -> dict[str, float]:
@@ -288,7 +288,7 @@ def _explain(cls: type[CommandOptions], detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{option.spelled} is missing; see --help"
     given = detail["input"]
-    given = f"{given:g}" if isinstance(given, float | int) else f"'{given}'"
+    given = _word(given) if isinstance(given, float | int) else f"'{given}'"
     if detail["type"].startswith(("greater_than", "less_than")):
         allowed = option.allowed
     elif option.choices:

@@ -13,7 +13,7 @@ from tests.embed.test_model import as_pt2, as_torchscript, made
 from tests.evaluate.conftest import PX, means, onnx_of, saved, squares
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
-from zennas.embed.named import NORMALISATIONS, SPELLING, open_named
+from zennas.embed.named import NORMALISATIONS, SPELLING, file_named, open_named, resolved
 from zennas.export import to_onnx
 from zennas.records import UserError
 
@@ -55,6 +55,27 @@ def test_normalisation_and_colour(channels, says, mean, std, words, colour):
     assert answer(named) == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert named.normalisation == words + (", BGR" if colour == ",colour=bgr" else "")
     assert (named.name, named.kind, named.file) == ("channels", "onnx", channels)
+
+
+def test_what_a_text_says_counts_before_what_holds_without_it(channels):
+    recipe = {"mean": (10.0,) * 3, "std": (5.0,) * 3, "image_px": PX}
+    assert answer(open_named(str(channels), unless_named=recipe)) == pytest.approx([4.0, 16.0, 38.0], rel=1e-5)
+    named = open_named(f"{channels},normalise=none,colour=bgr", unless_named=recipe)
+    assert answer(named) == pytest.approx(COLOUR[::-1], rel=1e-5)
+
+
+def test_a_named_file_holds_in_any_working_folder(channels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1,wd=5e-4").mkdir()
+    for text, expected in (
+        ("channels.onnx", f"{channels}"),
+        ("channels.onnx,normalise=1/2/3:4/5/6,px=8x16", f"{channels},px=8x16,normalise=1/2/3:4/5/6"),
+        ("./lr=0.1,wd=5e-4,trusted=yes", f"{tmp_path / 'lr=0.1,wd=5e-4'},trusted=yes"),
+    ):
+        assert resolved(text, "--teacher") == expected
+        assert file_named(text, "--teacher").exists()
+    with pytest.raises(UserError, match=r"--teacher channels.onnx,norm=none: 'norm' is not known"):
+        resolved("channels.onnx,norm=none", "--teacher")
 
 
 def test_imagenet_is_what_torchvision_says():

@@ -2,8 +2,12 @@
 
 import pytest
 
+from tests.train.conftest import untrained
+from zennas.embed.named import open_named
+from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.table import task_of
 from zennas.train.options import Options
 from zennas.train.request import changed_plan, check_recipe
 
@@ -75,3 +79,27 @@ def test_distilling_without_a_teacher_is_refused(tiny, tmp_path):
             check_recipe(Options(track=tiny, data=tmp_path, set=["epochs=3", change]))
     plan = check_recipe(Options(track=tiny, data=tmp_path, teacher=tmp_path, set=["distill.weight=3"]))[-1]
     assert plan.distill.weight == 3
+
+
+def test_a_teacher_is_named_as_any_network(options, tmp_path, material):
+    folder = untrained(material, tmp_path / "teacher")
+
+    def opened(says="", *changes):
+        request = options(*changes, teacher=f"{folder}{says}")
+        return task_of(request.task).open_teacher(request, Ranks())
+
+    plain, imagenet = opened(), opened(",normalise=imagenet")
+    assert imagenet.fingerprint == open_named(f"{folder},normalise=imagenet").model.fingerprint != plain.fingerprint
+    # What a recipe says where nothing else does:
+    assert plain.fingerprint == opened(",normalise=insightface").fingerprint
+    recipe = ("distill.teacher.mean=[0, 0, 0]", "distill.teacher.std=[1, 1, 1]")
+    assert opened("", *recipe).fingerprint == opened(",normalise=none").fingerprint
+    assert opened(",normalise=imagenet", *recipe).fingerprint == imagenet.fingerprint
+    with pytest.raises(UserError, match=r"--teacher .*,px=64: takes images of 32 x 32 itself; leave px out"):
+        opened(",px=64")
+    for says, error in (
+        ("none,normalise=imagenet", "--teacher none: no such file or folder"),
+        (f"{folder},normalize=imagenet", "--teacher .*: 'normalize' is not known; did you mean 'normalise'"),
+    ):
+        with pytest.raises(UserError, match=error):
+            options(teacher=says)
