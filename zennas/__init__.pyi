@@ -191,7 +191,7 @@ def mask(
     ratio: Share of the images that are masked. [allowed: 0 to 1]
     kinds: Kinds of mask, with commas between. [default: all eight; none with --textures]
     textures: Folder of RGBA templates of your own, in the layout of --layout.
-    seed: Seed of who is masked, with what and how. [allowed: 0 to 2.14748e+09]
+    seed: Seed of who is masked, with what and how. [allowed: 0 to 2147483647]
     only_masked: Write the masked images alone.
     faces: Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a square
         of at most 256 pixels whose face stands where an aligned one does, else a photograph).
