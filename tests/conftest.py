@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import gc
 import itertools
-import os
 import pathlib
 import shutil
 import tempfile
@@ -70,8 +69,6 @@ def all_genes(space):
 
 # --- the speed of the whole: see tests/README.md ---------------------------------------------------------------------
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and numpy are imported: one thread for each worker
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 ALONE = pytest.StashKey()
 
 
