@@ -81,7 +81,7 @@ def test_a_task_is_whole(name):
 
 
 def batches(job, ranks, first, last):
-    task, options = task_of(job.options.task), job.options
+    task, options = task_of(job.request.task), job.request
     return list(task.stream(options, job.data, first_step=first, last_step=last, ranks=ranks, num_workers=0))
 
 
@@ -189,7 +189,7 @@ def test_a_head_takes_up_what_another_kept(name, job):
 def test_a_network_is_judged_by_the_measures_that_curves_follow(name, job):
     made, task = job(), task_of(name)
     assert made.sets and all(judged.name for judged in made.sets)
-    judgement = task.judge(made.options, made.network, made.sets[0], device=torch.device("cpu"))
+    judgement = task.judge(made.request, made.network, made.sets[0], device=torch.device("cpu"))
     assert isinstance(judgement, Judgement) and judgement.text
     values = [getattr(judgement.record, measure) for measure in task.measures]
     assert all(value is None or isinstance(value, float) for value in values) and values[0] is not None
@@ -199,7 +199,7 @@ def test_a_network_is_judged_by_the_measures_that_curves_follow(name, job):
 @each_task
 def test_its_inputs_go_into_its_network(name, job):
     made = job()
-    inputs = task_of(name).some_inputs(made.options, made.data, 5)
+    inputs = task_of(name).some_inputs(made.request, made.data, 5)
     assert len(inputs) == 5 and inputs.dtype is torch.float32
     assert len(made.network(inputs)) == 5
 

@@ -25,7 +25,7 @@ def test_a_damaged_checkpoint_is_passed_over(options):
     folder = whole.out / "checkpoints"
     newest = checkpoints.checkpoints_in(folder)[-1]
     (newest / "common.pt").write_bytes(b"torn")
-    again = training(whole.job.options)
+    again = training(whole.job.request)
     again.run()
     assert again.first_step == 2 * STEPS_PER_EPOCH - 1
     assert differing(tensors(again), tensors(whole)) == []
@@ -36,7 +36,7 @@ def test_where_no_checkpoint_can_be_read_it_is_said(options):
     for path in checkpoints.checkpoints_in(whole.out / "checkpoints"):
         (path / "common.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read: --fresh begins anew"):
-        trained(whole.job.options)
+        trained(whole.job.request)
 
 
 def test_from_begins_with_the_weights_of_another_run(options):

@@ -89,7 +89,7 @@ def test_a_proposal_is_what_is_trained(setting):
     proposal = Proposal(tau_inter=0.9999, tau_intra=-0.5, shape=0, **MARGIN)
     run(setting, proposal)
     facts = read_json(setting.folder(proposal, 0) / "trial.json")
-    assert facts["candidate"] == setting.shapes[0].plain() != setting.options.candidate.plain()
+    assert facts["candidate"] == setting.shapes[0].plain() != setting.request.candidate.plain()
     plan = setting.plan(proposal, 5)
     assert (plan.loss.name, plan.loss.knobs, plan.seed, plan.epochs, plan.data.workers) == (
         "unified_margin",
@@ -98,7 +98,7 @@ def test_a_proposal_is_what_is_trained(setting):
         3,
         0,
     )
-    assert plan.optimizer == setting.options.plan.optimizer
+    assert plan.optimizer == setting.request.plan.optimizer
 
 
 def test_what_is_ended_is_told_again_and_not_trained_again(setting):
@@ -111,8 +111,8 @@ def test_what_is_ended_is_told_again_and_not_trained_again(setting):
 
 
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(setting):
-    often = setting.options.plan.model_copy(update={"checkpoint_minutes": 1e-9})
-    setting = dataclasses.replace(setting, options=dataclasses.replace(setting.options, plan=often))
+    often = setting.request.plan.model_copy(update={"checkpoint_minutes": 1e-9})
+    setting = dataclasses.replace(setting, request=dataclasses.replace(setting.request, plan=often))
     whole = run(setting, seed=1)
 
     def stop_at_the_end_of(epoch):
@@ -123,7 +123,7 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(setting):
         return report
 
     other = dataclasses.replace(
-        setting, options=dataclasses.replace(setting.options, out=setting.options.out.with_name("two"))
+        setting, request=dataclasses.replace(setting.request, out=setting.request.out.with_name("two"))
     )
     with pytest.raises(Stopped):
         run_trial(other, Proposal(), seed=1, report=stop_at_the_end_of(2))

@@ -1,6 +1,6 @@
 """Task: all that a training asks of what its network is for. A record of functions over frozen values, a row of TASKS.
 
-`options` are a training's Options throughout, `network` is the module that is searched, exported and timed, `data` a
+`request` is a training's Request throughout, `network` is the module that is searched, exported and timed, `data` a
 Data, `ranks` the Ranks that train together.
 """
 
@@ -116,25 +116,25 @@ class Task:
     set_paths: Callable[[str], Iterable[str]]  # a --verify -> the files that it names
     join_set: Callable[[Iterable[str]], str]  # the files -> the --verify that names them
 
-    open_data: Callable[..., Data]  # (options, progress)
-    open_teacher: Callable[..., Any]  # (options, ranks) -> the teacher, which has a fingerprint, or None
+    open_data: Callable[..., Data]  # (request, progress)
+    open_teacher: Callable[..., Any]  # (request, ranks) -> the teacher, which has a fingerprint, or None
     open_set: Callable[
         [str], Any
     ]  # a --verify -> the set, which has a name; UserError where no network could be judged
-    check_data: Callable[..., None]  # (options, data, teacher, ranks, progress); UserError before anything is built
+    check_data: Callable[..., None]  # (request, data, teacher, ranks, progress); UserError before anything is built
     steps_per_epoch: Callable[..., int]  # (plan, data)
 
-    head: Callable[..., Head]  # (options, data, network, teacher, ranks, progress)
-    # (options, data, *, first_step, last_step, ranks, num_workers) -> the Batch of every step from first_step on
+    head: Callable[..., Head]  # (request, data, network, teacher, ranks, progress)
+    # (request, data, *, first_step, last_step, ranks, num_workers) -> the Batch of every step from first_step on
     stream: Callable[..., Iterable[Batch]]
-    # (options, data, num) -> what the network sees of the first samples that can be read, on the processor
+    # (request, data, num) -> what the network sees of the first samples that can be read, on the processor
     some_inputs: Callable[..., "torch.Tensor"]
 
     measures: tuple[str, ...]  # what of a Judgement's record the curves follow; the first says how good it is
-    judge: Callable[..., Judgement]  # (options, network, set, *, device, autocast); UserError where it cannot be judged
+    judge: Callable[..., Judgement]  # (request, network, set, *, device, autocast); UserError where it cannot be judged
     judge_teacher: Callable[..., Judgement]  # (teacher, set, progress)
 
-    announced: Callable[..., dict]  # (options, head) -> {name: a line} printed before the first step
+    announced: Callable[..., dict]  # (request, head) -> {name: a line} printed before the first step
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
-    next_commands: Callable[..., list]  # options -> commands, as lists of words, that use the trained network
+    next_commands: Callable[..., list]  # request -> commands, as lists of words, that use the trained network
     page: Page

@@ -30,36 +30,36 @@ CALIBRATION_IMAGES = 32  # more change the ranges of int8 by little
 TINY = 1e-8
 
 
-def finish(options, network, *, spent, accuracy, training, progress, data=None):
+def finish(request, network, *, spent, accuracy, training, progress, data=None):
     """Export the trained network, measure it by the track's rule, and write and give the result (a plain dict).
 
     spent: its Cost. accuracy, training: what goes into the result as it is. data: its Data, of which some
     calibrate a network whose track asks for another precision than float32.
     """
-    space, track, out = options.space, options.track, options.out
+    space, track, out = request.space, request.track, request.out
     network = copy.deepcopy(network).cpu().float().eval().to(memory_format=torch.contiguous_format)
     num_tiny = zero_tiny(network)
     save_network(out / NETWORK, network)
     progress.begin("exporting")
     progress.update({})
-    made_by = provenance(seed=options.plan.seed, command=options.command).model_dump()
-    metadata = {"zennas": json.dumps(made_by), "candidate": options.candidate.text, "trained": "yes"}
-    precision = choose_protocol(track, options.backend)[0].precision
-    task, calibration_BCHW = task_of(options.task), None
+    made_by = provenance(seed=request.plan.seed, command=request.command).model_dump()
+    metadata = {"zennas": json.dumps(made_by), "candidate": request.candidate.text, "trained": "yes"}
+    precision = choose_protocol(track, request.backend)[0].precision
+    task, calibration_BCHW = task_of(request.task), None
     if precision != "float32" and data is not None:  # what the ranges of its activations are told from
-        calibration_BCHW = task.some_inputs(options, data, CALIBRATION_IMAGES)
+        calibration_BCHW = task.some_inputs(request, data, CALIBRATION_IMAGES)
     exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW)
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
-    latency = measured(options, network, exported.onnx_bytes, progress)
+    latency = measured(request, network, exported.onnx_bytes, progress)
     progress.end()
     result = {
-        "experiment": options.name,
+        "experiment": request.name,
         "track": track.name,
-        "candidate": options.candidate.plain(),
+        "candidate": request.candidate.plain(),
         "params": spent.params,
         "macs": spent.macs,
-        "num_blocks": options.candidate.num_blocks,
+        "num_blocks": request.candidate.num_blocks,
         **space.shape.plain(),
         "onnx": MODEL,
         "megabytes": round(exported.megabytes, 2),
@@ -67,9 +67,9 @@ def finish(options, network, *, spent, accuracy, training, progress, data=None):
         "latency": latency,
         "accuracy": accuracy,
         "training": training,
-        "plan": options.plan.model_dump(mode="json"),
-        "data": str(options.data),
-        "teacher": str(options.teacher) if options.teacher else None,
+        "plan": request.plan.model_dump(mode="json"),
+        "data": str(request.data),
+        "teacher": str(request.teacher) if request.teacher else None,
         "made_by": made_by,
     }
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")
@@ -87,18 +87,18 @@ def zero_tiny(network):
     return num
 
 
-def budget_here(options, progress):
+def budget_here(request, progress):
     """(Protocol, LocalBudget) by which this machine measures for the track."""
-    protocol, stand_in = choose_protocol(options.track, options.backend)
-    if options.budget_ms is not None:
-        return protocol, local_budget(options.track, None, stand_in, budget_ms=options.budget_ms)
-    reference = reference_here(options.track, protocol, progress)
-    return protocol, local_budget(options.track, reference, stand_in)
+    protocol, stand_in = choose_protocol(request.track, request.backend)
+    if request.budget_ms is not None:
+        return protocol, local_budget(request.track, None, stand_in, budget_ms=request.budget_ms)
+    reference = reference_here(request.track, protocol, progress)
+    return protocol, local_budget(request.track, reference, stand_in)
 
 
-def untrained_latency(options, protocol):
+def untrained_latency(request, protocol):
     """The Measurement of the candidate with untrained weights: kept on this machine, or taken now and kept."""
-    candidate, shape = options.candidate, options.space.shape
+    candidate, shape = request.candidate, request.space.shape
     kept = kept_network(candidate, protocol, shape)
     if kept is None:
         kept = measure_network(candidate, protocol, shape)
@@ -106,13 +106,13 @@ def untrained_latency(options, protocol):
     return kept
 
 
-def measured(options, network, onnx_bytes, progress):
+def measured(request, network, onnx_bytes, progress):
     """The latency of the trained network, with the untrained one's taken in the same minute beside it."""
-    protocol, budget = budget_here(options, progress)
+    protocol, budget = budget_here(request, progress)
     progress.begin("measuring the trained network")
     progress.update({})
     model = fold(network) if takes_network(protocol.backend) else onnx_bytes
-    untrained = measure_network(options.candidate, protocol, options.space.shape)
+    untrained = measure_network(request.candidate, protocol, request.space.shape)
     trained = measure_calmly(model, protocol)
     progress.end()
     return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}

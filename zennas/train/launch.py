@@ -19,17 +19,17 @@ from zennas.train.rank import train_on
 from zennas.train.request import PATHS
 
 
-def launch(options, progress, *, num_ray_workers=None, address=None):
+def launch(request, progress, *, num_ray_workers=None, address=None):
     """The result of a training, or None on every rank but the first.
 
     num_ray_workers: so many ranks on the Ray cluster at `address` (None: a private one on this machine). --out, --data
     and the teacher must then be seen by every node.
     """
     if num_ray_workers is not None:
-        return _on_ray(options, progress, num_ray_workers, address)
-    ranks = join(options.device)
+        return _on_ray(request, progress, num_ray_workers, address)
+    ranks = join(request.device)
     try:
-        return train_on(options, ranks, progress if ranks.is_first else silent())
+        return train_on(request, ranks, progress if ranks.is_first else silent())
     finally:
         ranks.close()
 
@@ -39,7 +39,7 @@ def is_first_process():
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _on_ray(options, progress, num_workers, address):
+def _on_ray(request, progress, num_workers, address):
     if address is None:
         keep_ray_on_loopback()
     import ray
@@ -51,14 +51,14 @@ def _on_ray(options, progress, num_workers, address):
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
     connect(address, say=progress.say, log_to_driver=True, num_cpus=max(num_cores(), num_workers + 1))
     try:
-        use_gpu = options.device == "cuda" or (options.device is None and ray.cluster_resources().get("GPU", 0) > 0)
+        use_gpu = request.device == "cuda" or (request.device is None and ray.cluster_resources().get("GPU", 0) > 0)
         kind = "GPU" if use_gpu else "CPU"
         if num_workers > (have := int(ray.cluster_resources().get(kind, 0))):
             raise UserError(f"--ray {num_workers}: the cluster has {have} {kind}(s); give at most so many")
-        folder = options.out.resolve()
+        folder = request.out.resolve()
         trainer = TorchTrainer(
             _on_ray_worker,
-            train_loop_config={"options": _absolute(options), "num_workers": num_workers, "local": address is None},
+            train_loop_config={"request": _absolute(request), "num_workers": num_workers, "local": address is None},
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
             run_config=RunConfig(name="run", storage_path=str(folder.with_name(f".{folder.name}.ray"))),
@@ -88,26 +88,26 @@ def _causes(error):
     return seen
 
 
-def _absolute(options):
+def _absolute(request):
     """The Request with paths that hold in the working folder of a worker."""
-    changes = {name: pathlib.Path(path).resolve() for name in PATHS if (path := getattr(options, name)) is not None}
-    if options.teacher is not None:
-        changes["teacher"] = resolved(options.teacher, "--teacher")
-    task = task_of(options.task)
+    changes = {name: pathlib.Path(path).resolve() for name in PATHS if (path := getattr(request, name)) is not None}
+    if request.teacher is not None:
+        changes["teacher"] = resolved(request.teacher, "--teacher")
+    task = task_of(request.task)
     sets = tuple(
-        task.join_set(str(pathlib.Path(path).resolve()) for path in task.set_paths(text)) for text in options.verify
+        task.join_set(str(pathlib.Path(path).resolve()) for path in task.set_paths(text)) for text in request.verify
     )
-    return dataclasses.replace(options, verify=sets, **changes)
+    return dataclasses.replace(request, verify=sets, **changes)
 
 
 def _on_ray_worker(config):
     """One rank, as a worker of Ray Train runs it. Its error ends the other ranks; the driver reports it."""
     if config["local"]:  # Ray gives a worker of one core one thread
         torch.set_num_threads(max(1, num_cores() // config["num_workers"]))
-    ranks = join(config["options"].device)
+    ranks = join(config["request"].device)
     # Ray carries standard error to the driver's. Standard output may have to be JSON alone.
     progress = Progress(console_for(json_output=True)) if ranks.is_first else silent()
     try:
-        return train_on(config["options"], ranks, progress)
+        return train_on(config["request"], ranks, progress)
     finally:
         progress.close()

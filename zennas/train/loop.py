@@ -57,8 +57,8 @@ class Training:
         """after_verify(network, step, note): called on the first rank behind every verification but that of the
         untrained network; what it raises ends the training. note(kind, numbers, **others) writes into the journal."""
         self.job, self.ranks, self.progress, self.after_verify = job, ranks, progress, after_verify
-        self.task = task_of(job.options.task)
-        self.plan, self.out, self.network, self.head = job.options.plan, job.options.out, job.network, job.head
+        self.task = task_of(job.request.task)
+        self.plan, self.out, self.network, self.head = job.request.plan, job.request.out, job.network, job.head
         self.student = job.head.student
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
         self.seconds, self.corrupt = 0.0, known_corrupt(self.out)
@@ -82,7 +82,7 @@ class Training:
         self.compiled = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
         stream = self.task.stream(
-            job.options,
+            job.request,
             job.data,
             first_step=self.first_step,
             last_step=job.num_steps,
@@ -239,14 +239,14 @@ class Training:
     def _verify_sets(self, step):
         job, network, measures = self.job, self.network, self.task.measures
         if step == 0 and job.sets:  # without statistics, sums over many blocks would run away
-            inputs = self.task.some_inputs(job.options, job.data, CALIBRATION_SAMPLES)
+            inputs = self.task.some_inputs(job.request, job.data, CALIBRATION_SAMPLES)
             network = calibrate(copy.deepcopy(network), inputs.to(self.ranks.device))
         for judged_set in job.sets:
             start = time.monotonic()
             name, epoch = f"verify/{judged_set.name}", step / job.steps_per_epoch
             try:
                 judgement = self.task.judge(
-                    job.options, network, judged_set, device=self.ranks.device, autocast=job.autocast
+                    job.request, network, judged_set, device=self.ranks.device, autocast=job.autocast
                 )
             except UserError as error:
                 self.journal.add(step, name, dict.fromkeys(measures), epoch=epoch)
@@ -326,7 +326,7 @@ class Training:
         if path is None:
             return
         common, rows = checkpoints.load(path)
-        if path == self.job.options.start and common["step"] >= self.job.num_steps:
+        if path == self.job.request.start and common["step"] >= self.job.num_steps:
             raise UserError(
                 f"--from {path}: is at step {common['step']}, and this training ends at step {self.job.num_steps}: "
                 "nothing would be trained; give more epochs"
@@ -347,7 +347,7 @@ class Training:
 
     def _last_checkpoint(self):
         """The path of the newest checkpoint that can be read, or None. Damaged ones are reported and skipped."""
-        folder, asked = self.out / CHECKPOINTS, self.job.options.start
+        folder, asked = self.out / CHECKPOINTS, self.job.request.start
         checkpoints.clean(folder)
         damaged = None
         for path in reversed(checkpoints.checkpoints_in(folder)):

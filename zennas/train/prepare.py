@@ -24,7 +24,7 @@ MAX_WORKERS = 8  # decoding processes of a rank, where the plan leaves it open
 class Job:
     """A training made ready."""
 
-    options: Request
+    request: Request
     data: Data
     network: nn.Module
     head: Head
@@ -36,46 +36,46 @@ class Job:
     autocast: torch.dtype | None
 
 
-def check_fit(options):
+def check_fit(request):
     """UserError where the winner is none for its track: what it puts out, its size or block."""
-    space, limits, candidate = options.space, options.track.limits, options.candidate
+    space, limits, candidate = request.space, request.track.limits, request.candidate
     spent = cost(candidate, space.shape)
-    if options.any_size:
+    if request.any_size:
         return spent
     if limits.max_embedding_size is not None and space.embedding_size > limits.max_embedding_size:
         raise UserError(
             f"space {space.name} puts out {space.embedding_size} numbers; "
-            f"track {options.track.name} allows at most {limits.max_embedding_size}"
+            f"track {request.track.name} allows at most {limits.max_embedding_size}"
         )
     if limits.max_mb is not None and spent.megabytes > limits.max_mb:
         raise UserError(
-            f"{candidate.text} takes {spent.megabytes:.0f} MB; track {options.track.name} allows at most "
+            f"{candidate.text} takes {spent.megabytes:.0f} MB; track {request.track.name} allows at most "
             f"{limits.max_mb:g} MB; "
             "--any-size trains it all the same (a teacher)"
         )
     return spent
 
 
-def open_sets(options: Request, ranks: Ranks) -> tuple:
+def open_sets(request: Request, ranks: Ranks) -> tuple:
     """The --verify sets, on the first rank; UserError for one that cannot be used, or a --from that is no
     checkpoint.
     """
-    task, sets = task_of(options.task), []
+    task, sets = task_of(request.task), []
 
     def open_them():
-        if options.start is not None and not (options.start / COMMON).is_file():
+        if request.start is not None and not (request.start / COMMON).is_file():
             raise UserError(
-                f"--from {options.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840"
+                f"--from {request.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840"
             )
-        sets.extend(task.open_set(text) for text in options.verify)
+        sets.extend(task.open_set(text) for text in request.verify)
 
     ranks.on_first(open_them)
     return tuple(sets)
 
 
-def prepare(options: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
+def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
     """The Job of these Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
-    plan, task = options.plan, task_of(options.task)
+    plan, task = request.plan, task_of(request.task)
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
             f"batch {plan.batch} cannot be shared out over {ranks.num_ranks} ranks in {plan.accumulate} "
@@ -83,13 +83,13 @@ def prepare(options: Request, data: Data, teacher, ranks: Ranks, progress, *, se
         )
     if plan.batch // (ranks.num_ranks * plan.accumulate) < 2:
         raise UserError(f"batch {plan.batch}: a micro-batch of one image has no statistics for the norms; at least 2")
-    task.check_data(options, data, teacher, ranks, progress)
+    task.check_data(request, data, teacher, ranks, progress)
     autocast = autocast_of(plan.precision, ranks.device)
     epoch_steps = task.steps_per_epoch(plan, data)
-    network = initial_network(options.candidate, options.space, seed=plan.seed)
-    head = task.head(options, data, network, teacher, ranks, progress)
+    network = initial_network(request.candidate, request.space, seed=plan.seed)
+    head = task.head(request, data, network, teacher, ranks, progress)
     return Job(
-        options=options,
+        request=request,
         data=data,
         network=network.to(ranks.device),
         head=head,

@@ -19,25 +19,25 @@ OVER_BUDGET = 1.05
 OVER_BUDGET_WHERE_NOISY = 1.5
 
 
-def train_on(options: Request, ranks: Ranks, progress: Progress) -> dict | None:
+def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
     """The result of a training (on the first rank; None on the others). UserError before the first step for bad
     input."""
-    locks, task = [], task_of(options.task)
+    locks, task = [], task_of(request.task)
     try:
-        ranks.on_first(lambda: locks.append(lock_folder(options.out)))
-        spent = prepare.check_fit(options)
-        task.check_plan(options.plan, options.name)
-        ranks.on_first(lambda: _build_index(options, progress))
-        data = task.open_data(options, progress)
-        teacher = task.open_teacher(options, ranks)
-        settings = options.settings(data, teacher.fingerprint if teacher else None)
-        state = ranks.on_first(lambda: _open_folder(options, settings, progress))
-        if state["finished_with"] == options.measured_with() and (options.out / MODEL).is_file():
-            progress.say(f"{options.out}: this training is done; --fresh trains again")
-            return json.loads((options.out / RESULT).read_text(encoding="utf-8")) if ranks.is_first else None
-        sets = prepare.open_sets(options, ranks)
-        state = ranks.on_first(lambda: _check_latency(options, state, progress))
-        job = prepare.prepare(options, data, teacher, ranks, progress, sets=sets)
+        ranks.on_first(lambda: locks.append(lock_folder(request.out)))
+        spent = prepare.check_fit(request)
+        task.check_plan(request.plan, request.name)
+        ranks.on_first(lambda: _build_index(request, progress))
+        data = task.open_data(request, progress)
+        teacher = task.open_teacher(request, ranks)
+        settings = request.settings(data, teacher.fingerprint if teacher else None)
+        state = ranks.on_first(lambda: _open_folder(request, settings, progress))
+        if state["finished_with"] == request.measured_with() and (request.out / MODEL).is_file():
+            progress.say(f"{request.out}: this training is done; --fresh trains again")
+            return json.loads((request.out / RESULT).read_text(encoding="utf-8")) if ranks.is_first else None
+        sets = prepare.open_sets(request, ranks)
+        state = ranks.on_first(lambda: _check_latency(request, state, progress))
+        job = prepare.prepare(request, data, teacher, ranks, progress, sets=sets)
         if ranks.is_first:
             _announce(job, spent, ranks, progress)
         trained = Training(job, ranks, progress).run()
@@ -49,14 +49,14 @@ def train_on(options: Request, ranks: Ranks, progress: Progress) -> dict | None:
             "epochs": round(job.num_steps / job.steps_per_epoch, 3),
             **data.counts,
             "seconds": round(trained.seconds, 1),
-            "images_per_s": round(job.num_steps * options.plan.batch / max(trained.seconds, 1e-9), 1),
+            "images_per_s": round(job.num_steps * request.plan.batch / max(trained.seconds, 1e-9), 1),
             "num_ranks": ranks.num_ranks,
             "device": str(ranks.device),
             "skipped_steps": trained.num_skipped,
             "corrupt_images": corrupt,
         }
         result = finish(
-            options,
+            request,
             job.network,
             spent=spent,
             accuracy=_accuracies(job, ranks, progress),
@@ -64,39 +64,39 @@ def train_on(options: Request, ranks: Ranks, progress: Progress) -> dict | None:
             progress=progress,
             data=data,
         )
-        write_report(options.out / "report.html", result, read_metrics(options.out), task.page)
-        save_run(options.out, state | {"finished_with": options.measured_with()})
+        write_report(request.out / "report.html", result, read_metrics(request.out), task.page)
+        save_run(request.out, state | {"finished_with": request.measured_with()})
         return result
     finally:
         for lock in locks:
             lock.release()
 
 
-def _build_index(options, progress):
+def _build_index(request, progress):
     """Open the data once, so that the other ranks find its index kept."""
-    task_of(options.task).open_data(options, progress)
+    task_of(request.task).open_data(request, progress)
 
 
-def _open_folder(options, settings, progress):
+def _open_folder(request, settings, progress):
     start = {"finished_with": None, "untrained_checked": False}
     state, _ = open_run(
-        options.out, settings, start=start, resume=options.resume, fresh=options.fresh, seed=options.plan.seed
+        request.out, settings, start=start, resume=request.resume, fresh=request.fresh, seed=request.plan.seed
     )
-    progress.log_to(options.out / "train.log")
+    progress.log_to(request.out / "train.log")
     return state
 
 
-def _check_latency(options, state, progress):
+def _check_latency(request, state, progress):
     """The state, once it is seen that the untrained winner keeps the track's budget: weeks later it would be no faster.
     UserError where it does not."""
-    if options.any_size or state["untrained_checked"]:
+    if request.any_size or state["untrained_checked"]:
         return state
-    protocol, budget = budget_here(options, progress)
-    progress.begin(f"measuring {options.candidate.text}, untrained")
+    protocol, budget = budget_here(request, progress)
+    progress.begin(f"measuring {request.candidate.text}, untrained")
     progress.update({})
-    untrained = untrained_latency(options, protocol)
+    untrained = untrained_latency(request, protocol)
     progress.end()
-    winner, here_ms = options.candidate.text, untrained.measured_ms
+    winner, here_ms = request.candidate.text, untrained.measured_ms
     text = f"{winner} takes {here_ms:.2f} ms here, untrained; the budget is {budget.budget_ms:.2f} ms"
     # On a busy machine a figure a few per cent over the budget says nothing: then the trained network's decides.
     allowed = OVER_BUDGET if untrained.warning is None else OVER_BUDGET_WHERE_NOISY
@@ -109,20 +109,20 @@ def _check_latency(options, state, progress):
         why = untrained.warning or "over it by less than a machine's noise"
         progress.say(f"warning: {text}: {why}", style="yellow")
     state = state | {"untrained_checked": True}
-    save_run(options.out, state)
+    save_run(request.out, state)
     return state
 
 
 def _announce(job, spent, ranks, progress):
-    options, plan, task = job.options, job.options.plan, task_of(job.options.task)
+    request, plan, task = job.request, job.request.plan, task_of(job.request.task)
     per_step = f"{plan.batch} images a step" + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else "")
     lines = {
-        "track": f"{options.track.name}: {options.track.title}",
-        "winner": f"{options.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
-        "data": f"{options.data}: {job.data.text}",
-        **task.announced(options, job.head),
+        "track": f"{request.track.name}: {request.track.title}",
+        "winner": f"{request.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
+        "data": f"{request.data}: {job.data.text}",
+        **task.announced(request, job.head),
         "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on "
-        f"{ranks.device}, {job.num_workers} decoding process(es) each, seed {plan.seed}, out {options.out}",
+        f"{ranks.device}, {job.num_workers} decoding process(es) each, seed {plan.seed}, out {request.out}",
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")
@@ -130,12 +130,12 @@ def _announce(job, spent, ranks, progress):
 
 def _accuracies(job, ranks, progress):
     """{set: {"student", "untrained", "teacher"}}: how good each of them is on each set."""
-    options, task = job.options, task_of(job.options.task)
-    metrics, best = read_metrics(options.out), task.measures[0]
+    request, task = job.request, task_of(job.request.task)
+    metrics, best = read_metrics(request.out), task.measures[0]
     accuracies = {}
     for judged_set in job.sets:
         course = [entry for entry in metrics if entry["kind"] == f"verify/{judged_set.name}"]
-        student = task.judge(options, job.network, judged_set, device=ranks.device)
+        student = task.judge(request, job.network, judged_set, device=ranks.device)
         accuracies[judged_set.name] = {
             "student": student.record.model_dump(),
             "untrained": course[0][best] if course and course[0]["step"] == 0 else None,

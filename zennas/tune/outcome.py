@@ -47,13 +47,13 @@ def summary_of(
 ) -> dict[str, Any]:
     """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where
     `confirmed` is ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
-    plan = setting.options.tune
+    plan = setting.request.tune
     finished = [trial for trial in tried if trial.state == FINISHED]
     best = max(finished, key=lambda trial: curve(trial.folder)[-1]["reward"], default=None)
     recipe = next((trial for trial in finished if trial.number == 0), None)
     counts = {state: sum(trial.state == state for trial in tried) for state in (FINISHED, STOPPED, BROKEN)}
     return {
-        "experiment": setting.options.name,
+        "experiment": setting.request.name,
         "trials": len(tried),
         "states": counts,
         "epochs": plan.epochs,
@@ -64,7 +64,7 @@ def summary_of(
         "held_out": _group(setting.people.held_out),
         "test": None if setting.people.test is None else _group(setting.people.test),
         "few_pairs": few_pairs(setting.people.held_out, plan.reward),
-        "made_by": provenance(seed=plan.seed, command=setting.options.command).model_dump(),
+        "made_by": provenance(seed=plan.seed, command=setting.request.command).model_dump(),
     }
 
 
@@ -114,7 +114,7 @@ def _confirmed(setting, proposals, seeds):
 
 def write_outcome(setting: Setting, source: AnySource, tried: list[Tried], summary: dict[str, Any]) -> None:
     """Write trials.csv, best.yaml with its labels, and report.html."""
-    out, rows = setting.options.out, table_of(tried)
+    out, rows = setting.request.out, table_of(tried)
     with io.StringIO() as text:
         rows.to_csv(text, index=False)
         write_atomically(out / TRIALS, text.getvalue())
@@ -144,14 +144,14 @@ def _cleans(proposal):
 
 
 def _best_yaml(setting, summary, proposal):
-    options, best, made_by = setting.options, summary["best"], summary["made_by"]
+    request, best, made_by = setting.request, summary["best"], summary["made_by"]
     head = [
         f"trial {best['trial']} of {made_by['command']}",
         f"zennas {made_by['zennas']}, seed {made_by['seed']}, {made_by['machine']}, {made_by['date']}",
         f"reward {best['reward']:.4f} after {summary['epochs']} epochs"
         + (f"; the recipe as it stands: {summary['recipe']['reward']:.4f}" if summary["recipe"] else ""),
         "It is a candidate for --winner as it is; the rest is for --set and --labels:",
-        f"  {next_command(options.asked_track, options.data, options.shown_out, summary)}",
+        f"  {next_command(request.asked_track, request.data, request.shown_out, summary)}",
     ]
     content = {"candidate": best["candidate"], "set": list(proposal.changes)}
     if _cleans(proposal):

@@ -56,47 +56,47 @@ def run(options: Options, *, progress: Progress | None = None) -> Tuned:
     return Tuned(summary=summary, out=request.shown_out)
 
 
-def _search(options: Request, progress: Progress) -> dict[str, Any]:
+def _search(request: Request, progress: Progress) -> dict[str, Any]:
     """The summary of a comprehensive search, as run.json keeps it."""
-    lock = lock_folder(options.out)
+    lock = lock_folder(request.out)
     try:
-        shapes = _shapes(options)
-        progress.begin(f"opening {options.data}")
-        source = open_source(options.data, progress=progress.counting("images"))
+        shapes = _shapes(request)
+        progress.begin(f"opening {request.data}")
+        source = open_source(request.data, progress=progress.counting("images"))
         progress.end()
-        plan = options.tune.reward
-        people = split(source, plan, seed=options.tune.seed, held_out=options.held_out, test=options.test)
-        model = _model(options)
+        plan = request.tune.reward
+        people = split(source, plan, seed=request.tune.seed, held_out=request.held_out, test=request.test)
+        model = _model(request)
         state, _ = open_run(
-            options.out,
-            options.settings(source, people, model and model.fingerprint),
+            request.out,
+            request.settings(source, people, model and model.fingerprint),
             start={"summary": None},
-            resume=options.resume,
-            fresh=options.fresh,
-            seed=options.tune.seed,
+            resume=request.resume,
+            fresh=request.fresh,
+            seed=request.tune.seed,
         )
-        progress.log_to(options.out / LOG)
+        progress.log_to(request.out / LOG)
         if state["summary"] is not None:
-            progress.say(f"{options.shown_out}: this search is done; --fresh searches again")
+            progress.say(f"{request.shown_out}: this search is done; --fresh searches again")
             return state["summary"]
-        embeddings = _embeddings(model, source, options, progress)
-        setting = Setting(options, people, shapes, embeddings, options.num_threads)
-        task_of(options.task).check_plan(
-            setting.plan(Proposal(), options.tune.seed), options.name
+        embeddings = _embeddings(model, source, request, progress)
+        setting = Setting(request, people, shapes, embeddings, request.num_threads)
+        task_of(request.task).check_plan(
+            setting.plan(Proposal(), request.tune.seed), request.name
         )  # a short run of the recipe is a recipe
         _announce(setting, source, progress)
         with trials.workers(
-            options.num_workers, say=progress.say, threads=options.num_threads, address=options.address
+            request.num_workers, say=progress.say, threads=request.num_threads, address=request.address
         ):
-            tried = trials.search(setting, place=progress.place, log=options.out / LOG)
+            tried = trials.search(setting, place=progress.place, log=request.out / LOG)
             summary = summary_of(setting, tried)
-            if summary["best"] is not None and options.tune.confirm_seeds:
-                seeds = [options.tune.seed + 1 + number for number in range(options.tune.confirm_seeds)]
-                rows = to_confirm(Proposal(**summary["best"]["knobs"]), options.tune)
+            if summary["best"] is not None and request.tune.confirm_seeds:
+                seeds = [request.tune.seed + 1 + number for number in range(request.tune.confirm_seeds)]
+                rows = to_confirm(Proposal(**summary["best"]["knobs"]), request.tune)
                 trials.confirm(setting, list(rows.values()), seeds, progress)
                 summary = summary_of(setting, tried, confirmed=(rows, seeds))
         write_outcome(setting, source, tried, summary)
-        save_run(options.out, state | {"summary": summary})
+        save_run(request.out, state | {"summary": summary})
         return summary
     finally:
         progress.close()
@@ -115,46 +115,46 @@ def to_confirm(best: Proposal, plan: Any) -> dict[str, Proposal]:
     return rows
 
 
-def _shapes(options):
+def _shapes(request):
     """The candidates among which `shape` chooses. UserError where the given one cannot be searched around."""
-    if options.tune.backbone is None:
-        return (options.candidate,)
-    return equal_macs(options.candidate, options.space, options.tune.backbone)
+    if request.tune.backbone is None:
+        return (request.candidate,)
+    return equal_macs(request.candidate, request.space, request.tune.backbone)
 
 
-def _model(options):
+def _model(request):
     """The Model of --embeddings-from, or None."""
-    if options.embeddings_from is None:
+    if request.embeddings_from is None:
         return None
-    return open_named(options.embeddings_from, device=usable_device(options.device), option="--embeddings-from").model
+    return open_named(request.embeddings_from, device=usable_device(request.device), option="--embeddings-from").model
 
 
-def _embeddings(model, source, options, progress):
+def _embeddings(model, source, request, progress):
     """The path of the embeddings of all images; None without a model."""
     if model is None:
         return None
-    progress.begin(f"embedding {source.num_images:,} images by {options.embeddings_from}")
+    progress.begin(f"embedding {source.num_images:,} images by {request.embeddings_from}")
     path = of_source(model, source, dtype=np.float32, progress=progress.counting("images"))
     progress.end()
     return path
 
 
 def _announce(setting, source, progress):
-    options, plan, people = setting.options, setting.options.tune, setting.people
+    request, plan, people = setting.request, setting.request.tune, setting.people
     trained_N = people.label_N[people.label_N >= 0]
     factors = [name for name in FACTORS if getattr(plan, name) is not None]
     shapes = f"; {len(setting.shapes)} shapes of equal multiply-accumulates" if plan.backbone is not None else ""
     asha = f"the worse of them stopped from epoch {plan.asha.grace_epochs} on"
     lines = {
-        "track": f"{options.track.name}: {options.track.title}",
-        "recipe": f"{options.candidate.text}, loss {options.plan.loss.name} {dict(options.plan.loss.knobs)}",
+        "track": f"{request.track.name}: {request.track.title}",
+        "recipe": f"{request.candidate.text}, loss {request.plan.loss.name} {dict(request.plan.loss.knobs)}",
         "search": f"{', '.join(factors)}{shapes}",
-        "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {options.data}",
+        "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {request.data}",
         "reward": f"{_told(people.held_out)}: TPR at FPR {', '.join(f'{fpr:g}' for fpr in plan.reward.fprs)}, "
         f"weighted {', '.join(f'{weight:g}' for weight in plan.reward.weights)}",
         "test": "nobody" if people.test is None else f"{_told(people.test)}, when the search is over",
-        "work": f"{plan.trials} trials of {plan.epochs} epochs, {asha}; {options.num_workers} at once, "
-        f"{setting.num_threads} thread(s) each, seed {plan.seed}, out {options.shown_out}",
+        "work": f"{plan.trials} trials of {plan.epochs} epochs, {asha}; {request.num_workers} at once, "
+        f"{setting.num_threads} thread(s) each, seed {plan.seed}, out {request.shown_out}",
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")

@@ -42,7 +42,7 @@ class Setting:
     it.
     """
 
-    options: Request
+    request: Request
     people: People
     shapes: tuple[
         Candidate, ...
@@ -52,19 +52,19 @@ class Setting:
 
     def folder(self, proposal: Proposal, seed: int) -> pathlib.Path:
         """Where a trial leaves everything: the same for the same proposal and seed, so nothing is done twice."""
-        return self.options.out / "trials" / f"{proposal.key}-{seed}"
+        return self.request.out / "trials" / f"{proposal.key}-{seed}"
 
     def candidate(self, proposal: Proposal) -> Candidate:
         """The backbone of a Proposal."""
-        return self.options.candidate if proposal.shape is None else self.shapes[proposal.shape]
+        return self.request.candidate if proposal.shape is None else self.shapes[proposal.shape]
 
     def plan(self, proposal: Proposal, seed: int) -> Any:
         """The TrainPlan of a Proposal: the recipe, as long as a trial is, changed by it."""
-        values = {"epochs": self.options.tune.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
-        if self.options.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
+        values = {"epochs": self.request.tune.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
+        if self.request.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
             values["data.workers"] = min(self.num_threads - 1, prepare.MAX_WORKERS)
         changes = [*proposal.changes, *(f"{key}={value}" for key, value in values.items())]
-        return changed_plan(self.options.plan, changes)
+        return changed_plan(self.request.plan, changes)
 
 
 def run_trial(
@@ -86,7 +86,7 @@ def run_trial(
 
 
 def _run(setting, proposal, *, seed, report, with_test, folder):
-    options = setting.options
+    request = setting.request
     known = curve(folder)
     if known and (folder / (TEST if with_test else ENDED)).is_file():
         report(known[-1]["epoch"], _numbers(known[-1]))
@@ -94,14 +94,14 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
     (folder / FAILED).unlink(missing_ok=True)
     torch.set_num_threads(setting.num_threads)  # Ray sets OMP_NUM_THREADS to the processors it was asked for
     started = time.monotonic() - (known[-1]["seconds"] if known else 0.0)
-    source = open_source(options.data)
+    source = open_source(request.data)
     clean = labels_of(setting, proposal, setting.people.label_N)
     labels = folder / "labels.npz"
     write_labels(labels, source, clean.label_N)
-    candidate, space = setting.candidate(proposal), options.space
-    training = options.training(plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels)
-    ranks, progress = join(options.device), silent()
-    chosen = task_of(options.task).open_data(training, progress)
+    candidate, space = setting.candidate(proposal), request.space
+    training = request.training(plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels)
+    ranks, progress = join(request.device), silent()
+    chosen = task_of(request.task).open_data(training, progress)
     spent = cost(candidate, space.shape)
     facts = {
         "candidate": candidate.plain(),
@@ -116,7 +116,7 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
 
     def judged(network, people):
         embed_batch = in_eval(network, ranks.device, autocast=job.autocast)
-        return rewards(people, source, embed_batch, options.tune.reward, image_px=space.shape.hw)
+        return rewards(people, source, embed_batch, request.tune.reward, image_px=space.shape.hw)
 
     def after_verify(network, step, note):
         numbers = judged(network, setting.people.held_out)

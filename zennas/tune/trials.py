@@ -65,10 +65,10 @@ def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
     Goes on where an earlier call was killed: what is finished is not run again. place, log: where it says how it
     goes.
     """
-    options, plan = setting.options, setting.options.tune
-    folder = options.out / RUN
+    request, plan = setting.request, setting.request.tune
+    folder = request.out / RUN
     # Of the classes, as they are no part of what Ray keeps of a run.
-    RecipeFirst.num_at_once, Asha.epochs = options.num_workers, plan.epochs
+    RecipeFirst.num_at_once, Asha.epochs = request.num_workers, plan.epochs
     trainable = tune.with_resources(functools.partial(_trial, setting=setting), _share(setting))
     if tune.Tuner.can_restore(str(folder)):
         tuner = tune.Tuner.restore(str(folder), trainable=trainable)
@@ -87,7 +87,7 @@ def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
                 search_alg=searcher, scheduler=scheduler, num_samples=plan.trials, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                name=RUN, storage_path=str(options.out), verbose=0, callbacks=[Teller(setting, place, str(log))]
+                name=RUN, storage_path=str(request.out), verbose=0, callbacks=[Teller(setting, place, str(log))]
             ),
         )
     results = tuner.fit()
@@ -130,8 +130,8 @@ def _share(setting):
     """What a trial takes of the machines: its threads, and of GPUs, where there are some, as much as lets all trials
     run.
     """
-    gpus = 0 if setting.options.device == "cpu" else ray.cluster_resources().get("GPU", 0)
-    return {"cpu": setting.num_threads} | ({"gpu": min(1, gpus / setting.options.num_workers)} if gpus else {})
+    gpus = 0 if setting.request.device == "cpu" else ray.cluster_resources().get("GPU", 0)
+    return {"cpu": setting.num_threads} | ({"gpu": min(1, gpus / setting.request.num_workers)} if gpus else {})
 
 
 def _trial(config, *, setting):
@@ -140,7 +140,7 @@ def _trial(config, *, setting):
     run_trial(
         setting,
         proposal,
-        seed=setting.options.tune.seed,
+        seed=setting.request.tune.seed,
         report=lambda epoch, numbers: tune.report({TIME: epoch, **numbers}),
     )
 
@@ -152,12 +152,12 @@ def _proposal(config):
 def _tried(setting, result):
     """The Tried of one result of Ray's."""
     proposal = _proposal(result.config)
-    folder = setting.folder(proposal, setting.options.tune.seed)
+    folder = setting.folder(proposal, setting.request.tune.seed)
     error, known = None, curve(folder)
     if result.error is not None:
         state, error = BROKEN, read_json(folder / FAILED).get("error") or first_line(result.error)
     else:
-        state = FINISHED if known and known[-1]["epoch"] >= setting.options.tune.epochs else STOPPED
+        state = FINISHED if known and known[-1]["epoch"] >= setting.request.tune.epochs else STOPPED
     return Tried(result.config[NUMBER], proposal, state, error, folder)
 
 
@@ -263,7 +263,7 @@ class Teller(tune.Callback):
         self.progress.begin("searching")
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        plan = self.setting.options.tune
+        plan = self.setting.request.tune
         ended = [trial for trial in trials if trial.is_finished()]
         running = [trial for trial in trials if trial.status == "RUNNING"]
         state = {"trials": f"{len(ended)}/{plan.trials}", "under way": len(running)}
@@ -275,7 +275,7 @@ class Teller(tune.Callback):
         self.progress.update(state)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        plan, number = self.setting.options.tune, trial.config[NUMBER]
+        plan, number = self.setting.request.tune, trial.config[NUMBER]
         folder = self.setting.folder(_proposal(trial.config), plan.seed)
         end(folder)
         epoch, reward = trial.last_result[TIME], trial.last_result[METRIC]
@@ -286,7 +286,7 @@ class Teller(tune.Callback):
         self.progress.say(f"{what}: reward {reward:.4f}, {ended}{so_far}")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        folder = self.setting.folder(_proposal(trial.config), self.setting.options.tune.seed)
+        folder = self.setting.folder(_proposal(trial.config), self.setting.request.tune.seed)
         reason = read_json(folder / FAILED).get("error", "its worker died")
         self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
 
@@ -296,7 +296,7 @@ class Teller(tune.Callback):
     def _best(self, trials, just_ended=None):
         """The best of the trials that were run to their end, or None. Ray says of the one that just ended that it
         runs."""
-        epochs = self.setting.options.tune.epochs
+        epochs = self.setting.request.tune.epochs
         ended = [trial for trial in trials if trial.is_finished() or trial is just_ended]
         done = [trial for trial in ended if (trial.last_result or {}).get(TIME, 0) >= epochs]
         return max(done, key=lambda trial: trial.last_result[METRIC], default=None)

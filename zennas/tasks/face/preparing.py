@@ -43,11 +43,11 @@ def check_plan(plan: FacePlan, where: str) -> None:
         )
 
 
-def open_data(options, progress) -> Data:
+def open_data(request, progress) -> Data:
     """The Data of the faces, its first image looked at."""
-    progress.begin(f"opening {options.data}")
+    progress.begin(f"opening {request.data}")
     source = open_source(
-        options.data, identities=options.identities, labels=options.labels, progress=progress.counting("images")
+        request.data, identities=request.identities, labels=request.labels, progress=progress.counting("images")
     )
     progress.end()
     for number in range(source.num_images):
@@ -56,9 +56,9 @@ def open_data(options, progress) -> Data:
             break
         except CorruptImageError as error:
             if number == 9:
-                raise UserError(f"{options.data}: the first ten images are corrupt; the last: {error}") from None
+                raise UserError(f"{request.data}: the first ten images are corrupt; the last: {error}") from None
     # What of the data is trained on, where that is not all of it.
-    chosen = "".join(f", as {path} has them" for path in (options.labels or options.identities,) if path)
+    chosen = "".join(f", as {path} has them" for path in (request.labels or request.identities,) if path)
     return Data(
         source,
         source.fingerprint,
@@ -67,14 +67,14 @@ def open_data(options, progress) -> Data:
     )
 
 
-def check_data(options, data: Data, teacher: Model | None, ranks, progress) -> None:
+def check_data(request, data: Data, teacher: Model | None, ranks, progress) -> None:
     """UserError where nothing can be learnt of these faces on this machine; a warning where some can teach little."""
-    plan, source = options.plan, data.source
+    plan, source = request.plan, data.source
     if source.num_identities < 2:
-        raise UserError(f"{options.data}: {source.num_identities} identity; telling faces apart takes at least 2")
+        raise UserError(f"{request.data}: {source.num_identities} identity; telling faces apart takes at least 2")
     if source.num_empty_identities:
         progress.say(
-            f"warning: {source.num_empty_identities} of {source.num_identities} identities of {options.data} have no "
+            f"warning: {source.num_empty_identities} of {source.num_identities} identities of {request.data} have no "
             "image; their centres are only ever negatives",
             style="yellow",
         )
@@ -83,7 +83,7 @@ def check_data(options, data: Data, teacher: Model | None, ranks, progress) -> N
             "distill.class_weight 0 leaves the labels out, and without --teacher nothing is left to learn from"
         )
     epoch_steps(plan, data)
-    _check_memory(options, source, ranks)
+    _check_memory(request, source, ranks)
 
 
 def epoch_steps(plan: FacePlan, data: Data) -> int:
@@ -91,13 +91,13 @@ def epoch_steps(plan: FacePlan, data: Data) -> int:
     return steps_per_epoch(data.source, plan.batch, images_per_identity=plan.data.images_per_identity)
 
 
-def stream(options, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int) -> Stream:
+def stream(request, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int) -> Stream:
     """The batches of a training, from first_step on."""
-    plan = options.plan
+    plan = request.plan
     return image_stream(
         data.source,
         batch=plan.batch,
-        image_px=options.space.shape.hw,
+        image_px=request.space.shape.hw,
         seed=plan.seed,
         augmentations=plan.data.augment,
         masker=masker_of(plan.data.mask, seed=plan.seed),
@@ -111,21 +111,21 @@ def stream(options, data: Data, *, first_step: int, last_step: int, ranks, num_w
     )
 
 
-def some_inputs(options, data: Data, num: int) -> torch.Tensor:
+def some_inputs(request, data: Data, num: int) -> torch.Tensor:
     """What the network sees of the first faces that decode."""
-    return first_inputs(data.source.images, options.space.shape, num)
+    return first_inputs(data.source.images, request.space.shape, num)
 
 
-def head(options, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:
+def head(request, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:
     """The FaceHead of a training. The teacher's embeddings of all faces are made here, which takes long."""
-    plan, source = options.plan, data.source
+    plan, source = request.plan, data.source
     # What is seen in an epoch, not what there is: with identity-balanced sampling everyone is seen equally often.
     count_C = np.bincount(source.label_N, minlength=source.num_identities)
     if num_each := plan.data.images_per_identity:
         count_C = np.where(count_C > 0, num_each, 0)
     classifier = PartialFC(
         source.num_identities,
-        options.space.embedding_size,
+        request.space.embedding_size,
         loss=plan.loss.name,
         knobs=plan.loss.knobs,
         optimizer=plan.optimizer.name,
@@ -145,18 +145,18 @@ def head(options, data: Data, network, teacher: Model | None, ranks, progress) -
             source,
             network,
             ranks=ranks,
-            folder=options.out,
+            folder=request.out,
             seed=plan.seed,
             progress=progress,
         )
     return FaceHead(network, classifier, guide, plan)
 
 
-def open_teacher(options, ranks) -> Model | None:
+def open_teacher(request, ranks) -> Model | None:
     """The Model that --teacher names, or None. UserError where it cannot see what it is to be shown."""
-    if options.teacher is None:
+    if request.teacher is None:
         return None
-    plan, hw = options.plan.distill, options.space.shape.hw
+    plan, hw = request.plan.distill, request.space.shape.hw
     live = not plan.precompute or DISTILLATIONS[plan.name].needs == "attention"
     dtype = autocast_of("auto", ranks.device) or torch.float32
     recipe = {
@@ -166,8 +166,8 @@ def open_teacher(options, ranks) -> Model | None:
         "dtype": dtype,
         "trusted": True,  # the user's own, as --help says
     }
-    teacher = open_named(options.teacher, device=ranks.device, option="--teacher", unless_named=recipe).model
-    takes = f"{options.teacher}: takes images of {sides(teacher.input_hw)}"
+    teacher = open_named(request.teacher, device=ranks.device, option="--teacher", unless_named=recipe).model
+    takes = f"{request.teacher}: takes images of {sides(teacher.input_hw)}"
     if plan.teacher.image_px is not None and teacher.input_hw != height_and_width(plan.teacher.image_px):
         raise UserError(f"{takes}; distill.teacher.image_px says {px_text(height_and_width(plan.teacher.image_px))}")
     if live and teacher.input_hw != hw:
@@ -178,20 +178,20 @@ def open_teacher(options, ranks) -> Model | None:
     return teacher
 
 
-def _check_memory(options, source, ranks):
+def _check_memory(request, source, ranks):
     """UserError where the class centres of this rank cannot fit, before hours are spent on reaching that."""
-    states = sum(CENTRE_OPTIMIZERS[options.plan.optimizer.name][1].values())
-    subcentres = knobs_of(options.plan.loss.name, options.plan.loss.knobs)["subcentres"]
+    states = sum(CENTRE_OPTIMIZERS[request.plan.optimizer.name][1].values())
+    subcentres = knobs_of(request.plan.loss.name, request.plan.loss.knobs)["subcentres"]
     mine = -(-source.num_identities // ranks.num_ranks) * subcentres
-    rate = options.plan.loss.sampling_rate
-    faces = options.plan.batch / options.plan.accumulate
-    needed = 4 * options.space.embedding_size * mine * (1 + states + 2 * rate) + 4 * faces * mine * rate
+    rate = request.plan.loss.sampling_rate
+    faces = request.plan.batch / request.plan.accumulate
+    needed = 4 * request.space.embedding_size * mine * (1 + states + 2 * rate) + 4 * faces * mine * rate
     free = free_memory(ranks.device)
     if free is not None and ranks.device.type == "cpu":
         free /= ranks.num_local
     if free is not None and needed > CENTRE_MARGIN * free:
         raise UserError(
-            f"{mine:,} class centres of {options.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step "
+            f"{mine:,} class centres of {request.space.embedding_size} numbers take {needed / 2**30:.1f} GiB a step "
             f"on this rank, and {free / 2**30:.1f} GiB are free; give more ranks, or a lower loss.sampling_rate (now "
             f"{rate:g})"
         )

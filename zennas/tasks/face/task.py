@@ -13,11 +13,11 @@ def set_paths(text: str) -> list[str]:
     return [path for path in list_and_images(text) if path]
 
 
-def announced(options, head) -> dict[str, str]:
+def announced(request, head) -> dict[str, str]:
     """Lines about masks, loss and teacher, printed before the first step."""
-    plan = options.plan
+    plan = request.plan
     sampled = f", {100 * plan.loss.sampling_rate:g} % of the centres a step" if plan.loss.sampling_rate < 1 else ""
-    teacher = f"{options.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if options.teacher else "none"
+    teacher = f"{request.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if request.teacher else "none"
     return {
         "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
         "loss": f"{plan.loss.name} {head.classifier.knobs}{sampled}",
@@ -30,14 +30,14 @@ def problems(track, onnx_bytes: bytes) -> list[str]:
     return checker_problems(onnx_bytes, **track.limits.of_a_file)
 
 
-def next_commands(options) -> list[list[str]]:
+def next_commands(request) -> list[list[str]]:
     """Commands that judge and submit what was trained."""
-    track = ["--track", options.asked_track]
+    track = ["--track", request.asked_track]
     # What a track of whole systems asks for beside the network.
-    needed = ["--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS"] if options.track.budget.of_a_system else []
+    needed = ["--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS"] if request.track.budget.of_a_system else []
     return [
-        ["python", "-m", "zennas.evaluate", "--model", str(options.out), "--set", "lfw.bin", *track],
-        ["python", "-m", "zennas.submit", *track, "--model", str(options.out), *needed],
+        ["python", "-m", "zennas.evaluate", "--model", str(request.out), "--set", "lfw.bin", *track],
+        ["python", "-m", "zennas.submit", *track, "--model", str(request.out), *needed],
     ]
 
 

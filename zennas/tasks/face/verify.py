@@ -49,10 +49,10 @@ def open_set(text: str) -> PairSet:
     return pair_set
 
 
-def judge(options, network, pair_set: PairSet, *, device, autocast=None) -> Judgement:
+def judge(request, network, pair_set: PairSet, *, device, autocast=None) -> Judgement:
     """The Verification of a network on one set, as a Judgement."""
     embed_batch = in_eval(network, device, autocast=autocast)
-    return _judgement(verify(pair_set, embed_batch, image_px=options.space.shape.hw))
+    return _judgement(verify(pair_set, embed_batch, image_px=request.space.shape.hw))
 
 
 def judge_teacher(teacher, pair_set: PairSet, progress) -> Judgement:
