@@ -23,6 +23,7 @@ def test_wheel_carries_its_yaml_folders_and_runs_elsewhere(tmp_path, checkout):
     run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(checkout))
     (wheel,) = (tmp_path / "dist").glob("zennas-*.whl")
     inside = {item.filename: item.file_size for item in zipfile.ZipFile(wheel).infolist()}
+    assert {"zennas/py.typed", "zennas/__init__.pyi"} <= set(inside)
     assert {"zennas/README.md", "zennas/train/README.md", "zennas/_data/search_spaces/ir_se.yaml"} <= set(inside)
     carried = {name.removeprefix(DATA) for name in inside if name.startswith(f"{DATA}experiments/")}
     recipes = {str(path.relative_to(checkout)) for path in checkout.glob("experiments/*/experiment.yaml")}

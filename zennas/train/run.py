@@ -11,6 +11,7 @@ from zennas.progress import Progress, silent
 from zennas.ranks import EveryRankError
 from zennas.records import UserError
 from zennas.train import prepare
+from zennas.train.finish import MODEL
 from zennas.train.launch import is_first_process, launch
 from zennas.train.options import Options
 from zennas.train.request import Request
@@ -30,11 +31,21 @@ class TrainedNetwork:
         return self.request.out
 
     @property
+    def onnx(self) -> pathlib.Path:
+        """The exported network."""
+        return self.out / MODEL
+
+    @property
+    def measured_ms(self) -> float | None:
+        """Its latency by the track's rule, with the trained weights."""
+        return None if self.result is None else float(self.result["latency"]["measured_ms"])
+
+    @property
     def accepted(self) -> bool:
         """Whether it keeps the track's budget, where it has to, and its checker takes it."""
         if self.result is None:
             return True
-        within = self.result["latency"]["within_budget"] or self.request.any_size
+        within = bool(self.result["latency"]["within_budget"]) or self.request.any_size
         return within and not self.result["export"]["checker"]
 
     def plain(self) -> dict[str, Any] | None:
