@@ -443,7 +443,7 @@ def test_bfloat16_is_within_the_noise_of_float32():
 @pytest.mark.parametrize("score_of", [one_fp32, zen_of_candidate], ids=["float32", "default dtype"])
 def test_a_score_is_the_seed_s_alone(score_of):
     first = score_of(SMALL, square(16), 2, seeded(7))
-    score_of(Candidate(block="ir", stem=64, widths=(256, 256), depths=(1, 2)), 8, 2, seeded(1))  # a larger bank
+    score_of(Candidate(block="ir", stem=64, widths=(256, 256), depths=(1, 2)), square(8), 2, seeded(1))  # larger
     torch.manual_seed(123)
     assert score_of(SMALL, square(16), 2, seeded(7)) == first
     together._bank.cache_clear()
