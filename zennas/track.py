@@ -6,7 +6,7 @@ import pydantic
 
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
 from zennas.space.candidate import Candidate
-from zennas.space.network import check_block
+from zennas.space.families.table import check_known
 from zennas.space.shape import ImagePx, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
@@ -265,7 +265,7 @@ def load_space(name):
     space = Space.load(path)
     for one in (space, *space.baselines.values()):
         try:
-            check_block(one.block)
+            check_known(one)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     return space

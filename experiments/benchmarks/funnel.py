@@ -112,7 +112,9 @@ def by_definition(candidate, plan, shape, *, seed):
     batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = networks.initialise(networks.plain(candidate, shape.channels), generator=generator)
+    network = networks.initialise(
+        networks.plain(networks.plain_paths(candidate, shape.channels)[0]), generator=generator
+    )
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0  # a running variance that is the last batch's

@@ -19,7 +19,7 @@ from zennas.score.together import zen_of_candidates
 from zennas.space import cost as cost_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
-from zennas.space.network import build, plain
+from zennas.space.network import build, plain, plain_paths
 from zennas.space.space import Range, Space
 
 
@@ -70,7 +70,7 @@ def by_hand(candidate, image_px, batch):
     places = [(image, y, x) for image in range(batch) for y in range(image_px) for x in range(image_px)]
     covariance_NN, direction_N = np.eye(len(places)), np.ones(len(places))
     log_sigma, px, channels, normal = 0.0, image_px, 3, False
-    layers = list(plain(candidate, 3))
+    layers = list(plain(*plain_paths(candidate, 3)))
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             fan_in, channels = layer.weight[0].numel(), layer.out_channels
@@ -162,7 +162,7 @@ def test_borders_and_positions_are_not_forgotten(block, rows):
     """What the two tests above are about is there: a form without borders and finite batches says something else."""
     candidate = Candidate(block=block, stem=8, widths=(12,), depths=(2,))
     num_positions, slopes = 2 * 2 * 2, {"ir": [0.25] * 3, "open": [0.25, 0.0, 0.3, 0.0, 0.3]}[block]
-    fan_ins = [layer.weight[0].numel() for layer in plain(candidate, 3) if isinstance(layer, nn.Conv2d)]
+    fan_ins = [layer.weight[0].numel() for layer in plain(*plain_paths(candidate, 3)) if isinstance(layer, nn.Conv2d)]
     endless = sum(0.5 * math.log(fan_in) for fan_in in fan_ins) + sum(0.5 * math.log((1 + a**2) / 2) for a in slopes)
     endless += math.log(12 * num_positions / 2 * math.sqrt(2 / math.pi))
     assert abs(mean_field(candidate, square(4), 2, None) - endless) > 0.3
@@ -171,7 +171,7 @@ def test_borders_and_positions_are_not_forgotten(block, rows):
 def test_a_stage_settles(rows):
     """Thirty blocks of a stage one by one are what the first few of them and the repetition of the last say."""
     deep = Candidate(block="open", stem=8, widths=(12,), depths=(30,))
-    assert len(growth_of("open", 1, (4, 4), 2).stages[0].of_depth) < 30
+    assert len(growth_of("open", (2,), (4, 4), 2).stages[0].of_depth) < 30
     # Each block adds what the last one followed does, but for less than SETTLED.
     assert mean_field(deep, square(4), 2, None) == pytest.approx(by_hand(deep, 4, 2), abs=30 * meanfield.SETTLED)
 
@@ -186,8 +186,8 @@ def test_a_stage_behind_one_that_has_not_settled(before, rows):
     assert mean_field(shallow, square(8), 2, None) == pytest.approx(by_hand(shallow, 8, 2), abs=0.2)
     # It is no little thing: a second stage adds something else behind a first of one block than behind a first of
     # thirty.
-    of_depth = growth_of("open", 2, (8, 8), 2).stages[0].of_depth
-    alone = growth_of("open", 1, (8, 8), 2).stages[0].of_depth
+    of_depth = growth_of("open", (2, 2), (8, 8), 2).stages[0].of_depth
+    alone = growth_of("open", (2,), (8, 8), 2).stages[0].of_depth
     assert abs((of_depth[0] - of_depth[-1]) - (alone[0] - alone[-1])) > 0.1
 
 

@@ -156,7 +156,7 @@ def test_equal_cost_is_finite_where_it_is_used(space, checkout):
         depths=[span.low for span in space.depths],
     )
     for candidate in (smallest, next(iter(space.baselines.values()))):
-        assert math.isfinite(SCORES["equal_cost"](candidate, 32, 4, seeded(0)))
+        assert math.isfinite(SCORES["equal_cost"](candidate, square(32), 4, seeded(0)))
 
 
 # --- every number by another way, on the same weights and images
@@ -522,7 +522,7 @@ def test_nas_bench_201_connections(nb201):
         assert nb201.is_connected(cell(*names)) is connected
         network, refused = nb201.network_of(cell(*names), channels=4, cells=1), False
         try:
-            SCORES["naswot"](network, 16, 4, seeded(0))
+            SCORES["naswot"](network, square(16), 4, seeded(0))
         except FloatingPointError:
             refused = True
         assert refused is not connected

@@ -21,7 +21,7 @@ from zennas.score.together import zen_of_candidates
 from zennas.score.zen import zen_of_candidate, zen_of_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
-from zennas.space.network import initialise, plain
+from zennas.space.network import initialise, plain, plain_paths
 
 zen_module = importlib.import_module("zennas.score.zen")  # `zennas.score.zen` is the function
 
@@ -104,7 +104,7 @@ class Draws:
         pair_2BCHW = entered[0][0].permute(0, 1, 4, 2, 3).clone()
         self.image_BCHW, self.direction_BCHW = pair_2BCHW.contiguous()
         assert self.image_BCHW.shape == (batch, 3, image_px, image_px)
-        self.plain = initialise(plain(candidate, 3))
+        self.plain = initialise(plain(*plain_paths(candidate, 3)))
         convolutions = [part for part in self.plain if isinstance(part, nn.Conv2d)]
         for part, weight in zip(convolutions, weights.values(), strict=True):
             assert part.weight.shape == weight.shape
@@ -392,7 +392,9 @@ def test_a_layer_that_the_fast_path_does_not_know_is_a_value_error(monkeypatch):
 
 def test_the_bank_s_views_are_as_good_as_fresh_weights():
     ours = [one_fp32(SMALL, square(16), 4, seeded(seed)) for seed in range(40)]
-    fresh = [zen_of_module(initialise(plain(SMALL, 3)), square(16), 4, seeded(seed)) for seed in range(40)]
+    fresh = [
+        zen_of_module(initialise(plain(*plain_paths(SMALL, 3))), square(16), 4, seeded(seed)) for seed in range(40)
+    ]
     noise = math.hypot(std_of_mean(ours), std_of_mean(fresh))
     assert statistics.fmean(ours) == pytest.approx(statistics.fmean(fresh), abs=5 * noise)  # 5 deviations
     assert 0.5 < statistics.stdev(ours) / statistics.stdev(fresh) < 2  # nor is it quieter: 40 draws tell it to 16 %

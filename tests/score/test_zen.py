@@ -22,7 +22,7 @@ from zennas.score.zen import zen, zen_of_candidate, zen_of_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.network import build, initialise, plain
+from zennas.space.network import build, initialise, plain, plain_paths
 from zennas.track import ScorePlan
 
 SMALL = Candidate(block="ir", stem=8, widths=(8, 16), depths=(1, 2))
@@ -65,7 +65,7 @@ def test_the_reference_code_s_way_agrees_on_a_shallow_network():
     """There a difference of 0.01 is a derivative; the running variance is undone by a momentum of 1."""
     ours, theirs = [], []
     for seed in range(30):
-        network = initialise(plain(SMALL, 3))
+        network = initialise(plain(*plain_paths(SMALL, 3)))
         for part in network:
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = 1.0
@@ -94,7 +94,7 @@ def test_scoring_leaves_the_global_generator_alone():
 
 def test_plain_layers_are_those_of_the_plain_network():
     kinds = {"Convolution": nn.Conv2d, "Norm": nn.BatchNorm2d, "Activation": nn.PReLU}
-    layers, modules = plain_layers(SMALL_SE, 3), list(plain(SMALL_SE, 3))
+    layers, modules = plain_layers(SMALL_SE, 3), list(plain(*plain_paths(SMALL_SE, 3)))
     assert [kinds[type(layer).__name__] for layer in layers] == [type(module) for module in modules]
     for layer, module in zip(layers, modules, strict=True):
         if isinstance(module, nn.Conv2d):
@@ -129,7 +129,9 @@ def smooth(monkeypatch):
 
 def test_a_block_that_the_fast_path_does_not_know_is_scored_by_the_slow_one(smooth):
     assert plain_layers(smooth, 3) is None
-    assert zen(smooth, square(8), 2, seeded(0)) == zen_of_module(initialise(plain(smooth, 3)), square(8), 2, seeded(0))
+    assert zen(smooth, square(8), 2, seeded(0)) == zen_of_module(
+        initialise(plain(*plain_paths(smooth, 3))), square(8), 2, seeded(0)
+    )
 
 
 def test_its_convolutions_are_counted_all_the_same(smooth):
@@ -285,7 +287,7 @@ def test_no_score_answers_a_failure_with_a_number(name):
 def test_norms_without_weights_are_norms(score_of):
     """Weights of one and biases of zero are what scoring sets anyway: none at all must give the same."""
     with_weights, without = convolutions(nn.BatchNorm2d(6)), convolutions(nn.BatchNorm2d(6, affine=False))
-    assert score_of(with_weights, 8, 2, seeded(0)) == score_of(without, 8, 2, seeded(0))
+    assert score_of(with_weights, square(8), 2, seeded(0)) == score_of(without, square(8), 2, seeded(0))
 
 
 def test_the_baselines_count_what_they_say():

@@ -97,7 +97,7 @@ def summary(**changes):
         subtitle="A track",
         facts=[("scored", "100 in 10 s")],
         budget_ms=110.0,
-        stem_hw=(112, 112),
+        map_hw=tuple((side, side) for side in (112, 56, 28, 14, 7)),
         stand_in=None,
         scored=scored(100),
         entries=entries,

@@ -16,23 +16,12 @@ from tests.space.test_network import troubled
 from zennas.export import export
 from zennas.records import UserError
 from zennas.score.zen import zen, zen_of_module
-from zennas.space.blocks import BLOCKS, ENDS, NECKS, STEMS, Residual
+from zennas.space.blocks import BLOCKS, ENDS, NECKS, STEMS, Residual, ends, plain_part, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import build_part, cost, fan_ins, part_cost
-from zennas.space.network import (
-    Network,
-    block_places,
-    build,
-    calibrate,
-    ends,
-    initialise,
-    last_hw,
-    plain,
-    plain_part,
-    plain_parts,
-    shrinkage,
-    stem_stride,
-)
+from zennas.space.families.chain import divisor
+from zennas.space.families.table import layout_of
+from zennas.space.network import build, calibrate, initialise, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
 from zennas.space.shape import Shape
 from zennas.space.space import Range, Space, fan_in
@@ -54,7 +43,7 @@ def small(block, *, depths=(2, 1)):
 
 def shape_for(block, *, hw=(2, 3)):
     """The Shape of the smallest images that leave a map of (height, width), two stages behind the stem."""
-    height, width = (px * shrinkage(block, 2) for px in hw)
+    height, width = (px * divisor(block, 2) for px in hw)
     return Shape(channels=3, height=height, width=width, embedding_size=12)
 
 
@@ -213,7 +202,7 @@ def resnet_written(candidate, take, x):
 def test_the_network_is_the_one_written_out(block, written):
     """Layout, order, strides and groups at once, in float64; the second stage keeps the width of the first."""
     candidate = Candidate(block=block, stem=8, widths=(8, 8, 20), depths=(2, 1, 2))
-    image_px = 2 * shrinkage(block, 3)
+    image_px = 2 * divisor(block, 3)
     network = troubled(build(candidate, square(image_px, 12))).double()
     image_B3HW = torch.randn(2, 3, image_px, image_px, generator=seeded(2), dtype=torch.float64)
     take = Written(network)
@@ -243,8 +232,9 @@ def test_maps_have_the_sizes_that_the_parts_say(block):
     for module in (network.stem, *network.blocks, network.neck):
         seen.append(tuple(x.shape[1:]))
         x = module(x)
-    places = [(place[0], *place[3:]) for place in block_places(candidate, shape)]
-    assert seen == [shape.image, *places, (20, *last_hw(candidate, shape))]
+    (first,), (second,) = layout_of(candidate, shape).stages
+    places = [(8, *first.in_hw), (8, *first.out_hw), (8, *second.in_hw)]  # of depths 2 and 1
+    assert seen == [shape.image, *places, (20, *second.out_hw)] and second.in_hw == first.out_hw
     assert (seen[1][1] * stem_stride(block), seen[1][2] * stem_stride(block)) == shape.hw
     assert {(part.in_channels, *part.in_hw) for part in parts} == set(seen)
     assert x.shape == (2, 12) and isinstance(network.neck[-1], nn.BatchNorm1d) and network.neck[-1].num_features == 12
@@ -253,7 +243,7 @@ def test_maps_have_the_sizes_that_the_parts_say(block):
 @each_block
 def test_an_image_that_cannot_be_halved_is_refused(block):
     px = shape_for(block, hw=(1, 1)).height
-    assert last_hw(small(block), square(px)) == (1, 1)
+    assert layout_of(small(block), square(px)).necks[0].in_hw == (1, 1)
     for height, width, said in ((px + 2, px + 2, px + 2), (px, px + 2, f"{px}x{px + 2}")):
         with pytest.raises(UserError, match=f"2 stages each halve the image.*; {said} px do not allow it"):
             build(small(block), square(px).sized((height, width)))
@@ -274,10 +264,10 @@ def test_a_network_is_the_sum_of_its_parts(block):
 @each_block
 def test_the_plain_network_is_what_blocks_have_without_shortcut_and_attention(block):
     candidate, shape = small(block), shape_for(block)
-    layers, built = plain(candidate, 3), build(candidate, shape)
+    layers, built = plain(*plain_paths(candidate, 3)), build(candidate, shape)
     expected = [*built.stem, *(layer for one in built.blocks for layer in one.residual)]
     assert [str(layer) for layer in layers] == [str(layer) for layer in expected]
-    assert [part[0] for part in plain_parts(candidate, 3)] == [ends(block).stem, *[block] * candidate.num_blocks]
+    assert [part[0] for part in plain_paths(candidate, 3)[0]] == [ends(block).stem, *[block] * candidate.num_blocks]
     initialise(layers)
     image_BCHW = torch.randn(1, *shape.image, generator=seeded(0))
     assert layers(image_BCHW).shape == (1, 20, 2, 3)
@@ -291,7 +281,7 @@ def test_the_zen_score_knows_every_block(block):
     shallow, deep = small(block), small(block, depths=(4, 4))
     seeds = range(6)
     fast, deeper = ([zen(one, square(16), 4, seeded(seed)) for seed in seeds] for one in (shallow, deep))
-    slow = [zen_of_module(initialise(plain(shallow, 3)), square(16), 4, seeded(seed)) for seed in seeds]
+    slow = [zen_of_module(initialise(plain(*plain_paths(shallow, 3))), square(16), 4, seeded(seed)) for seed in seeds]
     assert np.isfinite([fast, deeper, slow]).all() and min(deeper) > max(fast)
     # Two independent samples of six: their means differ by less than five standard errors (4 to 8 channels wide:
     # noisy).
@@ -425,7 +415,7 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
     candidates = [space.sample(rng) for _ in range(12)]
     genes_NG = [(one.stem, *one.widths, *one.depths) for one in candidates]
     network_params = [
-        sum(weight.numel() for weight in _on_meta(one, shape).parameters()) for one in candidates
+        sum(weight.numel() for weight in on_meta(one, shape).parameters()) for one in candidates
     ]  # of the whole network as built
     assert sums(space, lambda part: part_cost(*part).params).of(space, genes_NG).tolist() == network_params
     macs_N = sums(space, lambda part: part.macs).of(space, genes_NG)
@@ -434,15 +424,10 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
     expected_N = [
         sum(
             math.log(m.weight[0].numel())
-            for b in _on_meta(one, shape).blocks
+            for b in on_meta(one, shape).blocks
             for m in b.residual
             if isinstance(m, nn.Conv2d)
         )
         for one in candidates
     ]
     assert logs_N == pytest.approx(expected_N, rel=1e-12)  # sums of logarithms in another order
-
-
-def _on_meta(candidate, shape):
-    with torch.device("meta"):
-        return Network(candidate, shape)

@@ -13,7 +13,8 @@ from zennas.records import UserError
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
-from zennas.space.network import Network, build, calibrate, initialise, shrinkage
+from zennas.space.families.chain import Network, divisor
+from zennas.space.network import build, calibrate, initialise
 
 UNITS = {
     "18": (2, 2, 2, 2),
@@ -92,7 +93,7 @@ def counted_by_hooks(network, image_px):
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("name", UNITS)
 def test_the_analytic_cost_is_that_of_the_network(name, block):
-    candidate, image_px = iresnet(UNITS[name], block), 7 * shrinkage(block, 4)
+    candidate, image_px = iresnet(UNITS[name], block), 7 * divisor(block, 4)
     network, spent = on_meta(candidate, square(image_px)), cost(candidate, square(image_px))
     assert spent.params == sum(weight.numel() for weight in network.parameters())
     assert spent.macs == counted_by_hooks(network, image_px)
@@ -112,7 +113,7 @@ CANDIDATES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 3)), min_size
 @hypothesis.settings(max_examples=30, deadline=None)  # a forward of up to nine blocks, not of an even duration
 @hypothesis.given(CANDIDATES, st.integers(1, 4), st.integers(1, 20))
 def test_cost_of_any_candidate_is_what_hooks_count(candidate, px, embedding_size):
-    image_px = px * shrinkage(candidate.block, len(candidate.widths))
+    image_px = px * divisor(candidate.block, len(candidate.widths))
     network = on_meta(candidate, square(image_px, embedding_size))
     spent = cost(candidate, square(image_px, embedding_size))
     assert spent.params == sum(weight.numel() for weight in network.parameters())

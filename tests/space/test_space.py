@@ -13,7 +13,7 @@ from tests.shapes import square
 from zennas.records import UserError
 from zennas.space.blocks import BLOCKS, NECKS
 from zennas.space.candidate import Candidate
-from zennas.space.network import Network
+from zennas.space.families.chain import Network
 from zennas.space.parts import parts_of
 from zennas.space.space import DEPTH_STEPS, WIDTH_FACTORS, Range, Space, distance, effectiveness, fan_in
 

@@ -7,11 +7,12 @@ import os
 import pathlib
 
 import torch
+from torch import nn
 
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
-from zennas.space.network import Network
+from zennas.space.network import on_meta
 from zennas.space.shape import Shape, height_and_width
 
 NETWORK = "network.pt"
@@ -21,9 +22,9 @@ ACCEPTED = (
 )
 
 
-def save_network(path: pathlib.Path | str, network: Network) -> None:
-    """Write a Network to a file that is there whole or not at all: its candidate, its sizes and its weights, nothing
-    else.
+def save_network(path: pathlib.Path | str, network: nn.Module) -> None:
+    """Write a network of ours to a file that is there whole or not at all: its candidate, its sizes and its weights,
+    nothing else.
     """
     buffer = io.BytesIO()
     content = {
@@ -35,8 +36,8 @@ def save_network(path: pathlib.Path | str, network: Network) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_network(path: pathlib.Path | str) -> Network:
-    """The Network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
+def load_network(path: pathlib.Path | str) -> nn.Module:
+    """The network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
     network.pt.
 
     Only tensors and plain values are read: a file from a stranger runs nothing. UserError where it is something else,
@@ -63,8 +64,7 @@ def load_network(path: pathlib.Path | str) -> Network:
     if candidate.num_blocks > len(weights):  # before a hostile depth is built
         raise UserError(f"{path}: {len(weights)} weights cannot be those of {candidate.num_blocks} blocks")
     try:
-        with torch.device("meta"):
-            network = Network(candidate, shape)
+        network = on_meta(candidate, shape)
         network.load_state_dict(weights, assign=True)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -19,7 +19,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
 from zennas.space.shape import Sized
 
-CANDIDATE_TEXT = re.compile(r"(?P<block>\w+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
+CANDIDATE_TEXT = re.compile(r"(?P<kind>[\w/]+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
 
 
 class LocalBudget(Record):
@@ -157,7 +157,7 @@ def kept_networks(protocol, shape):
             continue
         stages = [stage.split("x") for stage in named["stages"].split("-")[1:]]
         widths, depths = zip(*stages, strict=True)
-        candidate = Candidate(block=named["block"], stem=named["stem"], widths=widths, depths=depths)
+        candidate = Candidate.of_kind(named["kind"], stem=named["stem"], widths=widths, depths=depths)
         if key != _network_key(candidate, shape):
             continue
         measurement = kept_network(candidate, protocol, shape)

@@ -25,7 +25,8 @@ from zennas.records import MEASURED, UserError, data_root
 from zennas.space import network as networks
 from zennas.space.blocks import NECKS, STEMS
 from zennas.space.cost import build_part
-from zennas.space.parts import Part, halved, neck_of, parts_of, stem_of
+from zennas.space.families.table import layout_of_space
+from zennas.space.parts import Part, first_at, neck_at, parts_of, repeated_at, stem_at
 from zennas.space.shape import parsed_px, px_text
 
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
@@ -53,20 +54,20 @@ COLUMNS = (
 
 def parts_of_space(space):
     """The parts to measure so that every candidate of the space can be predicted."""
-    before, hw = space.stem, halved(space.shape.hw, networks.stem_stride(space.block))
+    layout, before, block = layout_of_space(space), space.stem, space.block
     stems = dict.fromkeys(map(_on_quantum, [*_grid(space.stem, MAX_STEM_WIDTHS), space.stem.high]))
-    parts = [stem_of(space.block, width, space.shape) for width in stems]
-    for widths in space.widths:
+    parts = [stem_at(end, width) for end in layout.stems for width in stems]
+    for widths, places in zip(space.widths, layout.stages, strict=True):
         parts += [
-            Part(space.block, wide_in, wide_out, 2, *hw)
+            first_at(place, block, wide_in, wide_out)
+            for place in places
             for wide_in in _grid(before, MAX_FIRST_WIDTHS)
             for wide_out in _grid(widths, MAX_FIRST_WIDTHS)
         ]
-        hw = halved(hw)
         repeated = _grid(widths, MAX_REPEAT_WIDTHS) + _grid(widths, MAX_OFF_WIDTHS, on_quantum=False)
-        parts += [Part(space.block, width, width, 1, *hw) for width in repeated]
+        parts += [repeated_at(place, block, width) for place in places for width in repeated]
         before = widths
-    parts += [neck_of(space.block, width, space.shape, hw) for width in _grid(space.widths[-1], 3)]
+    parts += [neck_at(end, width) for end in layout.necks for width in _grid(space.widths[-1], 3)]
     return list(dict.fromkeys(parts))
 
 
@@ -103,7 +104,10 @@ class LatencyTable:
         """The parts that are missing to predict every candidate and baseline of a space."""
         parts = parts_of_space(space)
         for baseline in space.baselines.values():
-            if baseline.block != space.block:  # another block's: its own parts, measured just as they are
+            if (baseline.family, baseline.block) != (
+                space.family,
+                space.block,
+            ):  # another block's: its own parts, measured just as they are
                 parts += parts_of(baseline, space.shape)
         return self.missing(dict.fromkeys(parts))
 

@@ -20,10 +20,10 @@ def reference_zen(network, shape, batch, generator):
     their code. FloatingPointError where the score is not finite.
     """
     device = generator.device
-    if isinstance(network, networks.Network):
-        network = network.candidate
-    if isinstance(network, Candidate):
-        network = networks.initialise(networks.plain(network, shape.channels), generator=generator)
+    candidate = network if isinstance(network, Candidate) else networks.candidate_of(network)
+    if candidate is not None:
+        (path,) = networks.plain_paths(candidate, shape.channels)  # ValueError: they had no networks of several
+        network = networks.initialise(networks.plain(path), generator=generator)
     network.train()
     with torch.no_grad():
         for part in network.modules():
@@ -60,7 +60,8 @@ def total_macs(network, shape, batch, generator):
 
 def num_convolutions(network, shape, batch, generator):
     """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
-    return float(sum(isinstance(part, nn.Conv2d) for part in networks.plain(_candidate_of(network), shape.channels)))
+    paths = networks.plain_paths(_candidate_of(network), shape.channels)
+    return float(sum(isinstance(part, nn.Conv2d) for path in paths for part in networks.plain(path)))
 
 
 def _candidate_of(network):

@@ -32,10 +32,10 @@ import torch
 import torch.nn.functional as F
 
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
-from zennas.space.blocks import NECKS
+from zennas.space.blocks import NECKS, ends, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import fan_ins
-from zennas.space.network import ends, shrinkage, stem_stride
+from zennas.space.families.table import family_of
 from zennas.space.parts import parts_of, sums
 
 SETTLED = 1e-5  # what a further block of a stage may add differently from the one before, to count as the same
@@ -77,18 +77,19 @@ def mean_field(network, shape, batch, generator):
     layer that the closed form does not know, or where the last map has too few positions for a norm to have a mean.
     """
     candidate = network if isinstance(network, Candidate) else network.candidate
-    growth = growth_of(candidate.block, len(candidate.widths), shape.hw, batch)
+    family, num_stages = family_of(candidate), len(candidate.widths)
+    growth = growth_of(candidate.block, family.strides(num_stages), shape.hw, batch)
     total = growth.stem + sum(stage.of(depth) for stage, depth in zip(growth.stages, candidate.depths, strict=True))
-    smallest_px = shrinkage(candidate.block, len(candidate.widths))  # no size changes what widths add
-    parts = parts_of(candidate, shape.sized((smallest_px, smallest_px)))
+    smallest_px = family.divisor(candidate.block, num_stages)  # no size changes what widths add
+    parts = parts_of(candidate, shape.sized((smallest_px, smallest_px)), along_path=True)
     return total + sum(times * width_term(part) for part, times in parts.items())
 
 
 def mean_field_sums(space, hw, batch):
     """The Sums of the closed form over a space, scored on `batch` images of (height, width), for any number of
     candidates at once. ValueError as `mean_field`."""
-    growth = growth_of(space.block, len(space.widths), hw, batch)
-    by_width = sums(space, width_term)
+    growth = growth_of(space.block, family_of(space).strides(len(space.widths)), hw, batch)
+    by_width = sums(space, width_term, along_path=True)
     depth = tuple(
         np.array([stage.of(depth) for depth in span.values()])
         for stage, span in zip(growth.stages, space.depths, strict=True)
@@ -104,39 +105,39 @@ def width_term(part):
 
 
 @functools.lru_cache(maxsize=64)
-def growth_of(block, num_stages, hw, batch):
-    """The Growth of networks of a block, on `batch` images of (height, width); each stage follows one that has
-    settled."""
+def growth_of(block, strides, hw, batch):
+    """The Growth of networks of a block, on `batch` images of (height, width), whose stages shrink their maps by
+    `strides`; each stage follows one that has settled."""
     field = _Field(hw, batch)
     stem = field.through(part_layers(ends(block).stem, 1, 64, stem_stride(block)), f"the stem of '{block}'")
     fields = [field]  # behind each depth of the stage before, the last of them settled
     stages = []
-    for number in range(num_stages):
+    for number, stride in enumerate(strides):
         *shallow, settled = fields
-        fields = _settling(settled, block)
+        fields = _settling(settled, block, stride)
         of_depth = [sum(one.added for one in fields[: depth + 1]) for depth in range(len(fields))]
         if number:
-            stages[-1] = _leading_on(stages[-1], shallow, block, fields)
+            stages[-1] = _leading_on(stages[-1], shallow, (block, stride), fields)
         stages.append(StageGrowth(tuple(of_depth), fields[-1].added))
     last = tuple(so_far + one.ending for so_far, one in zip(stages[-1].of_depth, fields, strict=True))
     return Growth(stem, (*stages[:-1], stages[-1]._replace(of_depth=last)))
 
 
-def _settling(before, block):
+def _settling(before, block, stride):
     """The fields behind each block of a stage, one after the other until one adds what the one before it did."""
-    fields = [before.behind(block, first=True)]
+    fields = [before.behind(block, stride)]
     while len(fields) < 3 or (abs(fields[-1].added - fields[-2].added) > SETTLED and len(fields) < MAX_BLOCKS):
         fields.append(fields[-1].behind(block))
     return fields
 
 
-def _leading_on(stage, shallow, block, settling):
+def _leading_on(stage, shallow, block_and_stride, settling):
     """A StageGrowth with what its shallow fields make of the next stage, which settled by these fields behind a settled
     one.
     """
     known = {}
     for depth in _spread(len(shallow)):
-        known[depth] = _difference(shallow[depth], block, settling)
+        known[depth] = _difference(shallow[depth], *block_and_stride, settling)
         if abs(known[depth]) < LEADS_ON:
             break
     added = np.interp(range(len(stage.of_depth)), list(known), list(known.values()), right=0.0)
@@ -151,11 +152,11 @@ def _spread(num):
     return indices
 
 
-def _difference(before, block, settling):
+def _difference(before, block, stride, settling):
     """What a stage adds more behind this field than it did on its way to settle."""
     total, field = 0.0, before
     for number, expected in enumerate(settling):
-        field = field.behind(block, first=number == 0)
+        field = field.behind(block, None if number else stride)
         total += field.added - expected.added
         if abs(field.added - expected.added) < LEADS_ON / 4:
             break
@@ -179,11 +180,12 @@ class _Field:
         self.before = self.added = 0.0
         self._begin_where_small()
 
-    def behind(self, block, *, first=False):
-        """The field behind one more block, the first of a stage or a further one; `added` is what it adds to the
-        score."""
+    def behind(self, block, stride=None):
+        """The field behind one more block, the first of a stage (of this stride) or a further one; `added` is what it
+        adds to the score."""
         field = copy.copy(self)
-        field.through(part_layers(block, 64, 128, 2) if first else part_layers(block, 128, 128, 1), f"block '{block}'")
+        layers = part_layers(block, 128, 128, 1) if stride is None else part_layers(block, 64, 128, stride)
+        field.through(layers, f"block '{block}'")
         return field
 
     def through(self, layers, what):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from zennas.space import network as networks
+from zennas.space.blocks import plain_part
 
 
 class Convolution(NamedTuple):
@@ -31,10 +32,12 @@ class Activation(NamedTuple):
 
 
 def plain_layers(candidate, channels):
-    """The plain network of a candidate for images of so many channels as a flat list of layers; None if it has a layer
-    the fast path does not know."""
-    layers = [layer for part in networks.plain_parts(candidate, channels) for layer in part_layers(*part)]
-    return None if None in layers else layers
+    """The plain path of a candidate for images of so many channels as a flat list of layers; None if it has several, or
+    a layer that the fast way does not know.
+    """
+    path, *others = networks.plain_paths(candidate, channels)
+    layers = [layer for part in path for layer in part_layers(*part)]
+    return None if others or None in layers else layers
 
 
 @functools.lru_cache(maxsize=65536)
@@ -43,7 +46,7 @@ def part_layers(kind, in_channels, out_channels, stride):
     one.
     """
     with torch.device("meta"):
-        return tuple(_layer(module) for module in networks.plain_part(kind, in_channels, out_channels, stride))
+        return tuple(_layer(module) for module in plain_part(kind, in_channels, out_channels, stride))
 
 
 def _layer(module):

@@ -27,6 +27,7 @@ from zennas.records import UserError
 from zennas.score.modules import finite, given_back
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
+from zennas.space.families.table import family_of
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.ReLU6)
@@ -318,12 +319,10 @@ def _check(output):
 @contextlib.contextmanager
 def _as_new(network, shape, generator):
     """The module to score, in train mode with weights of its own, on the generator's device; given back as it came."""
-    if isinstance(network, networks.Network):
-        network = network.candidate
-    if isinstance(network, Candidate):
-        with torch.device("meta"):
-            built = networks.Network(network, shape.model_copy(update={"embedding_size": 1}))
-        module = nn.Sequential(built.stem, *built.blocks).to_empty(device=generator.device)
+    candidate = network if isinstance(network, Candidate) else networks.candidate_of(network)
+    if candidate is not None:
+        built = networks.on_meta(candidate, shape.model_copy(update={"embedding_size": 1}))
+        module = family_of(candidate).backbone(built).to_empty(device=generator.device)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         _redraw(module, generator)

@@ -15,7 +15,7 @@ from zennas.score.options import Options
 from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.cost import cost
-from zennas.space.network import check_block
+from zennas.space.families.table import check_known
 from zennas.space.parts import parts_of
 from zennas.space.space import Space
 from zennas.track import Experiment, Track, load_experiment, lookup
@@ -86,7 +86,7 @@ def check(options: Options) -> Opened:
         lookup(SCORES, name, "score")
     for name, candidate in candidates:
         try:
-            check_block(candidate.block)
+            check_known(candidate)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     return Opened(experiment=experiment, track=track, space=space, candidates=tuple(candidates))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from zennas.devices import processor_has_bfloat16
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
-from zennas.space.network import plain_parts
+from zennas.space.families.table import family_of
+from zennas.space.network import plain_paths
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights are views of
 MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the cache
@@ -44,7 +45,8 @@ def zen_of_candidates(candidates, shape, batch, generator, *, dtype=None, weight
     direction by the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank
     of Gaussians, because drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype`
     defaults to bfloat16 where the hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's
-    weight instead of the bank, for the tests. All candidates have as many stages; ValueError for a block with a layer
+    weight instead of the bank, for the tests. All candidates are of one family
+    and have as many stages; ValueError for a block with a layer
     that is none of zennas.score.plain.
     """
     if not candidates:
@@ -66,17 +68,16 @@ def _walk(candidates, start, weight_of):
     maps = {}
     for one in candidates:
         if (one.block, one.stem) not in maps:
-            maps[one.block, one.stem] = through(
-                start, _layers(*plain_parts(one, start.pair_P2BHWC.shape[-1])[0]), weight_of, ("stem", 0)
-            )
-    for stage in range(len(candidates[0].widths)):
+            (path,) = plain_paths(one, start.pair_P2BHWC.shape[-1])
+            maps[one.block, one.stem] = through(start, _layers(*path[0]), weight_of, ("stem", 0))
+    for stage, stride in enumerate(family_of(candidates[0]).strides(len(candidates[0].widths))):
         wanted = collections.defaultdict(lambda: collections.defaultdict(set))
         for one in candidates:
             before = one.widths[stage - 1] if stage else one.stem
             wanted[one.block, before, one.widths[stage]][_prefix(one, stage)].add(one.depths[stage])
         after = {}
         for (block, before, width), depths in wanted.items():
-            _run_stage(maps, after, depths, (block, before, width), stage, weight_of)
+            _run_stage(maps, after, depths, (block, before, width, stride), stage, weight_of)
         maps = after
     return {one: _score(maps[_prefix(one, len(one.widths))]) for one in candidates}
 
@@ -85,7 +86,7 @@ def _run_stage(maps, after, depths, shape, stage, weight_of):
     """Puts what becomes of each prefix in `depths` (prefix -> depths wanted of it) after a stage of this shape into
     `after`.
     """
-    block, before, width = shape
+    block, before, width, stride = shape
     # The deepest first, so that those still under way lie together when the others are done.
     order = sorted(depths, key=lambda prefix: -max(depths[prefix]))
     size = max(maps[order[0]].pair_P2BHWC.numel(), maps[order[0]].pair_P2BHWC.numel() // before * width)
@@ -100,7 +101,7 @@ def _run_stage(maps, after, depths, shape, stage, weight_of):
         for depth in range(1, max(depths[some[0]]) + 1):
             left = sum(max(depths[prefix]) >= depth for prefix in some)
             now = Maps(now.pair_P2BHWC[:left], now.log_sigma_P[:left], now.normal)
-            layers = _layers(block, before if depth == 1 else width, width, 2 if depth == 1 else 1)
+            layers = _layers(block, before, width, stride) if depth == 1 else _layers(block, width, width, 1)
             now = through(now, layers, weight_of, (stage, depth))
             for row, prefix in enumerate(some[:left]):
                 if depth in depths[prefix]:

@@ -41,8 +41,8 @@ def zen(network, shape, batch, generator):
     """
     if isinstance(network, Candidate):
         return zen_of_candidate(network, shape, batch, generator)
-    if isinstance(network, networks.Network):
-        network = _plain_on(generator.device, network.candidate, shape.channels)
+    if (candidate := networks.candidate_of(network)) is not None:
+        return _zen_of_paths(candidate, shape, batch, generator)
     return zen_of_module(network, shape, batch, generator)
 
 
@@ -71,9 +71,15 @@ def zen_of_module(module, shape, batch, generator):
         return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)), "Zen-Score")
 
 
-def _plain_on(device, candidate, channels):
-    """The plain network of a candidate in memory; its weights will be redrawn, its activations keep their start."""
-    return networks.initialise(networks.plain(candidate, channels), generator=torch.Generator(device).manual_seed(0))
+def _zen_of_paths(candidate, shape, batch, generator):
+    """The Zen-Score of a candidate's plain path, by forward-mode differentiation; the mean where it has several."""
+    scores = []
+    for path in networks.plain_paths(candidate, shape.channels):
+        # Its weights will be redrawn, its activations keep their start.
+        start = torch.Generator(generator.device).manual_seed(0)
+        module = networks.initialise(networks.plain(path), generator=start)
+        scores.append(zen_of_module(module, shape, batch, generator))
+    return sum(scores) / len(scores)
 
 
 def _redraw(weight, bias, generator):
@@ -106,7 +112,7 @@ class _FixedScaleNorm:
 def zen_of_candidate(candidate, shape, batch, generator, *, dtype=None, weight_of=None):
     """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
     if plain_layers(candidate, shape.channels) is None:
-        return zen_of_module(_plain_on(generator.device, candidate, shape.channels), shape, batch, generator)
+        return _zen_of_paths(candidate, shape, batch, generator)
     (score,) = zen_of_candidates([candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of)
     return finite(score, "Zen-Score")
 

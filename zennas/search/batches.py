@@ -216,7 +216,7 @@ class Batches:
             batch=index,
             key=candidate.key,
             text=candidate.text,
-            block=candidate.block,
+            block=candidate.kind,
             stem=candidate.stem,
             widths=candidate.widths,
             depths=candidate.depths,

@@ -60,7 +60,7 @@ def propose(space, population, num, *, seed, batch, refusal, seen, counters, sha
             break
         fresh = len(population) < MIN_PARENTS or rng.random() < FRESH_SHARE
         if by_hand:
-            candidate = by_hand.pop().model_copy(update={"block": space.block})
+            candidate = by_hand.pop().model_copy(update={"family": space.family, "block": space.block})
         else:
             candidate = space.sample(rng) if fresh else space.mutate(population.parent(rng), rng)
         if owner(candidate, num_islands) != island:

@@ -132,8 +132,12 @@ class Problem:
     def __init__(self, space, score, costs):
         self.space, self.score, self.num_given, self.genes = space, score, len(costs), space.layout
         # Three limits of the space join the costs given: blocks, and effectiveness as a line at each of the TANGENTS.
-        self.convolutions, log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
-        blocks = Constraint("blocks", sums(space, lambda part: float(part.is_block)), space.limits.max_blocks)
+        self.convolutions, log_fan_in = (
+            sums(space, lambda part, of=of: fan_in(part)[of], along_path=True) for of in (0, 1)
+        )
+        blocks = Constraint(
+            "blocks", sums(space, lambda part: float(part.is_block), along_path=True), space.limits.max_blocks
+        )
         costs = [*costs, blocks, *(self._effectiveness(share, log_fan_in) for share in TANGENTS)]
         self.costs = [cost.sums for cost in costs]
         # Side by side, so that one look-up gives all that is asked of a candidate: score, L and S of the effectiveness

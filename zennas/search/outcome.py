@@ -11,8 +11,7 @@ from zennas.search.report import RunSummary, write_report
 from zennas.search.stages import Searched
 from zennas.search.store import MAX_FAILED_TRIALS
 from zennas.search.winners import prediction_error, write_winners
-from zennas.space.network import stem_stride
-from zennas.space.parts import halved
+from zennas.space.families.table import maps_of
 
 
 def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
@@ -78,7 +77,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         evidence=state.get("evidence", {}),
         rank_by=searched.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),
-        stem_hw=halved(searched.space.shape.hw, stem_stride(searched.space.block)),
+        map_hw=maps_of(searched.space),
         optimum=state.get("optimum"),
     )
 

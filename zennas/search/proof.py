@@ -33,13 +33,13 @@ def with_gap(searched: Searched, entry: Measured) -> Measured:
     prediction does not.
     """
     candidate = entry.candidate
-    if candidate.block == searched.space.block:
+    if candidate.kind == searched.space.kind:
         costs = {
             limit.name: SpentCost(cost=round(limit.of(candidate, searched.space), 4), most=limit.most)
             for limit in searched.predictor.limits
         }
         entry = entry.changed(other_costs=costs)
-    if searched.funnel is None or candidate.block != searched.space.block:
+    if searched.funnel is None or candidate.kind != searched.space.kind:
         return entry.changed(closed_form=None, gap=None, gap_pct=None)
     (closed,) = searched.funnel.score.of(searched.space, np.array([candidate.genes]))
     gap = gap_pct = None

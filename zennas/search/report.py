@@ -62,7 +62,7 @@ class RunSummary:
     corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
     prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
     provenance: Provenance
-    stem_hw: tuple[int, int]  # height and width of the maps behind the stem
+    map_hw: tuple[tuple[int, int], ...]  # height and width of the maps behind the stem and each stage
     score_label: str = "Zen-Score"
     score_name: str = "zen"  # its row of SCORES
     # A measured network's key -> other score's name -> its value, None where it failed.
@@ -366,16 +366,16 @@ def _drawings(summary, measured):
     shown = [*measured[measured["role"] == "winner"].itertuples(), *against.itertuples()]
     num_bars = max((1 + row.candidate.num_blocks for row in shown), default=1)
     top = max((max(row.candidate.stem, *row.candidate.widths) for row in shown), default=1)
-    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, stem_hw=summary.stem_hw) for row in shown)
+    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, map_hw=summary.map_hw) for row in shown)
     return drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>"
 
 
-def _drawing(row, *, num_bars, top, stem_hw):
+def _drawing(row, *, num_bars, top, map_hw):
     paths, looks, at, look = "", {}, 0, ROLES[row.role]
     stages = zip((row.candidate.stem, *row.candidate.widths), (1, *row.candidate.depths), strict=True)
     for index, (width, depth) in enumerate(stages):
         colour = STAGES[1 + (index - 1) % (len(STAGES) - 1)] if index else STAGES[0]
-        px = px_text([side >> index for side in stem_hw])
+        px = px_text(map_hw[index])
         text = f"{f'stage {index}' if index else 'stem'}: {depth} × {width} @ {px} px"
         bars = "".join(f"M{bar} {top}v-{width}h.8v{width}z" for bar in range(at, at + depth))
         paths += f"<path d='{bars}' fill='{colour}'><title>{text}</title></path>"

@@ -36,7 +36,7 @@ class Row(NamedTuple):
     batch: int
     key: str
     text: str
-    block: str
+    block: str  # a Candidate's kind
     stem: int
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(block=self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
+        return Candidate.of_kind(self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
 
     @property
     def genes(self):
@@ -107,7 +107,7 @@ class Rows(collections.abc.Sequence):
             raise IndexError(index)
         index %= self._num
         column = self._columns
-        candidate = Candidate(block=self._blocks[column["block"][index]], **self._fields(index))
+        candidate = Candidate.of_kind(self._blocks[column["block"][index]], **self._fields(index))
         values = {name: float(column[name][index]) for name in NUMBERS}
         values |= {name: int(column[name][index]) for name in COUNTS}
         stage, error = self._failures.get(index, (None, None))
@@ -115,7 +115,7 @@ class Rows(collections.abc.Sequence):
         return Row(
             key=column["key"][index].decode(),
             text=candidate.text,
-            block=candidate.block,
+            block=candidate.kind,
             stem=candidate.stem,
             widths=candidate.widths,
             depths=candidate.depths,

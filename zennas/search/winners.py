@@ -133,7 +133,7 @@ def _judged_on_device(measurement, limit, candidate, space):
 
 def _predicted(limit, candidate, space):
     """What the table of a further device predicts; None for a baseline of other blocks, which it lacks."""
-    if candidate.block != space.block:
+    if candidate.kind != space.kind:
         return {"predicted_ms": None, "table_ms": None}
     predicted_ms = limit.of(candidate, space)
     return {"predicted_ms": round(predicted_ms, 4), "table_ms": round(predicted_ms / limit.factor, 4)}

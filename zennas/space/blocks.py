@@ -6,8 +6,14 @@ there is none. Attention says in `attention_maps` which of its parts give what g
 which they run. Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
 """
 
+import functools
+import math
+from typing import NamedTuple
+
 import torch
 from torch import nn
+
+from zennas.records import UserError, suggestion
 
 
 class SqueezeExcitation(nn.Module):
@@ -286,3 +292,60 @@ ENDS = {
     "inverted_residual": ("mobile_stem", "gdc_neck"),
     "separable_residual": ("mobile_stem", "gdc_neck"),
 }
+
+
+def stem(in_channels, out_channels, kind):
+    """What sees the image first: a row of STEMS."""
+    return STEMS[kind](in_channels, out_channels)
+
+
+def neck(channels, hw, embedding_size, kind):
+    """What turns the last map, of (height, width), into the embedding: a row of NECKS."""
+    return NECKS[kind](channels, hw, embedding_size)
+
+
+def block(name, in_channels, out_channels, stride):
+    """One block of BLOCKS; UserError where there is no such row."""
+    check_block(name)
+    return BLOCKS[name](in_channels, out_channels, stride)
+
+
+def check_block(name):
+    """UserError where BLOCKS has no such row."""
+    if name not in BLOCKS:
+        raise UserError(f"block '{name}' is not known; {suggestion(name, list(BLOCKS))}")
+
+
+class Ends(NamedTuple):
+    """What the networks of a block begin and end with."""
+
+    stem: str  # a row of STEMS
+    neck: str  # a row of NECKS
+
+
+def ends(name):
+    """The Ends of a block's networks; UserError where BLOCKS has no such row."""
+    check_block(name)
+    return Ends(*ENDS.get(name, ("stem", "neck")))
+
+
+def stem_stride(name):
+    """By how much the stem of a block's networks shrinks the image."""
+    return _stride_of(STEMS[ends(name).stem])
+
+
+@functools.cache
+def _stride_of(make_stem):
+    with torch.device("meta"):
+        return math.prod(layer.stride[0] for layer in make_stem(1, 1) if isinstance(layer, nn.Conv2d))
+
+
+def plain_part(kind, in_channels, out_channels, stride):
+    """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of
+    STEMS.
+    """
+    return (
+        stem(in_channels, out_channels, kind)
+        if kind in STEMS
+        else block(kind, in_channels, out_channels, stride).residual
+    )

@@ -10,6 +10,7 @@ import pydantic
 
 from zennas.records import Record, UserError, parse_yaml
 from zennas.space.genes import genes_of_stages
+from zennas.space.shape import without_defaults
 
 Width = Annotated[int, pydantic.Field(ge=1)]
 Depth = Annotated[int, pydantic.Field(ge=1)]
@@ -28,6 +29,7 @@ class Candidate(Record):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ignored_types=(functools.cached_property,))
 
+    family: str = "chain"  # a row of FAMILIES
     block: str  # a row of BLOCKS
     stem: Width  # channels
     widths: tuple[Width, ...]  # channels of each stage
@@ -41,6 +43,10 @@ class Candidate(Record):
             )
         return self
 
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("family",))
+
     def model_copy(self, *, update=None, deep=False):
         """A changed copy, with a text and a key of its own; pydantic's would carry the cached ones along."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | (update or {}))
@@ -49,7 +55,18 @@ class Candidate(Record):
     def text(self):
         """The canonical form: equal candidates have equal texts, and the text says it all."""
         stages = (f"{width}x{depth}" for width, depth in zip(self.widths, self.depths, strict=True))
-        return "-".join([self.block, str(self.stem), *stages])
+        return "-".join([self.kind, str(self.stem), *stages])
+
+    @property
+    def kind(self) -> str:
+        """Its block, behind its family where that is no chain: `ir_se`, `mgn/ir_se`."""
+        return kind_of(self.family, self.block)
+
+    @classmethod
+    def of_kind(cls, kind: str, **fields) -> "Candidate":
+        """The Candidate of a `kind` with these fields."""
+        family, _, block = kind.rpartition("/")
+        return cls(family=family or "chain", block=block, **fields)
 
     @functools.cached_property
     def key(self):
@@ -72,7 +89,17 @@ class Candidate(Record):
 
     def plain(self):
         """The mapping that YAML and JSON hold."""
-        return {"block": self.block, "stem": self.stem, "widths": list(self.widths), "depths": list(self.depths)}
+        fields = {"block": self.block, "stem": self.stem, "widths": list(self.widths), "depths": list(self.depths)}
+        return fields if self.family == "chain" else {"family": self.family} | fields
+
+
+def kind_of(family: str, block: str) -> str:
+    """A block behind its family, but where that is the chain.
+
+    >>> kind_of("chain", "ir_se"), kind_of("mgn", "bottleneck")
+    ('ir_se', 'mgn/bottleneck')
+    """
+    return block if family == "chain" else f"{family}/{block}"
 
 
 def read_candidates(source):

@@ -2,14 +2,15 @@
 alone.
 """
 
+import collections
 import functools
 
 import torch
 from torch import nn
 
 from zennas.records import Record
-from zennas.space.blocks import BLOCKS, NECKS, STEMS
-from zennas.space.network import block, block_places, ends, last_hw, neck, plain_part, stem, stem_stride
+from zennas.space.blocks import BLOCKS, NECKS, STEMS, block, neck, plain_part, stem
+from zennas.space.families.table import layout_of
 
 # Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has
 # whole numbers.
@@ -48,13 +49,29 @@ def cost(candidate, shape):
     >>> f"{r100.params / 1e6:.3f} M, {r100.macs / 1e9:.3f} G"
     '65.156 M, 12.090 G'
     """
-    stem_kind, neck_kind = ends(candidate.block)
-    total = part_cost(stem_kind, shape.channels, candidate.stem, stem_stride(candidate.block), *shape.hw)
-    total += part_cost(neck_kind, candidate.widths[-1], shape.embedding_size, 1, *last_hw(candidate, shape))
-    places = block_places(candidate, shape)
-    for place in dict.fromkeys(places):
-        total = total + part_cost(candidate.block, *place) * places.count(place)
+    total = Cost(params=0, macs=0)
+    for part, times in parts_in(candidate, layout_of(candidate, shape)).items():
+        total = total + part_cost(*part) * times
     return total
+
+
+def parts_in(candidate, layout) -> dict[tuple, int]:
+    """{(kind, in_channels, out_channels, stride, in_height, in_width): how often it occurs} of a candidate's network
+    with a Layout.
+    """
+    parts = collections.Counter()
+    for end in layout.stems:
+        parts[end.kind, end.channels, candidate.stem, end.stride, *end.in_hw] += end.times
+    for end in layout.necks:
+        parts[end.kind, candidate.widths[-1], end.channels, end.stride, *end.in_hw] += end.times
+    channels = candidate.stem
+    for width, depth, places in zip(candidate.widths, candidate.depths, layout.stages, strict=True):
+        for place in places:
+            parts[candidate.block, channels, width, place.stride, *place.in_hw] += place.times
+            if depth > 1:
+                parts[candidate.block, width, width, 1, *place.out_hw] += (depth - 1) * place.times
+        channels = width
+    return dict(parts)
 
 
 @functools.lru_cache(maxsize=65536)

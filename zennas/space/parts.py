@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.space import network as networks
 from zennas.space.blocks import BLOCKS
-from zennas.space.cost import part_cost
+from zennas.space.cost import part_cost, parts_in
+from zennas.space.families.family import End, Place
+from zennas.space.families.table import layout_of, layout_of_space
+from zennas.space.shape import Shape
 
 
 class Part(NamedTuple):
@@ -42,24 +44,31 @@ class Part(NamedTuple):
         return self.kind in BLOCKS
 
 
-def stem_of(block, width, shape):
-    """The Part that the networks of a block begin with."""
-    return Part(networks.ends(block).stem, shape.channels, width, networks.stem_stride(block), *shape.hw)
+def stem_at(end: End, width: int) -> Part:
+    """The Part of a stem of so many channels."""
+    return Part(end.kind, end.channels, width, end.stride, *end.in_hw)
 
 
-def neck_of(block, width, shape, last_hw):
-    """The Part that the networks of a block end with, behind maps of last_hw."""
-    return Part(networks.ends(block).neck, width, shape.embedding_size, 1, *last_hw)
+def neck_at(end: End, width: int) -> Part:
+    """The Part of a neck behind maps of so many channels."""
+    return Part(end.kind, width, end.channels, end.stride, *end.in_hw)
 
 
-def parts_of(candidate, shape):
-    """{Part: how often it occurs} of a candidate's network for a Shape."""
-    name, last_hw = candidate.block, networks.last_hw(candidate, shape)
-    parts = {stem_of(name, candidate.stem, shape): 1, neck_of(name, candidate.widths[-1], shape, last_hw): 1}
-    for place in networks.block_places(candidate, shape):
-        part = Part(candidate.block, *place)
-        parts[part] = parts.get(part, 0) + 1
-    return parts
+def first_at(place: Place, block: str, in_channels: int, width: int) -> Part:
+    """The Part of a stage's first block."""
+    return Part(block, in_channels, width, place.stride, *place.in_hw)
+
+
+def repeated_at(place: Place, block: str, width: int) -> Part:
+    """The Part of each of the blocks behind a stage's first."""
+    return Part(block, width, width, 1, *place.out_hw)
+
+
+def parts_of(candidate, shape: Shape, *, along_path: bool = False) -> dict[Part, int]:
+    """{Part: how often it occurs} of a candidate's network for a Shape; along_path: on one way through it alone."""
+    layout = layout_of(candidate, shape)
+    layout = layout.one_path() if along_path else layout
+    return {Part(*part): times for part, times in parts_in(candidate, layout).items()}
 
 
 class Sums(NamedTuple):
@@ -95,30 +104,35 @@ def indices(space, genes_NG):
     return (np.asarray(genes_NG) - lows) // steps
 
 
-def sums(space, value_of):
-    """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms."""
-    shape, before = space.shape, space.stem
-    stem_W = np.array([value_of(stem_of(space.block, width, shape)) for width in before.values()], float)
-    hw = halved(shape.hw, networks.stem_stride(space.block))
-    first, repeated = [], []
-    for widths in space.widths:
+def sums(space, value_of, *, along_path: bool = False) -> Sums:
+    """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms.
+
+    along_path: of what stands on one way through the networks alone.
+    """
+    layout, block, before, first, repeated = layout_of_space(space), space.block, space.stem, [], []
+    layout = layout.one_path() if along_path else layout
+
+    def worth(places, part_at):
+        """The value of what stands at these places."""
+        return sum(place.times * value_of(part_at(place)) for place in places)
+
+    stem_W = [worth(layout.stems, lambda end, w=w: stem_at(end, w)) for w in before.values()]
+    for widths, places in zip(space.widths, layout.stages, strict=True):
         first.append(
             np.array(
-                [[value_of(Part(space.block, a, b, 2, *hw)) for b in widths.values()] for a in before.values()], float
+                [
+                    [worth(places, lambda place, a=a, b=b: first_at(place, block, a, b)) for b in widths.values()]
+                    for a in before.values()
+                ],
+                float,
             )
         )
-        hw = halved(hw)
-        repeated.append(np.array([value_of(Part(space.block, b, b, 1, *hw)) for b in widths.values()], float))
+        each = [worth(places, lambda place, w=w: repeated_at(place, block, w)) for w in widths.values()]
+        repeated.append(np.array(each, float))
         before = widths
-    necks = [neck_of(space.block, width, shape, hw) for width in before.values()]
-    neck_W = np.array([value_of(neck) for neck in necks], float)
+    neck_W = [worth(layout.necks, lambda end, w=w: neck_at(end, w)) for w in before.values()]
     depth = tuple(np.zeros(len(span.values())) for span in space.depths)
-    return Sums(stem_W, tuple(first), tuple(repeated), depth, neck_W)
-
-
-def halved(hw, by=2):
-    """(height, width) behind a stride."""
-    return hw[0] // by, hw[1] // by
+    return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, np.array(neck_W, float))
 
 
 def combined(some, weights):

@@ -8,10 +8,11 @@ import numpy as np
 import pydantic
 
 from zennas.records import Record, UserError
-from zennas.space.candidate import Candidate
+from zennas.space.blocks import stem_stride
+from zennas.space.candidate import Candidate, kind_of
 from zennas.space.cost import fan_ins
+from zennas.space.families.table import family_of
 from zennas.space.genes import Genes, genes_of_stages
-from zennas.space.network import shrinkage, stem_stride
 from zennas.space.shape import Sized, without_defaults
 
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
@@ -62,7 +63,8 @@ class Space(Sized):
     """
 
     name: str
-    block: str
+    family: str = "chain"  # a row of FAMILIES
+    block: str  # a row of BLOCKS
     stem: Range
     widths: tuple[Range, ...]
     depths: tuple[Range, ...]
@@ -73,22 +75,28 @@ class Space(Sized):
     def _consistent(self):
         if len(self.widths) != len(self.depths):
             raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
-        divisor = shrinkage(self.block, len(self.widths))
+        divisor = family_of(self).divisor(self.block, len(self.widths))
         if any(px % divisor for px in self.shape.hw):
             stem = f"the stem divides it by {stride}, " if (stride := stem_stride(self.block)) > 1 else ""
-            raise ValueError(
-                f"image_px must be divisible by {divisor}: {stem}each of the {len(self.widths)} stages halves it"
-            )
+            strides = family_of(self).strides(len(self.widths))
+            halves = f"each of the {len(strides)} stages halves it"
+            stages = halves if set(strides) == {2} else f"the stages divide it by {', '.join(map(str, strides))}"
+            raise ValueError(f"image_px must be divisible by {divisor}: {stem}{stages}")
         if reason := self.violation(self.cheapest()):
             raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
         for name, candidate in self.baselines.items():
-            if reason := self.violation(candidate.model_copy(update={"block": self.block})):
+            if reason := self.violation(candidate.model_copy(update={"family": self.family, "block": self.block})):
                 raise ValueError(f"ranges and limits that hold every baseline, of whichever block; {name}: {reason}")
         return self
 
     @pydantic.model_serializer(mode="wrap")
     def _as_of_old(self, handler):
-        return without_defaults(handler(self), type(self), ("channels",))
+        return without_defaults(handler(self), type(self), ("channels", "family"))
+
+    @property
+    def kind(self) -> str:
+        """Its block, behind its family where that is no chain, as its candidates have it."""
+        return kind_of(self.family, self.block)
 
     @property
     def genes(self):
@@ -103,7 +111,7 @@ class Space(Sized):
 
     def candidate(self, values):
         """The candidate of these gene values, given in the order of `genes`."""
-        return Candidate(block=self.block, **self.layout.fields(values))
+        return Candidate(family=self.family, block=self.block, **self.layout.fields(values))
 
     def cheapest(self):
         """The candidate with every gene at its lowest."""
@@ -111,6 +119,8 @@ class Space(Sized):
 
     def violation(self, candidate):
         """Why the candidate is not in this space, in words; None if it is."""
+        if candidate.family != self.family:
+            return f"family is '{candidate.family}', allowed: '{self.family}'"
         if candidate.block != self.block:
             return f"block is '{candidate.block}', allowed: '{self.block}'"
         if len(candidate.widths) != len(self.widths):
@@ -208,8 +218,9 @@ def effectiveness(candidate):
     0.123
     """
     channels, depth, log_fan_in = candidate.stem, 0, 0.0
-    for width, num_blocks in zip(candidate.widths, candidate.depths, strict=True):
-        found = fan_ins(candidate.block, channels, width, 2)
+    strides = family_of(candidate).strides(len(candidate.widths))
+    for width, num_blocks, stride in zip(candidate.widths, candidate.depths, strides, strict=True):
+        found = fan_ins(candidate.block, channels, width, stride)
         repeated = fan_ins(candidate.block, width, width, 1)
         times = collections.Counter(found[1:])
         for one in repeated:

@@ -121,9 +121,8 @@ def initial_network(candidate, space, *, seed):
     """
     generator = torch.Generator().manual_seed(seed)
     network = build(candidate, space.shape, generator=generator)
-    for layer in network.neck:
-        if isinstance(layer, nn.Linear):
-            bound = layer.in_features**-0.5
-            with torch.no_grad():
-                layer.weight.uniform_(-bound, bound, generator=generator)
+    for layer in network.head_layers():
+        bound = layer.in_features**-0.5
+        with torch.no_grad():
+            layer.weight.uniform_(-bound, bound, generator=generator)
     return network.train()

@@ -10,7 +10,7 @@ from zennas.embed.named import file_named
 from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import Candidate, read_candidates
-from zennas.space.network import block_places, check_block
+from zennas.space.families.table import layout_of
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, task_of
 from zennas.tasks.task import Data
@@ -88,8 +88,7 @@ def check(options: Options) -> Request:
         raise UserError(f"--winner {winner}: holds {len(candidates)} candidates; one is trained at a time")
     where, candidate = candidates[0]
     try:
-        check_block(candidate.block)
-        block_places(candidate, space.shape)
+        layout_of(candidate, space.shape)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return Request(

@@ -1,0 +1,242 @@
+"""The contract of every row of FAMILIES, and of a family of two branches that no row has yet."""
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from tests.shapes import square
+from zennas.embed.checkpoint import load_network, save_network
+from zennas.export import export
+from zennas.latency.table import parts_of_space
+from zennas.records import UserError
+from zennas.score.aggregate import equal_cost
+from zennas.score.baselines import num_convolutions, total_macs, total_params
+from zennas.score.meanfield import mean_field, mean_field_sums
+from zennas.score.zen import zen
+from zennas.search.optimum import Constraint, best
+from zennas.space.blocks import block, ends, neck, stem, stem_stride
+from zennas.space.candidate import Candidate
+from zennas.space.cost import cost
+from zennas.space.families.family import End, Graph, Layout, Place, PlainPart, halved
+from zennas.space.families.table import FAMILIES, check_known, family_of, maps_of
+from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
+from zennas.space.parts import parts_of, sums
+from zennas.space.shape import Shape
+from zennas.space.space import Range, Space
+
+SHAPES = {
+    "square": square(32, 12),
+    "tall": Shape(channels=3, height=48, width=16, embedding_size=12),
+    "grey": Shape(channels=1, height=16, width=32, embedding_size=5),
+}
+
+
+class TwoBranches(nn.Module):
+    """A trunk, then its last stage twice: once at half the size, once at the size that it was; two embeddings."""
+
+    def __init__(self, candidate, shape):
+        super().__init__()
+        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
+        first, *trunk = _paths(candidate, shape.channels)[0]
+        last = candidate.depths[-1]
+        self.trunk = nn.Sequential(
+            stem(first.in_channels, first.out_channels, first.kind), *(block(*part) for part in trunk[:-last])
+        )
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(block(*part) for part in path[-last:])) for path in _paths(candidate, shape.channels)
+        )
+        necks = _layout(candidate.block, len(candidate.widths), shape).necks
+        self.necks = nn.ModuleList(neck(candidate.widths[-1], end.in_hw, end.channels, end.kind) for end in necks)
+
+    def head_layers(self):
+        return [layer for one in self.necks for layer in one if isinstance(layer, nn.Linear)]
+
+    def forward(self, image_BCHW):
+        map_BCHW = self.trunk(image_BCHW)
+        embeddings = [one(branch(map_BCHW)) for branch, one in zip(self.branches, self.necks, strict=True)]
+        return torch.cat(embeddings, 1)
+
+
+def _layout(block_name, num_stages, shape):
+    whole = FAMILIES["chain"].layout(block_name, num_stages, shape)
+    (last,) = whole.stages[-1]
+    branches = (last, Place(1, last.in_hw))
+    ends_of = tuple(End(ends(block_name).neck, shape.embedding_size, 1, place.out_hw) for place in branches)
+    return Layout(whole.stems, (*whole.stages[:-1], branches), ends_of)
+
+
+def _paths(candidate, channels):
+    (path,) = FAMILIES["chain"].paths(candidate, channels)
+    last = candidate.depths[-1]
+    beside = path[-last]._replace(stride=1)
+    return path, (*path[:-last], beside, *path[len(path) - last + 1 :])
+
+
+TWO_BRANCHES = dataclasses.replace(
+    FAMILIES["chain"],
+    layout=_layout,
+    network=TwoBranches,
+    paths=_paths,
+    backbone=lambda network: nn.Sequential(*network.trunk, *network.branches[0]),
+    graphs=lambda network: (Graph("network", network, {"image": network.input_shape}, ("embedding",)),),
+)
+
+
+@pytest.fixture(params=[*FAMILIES, "two branches"])
+def family(request, monkeypatch):
+    """The name of a family, in FAMILIES for the test."""
+    if request.param == "two branches":
+        monkeypatch.setitem(FAMILIES, "two", TWO_BRANCHES)
+        return "two"
+    return request.param
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request):
+    return SHAPES[request.param]
+
+
+def candidate_in(family, *, block="ir_se", depths=(2, 3)):
+    return Candidate(family=family, block=block, stem=8, widths=(12, 20), depths=depths)
+
+
+def space_of(family, shape):
+    return Space(
+        name="families",
+        family=family,
+        block="ir_se",
+        **shape.plain(),
+        stem=Range(low=8, high=16, step=4),
+        widths=(Range(low=8, high=16, step=4), Range(low=12, high=20, step=4)),
+        depths=(Range(low=1, high=3), Range(low=1, high=3)),
+        limits={"max_blocks": 6, "max_effectiveness": 99},
+    )
+
+
+def counted(network, shape):
+    """(parameters, multiply-accumulates) of a network as it is built and runs."""
+    macs = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda m, x, y: macs.append(y[0].numel() * m.weight[0].numel()))
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, *shape.image))
+    return sum(weight.numel() for weight in network.parameters()), sum(macs)
+
+
+def test_a_network_is_what_its_layout_says(family, shape):
+    candidate = candidate_in(family, block="ir")
+    network = build(candidate, shape)
+    spent = cost(candidate, shape)
+    assert (spent.params, spent.macs) == counted(network, shape)
+    assert candidate_of(network) == candidate and network.shape == shape and network.input_shape == shape.image
+    assert [layer.out_features for layer in network.head_layers()] == [
+        end.channels for end in family_of(candidate).layout("ir", 2, shape).necks
+    ]
+    assert sum(times for part, times in parts_of(candidate, shape, along_path=True).items() if part.is_block) == 5
+
+
+def test_images_that_the_stages_cannot_shrink_are_refused(family):
+    candidate = candidate_in(family)
+    divisor = family_of(candidate).divisor("ir_se", 2)
+    odd = square(4 * divisor).sized((4 * divisor, 4 * divisor + 1))
+    for function in (cost, build, parts_of, on_meta):
+        with pytest.raises(UserError, match=rf"{divisor * 4}x{divisor * 4 + 1} px do not allow it"):
+            function(candidate, odd)
+
+
+def test_paths_are_those_of_the_layout(family, shape):
+    """From the image to the last map, where each path has as many channels as its neck reads."""
+    candidate = candidate_in(family)
+    layout = family_of(candidate).layout(candidate.block, 2, shape)
+    for path, end in zip(plain_paths(candidate, shape.channels), layout.necks, strict=True):
+        assert all(isinstance(part, PlainPart) for part in path)
+        feature = plain(path).to_empty(device="cpu").eval()(torch.zeros(1, *shape.image))
+        assert tuple(feature.shape) == (1, candidate.widths[-1], *end.in_hw)
+    assert maps_of(space_of(family, shape))[-1] == layout.necks[0].in_hw
+
+
+def test_a_space_sums_what_its_candidates_have(family, shape):
+    """Costs of everything that stands in a network; blocks and the closed form along one way through it."""
+    space, rng = space_of(family, shape), np.random.default_rng(0)
+    candidates = [space.sample(rng) for _ in range(8)]
+    genes_NG = np.array([candidate.genes for candidate in candidates])
+    assert all(candidate.family == family for candidate in candidates)
+    assert sums(space, lambda part: part.macs).of(space, genes_NG).tolist() == [
+        cost(candidate, shape).macs for candidate in candidates
+    ]
+    num_blocks_N = sums(space, lambda part: float(part.is_block), along_path=True).of(space, genes_NG)
+    assert num_blocks_N.tolist() == [candidate.num_blocks for candidate in candidates]
+    closed_N = mean_field_sums(space, (16, 8), 4).of(space, genes_NG)
+    images = shape.sized((16, 8))
+    assert closed_N == pytest.approx([mean_field(candidate, images, 4, None) for candidate in candidates], abs=1e-9)
+
+
+def test_a_table_of_the_space_has_a_place_for_every_part(family, shape):
+    space, rng = space_of(family, shape), np.random.default_rng(1)
+    places = {part.place for part in parts_of_space(space)}
+    assert {part.place for _ in range(20) for part in parts_of(space.sample(rng), shape)} <= places
+
+
+def test_the_optimum_is_the_best_of_all(family, shape):
+    space = space_of(family, shape)
+    macs, score = sums(space, lambda part: part.macs / 1e6), sums(space, lambda part: math.log(part.out_channels))
+    most = cost(space.cheapest(), shape).macs / 1e6 * 2
+    found = best(space, score, [Constraint("MMACs", macs, most)])
+    everything = np.stack(np.meshgrid(*(span.values() for span in space.genes.values()), indexing="ij"), -1)
+    genes_NG = everything.reshape(-1, len(space.genes))
+    allowed_N = (macs.of(space, genes_NG) <= most) & (genes_NG[:, list(space.layout.depths)].sum(1) <= 6)
+    assert found.score == pytest.approx(score.of(space, genes_NG)[allowed_N].max(), rel=1e-9)
+
+
+def test_scores_take_every_shape(family, shape):
+    candidate, generator = candidate_in(family), torch.Generator()
+    images = shape.sized((16, 8))
+    for score in (zen, equal_cost, num_convolutions, total_macs, total_params):
+        value = score(candidate, images, 4, generator.manual_seed(0))
+        assert math.isfinite(value)
+        if score is not zen:  # which draws other weights for a module
+            assert value == score(build(candidate, images), images, 4, generator.manual_seed(0))
+    assert total_params(candidate, shape, 1, None) == cost(candidate, shape).params
+
+
+def test_graphs_are_exported_with_their_proof(family, shape):
+    network = calibrate(build(candidate_in(family), shape), torch.randn(4, *shape.image))
+    (graph,) = family_of(candidate_in(family)).graphs(network)
+    model = onnx.load_from_string(export(network, shape).onnx_bytes)
+    assert [value.name for value in model.graph.input] == list(graph.inputs)
+    assert [value.name for value in model.graph.output] == list(graph.outputs)
+    dims = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    assert dims == list(shape.image)
+
+
+def test_a_kept_network_comes_back(family, shape, tmp_path):
+    network = build(candidate_in(family), shape)
+    save_network(tmp_path / "network.pt", network)
+    again = load_network(tmp_path)
+    assert again.candidate == network.candidate and again.shape == shape
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
+
+
+def test_a_family_stands_in_the_text_but_for_the_chain(family):
+    candidate = candidate_in(family)
+    assert candidate.text == ("" if family == "chain" else f"{family}/") + "ir_se-8-12x2-20x3"
+    assert Candidate.of_kind(candidate.kind, stem=8, widths=(12, 20), depths=(2, 3)) == candidate
+    assert Candidate(**candidate.plain()) == Candidate(**candidate.model_dump()) == candidate
+    assert ("family" in candidate.plain()) == ("family" in candidate.model_dump()) == (family != "chain")
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(UserError, match=r"family 'chian' is not known; did you mean 'chain'\? known: chain"):
+        check_known(candidate_in("chian"))
+
+
+def test_a_chain_halves_at_every_stage_behind_its_stem():
+    for name in ("ir", "inverted_residual"):
+        assert family_of(candidate_in("chain")).divisor(name, 3) == 8 * stem_stride(name)
+    assert FAMILIES["chain"].strides(4) == (2, 2, 2, 2) and halved((48, 16)) == (24, 8)

@@ -1,0 +1,98 @@
+"""The chain: a stem, stages of blocks one after the other, a neck. IR-SE, MobileFaceNet and ResNet are chains.
+
+Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
+"""
+
+import itertools
+import math
+
+from torch import nn
+
+from zennas.space.blocks import block, ends, neck, stem, stem_stride
+from zennas.space.families.family import End, Family, Graph, Layout, Place, PlainPart, halved
+from zennas.space.shape import Shape
+
+
+class Network(nn.Module):
+    """Images_BCHW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
+    with.
+    """
+
+    def __init__(self, candidate, shape: Shape):
+        super().__init__()
+        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
+        first, *parts = paths(candidate, shape.channels)[0]
+        (neck_end,) = layout(candidate.block, len(candidate.widths), shape).necks
+        self.stem = stem(first.in_channels, first.out_channels, first.kind)
+        self.blocks = nn.Sequential(*(block(*part) for part in parts))
+        self.neck = neck(candidate.widths[-1], neck_end.in_hw, neck_end.channels, neck_end.kind)
+
+    def head_layers(self):
+        """The fully connected layer that gives the embedding."""
+        return [layer for layer in self.neck if isinstance(layer, nn.Linear)]
+
+    def forward(self, image_BCHW):
+        return self.neck(self.blocks(self.stem(image_BCHW)))
+
+
+def strides(num_stages: int) -> tuple[int, ...]:
+    """Every stage halves its maps."""
+    return (2,) * num_stages
+
+
+def divisor(block: str, num_stages: int) -> int:
+    """By how much a network shrinks each side of an image before its neck.
+
+    >>> divisor("ir", 4), divisor("inverted_residual", 3)
+    (16, 16)
+    """
+    return stem_stride(block) * math.prod(strides(num_stages))
+
+
+def layout(block: str, num_stages: int, shape: Shape) -> Layout:
+    """The Layout: one place for each stage."""
+    (stem_kind, neck_kind), stride = ends(block), stem_stride(block)
+    maps = itertools.accumulate(strides(num_stages), halved, initial=halved(shape.hw, stride))
+    *before, last_hw = maps
+    return Layout(
+        stems=(End(stem_kind, shape.channels, stride, shape.hw),),
+        stages=tuple((Place(by, hw),) for by, hw in zip(strides(num_stages), before, strict=True)),
+        necks=(End(neck_kind, shape.embedding_size, 1, last_hw),),
+    )
+
+
+def paths(candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
+    """One path: the stem and every block.
+
+    >>> from zennas.space.candidate import Candidate
+    >>> (path,) = paths(Candidate(block="ir", stem=16, widths=(32,), depths=(2,)), 3)
+    >>> [tuple(part) for part in path]
+    [('stem', 3, 16, 1), ('ir', 16, 32, 2), ('ir', 32, 32, 1)]
+    """
+    name, num_stages = candidate.block, len(candidate.widths)
+    parts = [PlainPart(ends(name).stem, channels, candidate.stem, stem_stride(name))]
+    for width, depth, stride in zip(candidate.widths, candidate.depths, strides(num_stages), strict=True):
+        parts.append(PlainPart(name, parts[-1].out_channels, width, stride))
+        parts += [PlainPart(name, width, width, 1)] * (depth - 1)
+    return (tuple(parts),)
+
+
+def backbone(network: Network) -> nn.Module:
+    """Stem and blocks, in the order in which they run."""
+    return nn.Sequential(network.stem, *network.blocks)
+
+
+def graphs(network: nn.Module) -> tuple[Graph, ...]:
+    """One graph: an image in, its embedding out."""
+    return (Graph("network", network, {"image": network.input_shape}, ("embedding",)),)
+
+
+CHAIN = Family(
+    strides=strides,
+    divisor=divisor,
+    layout=layout,
+    network=Network,
+    paths=paths,
+    backbone=backbone,
+    graphs=graphs,
+)

@@ -1,0 +1,47 @@
+"""FAMILIES names every family. A candidate and a space know theirs by its name here."""
+
+from zennas.records import UserError, suggestion
+from zennas.space.blocks import check_block, stem_stride
+from zennas.space.families.chain import CHAIN
+from zennas.space.families.family import Family, Layout
+from zennas.space.shape import Shape, px_text
+
+FAMILIES: dict[str, Family] = {"chain": CHAIN}
+
+
+def family_of(candidate) -> Family:
+    """The Family of a Candidate or a Space; UserError where FAMILIES has no such row."""
+    if candidate.family not in FAMILIES:
+        raise UserError(f"family '{candidate.family}' is not known; {suggestion(candidate.family, list(FAMILIES))}")
+    return FAMILIES[candidate.family]
+
+
+def check_known(candidate) -> None:
+    """UserError where the tables have no such family or no such block."""
+    family_of(candidate)
+    check_block(candidate.block)
+
+
+def layout_of(candidate, shape: Shape) -> Layout:
+    """The Layout of a Candidate's network for a Shape; UserError where its stages cannot shrink such images."""
+    family, num_stages = family_of(candidate), len(candidate.widths)
+    if any(px % family.divisor(candidate.block, num_stages) for px in shape.hw):
+        stride, strides = stem_stride(candidate.block), family.strides(num_stages)
+        also = f", and the stem divides it by {stride}" if stride > 1 else ""
+        if set(strides) == {2}:
+            stages = f"{num_stages} stages each halve the image"
+        else:
+            stages = f"the stages divide the image by {', '.join(map(str, strides))}"
+        raise UserError(f"{candidate.text}: {stages}{also}; {px_text(shape.hw)} px do not allow it")
+    return family.layout(candidate.block, num_stages, shape)
+
+
+def maps_of(space) -> tuple[tuple[int, int], ...]:
+    """(height, width) of the maps behind the stem and behind each stage of a Space's networks, on one way through."""
+    stages = layout_of_space(space).one_path().stages
+    return stages[0][0].in_hw, *(place.out_hw for (place,) in stages)
+
+
+def layout_of_space(space) -> Layout:
+    """The Layout of all networks of a Space."""
+    return family_of(space).layout(space.block, len(space.widths), space.shape)
