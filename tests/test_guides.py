@@ -23,6 +23,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "zennas").rglob("*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
+    *sorted(ROOT.glob("tests/*.md")),
 ]
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 README_BYTES, PAGE_BYTES = 12_000, 16_000
@@ -340,6 +341,7 @@ def test_every_experiment_is_in_the_index():
 
 CHANGES = [
     "a space",
+    "a family",
     "a task",
     "a block",
     "a score",
