@@ -10,12 +10,13 @@ from zennas.checker import (
     NORMALISATIONS,
     NOT_JUDGED,
     NOTED,
+    checker_problems,
     file_rules,
     outside_files,
     tensors,
     with_dynamic_batch,
 )
-from zennas.export import checker_problems, open_session
+from zennas.export import open_session
 from zennas.records import UserError
 
 LIMITS = {"max_mb": 1, "max_embedding_size": 8, "image": (3, 32, 32)}

@@ -72,6 +72,23 @@ def file_rules(
     return rules
 
 
+def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size=None, initializer_dtype=("float32",)):
+    """What must not be in a file of ours, each in words; empty if nothing.
+
+    That is what the challenge's checker refuses, and what `file_rules` merely notes: a fixed batch, which the checker
+    rewrites, and sizes that only a run tells.
+    """
+    rules = file_rules(
+        onnx_bytes,
+        min_nodes=min_nodes,
+        max_mb=max_mb,
+        max_embedding_size=max_embedding_size,
+        initializer_dtype=initializer_dtype,
+        normalise="insightface",
+    )
+    return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
+
+
 def parse(onnx_bytes):
     """The onnx.ModelProto in the bytes; UserError where they hold no network."""
     try:

@@ -16,8 +16,10 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils import fusion
 
-from zennas.checker import BROKEN, IR_VERSION, NOTED, OPSET, file_rules
+from zennas.checker import IR_VERSION, OPSET
 from zennas.records import Record
+from zennas.space.families.family import Graph
+from zennas.space.shape import Shape
 
 # Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and
 # more.
@@ -57,23 +59,43 @@ class Export(NamedTuple):
         return len(self.onnx_bytes) / 2**20
 
 
-def export(network, shape, *, metadata=None, precision="float32", calibration_BCHW=None):
-    """The Export of a network BCHW -> BD for a Shape: dynamic batch, one output, BatchNorm folded where that is exact.
+def export(
+    network: nn.Module,
+    shape: Shape,
+    *,
+    metadata: dict[str, str] | None = None,
+    precision: str = "float32",
+    calibration_BCHW: torch.Tensor | None = None,
+) -> Export:
+    """The Export of a network BCHW -> BD for a Shape, as `export_graph` makes it; calibration_BCHW: images as the
+    network will see them.
+    """
+    graph = Graph("network", network, {INPUT_NAME: shape.image}, (OUTPUT_NAME,))
+    calibration = None if calibration_BCHW is None else {INPUT_NAME: calibration_BCHW}
+    return export_graph(graph, metadata=metadata, precision=precision, calibration=calibration)
+
+
+def export_graph(
+    graph: Graph,
+    *,
+    metadata: dict[str, str] | None = None,
+    precision: str = "float32",
+    calibration: dict[str, torch.Tensor] | None = None,
+) -> Export:
+    """The Export of a Graph: dynamic batch, BatchNorm folded where that is exact.
 
     Folded are the norms behind a convolution or a fully connected layer, and the neck's norm before its fully connected
     layer. The norm that opens an IR block stays: its shift would meet the zero padding of the convolution behind it.
-    `metadata` (str -> str) goes into the file. precision: a row of PRECISIONS; calibration_BCHW: images as the network
-    will see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is
-    enough to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree, or when the checker's
-    rules are broken; the float32 file is proven first, so that what its conversion costs hides no wrong fold.
+    `metadata` goes into the file. precision: a row of PRECISIONS. calibration: samples of each input as the module will
+    see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is enough
+    to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree; the float32 file is proven
+    first, so that what its conversion costs hides no wrong fold.
     """
-    float32 = to_onnx(fold(network), shape.image, metadata=metadata)
-    for one in dict.fromkeys(("float32", precision)):
-        onnx_bytes = in_precision(float32, one, calibration_BCHW=calibration_BCHW)
-        if problems := checker_problems(onnx_bytes, initializer_dtype=(one,)):
-            raise RuntimeError(f"the exported file breaks the challenge's rules: {'; '.join(problems)}")
-        proof = compare(network, onnx_bytes, shape.image, image_BCHW=calibration_BCHW)
-        if reason := _disproof(proof, one):
+    float32 = to_onnx(fold(graph.module), graph.inputs, outputs=graph.outputs, metadata=metadata)
+    for name in dict.fromkeys(("float32", precision)):
+        onnx_bytes = in_precision(float32, name, calibration=calibration)
+        proof = compare(graph.module, onnx_bytes, graph.inputs, samples=calibration)
+        if reason := _disproof(proof, name):
             raise RuntimeError(reason)
     return Export(onnx_bytes, proof)
 
@@ -97,34 +119,34 @@ def _disproof(proof, precision):
     )
 
 
-def in_precision(onnx_bytes, precision, *, calibration_BCHW=None):
+def in_precision(onnx_bytes: bytes, precision: str, *, calibration: dict | None = None) -> bytes:
     """A float32 ONNX file with its weights in a precision (a row of PRECISIONS); inputs and outputs stay float32.
 
-    calibration_BCHW: the images that int8 chooses its ranges by; random ones where there are none.
+    calibration: the samples of each input that int8 chooses its ranges by; random ones where there are none.
     """
     if precision == "float32":
         return onnx_bytes
-    converted = PRECISIONS[precision](onnx.load_from_string(onnx_bytes), calibration_BCHW)
+    converted = PRECISIONS[precision](onnx.load_from_string(onnx_bytes), calibration)
     del converted.metadata_props[:]
     onnx.helper.set_model_props(converted, metadata_of(onnx_bytes))
     return converted.SerializeToString()
 
 
-def _as_float16(model, calibration_BCHW):
+def _as_float16(model, calibration):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quietly():  # it says of every weight that half precision cannot hold what becomes of it
         converted = convert_float_to_float16(model, keep_io_types=True)
-    # It leaves the cast of the input behind the nodes that read it; ONNX wants nodes in the order in which they can
-    # run.
-    casts = [node for node in converted.graph.node if model.graph.input[0].name in node.input]
+    # It leaves the cast of an input behind the nodes that read it; ONNX wants nodes in the order in which they can run.
+    inputs = {value.name for value in model.graph.input}
+    casts = [node for node in converted.graph.node if inputs & set(node.input)]
     others = [node for node in converted.graph.node if node not in casts]
     del converted.graph.node[:]
     converted.graph.node.extend([*casts, *others])
     return converted
 
 
-def _as_int8(model, calibration_BCHW):
+def _as_int8(model, calibration):
     """Convolutions and fully connected layers in eight bits, their ranges those of the calibration (static).
 
     Weights signed and per channel, activations unsigned: ONNX Runtime multiplies those fastest on a processor with
@@ -134,13 +156,14 @@ def _as_int8(model, calibration_BCHW):
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    image = model.graph.input[0]
-    if calibration_BCHW is None:
-        shape = [CALIBRATION_IMAGES, *(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])]
-        calibration_BCHW = np.random.default_rng(CALIBRATION_SEED).standard_normal(shape, dtype=np.float32)
+    if calibration is None:
+        rng, calibration = np.random.default_rng(CALIBRATION_SEED), {}
+        for value in model.graph.input:
+            shape = [CALIBRATION_IMAGES, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])]
+            calibration[value.name] = rng.standard_normal(shape, dtype=np.float32)
 
     class Calibration(CalibrationDataReader):
-        feeds = iter([{image.name: np.asarray(calibration_BCHW, np.float32)}])
+        feeds = iter([{name: np.asarray(samples, np.float32) for name, samples in calibration.items()}])
 
         def get_next(self):
             return next(self.feeds, None)
@@ -160,8 +183,8 @@ def _as_int8(model, calibration_BCHW):
         return onnx.load(path)
 
 
-# (onnx.ModelProto in float32, calibration images or None) -> onnx.ModelProto
-PRECISIONS = {"float32": lambda model, calibration_BCHW: model, "float16": _as_float16, "int8": _as_int8}
+# (onnx.ModelProto in float32, samples of each input or None) -> onnx.ModelProto
+PRECISIONS = {"float32": lambda model, calibration: model, "float16": _as_float16, "int8": _as_int8}
 
 
 @contextlib.contextmanager
@@ -222,8 +245,14 @@ def _fold_norm_into_next(norm, linear):
     return linear
 
 
-def to_onnx(module, input_shape, *, metadata=None):
-    """The bytes of a module as ONNX; input_shape is one image's (without the batch), the batch is dynamic.
+def to_onnx(
+    module: nn.Module,
+    inputs: dict[str, tuple[int, ...]],
+    *,
+    outputs: tuple[str, ...] = (OUTPUT_NAME,),
+    metadata: dict[str, str] | None = None,
+) -> bytes:
+    """The bytes of a module as ONNX; inputs: the shape of one sample of each (without the batch), which is dynamic.
 
     The TorchScript exporter, though deprecated, because it writes operator set 13; the new one starts at 18, which ONNX
     Runtime 1.6 cannot read.
@@ -233,25 +262,25 @@ def to_onnx(module, input_shape, *, metadata=None):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.zeros(1, *input_shape),),
+            tuple(torch.zeros(1, *shape) for shape in inputs.values()),
             buffer,
             dynamo=False,
             opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            dynamic_axes={INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
             export_params=False,
             do_constant_folding=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    _attach_weights(model.graph, module.state_dict())
+    _attach_weights(model.graph, module.state_dict(), inputs)
     model.ir_version = IR_VERSION
     if metadata:
         onnx.helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
     return model.SerializeToString()
 
 
-def _attach_weights(graph, weights):
+def _attach_weights(graph, weights, inputs):
     """Turn the graph's parameter inputs into initializers.
 
     Done here because the exporter takes ten times as long over it (measured on IR-SE [3,25,88,3]), and because it
@@ -259,7 +288,7 @@ def _attach_weights(graph, weights):
     leaves the PReLU slopes to be unsqueezed at run time.
     """
     arrays = {
-        value.name: weights[value.name].detach().cpu().numpy() for value in graph.input if value.name != INPUT_NAME
+        value.name: weights[value.name].detach().cpu().numpy() for value in graph.input if value.name not in inputs
     }
     same = {name: name for name in arrays}
     constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
@@ -277,53 +306,42 @@ def _attach_weights(graph, weights):
     kept = [node for node in kept if node.op_type != "Constant" or node.output[0] in used]
     for field, values in (
         (graph.node, kept),
-        (graph.input, [value for value in graph.input if value.name == INPUT_NAME]),
+        (graph.input, [value for value in graph.input if value.name in inputs]),
         (graph.initializer, [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used]),
     ):
         del field[:]
         field.extend(values)
 
 
-def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size=None, initializer_dtype=("float32",)):
-    """What must not be in a file of ours, each in words; empty if nothing.
-
-    That is what the challenge's checker refuses, and what checker.file_rules merely notes: a fixed batch, which the
-    checker rewrites, and sizes that only a run tells.
+def compare(
+    module: nn.Module, onnx_bytes: bytes, inputs: dict[str, tuple[int, ...]], *, samples: dict | None = None
+) -> Proof:
+    """The Proof for a module and its ONNX file, over batches of 1 and 3 samples of each input (random ones where there
+    are none).
     """
-    rules = file_rules(
-        onnx_bytes,
-        min_nodes=min_nodes,
-        max_mb=max_mb,
-        max_embedding_size=max_embedding_size,
-        initializer_dtype=initializer_dtype,
-        normalise="insightface",
-    )
-    return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
-
-
-def compare(network, onnx_bytes, input_shape, *, image_BCHW=None):
-    """The Proof for a network and its ONNX file, over batches of 1 and 3 images (random ones where none are given)."""
-    session, training = open_session(onnx_bytes), network.training
-    network.eval()
+    session, training = open_session(onnx_bytes), module.training
+    module.eval()
     generator = torch.Generator().manual_seed(1)
-    differences, outputs, cosines = [], [], []
+    differences, largest, cosines = [], [], []
     for batch in (1, 3):
-        if image_BCHW is None:
-            given_BCHW = torch.randn(batch, *input_shape, generator=generator)
+        if samples is None:
+            given = {name: torch.randn(batch, *shape, generator=generator) for name, shape in inputs.items()}
         else:
-            given_BCHW = torch.as_tensor(image_BCHW, dtype=torch.float32)[:batch]
+            given = {name: torch.as_tensor(samples[name], dtype=torch.float32)[:batch] for name in inputs}
         with torch.no_grad():
-            expected = network(given_BCHW).numpy()
-        (answer,) = session.run(None, {session.get_inputs()[0].name: given_BCHW.numpy()})
-        differences.append(np.abs(answer - expected).max())
-        outputs.append(np.abs(expected).max())
-        lengths = np.linalg.norm(answer, axis=-1) * np.linalg.norm(expected, axis=-1)
-        cosines.append(((answer * expected).sum(axis=-1) / np.maximum(lengths, 1e-30)).min())
-    network.train(training)
+            expected = module(*given.values())
+        answers = session.run(None, {name: value.numpy() for name, value in given.items()})
+        for answer, wanted in zip(answers, expected if isinstance(expected, tuple) else (expected,), strict=True):
+            wanted = wanted.numpy()
+            differences.append(np.abs(answer - wanted).max())
+            largest.append(np.abs(wanted).max())
+            lengths = np.linalg.norm(answer, axis=-1) * np.linalg.norm(wanted, axis=-1)
+            cosines.append(((answer * wanted).sum(axis=-1) / np.maximum(lengths, 1e-30)).min())
+    module.train(training)
     # numpy's maximum, not Python's: it lets a NaN through
     return Proof(
         max_abs_difference=float(np.max(differences)),
-        max_abs_output=float(np.max(outputs)),
+        max_abs_output=float(np.max(largest)),
         min_cosine=float(np.min(cosines)),
     )
 

@@ -104,7 +104,7 @@ class Limits(Record):
 
     @property
     def of_a_file(self):
-        """The limits as export.checker_problems and checker.file_rules take them."""
+        """The limits as checker.checker_problems and checker.file_rules take them."""
         return self.model_dump()
 
 

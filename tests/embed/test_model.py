@@ -183,7 +183,7 @@ def as_checkpoint(network, folder):
 
 
 def as_onnx(network, folder, *, batch=None):
-    model = onnx.load_from_string(to_onnx(network, (3, PX, PX)))
+    model = onnx.load_from_string(to_onnx(network, {"image": (3, PX, PX)}))
     if batch:
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch

@@ -365,7 +365,7 @@ def test_a_network_that_gives_no_embeddings(tmp_path):
         if path.suffix == ".pt":
             save_network(path, network)
         else:
-            path.write_bytes(to_onnx(network, (3, PX, PX)))
+            path.write_bytes(to_onnx(network, {"image": (3, PX, PX)}))
         with pytest.raises(UserError, match=r"--model .*its embedding of a black image is not finite"):
             open_named(str(path))
     maps = saved(onnx_of([helper.make_node("Relu", ["image"], ["embedding"])]), tmp_path / "maps.onnx")

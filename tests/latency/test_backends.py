@@ -5,7 +5,7 @@ import torch
 
 from tests.shapes import square
 from zennas.export import fold, to_onnx
-from zennas.latency.backends import BACKENDS, device_of, fix_input_px, missing, open_backend
+from zennas.latency.backends import BACKENDS, Backend, device_of, fix_input_px, library_version, missing, open_backend
 from zennas.latency.protocol import measure
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
@@ -25,7 +25,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def onnx_bytes(network):
-    return to_onnx(fold(network), (3, 112, 112))
+    return to_onnx(fold(network), {"image": (3, 112, 112)})
 
 
 def detector(*shape):
@@ -118,3 +118,13 @@ def test_a_symbolic_height_and_width_are_asked_for_then_fixed():
 def test_a_size_that_the_file_fixes_stays():
     (faces,) = open_backend(fix_input_px(detector(1, 3, 8, "width"), 24), CPU)()
     assert faces.shape == (1, 3, 8, 24)
+
+
+def test_a_latency_lives_as_long_as_the_library_of_its_backend(monkeypatch):
+    """ONNX Runtime's version says nothing of a backend that runs on something else."""
+    installed = {"onnxruntime": "1.20", "torch": "2.9", "openvino": "2025.1"}
+    assert library_version("onnxruntime-cpu", installed) == "1.20"
+    assert library_version("onnxruntime-cuda", installed | {"onnxruntime-gpu": "1.21"}) == "1.21"
+    assert library_version("torch-cuda", installed) == "2.9"
+    monkeypatch.setitem(BACKENDS, "openvino-cpu", Backend(lambda *_: None, "cpu", ("openvino",), ("float32",)))
+    assert library_version("openvino-cpu", installed) == "2025.1" and library_version("openvino-cpu", {}) == ""

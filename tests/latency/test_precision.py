@@ -1,5 +1,6 @@
 """float16 and int8: a track admits them or not, and what is timed and handed out is of that precision."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -14,9 +15,9 @@ from onnx import TensorProto, numpy_helper
 
 from tests.shapes import square
 from zennas import export as exporting
-from zennas.checker import BROKEN, IR_VERSION, KEPT, OPSET, SMALL_WEIGHTS, file_rules, precision_of
-from zennas.export import PRECISIONS, Proof, checker_problems, compare, export, in_precision, open_session, weights_of
-from zennas.latency.backends import BACKENDS, PRECISIONS_OF, check_precision, device_of, missing, open_backend
+from zennas.checker import BROKEN, IR_VERSION, KEPT, OPSET, SMALL_WEIGHTS, checker_problems, file_rules, precision_of
+from zennas.export import PRECISIONS, Proof, compare, export, in_precision, open_session, weights_of
+from zennas.latency.backends import BACKENDS, check_precision, device_of, missing, open_backend
 from zennas.latency.budget import choose_protocol, export_candidate, measure_network, measure_onnx_file
 from zennas.latency.protocol import measure
 from zennas.latency.table import LatencyTable, table_name
@@ -58,8 +59,8 @@ def exported(network):
 
 def test_a_protocol_knows_the_precisions_that_files_come_in():
     assert set(Precision.__args__) == set(PRECISIONS) == set(SMALL_WEIGHTS)
-    for backend, precisions in PRECISIONS_OF.items():
-        assert backend in BACKENDS and "float32" in precisions and set(precisions) <= set(PRECISIONS)
+    for backend in BACKENDS.values():
+        assert "float32" in backend.precisions and set(backend.precisions) <= set(PRECISIONS)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -135,13 +136,13 @@ def test_the_proof_says_how_far_the_directions_are_apart(exported):
             across_BD *= (answer_BD.norm(dim=1) / across_BD.norm(dim=1))[:, None]
             return answer_BD * math.cos(math.pi / 3) + across_BD * math.sin(math.pi / 3)
 
-    proof = compare(Turned(), exported["float32"].onnx_bytes, SHAPE)
+    proof = compare(Turned(), exported["float32"].onnx_bytes, {"image": SHAPE})
     assert proof.min_cosine == pytest.approx(0.5, abs=1e-5)
     assert exported["float32"].proof.min_cosine == pytest.approx(1, abs=1e-6)
     assert Proof.parse({"max_abs_difference": 0.1, "max_abs_output": 1.0}, "a file of old").min_cosine is None
 
 
-def other_weights(model, calibration_BCHW):
+def other_weights(model, calibration):
     """A conversion that loses half of a middle layer's weights."""
     converted = onnx.ModelProto()
     converted.CopyFrom(model)
@@ -306,7 +307,10 @@ def test_an_unknown_precision_is_refused_with_the_known(track_of, precision, adm
 @smaller
 def test_a_candidate_is_timed_in_its_protocol_s_precision(precision, monkeypatch):
     timed = []
-    monkeypatch.setitem(BACKENDS, "onnxruntime-cpu", lambda model, protocol: timed.append(model) or (lambda: None))
+    noted = dataclasses.replace(
+        BACKENDS["onnxruntime-cpu"], open=lambda model, protocol: timed.append(model) or (lambda: None)
+    )
+    monkeypatch.setitem(BACKENDS, "onnxruntime-cpu", noted)
     taken = measure_network(CANDIDATE, in_rule(precision), **SIZES)
     assert taken.protocol == in_rule(precision) and precision_of(timed[0]) == precision
 
@@ -357,7 +361,7 @@ def test_a_backend_refuses_what_it_has_no_arithmetic_for(backend, track_of, netw
     network.input_shape = SHAPE
     for precision in PRECISIONS:
         protocol = Protocol(backend=backend, precision=precision)
-        if precision in PRECISIONS_OF[backend]:
+        if precision in BACKENDS[backend].precisions:
             check_precision(protocol)
             continue
         match = (

@@ -9,7 +9,7 @@ import pytest
 
 from tests.shapes import square
 from zennas.latency import protocol as protocols
-from zennas.latency.backends import BACKENDS
+from zennas.latency.backends import BACKENDS, Backend
 from zennas.latency.budget import export_candidate
 from zennas.latency.protocol import SPREAD_WARNING_PCT, Measurement, measure, measure_calmly
 from zennas.provenance import machine_name, versions
@@ -29,7 +29,8 @@ def taken(raw_ms, *, kth_fastest=1):
 @pytest.fixture
 def scripted(monkeypatch):
     """The Protocol of a backend whose model is the function that is timed."""
-    monkeypatch.setitem(BACKENDS, "scripted", lambda model, protocol: model)
+    backend = Backend(lambda model, protocol: model, "cpu", ("numpy",), ("float32",))
+    monkeypatch.setitem(BACKENDS, "scripted", backend)
     return Protocol(backend="scripted", num_runs=5, kth_fastest=2)
 
 

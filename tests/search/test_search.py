@@ -22,7 +22,8 @@ import pandas
 import pytest
 
 from tests.search.conftest import BUDGET_MS, CANDIDATES, write_tiny
-from zennas.export import checker_problems, metadata_of
+from zennas.checker import checker_problems
+from zennas.export import metadata_of
 from zennas.search.ledger import open_ledger
 from zennas.search.store import Store
 from zennas.space.candidate import Candidate

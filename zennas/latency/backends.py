@@ -1,19 +1,22 @@
 """Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
 
-Each row is a function (model, protocol) -> run_once, where the model is the bytes or the path (str) of an ONNX file, or
-a network; run_once() returns only when the work is done. It raises UserError, saying what is installed and what to
-install, where its device or library is missing.
+Each row is a Backend. It opens a model, the bytes or the path (str) of an ONNX file or a network, as a function that
+returns only when the work is done. It raises UserError, saying what is installed and what to install, where its device
+or library is missing.
 """
 
 import copy
+import dataclasses
 import importlib.metadata
 import os
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import torch
 
-from zennas.export import in_precision, open_session, to_onnx
+from zennas.export import INPUT_NAME, in_precision, open_session, to_onnx
 from zennas.records import UserError
 from zennas.track import lookup
 
@@ -40,96 +43,116 @@ def onnxruntime_tensorrt(model, protocol):
 
 
 def torch_cuda(model, protocol):
-    """PyTorch, eager, channels-last, on the first NVIDIA GPU. Takes a network that knows its `input_shape`."""
+    """PyTorch, eager, channels-last, on the first NVIDIA GPU. Takes a network that knows its inputs (`inputs_of`)."""
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
     _require_cuda("torch-cuda")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is the rule
     network = model.eval().to("cuda", memory_format=torch.channels_last)
-    image_BCHW = torch.from_numpy(_random_input((protocol.batch, *model.input_shape)))
+    samples = [torch.from_numpy(_random_input((protocol.batch, *shape))) for shape in inputs_of(model).values()]
     if protocol.precision == "float16":
-        network, image_BCHW = copy.deepcopy(network).half(), image_BCHW.half()
-    on_device = image_BCHW.to("cuda", memory_format=torch.channels_last)
+        network, samples = copy.deepcopy(network).half(), [sample.half() for sample in samples]
+
+    def to_device():
+        return [sample.to("cuda", memory_format=torch.channels_last) for sample in samples]
+
+    on_device = to_device()
 
     def run_once():
         with torch.inference_mode():
             if protocol.io == "host":
-                network(image_BCHW.to("cuda", memory_format=torch.channels_last)).cpu()
+                answer = network(*to_device())
+                for output in answer if isinstance(answer, tuple) else (answer,):
+                    output.cpu()
             else:
-                network(on_device)
+                network(*on_device)
             torch.cuda.synchronize()
 
     return run_once
 
 
-# (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done. A network is
-# exported in the protocol's precision first; a file is timed as it is.
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """Where a network runs while it is timed."""
+
+    # (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done. A network is
+    # exported in the protocol's precision first; a file is timed as it is.
+    open: Callable[[Any, Any], Callable[[], Any]]
+    device: Literal["cpu", "cuda"]
+    libraries: tuple[str, ...]  # whose version a latency does not outlive: the first of these that is installed
+    precisions: tuple[str, ...]  # what networks are converted to for it
+    takes_network: bool = False  # times torch networks; all others time ONNX files
+    provider: str | None = None  # of ONNX Runtime, which must offer it
+
+
+ORT_LIBRARIES = ("onnxruntime-gpu", "onnxruntime")
+# On a processor ONNX Runtime computes half precision in float32 (IR-SE-50 takes as long in both), so it only halves the
+# file. The eight-bit files that export.py writes have unsigned activations, which nobody has tried on a GPU.
 BACKENDS = {
-    "onnxruntime-cpu": onnxruntime_cpu,
-    "onnxruntime-cuda": onnxruntime_cuda,
-    "onnxruntime-tensorrt": onnxruntime_tensorrt,
-    "torch-cuda": torch_cuda,
+    "onnxruntime-cpu": Backend(onnxruntime_cpu, "cpu", ORT_LIBRARIES, ("float32", "float16", "int8")),
+    "onnxruntime-cuda": Backend(
+        onnxruntime_cuda, "cuda", ORT_LIBRARIES, ("float32", "float16"), provider="CUDAExecutionProvider"
+    ),
+    "onnxruntime-tensorrt": Backend(
+        onnxruntime_tensorrt, "cuda", ORT_LIBRARIES, ("float32", "float16"), provider="TensorrtExecutionProvider"
+    ),
+    "torch-cuda": Backend(torch_cuda, "cuda", ("torch",), ("float32", "float16"), takes_network=True),
 }
 
 
-# What networks are converted to for a backend. On a processor ONNX Runtime computes half precision in float32 (IR-SE-50
-# takes as long in both), so it only halves the file. The eight-bit files that export.py writes have unsigned
-# activations, which nobody has tried on a GPU.
-PRECISIONS_OF = {
-    "onnxruntime-cpu": ("float32", "float16", "int8"),
-    "onnxruntime-cuda": ("float32", "float16"),
-    "onnxruntime-tensorrt": ("float32", "float16"),
-    "torch-cuda": ("float32", "float16"),
-}
+def backend_of(name: str) -> Backend:
+    """The row of BACKENDS; UserError names those there are."""
+    return lookup(BACKENDS, name, "backend")
 
 
 def open_backend(model, protocol):
     """run_once for this model under this protocol."""
-    run_on = lookup(BACKENDS, protocol.backend, "backend")
+    backend = backend_of(protocol.backend)
     if isinstance(model, torch.nn.Module):
         check_precision(protocol)
-    return run_on(model, protocol)
+    return backend.open(model, protocol)
 
 
-def check_precision(protocol):
+def check_precision(protocol) -> None:
     """UserError where a protocol's backend is not one that networks are converted to its precision for."""
-    able = PRECISIONS_OF.get(protocol.backend, ("float32",))
+    able = backend_of(protocol.backend).precisions
     if protocol.precision not in able:
-        others = [name for name, precisions in PRECISIONS_OF.items() if protocol.precision in precisions]
+        others = [name for name, backend in BACKENDS.items() if protocol.precision in backend.precisions]
         raise UserError(
             f"backend '{protocol.backend}' times networks in {', '.join(able)}, and the rule asks for "
-            f"{protocol.precision}, "
-            f"which is for: {', '.join(others)}"
+            f"{protocol.precision}, which is for: {', '.join(others)}"
         )
 
 
-def device_of(backend):
+def device_of(name: str) -> str:
     """'cpu' or 'cuda'."""
-    lookup(BACKENDS, backend, "backend")
-    return "cpu" if backend.endswith("-cpu") else "cuda"
+    return backend_of(name).device
 
 
-def takes_network(backend):
+def takes_network(name: str) -> bool:
     """Whether this backend times torch networks; all others time ONNX files."""
-    return backend.startswith("torch-")
+    return backend_of(name).takes_network
 
 
-def missing(backend):
+def library_version(name: str, installed: dict[str, str]) -> str:
+    """The version, among those installed, of the library that a backend runs on; "" where it is not there."""
+    return next((installed[library] for library in backend_of(name).libraries if library in installed), "")
+
+
+def missing(name: str) -> str | None:
     """Why this backend cannot run here, what is installed and what to install; None if it can."""
-    if device_of(backend) == "cpu":
+    backend = backend_of(name)
+    if backend.device == "cpu":
         return None
     if not torch.cuda.is_available():
-        return f"backend '{backend}' needs an NVIDIA GPU and its driver; torch {torch.__version__} finds none here"
-    if backend.startswith("onnxruntime"):
+        return f"backend '{name}' needs an NVIDIA GPU and its driver; torch {torch.__version__} finds none here"
+    if backend.provider is not None:
         import onnxruntime
 
-        provider = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}[
-            backend
-        ]
-        if provider not in onnxruntime.get_available_providers():
+        if backend.provider not in onnxruntime.get_available_providers():
             return (
-                f"backend '{backend}' needs the {provider} of ONNX Runtime; installed: {_installed()}, which offers "
-                f"{', '.join(onnxruntime.get_available_providers())}; install it with: "
+                f"backend '{name}' needs the {backend.provider} of ONNX Runtime; installed: {_installed()}, which "
+                f"offers {', '.join(onnxruntime.get_available_providers())}; install it with: "
                 "pip install --force-reinstall --no-deps onnxruntime-gpu"
             )
     return None
@@ -205,7 +228,12 @@ def _session_source(model, protocol):
     """
     if not isinstance(model, torch.nn.Module):
         return model
-    return in_precision(to_onnx(model, model.input_shape), protocol.precision)
+    return in_precision(to_onnx(model, inputs_of(model)), protocol.precision)
+
+
+def inputs_of(module) -> dict[str, tuple[int, ...]]:
+    """The shape of one sample of each input of a network: what its `inputs` say, or one image of its `input_shape`."""
+    return getattr(module, "inputs", None) or {INPUT_NAME: module.input_shape}
 
 
 def _feed(session, protocol):

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from zennas.export import fold
-from zennas.latency.backends import takes_network
+from zennas.latency.backends import library_version
 from zennas.latency.protocol import measure
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
@@ -272,10 +272,8 @@ def _terms(part):
 
 
 def runtime_of(protocol, found):
-    """The version, among those found, of the runtime that a protocol's backend times; latencies do not outlive it."""
-    if takes_network(protocol.backend):
-        return found.get("torch", "")
-    return found.get("onnxruntime-gpu") or found.get("onnxruntime", "")
+    """The version, among those found, of the library that a protocol's backend runs on; latencies do not outlive it."""
+    return library_version(protocol.backend, found)
 
 
 def part_cells(part):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import yaml
 
-from zennas.export import checker_problems
+from zennas.checker import checker_problems
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, judged, timed_network
 from zennas.latency.protocol import measure_calmly

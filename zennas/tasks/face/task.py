@@ -1,6 +1,6 @@
 """FACE: the recognition of faces, as a row of TASKS."""
 
-from zennas.export import checker_problems
+from zennas.checker import checker_problems
 from zennas.tasks.face import preparing
 from zennas.tasks.face.pairs import list_and_images
 from zennas.tasks.face.report import PAGE

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from zennas.data.image_set import ImageSet
-from zennas.data.images import CorruptImageError
+from zennas.data.images import CorruptImageError, decode
 from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import num_cores
@@ -43,7 +43,7 @@ def open_set(text: str) -> PairSet:
     except UserError as error:
         raise UserError(f"--verify {error}") from None
     try:
-        pair_set.images.pixels(0, 112)
+        decode(pair_set.images.read(0))
     except CorruptImageError as error:
         raise UserError(f"{pair_set.name}: {pair_set.images.where(0)}: {error}") from None
     return pair_set
