@@ -166,10 +166,11 @@ def tiny(tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """What the tests measure is kept for the session, and nowhere else."""
+    """The folder in which what the tests measure is kept for the session, and nowhere else."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZENNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("ZENNAS_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import time
 from typing import NamedTuple
 
+import filelock
 import pytest
 import yaml
 
@@ -165,15 +168,23 @@ class FinishedRun(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def finished(start, tmp_path_factory):
-    """A whole search of the tiny experiment, ended well."""
-    folder = tmp_path_factory.mktemp("finished")
-    # Six finalists at 15 % under the budget: one of them keeps it even while something else is running.
-    experiment, out = write_tiny(folder / "tiny", max_finalists=6, margin_pct=15), folder / "run"
-    arguments = ["--track", experiment, "--out", out, "--candidates", CANDIDATES, "--budget-ms", BUDGET_MS]
-    run = FinishedRun(experiment, out, arguments, start("search", *arguments, anew=True).end())
-    assert run.ended.code == 0, run.ended.said
-    return run
+def finished(start, tmp_path_factory, own_cache):
+    """A whole search of the tiny experiment, ended well: made by one worker, whose latency cache the others take
+    over.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "finished"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "ended").is_file():
+            # Six finalists at 25 % under the budget: one of them keeps it even while something else is running.
+            experiment, out = write_tiny(folder / "tiny", max_finalists=6, margin_pct=25), folder / "run"
+            arguments = ["--track", experiment, "--out", out, "--candidates", CANDIDATES, "--budget-ms", BUDGET_MS]
+            run = FinishedRun(experiment, out, arguments, start("search", *arguments, anew=True).end())
+            assert run.ended.code == 0, run.ended.said
+            shutil.copytree(own_cache, folder / "cache")
+            (folder / "ended").write_bytes(pickle.dumps(run))
+    shutil.copytree(folder / "cache", own_cache, dirs_exist_ok=True)
+    return pickle.loads((folder / "ended").read_bytes())
 
 
 @pytest.fixture
