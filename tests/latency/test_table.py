@@ -11,10 +11,12 @@ from tests.shapes import square
 from zennas.latency.budget import measure_network
 from zennas.latency.protocol import Measurement
 from zennas.latency.table import QUANTUM, LatencyTable, Part, parts_of, parts_of_space, table_name
+from zennas.latency.tables import tables_in
 from zennas.provenance import versions
 from zennas.records import SPACES, UserError, names
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.shape import Shape
 from zennas.space.space import Space
 from zennas.track import Protocol, load_space
 
@@ -209,6 +211,23 @@ def test_an_empty_file_left_by_a_full_disk_is_begun_anew(tmp_path):
     (tmp_path / table_name(CPU)).touch()
     opened(tmp_path).ensure(parts_of(SMALL, **SIZES), measure_one=Device())
     assert opened(tmp_path).covers(SMALL, **SIZES)
+
+
+def test_maps_that_are_no_squares_are_kept_in_the_columns_of_old(tmp_path):
+    """48x16 in in_px, behind rows of squares in a file of old; a table of such maps predicts no squares."""
+    shape, old = Shape(channels=1, height=48, width=16, embedding_size=8), list(parts_of(SMALL, **SIZES))
+    opened(tmp_path, dict.fromkeys(old, 1.0))
+    table, parts = opened(tmp_path), list(parts_of(SMALL, shape))
+    before = table.path.read_text()
+    table.ensure(parts, measure_one=Device())
+    assert table.path.read_text().startswith(before)
+    again = opened(tmp_path)
+    assert again.covers(SMALL, shape) and again.covers(SMALL, **SIZES)
+    assert not again.covers(SMALL, shape.sized((16, 48))) and again.rows.keys() == {*old, *parts}
+    known = tables_in(table.path)[0]
+    assert set(known.rows) == {*old, *parts}
+    with open(table.path, newline="") as file:
+        assert {row["in_px"] for row in csv.DictReader(file)} >= {"32", "48x16", "24x8"}
 
 
 @pytest.mark.parametrize("origin", [{"runtime": "1.6.0"}, {"machine": "another-machine"}])

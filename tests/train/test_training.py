@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.shapes import square
 from tests.train.conftest import (
@@ -26,7 +27,9 @@ from tests.train.conftest import (
     write_folder,
 )
 from zennas.data.images import AUGMENTATIONS
+from zennas.data.inputs import normalised
 from zennas.embed.checkpoint import save_network
+from zennas.embed.model import open_model
 from zennas.export import export
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
@@ -356,3 +359,24 @@ def test_faces_look_as_they_are_meant_to():
     colour_NP = np.array([cv2.resize(image - image.mean(2, keepdims=True), (4, 4)).ravel() for _, image in faces])
     assert light_NP.std(0).mean() > 1.5 * colour_NP.std(0).mean()
     assert RECIPE["batch"] < len(faces)
+
+
+@pytest.mark.parametrize(("channels", "image_px"), [(1, [32, 16]), (3, [16, 32])])
+def test_a_step_with_images_that_are_grey_or_no_squares(options, material, tmp_path, channels, image_px):
+    """Read, turned grey, seen by the network, judged on pairs and kept: at the space's own shape."""
+    values = yaml.safe_load((material.experiment.parent / "space.yaml").read_text())
+    values |= {"image_px": image_px, "channels": channels}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(values))
+    made = training(options("epochs=0.1", space=str(tmp_path / "space.yaml"), verify=(material.held_out,)))
+    made.run()
+    assert made.job.network.input_shape == (channels, *image_px)
+    save_network(tmp_path / "network.pt", made.job.network)
+    model = open_model(tmp_path / "network.pt")
+    images = torch.randint(0, 256, (2, *image_px, 3), dtype=torch.uint8)
+    seen = normalised(images, torch.device("cpu"), channels=channels)
+    with torch.no_grad():
+        expected = made.job.network.eval()(seen)
+    assert model.input_hw == tuple(image_px) and torch.allclose(model(images).embedding_BD, expected, atol=1e-5)
+    exported = export(made.job.network, made.job.network.shape).onnx_bytes
+    (tmp_path / "model.onnx").write_bytes(exported)
+    assert torch.allclose(open_model(tmp_path / "model.onnx")(images).embedding_BD, expected, atol=1e-4)

@@ -21,12 +21,18 @@ def normalised(
 
     channels: 3, or 1 for a network of grey images.
     """
-    image_BCHW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
-    if channels == 1:
-        image_BCHW = (image_BCHW * image_BCHW.new_tensor(LUMA_3).view(3, 1, 1)).sum(1, keepdim=True)
-    elif channels != 3:
+    image_B3HW = image_BHW3.to(device, non_blocking=True).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return in_channels(image_B3HW, channels).contiguous(memory_format=memory_format)
+
+
+def in_channels(image_B3HW: torch.Tensor, channels: int) -> torch.Tensor:
+    """RGB images as a network of so many channels sees them: as they are, or in grey. UserError for another number."""
+    if channels not in (1, 3):
         raise UserError(f"images are RGB, or seen in grey: channels given {channels}, allowed: 3 or 1")
-    return image_BCHW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if channels == 3:
+        return image_B3HW
+    return (image_B3HW * image_B3HW.new_tensor(LUMA_3).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def first_inputs(images: ImageSet, shape: Shape, num: int) -> torch.Tensor:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zennas.checker import outside_files
+from zennas.data.inputs import in_channels
 from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
 from zennas.embed.features import Features, attention_of
 from zennas.export import open_session
@@ -82,7 +83,7 @@ class Model:
         image_B3HW = (image_BHW3.flip(3) if self.bgr else image_BHW3).to(self.device).permute(0, 3, 1, 2).float()
         if given_hw != self.input_hw:
             image_B3HW = F.interpolate(image_B3HW, self.input_hw, mode="bilinear", antialias=True, align_corners=False)
-        return ((image_B3HW - self._mean_311) / self._std_311).contiguous()
+        return in_channels((image_B3HW - self._mean_311) / self._std_311, self._origin.channels).contiguous()
 
     def _answer(self, image_B3HW):
         fixed, num_faces = self._fixed_batch, len(image_B3HW)
@@ -163,6 +164,7 @@ class Origin(NamedTuple):
     fingerprint: str
     input_hw: tuple | None = None  # where it says so itself
     fixed_batch: int | None = None  # where it takes no other
+    channels: int = 3  # of the images it takes: RGB, or 1 for grey
     at_once: int = 1  # how many parts of a batch are answered best at one time
 
 
@@ -244,7 +246,7 @@ def _module_origin(network, device):
             return Features(network(image_B3HW), maps.take())
 
     shape = getattr(network, "input_shape", None)
-    return Origin(answer, digest.hexdigest(), tuple(shape[1:]) if shape else None)
+    return Origin(answer, digest.hexdigest(), tuple(shape[1:]) if shape else None, channels=shape[0] if shape else 3)
 
 
 def _onnx_origin(path, device):
@@ -260,7 +262,7 @@ def _onnx_origin(path, device):
         raise UserError(f"{path}: cannot be opened as a network: {first_line(error)}; allowed: {ACCEPTED}") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
-    batch, input_hw = _sizes_of(shape, path)
+    batch, channels, input_hw = _sizes_of(shape, path)
     if inputs[0].type != "tensor(float)" or len(outputs) != 1:
         raise UserError(
             f"{path}: takes {inputs[0].type} and gives {len(outputs)} outputs; allowed: tensor(float) and one"
@@ -270,7 +272,7 @@ def _onnx_origin(path, device):
         (embedding_BD,) = session.run(None, {inputs[0].name: image_B3HW.cpu().numpy()})
         return Features(torch.from_numpy(embedding_BD).to(device))
 
-    return Origin(answer, " ".join(map(_hash_of, files)), input_hw, batch, at_once)
+    return Origin(answer, " ".join(map(_hash_of, files)), input_hw, batch, channels, at_once)
 
 
 def _beside(path):
@@ -302,8 +304,8 @@ def _pt2_origin(path, device):
         raise UserError(
             f"{path}: cannot be opened as a torch.export program of one input: {first_line(error)}"
         ) from None
-    batch, input_hw = _sizes_of(shape, path)
-    return Origin(lambda image_B3HW: Features(module(image_B3HW)), _hash_of(path), input_hw, batch)
+    batch, channels, input_hw = _sizes_of(shape, path)
+    return Origin(lambda image_B3HW: Features(module(image_B3HW)), _hash_of(path), input_hw, batch, channels)
 
 
 def _torchscript_origin(path, device):
@@ -330,11 +332,11 @@ ORIGINS = {
 
 
 def _sizes_of(shape, path):
-    """(batch, (height, width)) of an input's shape; None where it may be any."""
+    """(batch, channels, (height, width)) of an input's shape; None where it may be any (of channels: 3)."""
     sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
-    if len(sizes) != 4 or sizes[1] not in (3, None) or (sizes[2] is None) != (sizes[3] is None):
-        raise UserError(f"{path}: takes {list(shape)}, allowed: one input [batch, 3, height, width]")
-    return sizes[0], (sizes[2], sizes[3]) if sizes[2] else None
+    if len(sizes) != 4 or sizes[1] not in (1, 3, None) or (sizes[2] is None) != (sizes[3] is None):
+        raise UserError(f"{path}: takes {list(shape)}, allowed: one input [batch, 3 or 1, height, width]")
+    return sizes[0], sizes[1] or 3, (sizes[2], sizes[3]) if sizes[2] else None
 
 
 def _hash_of(path):

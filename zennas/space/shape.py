@@ -98,8 +98,8 @@ def _image_px(least):
     """A validator of `image_px` in a file: a side, or [height, width]; both `least` or more."""
 
     def checked(px):
-        values = px if isinstance(px, list | tuple) else [px]
-        if len(values) not in (1, 2) or any(type(one) is not int or one < least for one in values):
+        values = px if isinstance(px, list | tuple) else [px, px]
+        if len(values) != 2 or any(type(one) is not int or one < least for one in values):
             raise ValueError(f"a whole number greater than or equal to {least}, or [height, width] of such numbers")
         return values[0] if len(set(values)) == 1 else tuple(values)
 
