@@ -22,7 +22,7 @@ from zennas.search.optimum import Constraint, best
 from zennas.space.blocks import block, ends, neck, stem, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.space.families.family import End, Graph, Layout, Place, PlainPart, halved
+from zennas.space.families.family import BuiltNetwork, End, Graph, Layout, Place, PlainPart, halved
 from zennas.space.families.table import FAMILIES, check_known, family_of, maps_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
@@ -36,12 +36,11 @@ SHAPES = {
 }
 
 
-class TwoBranches(nn.Module):
+class TwoBranches(BuiltNetwork):
     """A trunk, then its last stage twice: once at half the size, once at the size that it was; two embeddings."""
 
     def __init__(self, candidate, shape):
-        super().__init__()
-        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
+        super().__init__(candidate, shape)
         first, *trunk = _paths(candidate, shape.channels)[0]
         last = candidate.depths[-1]
         self.trunk = nn.Sequential(

@@ -7,11 +7,11 @@ import os
 import pathlib
 
 import torch
-from torch import nn
 
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
+from zennas.space.families.family import BuiltNetwork
 from zennas.space.network import on_meta
 from zennas.space.shape import Shape, height_and_width
 
@@ -22,7 +22,7 @@ ACCEPTED = (
 )
 
 
-def save_network(path: pathlib.Path | str, network: nn.Module) -> None:
+def save_network(path: pathlib.Path | str, network: BuiltNetwork) -> None:
     """Write a network of ours to a file that is there whole or not at all: its candidate, its sizes and its weights,
     nothing else.
     """
@@ -36,7 +36,7 @@ def save_network(path: pathlib.Path | str, network: nn.Module) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_network(path: pathlib.Path | str) -> nn.Module:
+def load_network(path: pathlib.Path | str) -> BuiltNetwork:
     """The network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
     network.pt.
 

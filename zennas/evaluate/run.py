@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from zennas.checker import with_dynamic_batch
 from zennas.embed.checkpoint import load_network
@@ -27,7 +27,6 @@ from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
 from zennas.records import Record, UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
-from zennas.space.shape import Shape
 from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
@@ -303,7 +302,7 @@ def _measured(named, protocol):
     if takes_network(protocol.backend):
         return measure_calmly(fold(network), protocol)
     try:
-        exported = export(network, cast(Shape, network.shape))
+        exported = export(network, network.shape)
     except RuntimeError as error:
         # Numbers so large that ONNX Runtime and PyTorch differ: no reason to lose all results.
         raise UserError(f"{named.file}: {first_line(error)}") from None

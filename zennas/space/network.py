@@ -4,14 +4,13 @@ import torch
 from torch import nn
 
 from zennas.space.blocks import plain_part
-from zennas.space.families.family import PlainPart
+from zennas.space.families.family import BuiltNetwork, PlainPart
 from zennas.space.families.table import family_of, layout_of
-from zennas.space.shape import Shape
 
 WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNorm behind it
 
 
-def on_meta(candidate, shape):
+def on_meta(candidate, shape) -> BuiltNetwork:
     """The network of a candidate for a Shape, without memory for its weights. UserError where the stages cannot shrink
     such images."""
     layout_of(candidate, shape)
@@ -19,7 +18,7 @@ def on_meta(candidate, shape):
         return family_of(candidate).network(candidate, shape)
 
 
-def build(candidate, shape, *, generator=None):
+def build(candidate, shape, *, generator=None) -> BuiltNetwork:
     """The network of a candidate for a Shape in eval mode, its weights drawn from `generator` (a torch Generator; None:
     seed 0).
 
@@ -81,4 +80,4 @@ def plain(path) -> nn.Sequential:
 
 def candidate_of(network):
     """The Candidate that a network of ours was built from; None for any other module."""
-    return network.candidate if isinstance(getattr(network, "shape", None), Shape) else None
+    return network.candidate if isinstance(network, BuiltNetwork) else None

@@ -9,18 +9,17 @@ import math
 from torch import nn
 
 from zennas.space.blocks import block, ends, neck, stem, stem_stride
-from zennas.space.families.family import End, Family, Graph, Layout, Place, PlainPart, halved
+from zennas.space.families.family import BuiltNetwork, End, Family, Graph, Layout, Place, PlainPart, halved
 from zennas.space.shape import Shape
 
 
-class Network(nn.Module):
+class Network(BuiltNetwork):
     """Images_BCHW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
     with.
     """
 
     def __init__(self, candidate, shape: Shape):
-        super().__init__()
-        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
+        super().__init__(candidate, shape)
         first, *parts = paths(candidate, shape.channels)[0]
         (neck_end,) = layout(candidate.block, len(candidate.widths), shape).necks
         self.stem = stem(first.in_channels, first.out_channels, first.kind)
@@ -82,7 +81,7 @@ def backbone(network: Network) -> nn.Module:
     return nn.Sequential(network.stem, *network.blocks)
 
 
-def graphs(network: nn.Module) -> tuple[Graph, ...]:
+def graphs(network: BuiltNetwork) -> tuple[Graph, ...]:
     """One graph: an image in, its embedding out."""
     return (Graph("network", network, {"image": network.input_shape}, ("embedding",)),)
 

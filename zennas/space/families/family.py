@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
 
 from zennas.space.shape import Shape
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from zennas.space.candidate import Candidate
 
 HW = tuple[int, int]
@@ -53,11 +53,23 @@ class Layout(NamedTuple):
         return Layout((self.stems[0]._replace(times=1),), stages, (self.necks[0]._replace(times=1),))
 
 
+class BuiltNetwork(nn.Module):
+    """A network of any family: it knows what it was built from."""
+
+    def __init__(self, candidate: "Candidate", shape: Shape):
+        super().__init__()
+        self.candidate, self.shape, self.input_shape = candidate, shape, shape.image
+
+    def head_layers(self) -> list[nn.Linear]:
+        """The fully connected layers that give what comes out."""
+        raise NotImplementedError
+
+
 class Graph(NamedTuple):
     """A module as it is exported and timed: one ONNX file."""
 
     name: str
-    module: "nn.Module"
+    module: nn.Module
     inputs: dict[str, tuple[int, ...]]  # name -> shape of one sample
     outputs: tuple[str, ...]
 
@@ -78,14 +90,12 @@ class Family:
     strides: Callable[[int], tuple[int, ...]]  # number of stages -> by how much each of them shrinks its maps
     divisor: Callable[[str, int], int]  # (block, number of stages) -> what divides the height and width of every image
     layout: Callable[[str, int, Shape], Layout]  # (block, number of stages, shape)
-    # The network, on the current default device. It knows its `candidate`, its `shape` and the `input_shape` of an
-    # image; its `head_layers()` are the fully connected layers that give what comes out.
-    network: Callable[["Candidate", Shape], "nn.Module"]
+    network: Callable[["Candidate", Shape], BuiltNetwork]  # on the current default device
     # (candidate, channels of an image) -> what a score sees: paths of plain parts, from the image to the last map
     paths: Callable[["Candidate", int], tuple[tuple[PlainPart, ...], ...]]
     # Parts of the network that a score of whole blocks sees, as one module: without what comes after the last map.
-    backbone: Callable[["nn.Module"], "nn.Module"]
-    graphs: Callable[["nn.Module"], tuple[Graph, ...]]  # what is exported and timed, the one that users call first
+    backbone: Callable[[Any], nn.Module]
+    graphs: Callable[[BuiltNetwork], tuple[Graph, ...]]  # what is exported and timed, the one that users call first
 
 
 def halved(hw: HW, by: int = 2) -> HW:
