@@ -2,6 +2,7 @@
 verdict.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import onnx
@@ -35,16 +36,16 @@ class Rule(Record):
 
 
 def file_rules(
-    onnx_bytes,
+    onnx_bytes: bytes,
     *,
-    min_nodes=8,
-    max_mb=None,
-    max_embedding_size=None,
-    initializer_dtype=("float32",),
-    image=None,
-    checker="insightface",
-    normalise=None,
-):
+    min_nodes: int = 8,
+    max_mb: float | None = None,
+    max_embedding_size: int | None = None,
+    initializer_dtype: Sequence[str] = ("float32",),
+    image: tuple[int, int, int] | None = None,
+    checker: str = "insightface",
+    normalise: str | None = None,
+) -> list[Rule]:
     """The Rules that can be judged from the file alone, in the order in which the checker comes to them.
 
     Limits that are None are not known, and kept. initializer_dtype: the precisions that weights may have, names of
@@ -72,7 +73,14 @@ def file_rules(
     return rules
 
 
-def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size=None, initializer_dtype=("float32",)):
+def checker_problems(
+    onnx_bytes: bytes,
+    *,
+    min_nodes: int = 8,
+    max_mb: float | None = None,
+    max_embedding_size: int | None = None,
+    initializer_dtype: Sequence[str] = ("float32",),
+) -> list[str]:
     """What must not be in a file of ours, each in words; empty if nothing.
 
     That is what the challenge's checker refuses, and what `file_rules` merely notes: a fixed batch, which the checker
@@ -89,7 +97,7 @@ def checker_problems(onnx_bytes, *, min_nodes=8, max_mb=None, max_embedding_size
     return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
 
 
-def parse(onnx_bytes):
+def parse(onnx_bytes: bytes) -> onnx.ModelProto:
     """The onnx.ModelProto in the bytes; UserError where they hold no network."""
     try:
         model = onnx.load_from_string(onnx_bytes)
@@ -113,7 +121,7 @@ def tensors(model):
         yield from _tensors_of(training.algorithm)
 
 
-def outside_files(model):
+def outside_files(model: onnx.ModelProto) -> list[str]:
     """The places, sorted, that an onnx.ModelProto names for tensors outside its file: as they stand there, a stranger's
     words.
     """
@@ -121,7 +129,7 @@ def outside_files(model):
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
-def precision_of(onnx_bytes):
+def precision_of(onnx_bytes: bytes) -> str:
     """The precision, a name of SMALL_WEIGHTS, that a file's weights are in: the least that one of them has.
 
     Weights are initializers of two axes and more; those of fewer are biases, scales and zero points. UserError where
@@ -131,7 +139,7 @@ def precision_of(onnx_bytes):
     return next((name for name in ("int8", "float16") if kinds & set(SMALL_WEIGHTS[name])), "float32")
 
 
-def with_dynamic_batch(onnx_bytes):
+def with_dynamic_batch(onnx_bytes: bytes) -> bytes:
     """The file as the checker runs it: a batch without a name is called 'None', whether the nodes can follow or not."""
     model = parse(onnx_bytes)
     dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
@@ -141,14 +149,14 @@ def with_dynamic_batch(onnx_bytes):
     return model.SerializeToString()
 
 
-def needed_normalisation(model):
+def needed_normalisation(model: onnx.ModelProto) -> str | None:
     """The name in NORMALISATIONS that an onnx.ModelProto needs, where its metadata says that zennas exported it; else
     None.
     """
     return "insightface" if any(entry.key == "zennas" for entry in model.metadata_props) else None
 
 
-def detected_normalisation(graph, checker):
+def detected_normalisation(graph: onnx.GraphProto, checker: str) -> str:
     """The name in NORMALISATIONS that a checker takes to be needed, from the names of the first nodes."""
     names = [node.name for node in graph.node[:NUM_NAMED]]
     if checker == "webface":
@@ -160,7 +168,7 @@ def detected_normalisation(graph, checker):
     return "none" if subtracts and multiplies else "insightface"
 
 
-def in_words(normalise):
+def in_words(normalise: str) -> str:
     """
     >>> in_words("insightface")
     'mean 127.5, std 127.5'

@@ -7,7 +7,8 @@ import logging
 import pathlib
 import tempfile
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class Proof(Record):
     min_cosine: float | None = None  # between the two answers to one image; None in files of old
 
     @property
-    def relative(self):
+    def relative(self) -> float:
         return self.max_abs_difference / max(self.max_abs_output, 1e-30)
 
 
@@ -54,7 +55,7 @@ class Export(NamedTuple):
     proof: Proof
 
     @property
-    def megabytes(self):
+    def megabytes(self) -> float:
         """In MB of 2^20 bytes, as the challenge's checker counts."""
         return len(self.onnx_bytes) / 2**20
 
@@ -200,7 +201,7 @@ def _quietly():
         logging.disable(before)
 
 
-def fold(network):
+def fold(network: nn.Module) -> nn.Module:
     """A copy of the network in eval mode, with every norm folded whose folding is exact.
 
     In a Sequential: a norm behind a convolution or a fully connected layer, and a norm that a flatten and a fully
@@ -347,8 +348,13 @@ def compare(
 
 
 def open_session(
-    onnx_source, *, providers=("CPUExecutionProvider",), threads=0, flush_denormals=True, provider_options=None
-):
+    onnx_source: bytes | str,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    flush_denormals: bool = True,
+    provider_options: list[dict] | None = None,
+) -> Any:
     """An ONNX Runtime session of bytes or of a path; threads 0: as many as the machine has."""
     import onnxruntime
 
@@ -363,12 +369,12 @@ def open_session(
     )
 
 
-def metadata_of(onnx_bytes):
+def metadata_of(onnx_bytes: bytes) -> dict[str, str]:
     """The metadata a file was exported with, str -> str."""
     return {entry.key: entry.value for entry in onnx.load_from_string(onnx_bytes).metadata_props}
 
 
-def weights_of(onnx_bytes):
+def weights_of(onnx_bytes: bytes) -> dict[str, np.ndarray]:
     """Initializer name -> array."""
     return {
         tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(onnx_bytes).graph.initializer

@@ -1,13 +1,13 @@
 """Track (a challenge's budget, measuring rule and limits) and Experiment (one complete recipe); names resolve here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import check_known
-from zennas.space.shape import ImagePx, Sized, height_and_width, without_defaults
+from zennas.space.shape import ImagePx, Shape, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
 from zennas.train_plan import TrainPlan
@@ -39,7 +39,7 @@ class Protocol(Record):
             raise ValueError(f"kth_fastest {self.kth_fastest} must not exceed num_runs {self.num_runs}")
         return self
 
-    def with_runs(self, num_runs):
+    def with_runs(self, num_runs: int) -> "Protocol":
         """The same protocol with fewer or more runs, its value at the same quantile.
 
         >>> Protocol(backend="onnxruntime-cpu").with_runs(10).kth_fastest
@@ -75,7 +75,7 @@ class Budget(Record):
     reference: Reference
 
     @property
-    def of_a_system(self):
+    def of_a_system(self) -> bool:
         """Whether the time covers a whole system, not the recognition network alone."""
         return self.detection_ms + self.alignment_ms > 0
 
@@ -103,7 +103,7 @@ class Limits(Record):
         return [value] if isinstance(value, str) else value
 
     @property
-    def of_a_file(self):
+    def of_a_file(self) -> dict:
         """The limits as checker.checker_problems and checker.file_rules take them."""
         return self.model_dump()
 
@@ -141,11 +141,11 @@ class ScorePlan(Record):
     final_repeats: Count = 8  # for finalists and baselines
 
     @property
-    def label(self):
+    def label(self) -> str:
         """What people read."""
         return "Zen-Score" if self.name == "zen" else f"score {self.name}"
 
-    def shape(self, shape):
+    def shape(self, shape: Shape) -> Shape:
         """A space's Shape with images as this score sees them."""
         return shape.sized(height_and_width(self.image_px))
 
@@ -177,7 +177,7 @@ class EvidencePlan(Record):
             raise ValueError(f"rank_by must be one of names; given {self.rank_by}")
         return self
 
-    def of(self, name):
+    def of(self, name: str) -> ScorePlan:
         """The ScorePlan of one of the names."""
         return ScorePlan(name=name, image_px=self.image_px, batch=self.batch)
 
@@ -244,7 +244,7 @@ class Experiment(Record):
         return PLANS[field](task) if field in PLANS else super().annotation_of(field, values)
 
 
-def load_experiment(name):
+def load_experiment(name: str) -> tuple[Experiment, Track, Space]:
     """(Experiment, Track, Space) that a name under experiments/ or a path stands for."""
     path = resolve(EXPERIMENTS, name)
     experiment = Experiment.load(path)
@@ -254,12 +254,12 @@ def load_experiment(name):
         raise UserError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
-def load_track(name):
+def load_track(name: str) -> Track:
     """The Track of that name or path."""
     return Track.load(resolve(TRACKS, name))
 
 
-def load_space(name):
+def load_space(name: str) -> Space:
     """The Space of that name or path; its blocks are known."""
     path = resolve(SPACES, name)
     space = Space.load(path)
@@ -271,7 +271,7 @@ def load_space(name):
     return space
 
 
-def lookup(table, name, what):
+def lookup(table: dict, name: str, what: str) -> Any:
     """table[name], or a UserError that says which names the table knows."""
     if name not in table:
         raise UserError(f"{what} '{name}' is not known; {suggestion(name, list(table))}")

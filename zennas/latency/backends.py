@@ -18,12 +18,12 @@ import torch
 
 from zennas.export import INPUT_NAME, in_precision, open_session, to_onnx
 from zennas.records import UserError
-from zennas.track import lookup
+from zennas.track import Protocol, lookup
 
 INPUT_SEED = 7
 
 
-def onnxruntime_cpu(model, protocol):
+def onnxruntime_cpu(model: Any, protocol: Protocol) -> Callable[[], Any]:
     """ONNX Runtime on protocol.threads threads of the processor."""
     session = open_session(
         _session_source(model, protocol), threads=protocol.threads, flush_denormals=protocol.flush_denormals
@@ -32,17 +32,17 @@ def onnxruntime_cpu(model, protocol):
     return lambda: session.run(None, feed)
 
 
-def onnxruntime_cuda(model, protocol):
+def onnxruntime_cuda(model: Any, protocol: Protocol) -> Callable[[], Any]:
     """ONNX Runtime on the first NVIDIA GPU."""
     return _onnxruntime_gpu(model, protocol, "CUDAExecutionProvider")
 
 
-def onnxruntime_tensorrt(model, protocol):
+def onnxruntime_tensorrt(model: Any, protocol: Protocol) -> Callable[[], Any]:
     """ONNX Runtime through TensorRT on the first NVIDIA GPU; the engine is built before the clock starts."""
     return _onnxruntime_gpu(model, protocol, "TensorrtExecutionProvider", "CUDAExecutionProvider")
 
 
-def torch_cuda(model, protocol):
+def torch_cuda(model: Any, protocol: Protocol) -> Callable[[], Any]:
     """PyTorch, eager, channels-last, on the first NVIDIA GPU. Takes a network that knows its inputs (`inputs_of`)."""
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
@@ -105,7 +105,7 @@ def backend_of(name: str) -> Backend:
     return lookup(BACKENDS, name, "backend")
 
 
-def open_backend(model, protocol):
+def open_backend(model: Any, protocol: Protocol) -> Callable[[], Any]:
     """run_once for this model under this protocol."""
     backend = backend_of(protocol.backend)
     if isinstance(model, torch.nn.Module):
@@ -113,7 +113,7 @@ def open_backend(model, protocol):
     return backend.open(model, protocol)
 
 
-def check_precision(protocol) -> None:
+def check_precision(protocol: Protocol) -> None:
     """UserError where a protocol's backend is not one that networks are converted to its precision for."""
     able = backend_of(protocol.backend).precisions
     if protocol.precision not in able:
@@ -158,7 +158,7 @@ def missing(name: str) -> str | None:
     return None
 
 
-def fix_input_px(onnx_bytes, px):
+def fix_input_px(onnx_bytes: bytes, px: int) -> bytes:
     """The ONNX file with a symbolic height and width of its input set to px (a detector that takes any size)."""
     model = onnx.load_from_string(onnx_bytes)
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
@@ -231,7 +231,7 @@ def _session_source(model, protocol):
     return in_precision(to_onnx(model, inputs_of(model)), protocol.precision)
 
 
-def inputs_of(module) -> dict[str, tuple[int, ...]]:
+def inputs_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of one sample of each input of a network: what its `inputs` say, or one image of its `input_shape`."""
     return getattr(module, "inputs", None) or {INPUT_NAME: module.input_shape}
 

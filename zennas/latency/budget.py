@@ -3,21 +3,25 @@
 import json
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any
 
 import filelock
 import torch
 
 from zennas.checker import precision_of
-from zennas.export import export, fold
+from zennas.export import Export, export, fold
 from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name
+from zennas.progress import Progress
 from zennas.provenance import machine_name, versions
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
-from zennas.space.shape import Sized
+from zennas.space.shape import Shape, Sized
+from zennas.track import Protocol, Track
 
 CANDIDATE_TEXT = re.compile(r"(?P<kind>[\w/]+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
 
@@ -32,7 +36,7 @@ class LocalBudget(Record):
     reference_ms: float | None  # the reference network, measured here
 
 
-def choose_protocol(track, backend=None):
+def choose_protocol(track: Track, backend: str | None = None) -> tuple[Protocol, str | None]:
     """(Protocol to measure by here, the sentence that says it is a stand-in or None).
 
     `backend` overrides the track's, and must run here. Without it a GPU track on a machine without a GPU runs on the
@@ -58,7 +62,14 @@ def choose_protocol(track, backend=None):
     )
 
 
-def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None):
+def local_budget(
+    track: Track,
+    reference: Measurement | None,
+    stand_in: str | None,
+    *,
+    budget_ms: float | None = None,
+    detector_ms: float | None = None,
+) -> LocalBudget:
     """The LocalBudget of a track, from the Measurement of its reference network here (not needed with budget_ms).
 
     `detector_ms`: a detector measured here, in place of the track's reserve for detection.
@@ -93,18 +104,20 @@ def local_budget(track, reference, stand_in, *, budget_ms=None, detector_ms=None
     )
 
 
-def kept_reference(track, protocol, *, machine=None):
+def kept_reference(track: Track, protocol: Protocol, *, machine: str | None = None) -> Measurement | None:
     """The Measurement of the track's reference network that is kept on this machine under this protocol, or None."""
     reference = track.budget.reference
     return kept_network(reference.candidate, protocol, reference.shape, machine=machine)
 
 
-def keep_reference(track, measurement):
+def keep_reference(track: Track, measurement: Measurement) -> None:
     """Write the Measurement of the track's reference network where `kept_reference` finds it."""
     keep_network(track.budget.reference.candidate, measurement, track.budget.reference.shape)
 
 
-def reference_here(track, protocol, progress, *, on_device=None):
+def reference_here(
+    track: Track, protocol: Protocol, progress: Progress, *, on_device: Callable | None = None
+) -> Measurement:
     """The Measurement of the track's reference network on this machine: the kept one, or one that is taken now and
     kept.
 
@@ -126,7 +139,9 @@ def reference_here(track, protocol, progress, *, on_device=None):
     return reference
 
 
-def kept_network(candidate, protocol, shape, *, machine=None):
+def kept_network(
+    candidate: Candidate, protocol: Protocol, shape: Shape, *, machine: str | None = None
+) -> Measurement | None:
     """The Measurement of a whole network of this Shape that is kept on this machine under this protocol, or None."""
     path = _networks_path(protocol, machine or machine_name())
     if not path.is_file():
@@ -140,7 +155,7 @@ def kept_network(candidate, protocol, shape, *, machine=None):
     return measurement if current and current == runtime_of(protocol, versions()) else None
 
 
-def kept_networks(protocol, shape):
+def kept_networks(protocol: Protocol, shape: Shape) -> list[tuple[Candidate, Measurement]]:
     """[(Candidate, Measurement)] of the whole networks of this Shape that are kept on this machine under this
     protocol.
     """
@@ -166,7 +181,7 @@ def kept_networks(protocol, shape):
     return found
 
 
-def keep_network(candidate, measurement, shape):
+def keep_network(candidate: Candidate, measurement: Measurement, shape: Shape) -> None:
     """Write the Measurement of a whole network of this Shape where `kept_network` finds it."""
     path = _networks_path(measurement.protocol, measurement.machine)
     try:
@@ -182,7 +197,7 @@ def keep_network(candidate, measurement, shape):
         ) from None
 
 
-def judged(measurement, budget):
+def judged(measurement: Measurement, budget: LocalBudget) -> dict[str, Any]:
     """What winners.json and result.json say of a Measurement beside a LocalBudget: a plain dict, the raw times
     included.
     """
@@ -198,7 +213,7 @@ def judged(measurement, budget):
     }
 
 
-def measure_network(candidate, protocol, shape):
+def measure_network(candidate: Candidate, protocol: Protocol, shape: Shape) -> Measurement:
     """The Measurement of a candidate's network for a Shape as a whole: from its exported ONNX file, or its folded
     network on a torch backend."""
     if takes_network(protocol.backend):
@@ -207,12 +222,14 @@ def measure_network(candidate, protocol, shape):
     return measure_calmly(exported.onnx_bytes, protocol)
 
 
-def export_candidate(candidate, shape, *, metadata=None, precision="float32"):
+def export_candidate(
+    candidate: Candidate, shape: Shape, *, metadata: dict[str, str] | None = None, precision: str = "float32"
+) -> Export:
     """The Export of a candidate's untrained network, its norms calibrated on random images."""
     return export(_untrained(candidate, shape), shape, metadata=metadata, precision=precision)
 
 
-def timed_network(candidate, shape):
+def timed_network(candidate: Candidate, shape: Shape) -> torch.nn.Module:
     """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX
     file."""
     return fold(_untrained(candidate, shape))
@@ -224,7 +241,9 @@ def _untrained(candidate, shape):
     return calibrate(network, torch.randn(4, *shape.image, generator=generator))
 
 
-def measure_detector(path, protocol, *, input_px, onnx_bytes=None):
+def measure_detector(
+    path: pathlib.Path | str, protocol: Protocol, *, input_px: int, onnx_bytes: bytes | None = None
+) -> Measurement:
     """The Measurement of a detector's ONNX file on one random image (input_px square where its size is symbolic).
 
     onnx_bytes: what the file holds, where the machine that measures has not got it.
@@ -237,7 +256,13 @@ def measure_detector(path, protocol, *, input_px, onnx_bytes=None):
         raise UserError(f"--detector {error}") from None
 
 
-def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes, onnx_bytes=None):
+def measure_onnx_file(
+    path: pathlib.Path | str,
+    protocol: Protocol,
+    *,
+    prepare: Callable[[bytes], bytes] = lambda onnx_bytes: onnx_bytes,
+    onnx_bytes: bytes | None = None,
+) -> Measurement:
     """The Measurement of a user's ONNX file; `prepare` changes its bytes first. UserError where it is none that runs.
 
     A file is timed in the precision that it has, and the Measurement's protocol says which that is.
@@ -252,7 +277,7 @@ def measure_onnx_file(path, protocol, *, prepare=lambda onnx_bytes: onnx_bytes, 
         raise UserError(f"{path}: not an ONNX network that ONNX Runtime can run: {first_line(error)}") from None
 
 
-def read_bytes(path):
+def read_bytes(path: pathlib.Path | str) -> bytes:
     """What a user's file holds. UserError where it cannot be read."""
     try:
         return pathlib.Path(path).read_bytes()

@@ -2,12 +2,14 @@
 
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 
-from zennas.latency.tables import predictor
+from zennas.latency.tables import KnownTable, predictor
 from zennas.records import Record
 from zennas.space.shape import px_cell
+from zennas.space.space import Space
 
 NUM_CANDIDATES, SEED = 500, 0  # drawn from the space, the same for any two tables
 NEAR = 1.10  # two candidates whose latencies differ by less are near: among such a search chooses
@@ -58,7 +60,7 @@ class Comparison(Record):
     agreement: Agreement | None  # None where they can predict fewer than two candidates
 
 
-def compare(one, other, space, *, num_candidates=NUM_CANDIDATES):
+def compare(one: KnownTable, other: KnownTable, space: Space, *, num_candidates: int = NUM_CANDIDATES) -> Comparison:
     """The Comparison of two KnownTables, over the parts that both have and over candidates drawn from a space."""
     common = [part for part in one.rows if part in other.rows]
     ratio_of = {part: other.rows[part].ms / one.rows[part].ms for part in common}
@@ -84,7 +86,7 @@ def compare(one, other, space, *, num_candidates=NUM_CANDIDATES):
     )
 
 
-def kendall_tau(first_N, second_N, *, counts=None):
+def kendall_tau(first_N: Any, second_N: Any, *, counts: np.ndarray | None = None) -> float | None:
     """Kendall's tau-b of two rankings: 1 where they order every pair alike, -1 where none; None where one is all ties.
 
     counts: an N x N mask of the pairs that count, symmetric; all of them without it. A pair that is tied in one ranking

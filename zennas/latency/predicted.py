@@ -3,15 +3,19 @@
 import html
 import math
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 
 from zennas.latency.budget import keep_network, kept_network, kept_networks, measure_network
 from zennas.latency.comparison import kendall_tau
+from zennas.latency.table import LatencyTable
 from zennas.page import LINE, Look, definitions, document, drawn, legend, notices, number, origin, panels, span, table
 from zennas.provenance import Provenance, provenance
 from zennas.records import Record, UserError
+from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.space import Space
 from zennas.track import Protocol
 
 SEED = 1  # of the candidates that are measured: always the same ones, so that a stopped command goes on
@@ -36,7 +40,7 @@ class Network(Record):
     warning: str | None
 
     @property
-    def off_pct(self):
+    def off_pct(self) -> float:
         """How far the prediction is off, in per cent of the measurement."""
         return 100 * (self.predicted_ms / self.measured_ms - 1)
 
@@ -58,7 +62,9 @@ class Prediction(Record):
     made_by: Provenance
 
 
-def measure_some(space, latency_table, protocol, num, *, budget_ms, counting):
+def measure_some(
+    space: Space, latency_table: LatencyTable, protocol: Protocol, num: int, *, budget_ms: float, counting: Callable
+) -> list[Candidate]:
     """`num` candidates spread between a quarter of the budget and all of it, each measured whole and kept.
 
     Where a baseline of the space is predicted to take longer, between a quarter of the budget and that: a table may be
@@ -107,7 +113,9 @@ def _near(space, target_ms, rng, predict):
     return candidate, target_ms * math.exp(off)
 
 
-def predict_kept(space, latency_table, protocol, *, title, stand_in=None):
+def predict_kept(
+    space: Space, latency_table: LatencyTable, protocol: Protocol, *, title: str, stand_in: str | None = None
+) -> Prediction:
     """The Prediction over the whole networks of the space's sizes that are kept on this machine; UserError without
     any."""
     shape = space.shape
@@ -161,7 +169,7 @@ def _scaled_error(predictor_N, measured_N):
     return float(np.abs(100 * (predictor_N * factor / measured_N - 1)).mean())
 
 
-def sentence(found):
+def sentence(found: Prediction) -> str:
     """The result in words."""
     num = len(found.networks)
     said = (
@@ -178,7 +186,7 @@ def sentence(found):
 # --- the page
 
 
-def page(found):
+def page(found: Prediction) -> str:
     """The HTML of a Prediction."""
     noisy = [one for one in found.networks if one.warning]
     warning = f"{len(noisy)} of {len(found.networks)} measurements spread too widely to be trusted" if noisy else None

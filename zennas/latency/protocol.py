@@ -5,6 +5,8 @@ import gc
 import os
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 from zennas.latency.backends import open_backend
 from zennas.latency.quiet import measuring
@@ -26,16 +28,16 @@ class Measurement(Record):
     load_average: float  # processes running on the machine, averaged over the minute before
 
     @property
-    def measured_ms(self):
+    def measured_ms(self) -> float:
         """The value that counts: the k-th fastest run."""
         return sorted(self.raw_ms)[self.protocol.kth_fastest - 1]
 
     @property
-    def median_ms(self):
+    def median_ms(self) -> float:
         return statistics.median(self.raw_ms)
 
     @property
-    def spread_pct(self):
+    def spread_pct(self) -> float:
         """Distance between the quartiles, in per cent of the median."""
         if len(self.raw_ms) < 2:
             return 0.0
@@ -43,7 +45,7 @@ class Measurement(Record):
         return 100 * (high - low) / self.median_ms
 
     @property
-    def warning(self):
+    def warning(self) -> str | None:
         """A sentence where the spread is too wide to trust the value; None otherwise."""
         if self.spread_pct <= SPREAD_WARNING_PCT:
             return None
@@ -53,7 +55,9 @@ class Measurement(Record):
         )
 
 
-def measure(model, protocol, *, between_runs=None, progress=None):
+def measure(
+    model: Any, protocol: Protocol, *, between_runs: Callable | None = None, progress: Callable | None = None
+) -> Measurement:
     """The Measurement of an ONNX file (bytes) or a network under a Protocol.
 
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
@@ -83,7 +87,9 @@ def measure(model, protocol, *, between_runs=None, progress=None):
     )
 
 
-def measure_calmly(model, protocol, *, attempts=2, progress=None):
+def measure_calmly(
+    model: Any, protocol: Protocol, *, attempts: int = 2, progress: Callable | None = None
+) -> Measurement:
     """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust."""
     taken = []
     for _ in range(attempts):

@@ -36,7 +36,7 @@ def measuring():
         yield
 
 
-def trouble():
+def trouble() -> str | None:
     """Why runs of this machine cannot know of each other here, in a few words; None where they can."""
     if fcntl is None:
         return "only a Unix has the locks"

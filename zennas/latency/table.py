@@ -12,6 +12,7 @@ import csv
 import functools
 import os
 import pathlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -19,15 +20,18 @@ from torch import nn
 
 from zennas.export import fold
 from zennas.latency.backends import library_version
-from zennas.latency.protocol import measure
+from zennas.latency.protocol import Measurement, measure
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
 from zennas.space import network as networks
 from zennas.space.blocks import NECKS, STEMS
+from zennas.space.candidate import Candidate
 from zennas.space.cost import build_part
 from zennas.space.families.table import layout_of_space
 from zennas.space.parts import Part, first_at, neck_at, parts_of, repeated_at, stem_at
-from zennas.space.shape import parsed_px, px_text
+from zennas.space.shape import Shape, parsed_px, px_text
+from zennas.space.space import Space
+from zennas.track import Protocol
 
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
 MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4, 8
@@ -52,7 +56,7 @@ COLUMNS = (
 )
 
 
-def parts_of_space(space):
+def parts_of_space(space: Space) -> list[Part]:
     """The parts to measure so that every candidate of the space can be predicted."""
     layout, before, block = layout_of_space(space), space.stem, space.block
     stems = dict.fromkeys(map(_on_quantum, [*_grid(space.stem, MAX_STEM_WIDTHS), space.stem.high]))
@@ -96,11 +100,11 @@ class LatencyTable:
         self.rows = dict(rows)
         self._part_ms, self._fit = functools.cache(self._part_ms_uncached), functools.cache(self._fit_uncached)
 
-    def missing(self, parts):
+    def missing(self, parts: Iterable[Part]) -> list[Part]:
         """Those of the parts that are not in the table yet."""
         return [part for part in parts if part not in self.rows]
 
-    def missing_for(self, space):
+    def missing_for(self, space: Space) -> list[Part]:
         """The parts that are missing to predict every candidate and baseline of a space."""
         parts = parts_of_space(space)
         for baseline in space.baselines.values():
@@ -111,7 +115,14 @@ class LatencyTable:
                 parts += parts_of(baseline, space.shape)
         return self.missing(dict.fromkeys(parts))
 
-    def ensure(self, parts, *, num_runs=TABLE_RUNS, progress=None, measure_one=None):
+    def ensure(
+        self,
+        parts: Iterable[Part],
+        *,
+        num_runs: int = TABLE_RUNS,
+        progress: Callable | None = None,
+        measure_one: Callable | None = None,
+    ) -> None:
         """Measure the missing parts and keep each at once; `progress(done, total)` is called after every one.
 
         `measure_one` replaces `measure_part` where the device is another machine's.
@@ -125,17 +136,17 @@ class LatencyTable:
         self._part_ms.cache_clear()
         self._fit.cache_clear()
 
-    def predict(self, candidate, shape):
+    def predict(self, candidate: Candidate, shape: Shape) -> float:
         """Predicted latency of a candidate's network for a Shape, in ms. KeyError where a part was never measured nor
         can be interpolated."""
         parts = parts_of(candidate, shape)
         return sum(times * self._part_ms(part) for part, times in parts.items())
 
-    def part_ms(self, part):
+    def part_ms(self, part: Part) -> float:
         """Predicted latency of one Part inside a network, in ms. KeyError as `predict`."""
         return self._part_ms(part)
 
-    def covers(self, candidate, shape):
+    def covers(self, candidate: Candidate, shape: Shape) -> bool:
         """Whether `predict` has what it needs for this candidate."""
         try:
             self.predict(candidate, shape)
@@ -211,7 +222,7 @@ class LatencyTable:
             ) from None
 
 
-def measure_part(part, protocol, *, num_runs=TABLE_RUNS):
+def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) -> tuple[float, Measurement]:
     """(milliseconds of one such part inside a network, the Measurement behind it)."""
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
     single = measure(_part_network(part, 1), protocol, between_runs=_evict_caches)
@@ -223,13 +234,13 @@ def measure_part(part, protocol, *, num_runs=TABLE_RUNS):
     return max(marginal_ms, stack.measured_ms / STACK / 2), stack
 
 
-def kept_folder(machine):
+def kept_folder(machine: str) -> pathlib.Path:
     """Where what was measured on a machine is kept: $ZENNAS_CACHE or ~/.cache/zennas, then measured/MACHINE."""
     cache = os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas"
     return pathlib.Path(cache) / "measured" / machine
 
 
-def table_name(protocol):
+def table_name(protocol: Protocol) -> str:
     """The file name of a protocol's table."""
     denormals = "" if protocol.flush_denormals else "-denormals"
     precision = "" if protocol.precision == "float32" else f"-{protocol.precision}"
@@ -271,17 +282,17 @@ def _terms(part):
     return np.array([wide_in * wide_out, wide_out * wide_out, wide_in, wide_out, 1.0])
 
 
-def runtime_of(protocol, found):
+def runtime_of(protocol: Protocol, found: dict[str, str]) -> str:
     """The version, among those found, of the library that a protocol's backend runs on; latencies do not outlive it."""
     return library_version(protocol.backend, found)
 
 
-def part_cells(part):
+def part_cells(part: Part) -> tuple:
     """The first five COLUMNS of a Part. A map that is no square has its two sides in in_px: 48x16."""
     return (*part[:4], px_text(part.in_hw))
 
 
-def part_of(cells):
+def part_of(cells: dict[str, str]) -> Part:
     """The Part in a row {column: text}; KeyError, TypeError or ValueError where there is none."""
     return Part(cells["kind"], *(int(cells[name]) for name in COLUMNS[1:4]), *parsed_px(cells["in_px"]))
 

@@ -50,7 +50,7 @@ class KnownTable(NamedTuple):
     origins: tuple[str, ...]  # "shipped", "kept", or the path of a file
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What the commands call it."""
         rule = table_name(self.protocol).removesuffix(".csv") if self.protocol else "rule unknown"
         return f"{self.machine or pathlib.Path(self.origins[0]).stem}/{rule}" + (
@@ -58,13 +58,13 @@ class KnownTable(NamedTuple):
         )
 
     @property
-    def dates(self):
+    def dates(self) -> tuple[str, str]:
         """(first, last) day of its measurements; ("", "") where no row says."""
         days = sorted(row.date[:10] for row in self.rows.values() if row.date)
         return (days[0], days[-1]) if days else ("", "")
 
 
-def known_tables():
+def known_tables() -> list[KnownTable]:
     """The KnownTables of all machines, shipped and kept, sorted by name. Of a part in both, the kept row counts."""
     found = {}
     for origin, root in (("shipped", data_root() / MEASURED), ("kept", kept_folder("any").parent)):
@@ -82,7 +82,7 @@ def known_tables():
     return [found[key] for key in sorted(found)]
 
 
-def find_table(name, protocol=None):
+def find_table(name: str, protocol: Protocol | None = None) -> KnownTable:
     """The KnownTable that a name stands for.
 
     name: MACHINE, MACHINE/RULE, MACHINE/RULE@VERSION, any part of these that only one table has, or the path of a .csv
@@ -104,7 +104,7 @@ def find_table(name, protocol=None):
     return _only(fitting, name)
 
 
-def open_table(name, protocol=None):
+def open_table(name: str, protocol: Protocol | None = None) -> LatencyTable:
     """The LatencyTable of any machine, by a name or path as `find_table` takes them.
 
     It predicts; what it lacks only its own machine can measure (UserError). With a protocol, its table must be of that
@@ -113,7 +113,7 @@ def open_table(name, protocol=None):
     return predictor(find_table(name, protocol), protocol)
 
 
-def predictor(known, protocol=None):
+def predictor(known: KnownTable, protocol: Protocol | None = None) -> LatencyTable:
     """The LatencyTable of a KnownTable; `open_table` says what it can do, and which UserErrors there are."""
     if known.protocol is None:
         raise UserError(f"{known.origins[0]}: its name does not say by which rule it was measured; {_how_to_name()}")
@@ -129,7 +129,9 @@ def predictor(known, protocol=None):
     )
 
 
-def import_table(path, *, machine=None, protocol=None):
+def import_table(
+    path: pathlib.Path | str, *, machine: str | None = None, protocol: Protocol | None = None
+) -> tuple[pathlib.Path, list[KnownTable]]:
     """(where it is kept now, its KnownTables): a table's file that another machine filled, copied to that machine's
     folder.
 
@@ -173,7 +175,7 @@ def import_table(path, *, machine=None, protocol=None):
     return target, tables
 
 
-def tables_in(path, protocol=None):
+def tables_in(path: pathlib.Path | str, protocol: Protocol | None = None) -> list[KnownTable]:
     """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not
     say.
     """
@@ -185,7 +187,7 @@ def tables_in(path, protocol=None):
     return [found[key] for key in sorted(found)]
 
 
-def protocol_of(file_name):
+def protocol_of(file_name: str) -> Protocol | None:
     """The Protocol whose table has this file name, as far as a table depends on it; None where it is no table's name.
 
     >>> protocol_of("onnxruntime-cpu-1t-batch8-int8.csv").precision, protocol_of("jetson.csv")
@@ -206,7 +208,7 @@ def protocol_of(file_name):
         return None
 
 
-def read_rows(path, *, lenient=False):
+def read_rows(path: pathlib.Path | str, *, lenient: bool = False) -> list[Row]:
     """The Rows of a table's file, in order. UserError says which line is wrong; lenient: lines that are no rows are
     left out, such as the last one after a power cut, which `LatencyTable` measures again.
     """

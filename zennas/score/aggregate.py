@@ -6,6 +6,7 @@ beside them.
 # N networks
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from zennas.score.modules import finite
 from zennas.score.proxies import correlation, entropy, pulled_back, rows, seen, synaptic_flow
 from zennas.space import space
 from zennas.space.candidate import Candidate
+from zennas.space.shape import Shape
 
 GROUP = 8  # channels that are looked at together: fewer than the positions of even a map of 2 x 2 in a batch of 4
 FLOOR = 1e-3  # of an eigenvalue under a log; a correlation's eigenvalues are 1 on average
@@ -35,7 +37,7 @@ class Terms(NamedTuple):
     isometry: float
 
 
-def equal_cost(network, shape, batch, generator):
+def equal_cost(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Which of several networks of the same cost is the better one: the sum of four terms, weighted by WEIGHTS.
 
     independence: log of the convolutions' channels, each counted as far as it is not a mixture of its neighbours (the
@@ -56,7 +58,7 @@ def equal_cost(network, shape, batch, generator):
     return finite(sum(weight * terms[name] for name, weight in WEIGHTS.items()), "equal_cost")
 
 
-def equal_cost_terms(network, shape, batch, generator):
+def equal_cost_terms(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> Terms:
     """The Terms of a network; arguments and errors as `equal_cost`."""
     with seen(network, shape, batch, generator, gradients=True) as pass_:
         gains = [float(before.norm() / behind.norm()) for behind, before in pulled_back(pass_.blocks, generator)]
@@ -85,7 +87,7 @@ def _group_eigenvalues(feature):
     return torch.linalg.eigvalsh(correlation(row_GcN).double()).clamp_min(0.0)
 
 
-def rank_aggregate(values_KN):
+def rank_aggregate(values_KN: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """aggregate_N: the sum over proxies of log(rank / N), rank 1 for the smallest value: low ranks weigh more than high
     ones.
 
@@ -107,7 +109,7 @@ def _mean_ranks(value_N):
     return (np.searchsorted(sorted_N, value_N, "left") + 1 + np.searchsorted(sorted_N, value_N, "right")) / 2
 
 
-def vkdnw(network, shape, batch, generator):
+def vkdnw(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Number of layers with weights + the entropy of the deciles of the Fisher information's eigenvalues (at most log
     9).
 
@@ -166,7 +168,7 @@ def _jacobian(output_B, layers, weights):
     return torch.stack(columns, 1)
 
 
-def effectiveness(network, shape, batch, generator):
+def effectiveness(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank. The other arguments: not
     used.
 

@@ -7,11 +7,12 @@ from zennas.score.modules import finite
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.shape import Shape
 
 GAMMA = 0.01
 
 
-def reference_zen(network, shape, batch, generator):
+def reference_zen(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """The Zen-Score as the reference code of ZenNAS computes it: finite difference, running variances, fresh Gaussians.
 
     Takes a Candidate, one of our Networks (both scored plain) or any nn.Module, whose weights and statistics it
@@ -45,7 +46,7 @@ def reference_zen(network, shape, batch, generator):
     return finite(score, "reference Zen-Score")
 
 
-def total_params(network, shape, batch, generator):
+def total_params(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Learnable numbers of a Candidate's network for a Shape (or of a module), a baseline that every training-free
     score has to beat. batch, generator: not used."""
     if isinstance(network, Candidate):
@@ -53,12 +54,12 @@ def total_params(network, shape, batch, generator):
     return float(sum(weight.numel() for weight in network.parameters()))
 
 
-def total_macs(network, shape, batch, generator):
+def total_macs(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Multiply-accumulates of a Candidate's network for a Shape. batch, generator: not used."""
     return float(cost(_candidate_of(network), shape).macs)
 
 
-def num_convolutions(network, shape, batch, generator):
+def num_convolutions(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
     paths = networks.plain_paths(_candidate_of(network), shape.channels)
     return float(sum(isinstance(part, nn.Conv2d) for path in paths for part in networks.plain(path)))

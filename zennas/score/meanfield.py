@@ -30,13 +30,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
 from zennas.space.blocks import NECKS, ends, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import fan_ins
 from zennas.space.families.table import family_of
-from zennas.space.parts import parts_of, sums
+from zennas.space.parts import Part, Sums, parts_of, sums
+from zennas.space.shape import Shape
+from zennas.space.space import Space
 
 SETTLED = 1e-5  # what a further block of a stage may add differently from the one before, to count as the same
 LEADS_ON = 1e-3  # what a stage may make of the next one, to be left out
@@ -57,7 +60,7 @@ class StageGrowth(NamedTuple):
     of_depth: tuple[float, ...]
     per_block: float
 
-    def of(self, depth):
+    def of(self, depth: int) -> float:
         """What so many blocks add."""
         known = len(self.of_depth)
         return self.of_depth[min(depth, known) - 1] + max(0, depth - known) * self.per_block
@@ -70,7 +73,7 @@ class Growth(NamedTuple):
     stages: tuple[StageGrowth, ...]
 
 
-def mean_field(network, shape, batch, generator):
+def mean_field(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator | None) -> float:
     """The closed form of the Zen-Score of a Candidate (or of our Network); the generator is not used.
 
     shape, batch: of the images of the measured score that it stands for. ValueError where the candidate's block has a
@@ -85,7 +88,7 @@ def mean_field(network, shape, batch, generator):
     return total + sum(times * width_term(part) for part, times in parts.items())
 
 
-def mean_field_sums(space, hw, batch):
+def mean_field_sums(space: Space, hw: tuple[int, int], batch: int) -> Sums:
     """The Sums of the closed form over a space, scored on `batch` images of (height, width), for any number of
     candidates at once. ValueError as `mean_field`."""
     growth = growth_of(space.block, family_of(space).strides(len(space.widths)), hw, batch)
@@ -97,7 +100,7 @@ def mean_field_sums(space, hw, batch):
     return by_width._replace(stem_W=by_width.stem_W + growth.stem, depth=depth)
 
 
-def width_term(part):
+def width_term(part: Part) -> float:
     """What the widths of one Part add: half the log of the fan-in of each of its plain convolutions."""
     if part.kind in NECKS:
         return math.log(part.in_channels)  # the sum of absolute values over the last map's channels
@@ -105,7 +108,7 @@ def width_term(part):
 
 
 @functools.lru_cache(maxsize=64)
-def growth_of(block, strides, hw, batch):
+def growth_of(block: str, strides: tuple[int, ...], hw: tuple[int, int], batch: int) -> Growth:
     """The Growth of networks of a block, on `batch` images of (height, width), whose stages shrink their maps by
     `strides`; each stage follows one that has settled."""
     field = _Field(hw, batch)

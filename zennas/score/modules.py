@@ -31,7 +31,7 @@ def given_back(module):
         module.load_state_dict(kept)
 
 
-def finite(value, name):
+def finite(value: float, name: str) -> float:
     """The value as a float. FloatingPointError names the score where it is not finite."""
     value = float(value)
     if not math.isfinite(value):

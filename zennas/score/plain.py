@@ -8,6 +8,7 @@ from torch import nn
 
 from zennas.space import network as networks
 from zennas.space.blocks import plain_part
+from zennas.space.candidate import Candidate
 
 
 class Convolution(NamedTuple):
@@ -31,7 +32,7 @@ class Activation(NamedTuple):
     slope_below_zero: float
 
 
-def plain_layers(candidate, channels):
+def plain_layers(candidate: Candidate, channels: int) -> list | None:
     """The plain path of a candidate for images of so many channels as a flat list of layers; None if it has several, or
     a layer that the fast way does not know.
     """
@@ -41,7 +42,7 @@ def plain_layers(candidate, channels):
 
 
 @functools.lru_cache(maxsize=65536)
-def part_layers(kind, in_channels, out_channels, stride):
+def part_layers(kind: str, in_channels: int, out_channels: int, stride: int) -> tuple:
     """The plain layers of one part of a network, a block or a row of STEMS, as a tuple; None stands for each unknown
     one.
     """

@@ -28,12 +28,13 @@ from zennas.score.modules import finite, given_back
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import family_of
+from zennas.space.shape import Shape
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 ACTIVATIONS = (nn.ReLU, nn.PReLU, nn.LeakyReLU, nn.ReLU6)
 
 
-def naswot(network, shape, batch, generator):
+def naswot(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """log |det K|, K_BB how many units answer alike (both above or both below zero) to two images: are images told
     apart?
 
@@ -49,7 +50,7 @@ def _agreements(sign_BU):
     return on_BU @ on_BU.T + (1 - on_BU) @ (1 - on_BU).T
 
 
-def swap(network, shape, batch, generator):
+def swap(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """How many different answers the units give: distinct rows of signs over the batch, of all units of all
     activations.
 
@@ -73,7 +74,7 @@ def _packed(sign_BU, bits=62):
     )
 
 
-def meco(network, shape, batch, generator):
+def meco(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Sum over the convolutions of the smallest eigenvalue of their channels' correlation, over the positions of one
     image.
 
@@ -92,7 +93,7 @@ def _smallest(row_CN):
     return torch.linalg.eigvalsh(correlation(row_CN).double())[0].clamp_min(0.0)
 
 
-def correlation(row_CN):
+def correlation(row_CN: torch.Tensor) -> torch.Tensor:
     """The Pearson correlations _CC of rows _CN (or of a batch of such); a row that does not vary has 0 with all and
     itself.
     """
@@ -102,7 +103,7 @@ def correlation(row_CN):
     return row_CN @ row_CN.mT
 
 
-def near(network, shape, batch, generator):
+def near(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Sum of the effective ranks of what goes into and comes out of the activations, channels against positions.
 
     Effective rank: exp of the entropy of the singular values over their sum. Source: Husistein et al. 2025 (NEAR),
@@ -113,7 +114,7 @@ def near(network, shape, batch, generator):
     return finite(sum(ranks), "NEAR")
 
 
-def effective_rank(row_NC):
+def effective_rank(row_NC: torch.Tensor) -> float:
     """exp of the entropy of the singular values over their sum. 0 for zeros.
 
     >>> round(effective_rank(torch.eye(3)), 4)
@@ -124,7 +125,7 @@ def effective_rank(row_NC):
     return math.exp(entropy(singular)) if singular.sum() > 0 else 0.0
 
 
-def az_expressivity(network, shape, batch, generator):
+def az_expressivity(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Sum over the blocks of the entropy of their features' principal components: are all channels used?
 
     Source: Lee and Ham 2024 (AZ-NAS), arXiv:2403.19232.
@@ -133,7 +134,7 @@ def az_expressivity(network, shape, batch, generator):
         return finite(sum(_expressivities(pass_.blocks)), "expressivity")
 
 
-def az_progressivity(network, shape, batch, generator):
+def az_progressivity(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """The smallest step of expressivity from block to block: does the network grow richer with depth?
 
     Source: AZ-NAS. ValueError for a network of one block.
@@ -154,7 +155,7 @@ def _expressivities(blocks):
     return entropies
 
 
-def az_trainability(network, shape, batch, generator):
+def az_trainability(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Mean over the blocks of 2 - s - 1/s, s the spectral norm of how a block maps random gradients back: 0 at best.
 
     s is of the mean outer product of a gradient of random signs behind a block and what it becomes in front of it.
@@ -190,7 +191,7 @@ def _several(blocks):
     return blocks
 
 
-def synflow(network, shape, batch, generator):
+def synflow(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """log of the sum over all weights of |weight * gradient|, where every weight is positive and the image all ones.
 
     Norms let pass what comes. `batch` is not used. Weights are |U(-b, b)|, b = fan-in^-1/2: PyTorch's own start, as
@@ -214,7 +215,7 @@ class Flow(NamedTuple):
     log_scale: float
 
 
-def synaptic_flow(network, shape, generator):
+def synaptic_flow(network: Candidate | nn.Module, shape: Shape, generator: torch.Generator) -> Flow:
     """The Flow of a network. FloatingPointError where nothing arrives."""
     logs = []
 
@@ -359,12 +360,12 @@ def _num_channels(module, shape):
     return next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), shape.channels)
 
 
-def rows(feature):
+def rows(feature: torch.Tensor) -> torch.Tensor:
     """row_NC of a feature BCHW (or BC): every position of every image is a row."""
     return feature.movedim(1, -1).flatten(0, -2)
 
 
-def entropy(value_K):
+def entropy(value_K: torch.Tensor) -> float:
     """Of nonnegative values over their sum; 0 where all are 0, values below 0 count as 0."""
     share_K = value_K.clamp_min(0.0)
     share_K = share_K / share_K.sum().clamp_min(torch.finfo(share_K.dtype).tiny)

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import time
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,9 @@ from zennas.score.proxies import (
 )
 from zennas.score.together import zen_of_candidates
 from zennas.score.zen import zen
-from zennas.track import lookup
+from zennas.space.candidate import Candidate
+from zennas.space.shape import Shape
+from zennas.track import ScorePlan, lookup
 
 # (network or candidate, shape, batch, generator) -> float; raises, never a sentinel. The generator's device is the
 # score's; the shape's images are the random ones that the score looks at (a ScorePlan's).
@@ -98,7 +101,9 @@ class Scored(NamedTuple):
     error: str | None = None
 
 
-def score_candidate(candidate, plan, shape, *, seed, repeats=None, device="cpu"):
+def score_candidate(
+    candidate: Candidate, plan: ScorePlan, shape: Shape, *, seed: int, repeats: int | None = None, device: str = "cpu"
+) -> tuple[float, float]:
     """(mean, standard deviation) of a candidate's score over `repeats` (default: plan.repeats) under a ScorePlan.
     Raises what the score raises.
 
@@ -116,7 +121,17 @@ def score_candidate(candidate, plan, shape, *, seed, repeats=None, device="cpu")
     return _mean_and_std(values)
 
 
-def score_batch(candidates, plan, shape, *, seed, repeats=None, device="cpu", limit_s=None, alone=False):
+def score_batch(
+    candidates: Sequence[Candidate],
+    plan: ScorePlan,
+    shape: Shape,
+    *,
+    seed: int,
+    repeats: int | None = None,
+    device: str = "cpu",
+    limit_s: float | None = None,
+    alone: bool = False,
+) -> list[Scored]:
     """[Scored] for each candidate, in order: a failure is a value, and the batch goes on.
 
     limit_s: what one candidate, and all of them together, may take. alone: none is scored together with another.

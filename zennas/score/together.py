@@ -12,6 +12,7 @@ import collections
 import functools
 import math
 import zlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,8 +20,10 @@ import torch.nn.functional as F
 
 from zennas.devices import processor_has_bfloat16
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
+from zennas.space.candidate import Candidate
 from zennas.space.families.table import family_of
 from zennas.space.network import plain_paths
+from zennas.space.shape import Shape
 
 BANK_SEED = 20210201  # of the one bank of Gaussians that all weights are views of
 MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the cache
@@ -38,7 +41,15 @@ class Maps(NamedTuple):
     normal: bool  # whether a norm came last: another one changes nothing
 
 
-def zen_of_candidates(candidates, shape, batch, generator, *, dtype=None, weight_of=None):
+def zen_of_candidates(
+    candidates: Sequence[Candidate],
+    shape: Shape,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    dtype: torch.dtype | None = None,
+    weight_of: Callable | None = None,
+) -> list[float]:
     """[float], the Zen-Score of every Candidate, in order; NaN or infinite where activations overflow or vanish.
 
     The image and its direction go through every convolution as one batch: convolution is linear, a norm divides the
@@ -125,7 +136,7 @@ def _layers(*part):
     return layers
 
 
-def through(maps, layers, weight_of, place):
+def through(maps: Maps, layers: tuple, weight_of: Callable, place: tuple) -> Maps:
     """The Maps behind these layers, which stand at a place (stage, block) of their network."""
     pair, log_sigma_P, normal = maps
     num_convolutions = 0
@@ -199,7 +210,7 @@ def _bank(size, dtype, device):
 
 
 @functools.cache
-def fast_dtype(device_type):
+def fast_dtype(device_type: str) -> torch.dtype:
     """bfloat16 where the hardware multiplies it, else float32."""
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32

@@ -18,6 +18,7 @@ Source: Lin et al. 2021 (ZenNAS), arXiv:2102.01063. Where we differ, and why:
 # B images, C channels, HW map; N = 2B: the first B rows of a pair are images, the last B their directions
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -28,9 +29,10 @@ from zennas.score.plain import plain_layers
 from zennas.score.together import zen_of_candidates
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
+from zennas.space.shape import Shape
 
 
-def zen(network, shape, batch, generator):
+def zen(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """The Zen-Score of a Candidate, of one of our Networks, or of any nn.Module of convolutions, norms and activations.
 
     A Candidate takes the fast path. A Network is scored as the plain network of its candidate. Any other module is
@@ -46,7 +48,7 @@ def zen(network, shape, batch, generator):
     return zen_of_module(network, shape, batch, generator)
 
 
-def zen_of_module(module, shape, batch, generator):
+def zen_of_module(module: nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """The Zen-Score of any nn.Module, by forward-mode differentiation. See `zen`."""
     log_sigmas, num_channels, first = [], shape.channels, True
     with given_back(module), contextlib.ExitStack() as norms:
@@ -109,7 +111,15 @@ class _FixedScaleNorm:
         del self.norm.forward
 
 
-def zen_of_candidate(candidate, shape, batch, generator, *, dtype=None, weight_of=None):
+def zen_of_candidate(
+    candidate: Candidate,
+    shape: Shape,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    dtype: torch.dtype | None = None,
+    weight_of: Callable | None = None,
+) -> float:
     """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
     if plain_layers(candidate, shape.channels) is None:
         return _zen_of_paths(candidate, shape, batch, generator)

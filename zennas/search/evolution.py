@@ -6,6 +6,7 @@ import bisect
 import numpy as np
 
 from zennas.search.islands import owner
+from zennas.space.candidate import Candidate
 
 MIN_PARENTS = 16  # below this many, candidates are drawn from the whole space
 FRESH_SHARE = 0.05  # of later proposals are still drawn from the whole space
@@ -23,7 +24,7 @@ class Population:
     def __len__(self):
         return len(self.ranked)
 
-    def add(self, score, candidate):
+    def add(self, score: float, candidate: Candidate) -> None:
         """Let a scored candidate in, and the worst out where there are too many."""
         bisect.insort(self.ranked, (-score, candidate.key, candidate), key=lambda entry: entry[:2])
         del self.ranked[self.size :]

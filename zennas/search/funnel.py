@@ -8,16 +8,20 @@ from anywhere in the space.
 
 # N candidates, G genes; genes are in the order of Space.genes: stem, widths, depths
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
 
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
 from zennas.search.islands import owner
 from zennas.search.optimum import Constraint, NoProofError, Problem
+from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost
 from zennas.space.genes import genes_of_vector
 from zennas.space.parts import stacked, sums
-from zennas.space.space import distances
+from zennas.space.space import Space, distances
+from zennas.track import SearchPlan
 
 MEMBERS = 32  # of a family that are scored, the best by the closed form
 # Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost
@@ -34,7 +38,7 @@ MOST_TRIES = 3  # for a family, whose members may all have been seen
 TOURNAMENT = 2
 
 
-def knows(space, plan):
+def knows(space: Space, plan: SearchPlan) -> bool:
     """Whether there is a closed form of what this search maximises."""
     return plan.score.name == "zen" and plain_layers(space.cheapest(), space.channels) is not None
 
@@ -57,7 +61,7 @@ class Funnel:
         self.optimum, self.why_not, self.seeds = None, None, []
         self.free = list(space.layout.tail)
 
-    def costs_of(self, candidates):
+    def costs_of(self, candidates: Sequence[Candidate]) -> list[tuple[float, int, int]]:
         """[(the table's ms, parameters, multiply-accumulates)] of candidates of the space, all at once."""
         genes_NG = np.array([candidate.genes for candidate in candidates])
         ms_N, size_N2 = self.costs[0].sums.of(self.space, genes_NG), self.sizes.of(self.space, genes_NG)
@@ -237,7 +241,7 @@ class Niches:
         """The trunks of all that scored: (stem, widths but the last, depths but the last two)."""
         return self._of_trunk.keys()
 
-    def add(self, score, candidate):
+    def add(self, score: float, candidate: Candidate) -> None:
         """Let a scored candidate in."""
         trunk = candidate.trunk
         entry = (-score, candidate.key, candidate)
@@ -287,7 +291,7 @@ class Niches:
         return found
 
 
-def best_first(score_N):
+def best_first(score_N: np.ndarray) -> Iterator[np.ndarray]:
     """Yields places of all that have a score above -inf, highest first, some at a time: few ever look beyond the
     first."""
     if len(score_N) > LOOK:
@@ -301,7 +305,7 @@ def best_first(score_N):
     yield place_N[np.argsort(-score_N[place_N], kind="stable")]
 
 
-def far_from(others, genes_NG, min_distance):
+def far_from(others: Iterable, genes_NG: np.ndarray, min_distance: float) -> np.ndarray:
     """Which candidates have at least this distance from every one of some others' genes."""
     far_N = np.ones(len(genes_NG), bool)
     for other_G in others:

@@ -17,6 +17,7 @@ import heapq
 import itertools
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from zennas.space.candidate import Candidate
 from zennas.space.genes import Genes
 from zennas.space.parts import Sums, combined, stacked, sums
-from zennas.space.space import fan_in
+from zennas.space.space import Space, fan_in
 
 TOLERANCE = 1e-9  # of a sum in floating point, relative
 CHUNK = 2_000_000  # choices looked at together
@@ -58,7 +59,7 @@ class NoProofError(Exception):
     """Closing the gap between the bound and the best candidate takes too long."""
 
 
-def best(space, score, costs, *, max_boxes=MAX_BOXES):
+def best(space: Space, score: Sums, costs: Sequence[Constraint], *, max_boxes: int = MAX_BOXES) -> Optimum | None:
     """The Optimum of a space under `score` (Sums), within `costs` ([Constraint]) and the limits of the space; None
     where nothing keeps them.
 
@@ -68,7 +69,14 @@ def best(space, score, costs, *, max_boxes=MAX_BOXES):
     return Problem(space, score, costs).solve(max_boxes)
 
 
-def front(space, score, costs, *, max_boxes=MAX_BOXES, progress=None):
+def front(
+    space: Space,
+    score: Sums,
+    costs: Sequence[Constraint],
+    *,
+    max_boxes: int = MAX_BOXES,
+    progress: Callable | None = None,
+) -> list[Optimum]:
     """[Optimum], the whole exact front of the score against costs[0], up to its limit: cheapest first, each better than
     all before it.
 
@@ -149,11 +157,11 @@ class Problem:
         self.sizes = tuple(len(span.values()) for span in space.genes.values())
 
     @property
-    def allowed(self):
+    def allowed(self) -> np.ndarray:
         """The limits, with room for the rounding of a sum."""
         return self.most_K + TOLERANCE * np.maximum(1.0, np.abs(self.most_K))
 
-    def limited(self, most):
+    def limited(self, most: float) -> "Problem":
         """The same problem with another limit of the first cost."""
         other = copy.copy(self)
         other.most_K = np.array([min(most, 1e30), *self.most_K[1:]])
@@ -170,7 +178,7 @@ class Problem:
         slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
         return Constraint("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
 
-    def solve(self, max_boxes=MAX_BOXES):
+    def solve(self, max_boxes: int = MAX_BOXES) -> Optimum | None:
         """The Optimum, or None; NoProofError as `best`.
 
         Best first: the heap gives the box with the highest bound, so that its bound is above all that is left.
@@ -199,7 +207,7 @@ class Problem:
                     heapq.heappush(boxes, (-bound, 2 * num_boxes + len(boxes), half, price_K))
         return known and known._replace(bound=top, num_boxes=num_boxes)
 
-    def above(self, least, max_boxes=MAX_BOXES):
+    def above(self, least: float, max_boxes: int = MAX_BOXES) -> list[Optimum]:
         """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in
         both score and the first cost; bounds are not known."""
         whole = _Box((0,) * len(self.sizes), self.sizes)
@@ -278,7 +286,7 @@ class Problem:
         costs = tuple(map(float, self._costs_of(genes_NG[place : place + 1])[0, : self.num_given]))
         return Optimum(self.space.candidate(genes_NG[place]), float(score_N[place]), costs, math.nan, 0)
 
-    def judged(self, genes_NG):
+    def judged(self, genes_NG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(score_N, which of them keep the costs and the limits of the space)."""
         return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
 
@@ -426,7 +434,7 @@ class Problem:
         return self._genes(box, width_NB, depth_NS)
 
 
-def completions(worth, depths):
+def completions(worth: Sums, depths: list[np.ndarray]) -> list[np.ndarray]:
     """[ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the neck add to a
     width.
     """

@@ -38,7 +38,7 @@ class SqueezeExcitation(nn.Module):
     def attention_maps(self):
         return (self.gate[-2],)
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return x_BCHW * self.gate(x_BCHW)
 
 
@@ -54,11 +54,11 @@ class ChannelMap(nn.Module):
             nn.Conv2d(channels, squeezed, 1, bias=False), nn.ReLU(), nn.Conv2d(squeezed, channels, 1, bias=False)
         )
 
-    def macs(self):
+    def macs(self) -> int:
         """Of one image: every weight meets the mean and the largest value."""
         return 2 * sum(weight.numel() for weight in self.mlp.parameters())
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         # Side by side through the MLP once: at batch 1 a latency is the number of operators rather than their size.
         pooled_BC12 = torch.cat([self.mean(x_BCHW), self.largest(x_BCHW)], dim=3)
         return self.mlp(pooled_BC12).sum(3, keepdim=True)
@@ -71,7 +71,7 @@ class SpatialMap(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return self.conv(torch.cat([x_BCHW.mean(1, keepdim=True), x_BCHW.amax(1, keepdim=True)], dim=1))
 
 
@@ -91,7 +91,7 @@ class ConvolutionalAttention(nn.Module):
     def attention_maps(self):
         return (self.channel, self.spatial)
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         x_BCHW = x_BCHW * torch.sigmoid(self.channel(x_BCHW))
         return x_BCHW * torch.sigmoid(self.spatial(x_BCHW))
 
@@ -105,12 +105,12 @@ class Residual(nn.Module):
         self.attention = nn.Identity() if attention is None else attention
         self.shortcut = shortcut
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         branch_BCHW = self.attention(self.residual(x_BCHW))
         return branch_BCHW if self.shortcut is None else branch_BCHW + self.shortcut(x_BCHW)
 
 
-def improved_residual(in_channels, out_channels, stride, attention=None):
+def improved_residual(in_channels: int, out_channels: int, stride: int, attention=None) -> nn.Module:
     """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut.
 
     The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape
@@ -129,14 +129,14 @@ def improved_residual(in_channels, out_channels, stride, attention=None):
     return Residual(residual, shortcut=projection(in_channels, out_channels, stride), attention=attention)
 
 
-def projection(in_channels, out_channels, stride):
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The identity, or conv1x1(stride) - BN where the shape changes."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-def depthwise_separable(in_channels, inner_channels, out_channels, stride):
+def depthwise_separable(in_channels: int, inner_channels: int, out_channels: int, stride: int) -> nn.Module:
     """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the identity where shapes
     agree.
 
@@ -157,22 +157,22 @@ def depthwise_separable(in_channels, inner_channels, out_channels, stride):
     return Residual(residual, shortcut=nn.Identity() if keeps else None)
 
 
-def ir(in_channels, out_channels, stride):
+def ir(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The improved residual block."""
     return improved_residual(in_channels, out_channels, stride)
 
 
-def ir_se(in_channels, out_channels, stride):
+def ir_se(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The improved residual block with squeeze-excitation."""
     return improved_residual(in_channels, out_channels, stride, attention=SqueezeExcitation)
 
 
-def ir_cbam(in_channels, out_channels, stride):
+def ir_cbam(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The improved residual block with channel and spatial attention (CBAM), whose maps A-SKD distils."""
     return improved_residual(in_channels, out_channels, stride, attention=ConvolutionalAttention)
 
 
-def inverted_residual(in_channels, out_channels, stride):
+def inverted_residual(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """MobileFaceNet's block: twice as wide inside as the block's own width.
 
     That is the paper's expansion (2 where the stride is 1; 4 where stage 2 doubles the width; 2 at the head of stage 1)
@@ -183,7 +183,7 @@ def inverted_residual(in_channels, out_channels, stride):
     return depthwise_separable(in_channels, 2 * out_channels, out_channels, stride)
 
 
-def separable_residual(in_channels, out_channels, stride):
+def separable_residual(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The block of insightface's "mbf": as wide inside as outside.
 
     Its networks of scale 2 double MobileFaceNet's widths and keep what is inside; again but for the head of the last
@@ -193,7 +193,7 @@ def separable_residual(in_channels, out_channels, stride):
     return depthwise_separable(in_channels, out_channels, out_channels, stride)
 
 
-def bottleneck(in_channels, out_channels, stride):
+def bottleneck(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN,
     plus the shortcut of the IR block; a quarter as wide inside.
 
@@ -216,13 +216,13 @@ def bottleneck(in_channels, out_channels, stride):
     return Residual(residual, shortcut=projection(in_channels, out_channels, stride))
 
 
-def full_stem(in_channels, channels):
+def full_stem(in_channels: int, channels: int) -> nn.Module:
     """Conv3x3 - BN - PReLU at full resolution, from the channels of an image. Source: insightface's iresnet.py."""
     convolution = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 
-def mobile_stem(in_channels, channels):
+def mobile_stem(in_channels: int, channels: int) -> nn.Module:
     """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from the channels of an image.
 
     Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution
@@ -238,7 +238,7 @@ def mobile_stem(in_channels, channels):
     )
 
 
-def flat_neck(channels, hw, embedding_size):
+def flat_neck(channels: int, hw: tuple[int, int], embedding_size: int) -> nn.Module:
     """BN - flatten - FC - BN: the embedding is read from every position of the last map, not from their mean.
 
     Source: insightface's iresnet.py.
@@ -254,7 +254,7 @@ def flat_neck(channels, hw, embedding_size):
 GDC_CHANNELS = 512  # of MobileFaceNet's head, whatever the widths before it
 
 
-def gdc_neck(channels, hw, embedding_size):
+def gdc_neck(channels: int, hw: tuple[int, int], embedding_size: int) -> nn.Module:
     """Conv1x1 - BN - PReLU - depthwise convolution over the whole map - BN - flatten - FC without bias - BN.
 
     The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs
@@ -294,23 +294,23 @@ ENDS = {
 }
 
 
-def stem(in_channels, out_channels, kind):
+def stem(in_channels: int, out_channels: int, kind: str) -> nn.Module:
     """What sees the image first: a row of STEMS."""
     return STEMS[kind](in_channels, out_channels)
 
 
-def neck(channels, hw, embedding_size, kind):
+def neck(channels: int, hw: tuple[int, int], embedding_size: int, kind: str) -> nn.Module:
     """What turns the last map, of (height, width), into the embedding: a row of NECKS."""
     return NECKS[kind](channels, hw, embedding_size)
 
 
-def block(name, in_channels, out_channels, stride):
+def block(name: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """One block of BLOCKS; UserError where there is no such row."""
     check_block(name)
     return BLOCKS[name](in_channels, out_channels, stride)
 
 
-def check_block(name):
+def check_block(name: str) -> None:
     """UserError where BLOCKS has no such row."""
     if name not in BLOCKS:
         raise UserError(f"block '{name}' is not known; {suggestion(name, list(BLOCKS))}")
@@ -323,13 +323,13 @@ class Ends(NamedTuple):
     neck: str  # a row of NECKS
 
 
-def ends(name):
+def ends(name: str) -> Ends:
     """The Ends of a block's networks; UserError where BLOCKS has no such row."""
     check_block(name)
     return Ends(*ENDS.get(name, ("stem", "neck")))
 
 
-def stem_stride(name):
+def stem_stride(name: str) -> int:
     """By how much the stem of a block's networks shrinks the image."""
     return _stride_of(STEMS[ends(name).stem])
 
@@ -340,7 +340,7 @@ def _stride_of(make_stem):
         return math.prod(layer.stride[0] for layer in make_stem(1, 1) if isinstance(layer, nn.Conv2d))
 
 
-def plain_part(kind, in_channels, out_channels, stride):
+def plain_part(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of
     STEMS.
     """

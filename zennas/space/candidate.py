@@ -47,12 +47,12 @@ class Candidate(Record):
     def _as_of_old(self, handler):
         return without_defaults(handler(self), type(self), ("family",))
 
-    def model_copy(self, *, update=None, deep=False):
+    def model_copy(self, *, update: dict | None = None, deep: bool = False) -> "Candidate":
         """A changed copy, with a text and a key of its own; pydantic's would carry the cached ones along."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | (update or {}))
 
     @functools.cached_property
-    def text(self):
+    def text(self) -> str:
         """The canonical form: equal candidates have equal texts, and the text says it all."""
         stages = (f"{width}x{depth}" for width, depth in zip(self.widths, self.depths, strict=True))
         return "-".join([self.kind, str(self.stem), *stages])
@@ -69,7 +69,7 @@ class Candidate(Record):
         return cls(family=family or "chain", block=block, **fields)
 
     @functools.cached_property
-    def key(self):
+    def key(self) -> str:
         """A short hash of the canonical form: 16 hexadecimal digits (a clash among a million candidates: 3 in 10^8)."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
@@ -84,10 +84,10 @@ class Candidate(Record):
         return genes_of_stages(len(self.widths)).trunk(self.genes)
 
     @property
-    def num_blocks(self):
+    def num_blocks(self) -> int:
         return sum(self.depths)
 
-    def plain(self):
+    def plain(self) -> dict:
         """The mapping that YAML and JSON hold."""
         fields = {"block": self.block, "stem": self.stem, "widths": list(self.widths), "depths": list(self.depths)}
         return fields if self.family == "chain" else {"family": self.family} | fields
@@ -102,7 +102,7 @@ def kind_of(family: str, block: str) -> str:
     return block if family == "chain" else f"{family}/{block}"
 
 
-def read_candidates(source):
+def read_candidates(source: str) -> "list[tuple[str, Candidate]]":
     """[(name, Candidate)] from a file, or from standard input where source is '-'.
 
     The text is one YAML candidate, a YAML or JSON list of them, a mapping from names to candidates, or one JSON (or

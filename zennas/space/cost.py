@@ -10,7 +10,10 @@ from torch import nn
 
 from zennas.records import Record
 from zennas.space.blocks import BLOCKS, NECKS, STEMS, block, neck, plain_part, stem
+from zennas.space.candidate import Candidate
+from zennas.space.families.family import Layout
 from zennas.space.families.table import layout_of
+from zennas.space.shape import Shape
 
 # Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has
 # whole numbers.
@@ -27,7 +30,7 @@ class Cost(Record):
     macs: int
 
     @property
-    def megabytes(self):
+    def megabytes(self) -> float:
         """Size of the fp32 file in MB of 2^20 bytes, graph and names aside."""
         return self.params * 4 / 2**20
 
@@ -39,7 +42,7 @@ class Cost(Record):
 
 
 @functools.lru_cache(maxsize=65536)
-def cost(candidate, shape):
+def cost(candidate: Candidate, shape: Shape) -> Cost:
     """The Cost of a candidate's network for a Shape.
 
     >>> from zennas.space.candidate import Candidate
@@ -55,7 +58,7 @@ def cost(candidate, shape):
     return total
 
 
-def parts_in(candidate, layout) -> dict[tuple, int]:
+def parts_in(candidate: Candidate, layout: Layout) -> dict[tuple, int]:
     """{(kind, in_channels, out_channels, stride, in_height, in_width): how often it occurs} of a candidate's network
     with a Layout.
     """
@@ -75,7 +78,7 @@ def parts_in(candidate, layout) -> dict[tuple, int]:
 
 
 @functools.lru_cache(maxsize=65536)
-def part_cost(kind, in_channels, out_channels, stride, in_height, in_width):
+def part_cost(kind: str, in_channels: int, out_channels: int, stride: int, in_height: int, in_width: int) -> Cost:
     """The Cost of one part of a network: a block of BLOCKS, a row of STEMS or one of NECKS (whose out_channels is the
     embedding size)."""
     params, macs = _by_in_channels(_counts, kind, in_channels, out_channels, stride, in_height, in_width)
@@ -83,14 +86,14 @@ def part_cost(kind, in_channels, out_channels, stride, in_height, in_width):
 
 
 @functools.lru_cache(maxsize=65536)
-def fan_ins(kind, in_channels, out_channels, stride):
+def fan_ins(kind: str, in_channels: int, out_channels: int, stride: int) -> tuple[int, ...]:
     """How many numbers each output of a convolution of the plain residual branch is the sum of, convolution by
     convolution.
     """
     return _by_in_channels(_fan_ins, kind, in_channels, out_channels, stride)
 
 
-def build_part(kind, in_channels, out_channels, stride, in_height, in_width):
+def build_part(kind: str, in_channels: int, out_channels: int, stride: int, in_height: int, in_width: int) -> nn.Module:
     """The nn.Module of one part of a network, on the current default device."""
     if kind in STEMS:
         return stem(in_channels, out_channels, kind)

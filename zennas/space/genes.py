@@ -2,8 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Genes:
         """The places of what candidates with one trunk differ in: the last width, the last two depths."""
         return self.widths[-1], *self.depths[-2:]
 
-    def trunk(self, vector) -> tuple[int, ...]:
+    def trunk(self, vector: Sequence[int]) -> tuple[int, ...]:
         """What a vector holds beside its tail: what its network begins with."""
         return tuple(value for place, value in enumerate(vector) if place not in self.tail)
 
@@ -66,11 +70,11 @@ class Genes:
         """Which of them are depths."""
         return np.isin(np.arange(self.num), self.depths)
 
-    def vector(self, *, stem: int, widths: tuple[int, ...], depths: tuple[int, ...]) -> tuple[int, ...]:
-        """The vector of a candidate's fields."""
+    def vector(self, *, stem: Value, widths: tuple[Value, ...], depths: tuple[Value, ...]) -> tuple[Value, ...]:
+        """The vector of a candidate's fields, or of a space's ranges of them."""
         return stem, *widths, *depths
 
-    def fields(self, vector) -> dict:
+    def fields(self, vector: Iterable[int]) -> dict:
         """The candidate's fields in a vector, as Python's integers."""
         values = [int(value) for value in vector]
         widths, depths = ([values[place] for place in places] for places in (self.widths, self.depths))

@@ -1,16 +1,22 @@
 """A candidate's network in memory: built, drawn, calibrated, and the plain paths of it that a score sees."""
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from zennas.space.blocks import plain_part
+from zennas.space.candidate import Candidate
 from zennas.space.families.family import BuiltNetwork, PlainPart
 from zennas.space.families.table import family_of, layout_of
+from zennas.space.shape import Shape
 
+Module = TypeVar("Module", bound=nn.Module)
 WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNorm behind it
 
 
-def on_meta(candidate, shape) -> BuiltNetwork:
+def on_meta(candidate: Candidate, shape: Shape) -> BuiltNetwork:
     """The network of a candidate for a Shape, without memory for its weights. UserError where the stages cannot shrink
     such images."""
     layout_of(candidate, shape)
@@ -18,7 +24,7 @@ def on_meta(candidate, shape) -> BuiltNetwork:
         return family_of(candidate).network(candidate, shape)
 
 
-def build(candidate, shape, *, generator=None) -> BuiltNetwork:
+def build(candidate: Candidate, shape: Shape, *, generator: torch.Generator | None = None) -> BuiltNetwork:
     """The network of a candidate for a Shape in eval mode, its weights drawn from `generator` (a torch Generator; None:
     seed 0).
 
@@ -27,7 +33,7 @@ def build(candidate, shape, *, generator=None) -> BuiltNetwork:
     return initialise(on_meta(candidate, shape), generator=generator)
 
 
-def initialise(module, *, generator=None):
+def initialise(module: Module, *, generator: torch.Generator | None = None) -> Module:
     """The module, taken from the meta device to memory with Gaussian weights and neutral norms, in eval mode."""
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     module = module.to_empty(device=generator.device)
@@ -42,7 +48,7 @@ def initialise(module, *, generator=None):
     return module.eval()
 
 
-def calibrate(module, image_BCHW):
+def calibrate(module: Module, image_BCHW: torch.Tensor) -> Module:
     """Set the norms' running statistics to those of one batch, so that an untrained network has activations of unit
     scale.
 
@@ -63,7 +69,7 @@ def calibrate(module, image_BCHW):
     return module
 
 
-def plain_paths(candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
+def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
     """The plain paths of a candidate's network for images of so many channels.
 
     Shortcuts, attention and neck are left out: a path is the feature map before pooling that the Zen-Score is defined
@@ -72,12 +78,12 @@ def plain_paths(candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
     return family_of(candidate).paths(candidate, channels)
 
 
-def plain(path) -> nn.Sequential:
+def plain(path: Iterable[PlainPart]) -> nn.Sequential:
     """A plain path on the meta device: a Sequential of convolutions, norms and activations."""
     with torch.device("meta"):
         return nn.Sequential(*(layer for part in path for layer in plain_part(*part)))
 
 
-def candidate_of(network):
+def candidate_of(network: nn.Module) -> Candidate | None:
     """The Candidate that a network of ours was built from; None for any other module."""
     return network.candidate if isinstance(network, BuiltNetwork) else None

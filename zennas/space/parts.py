@@ -2,15 +2,18 @@
 score.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from zennas.space.blocks import BLOCKS
+from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost, parts_in
 from zennas.space.families.family import End, Place
 from zennas.space.families.table import layout_of, layout_of_space
 from zennas.space.shape import Shape
+from zennas.space.space import Space
 
 
 class Part(NamedTuple):
@@ -25,21 +28,21 @@ class Part(NamedTuple):
     in_width: int
 
     @property
-    def in_hw(self):
+    def in_hw(self) -> tuple[int, int]:
         """(height, width) of the maps that it sees."""
         return self.in_height, self.in_width
 
     @property
-    def place(self):
+    def place(self) -> tuple:
         """What parts that differ in their widths alone have in common."""
         return self.kind, self.stride, self.in_hw
 
     @property
-    def macs(self):
+    def macs(self) -> int:
         return part_cost(*self).macs
 
     @property
-    def is_block(self):
+    def is_block(self) -> bool:
         """Whether it is a block, neither stem nor neck."""
         return self.kind in BLOCKS
 
@@ -64,7 +67,7 @@ def repeated_at(place: Place, block: str, width: int) -> Part:
     return Part(block, width, width, 1, *place.out_hw)
 
 
-def parts_of(candidate, shape: Shape, *, along_path: bool = False) -> dict[Part, int]:
+def parts_of(candidate: Candidate, shape: Shape, *, along_path: bool = False) -> dict[Part, int]:
     """{Part: how often it occurs} of a candidate's network for a Shape; along_path: on one way through it alone."""
     layout = layout_of(candidate, shape)
     layout = layout.one_path() if along_path else layout
@@ -84,7 +87,7 @@ class Sums(NamedTuple):
     depth: tuple[np.ndarray, ...]  # of each stage, [number of blocks - lowest]
     neck_W: np.ndarray  # by the last stage's width
 
-    def of(self, space, genes_NG):
+    def of(self, space: Space, genes_NG: np.ndarray) -> np.ndarray:
         """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must
         lie in the ranges."""
         index_NG, genes = indices(space, genes_NG), space.layout
@@ -98,13 +101,13 @@ class Sums(NamedTuple):
         return value_N
 
 
-def indices(space, genes_NG):
+def indices(space: Space, genes_NG: np.ndarray) -> np.ndarray:
     """Where each gene stands in its range: index_NG of genes_NG."""
     lows, steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
     return (np.asarray(genes_NG) - lows) // steps
 
 
-def sums(space, value_of, *, along_path: bool = False) -> Sums:
+def sums(space: Space, value_of: Callable[[Part], float], *, along_path: bool = False) -> Sums:
     """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms.
 
     along_path: of what stands on one way through the networks alone.
@@ -135,12 +138,12 @@ def sums(space, value_of, *, along_path: bool = False) -> Sums:
     return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, np.array(neck_W, float))
 
 
-def combined(some, weights):
+def combined(some: Sequence[Sums], weights: Sequence[float]) -> Sums:
     """The Sums that are worth this weighted sum of some Sums of one space."""
     return _joined(some, lambda values: sum(weight * value for weight, value in zip(weights, values, strict=True)))
 
 
-def stacked(some):
+def stacked(some: Sequence[Sums]) -> Sums:
     """Some Sums of one space side by side, whose places are then looked up once for all of them."""
     return _joined(some, lambda values: np.stack(values, -1))
 

@@ -24,32 +24,32 @@ class Shape(Record):
     embedding_size: Count
 
     @property
-    def image(self):
+    def image(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return self.channels, self.height, self.width
 
     @property
-    def hw(self):
+    def hw(self) -> tuple[int, int]:
         """(height, width) of an image."""
         return self.height, self.width
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The shape for people; channels are left out where they are RGB."""
         grey = "" if self.channels == 3 else f"{self.channels} channel{'s' if self.channels > 1 else ''}, "
         return f"{grey}{px_text(self.hw)} px, {self.embedding_size}-d"
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """The mapping that files hold; those of old say nothing of channels, which were three."""
         sizes = {"image_px": side_or_sides(self.hw), "embedding_size": self.embedding_size}
         return sizes if self.channels == 3 else sizes | {"channels": self.channels}
 
-    def sized(self, hw):
+    def sized(self, hw: tuple[int, int]) -> "Shape":
         """The same Shape for images of another (height, width)."""
         return self.model_copy(update={"height": hw[0], "width": hw[1]})
 
 
-def side_or_sides(hw):
+def side_or_sides(hw: tuple[int, int]) -> int | list[int]:
     """What a file holds for (height, width): the side of a square, else [height, width].
 
     >>> side_or_sides((112, 112)), side_or_sides((384, 128))
@@ -58,7 +58,7 @@ def side_or_sides(hw):
     return hw[0] if hw[0] == hw[1] else list(hw)
 
 
-def px_text(hw):
+def px_text(hw: tuple[int, int]) -> str:
     """(height, width) as one word, for people, tables and options: the side of a square, or HEIGHTxWIDTH.
 
     >>> px_text((112, 112)), px_text((384, 128))
@@ -67,12 +67,12 @@ def px_text(hw):
     return f"{hw[0]}" if hw[0] == hw[1] else f"{hw[0]}x{hw[1]}"
 
 
-def px_cell(hw):
+def px_cell(hw: tuple[int, int]) -> int | str:
     """(height, width) as JSON has it: a number where it is a square, else as `px_text`."""
     return hw[0] if hw[0] == hw[1] else px_text(hw)
 
 
-def parsed_px(text):
+def parsed_px(text: str) -> tuple[int, int]:
     """(height, width) of what `px_text` writes; ValueError where it is something else.
 
     >>> parsed_px("112"), parsed_px("384x128")
@@ -84,7 +84,7 @@ def parsed_px(text):
     return sizes[0], sizes[-1]
 
 
-def height_and_width(px):
+def height_and_width(px: Any) -> tuple[int, int]:
     """(height, width) of a side, or of two sides.
 
     >>> height_and_width(112), height_and_width([384, 128])
@@ -122,13 +122,13 @@ class Sized(Record):
     embedding_size: Count = 512
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """The Shape."""
         height, width = height_and_width(self.image_px)
         return Shape(channels=self.channels, height=height, width=width, embedding_size=self.embedding_size)
 
 
-def without_defaults(values, record, names):
+def without_defaults(values: dict, record: type[Record], names: Any) -> dict:
     """The values of a dumped record without those of `names` that are its defaults: files of old lack these keys."""
     return {
         key: value for key, value in values.items() if key not in names or value != record.model_fields[key].default

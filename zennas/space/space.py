@@ -3,6 +3,8 @@
 import collections
 import functools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -37,15 +39,15 @@ class Range(Record):
     def __contains__(self, value):
         return self.low <= value <= self.high and (value - self.low) % self.step == 0
 
-    def nearest(self, value):
+    def nearest(self, value: float) -> int:
         """The member nearest to `value`."""
         return min(self.high, max(self.low, self.low + self.step * round((value - self.low) / self.step)))
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> int:
         """A member, all equally likely."""
         return int(self.low + self.step * rng.integers((self.high - self.low) // self.step + 1))
 
-    def values(self):
+    def values(self) -> range:
         """All members, ascending."""
         return range(self.low, self.high + 1, self.step)
 
@@ -99,7 +101,7 @@ class Space(Sized):
         return kind_of(self.family, self.block)
 
     @property
-    def genes(self):
+    def genes(self) -> dict[str, Range]:
         """Gene name -> Range, in a fixed order: what a mutation may change and what the study shows as parameters."""
         spans = self.layout.vector(stem=self.stem, widths=self.widths, depths=self.depths)
         return dict(zip(self.layout.names, spans, strict=True))
@@ -109,15 +111,15 @@ class Space(Sized):
         """Which place of a vector of genes holds what."""
         return genes_of_stages(len(self.widths))
 
-    def candidate(self, values):
+    def candidate(self, values: Iterable[int]) -> Candidate:
         """The candidate of these gene values, given in the order of `genes`."""
         return Candidate(family=self.family, block=self.block, **self.layout.fields(values))
 
-    def cheapest(self):
+    def cheapest(self) -> Candidate:
         """The candidate with every gene at its lowest."""
         return self.candidate(span.low for span in self.genes.values())
 
-    def violation(self, candidate):
+    def violation(self, candidate: Candidate) -> str | None:
         """Why the candidate is not in this space, in words; None if it is."""
         if candidate.family != self.family:
             return f"family is '{candidate.family}', allowed: '{self.family}'"
@@ -134,11 +136,11 @@ class Space(Sized):
             return f"effectiveness {rho:.3f}, allowed: at most {self.limits.max_effectiveness}"
         return None
 
-    def contains(self, candidate):
+    def contains(self, candidate: Candidate) -> bool:
         """Whether the candidate is in this space."""
         return self.violation(candidate) is None
 
-    def sample(self, rng):
+    def sample(self, rng: np.random.Generator) -> Candidate:
         """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy
         Generator.
 
@@ -152,7 +154,7 @@ class Space(Sized):
             f"space {self.name}: {MAX_DRAWS} draws from its ranges found none within its limits; widen one or the other"
         )
 
-    def mutate(self, candidate, rng):
+    def mutate(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         """A neighbour that differs in one to three genes and is in the space.
 
         Where the limits leave no neighbour to find, any candidate of the space.
@@ -163,7 +165,7 @@ class Space(Sized):
                 return mutant
         return self.sample(rng)
 
-    def mutants(self, parent_NG, rng):
+    def mutants(self, parent_NG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The genes of a neighbour of each parent, moved in up to three of them: within the ranges; the limits are not
         asked.
 
@@ -183,7 +185,7 @@ class Space(Sized):
         return np.clip(np.where(chosen_NG, nearest_NG, parent_NG), low_G, high_G)
 
 
-def distance(one, other):
+def distance(one: Candidate, other: Candidate) -> float:
     """How different two candidates of one space are: mean absolute log2 ratio over their genes; 1 is "all doubled".
 
     >>> a = Candidate(block="ir", stem=64, widths=(64, 128), depths=(2, 4))
@@ -193,12 +195,12 @@ def distance(one, other):
     return float(distances(np.array([one.genes]), other.genes)[0])
 
 
-def distances(genes_NG, other_G):
+def distances(genes_NG: np.ndarray, other_G: Any) -> np.ndarray:
     """The `distance` of each of many candidates from one, by their genes."""
     return np.abs(np.log2(genes_NG / np.asarray(other_G))).mean(1)
 
 
-def fan_in(part):
+def fan_in(part: Any) -> tuple[int, float]:
     """(convolutions that `effectiveness` counts in one Part of a network, the sum of the logs of their fan-in)."""
     if not part.is_block:
         return 0, 0.0
@@ -207,7 +209,7 @@ def fan_in(part):
 
 
 @functools.lru_cache(maxsize=65536)
-def effectiveness(candidate):
+def effectiveness(candidate: Candidate) -> float:
     """Depth against width: the convolutions in the residual branches over the geometric mean of their fan-in.
 
     Shen et al. 2023 (DeepMAD, arXiv:2303.02165), rho = L / w, with w_l = c_in * k^2; that of a depthwise 3x3 is 9,

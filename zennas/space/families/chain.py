@@ -6,9 +6,11 @@ Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
 import itertools
 import math
 
+import torch
 from torch import nn
 
 from zennas.space.blocks import block, ends, neck, stem, stem_stride
+from zennas.space.candidate import Candidate
 from zennas.space.families.family import BuiltNetwork, End, Family, Graph, Layout, Place, PlainPart, halved
 from zennas.space.shape import Shape
 
@@ -26,11 +28,11 @@ class Network(BuiltNetwork):
         self.blocks = nn.Sequential(*(block(*part) for part in parts))
         self.neck = neck(candidate.widths[-1], neck_end.in_hw, neck_end.channels, neck_end.kind)
 
-    def head_layers(self):
+    def head_layers(self) -> list[nn.Linear]:
         """The fully connected layer that gives the embedding."""
         return [layer for layer in self.neck if isinstance(layer, nn.Linear)]
 
-    def forward(self, image_BCHW):
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         return self.neck(self.blocks(self.stem(image_BCHW)))
 
 
@@ -60,7 +62,7 @@ def layout(block: str, num_stages: int, shape: Shape) -> Layout:
     )
 
 
-def paths(candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
+def paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
     """One path: the stem and every block.
 
     >>> from zennas.space.candidate import Candidate

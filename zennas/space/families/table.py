@@ -2,6 +2,7 @@
 
 from zennas.records import UserError, suggestion
 from zennas.space.blocks import check_block, stem_stride
+from zennas.space.candidate import Candidate
 from zennas.space.families.chain import CHAIN
 from zennas.space.families.family import Family, Layout
 from zennas.space.shape import Shape, px_text
@@ -22,7 +23,7 @@ def check_known(candidate) -> None:
     check_block(candidate.block)
 
 
-def layout_of(candidate, shape: Shape) -> Layout:
+def layout_of(candidate: Candidate, shape: Shape) -> Layout:
     """The Layout of a Candidate's network for a Shape; UserError where its stages cannot shrink such images."""
     family, num_stages = family_of(candidate), len(candidate.widths)
     if any(px % family.divisor(candidate.block, num_stages) for px in shape.hw):
