@@ -154,13 +154,24 @@ def write_pairs(faces, path):
 # --- the checks: each gives {what: value} of a version, equal in both ------------------------------------------------
 
 
+def training_words(shared):
+    """The words of a training, but for where it writes."""
+    return ["--winner", shared / "winner.yaml", "--data", shared / "faces", "--verify", shared / "pairs.bin", *TRAIN]
+
+
+def search_words(shared, score):
+    """The words of a search of fixed seed, but for where it writes and how much it scores."""
+    words = ["--track", shared / "experiment.yaml", "--score", score]
+    return [*words, "--workers", 2, "--seed", 7, "--budget-ms", 2]
+
+
 def costs(version, shared):
     return json.loads(version.run("-c", COSTS))
 
 
 def training(version, shared):
     values = {}
-    given = ["--winner", shared / "winner.yaml", "--data", shared / "faces", "--verify", shared / "pairs.bin", *TRAIN]
+    given = training_words(shared)
     version.zennas("train", *given, "--out", "one")
     values["one rank"] = metrics(version.folder / "one")
     teacher = ["--teacher", "one/model.onnx", "--set", "distill.teacher.mean=[127.5,127.5,127.5]"]
@@ -184,24 +195,8 @@ def search(version, shared):
     values = {}
     for score, num in (("zen", 120), ("naswot", 48)):
         out = f"search-{score}"
-        version.zennas(
-            "search",
-            "--track",
-            shared / "experiment.yaml",
-            "--score",
-            score,
-            "--candidates",
-            num,
-            "--workers",
-            2,
-            "--seed",
-            7,
-            "--budget-ms",
-            2,
-            "--out",
-            out,
-            allowed=(0, 1),
-        )
+        words = search_words(shared, score)
+        version.zennas("search", *words, "--candidates", num, "--out", out, allowed=(0, 1))
         frame = pd.read_parquet(version.folder / out / "scored.parquet").sort_values("batch", kind="stable")
         events = json.loads((version.folder / out / "run.json").read_text())["events"]
         drained = next(event["after_batch"] for event in events if event["why"] == "drained")
@@ -237,7 +232,7 @@ def going_on(before, after, shared):
     def a_search():
         out = moved("search-zen")
         known = pd.read_parquet(out / "scored.parquet")
-        again = ["--track", shared / "experiment.yaml", "--score", "zen", "--workers", 2, "--seed", 7, "--budget-ms", 2]
+        again = search_words(shared, "zen")
         after.zennas("search", *again, "--candidates", 200, "--out", out, "--resume", allowed=(0, 1))
         now = pd.read_parquet(out / "scored.parquet")
         assert len(now) > len(known) and set(known["key"]) <= set(now["key"]), (len(known), len(now))
@@ -245,31 +240,12 @@ def going_on(before, after, shared):
 
     def a_finished_search():
         out = moved("search-naswot")
-        again = [
-            "--track",
-            shared / "experiment.yaml",
-            "--score",
-            "naswot",
-            "--workers",
-            2,
-            "--seed",
-            7,
-            "--budget-ms",
-            2,
-        ]
+        again = search_words(shared, "naswot")
         words = after.zennas("search", *again, "--candidates", 48, "--out", out, "--resume", "--json", allowed=(0, 1))
         assert json.loads(words) == json.loads((before.folder / "search-naswot" / "winners.json").read_text())
 
     def a_training():
-        given = [
-            "--winner",
-            shared / "winner.yaml",
-            "--data",
-            shared / "faces",
-            "--verify",
-            shared / "pairs.bin",
-            *TRAIN,
-        ]
+        given = training_words(shared)
         given += ["--set", "checkpoint_minutes=0.001"]
         process = before.start("-m", "zennas.train", *given, "--out", "stopped")
         folder = before.folder / "stopped" / "checkpoints"
@@ -288,15 +264,7 @@ def going_on(before, after, shared):
 
     def a_finished_training():
         out = moved("one")
-        given = [
-            "--winner",
-            shared / "winner.yaml",
-            "--data",
-            shared / "faces",
-            "--verify",
-            shared / "pairs.bin",
-            *TRAIN,
-        ]
+        given = training_words(shared)
         words = after.zennas("train", *given, "--out", out, "--resume", "--json")
         assert json.loads(words) == json.loads((before.folder / "one" / "result.json").read_text())
 
