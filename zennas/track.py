@@ -244,6 +244,16 @@ class Experiment(Record):
         return PLANS[field](task) if field in PLANS else super().annotation_of(field, values)
 
 
+def check_output(track: Track, space: Space) -> None:
+    """UserError where what the networks of a space put out is longer than the track allows."""
+    most = track.limits.max_embedding_size
+    if most is not None and space.embedding_size > most:
+        raise UserError(
+            f"space {space.name} has embeddings of {space.embedding_size} numbers; track {track.name} allows at most "
+            f"{most}"
+        )
+
+
 def load_experiment(name: str) -> tuple[Experiment, Track, Space]:
     """(Experiment, Track, Space) that a name under experiments/ or a path stands for."""
     path = resolve(EXPERIMENTS, name)

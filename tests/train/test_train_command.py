@@ -309,7 +309,7 @@ BAD = {
     ),
     "too long embeddings": (
         lambda f, m: ["--space", space_of(f, m, "embedding_size: 64", "embedding_size: 128")],
-        "puts out 128 numbers; track tiny allows at most 64",
+        "embeddings of 128 numbers; track tiny allows at most 64",
     ),
     "pairs without images": (lambda f, m: ["--verify", text_file(f, "1 1\n")], "say where its images are: .*@SOURCE"),
     "no pairs": (lambda f, m: ["--verify", f"{f / 'none.txt'}@{m.faces}"], "none.txt: cannot be read"),

@@ -16,6 +16,7 @@ from zennas.search.stages import Checked, Opened, onwards
 from zennas.search.storage import is_shared, shown
 from zennas.search.store import Store
 from zennas.search.workers import Workers
+from zennas.track import check_output
 
 ASK_S = 1.0  # between two looks at whether another island has begun the run
 
@@ -33,12 +34,7 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     else:  # what is measured, and how, is a matter of the device's machine
         workers = resources.hold_workers(connect(checked, progress))
         protocol, stand_in = workers.on_device(choose_protocol, track, checked.backend)
-    most = track.limits.max_embedding_size
-    if most is not None and space.embedding_size > most:
-        raise UserError(
-            f"space {space.name} has embeddings of {space.embedding_size} numbers; "
-            f"track {track.name} allows at most {most}"
-        )
+    check_output(track, space)
     # The table of a device that the cluster has is measured, or known by an island that began before; see prepare.py.
     devices = tuple(name for name in plan.devices if workers is not None and workers.has_device(name))
     limits = cost_limits(track, plan, space, later=devices)

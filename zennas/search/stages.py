@@ -137,9 +137,8 @@ class Settled:
     plan: SearchPlan
     winners: tuple[Measured, ...]  # best first
     baselines: tuple[Measured, ...]
-    stand_in: (
-        str | None
-    )  # a sentence where another kind of device stands in; None where an earlier run had found it all
+    # A sentence where another kind of device stands in; None where an earlier run had found it all.
+    stand_in: str | None
     out: pathlib.Path  # as it was asked for
     folder: pathlib.Path  # of this island: winner-1.yaml, report.html and the rest lie there
     island: int

@@ -14,6 +14,7 @@ from zennas.space.cost import cost
 from zennas.space.network import build
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Data, Head
+from zennas.track import check_output
 from zennas.train.checkpoints import COMMON
 from zennas.train.request import Request
 
@@ -42,11 +43,7 @@ def check_fit(request):
     spent = cost(candidate, space.shape)
     if request.any_size:
         return spent
-    if limits.max_embedding_size is not None and space.embedding_size > limits.max_embedding_size:
-        raise UserError(
-            f"space {space.name} puts out {space.embedding_size} numbers; "
-            f"track {request.track.name} allows at most {limits.max_embedding_size}"
-        )
+    check_output(request.track, space)
     if limits.max_mb is not None and spent.megabytes > limits.max_mb:
         raise UserError(
             f"{candidate.text} takes {spent.megabytes:.0f} MB; track {request.track.name} allows at most "
@@ -74,7 +71,7 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
 
 
 def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
-    """The Job of these Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
+    """The Job of a Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
     plan, task = request.plan, task_of(request.task)
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
