@@ -101,10 +101,21 @@ def test_a_shell_is_told_how_a_line_goes_on(line, offered, shell, monkeypatch):
     assert (code, set(out.split()), err) == (0, offered, "")
 
 
-def test_completion_is_installed_where_the_shell_looks(shell, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert "complete -o default -F _zennas_completion zennas" in shell("-m", "zennas", "--show-completion", "bash")[1]
-    assert shell("-m", "zennas", "--install-completion", "bash")[0] == 0
+def test_completion_is_installed_where_the_shell_looks(checkout, tmp_path):
+    def in_bash(option):
+        """(exit code, standard output) of zennas with this option, started by a shell: it asks who its parent is."""
+        ended = subprocess.run(
+            ["bash", "-c", f"'{sys.executable}' -m zennas {option}; exit $?"],
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(checkout), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        return ended.returncode, ended.stdout
+
+    assert "complete -o default -F _zennas_completion zennas" in in_bash("--show-completion")[1]
+    assert in_bash("--install-completion")[0] == 0
     assert "_ZENNAS_COMPLETE" in (tmp_path / ".bash_completions" / "zennas.sh").read_text()
 
 
