@@ -177,26 +177,26 @@ def in_words(normalise: str) -> str:
     return f"mean {mean:g}, std {std:g}"
 
 
-def _rule(name, measured, limit, said=None):
+def _rule(name, measured, limit, remark=None):
     """A Rule that is broken where something is said, and kept where not."""
-    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN if said else KEPT, said=said or "")
+    return Rule(name=name, measured=measured, limit=limit, verdict=BROKEN if remark else KEPT, said=remark or "")
 
 
 def _input_rules(graph, wanted, *, single):
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     dims = [_dims(value) for value in inputs]
-    measured = "; ".join(_shape(one) for one in dims) or "no input"
+    measured = "; ".join(_shape(axes) for axes in dims) or "no input"
     if len(inputs) != 1 or len(dims[0] or ()) != 4:
-        said = f"one input of four axes is allowed; given {len(inputs)}" + (f" ({measured})" if inputs else "")
-        return [_rule("input", measured, "one, of four axes", said)]
+        remark = f"one input of four axes is allowed; given {len(inputs)}" + (f" ({measured})" if inputs else "")
+        return [_rule("input", measured, "one, of four axes", remark)]
     ((batch, *image),) = dims
     rules = [_rule("input", measured, "one, of four axes"), _batch_rule(batch, single=single)]
     if wanted is not None:
         limit = _shape(wanted)
         given = _shape(image)
-        said = None if given == limit else f"an image must be {limit}; given {given}"
-        rules.append(_rule("input size", given, limit, said))
+        remark = None if given == limit else f"an image must be {limit}; given {given}"
+        rules.append(_rule("input size", given, limit, remark))
     return rules
 
 
@@ -204,46 +204,43 @@ def _batch_rule(batch, *, single):
     name, limit = "batch", "1, or dynamic" if single else "dynamic"
     if not isinstance(batch, int):
         return _rule(name, "dynamic", limit)
-    said = "the batch must be dynamic"
+    remark = "the batch must be dynamic"
     if single and batch == 1:
         return _rule(name, "1", limit)
     if single:
-        return _rule(name, str(batch), limit, said + f" or 1; given {batch}")
-    said += f"; given {batch}, which the checker rewrites before it runs a batch of its own"
-    return Rule(name=name, measured=f"fixed at {batch}", limit=limit, verdict=NOTED, said=said)
+        return _rule(name, str(batch), limit, remark + f" or 1; given {batch}")
+    remark += f"; given {batch}, which the checker rewrites before it runs a batch of its own"
+    return Rule(name=name, measured=f"fixed at {batch}", limit=limit, verdict=NOTED, said=remark)
 
 
 def _output_rules(graph, max_embedding_size):
-    one = "one"
     if len(graph.output) != 1:
-        return [
-            _rule("output", str(len(graph.output)), one, f"one output is allowed; given {len(graph.output)}"),
-        ]
+        return [_rule("output", str(len(graph.output)), "one", f"one output is allowed; given {len(graph.output)}")]
     dims = _dims(graph.output[0])
-    rules = [_rule("output", "one", one)]
+    rules = [_rule("output", "one", "one")]
     axes, limit = "output axes", "two: batch and embedding"
     if dims is None:
-        said = "the output must have two axes, batch and embedding; the file states none, and a run decides"
-        return [*rules, Rule(name=axes, measured="not stated", limit=limit, verdict=NOTED, said=said)]
+        remark = "the output must have two axes, batch and embedding; the file states none, and a run decides"
+        return [*rules, Rule(name=axes, measured="not stated", limit=limit, verdict=NOTED, said=remark)]
     if len(dims) != 2:
-        said = f"the output must have two axes, batch and embedding; given {len(dims)}"
-        return [*rules, _rule(axes, _shape(dims), limit, said)]
+        remark = f"the output must have two axes, batch and embedding; given {len(dims)}"
+        return [*rules, _rule(axes, _shape(dims), limit, remark)]
     rules.append(_rule(axes, _shape(dims), limit))
     size, name = dims[1], "embedding size"
     limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
     if max_embedding_size and not isinstance(size, int):
-        said = f"the embedding may have {max_embedding_size} numbers; given no fixed size, and a run decides"
-        return [*rules, Rule(name=name, measured="no fixed size", limit=limit, verdict=NOTED, said=said)]
-    said = None
+        remark = f"the embedding may have {max_embedding_size} numbers; given no fixed size, and a run decides"
+        return [*rules, Rule(name=name, measured="no fixed size", limit=limit, verdict=NOTED, said=remark)]
+    remark = None
     if max_embedding_size and not 0 < size <= max_embedding_size:
-        said = f"the embedding may have {max_embedding_size} numbers; given {size}"
-    return [*rules, _rule(name, str(size), limit, said)]
+        remark = f"the embedding may have {max_embedding_size} numbers; given {size}"
+    return [*rules, _rule(name, str(size), limit, remark)]
 
 
 def _node_rule(graph, min_nodes):
     given = len(graph.node)
-    said = f"{min_nodes} nodes or more are allowed; given {given}" if given < min_nodes else None
-    return _rule("nodes", str(given), f">= {min_nodes}", said)
+    remark = f"{min_nodes} nodes or more are allowed; given {given}" if given < min_nodes else None
+    return _rule("nodes", str(given), f">= {min_nodes}", remark)
 
 
 def _initializer_rule(graph, admitted):
@@ -258,59 +255,59 @@ def _initializer_rule(graph, admitted):
         return _rule(name, ", ".join(kinds) or "none", limit)
     kinds = sorted({_type_name(tensor.data_type) for tensor in small})
     rule = "fp32 is the rule" if not allowed else f"allowed: {', '.join(admitted)}"
-    said = f"initializer '{small[0].name}' is {_type_name(small[0].data_type)}; {rule}"
+    remark = f"initializer '{small[0].name}' is {_type_name(small[0].data_type)}; {rule}"
     if len(small) > 1:
-        said += f" ({len(small)} of {len(graph.initializer)} initializers break it)"
-    return _rule(name, f"{len(small)} of {', '.join(kinds)}", limit, said)
+        remark += f" ({len(small)} of {len(graph.initializer)} initializers break it)"
+    return _rule(name, f"{len(small)} of {', '.join(kinds)}", limit, remark)
 
 
 def _size_rule(onnx_bytes, max_mb):
     given = len(onnx_bytes) / 2**20
-    said = f"{given:.1f} MB; at most {max_mb:g} MB are allowed" if max_mb and given > max_mb else None
-    return _rule("file size", f"{given:.1f} MB", f"<= {max_mb:g} MB" if max_mb else "none known", said)
+    remark = f"{given:.1f} MB; at most {max_mb:g} MB are allowed" if max_mb and given > max_mb else None
+    return _rule("file size", f"{given:.1f} MB", f"<= {max_mb:g} MB" if max_mb else "none known", remark)
 
 
 def _normalisation_rule(graph, checker, needs):
     name, detected = "normalisation", detected_normalisation(graph, checker)
     if checker == "webface":
         used = needs or detected
-        said = (
+        remark = (
             f"the system feeds images with {in_words(used)}"
             + (f"; the organisers' sample would take {in_words(detected)}" if used != detected else "")
             + ("" if needs else "; --normalise says otherwise")
         )
-        return Rule(name=name, measured=in_words(used), limit="as the model needs", verdict=NOTED, said=said)
+        return Rule(name=name, measured=in_words(used), limit="as the model needs", verdict=NOTED, said=remark)
     if needs is None:
-        said = (
+        remark = (
             f"the checker will feed images with {in_words(detected)}: make sure that the model needs that (--normalise)"
         )
-        return Rule(name=name, measured=in_words(detected), limit="as the model needs", verdict=NOTED, said=said)
-    said = None
+        return Rule(name=name, measured=in_words(detected), limit="as the model needs", verdict=NOTED, said=remark)
+    remark = None
     if needs != detected and detected == "none":
-        said = (
+        remark = (
             "a Sub and a Mul among the first eight node names: the checker would take image normalisation for built in"
         )
     elif needs != detected:
-        said = (
+        remark = (
             f"the model needs {in_words(needs)}, but the checker will feed {in_words(detected)}: none of the first "
             f"eight "
             "node names begins with Sub or _minus, or none with Mul, _mul or Div"
         )
-    return _rule(name, in_words(detected), in_words(needs), said)
+    return _rule(name, in_words(detected), in_words(needs), remark)
 
 
 def _version_rule(model, checker):
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    opset = next((imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx")), 1)
     name, measured = "operator set", f"{opset}, IR {model.ir_version}"
     if checker == "webface":
-        said = "which ONNX Runtime the server has is written nowhere"
-        return Rule(name=name, measured=measured, limit="not known", verdict=NOT_JUDGED, said=said)
+        remark = "which ONNX Runtime the server has is written nowhere"
+        return Rule(name=name, measured=measured, limit="not known", verdict=NOT_JUDGED, said=remark)
     newer = opset > OPSET or model.ir_version > IR_VERSION
-    said = (
+    remark = (
         f"the server's ONNX Runtime 1.6 reads operator sets up to {OPSET} and IR versions up to {IR_VERSION}; "
         f"given {measured}"
     )
-    return _rule(name, measured, f"<= {OPSET}, IR <= {IR_VERSION}", said if newer else None)
+    return _rule(name, measured, f"<= {OPSET}, IR <= {IR_VERSION}", remark if newer else None)
 
 
 def _outside_rule(model):
@@ -320,8 +317,8 @@ def _outside_rule(model):
         return _rule(name, "all weights inside", limit)
     places = ", ".join(outside_files(model)) or "a place that it does not name"
     more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-    said = f"outside the file, in {places}: '{outside[0].name}'{more}; save it with all weights inside"
-    return _rule(name, f"{len(outside)} outside", limit, said)
+    remark = f"outside the file, in {places}: '{outside[0].name}'{more}; save it with all weights inside"
+    return _rule(name, f"{len(outside)} outside", limit, remark)
 
 
 def _is_outside(tensor):
@@ -330,7 +327,8 @@ def _is_outside(tensor):
 
 def _tensors_of(graph):
     """Those of a GraphProto, or of a FunctionProto, which has attributes of its own and no weights."""
-    attributes = [*getattr(graph, "attribute_proto", ()), *(one for node in graph.node for one in node.attribute)]
+    of_nodes = (attribute for node in graph.node for attribute in node.attribute)
+    attributes = [*getattr(graph, "attribute_proto", ()), *of_nodes]
     sparse = [*getattr(graph, "sparse_initializer", ())]
     yield from getattr(graph, "initializer", ())
     for attribute in attributes:
@@ -344,8 +342,8 @@ def _tensors_of(graph):
             yield from _tensors_of(inner)
         if attribute.HasField("g"):
             yield from _tensors_of(attribute.g)
-    for one in sparse:
-        yield from (one.values, one.indices)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def _dims(value):

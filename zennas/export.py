@@ -141,9 +141,9 @@ def _as_float16(model, calibration):
     # It leaves the cast of an input behind the nodes that read it; ONNX wants nodes in the order in which they can run.
     inputs = {value.name for value in model.graph.input}
     casts = [node for node in converted.graph.node if inputs & set(node.input)]
-    others = [node for node in converted.graph.node if node not in casts]
+    rest = [node for node in converted.graph.node if node not in casts]
     del converted.graph.node[:]
-    converted.graph.node.extend([*casts, *others])
+    converted.graph.node.extend([*casts, *rest])
     return converted
 
 

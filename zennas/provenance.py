@@ -56,13 +56,13 @@ def command_line():
 @functools.cache
 def versions():
     """Installed versions of the libraries that decide scores and latencies."""
-    found = {}
+    installed = {}
     for name in WRITERS:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **installed}
 
 
 def num_cores():
@@ -83,7 +83,7 @@ def machine_name():
     if cpuinfo.is_file():
         text = cpuinfo.read_text()
         name, family, model = (
-            found.group(1) if (found := re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)) else default
+            match.group(1) if (match := re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)) else default
             for key, default in (("model name", name), ("cpu family", ""), ("model", ""))
         )
     parts = [name, f"fam{family}-mod{model}" if family else "", f"{os.cpu_count()}c"]

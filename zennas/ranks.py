@@ -79,16 +79,16 @@ class Ranks:
         """What function() gives on the first rank, given to all; a UserError of it is raised on all."""
         if self.num_ranks == 1:
             return function()
-        found = [None, None]
+        outcome = [None, None]
         if self.is_first:
             try:
-                found[0] = function()
+                outcome[0] = function()
             except UserError as error:
-                found[1] = str(error)
-        distributed.broadcast_object_list(found)
-        if found[1] is not None:
-            raise EveryRankError(found[1])
-        return found[0]
+                outcome[1] = str(error)
+        distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise EveryRankError(outcome[1])
+        return outcome[0]
 
     def barrier(self) -> None:
         """Return once every rank has come here."""

@@ -26,14 +26,14 @@ def check_address(address: str | None) -> None:
     """
     if address in (None, "auto", "local"):
         return
-    found = re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):(\d+)", address)
+    match = re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):(\d+)", address)
     right = (
         "the HOST:PORT that ray start --head printed (its port is 6379 by default), or 'auto' on a node of the cluster"
     )
-    if found is None:
+    if match is None:
         raise UserError(f"--address: given '{address}', allowed: {right}")
     try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER_S).close()
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER_S).close()
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"--address {address}: nobody answers there ({why}); give {right}") from None

@@ -36,11 +36,11 @@ def open_run(
     """
     folder = pathlib.Path(folder)
     with explaining(folder):
-        there, anything = (folder / "run.json").is_file(), folder.exists()
+        exists, anything = (folder / "run.json").is_file(), folder.exists()
     if fresh and anything:
         _move_aside(folder)
-        there = False
-    if there:
+        exists = False
+    if exists:
         state = _load_state(folder)
         if differing := _differences(state["settings"], settings):
             raise UserError(
@@ -102,8 +102,8 @@ def lasting_url(url: str | None, *, here: pathlib.Path | str | None = None) -> s
     if url is None:
         return None
     scheme, path = re.fullmatch(r"(journal:(?://)?|sqlite(?:\+\w+)?:///|)(.*)", url, re.DOTALL).groups()
-    elsewhere = not path or path == ":memory:" or (not scheme and "://" in path)
-    return url if elsewhere else scheme + lasting(path, here=here).as_posix()
+    fixed = not path or path == ":memory:" or (not scheme and "://" in path)
+    return url if fixed else scheme + lasting(path, here=here).as_posix()
 
 
 def kept_run(folder: pathlib.Path | str, *, what: str) -> dict:

@@ -197,7 +197,7 @@ class SearchPlan(Record):
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
-    # of a worker, for one candidate or one family: a thousand times what one takes
+    # of a worker, for one candidate or those of one trunk: a thousand times what one takes
     candidate_timeout_s: Positive = 60.0
     # a worker's memory for it; None: its share of the smallest node's, as Ray finds it free at its start
     candidate_memory_gb: Positive | None = None
@@ -273,9 +273,9 @@ def load_space(name: str) -> Space:
     """The Space of that name or path; its blocks are known."""
     path = resolve(SPACES, name)
     space = Space.load(path)
-    for one in (space, *space.baselines.values()):
+    for member in (space, *space.baselines.values()):
         try:
-            check_known(one)
+            check_known(member)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     return space

@@ -6,7 +6,7 @@ Candidates of space ir_se whose predicted latency is within 2 per cent of a budg
 each:
   reference    the algorithm as it is defined: two forwards that differ by 0.01, fresh Gaussians, 112 px, batch 16
   alone        our score of one candidate, at the search's settings
-  families     our score of the batches that the search proposes, the families of which share their trunks
+  families     our score of the batches that the search proposes, many of which share a trunk
   closed form  all candidates at once
 Kendall's tau is that between the reference and our score of the same candidates; beside it that with the reference
 code, which does the same work but adds running variances (0.81 + 0.19 of the batch's) in place of the batch's own.

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from zennas.search.funnel import FAMILY, FRESH_EVERY, SHORTER, Funnel, Niches, knows
+from zennas.search.funnel import FRESH_EVERY, PER_TRUNK, SHORTER, Funnel, Niches, knows
 from zennas.search.optimum import NoProofError, Problem, best
 from zennas.space.candidate import Candidate
 from zennas.space.parts import parts_of
@@ -94,16 +94,18 @@ def test_seed_and_batch_decide_what_is_proposed(funnel):
     assert proposed(seeded, population, batch=5)[0] != again
 
 
-def test_a_family_has_one_trunk(funnel):
+def test_members_have_one_trunk(funnel):
     """All but the depth of the last stage but one and the last stage are the same within it; a batch has few trunks."""
-    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=4 * FAMILY)
+    found, _ = proposed(
+        funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=4 * PER_TRUNK
+    )
     trunks = collections.Counter((one.stem, one.widths[:-1], one.depths[:-2]) for one in found)
-    assert len(found) == 4 * FAMILY and 2 <= len(trunks) <= 4
+    assert len(found) == 4 * PER_TRUNK and 2 <= len(trunks) <= 4
 
 
 def test_each_member_comes_with_its_shorter_ones(funnel):
     """Scored with it they cost nothing: their maps are computed on its way."""
-    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=FAMILY)
+    found, _ = proposed(funnel, scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), batch=3, most=PER_TRUNK)
     first = found[0]
     shorter = [
         first.model_copy(update={"depths": (*first.depths[:-1], first.depths[-1] - n)}) for n in range(1 + SHORTER)
@@ -113,16 +115,16 @@ def test_each_member_comes_with_its_shorter_ones(funnel):
 
 
 def test_what_mutates_is_kept_far_from_better_niches():
-    """With two winners wanted, families take turns: that of the second niche stays away from the best of the first."""
+    """With two winners wanted, trunks take turns: that of the second niche stays away from the best of the first."""
     two = Funnel(SPACE, PLAN.model_copy(update={"num_winners": 2}), mega_macs)
     two.set_budget(BUDGET, margin_pct=MARGIN_PCT)
-    population = scored(two, proposed(two, Niches(PLAN.population), most=6 * FAMILY)[0])
+    population = scored(two, proposed(two, Niches(PLAN.population), most=6 * PER_TRUNK)[0])
     _, best_one = population.best
     batch = (
         FRESH_EVERY * 5 + 1
-    )  # of one family each: family 41 is the second niche's only if it stands second in its batch
-    found, _ = proposed(two, population, batch=batch, most=2 * FAMILY)
-    second = found[FAMILY:]
+    )  # of one trunk each: turn 41 is the second niche's only if it stands second in its batch
+    found, _ = proposed(two, population, batch=batch, most=2 * PER_TRUNK)
+    second = found[PER_TRUNK:]
     assert second and distances(np.array([one.genes for one in second]), best_one.genes).min() >= 0.3
 
 
@@ -178,7 +180,7 @@ def test_each_niche_is_far_from_the_bests_before_it():
     assert Niches(4).niches(3, 0.4) == [] and Niches(4).best is None
 
 
-@pytest.mark.parametrize("most", [0, 1, FAMILY + 5])
+@pytest.mark.parametrize("most", [0, 1, PER_TRUNK + 5])
 def test_only_what_was_proposed_counts_as_seen(funnel, most):
     """What is seen is never proposed again: a candidate that is left out for want of room would be lost."""
     population, seen = scored(funnel, proposed(funnel, Niches(PLAN.population))[0]), set()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.records import UserError
+from zennas.space.shape import DEFAULT_HW, height_and_width
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -303,11 +304,11 @@ class RecordWriter:
             writer.add(encoded, label)
 
     Identity records are written where the images of every identity came one after another. num_classes: for `property`;
-    else the largest label + 1.
+    else the largest label + 1. image_px: the side of the images, or (height, width), for `property` too.
     """
 
-    def __init__(self, folder, *, num_classes=None, image_px=112):
-        self.folder, self.num_classes, self.image_px = pathlib.Path(folder), num_classes, image_px
+    def __init__(self, folder, *, num_classes=None, image_px=DEFAULT_HW):
+        self.folder, self.num_classes, self.image_hw = pathlib.Path(folder), num_classes, height_and_width(image_px)
         self._offsets, self._ranges, self._seen = array.array("q"), [], set()
         self._label, self._grouped = None, True
 
@@ -346,9 +347,10 @@ class RecordWriter:
             os.unlink(file.name)
             return
         num_classes = self.num_classes or max(self._seen, default=0) + 1
+        height, width = self.image_hw
         with open(self.folder / "train.idx", "w", encoding="ascii") as idx:
             idx.writelines(f"{record}\t{offset}\n" for record, offset in enumerate(self._offsets))
-        (self.folder / "property").write_text(f"{num_classes},{self.image_px},{self.image_px}\n", encoding="ascii")
+        (self.folder / "property").write_text(f"{num_classes},{height},{width}\n", encoding="ascii")
         os.replace(file.name, self.folder / "train.rec")
 
 

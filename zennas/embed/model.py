@@ -27,6 +27,7 @@ from zennas.embed.features import Features, attention_of
 from zennas.export import open_session
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
+from zennas.space.shape import DEFAULT_HW, height_and_width
 
 
 class Model:
@@ -175,7 +176,7 @@ def open_model(
     std: Sequence[float] = (127.5,) * 3,
     bgr: bool = False,
     device: str = "cpu",
-    image_px: int | tuple[int, int] | None = 112,
+    image_px: int | tuple[int, int] | None = None,
     resize: bool = False,
     dtype: torch.dtype | None = torch.float32,
     trusted: bool = False,
@@ -185,15 +186,15 @@ def open_model(
     A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
     TorchScript; its content decides, not its name. The last two can run code of their author's: refused unless trusted.
     mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR
-    order, mean and std too. image_px: the side of its images, or (height, width), where it does not say itself. resize:
-    images of another size are scaled to its own (A-SKD: the teacher sees more than the student); without, they are
-    refused. dtype: of autocast on the way; float32: none. UserError where the file is none of these, or the network
-    fails or gives no embeddings.
+    order, mean and std too. image_px: the side of its images, or (height, width), where it does not say itself; None:
+    DEFAULT_HW. resize: images of another size are scaled to its own (A-SKD: the teacher sees more than the student);
+    without, they are refused. dtype: of autocast on the way; float32: none. UserError where the file is none of these,
+    or the network fails or gives no embeddings.
     """
     device = torch.device(device)
     if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
         raise UserError(f"mean {mean} and std {std}: allowed: three numbers each, std above 0")
-    image_hw = (image_px, image_px) if isinstance(image_px, int) else tuple(image_px)
+    image_hw = DEFAULT_HW if image_px is None else height_and_width(image_px)
     if isinstance(source, nn.Module):
         origin, where = _module_origin(copy.deepcopy(source), device), type(source).__name__
     else:

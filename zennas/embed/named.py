@@ -129,9 +129,9 @@ def _one_of(given, key, allowed):
 
 
 def _px(text):
-    """(height, width); 112 x 112 where nothing is said."""
+    """(height, width); None where nothing is said."""
     if text is None:
-        return 112, 112
+        return None
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and 1 <= int(part) <= 4096 for part in parts):
         raise UserError(f"px={text}: allowed: SIDE or HEIGHTxWIDTH in pixels, such as 112 or 256x128")

@@ -117,10 +117,10 @@ def check_precision(protocol: Protocol) -> None:
     """UserError where a protocol's backend is not one that networks are converted to its precision for."""
     able = backend_of(protocol.backend).precisions
     if protocol.precision not in able:
-        others = [name for name, backend in BACKENDS.items() if protocol.precision in backend.precisions]
+        suitable = [name for name, backend in BACKENDS.items() if protocol.precision in backend.precisions]
         raise UserError(
             f"backend '{protocol.backend}' times networks in {', '.join(able)}, and the rule asks for "
-            f"{protocol.precision}, which is for: {', '.join(others)}"
+            f"{protocol.precision}, which is for: {', '.join(suitable)}"
         )
 
 
@@ -173,13 +173,13 @@ def _require_cuda(backend):
 
 
 def _installed():
-    found = []
+    packages = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            packages.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ", ".join(found) or "no ONNX Runtime"
+    return ", ".join(packages) or "no ONNX Runtime"
 
 
 def _onnxruntime_gpu(model, protocol, *providers):

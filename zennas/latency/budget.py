@@ -78,11 +78,11 @@ def local_budget(
     if budget_ms is not None:
         origin = f"--budget-ms {budget_ms:g}, milliseconds of this machine, unscaled"
         return LocalBudget(budget_ms=budget_ms, origin=origin, stand_in=stand_in, scale=None, reference_ms=None)
-    budget, there = track.budget, track.budget.reference
-    scale = reference.measured_ms / there.latency_ms
+    budget, official = track.budget, track.budget.reference
+    scale = reference.measured_ms / official.latency_ms
     reserved = budget.alignment_ms * scale + (budget.detection_ms * scale if detector_ms is None else detector_ms)
     left_ms = budget.total_ms * scale - reserved
-    origin = f"{budget.total_ms:g} ms on {there.machine}"
+    origin = f"{budget.total_ms:g} ms on {official.machine}"
     if detector_ms is not None:
         origin += (
             f", less the detector measured here ({detector_ms:.1f} ms) and {budget.alignment_ms:g} ms there "
@@ -94,7 +94,7 @@ def local_budget(
             f"alignment"
         )
     origin += (
-        f"; carried here by {there.candidate.text}, which takes {there.latency_ms:g} ms there and "
+        f"; carried here by {official.candidate.text}, which takes {official.latency_ms:g} ms there and "
         f"{reference.measured_ms:.1f} ms here (x {scale:.3f})"
     )
     if left_ms <= 0:
@@ -159,9 +159,9 @@ def kept_networks(protocol: Protocol, shape: Shape) -> list[tuple[Candidate, Mea
     """[(Candidate, Measurement)] of the whole networks of this Shape that are kept on this machine under this
     protocol.
     """
-    path, found = _networks_path(protocol, machine_name()), []
+    path, kept = _networks_path(protocol, machine_name()), []
     if not path.is_file():
-        return found
+        return kept
     try:
         keys = list(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
@@ -177,8 +177,8 @@ def kept_networks(protocol: Protocol, shape: Shape) -> list[tuple[Candidate, Mea
             continue
         measurement = kept_network(candidate, protocol, shape)
         if measurement is not None:
-            found.append((candidate, measurement))
-    return found
+            kept.append((candidate, measurement))
+    return kept
 
 
 def keep_network(candidate: Candidate, measurement: Measurement, shape: Shape) -> None:

@@ -60,10 +60,10 @@ class Comparison(Record):
     agreement: Agreement | None  # None where they can predict fewer than two candidates
 
 
-def compare(one: KnownTable, other: KnownTable, space: Space, *, num_candidates: int = NUM_CANDIDATES) -> Comparison:
+def compare(first: KnownTable, second: KnownTable, space: Space, *, num_candidates: int = NUM_CANDIDATES) -> Comparison:
     """The Comparison of two KnownTables, over the parts that both have and over candidates drawn from a space."""
-    common = [part for part in one.rows if part in other.rows]
-    ratio_of = {part: other.rows[part].ms / one.rows[part].ms for part in common}
+    common = [part for part in first.rows if part in second.rows]
+    ratio_of = {part: second.rows[part].ms / first.rows[part].ms for part in common}
     places = dict.fromkeys(sorted(part.place for part in common))
     stages = [
         Stage(
@@ -75,14 +75,14 @@ def compare(one: KnownTable, other: KnownTable, space: Space, *, num_candidates:
         for kind, stride, in_hw in sorted(places, key=lambda place: (place[0], [-px for px in place[2]], -place[1]))
     ]
     return Comparison(
-        one=one.name,
-        other=other.name,
-        num_only_one=len(one.rows) - len(common),
-        num_only_other=len(other.rows) - len(common),
+        one=first.name,
+        other=second.name,
+        num_only_one=len(first.rows) - len(common),
+        num_only_other=len(second.rows) - len(common),
         parts=_ratio(ratio_of.values()) if common else None,
         stages=tuple(stages),
         space=space.name,
-        agreement=_agreement(one, other, space, num_candidates),
+        agreement=_agreement(first, second, space, num_candidates),
     )
 
 
@@ -115,11 +115,11 @@ def _ms(table, candidate, shape):
     return round(table.predict(candidate, shape), 9)
 
 
-def _agreement(one, other, space, num_candidates):
+def _agreement(first, second, space, num_candidates):
     shape = space.shape
     rng = np.random.default_rng(SEED)
     candidates = list(dict.fromkeys(space.sample(rng) for _ in range(num_candidates)))
-    tables = [predictor(known) for known in (one, other)]
+    tables = [predictor(known) for known in (first, second)]
     covered = [candidate for candidate in candidates if all(table.covers(candidate, shape) for table in tables)]
     if len(covered) < 2:
         return None

@@ -1,5 +1,6 @@
 """How far a latency table is off: whole networks, predicted and measured, in numbers and on a page."""
 
+import functools
 import html
 import math
 import statistics
@@ -74,12 +75,13 @@ def measure_some(
     """
     shape = space.shape
     rng, chosen = np.random.default_rng(SEED), {}
-    slowest_ms = max((latency_table.predict(one, shape) for one in space.baselines.values()), default=budget_ms)
+    predict = functools.partial(latency_table.predict, shape=shape)
+    slowest_ms = max(map(predict, space.baselines.values()), default=budget_ms)
     budget_ms = slowest_ms if slowest_ms < LEAST_SHARE * budget_ms else budget_ms
     low_ms, high_ms = LEAST_SHARE * budget_ms, max(budget_ms, slowest_ms)
     for _ in range(TRIES * num):
         target_ms = rng.uniform(low_ms, high_ms)
-        candidate, predicted_ms = _near(space, target_ms, rng, lambda one: latency_table.predict(one, shape))
+        candidate, predicted_ms = _near(space, target_ms, rng, predict)
         if low_ms <= predicted_ms <= high_ms:
             chosen[candidate] = None
         if len(chosen) == num:
@@ -128,10 +130,11 @@ def predict_kept(
         )
     networks = sorted(
         (_network(candidate, taken, latency_table, shape) for candidate, taken in known),
-        key=lambda one: one.measured_ms,
+        key=lambda network: network.measured_ms,
     )
-    predicted_N, measured_N, macs_N = np.array([(one.predicted_ms, one.measured_ms, one.macs) for one in networks]).T
-    off_pct = [one.off_pct for one in networks]
+    columns = [(network.predicted_ms, network.measured_ms, network.macs) for network in networks]
+    predicted_N, measured_N, macs_N = np.array(columns).T
+    off_pct = [network.off_pct for network in networks]
     return Prediction(
         title=title,
         networks=tuple(networks),
@@ -169,40 +172,42 @@ def _scaled_error(predictor_N, measured_N):
     return float(np.abs(100 * (predictor_N * factor / measured_N - 1)).mean())
 
 
-def sentence(found: Prediction) -> str:
+def sentence(prediction: Prediction) -> str:
     """The result in words."""
-    num = len(found.networks)
-    said = (
-        f"over {num} whole network{'s' if num > 1 else ''} the table is off by {found.mean_abs_pct:.2f} % on "
+    num = len(prediction.networks)
+    text = (
+        f"over {num} whole network{'s' if num > 1 else ''} the table is off by {prediction.mean_abs_pct:.2f} % on "
         f"average and "
     )
-    said += f"{found.max_abs_pct:.2f} % at most (bias {found.bias_pct:+.2f} %)"
+    text += f"{prediction.max_abs_pct:.2f} % at most (bias {prediction.bias_pct:+.2f} %)"
     if num >= FEW:
-        said += f"; times one factor by {found.scaled_mean_abs_pct:.2f} %, multiply-accumulates alone by "
-        said += f"{found.macs_mean_abs_pct:.2f} %"
-    return said
+        text += f"; times one factor by {prediction.scaled_mean_abs_pct:.2f} %, multiply-accumulates alone by "
+        text += f"{prediction.macs_mean_abs_pct:.2f} %"
+    return text
 
 
 # --- the page
 
 
-def page(found: Prediction) -> str:
+def page(prediction: Prediction) -> str:
     """The HTML of a Prediction."""
-    noisy = [one for one in found.networks if one.warning]
-    warning = f"{len(noisy)} of {len(found.networks)} measurements spread too widely to be trusted" if noisy else None
-    missed = found.num_unpredicted and (
-        f"{found.num_unpredicted} kept network(s) of other blocks are left out: the table knows nothing of their parts"
+    networks, made_by, protocol = prediction.networks, prediction.made_by, prediction.protocol.model_dump()
+    noisy = [network for network in networks if network.warning]
+    warning = f"{len(noisy)} of {len(networks)} measurements spread too widely to be trusted" if noisy else None
+    missed = prediction.num_unpredicted and (
+        f"{prediction.num_unpredicted} kept network(s) of other blocks are left out: the table knows nothing of their "
+        "parts"
     )
     sections = f"""<section><h2>Predicted against measured</h2>
-{notices([found.stand_in, warning, missed or None], "note")}
+{notices([prediction.stand_in, warning, missed or None], "note")}
 <p>Each network's latency as summed from the table of block latencies, against the same network measured whole. The dot
 is the
 run that the rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the
 network is
 faster than predicted.</p>
-{_figure(found.networks)}</section>
+{_figure(networks)}</section>
 <section><h2>Every network</h2>
-{_table(found.networks)}</section>
+{_table(networks)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
 <li><b>A prediction only chooses.</b> Networks that a search hands on are measured whole; what the table is off by costs
 search
@@ -214,47 +219,47 @@ times one factor is what is left in practice.</li>
 so.</li></ul></section>"""
     again = "<p>What it takes to make the page again, with the networks that are kept on this machine.</p>"
     facts = [
-        ("Result", sentence(found)),
-        ("Ranking", f"Kendall's tau {number(found.tau, '.3f')} between predicted and measured"),
+        ("Result", sentence(prediction)),
+        ("Ranking", f"Kendall's tau {number(prediction.tau, '.3f')} between predicted and measured"),
         (
             "Networks",
-            f"{len(found.networks)}, {found.networks[0].measured_ms:.2f} to {found.networks[-1].measured_ms:.2f} ms",
+            f"{len(networks)}, {networks[0].measured_ms:.2f} to {networks[-1].measured_ms:.2f} ms",
         ),
     ]
     return document(
         sections,
-        again + definitions(origin(found.made_by, [(found.made_by.machine, found.protocol.model_dump())])),
+        again + definitions(origin(made_by, [(made_by.machine, protocol)])),
         kind="latency",
-        title=found.title,
+        title=prediction.title,
         subtitle="What the table of block latencies predicts, against whole networks",
-        banner=notices([found.stand_in, warning], "banner"),
+        banner=notices([prediction.stand_in, warning], "banner"),
         facts=facts,
     )
 
 
 def _figure(networks):
     figure = panels([0.64, 0.36])
-    ends = span(*(value for one in networks for value in (one.predicted_ms, one.measured_ms)))
+    ends = span(*(value for network in networks for value in (network.predicted_ms, network.measured_ms)))
     equal = {"mode": "lines", "line": {"color": EQUAL.colour, "dash": "dash"}, "hoverinfo": "skip", "col": 1}
     figure.add_scatter(x=ends, y=ends, row=1, **equal)
     figure.add_scatter(x=ends, y=[0, 0], row=2, **equal)
-    for one in networks:
-        bar = {"x": [one.predicted_ms] * 2, "mode": "lines", "opacity": 0.45, "hoverinfo": "skip", "col": 1}
+    for network in networks:
+        bar = {"x": [network.predicted_ms] * 2, "mode": "lines", "opacity": 0.45, "hoverinfo": "skip", "col": 1}
         bar["line"] = {"color": DOT.colour, "width": 3}
-        figure.add_scatter(y=[one.low_ms, one.high_ms], row=1, **bar)
-        off = [100 * (one.predicted_ms / middle_ms - 1) for middle_ms in (one.low_ms, one.high_ms)]
+        figure.add_scatter(y=[network.low_ms, network.high_ms], row=1, **bar)
+        off = [100 * (network.predicted_ms / middle_ms - 1) for middle_ms in (network.low_ms, network.high_ms)]
         figure.add_scatter(y=off, row=2, **bar)
     dots = {
-        "x": [one.predicted_ms for one in networks],
+        "x": [network.predicted_ms for network in networks],
         "mode": "markers",
         "marker": {"color": DOT.colour, "size": DOT.size_px},
-        "customdata": [[html.escape(one.candidate)] for one in networks],
+        "customdata": [[html.escape(network.candidate)] for network in networks],
         "col": 1,
     }
     hover = "%{customdata[0]}<br>predicted %{x:.2f} ms, "
-    measured = [one.measured_ms for one in networks]
+    measured = [network.measured_ms for network in networks]
     figure.add_scatter(y=measured, row=1, hovertemplate=hover + "measured %{y:.2f} ms<extra></extra>", **dots)
-    off = [one.off_pct for one in networks]
+    off = [network.off_pct for network in networks]
     figure.add_scatter(y=off, row=2, hovertemplate=hover + "off by %{y:+.2f} %<extra></extra>", **dots)
     figure.update_xaxes(range=ends)
     figure.update_xaxes(title="Predicted latency, ms", row=2)
@@ -265,9 +270,9 @@ def _figure(networks):
 
 def _table(networks):
     rows = "".join(
-        f"<tr><td class='text'>{html.escape(one.candidate)}</td><td>{number(one.macs / 1e9, '.3f')}</td>"
-        f"<td>{one.predicted_ms:.2f}</td><td>{one.measured_ms:.2f} <i>± {one.spread_pct:.1f} %</i></td>"
-        f"<td>{one.off_pct:+.2f}</td><td>{html.escape(one.date[:10])}</td></tr>"
-        for one in networks
+        f"<tr><td class='text'>{html.escape(network.candidate)}</td><td>{number(network.macs / 1e9, '.3f')}</td>"
+        f"<td>{network.predicted_ms:.2f}</td><td>{network.measured_ms:.2f} <i>± {network.spread_pct:.1f} %</i></td>"
+        f"<td>{network.off_pct:+.2f}</td><td>{html.escape(network.date[:10])}</td></tr>"
+        for network in networks
     )
     return table(("Network", "GMACs", "Predicted, ms", "Measured, ms", "Off by, %", "Taken"), rows)

@@ -282,9 +282,9 @@ def _terms(part):
     return np.array([wide_in * wide_out, wide_out * wide_out, wide_in, wide_out, 1.0])
 
 
-def runtime_of(protocol: Protocol, found: dict[str, str]) -> str:
+def runtime_of(protocol: Protocol, installed: dict[str, str]) -> str:
     """The version, among those found, of the library that a protocol's backend runs on; latencies do not outlive it."""
-    return library_version(protocol.backend, found)
+    return library_version(protocol.backend, installed)
 
 
 def part_cells(part: Part) -> tuple:

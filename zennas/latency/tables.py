@@ -66,7 +66,7 @@ class KnownTable(NamedTuple):
 
 def known_tables() -> list[KnownTable]:
     """The KnownTables of all machines, shipped and kept, sorted by name. Of a part in both, the kept row counts."""
-    found = {}
+    known = {}
     for origin, root in (("shipped", data_root() / MEASURED), ("kept", kept_folder("any").parent)):
         for path in sorted(root.glob("*/*.csv")):
             protocol = protocol_of(path.name)
@@ -76,10 +76,10 @@ def known_tables() -> list[KnownTable]:
                 if row.machine != path.parent.name:
                     continue
                 key = (row.machine, table_name(protocol), row.runtime)
-                before = found.get(key, KnownTable(row.machine, protocol, row.runtime, {}, ()))
+                before = known.get(key, KnownTable(row.machine, protocol, row.runtime, {}, ()))
                 before.rows[row.part] = row
-                found[key] = before._replace(origins=tuple(dict.fromkeys([*before.origins, origin])))
-    return [found[key] for key in sorted(found)]
+                known[key] = before._replace(origins=tuple(dict.fromkeys([*before.origins, origin])))
+    return [known[key] for key in sorted(known)]
 
 
 def find_table(name: str, protocol: Protocol | None = None) -> KnownTable:
@@ -92,13 +92,13 @@ def find_table(name: str, protocol: Protocol | None = None) -> KnownTable:
     if (file := FILE_AT_RUNTIME.fullmatch(name)) is not None:
         return _only(tables_in(file[1], protocol), name, runtime=file[2])
     tables = known_tables()
-    fitting = [one for one in tables if name in (one.machine, one.name, one.name.partition("@")[0])]
-    fitting = fitting or [one for one in tables if name in one.name]
+    fitting = [table for table in tables if name in (table.machine, table.name, table.name.partition("@")[0])]
+    fitting = fitting or [table for table in tables if name in table.name]
     if protocol is not None:
-        fitting = [one for one in fitting if table_name(one.protocol) == table_name(protocol)] or fitting
+        fitting = [table for table in fitting if table_name(table.protocol) == table_name(protocol)] or fitting
     if not fitting:
         raise UserError(
-            f"latency table '{name}' is not known; {suggestion(name, [one.name for one in tables])}; or give the "
+            f"latency table '{name}' is not known; {suggestion(name, [table.name for table in tables])}; or give the "
             f"path of a .csv"
         )
     return _only(fitting, name)
@@ -141,9 +141,9 @@ def import_table(
     """
     here = machine_name()
     tables = tables_in(path, protocol)
-    machines = sorted({one.machine for one in tables})
+    machines = sorted({table.machine for table in tables})
     if machine in machines or len(machines) == 1:
-        tables = [one for one in tables if machine not in machines or one.machine == machine]
+        tables = [table for table in tables if machine not in machines or table.machine == machine]
     else:
         raise UserError(f"{path}: holds rows of several machines: {some(machines)}; say which with --machine")
     machine = machine or machines[0]
@@ -162,7 +162,7 @@ def import_table(
     protocol = tables[0].protocol
     if protocol is None:
         raise UserError(f"{path}: its name does not say by which rule it was measured; {_how_to_name()}")
-    tables = [one._replace(machine=machine) for one in tables]
+    tables = [table._replace(machine=machine) for table in tables]
     target, content = kept_folder(machine) / table_name(protocol), _as_csv(tables)
     if target.exists() and target.read_text(encoding="utf-8") != content:
         raise UserError(
@@ -179,12 +179,12 @@ def tables_in(path: pathlib.Path | str, protocol: Protocol | None = None) -> lis
     """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not
     say.
     """
-    path, found = pathlib.Path(path), {}
+    path, tables = pathlib.Path(path), {}
     rule = protocol_of(path.name) or protocol
     for row in read_rows(path):
         key = (row.machine, row.runtime)
-        found.setdefault(key, KnownTable(row.machine, rule, row.runtime, {}, (str(path),))).rows[row.part] = row
-    return [found[key] for key in sorted(found)]
+        tables.setdefault(key, KnownTable(row.machine, rule, row.runtime, {}, (str(path),))).rows[row.part] = row
+    return [tables[key] for key in sorted(tables)]
 
 
 def protocol_of(file_name: str) -> Protocol | None:
@@ -193,16 +193,16 @@ def protocol_of(file_name: str) -> Protocol | None:
     >>> protocol_of("onnxruntime-cpu-1t-batch8-int8.csv").precision, protocol_of("jetson.csv")
     ('int8', None)
     """
-    found = FILE_NAME.fullmatch(file_name.removesuffix(".csv"))
-    if found is None or found["backend"] not in BACKENDS:
+    match = FILE_NAME.fullmatch(file_name.removesuffix(".csv"))
+    if match is None or match["backend"] not in BACKENDS:
         return None
     try:
         return Protocol(
-            backend=found["backend"],
-            threads=found["threads"],
-            batch=found["batch"],
-            flush_denormals=not found["slow"],
-            precision=found["precision"] or "float32",
+            backend=match["backend"],
+            threads=match["threads"],
+            batch=match["batch"],
+            flush_denormals=not match["slow"],
+            precision=match["precision"] or "float32",
         )
     except ValueError:
         return None
@@ -291,16 +291,17 @@ def _as_csv(tables):
 
 def _only(tables, name, *, runtime=None):
     """The one table there is, of this version where one is asked for."""
-    fitting = [one for one in tables if runtime is None or one.runtime == runtime]
+    fitting = [table for table in tables if runtime is None or table.runtime == runtime]
     if not fitting:
         raise UserError(f"{name}: no row was measured with version '{runtime}'; known: {_versions(tables)}")
     if len(fitting) > 1:
-        raise UserError(f"'{name}' may be any of {len(fitting)} latency tables: {some([one.name for one in fitting])}")
+        names = some([table.name for table in fitting])
+        raise UserError(f"'{name}' may be any of {len(fitting)} latency tables: {names}")
     return fitting[0]
 
 
 def _versions(tables):
-    return ", ".join(sorted({one.runtime or "not said" for one in tables}))
+    return ", ".join(sorted({table.runtime or "not said" for table in tables}))
 
 
 def _how_to_name():

@@ -27,6 +27,7 @@ from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
+from zennas.space.shape import DEFAULT_HW
 
 TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
     "masks.parquet",
@@ -176,7 +177,10 @@ def _mask(masking, options, state, goes_on, progress):
 def _write_records(masking, spans, folder, progress):
     """train.rec, .idx and property from the parts, in the order of the data; the number of images written."""
     source, num = masking.source, 0
-    with explaining(folder), RecordWriter(folder, num_classes=source.num_identities, image_px=_side(source)) as writer:
+    with (
+        explaining(folder),
+        RecordWriter(folder, num_classes=source.num_identities, image_px=_image_hw(source)) as writer,
+    ):
         for span in spans:
             for image, encoded in enumerate(images_of(masking, span), start=span.first):
                 if encoded is not None:
@@ -186,12 +190,12 @@ def _write_records(masking, spans, folder, progress):
     return num
 
 
-def _side(source):
-    """The height of the first image that decodes, for `property`."""
+def _image_hw(source):
+    """(height, width) of the first image that decodes, for `property`."""
     for image in range(min(source.num_images, 100)):
         with contextlib.suppress(CorruptImageError):
-            return decode(source.read(image)).shape[0]
-    return 112
+            return decode(source.read(image)).shape[:2]
+    return DEFAULT_HW
 
 
 def _write_table(masking, spans, folder):

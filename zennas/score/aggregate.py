@@ -142,7 +142,7 @@ def _random_weight(layer, generator):
     """
     part, into = layer.module, layer.into.detach()
     flat = torch.randint(part.weight.numel(), (), generator=generator, device=generator.device)
-    out, within, *at = (int(one) for one in torch.unravel_index(flat, part.weight.shape))
+    out, within, *at = (int(index) for index in torch.unravel_index(flat, part.weight.shape))
     if isinstance(part, nn.Linear):
         return out, into[..., within].reshape(len(into), -1)
     channel = out // (part.out_channels // part.groups) * (part.in_channels // part.groups) + within

@@ -118,11 +118,11 @@ def growth_of(block: str, strides: tuple[int, ...], hw: tuple[int, int], batch: 
     for number, stride in enumerate(strides):
         *shallow, settled = fields
         fields = _settling(settled, block, stride)
-        of_depth = [sum(one.added for one in fields[: depth + 1]) for depth in range(len(fields))]
+        of_depth = [sum(behind.added for behind in fields[: depth + 1]) for depth in range(len(fields))]
         if number:
             stages[-1] = _leading_on(stages[-1], shallow, (block, stride), fields)
         stages.append(StageGrowth(tuple(of_depth), fields[-1].added))
-    last = tuple(so_far + one.ending for so_far, one in zip(stages[-1].of_depth, fields, strict=True))
+    last = tuple(so_far + behind.ending for so_far, behind in zip(stages[-1].of_depth, fields, strict=True))
     return Growth(stem, (*stages[:-1], stages[-1]._replace(of_depth=last)))
 
 
@@ -221,7 +221,9 @@ class _Field:
         out_hw = tuple((px + 2 * pad - kernel) // stride + 1 for px in self.hw)
         if self.within_PP is not None:
             places = kernel, stride, pad, self.hw, out_hw
-            self.within_PP, self.between_PP = (_windows(one, *places) for one in (self.within_PP, self.between_PP))
+            self.within_PP, self.between_PP = (
+                _windows(both_PP, *places) for both_PP in (self.within_PP, self.between_PP)
+            )
         window = torch.full(
             (1, 1, kernel, kernel), 1 / kernel**2, dtype=torch.float64
         )  # the mean: the fan-in is the width's
@@ -232,8 +234,8 @@ class _Field:
     def _normalise(self):
         if self.normal or self.within_PP is None:  # right behind another norm it changes nothing
             return
-        others = self.batch - 1
-        row_P = (self.within_PP + others * self.between_PP).mean(1) / self.batch
+        num_others = self.batch - 1
+        row_P = (self.within_PP + num_others * self.between_PP).mean(1) / self.batch
         shift_PP = row_P[:, None] + row_P - row_P.mean()
         within_PP, between_PP = self.within_PP - shift_PP, self.between_PP - shift_PP
         inverse, inverse_root = _mean_inverses(within_PP, between_PP, self.batch)
@@ -247,9 +249,9 @@ class _Field:
             sigma_P = self.within_PP.diagonal().clamp_min(1e-12).sqrt()
             product_PP = sigma_P[:, None] * sigma_P
             self.within_PP, self.between_PP = (
-                slope * one
-                + (1 - slope) ** 2 / (2 * math.pi) * product_PP * _arc_cosine((one / product_PP).clamp(-1, 1))
-                for one in (self.within_PP, self.between_PP)
+                slope * covariance_PP
+                + (1 - slope) ** 2 / (2 * math.pi) * product_PP * _arc_cosine((covariance_PP / product_PP).clamp(-1, 1))
+                for covariance_PP in (self.within_PP, self.between_PP)
             )
         self.direction_HW = self.direction_HW * ((1 + slope**2) / 2)
         self.ending += math.log((1 + slope) / 2) - 0.5 * math.log((1 + slope**2) / 2)
@@ -277,19 +279,19 @@ def _mean_inverses(within_PP, between_PP, batch):
     """(E[1/v] E[v], E[v^(-1/2)] E[v]^(1/2)) of v, the mean of squares over the positions of a batch, Gaussians that
     covary so.
     """
-    others = batch - 1
+    num_others = batch - 1
     trace = batch * within_PP.trace()
-    share = float(batch * ((within_PP**2).sum() + others * (between_PP**2).sum()) / trace**2)
+    share = float(batch * ((within_PP**2).sum() + num_others * (between_PP**2).sum()) / trace**2)
     if len(within_PP) > EXACT_POSITIONS:
         return 1 + 2 * share, 1 + 0.75 * share
     if not 0 < share <= 1 / 2.5:  # a mean of two squares or fewer has no finite mean of its inverse
         num = batch * len(within_PP)
         raise ValueError(f"a norm sees {num} positions: too few for a mean of the score; more image_px or batch")
     eigenvalue_2P = torch.cat(
-        [torch.linalg.eigvalsh(within_PP - between_PP), torch.linalg.eigvalsh(within_PP + others * between_PP)]
+        [torch.linalg.eigvalsh(within_PP - between_PP), torch.linalg.eigvalsh(within_PP + num_others * between_PP)]
     ).clamp_min(0)
     times_2P = torch.ones_like(eigenvalue_2P)
-    times_2P[: len(within_PP)] = others  # images differ in as many ways
+    times_2P[: len(within_PP)] = num_others  # images differ in as many ways
     share_2P = eigenvalue_2P / (eigenvalue_2P @ times_2P)
     log_t = torch.linspace(-32, 24, 449, dtype=torch.float64)  # in steps of 1/8 the trapezium rule is exact to 1e-9
     log_product = -0.5 * torch.log1p(2 * log_t.exp()[:, None] * share_2P) @ times_2P

@@ -36,9 +36,9 @@ def plain_layers(candidate: Candidate, channels: int) -> list | None:
     """The plain path of a candidate for images of so many channels as a flat list of layers; None if it has several, or
     a layer that the fast way does not know.
     """
-    path, *others = networks.plain_paths(candidate, channels)
+    path, *branches = networks.plain_paths(candidate, channels)
     layers = [layer for part in path for layer in part_layers(*part)]
-    return None if others or None in layers else layers
+    return None if branches or None in layers else layers
 
 
 @functools.lru_cache(maxsize=65536)

@@ -350,7 +350,7 @@ def _blocks_of(module):
     most = []
     for part in module.modules():
         if isinstance(part, nn.Sequential | nn.ModuleList):
-            children = [child for child in part if any(isinstance(one, nn.Conv2d) for one in child.modules())]
+            children = [child for child in part if any(isinstance(module, nn.Conv2d) for module in child.modules())]
             most = children if len(children) > len(most) else most
     return most
 

@@ -138,7 +138,10 @@ def score_batch(
     """
     options = {"seed": seed, "repeats": repeats, "device": device, "limit_s": limit_s}
     together = {} if alone else _scored_together(candidates, plan, shape, **options)
-    return [together[one] if one in together else _scored(one, plan, shape, **options) for one in candidates]
+    return [
+        together[candidate] if candidate in together else _scored(candidate, plan, shape, **options)
+        for candidate in candidates
+    ]
 
 
 def _scored_together(candidates, plan, shape, *, seed, repeats, device, limit_s):
@@ -146,10 +149,10 @@ def _scored_together(candidates, plan, shape, *, seed, repeats, device, limit_s)
     known, start = [], time.perf_counter()
     if len(candidates) < 2 or plan.name not in TOGETHER:
         return {}
-    for one in dict.fromkeys(candidates):
+    for candidate in dict.fromkeys(candidates):
         with contextlib.suppress(Exception):  # whatever ails it will be told of it alone
-            if plain_layers(one, shape.channels) is not None:
-                known.append(one)
+            if plain_layers(candidate, shape.channels) is not None:
+                known.append(candidate)
     try:
         with time_limit(limit_s):
             values_RN = [
@@ -160,12 +163,12 @@ def _scored_together(candidates, plan, shape, *, seed, repeats, device, limit_s)
         return {}
     seconds = (time.perf_counter() - start) / max(1, len(known))
     scored = {}
-    for one, values in zip(known, zip(*values_RN, strict=True), strict=True):
+    for candidate, values in zip(known, zip(*values_RN, strict=True), strict=True):
         try:
             mean, std = _mean_and_std([finite(value, plan.label) for value in values])
-            scored[one] = Scored(mean, std, seconds)
+            scored[candidate] = Scored(mean, std, seconds)
         except FloatingPointError as error:
-            scored[one] = Scored(None, 0.0, seconds, "score", f"FloatingPointError: {error}")
+            scored[candidate] = Scored(None, 0.0, seconds, "score", f"FloatingPointError: {error}")
     return scored
 
 

@@ -77,20 +77,21 @@ def zen_of_candidates(
 def _walk(candidates, start, weight_of):
     """{candidate: score}: stage by stage, the candidates' prefixes that are the same as one."""
     maps = {}
-    for one in candidates:
-        if (one.block, one.stem) not in maps:
-            (path,) = plain_paths(one, start.pair_P2BHWC.shape[-1])
-            maps[one.block, one.stem] = through(start, _layers(*path[0]), weight_of, ("stem", 0))
+    for candidate in candidates:
+        if (candidate.block, candidate.stem) not in maps:
+            (path,) = plain_paths(candidate, start.pair_P2BHWC.shape[-1])
+            maps[candidate.block, candidate.stem] = through(start, _layers(*path[0]), weight_of, ("stem", 0))
     for stage, stride in enumerate(family_of(candidates[0]).strides(len(candidates[0].widths))):
         wanted = collections.defaultdict(lambda: collections.defaultdict(set))
-        for one in candidates:
-            before = one.widths[stage - 1] if stage else one.stem
-            wanted[one.block, before, one.widths[stage]][_prefix(one, stage)].add(one.depths[stage])
+        for candidate in candidates:
+            before = candidate.widths[stage - 1] if stage else candidate.stem
+            shape = candidate.block, before, candidate.widths[stage]
+            wanted[shape][_prefix(candidate, stage)].add(candidate.depths[stage])
         after = {}
         for (block, before, width), depths in wanted.items():
             _run_stage(maps, after, depths, (block, before, width, stride), stage, weight_of)
         maps = after
-    return {one: _score(maps[_prefix(one, len(one.widths))]) for one in candidates}
+    return {candidate: _score(maps[_prefix(candidate, len(candidate.widths))]) for candidate in candidates}
 
 
 def _run_stage(maps, after, depths, shape, stage, weight_of):
@@ -103,18 +104,18 @@ def _run_stage(maps, after, depths, shape, stage, weight_of):
     size = max(maps[order[0]].pair_P2BHWC.numel(), maps[order[0]].pair_P2BHWC.numel() // before * width)
     together = max(1, MAX_ELEMENTS // size)
     for start in range(0, len(order), together):
-        some = order[start : start + together]
+        batch = order[start : start + together]
         now = Maps(
-            torch.cat([maps[prefix].pair_P2BHWC for prefix in some]),
-            torch.cat([maps[prefix].log_sigma_P for prefix in some]),
-            maps[some[0]].normal,
+            torch.cat([maps[prefix].pair_P2BHWC for prefix in batch]),
+            torch.cat([maps[prefix].log_sigma_P for prefix in batch]),
+            maps[batch[0]].normal,
         )
-        for depth in range(1, max(depths[some[0]]) + 1):
-            left = sum(max(depths[prefix]) >= depth for prefix in some)
+        for depth in range(1, max(depths[batch[0]]) + 1):
+            left = sum(max(depths[prefix]) >= depth for prefix in batch)
             now = Maps(now.pair_P2BHWC[:left], now.log_sigma_P[:left], now.normal)
             layers = _layers(block, before, width, stride) if depth == 1 else _layers(block, width, width, 1)
             now = through(now, layers, weight_of, (stage, depth))
-            for row, prefix in enumerate(some[:left]):
+            for row, prefix in enumerate(batch[:left]):
                 if depth in depths[prefix]:
                     kept = now.pair_P2BHWC[row : row + 1].clone(), now.log_sigma_P[row : row + 1].clone()
                     after[*prefix, width, depth] = Maps(*kept, now.normal)

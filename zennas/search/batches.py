@@ -18,7 +18,7 @@ from zennas.search.funnel import Niches
 from zennas.search.scored import Row
 from zennas.space.cost import cost
 
-# What a kill -9 may cost: a batch of families is written as it comes in, small ones once a second.
+# What a kill -9 may cost: a batch of many trunks is written as it comes in, small ones once a second.
 FLUSH_EVERY_S, FLUSH_ROWS = 1.0, 256
 ALONE = 8  # candidates of a task where they share nothing: a second or two
 LAST_WORDS_S = 1.5  # how long Ctrl-C waits for batches in flight; ray job stop kills after three
@@ -155,7 +155,7 @@ class Batches:
             size = min(size, num_scored - self.num_scored - self.num_under_way)
         known = {"batch": self.next_index, "seen": self.seen, "counters": counters}
         candidates = self.funnel.propose(self.population, most=size, **known) if self.funnel else []
-        # Where the families are used up, or there are none, candidates come one by one.
+        # Where the trunks are used up, or there are none, candidates come one by one.
         candidates = candidates or propose(
             self.space,
             self.population,

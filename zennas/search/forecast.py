@@ -9,8 +9,9 @@ FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; 
 PUBLISH_S = 5.0
 PART_S = 0.45  # one part of the latency table
 EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
-# Of the minutes that the search itself gets, however slow the device is: families score thirty times as many a second.
-MIN_SEARCH_SHARE, MIN_FAMILIES_SHARE = 0.2, 0.12
+# Of the minutes that the search itself gets, however slow the device is. Members of one trunk are scored thirty
+# times as fast.
+MIN_SEARCH_SHARE, MIN_TRUNKS_SHARE = 0.2, 0.12
 
 
 def search_seconds(prepared: Prepared) -> float | None:
@@ -22,7 +23,7 @@ def search_seconds(prepared: Prepared) -> float | None:
 
 def left_for_search(prepared: Prepared, rest_s: float) -> float:
     """What the search gets of the minutes when everything else that is to come takes `rest_s`."""
-    share = MIN_FAMILIES_SHARE if knows(prepared.space, prepared.plan) else MIN_SEARCH_SHARE
+    share = MIN_TRUNKS_SHARE if knows(prepared.space, prepared.plan) else MIN_SEARCH_SHARE
     least_s = 60 * prepared.plan.minutes * share - prepared.ledger.state["search_s"]
     return max(least_s, prepared.clock.left_s - rest_s)
 

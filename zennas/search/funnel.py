@@ -1,7 +1,7 @@
-"""What to score next where the closed form is known: millions are screened by it, the best of each family are scored.
+"""What to score next where the closed form is known: millions are screened by it, the best of each trunk are scored.
 
-A family is all that follows one trunk: the same stem and stages, up to the width of the last but one, and any depth of
-that one with any last stage. Scored together, its members cost little more than the trunk alone. Trunks come from the
+The members of a trunk share its stem and stages, up to the width of the last but one; that one may have any depth, and
+any last stage follows. Scored together, they cost little more than the trunk alone. Trunks come from the
 proven optimum, from mutations of what scored best so far, in as many niches as the run wants winners, and now and then
 from anywhere in the space.
 """
@@ -23,18 +23,18 @@ from zennas.space.parts import stacked, sums
 from zennas.space.space import Space, distances
 from zennas.track import SearchPlan
 
-MEMBERS = 32  # of a family that are scored, the best by the closed form
+MEMBERS = 32  # of a trunk that are scored, the best by the closed form
 # Each also with one and with two blocks less in its last stage: their maps are computed on its way, so that they cost
 # nothing, and they are what comes next where the table turns out to have been too fast.
 SHORTER = 2
-FAMILY = MEMBERS * (1 + SHORTER)
-MUTANTS = 600  # screened for the trunk of one family
-FRESH_EVERY = 8  # one family in so many has a trunk from anywhere, within a share of the budget from LEAST_SHARE to 1
+PER_TRUNK = MEMBERS * (1 + SHORTER)
+MUTANTS = 600  # screened for one trunk
+FRESH_EVERY = 8  # one trunk in so many is from anywhere, within a share of the budget from LEAST_SHARE to 1
 LEAST_SHARE = 0.15
-MAX_TRUNKS = 40  # drawn for a family, before it is left out
-BEST_TRUNKS = 12  # of the mutants: one of them is the family's
+MAX_TRUNKS = 40  # drawn for one that fits, before it is left out
+BEST_TRUNKS = 12  # of the mutants: one of them is taken
 LOOK = 4096  # members at a time, best first, until enough of them are far from what is to be avoided
-MOST_TRIES = 3  # for a family, whose members may all have been seen
+MOST_TRIES = 3  # for a trunk, whose members may all have been seen
 TOURNAMENT = 2
 
 
@@ -91,7 +91,7 @@ class Funnel:
             self.why_not = str(error)
 
     def propose(self, population, *, batch, most, seen, counters):
-        """Up to `most` new candidates, family by family. The random numbers depend on (seed, batch) alone.
+        """Up to `most` new candidates, trunk by trunk. The random numbers depend on (seed, batch) alone.
 
         Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left
         out.
@@ -104,13 +104,13 @@ class Funnel:
         first = [*new_seeds, *((candidate.genes for candidate in self.space.baselines.values()) if batch == 0 else ())]
         first_NG = np.array(first, int).reshape(-1, len(self.lows))
         self._take(first_NG[self._judged(first_NG, [], counters)[1]], most, proposals, seen, counters)
-        num_families, used_up = -(-most // FAMILY), False
-        for family in range(MOST_TRIES * num_families):
-            number = batch * num_families + family
+        num_trunks, used_up = -(-most // PER_TRUNK), False
+        for turn in range(MOST_TRIES * num_trunks):
+            number = batch * num_trunks + turn
             if len(proposals) >= most:
                 break
-            avoid, parents_NG = niches[family % len(niches)] if niches else ([], None)
-            if family == 0 and new_seeds:
+            avoid, parents_NG = niches[turn % len(niches)] if niches else ([], None)
+            if turn == 0 and new_seeds:
                 trunk_G, share, avoid = np.array(new_seeds[0]), 1.0, []
             elif parents_NG is None or number % FRESH_EVERY == 0 or used_up:
                 trunk_G, share, avoid = self._fresh_trunk(rng), rng.uniform(LEAST_SHARE, 1.0), []
@@ -121,13 +121,13 @@ class Funnel:
                 before = len(proposals)
                 self._take(
                     self._members(trunk_G, share, avoid, counters),
-                    min(most, before + FAMILY),
+                    min(most, before + PER_TRUNK),
                     proposals,
                     seen,
                     counters,
                 )
                 # After so many that the best are all scored, looking for more of them would take ever longer.
-                used_up = len(proposals) - before < FAMILY // 4
+                used_up = len(proposals) - before < PER_TRUNK // 4
         return proposals
 
     def _is_new(self, genes, seen):
@@ -152,17 +152,17 @@ class Funnel:
                 proposals.append(candidate)
 
     def _members(self, trunk_G, share, avoid, counters):
-        """genes_NG of a trunk's family within a share of the budget, highest closed form first, each before its shorter
+        """genes_NG of a trunk's members within a share of the budget, best closed form first, each before its shorter
         ones.
         """
         width, depth, last_depth = self.free
         values = {gene: np.arange(self.lows[gene], self.highs[gene] + 1, self.steps[gene]) for gene in self.free}
-        others = [width, last_depth]
+        members = [width, last_depth]
         pairs = np.meshgrid(values[width], values[last_depth], indexing="ij")
         other_MG = np.stack([axis.ravel() for axis in pairs], 1)
         # The depth of the last stage but one meets neither: a grid of a hundred thousand costs what its two sides do.
         problem = self.problem if share == 1.0 else self.problem.limited(share * self.problem.most_K[0])
-        score_N, kept_N = problem.judged_grid(trunk_G, depth, values[depth], others, other_MG)
+        score_N, kept_N = problem.judged_grid(trunk_G, depth, values[depth], members, other_MG)
         counters["screened"] += len(score_N)
         counters["rejected: over a limit, or too near to a better one"] += int((~kept_N).sum())
         best_NG = self._far_ones(
@@ -176,15 +176,15 @@ class Funnel:
     def _far_ones(self, trunk_G, places, depths, other_MG, avoid):
         """genes_NG of the first places of a grid that are far enough from the candidates to avoid."""
         width, depth, last_depth = self.free
-        found = [np.zeros((0, len(trunk_G)), int)]
+        chosen = [np.zeros((0, len(trunk_G)), int)]
         for some_N in places:
             genes_NG = np.repeat(np.asarray(trunk_G)[None], len(some_N), 0)
             genes_NG[:, depth] = depths[some_N // len(other_MG)]
             genes_NG[:, [width, last_depth]] = other_MG[some_N % len(other_MG)]
-            found.append(genes_NG[far_from(avoid, genes_NG, self.plan.min_distance)])
-            if sum(map(len, found)) >= 4 * MEMBERS:
+            chosen.append(genes_NG[far_from(avoid, genes_NG, self.plan.min_distance)])
+            if sum(map(len, chosen)) >= 4 * MEMBERS:
                 break
-        return np.concatenate(found)[: 4 * MEMBERS]
+        return np.concatenate(chosen)[: 4 * MEMBERS]
 
     def _fresh_trunk(self, rng):
         """A trunk from anywhere whose smallest member is within the costs; None where none is met."""
@@ -208,7 +208,7 @@ class Funnel:
             trunks, first_N = trunks[own_N], first_N[own_N]
             if not len(first_N):
                 return None
-        # The best of a trunk that scored before are scored; a draw among new ones, so that two families of one batch
+        # The best of a trunk that scored before are scored; a draw among new ones, so that two turns of one batch
         # differ.
         new = [first for trunk, first in zip(trunks.tolist(), first_N, strict=True) if tuple(trunk) not in known]
         return ranked_NG[rng.choice(np.sort(new or first_N)[:BEST_TRUNKS])]
@@ -281,14 +281,14 @@ class Niches:
         if not entries:
             return []
         genes_NG = np.array([entry[2].genes for entry in entries])
-        avoid, found = [], []
+        avoid, drawn = [], []
         for _ in range(num):
             far_N = far_from(avoid, genes_NG, min_distance)
             if not far_N.any():
                 break
-            found.append((list(avoid), genes_NG[far_N][: self.size]))
-            avoid.append(found[-1][1][0])
-        return found
+            drawn.append((list(avoid), genes_NG[far_N][: self.size]))
+            avoid.append(drawn[-1][1][0])
+        return drawn
 
 
 def best_first(score_N: np.ndarray) -> Iterator[np.ndarray]:
@@ -305,9 +305,9 @@ def best_first(score_N: np.ndarray) -> Iterator[np.ndarray]:
     yield place_N[np.argsort(-score_N[place_N], kind="stable")]
 
 
-def far_from(others: Iterable, genes_NG: np.ndarray, min_distance: float) -> np.ndarray:
+def far_from(kept: Iterable, genes_NG: np.ndarray, min_distance: float) -> np.ndarray:
     """Which candidates have at least this distance from every one of some others' genes."""
     far_N = np.ones(len(genes_NG), bool)
-    for other_G in others:
+    for other_G in kept:
         far_N &= distances(genes_NG, other_G) >= min_distance
     return far_N

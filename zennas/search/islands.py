@@ -29,7 +29,7 @@ ASK_S = 0.5
 
 
 def owner(candidate: Candidate, num_islands: int) -> int:
-    """The island that a candidate belongs to. All of a family, which shares its trunk, belong to one.
+    """The island that a candidate belongs to. All members of a trunk belong to one.
 
     So no two islands score the same, and they need not ask each other.
     """

@@ -84,26 +84,26 @@ def front(
     Between two limits that are near each other, everything that scores more than the lower one's optimum is listed: the
     front lies in there.
     """
-    problem, step, found = Problem(space, score, costs), FIRST_STEP, []
+    problem, step, candidates = Problem(space, score, costs), FIRST_STEP, []
     top = problem.solve(max_boxes)
     while top is not None:
         start = time.perf_counter()
         reach = max(abs(top.costs[0]), TOLERANCE)
         below = problem.limited(top.costs[0] - step * reach).solve(max_boxes)
         if below is None:  # nothing fits there: what is left is listed one by one
-            found.append(top)
+            candidates.append(top)
             below = problem.limited(top.costs[0] - 4 * TOLERANCE * max(1.0, reach)).solve(max_boxes)
         else:
-            found += problem.limited(top.costs[0]).above(below.score, max_boxes)
+            candidates += problem.limited(top.costs[0]).above(below.score, max_boxes)
             step *= 1.5 if time.perf_counter() - start < STEP_S else 0.5
         if progress:
             progress(below.costs[0] if below else top.costs[0], costs[0].most)
         top = below
     beaten, kept = -math.inf, []
-    for one in sorted(found, key=lambda one: (one.costs[0], -one.score)):
-        if one.score > beaten + TOLERANCE * max(1.0, abs(one.score)):
-            kept.append(one)
-            beaten = one.score
+    for optimum in sorted(candidates, key=lambda optimum: (optimum.costs[0], -optimum.score)):
+        if optimum.score > beaten + TOLERANCE * max(1.0, abs(optimum.score)):
+            kept.append(optimum)
+            beaten = optimum.score
     return kept
 
 
@@ -197,7 +197,8 @@ class Problem:
                 raise NoProofError(f"{max_boxes:,} boxes looked at, and candidates may still score {more:.3g} more")
             genes_NG = self._listed(box, price_K, -math.inf if known is None else known.score)
             if genes_NG is not None:  # few enough: all that may be better is looked at, and the box is done
-                known = max(filter(None, (known, self._best_of(genes_NG))), key=lambda one: one.score, default=None)
+                both = filter(None, (known, self._best_of(genes_NG)))
+                known = max(both, key=lambda optimum: optimum.score, default=None)
                 continue
             for half in box.halves(self._widest(box)):
                 least = -math.inf if known is None else known.score
@@ -211,7 +212,7 @@ class Problem:
         """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in
         both score and the first cost; bounds are not known."""
         whole = _Box((0,) * len(self.sizes), self.sizes)
-        boxes, num_boxes, found = [(whole, *self._prices(whole, np.zeros(len(self.costs)), -math.inf))], 0, []
+        boxes, num_boxes, better = [(whole, *self._prices(whole, np.zeros(len(self.costs)), -math.inf))], 0, []
         while boxes:
             box, price_K, bound = boxes.pop()
             if bound < least:
@@ -234,8 +235,8 @@ class Problem:
                 if score_N[place_N[place]] > beaten:
                     beaten = float(score_N[place_N[place]])
                     costs = tuple(map(float, cost_NK[place]))
-                    found.append(Optimum(self.space.candidate(genes_NG[place_N[place]]), beaten, costs, math.nan, 0))
-        return found
+                    better.append(Optimum(self.space.candidate(genes_NG[place_N[place]]), beaten, costs, math.nan, 0))
+        return better
 
     @staticmethod
     def _rounding(score):
@@ -290,24 +291,24 @@ class Problem:
         """(score_N, which of them keep the costs and the limits of the space)."""
         return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
 
-    def judged_grid(self, genes_G, gene, values, others, other_MG):
+    def judged_grid(self, genes_G, gene, values, free, other_MG):
         """As `judged`, of a candidate's genes with every one of `values` in place of one gene, and other_MG in place of
-        `others`.
+        those of `free`.
 
-        The one gene and the others must not meet in a block, so that what they are worth adds up: a stage's depth meets
-        nothing of the next. In the order of the values, each with all of the others.
+        The gene and the free ones must not meet in a block, so that what they are worth adds up: a stage's depth meets
+        nothing of the next. In the order of the values, each with all of the free ones.
         """
-        one_VG, more_MG = (np.repeat(np.asarray(genes_G)[None], len(some), 0) for some in (values, other_MG))
-        one_VG[:, gene], more_MG[:, others] = values, other_MG
+        one_VG, more_MG = (np.repeat(np.asarray(genes_G)[None], len(axis), 0) for axis in (values, other_MG))
+        one_VG[:, gene], more_MG[:, free] = values, other_MG
         one_VK, more_MK = self.columns.of(self.space, one_VG), self.columns.of(self.space, more_MG)
         more_MK = more_MK - self.columns.of(self.space, np.asarray(genes_G)[None])
         value_NK = (one_VK[:, None] + more_MK).reshape(-1, one_VK.shape[1])
-        return self._judged(value_NK, lambda place: self._on_grid(one_VG, more_MG, others, place))
+        return self._judged(value_NK, lambda place: self._on_grid(one_VG, more_MG, free, place))
 
     @staticmethod
-    def _on_grid(one_VG, more_MG, others, place):
+    def _on_grid(one_VG, more_MG, free, place):
         genes_G = one_VG[place // len(more_MG)].copy()
-        genes_G[others] = more_MG[place % len(more_MG)][others]
+        genes_G[free] = more_MG[place % len(more_MG)][free]
         return genes_G
 
     def _judged(self, value_NK, genes_at):

@@ -138,9 +138,9 @@ def _entries(at, value):
     if value is None:
         return []
     if isinstance(value, list):
-        return [entry for index, one in enumerate(value, start=1) for entry in _entries(f"{at}, entry {index}", one)]
+        return [entry for index, item in enumerate(value, start=1) for entry in _entries(f"{at}, entry {index}", item)]
     if isinstance(value, dict) and isinstance(value.get("candidate"), dict):  # of winners.json or of `score --json`
         return [(at, value["candidate"])]
-    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
-        return [entry for name, one in value.items() for entry in _entries(f"{at}, {name}", one)]
+    if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
+        return [entry for name, item in value.items() for entry in _entries(f"{at}, {name}", item)]
     return [(at, value)]

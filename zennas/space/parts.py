@@ -138,21 +138,21 @@ def sums(space: Space, value_of: Callable[[Part], float], *, along_path: bool = 
     return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, np.array(neck_W, float))
 
 
-def combined(some: Sequence[Sums], weights: Sequence[float]) -> Sums:
+def combined(sums: Sequence[Sums], weights: Sequence[float]) -> Sums:
     """The Sums that are worth this weighted sum of some Sums of one space."""
-    return _joined(some, lambda values: sum(weight * value for weight, value in zip(weights, values, strict=True)))
+    return _joined(sums, lambda values: sum(weight * value for weight, value in zip(weights, values, strict=True)))
 
 
-def stacked(some: Sequence[Sums]) -> Sums:
+def stacked(sums: Sequence[Sums]) -> Sums:
     """Some Sums of one space side by side, whose places are then looked up once for all of them."""
-    return _joined(some, lambda values: np.stack(values, -1))
+    return _joined(sums, lambda values: np.stack(values, -1))
 
 
-def _joined(some, join):
+def _joined(sums, join):
     """The Sums whose every array is `join` of the arrays that some Sums have in its place."""
     return Sums(
         *(
             tuple(join(stage) for stage in zip(*values, strict=True)) if isinstance(values[0], tuple) else join(values)
-            for values in zip(*some, strict=True)
+            for values in zip(*sums, strict=True)
         )
     )

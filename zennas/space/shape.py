@@ -99,7 +99,7 @@ def _image_px(least):
 
     def checked(px):
         values = px if isinstance(px, list | tuple) else [px, px]
-        if len(values) != 2 or any(type(one) is not int or one < least for one in values):
+        if len(values) != 2 or any(type(side) is not int or side < least for side in values):
             raise ValueError(f"a whole number greater than or equal to {least}, or [height, width] of such numbers")
         return values[0] if len(set(values)) == 1 else tuple(values)
 
@@ -133,3 +133,6 @@ def without_defaults(values: dict, record: type[Record], names: Any) -> dict:
     return {
         key: value for key, value in values.items() if key not in names or value != record.model_fields[key].default
     }
+
+
+DEFAULT_HW = Sized().shape.hw  # of images where nothing says their size

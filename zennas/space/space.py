@@ -185,14 +185,14 @@ class Space(Sized):
         return np.clip(np.where(chosen_NG, nearest_NG, parent_NG), low_G, high_G)
 
 
-def distance(one: Candidate, other: Candidate) -> float:
+def distance(first: Candidate, second: Candidate) -> float:
     """How different two candidates of one space are: mean absolute log2 ratio over their genes; 1 is "all doubled".
 
     >>> a = Candidate(block="ir", stem=64, widths=(64, 128), depths=(2, 4))
     >>> distance(a, a.model_copy(update={"depths": (4, 8)}))
     0.4
     """
-    return float(distances(np.array([one.genes]), other.genes)[0])
+    return float(distances(np.array([first.genes]), second.genes)[0])
 
 
 def distances(genes_NG: np.ndarray, other_G: Any) -> np.ndarray:
@@ -204,8 +204,8 @@ def fan_in(part: Any) -> tuple[int, float]:
     """(convolutions that `effectiveness` counts in one Part of a network, the sum of the logs of their fan-in)."""
     if not part.is_block:
         return 0, 0.0
-    found = fan_ins(*part[:4])
-    return len(found), sum(map(math.log, found))
+    fans = fan_ins(*part[:4])
+    return len(fans), sum(map(math.log, fans))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -222,13 +222,13 @@ def effectiveness(candidate: Candidate) -> float:
     channels, depth, log_fan_in = candidate.stem, 0, 0.0
     strides = family_of(candidate).strides(len(candidate.widths))
     for width, num_blocks, stride in zip(candidate.widths, candidate.depths, strides, strict=True):
-        found = fan_ins(candidate.block, channels, width, stride)
+        first_block = fan_ins(candidate.block, channels, width, stride)
         repeated = fan_ins(candidate.block, width, width, 1)
-        times = collections.Counter(found[1:])
-        for one in repeated:
-            times[one] += num_blocks - 1
+        times = collections.Counter(first_block[1:])
+        for fan in repeated:
+            times[fan] += num_blocks - 1
         # The first apart and the rest by value: the order of the sums in which every kept effectiveness was computed.
-        log_fan_in += sum(map(math.log, found[:1])) + sum(num * math.log(one) for one, num in times.items())
-        depth += len(found) + (num_blocks - 1) * len(repeated)
+        log_fan_in += sum(map(math.log, first_block[:1])) + sum(num * math.log(fan) for fan, num in times.items())
+        depth += len(first_block) + (num_blocks - 1) * len(repeated)
         channels = width
     return depth / math.exp(log_fan_in / depth) if depth else 0.0

@@ -21,9 +21,9 @@ class Journal:
         with explaining(pathlib.Path(folder)):
             self._writer = SummaryWriter(str(pathlib.Path(folder) / TENSORBOARD), purge_step=first_step + 1)
 
-    def add(self, step: int, kind: str, numbers: dict, **others) -> None:
+    def add(self, step: int, kind: str, numbers: dict, **details) -> None:
         """One entry; `numbers` go to TensorBoard too, as kind/name."""
-        entry = {"step": step, "kind": kind, **numbers, **others}
+        entry = {"step": step, "kind": kind, **numbers, **details}
         with explaining(self.path.parent), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         for name, value in numbers.items():

@@ -178,13 +178,13 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.num_skipped += 1
         self.skipped_in_a_row += 1
-        said = (
+        warning = (
             f"step {step}: loss {float(loss):g}, gradient {float(norm):g}: not finite, skipped "
             f"({self.num_skipped} so far)"
         )
-        self.progress.say(said, style="yellow")
+        self.progress.say(warning, style="yellow")
         if self.ranks.is_first:
-            self.journal.add(step + 1, "skipped", {"loss": None, "gradient": None}, why=said)
+            self.journal.add(step + 1, "skipped", {"loss": None, "gradient": None}, why=warning)
         if self.skipped_in_a_row >= self.plan.max_skipped_in_a_row:
             good = checkpoints.checkpoints_in(self.out / CHECKPOINTS)
             raise UserError(
@@ -256,9 +256,9 @@ class Training:
             seconds = duration(time.monotonic() - start)
             self.progress.say(f"{judged_set.name} after {step} steps: {judgement.text}, {seconds}")
 
-    def _note(self, step, kind, numbers, **others):
+    def _note(self, step, kind, numbers, **details):
         """An entry of the journal that is to be seen at once."""
-        self.journal.add(step, kind, numbers, **others)
+        self.journal.add(step, kind, numbers, **details)
         self.journal.flush()
 
     def _note_corrupt(self, batch):

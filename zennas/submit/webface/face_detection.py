@@ -36,8 +36,8 @@ class Detector:
         image_13HW = np.ascontiguousarray(padded_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
         outputs = dict(zip(self.names, self.session.run(self.names, {self.input.name: image_13HW})))  # noqa: B905
         columns = padded_HW3.shape[1]
-        found = [decoded(outputs, stride, columns // stride, threshold) for stride in STRIDES]
-        box_N4, point_N52, score_N = (np.concatenate(parts) for parts in zip(*found))  # noqa: B905
+        levels = [decoded(outputs, stride, columns // stride, threshold) for stride in STRIDES]
+        box_N4, point_N52, score_N = (np.concatenate(parts) for parts in zip(*levels))  # noqa: B905
         kept = strongest(box_N4, score_N)
         return box_N4[kept], point_N52[kept], score_N[kept]
 

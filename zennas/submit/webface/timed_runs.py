@@ -37,17 +37,17 @@ def main(system, images, num_runs, answer):
         if isinstance(loaded, str) or loaded is None:
             raise RuntimeError(f"load() says: {loaded}")
         stage = "get_feature"
-        found = {"loaded": [float(one) for one in loaded], "feat_dim": int(recognizer.feat_dim)}
-        found["sizes"] = sizes
-        found["runs"] = timed(recognizer, num_images, num_runs)
+        result = {"loaded": [float(value) for value in loaded], "feat_dim": int(recognizer.feat_dim)}
+        result["sizes"] = sizes
+        result["runs"] = timed(recognizer, num_images, num_runs)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is the answer
-        found = {"error": f"{stage}: {type(error).__name__}: {error}"}
-    write(answer, found)
+        result = {"error": f"{stage}: {type(error).__name__}: {error}"}
+    write(answer, result)
 
 
-def write(answer, found):
+def write(answer, result):
     with open(answer, "w", encoding="utf-8") as file:
-        json.dump(found, file)
+        json.dump(result, file)
 
 
 def timed(recognizer, num_images, num_runs):
