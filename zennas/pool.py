@@ -110,7 +110,8 @@ class Pool:
         todo, deaths = set(range(len(parts))), 0
         try:
             while todo:
-                futures = {self._process_pool().submit(_do, function, parts[number]): number for number in sorted(todo)}
+                numbers = _after(deaths, sorted(todo))
+                futures = {self._process_pool().submit(_do, function, parts[number]): number for number in numbers}
                 is_broken = False
                 for future in concurrent.futures.as_completed(futures):
                     try:
@@ -164,6 +165,17 @@ class Pool:
 
             self._ray = RayPool(self.address, shared=self.shared, say=self._say)
         return self._ray.results(_limited, (self.num_threads, function), parts)
+
+
+def _after(deaths, numbers):
+    """What of these parts is tried next, after so many deaths in a row.
+
+    A death takes the parts beside it along. From the second one on a part is tried alone, from either end, so that one
+    that always kills its worker does not keep the others from being done; alone it also has the memory to itself.
+    """
+    if deaths < MAX_DEATHS - 2:
+        return numbers
+    return numbers[:1] if deaths < MAX_DEATHS - 1 else numbers[-1:]
 
 
 def _limited(num_threads, function, *values):
