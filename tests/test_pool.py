@@ -133,6 +133,20 @@ def test_a_part_that_kills_every_worker_ends_the_run_and_the_others_are_kept(tmp
     assert kept == {f"doubling-{number:06d}.npz" for number in (0, 1, 3)}
 
 
+def test_a_script_is_not_run_again_by_its_workers(tmp_path):
+    """As multiprocessing has it where a script calls from its top, without `if __name__ == "__main__":`."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, zennas.pool\n"
+        "print('begun')\n"
+        "parts = [('a/b',), ('c/d',)]\n"
+        "with zennas.pool.Pool(2) as pool:\n"
+        "    print(dict(pool.results(os.path.basename, parts)) == {0: 'b', 1: 'd'}, os.path.basename(__file__))\n"
+    )
+    ended = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == ["begun", "True script.py"] and not ended.stderr
+
+
 def test_what_is_shared_is_sent_to_a_process_once():
     """And a process keeps it: each counts its own parts in it."""
     with Pool(2, shared=([],)) as pool:

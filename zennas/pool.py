@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -32,8 +33,7 @@ class Pool:
     instead. num_threads: of each worker; None: as many as its libraries take, which may change the last digit of a
     product of matrices. shared: values that every function is given before those of its part; a process is sent them
     once.
-    The functions are found by their names in a worker: they stand at the top of a module. A script that uses processes
-    needs `if __name__ == "__main__":`, since each of them imports it.
+    The functions are found by their names in a worker: they stand at the top of a module, not in the script that runs.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class Pool:
         try:
             while todo:
                 numbers = _after(deaths, sorted(todo))
-                futures = {self._process_pool().submit(_do, function, parts[number]): number for number in numbers}
+                with _without_script():  # the executor begins a process when it is given something to do
+                    futures = {self._process_pool().submit(_do, function, parts[number]): number for number in numbers}
                 is_broken = False
                 for future in concurrent.futures.as_completed(futures):
                     try:
@@ -165,6 +166,21 @@ class Pool:
 
             self._ray = RayPool(self.address, shared=self.shared, say=self._say)
         return self._ray.results(_limited, (self.num_threads, function), parts)
+
+
+@contextlib.contextmanager
+def _without_script():
+    """A process that is begun meanwhile does not import the script that was run, as multiprocessing has it do.
+
+    A script that calls zennas.mask(...) would be run again by each worker, but for an `if __name__ == "__main__":`.
+    """
+    main = sys.modules["__main__"]
+    script = main.__dict__.pop("__file__", None) if getattr(main, "__spec__", None) is None else None
+    try:
+        yield
+    finally:
+        if script is not None:
+            main.__file__ = script
 
 
 def _after(deaths, numbers):
