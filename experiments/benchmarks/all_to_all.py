@@ -165,14 +165,14 @@ def one_size(num_rows, options):
         "tar": point.tar,
         "threshold": point.threshold,
         "ours_s": round(statistics.median(calls), 3),
-        "ours_s_of_rounds": [round(one, 3) for one in calls],
+        "ours_s_of_rounds": [round(call, 3) for call in calls],
         **{f"bare_{name}_s": round(statistics.median(bare for _, bare in both), 3) for name, both in whole.items()},
         **{
             f"ratio_to_{name}": round(statistics.median(ours / bare for ours, bare in both), 3)
             for name, both in whole.items()
         },
         "blocks_ratio_to_bfloat16": round(statistics.median(parts), 3),
-        "blocks_ratio_quartiles": [round(one, 3) for one in statistics.quantiles(parts, n=4)[::2]],
+        "blocks_ratio_quartiles": [round(quantile, 3) for quantile in statistics.quantiles(parts, n=4)[::2]],
         **json.loads(done.stdout.splitlines()[-1]),
         "embeddings_mib": round(embedding_ND.nbytes / 2**20, 1),
         "table_mib": round(pairs.left.table_ND.nbytes / 2**20, 1),

@@ -125,8 +125,8 @@ def timed(candidates, plan, shape, *, score=score_candidate):
     """Scores one after the other, and how many a second."""
     score(candidates[0], plan, shape, seed=0)
     start, scores = time.perf_counter(), []
-    for one in candidates:
-        scores.append(round(score(one, plan, shape, seed=0)[0], 4))
+    for candidate in candidates:
+        scores.append(round(score(candidate, plan, shape, seed=0)[0], 4))
     seconds = time.perf_counter() - start
     return {
         "per_second": round(len(candidates) / seconds, 3),
@@ -168,7 +168,7 @@ def families(funnel, plan):
 
 def closed_form(funnel, candidates, plan):
     """Candidates a second, and its error against the score (8 repeats)."""
-    genes_NG = np.array([one.genes for one in candidates])
+    genes_NG = np.array([candidate.genes for candidate in candidates])
     many_NG = np.repeat(genes_NG, 1_000_000 // len(genes_NG), 0)
     start = time.perf_counter()
     funnel.score.of(funnel.space, many_NG)

@@ -83,7 +83,7 @@ class AtOnce:
 
     def submit(self, candidates, plan, *, shape, seed, repeats=None):
         start = time.perf_counter()
-        values = self.funnel.score.of(self.space, np.array([one.genes for one in candidates]))
+        values = self.funnel.score.of(self.space, np.array([candidate.genes for candidate in candidates]))
         self.seconds += time.perf_counter() - start
         return [Scored(float(value), 0.0, 0.001) for value in values]
 

@@ -249,13 +249,15 @@ def on_ir_se(*, seed, number=60, macs=(38e6, 42e6)):
             candidates[one] = size.params
 
     def drawn(name, which):
-        return [SCORES[name](one, IMAGES, BATCH, torch.Generator().manual_seed(which)) for one in candidates]
+        return [
+            SCORES[name](candidate, IMAGES, BATCH, torch.Generator().manual_seed(which)) for candidate in candidates
+        ]
 
     beside = {
-        "blocks": [one.num_blocks for one in candidates],
+        "blocks": [candidate.num_blocks for candidate in candidates],
         "params": list(candidates.values()),
-        "blocks of stage 1": [one.depths[0] for one in candidates],
-        "blocks of stage 3": [one.depths[2] for one in candidates],
+        "blocks of stage 1": [candidate.depths[0] for candidate in candidates],
+        "blocks of stage 3": [candidate.depths[2] for candidate in candidates],
         "zen": drawn("zen", 0),
     }
     found = {}
@@ -296,7 +298,7 @@ def main():
         "networks": {"test": len(test), "dev": len(dev), "slow": options.slow},
         "disconnected": {
             "test": sum(not is_connected(architectures[index]) for index in test),
-            "all": sum(not is_connected(one) for one in architectures),
+            "all": sum(not is_connected(architecture) for architecture in architectures),
         },
         "image_px": IMAGE_PX,
         "batch": BATCH,

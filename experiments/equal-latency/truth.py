@@ -93,7 +93,7 @@ def measure_in_rounds(candidates, protocol, sizes, *, num):
     Below a millisecond a neighbour on the machine moves a single measurement by ten per cent; it does not stay for all
     rounds.
     """
-    files = [export_candidate(one, **sizes).onnx_bytes for one in candidates]
+    files = [export_candidate(candidate, **sizes).onnx_bytes for candidate in candidates]
     rounds_RN = [[round(measure(file, protocol).measured_ms, 4) for file in files] for _ in range(num)]
     return list(zip(candidates, map(list, zip(*rounds_RN, strict=True)), strict=True))
 
@@ -105,7 +105,7 @@ def median(rounds):
 def spread_out(candidates, num, table, sizes):
     """`num` of the candidates, each the one farthest from those before it: in depth, in width, in where the time
     goes."""
-    feature_NF = np.array([features(one, table, sizes) for one in candidates])
+    feature_NF = np.array([features(candidate, table, sizes) for candidate in candidates])
     feature_NF /= feature_NF.std(0)
     chosen = [int(np.argmax(feature_NF[:, 0]))]
     nearest_N = np.full(len(candidates), np.inf)

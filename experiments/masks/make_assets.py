@@ -59,7 +59,7 @@ def unpacked(package):
     """{file name: bytes} of the packed assets."""
     listed = re.search(r'"files": *(\[[^\]]*\])', (package / LOADER).read_text(encoding="utf-8"))[1]
     data = (package / PACKED).read_bytes()
-    return {one["filename"].rpartition("/")[2]: data[one["start"] : one["end"]] for one in json.loads(listed)}
+    return {entry["filename"].rpartition("/")[2]: data[entry["start"] : entry["end"]] for entry in json.loads(listed)}
 
 
 def converted(tflite):
@@ -96,7 +96,7 @@ def difference_to_tflite(onnx_bytes, tflite):
     image = np.random.default_rng(0).random(taken["shape"], np.float32)
     interpreter.set_tensor(taken["index"], image)
     interpreter.invoke()
-    expected = [interpreter.get_tensor(one["index"]) for one in interpreter.get_output_details()]
+    expected = [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
     given = session.run(None, {session.get_inputs()[0].name: image})
     expected, given = (sorted(answers, key=np.size) for answers in (expected, given))
     return max(float(abs(a - b).max() / abs(a).max()) for a, b in zip(expected, given, strict=True))

@@ -313,7 +313,7 @@ def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
         context.setattr("zennas.clean.rounds.write_outcome", stopped)
         assert ran(*words, "--rounds", "3", "--start", "previous", command=main).code == 130
     again = ran(*words, "--rounds", "3", command=main)
-    assert again.code == 0 and [one["start"] for one in json.loads(again.stdout)["rounds"]] == [
+    assert again.code == 0 and [entry["start"] for entry in json.loads(again.stdout)["rounds"]] == [
         "raw",
         "raw",
         "previous",

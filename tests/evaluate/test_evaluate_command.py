@@ -80,11 +80,14 @@ def test_from_end_to_end(given, faces, tmp_path):
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert json.loads((out / "results.json").read_text()) == results
-    assert [(one["model"], one["set"]) for one in results["results"]] == [
-        (model["name"], one["name"]) for model in results["models"] for one in results["sets"]
+    assert [(result["model"], result["set"]) for result in results["results"]] == [
+        (model["name"], result["name"]) for model in results["models"] for result in results["sets"]
     ]
-    assert [(one["name"], one["kind"]) for one in results["models"]] == [("one", "onnx"), ("two", "checkpoint")]
-    assert [one["flip"] for one in results["sets"]] == [True, False] and results["budget"] is None
+    assert [(result["name"], result["kind"]) for result in results["models"]] == [
+        ("one", "onnx"),
+        ("two", "checkpoint"),
+    ]
+    assert [result["flip"] for result in results["sets"]] == [True, False] and results["budget"] is None
     page = (out / "report.html").read_text()
     assert (
         "network.pt" in json.dumps(results["models"])
@@ -149,7 +152,7 @@ def test_every_protocol_at_once(tmp_path, faces, own_embeddings):
         words += ["--set", f"{name}:{write_set(tmp_path / name, faces)}"]
     ended = ran(*words, "--out", tmp_path / "run", "--json")
     results = json.loads(ended.stdout)
-    assert ended.code == 0 and [one["protocol"] for one in results["sets"]] == list(SETS)
+    assert ended.code == 0 and [result["protocol"] for result in results["sets"]] == list(SETS)
     assert all(metric["value"] is not None for entry in results["results"] for metric in entry["metrics"])
     assert list((tmp_path / "cache" / "embeddings").glob("*.pairs")) == []
 
@@ -158,7 +161,7 @@ def test_things_of_one_name_are_told_apart(given, tmp_path):
     saved(squares(px=FACE_PX, seed=1), tmp_path / "other" / "one.onnx")
     ended = ran(*given[:2], "--model", "other/one.onnx", "--model", "one.onnx,name=one-2", *given[6:], "--json")
     results = json.loads(ended.stdout)
-    assert [one["name"] for one in results["models"]] == ["one", "one-3", "one-2"]
+    assert [result["name"] for result in results["models"]] == ["one", "one-3", "one-2"]
     assert (
         len({json.dumps(entry["metrics"]) for entry in results["results"]}) == 2
     )  # reid by two networks, one of them twice
@@ -273,7 +276,7 @@ def test_interrupted_it_goes_on(given, asked, tmp_path, monkeypatch, signal_name
 
     ended = ran(*given, "--out", "run", "--json")
     results = json.loads(ended.stdout)
-    pairs, reid = (one["num_images"] for one in results["sets"])
+    pairs, reid = (result["num_images"] for result in results["sets"])
     assert (
         ended.code == 0 and sum(asked) == pairs - 16 + reid
     )  # the first model and two batches of the second's are kept

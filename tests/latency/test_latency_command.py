@@ -105,7 +105,7 @@ def test_show_lists_every_table_and_marks_this_machine_s(command, filled, foreig
     assert "*" in here and "*" not in there
     for word in ("onnxruntime-cuda", "1.6.0", "2026-01-02", "kept", "a-gpu/onnxruntime-cuda-1t-batch1@1.6.0"):
         assert word in out
-    found = {one["machine"]: one for one in json.loads(command("--show", "--json")[0])}
+    found = {entry["machine"]: entry for entry in json.loads(command("--show", "--json")[0])}
     assert set(found) >= {"a-gpu", machine_name()}
     gpu = found["a-gpu"]
     assert (gpu["backend"], gpu["threads"], gpu["batch"], gpu["precision"]) == ("onnxruntime-cuda", 1, 1, "float32")

@@ -72,7 +72,7 @@ def test_a_file_is_of_the_precision_that_was_asked_for(exported, precision):
     assert precision_of(made.onnx_bytes) == precision
     assert ([(one.domain, one.version) for one in model.opset_import], model.ir_version) == ([("", OPSET)], IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
-    assert [(one.key, one.value) for one in model.metadata_props] == [("candidate", CANDIDATE.text)]
+    assert [(prop.key, prop.value) for prop in model.metadata_props] == [("candidate", CANDIDATE.text)]
     (image,), (embedding,) = model.graph.input, model.graph.output  # float32 outside, whatever is inside
     assert (image.name, image.type.tensor_type.elem_type) == ("image", TensorProto.FLOAT)
     assert (embedding.name, embedding.type.tensor_type.elem_type) == ("embedding", TensorProto.FLOAT)

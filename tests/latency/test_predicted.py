@@ -66,14 +66,14 @@ def kept(cache, latency_table):
 
 def test_the_error_is_that_of_every_network(kept, space, latency_table):
     found = predict_kept(space, latency_table, CPU, title="a title")
-    assert [one.candidate for one in found.networks] == [one.text for one in sorted(kept, key=kept.get)]
+    assert [network.candidate for network in found.networks] == [one.text for one in sorted(kept, key=kept.get)]
     off = {one: 100 * (latency_table.predict(one, **SIZES) / ms - 1) for one, ms in kept.items()}
     # 0.99, 1, 1.01, 1.02 and 3 times: the second fastest is the one that counts.
-    assert {one.candidate: one.measured_ms for one in found.networks} == pytest.approx(
+    assert {network.candidate: network.measured_ms for network in found.networks} == pytest.approx(
         {one.text: ms for one, ms in kept.items()}
     )
     rounding = 1e-2  # predicted to 0.1 us, errors to a thousandth of a per cent
-    assert {one.candidate: one.off_pct for one in found.networks} == pytest.approx(
+    assert {network.candidate: network.off_pct for network in found.networks} == pytest.approx(
         {one.text: value for one, value in off.items()}, abs=rounding
     )
     assert found.mean_abs_pct == pytest.approx(statistics.fmean(map(abs, off.values())), abs=rounding)
@@ -160,7 +160,7 @@ def test_a_stopped_command_goes_on_where_it_stopped(cache, space, latency_table,
 
 def test_a_budget_below_all_baselines_reaches_up_to_them(cache, space, latency_table, measured):
     measure_some(space, latency_table, CPU, 3, budget_ms=1e-3, counting=lambda *state: None)
-    highest = max(latency_table.predict(one, **SIZES) for one in space.baselines.values())
+    highest = max(latency_table.predict(baseline, **SIZES) for baseline in space.baselines.values())
     assert all(latency_table.predict(one, **SIZES) <= highest for one in measured) and len(measured) == 3
 
 
@@ -184,9 +184,11 @@ def test_the_page_shows_every_network_where_it_is(kept, space, latency_table):
     dots = [trace for trace in traces if trace["mode"] == "markers"]
     assert len(dots) == 2
     for trace, values in zip(
-        dots, ([one.measured_ms for one in found.networks], [one.off_pct for one in found.networks]), strict=True
+        dots,
+        ([network.measured_ms for network in found.networks], [network.off_pct for network in found.networks]),
+        strict=True,
     ):
-        assert numbers(trace["x"]).tolist() == [one.predicted_ms for one in found.networks]
+        assert numbers(trace["x"]).tolist() == [network.predicted_ms for network in found.networks]
         assert numbers(trace["y"]) == pytest.approx(values)
     bars = [trace for trace in traces if trace.get("opacity")]
     assert len(bars) == 2 * len(found.networks)

@@ -23,7 +23,7 @@ TOTAL_MS = sum(times * MS[part] for part, times in parts_of(SMALL, **SIZES).item
 
 def others():
     """The known tables that are not shipped."""
-    return [one for one in known_tables() if one.origins != ("shipped",)]
+    return [table for table in known_tables() if table.origins != ("shipped",)]
 
 
 # --- names
@@ -53,7 +53,7 @@ def test_float32_tables_keep_the_names_that_they_had():
 
 
 def test_the_shipped_table_is_known_and_read_as_it_is(cache):
-    (one,) = [one for one in known_tables() if one.machine == "amd-epyc-fam26-mod2-2c"]
+    (one,) = [table for table in known_tables() if table.machine == "amd-epyc-fam26-mod2-2c"]
     assert one.origins == ("shipped",) and one.protocol == Protocol(backend="onnxruntime-cpu") and len(one.rows) > 100
     assert one.name == f"amd-epyc-fam26-mod2-2c/onnxruntime-cpu-1t-batch1@{one.runtime}"
 
@@ -73,8 +73,8 @@ def test_machines_rules_and_versions_are_tables_of_their_own(cache):
         write_table(kept_folder(machine) / name, MS, machine=machine, runtime=runtime)
     write_table(kept_folder("a") / NAME, MS, machine="stray")  # in a's folder, but not a's
     (kept_folder("a") / "notes.csv").write_text("nothing of ours\n")
-    assert len(others()) == 8 and {len(one.rows) for one in others()} == {len(MS)}
-    assert {one.machine for one in others()} == {"a", "b"}
+    assert len(others()) == 8 and {len(other.rows) for other in others()} == {len(MS)}
+    assert {other.machine for other in others()} == {"a", "b"}
 
 
 def test_a_line_torn_by_a_kill_hides_no_table(cache):
@@ -187,7 +187,7 @@ def test_an_imported_table_is_kept_whole_under_its_machine_s_name(cache, tmp_pat
         target, found = import_table(path)
         assert target == cache / "measured" / "a-gpu" / NAME
         assert read_rows(target) == read_rows(path)
-        assert [one.name for one in others()] == [one.name for one in found]
+        assert [other.name for other in others()] == [one.name for one in found]
     assert open_table("a-gpu/onnxruntime-cuda-1t-batch1@1.7.0").predict(SMALL, **SIZES) == pytest.approx(
         TOTAL_MS, rel=1e-12
     )

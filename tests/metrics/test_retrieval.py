@@ -111,7 +111,7 @@ def test_wrong_ones_come_first_among_equals(images):
     similar = np.array([0.9, 0.5, 0.0, -0.3])
     rows = np.array([[similar[place], math.sqrt(1 - similar[place] ** 2)] for place, _, _ in images])
     rows *= np.array([[length] for _, length, _ in images])
-    right = np.array([one[2] for one in images])
+    right = np.array([image[2] for image in images])
     order = sorted(range(len(images)), key=lambda place: (images[place][0], right[place]))
     ranks = [rank for rank, place in enumerate(order, 1) if right[place]]
     found = reidentify([[1.0, 0.0]], [1], None, rows, right.astype(int), None)

@@ -103,7 +103,7 @@ BY_HAND = [(5, True), *[(4 - step / 8, False) for step in range(8)], (1, True)]
 )
 @example(BY_HAND, 0.7)
 def test_nearest_as_scikit_learns_curve_has_it(pairs, far):
-    similarity, same = np.array([one[0] / 8 for one in pairs]), np.array([one[1] for one in pairs])
+    similarity, same = np.array([pair[0] / 8 for pair in pairs]), np.array([pair[1] for pair in pairs])
     tar = tar_at_nearest_far(similarity, same, far)
     if same.all() or not same.any():
         assert math.isnan(tar)

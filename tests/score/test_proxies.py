@@ -324,7 +324,7 @@ def test_synflow_in_pieces_is_synflow_in_one():
     flows, output = by_hand(module())
     assert score("synflow", module()) == pytest.approx(math.log(sum(flows)), rel=1e-5)
     flow = synaptic_flow(module(), square(PX), seeded(SEED))
-    assert [one / flow.output for one in flow.flows] == pytest.approx([one / output for one in flows], rel=1e-4)
+    assert [one / flow.output for one in flow.flows] == pytest.approx([flow / output for flow in flows], rel=1e-4)
 
 
 def test_synflow_is_the_same_for_any_batch_and_does_not_overflow():
@@ -396,10 +396,10 @@ def test_independence_and_separation_by_numpy():
         return [np.linalg.eigvalsh(np.corrcoef(row_CN[at : at + 8])) for at in groups(x_BCHW)]
 
     for _, made in traced.saw[nn.Conv2d]:
-        smallest.append(made.shape[1] * np.mean([one[0] for one in eigenvalues(made)]))
+        smallest.append(made.shape[1] * np.mean([eigenvalue[0] for eigenvalue in eigenvalues(made)]))
     terms = equal_cost_terms(module(), square(PX), BATCH, seeded(SEED))
     assert terms.independence == pytest.approx(math.log(sum(smallest)), rel=1e-4)
-    expected = np.mean([np.log(one + FLOOR).mean() for one in eigenvalues(traced.blocks[-1])])
+    expected = np.mean([np.log(eigenvalue + FLOOR).mean() for eigenvalue in eigenvalues(traced.blocks[-1])])
     assert terms.separation == pytest.approx(expected, rel=1e-4)
     assert terms.separation <= math.log(1 + FLOOR)  # Jensen: eigenvalues of a correlation are 1 on average
 
@@ -504,7 +504,7 @@ def cell(*names):
 def test_nas_bench_201_has_its_published_sizes(nb201):
     """The smallest and the largest network of the benchmark: 0.073306 and 1.531546 million parameters."""
     sizes = [
-        sum(one.numel() for one in nb201.network_of(cell(*[name] * 6)).parameters())
+        sum(parameter.numel() for parameter in nb201.network_of(cell(*[name] * 6)).parameters())
         for name in ("none", "nor_conv_3x3")
     ]
     assert sizes == [73_306, 1_531_546]

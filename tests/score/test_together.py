@@ -219,7 +219,7 @@ def test_company_and_order_change_no_bit(blocks, batch, max_elements, monkeypatc
     """At least two images: there each image's sums are the same ones wherever it lies in its batch."""
     candidates = crowd(blocks, num=30, widths=(8, 16, 24))
     candidates += candidates[:5]
-    alone = {one: one_fp32(one, square(32), batch, seeded(3)) for one in candidates}
+    alone = {candidate: one_fp32(candidate, square(32), batch, seeded(3)) for candidate in candidates}
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
     for seed in range(3):
         some = random.Random(seed).sample(candidates, k=len(candidates) - 9 * seed)
@@ -249,7 +249,7 @@ def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkey
     """A single image: products of so few rows are summed in an order that depends on how many there are: rounding
     only."""
     candidates = crowd([*BLOCKS, branch], num=30, widths=(6, 10))
-    alone = [one_fp32(one, square(32), 1, seeded(4), weight_of=own_weight) for one in candidates]
+    alone = [one_fp32(candidate, square(32), 1, seeded(4), weight_of=own_weight) for candidate in candidates]
     monkeypatch.setattr(together, "MAX_ELEMENTS", max_elements)
     # Twice as far as elsewhere: a single image, of whose last maps a norm has few positions to average over.
     assert fp32(candidates, square(32), 1, seeded(4), weight_of=own_weight) == pytest.approx(alone, abs=2 * ROUNDING)
@@ -259,7 +259,7 @@ def test_several_blocks_and_odd_widths_keep_company(max_elements, branch, monkey
 def test_in_bfloat16_company_is_rounding_at_most(block):
     candidates = crowd([block], num=12, widths=(8, 16))
     score = functools.partial(zen_of_candidates, shape=square(16), batch=2, dtype=torch.bfloat16)
-    alone = [score([one], generator=seeded(5))[0] for one in candidates]
+    alone = [score([candidate], generator=seeded(5))[0] for candidate in candidates]
     of_seeds = [score([SMALL], generator=seeded(seed))[0] for seed in range(12)]
     worst = max(abs(a - b) for a, b in zip(score(candidates, generator=seeded(5)), alone, strict=True))
     assert worst < statistics.stdev(of_seeds) / 10  # far below what another seed would say
@@ -295,7 +295,7 @@ def deep(*depths, **changes):
     ids=["one", "thrice", "depths", "trunks", "widths", "stems", "blocks"],
 )
 def test_what_candidates_share_is_computed_once(candidates, num_parts):
-    num_stems = len({(one.block, one.stem) for one in candidates})
+    num_stems = len({(candidate.block, candidate.stem) for candidate in candidates})
     assert len(asked(candidates)) == num_stems + 2 * (num_parts - num_stems)  # two convolutions a block
 
 

@@ -106,7 +106,7 @@ def test_proposals_are_new_admitted_and_in_the_space(name, num_parents, seed, ba
 
 def test_the_first_batch_begins_with_the_hand_made_networks(tiny):
     space = load_space(str(tiny.parent / "space.yaml"))
-    by_hand = {one.model_copy(update={"block": space.block}) for one in space.baselines.values()}
+    by_hand = {baseline.model_copy(update={"block": space.block}) for baseline in space.baselines.values()}
     assert len(by_hand) == 2
     first = proposed(space, Population(8), 4)
     assert by_hand == set(first[:2])
@@ -153,7 +153,7 @@ def test_fresh_candidates_are_shrunk_into_a_tight_budget():
     )
     assert len(candidates) == 24 and counters["rejected: over"] == 0
     # Shrunk to the budget, not far below it.
-    assert np.median([cost(one, space.shape).macs for one in candidates]) > 0.8 * limit
+    assert np.median([cost(candidate, space.shape).macs for candidate in candidates]) > 0.8 * limit
 
 
 def log_fan_in(stem, *genes):

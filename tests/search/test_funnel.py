@@ -189,7 +189,9 @@ def test_only_what_was_proposed_counts_as_seen(funnel, most):
 
 
 def test_what_was_made_by_hand_comes_next_where_it_is_within_the_budget(funnel):
-    by_hand = [one for one in SPACE.baselines.values() if cost_of(one) <= BUDGET * (1 - MARGIN_PCT / 100)]
+    by_hand = [
+        baseline for baseline in SPACE.baselines.values() if cost_of(baseline) <= BUDGET * (1 - MARGIN_PCT / 100)
+    ]
     assert by_hand and proposed(funnel, Niches(PLAN.population))[0][1 : 1 + len(by_hand)] == by_hand
     tight = Funnel(SPACE, PLAN, mega_macs)
     tight.set_budget(min(map(cost_of, by_hand)) - 1, margin_pct=0.0)

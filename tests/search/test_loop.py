@@ -38,14 +38,14 @@ def test_what_was_scored_keeps_the_corrected_budget_of_a_further_device_too(chec
     budget = LocalBudget(budget_ms=1e9, origin="by hand", stand_in=None, scale=None, reference_ms=None)
     predictor = Predictor(space, None, budget, margin_pct=1.0, limits=[])
     candidates = every_candidate(space)
-    genes_NG = np.array([one.genes for one in candidates])
+    genes_NG = np.array([candidate.genes for candidate in candidates])
     phone = CostLimit("ms on phone", lambda part: part.macs / 1e6, 0, device="phone", is_measured=True)
-    costs = sorted(phone.of(one, space) for one in candidates)
+    costs = sorted(phone.of(candidate, space) for candidate in candidates)
     phone = phone._replace(most=costs[len(costs) // 2] * 1.001)
     for factor in (1.0, 1.3):
         predictor.correct(1.0, [phone.corrected(factor)])
         fits_N = predictor.fits(np.ones(len(candidates)), genes_NG)
-        assert fits_N.tolist() == [phone.of(one, space) * factor <= phone.most for one in candidates]
+        assert fits_N.tolist() == [phone.of(candidate, space) * factor <= phone.most for candidate in candidates]
         assert 0 < fits_N.sum() < len(candidates)
         rows = Rows()
         assert predictor.fits(rows.column("predicted_ms"), rows.genes_NG).tolist() == []  # before anything is scored

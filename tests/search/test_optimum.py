@@ -70,7 +70,7 @@ class Brute:
         assert len(self.genes_NG) < 20_000
         self.contained_N = np.array([space.contains(space.candidate(genes)) for genes in self.genes_NG])
         self.score_N = score.of(space, self.genes_NG)
-        self.cost_NK = np.stack([one.of(space, self.genes_NG) for one in tables], 1)
+        self.cost_NK = np.stack([table.of(space, self.genes_NG) for table in tables], 1)
 
     def within(self, most_K):
         """Which candidates are within the limits."""

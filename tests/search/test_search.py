@@ -127,10 +127,10 @@ def test_winners_json_is_what_the_issue_says(finished):
         assert len(latency["raw_ms"]) == track.protocol.num_runs and latency["protocol"] == track.protocol.model_dump()
         assert entry["onnx"] == f"{entry['name']}.onnx" and (finished.out / entry["onnx"]).is_file()
     pairs = [
-        (Candidate(**one["candidate"]), Candidate(**two["candidate"]))
-        for one in winners
+        (Candidate(**winner["candidate"]), Candidate(**two["candidate"]))
+        for winner in winners
         for two in winners
-        if one is not two
+        if winner is not two
     ]
     assert all(distance(one, two) >= 0.15 for one, two in pairs)
 

@@ -265,7 +265,7 @@ def test_a_network_is_the_sum_of_its_parts(block):
 def test_the_plain_network_is_what_blocks_have_without_shortcut_and_attention(block):
     candidate, shape = small(block), shape_for(block)
     layers, built = plain(*plain_paths(candidate, 3)), build(candidate, shape)
-    expected = [*built.stem, *(layer for one in built.blocks for layer in one.residual)]
+    expected = [*built.stem, *(layer for block in built.blocks for layer in block.residual)]
     assert [str(layer) for layer in layers] == [str(layer) for layer in expected]
     assert [part[0] for part in plain_paths(candidate, 3)[0]] == [ends(block).stem, *[block] * candidate.num_blocks]
     initialise(layers)
@@ -413,21 +413,21 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
     )
     rng, shape = np.random.default_rng(0), shape_for(block)
     candidates = [space.sample(rng) for _ in range(12)]
-    genes_NG = [(one.stem, *one.widths, *one.depths) for one in candidates]
+    genes_NG = [(candidate.stem, *candidate.widths, *candidate.depths) for candidate in candidates]
     network_params = [
-        sum(weight.numel() for weight in on_meta(one, shape).parameters()) for one in candidates
+        sum(weight.numel() for weight in on_meta(candidate, shape).parameters()) for candidate in candidates
     ]  # of the whole network as built
     assert sums(space, lambda part: part_cost(*part).params).of(space, genes_NG).tolist() == network_params
     macs_N = sums(space, lambda part: part.macs).of(space, genes_NG)
-    assert macs_N.tolist() == [cost(one, shape).macs for one in candidates]
+    assert macs_N.tolist() == [cost(candidate, shape).macs for candidate in candidates]
     logs_N = sums(space, lambda part: fan_in(part)[1]).of(space, genes_NG)
     expected_N = [
         sum(
             math.log(m.weight[0].numel())
-            for b in on_meta(one, shape).blocks
+            for b in on_meta(candidate, shape).blocks
             for m in b.residual
             if isinstance(m, nn.Conv2d)
         )
-        for one in candidates
+        for candidate in candidates
     ]
     assert logs_N == pytest.approx(expected_N, rel=1e-12)  # sums of logarithms in another order

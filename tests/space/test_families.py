@@ -53,7 +53,7 @@ class TwoBranches(BuiltNetwork):
         self.necks = nn.ModuleList(neck(candidate.widths[-1], end.in_hw, end.channels, end.kind) for end in necks)
 
     def head_layers(self):
-        return [layer for one in self.necks for layer in one if isinstance(layer, nn.Linear)]
+        return [layer for neck in self.necks for layer in neck if isinstance(layer, nn.Linear)]
 
     def forward(self, image_BCHW):
         map_BCHW = self.trunk(image_BCHW)

@@ -47,7 +47,7 @@ def candidates_of(space, num, seed=0):
 
 
 def values_of(some, space, candidates):
-    return some.of(space, np.array([one.genes for one in candidates]))
+    return some.of(space, np.array([candidate.genes for candidate in candidates]))
 
 
 # --- a candidate is the sum of its parts
@@ -60,7 +60,7 @@ def test_costs_are_sums_over_parts(block, quantity):
     candidates = candidates_of(space, 30)
     found_N = values_of(sums(space, lambda part: getattr(part_cost(*part), quantity)), space, candidates)
     sizes = {"shape": space.shape}
-    expected = [getattr(cost(one, **sizes), quantity) for one in candidates]
+    expected = [getattr(cost(candidate, **sizes), quantity) for candidate in candidates]
     if quantity == "megabytes":  # fractions that are summed in another order
         assert found_N == pytest.approx(expected, rel=1e-14)
     else:  # whole numbers far below 2^53: not a single one is lost
@@ -112,7 +112,7 @@ def test_what_effectiveness_counts_is_a_sum(block):
     convolutions, log_fan_in = (sums(space, lambda part, of=of: fan_in(part)[of]) for of in (0, 1))
     convolutions_N, log_fan_in_N = (values_of(some, space, candidates) for some in (convolutions, log_fan_in))
     found_N = convolutions_N / np.exp(log_fan_in_N / convolutions_N)
-    assert found_N == pytest.approx([effectiveness(one) for one in candidates], rel=1e-12)
+    assert found_N == pytest.approx([effectiveness(candidate) for candidate in candidates], rel=1e-12)
 
 
 # --- sums of many candidates

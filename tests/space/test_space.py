@@ -223,8 +223,8 @@ def test_every_space_of_faces_ends_in_7_by_7():
 def test_ir_is_ir_se_without_its_attention():
     ir, ir_se = (SHIPPED[name].model_dump(exclude={"name", "block", "baselines"}) for name in ("ir", "ir_se"))
     assert ir == ir_se
-    assert [one.depths for one in SHIPPED["ir"].baselines.values()] == [
-        one.depths for one in SHIPPED["ir_se"].baselines.values()
+    assert [baseline.depths for baseline in SHIPPED["ir"].baselines.values()] == [
+        baseline.depths for baseline in SHIPPED["ir_se"].baselines.values()
     ]
 
 

@@ -348,7 +348,7 @@ def test_a_stand_in_decides_nothing_of_a_system_either(ms, where):
     assert (
         rule.limit == "<= 100.0 ms" and f"{where} the budget of 100.0 ms" in rule.said and "stand-in: here" in rule.said
     )
-    assert {one.verdict for one in others} == {"kept"}
+    assert {other.verdict for other in others} == {"kept"}
 
 
 @pytest.mark.parametrize(("median_hw", "verdict"), [((480, 640), "kept"), ((200, 112), "kept"), ((112, 112), "noted")])

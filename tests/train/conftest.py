@@ -239,7 +239,7 @@ class Child:
 
     def __init__(self, arguments, log, *, room="train"):
         self.log = log
-        self.process = SERVER.Process(target=_child, args=(room, [str(one) for one in arguments], str(log)))
+        self.process = SERVER.Process(target=_child, args=(room, [str(argument) for argument in arguments], str(log)))
         self.process.start()
 
     def until(self, happened, timeout_s=90):

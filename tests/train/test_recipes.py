@@ -120,8 +120,8 @@ def test_the_laptop_s_recipe_has_about_as_many_steps_as_it_says():
 def test_the_laptop_s_networks_are_small():
     space = load_space("ir_se_lfw")
     networks = [space.cheapest(), *space.baselines.values()]
-    macs = [cost(one, space.shape).macs for one in networks]
-    assert all(20e6 <= one <= 100e6 for one in macs), macs
+    macs = [cost(network, space.shape).macs for network in networks]
+    assert all(20e6 <= mac <= 100e6 for mac in macs), macs
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -68,7 +68,9 @@ def test_a_row_keeps_the_contract(name):
     first |= dict.fromkeys((row.relabel, row.penalty), "target_B hardest_B")
     for function in functions(name):
         parameters = inspect.signature(function).parameters.values()
-        assert [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY] == first[function].split()
+        assert [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY] == first[
+            function
+        ].split()
         for one in parameters:  # two functions of a row never differ in a default
             assert one.kind is not one.KEYWORD_ONLY or knobs[one.name] == one.default
         assert function.__doc__

@@ -131,7 +131,7 @@ def naive_loss(name, cosine, label, norm, buffers, *, epoch=0.0, knobs=None):
             for j, one in enumerate(row)
         ]
         highest = max(logits)
-        total += highest + math.log(sum(math.exp(one - highest) for one in logits)) - logits[y] + penalty
+        total += highest + math.log(sum(math.exp(logit - highest) for logit in logits)) - logits[y] + penalty
     return total / len(cosine)
 
 

@@ -20,12 +20,12 @@ SAME = [True, False]
 
 
 def as_arrays(images):
-    return [np.frombuffer(one, np.uint8).reshape(-1, 1) for one in images]
+    return [np.frombuffer(image, np.uint8).reshape(-1, 1) for image in images]
 
 
 def python2_bytes(images):
     """Protocol 2 as Python 3 writes bytes there (_codecs.encode), and as Python 2 wrote str (SHORT_BINSTRING)."""
-    return b"\x80\x02]" + b"".join(b"U" + bytes([len(one)]) + one + b"a" for one in images)
+    return b"\x80\x02]" + b"".join(b"U" + bytes([len(image)]) + image + b"a" for image in images)
 
 
 DIALECTS = {
