@@ -1,15 +1,19 @@
 """ImageSet: images by number, wherever they come from; what a source, a list and a set of pairs have in common."""
 
-# N images, H height, W width
+# N images, M of them, H height, W width
 
+import concurrent.futures
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, data_uri, decode, resized
+from zennas.provenance import num_cores
+
+MAX_THREADS = 8  # that decode; cv2 does it outside Python's lock
 
 
 class ImageSet(NamedTuple):
@@ -39,6 +43,30 @@ class ImageSet(NamedTuple):
             return data_uri(self.pixels(image, size))
         except CorruptImageError:
             return None
+
+    def batches(
+        self, image_M: Sequence[int], size: int | tuple[int, int], batch: int
+    ) -> Iterator[tuple[Sequence[int], list[np.ndarray | CorruptImageError]]]:
+        """(numbers of images, each one's `pixels` or the error that says why there are none) of every batch, in order.
+
+        The next batch is decoded by threads while the caller is busy with this one.
+        """
+        with concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, num_cores())) as pool:
+
+            def begun(start):
+                numbers = image_M[start : start + batch]
+                return numbers, [pool.submit(self._pixels_or_error, int(image), size) for image in numbers]
+
+            ahead = begun(0)
+            for start in range(batch, len(image_M) + batch, batch):
+                (numbers, futures), ahead = ahead, begun(start)
+                yield numbers, [future.result() for future in futures]
+
+    def _pixels_or_error(self, image, size):
+        try:
+            return self.pixels(image, size)
+        except CorruptImageError as error:
+            return error
 
 
 def read_file(path: pathlib.Path) -> bytes:

@@ -2,7 +2,6 @@
 
 # B faces, N images, D embedding size
 
-import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -13,10 +12,9 @@ import numpy as np
 import torch
 
 from zennas.data.image_set import ImageSet
-from zennas.data.images import CorruptImageError, UnreadableImageError
+from zennas.data.images import UnreadableImageError
 from zennas.data.sources import AnySource
 from zennas.embed.model import Model
-from zennas.provenance import num_cores
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import lock_folder, write_atomically
 
@@ -113,57 +111,41 @@ def precompute(
         sidecar, embedding_ND = _begin(path, _sidecar(model, images, flip, dtype))
         before = len(sidecar.unreadable)
         todo_M = np.append(np.array(sidecar.unreadable, np.int64), np.arange(sidecar.done, images.num_images))
-        with concurrent.futures.ThreadPoolExecutor(min(8, num_cores())) as pool:  # cv2 decodes outside Python's lock
-
-            def pixels(start):
-                return [
-                    pool.submit(_pixels, images, int(image), model.input_hw) for image in todo_M[start : start + batch]
-                ]
-
-            ahead, saved_at = pixels(0), time.monotonic()
-            corrupt, num_corrupt, unreadable = list(sidecar.corrupt), sidecar.num_corrupt, []
-            for start in range(0, len(todo_M), batch):
-                pixels_B, ahead = [future.result() for future in ahead], pixels(start + batch)
-                stop, image_B = start + len(pixels_B), todo_M[start : start + batch]
-                rows_BD = _rows(model, pixels_B, flip, dtype)
-                if strict:
-                    _check_finite(rows_BD, pixels_B, model, images, image_B)
-                embedding_ND[image_B] = rows_BD
-                failed = [
-                    (image, error)
-                    for image, error in zip(image_B.tolist(), pixels_B, strict=True)
-                    if isinstance(error, Exception)
-                ]
-                unreadable += [image for image, error in failed if isinstance(error, UnreadableImageError)]
-                bad = [
-                    f"{images.where(image)}: {first_line(error)}"
-                    for image, error in failed
-                    if not isinstance(error, UnreadableImageError)
-                ]
-                corrupt, num_corrupt = (corrupt + bad)[:MAX_LISTED], num_corrupt + len(bad)
-                if stop == len(todo_M) or time.monotonic() - saved_at >= SAVE_EVERY_S:
-                    embedding_ND.flush()  # the rows before their count
-                    counts = {
-                        "done": max(sidecar.done, int(image_B[-1]) + 1 if stop > before else 0),
-                        "num_corrupt": num_corrupt,
-                        "corrupt": corrupt,
-                        "unreadable": unreadable + sidecar.unreadable[stop:],
-                    }
-                    write_atomically(sidecar_of(path), sidecar.model_copy(update=counts).model_dump_json(indent=1))
-                    saved_at = time.monotonic()
-                if progress:
-                    progress(images.num_images - len(todo_M) + stop, images.num_images)
+        corrupt, num_corrupt, unreadable = list(sidecar.corrupt), sidecar.num_corrupt, []
+        stop, saved_at = 0, time.monotonic()
+        for image_B, pixels_B in images.batches(todo_M, model.input_hw, batch):
+            stop += len(image_B)
+            rows_BD = _rows(model, pixels_B, flip, dtype)
+            if strict:
+                _check_finite(rows_BD, pixels_B, model, images, image_B)
+            embedding_ND[image_B] = rows_BD
+            failed = [
+                (image, error)
+                for image, error in zip(image_B.tolist(), pixels_B, strict=True)
+                if isinstance(error, Exception)
+            ]
+            unreadable += [image for image, error in failed if isinstance(error, UnreadableImageError)]
+            bad = [
+                f"{images.where(image)}: {first_line(error)}"
+                for image, error in failed
+                if not isinstance(error, UnreadableImageError)
+            ]
+            corrupt, num_corrupt = (corrupt + bad)[:MAX_LISTED], num_corrupt + len(bad)
+            if stop == len(todo_M) or time.monotonic() - saved_at >= SAVE_EVERY_S:
+                embedding_ND.flush()  # the rows before their count
+                counts = {
+                    "done": max(sidecar.done, int(image_B[-1]) + 1 if stop > before else 0),
+                    "num_corrupt": num_corrupt,
+                    "corrupt": corrupt,
+                    "unreadable": unreadable + sidecar.unreadable[stop:],
+                }
+                write_atomically(sidecar_of(path), sidecar.model_copy(update=counts).model_dump_json(indent=1))
+                saved_at = time.monotonic()
+            if progress:
+                progress(images.num_images - len(todo_M) + stop, images.num_images)
     finally:
         lock.release()
     return np.lib.format.open_memmap(path, mode="r")
-
-
-def _pixels(images, image, input_hw):
-    """The image, or the error that says why there is none."""
-    try:
-        return images.pixels(image, input_hw)
-    except CorruptImageError as error:
-        return error
 
 
 def _rows(model, pixels, flip, dtype):

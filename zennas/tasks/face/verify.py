@@ -1,6 +1,6 @@
 """How good a network is so far: its accuracy on sets of pairs, with the flipped image added as insightface does."""
 
-import concurrent.futures
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +10,6 @@ from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, decode
 from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
-from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 from zennas.tasks.face.pairs import PairSet, open_pairs
 from zennas.tasks.task import Judgement
@@ -86,23 +85,16 @@ def embed(
     embed_batch: images_BHW3 of image_px, a side or (height, width), (uint8, on the processor) -> embeddings_BD.
     """
     corrupt, parts = [], []
-
-    def decoded(number):
-        try:
-            return images.pixels(number, image_px)
-        except CorruptImageError:
-            return None
-
-    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:  # cv2 decodes outside Python's lock
-        for start in range(0, images.num_images, batch):
-            now = list(pool.map(decoded, range(start, min(start + batch, images.num_images))))
-            corrupt += [start + place for place, image in enumerate(now) if image is None]
-            blank_HW3 = np.zeros((*np.broadcast_to(image_px, 2), 3), np.uint8)
-            image_BHW3 = torch.from_numpy(np.stack([blank_HW3 if image is None else image for image in now]))
-            embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
-            parts.append(embedding_BD.cpu())
-            if progress:
-                progress(start + len(now), images.num_images)
+    blank_HW3 = np.zeros((*np.broadcast_to(image_px, 2), 3), np.uint8)
+    for numbers, pixels in images.batches(range(images.num_images), image_px, batch):
+        bad = [isinstance(image, Exception) for image in pixels]
+        corrupt += itertools.compress(numbers, bad)
+        decoded = [blank_HW3 if is_bad else image for image, is_bad in zip(pixels, bad, strict=True)]
+        image_BHW3 = torch.from_numpy(np.stack(decoded))
+        embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
+        parts.append(embedding_BD.cpu())
+        if progress:
+            progress(numbers[-1] + 1, images.num_images)
     embedding_ND = torch.cat(parts)
     embedding_ND[corrupt] = 0.0
     return embedding_ND, corrupt
