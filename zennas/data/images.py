@@ -81,7 +81,7 @@ class Within(NamedTuple):
 
 
 Share = Annotated[float, Within(0.0, 1.0)]
-Part = Annotated[float, Within(0.01, 1.0)]  # of a side or an area; never nothing
+Portion = Annotated[float, Within(0.01, 1.0)]  # of a side or an area; never nothing
 
 
 def flip(image_HW3, rng, *, p: Share = 0.5):
@@ -94,8 +94,8 @@ def crop(
     rng,
     *,
     p: Share = 0.2,
-    min_area: Part = 0.2,
-    max_area: Part = 1.0,
+    min_area: Portion = 0.2,
+    max_area: Portion = 1.0,
     max_aspect: Annotated[float, Within(1, 10)] = 4 / 3,
 ):
     """A random rectangle stays where it is, everything round it turns black.
@@ -130,7 +130,7 @@ def photometric(
     return cv2.addWeighted(image_HW3, vivid, _grey3(image_HW3), 1 - vivid, 0)
 
 
-def low_resolution(image_HW3, rng, *, p: Share = 0.2, min_side: Part = 0.2, max_side: Part = 1.0):
+def low_resolution(image_HW3, rng, *, p: Share = 0.2, min_side: Portion = 0.2, max_side: Portion = 1.0):
     """Shrunk to a random part of its side and enlarged again, each with a random interpolation.
 
     Source: AdaFace and CVLFace (p read there, the knobs recalled).
@@ -151,8 +151,8 @@ def random_erasing(
     rng,
     *,
     p: Share = 0.5,
-    min_area: Part = 0.02,
-    max_area: Part = 0.4,
+    min_area: Portion = 0.02,
+    max_area: Portion = 0.4,
     max_aspect: Annotated[float, Within(1, 10)] = 10 / 3,
 ):
     """A random rectangle of noise. Source: Zhong et al. 2020, arXiv:1708.04896 (knobs recalled)."""
@@ -165,7 +165,7 @@ def random_erasing(
     return image_HW3
 
 
-def cutout(image_HW3, rng, *, p: Share = 0.5, side: Part = 0.25):
+def cutout(image_HW3, rng, *, p: Share = 0.5, side: Portion = 0.25):
     """A grey square of `side` times the image's side, its centre anywhere in it, so that it may stick out.
 
     Source: DeVries & Taylor 2017, arXiv:1708.04552 (recalled); p and side are our choice.

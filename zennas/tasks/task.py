@@ -5,8 +5,9 @@ Data, `ranks` the Ranks that train together.
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class Data:
     text: str  # the same for people
 
 
-class Batch(Protocol):
+class Batch(typing.Protocol):
     """This rank's share of a step, as a task's stream gives it."""
 
     step: int  # from 0, of all epochs
@@ -52,7 +53,7 @@ class HeadState(NamedTuple):
     first: int = 0  # where these rows begin in the whole
 
 
-class Head(Protocol):
+class Head(typing.Protocol):
     """How a network is trained, on one rank: its loss, and whatever is trained beside it.
 
     A step is `begin`, `loss` for every micro-batch, then `step` or `discard`.
