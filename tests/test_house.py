@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from zennas.tasks.table import TASKS, tune_plan_of
+
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "zennas"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.parts)
@@ -23,7 +25,7 @@ ROOMS = [
     {"flags"},
     {"provenance"},
     {"progress", "api", "commands", "ray_address", "run_folder", "train_plan", "tune_plan", "page"},
-    {"tasks.table", "tasks.task"},
+    {"tasks.table", "tasks.task", "tasks.tuning"},
     {"ray_connection", "compiled", "devices"},
     {"ranks", "pool"},
     {"space"},
@@ -359,12 +361,12 @@ def test_the_search_above_sees_what_it_should():
 
 # --- rooms that know no task
 
-# What trains, keeps, launches and reports a training whatever its network is for, and what every room stands on. Not
-# here: tasks/table.py, which is the list of the tasks, and the rooms that serve one task so far (clean, mask, evaluate,
-# submit, tune). Data reads labelled images of anything; its labels it calls identities.
+# What trains, keeps, launches and reports a training whatever its network is for, what searches its recipe, and what
+# every room stands on. Not here: tasks/table.py, which is the list of the tasks, and the rooms that serve one task so
+# far (clean, mask, evaluate, submit). Data reads labelled images of anything; its labels it calls identities.
 TASK_FREE = [
-    *(path for path in FILES if path.is_relative_to(PACKAGE / "train")),
-    *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task")),
+    *(path for room in ("train", "tune") for path in FILES if path.is_relative_to(PACKAGE / room)),
+    *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task", "tuning")),
     *(
         PACKAGE / f"{name}.py"
         for name in (
@@ -385,9 +387,13 @@ TASK_FREE = [
     ),
 ]
 # Of a face, an identity, an embedding. `embedding_size` is how many numbers come out: a word of Space and of files.
-OF_A_TASK = re.compile(r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size)|tasks\.(?!table\b|task\b)\w+", re.IGNORECASE)
-# The published options of `zennas train` and the request that they make: their words are those of its first task.
-OPTIONS_OF_TRAIN = {"zennas/train/options.py", "zennas/train/request.py"}
+# --embeddings-from is an option of `zennas tune` that users know by this name.
+OF_A_TASK = re.compile(
+    r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|tasks\.(?!(?:table|task|tuning)\b)\w+", re.IGNORECASE
+)
+# The published options of `zennas train` and the request that they make, and those of `zennas tune`: their words are
+# those of the first task.
+OPTIONS_OF_USERS = {"zennas/train/options.py", "zennas/train/request.py", "zennas/tune/options.py"}
 
 
 def task_words(text):
@@ -396,7 +402,7 @@ def task_words(text):
 
 @pytest.mark.parametrize("path", TASK_FREE, ids=[str(path.relative_to(PACKAGE)) for path in TASK_FREE])
 def test_what_serves_every_task_names_none(path):
-    if str(path.relative_to(ROOT)) in OPTIONS_OF_TRAIN:
+    if str(path.relative_to(ROOT)) in OPTIONS_OF_USERS:
         return
     assert task_words(path.read_text()) == []
 
@@ -413,3 +419,20 @@ def test_words_of_a_task_are_seen():
         assert task_words(line), line
     for line in ("an interface", "space.embedding_size", "from zennas.tasks.table import TASKS", "tasks.task.Head"):
         assert not task_words(line), line
+    for line in ("embeddings", "the embedding from", "tasks.tunings"):
+        assert task_words(line), line
+    for line in ("request.embeddings_from", "--embeddings-from M", "from zennas.tasks.tuning import Tuning"):
+        assert not task_words(line), line
+
+
+def test_a_search_names_no_knob_of_a_task():
+    knobs = {name for row in TASKS for item in tune_plan_of(row).FACTORS.items() for name in (item[0], *item[1])}
+    words = re.compile(rf"\b(?:{'|'.join(map(re.escape, knobs))}|tpr|labels?|people)\b", re.IGNORECASE)
+    lines = {
+        f"{path.name}: {line.strip()}"
+        for path in (PACKAGE / "tune").glob("*.py")
+        if path.name != "options.py"
+        for line in path.read_text().splitlines()
+        if words.search(line)
+    }
+    assert lines == set() and "margin" in knobs

@@ -4,7 +4,7 @@ The `tune:` part of an experiment is its task's own Record, which adds what else
 (zennas/tasks/NAME/tune_plan.py). Every range is our choice.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pydantic
 
@@ -49,6 +49,9 @@ class AshaPlan(Record):
 class TunePlan(Record):
     """The comprehensive search. A space of None is not searched: there the recipe stays as it is."""
 
+    # What may vary beside the backbone: {field that holds a space: its knobs, which are fields of that space}.
+    FACTORS: ClassVar[dict[str, tuple[str, ...]]] = {}
+
     trials: Count = 32  # the recipe as it stands is one of them, and the first
     epochs: Count = 5  # of a trial: a short run of `train`
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = (
@@ -56,7 +59,7 @@ class TunePlan(Record):
     )
     # The best trial was lucky, too: it and the recipe are trained again with so many other seeds.
     confirm_seeds: Annotated[int, pydantic.Field(ge=0)] = 2
-    # and so is its cleaning alone, its margin alone, its backbone alone: what is each worth?
+    # and so is each of its factors alone, such as its backbone: what is each worth?
     single_factors: bool = True
     backbone: BackboneSpace | None = BackboneSpace()
     asha: AshaPlan = AshaPlan()

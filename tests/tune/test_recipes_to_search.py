@@ -7,7 +7,7 @@ import pytest
 from zennas.space.candidate import read_candidates
 from zennas.track import load_experiment
 from zennas.tune.backbone import equal_macs
-from zennas.tune.proposal import FACTORS
+from zennas.tune.proposal import factors_of
 from zennas.tune.request import tune_plan
 from zennas.tune_plan import Span
 
@@ -18,7 +18,7 @@ NAMES = sorted(path.parent.name for path in ROOT.glob("experiments/*/experiment.
 @pytest.mark.parametrize("name", NAMES)
 def test_its_plan_is_one(name):
     plan = tune_plan(name)
-    assert plan.trials > 1 and all(getattr(plan, factor) is not None for factor in FACTORS)
+    assert plan.trials > 1 and all(getattr(plan, factor) is not None for factor in factors_of(plan))
     assert load_experiment(name)[0].train.schedule.warmup_epochs < plan.epochs
 
 

@@ -13,11 +13,12 @@ from zennas.data.sources import open_source
 from zennas.embed.embeddings import precompute
 from zennas.embed.model import open_model
 from zennas.records import UserError
+from zennas.tasks.face.cleaning import clean_labels
+from zennas.tasks.face.tuning import TUNING
 from zennas.train import checkpoints
 from zennas.train.prepare import initial_network
 from zennas.tune.backbone import equal_macs
 from zennas.tune.options import Options
-from zennas.tune.people import split
 from zennas.tune.proposal import Proposal
 from zennas.tune.request import check
 from zennas.tune.trial import ENDED, FAILED, Setting, curve, end, read_json, run_trial
@@ -44,7 +45,7 @@ def setting(material, tmp_path):
         )
     )
     source = open_source(options.data)
-    people = split(source, options.tune.reward, seed=0)
+    people = TUNING.split(options, source)
     network = initial_network(options.candidate, options.space, seed=0).eval()
     path = tmp_path / "embeddings.npy"
     precompute(open_model(network, image_px=options.space.image_px), source.images, path, dtype=np.float32)
@@ -78,7 +79,7 @@ def test_it_is_trained_on_nobody_whom_it_is_judged_by(setting):
     run(setting)
     with np.load(setting.folder(Proposal(), 0) / "labels.npz") as file:
         label_N = file["label_N"]
-    for group in (setting.people.held_out, setting.people.test):
+    for group in (setting.groups.held_out, setting.groups.test):
         assert (label_N[group.index_M] == DROPPED).all() and not set(label_N) & set(group.label_M)
     facts = read_json(setting.folder(Proposal(), 0) / "trial.json")
     assert (facts["num_images"], facts["num_identities"]) == ((label_N >= 0).sum(), 8)
@@ -86,7 +87,7 @@ def test_it_is_trained_on_nobody_whom_it_is_judged_by(setting):
 
 def test_a_proposal_is_what_is_trained(setting):
     # Embeddings of random weights are all alike: the top of tau_inter is where some are not.
-    proposal = Proposal(tau_inter=0.9999, tau_intra=-0.5, shape=0, **MARGIN)
+    proposal = setting.proposal({"tau_inter": 0.9999, "tau_intra": -0.5, "shape": 0} | MARGIN)
     run(setting, proposal)
     facts = read_json(setting.folder(proposal, 0) / "trial.json")
     assert facts["candidate"] == setting.shapes[0].plain() != setting.request.candidate.plain()
@@ -139,19 +140,15 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(setting):
 
 
 def test_a_trial_that_fails_says_why_and_can_be_tried_again(setting, monkeypatch):
-    proposal = Proposal(tau_intra=1.0)
+    proposal = setting.proposal({"tau_intra": 1.0})
     with pytest.raises(UserError, match=r"leaves out all|larger than an epoch|fewer than|at least 2"):
         run(setting, proposal)
     folder = setting.folder(proposal, 0)
     assert read_json(folder / FAILED)["error"].startswith("UserError: ") and not (folder / ENDED).exists()
-    monkeypatch.setattr("zennas.tune.trial.labels_of", lambda setting, proposal, label_N: _nothing_done(label_N))
+    monkeypatch.setattr(
+        "zennas.tasks.face.tuning.labels_of", lambda embeddings, knobs, label_N: clean_labels(None, label_N)
+    )
     assert len(run(setting, proposal)) == 3 and not (folder / FAILED).exists()
-
-
-def _nothing_done(label_N):
-    from zennas.tune.cleaning import clean_labels
-
-    return clean_labels(None, label_N)
 
 
 def test_the_test_people_are_asked_when_they_are_to_be(setting):

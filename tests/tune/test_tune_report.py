@@ -8,6 +8,7 @@ from plotly.offline import get_plotlyjs
 
 from tests.pages import figure, numbers
 from zennas.tasks.face.tune_plan import FaceTunePlan
+from zennas.tasks.face.tuning import TUNING
 from zennas.tune import report
 from zennas.tune.outcome import confirmation
 from zennas.tune.proposal import Proposal
@@ -89,7 +90,7 @@ def marks(traces):
 
 
 def test_every_trial_is_drawn_where_it_came_to():
-    page = report.page(summary(), ROWS, CURVES)
+    page = report.page(summary(), ROWS, CURVES, TUNING)
     course, curves, knobs = (figure(page, name)[0] for name in ("course", "curves", "knobs"))
     assert sorted(marks(course)) == [(0, 40), (1, 10), (2, 50)]
     (best,) = [trace for trace in course if trace["mode"] == "lines"]
@@ -99,7 +100,7 @@ def test_every_trial_is_drawn_where_it_came_to():
 
 
 def test_what_failed_what_is_weak_and_what_was_confirmed_is_said():
-    page = report.page(summary(), ROWS, CURVES).replace(get_plotlyjs(), "")
+    page = report.page(summary(), ROWS, CURVES, TUNING).replace(get_plotlyjs(), "")
     assert "Trial 3 failed: UserError: &lt;no faces&gt;" in page and "FPR 0.001: 0 of 160 pairs" in page
     for cell in ("44.00, 46.00", "+5.00 ± 2.83", "+0.00 ± 1.41", "+1.00"):
         assert f"<td>{cell}</td>" in page
@@ -110,12 +111,12 @@ def test_what_failed_what_is_weak_and_what_was_confirmed_is_said():
 def test_a_search_in_which_everything_failed_has_a_page():
     rows = ROWS[["trial", "state", "epochs", "candidate", "error"]].assign(state="failed")
     states = {"finished": 0, "stopped early": 0, "failed": 4}
-    page = report.page(summary(recipe=None, best=None, confirmed=None, test=None, states=states), rows, {})
+    page = report.page(summary(recipe=None, best=None, confirmed=None, test=None, states=states), rows, {}, TUNING)
     assert "No trial was run to its end" in page
 
 
 def test_the_confirmation_in_words():
-    best, margin = confirmation(summary())
+    best, margin = confirmation(summary(), TUNING)
     assert best == (
         "With 2 other seed(s), the best against the recipe: +5.00 ± 2.83 points on the people it was chosen by; "
         "+0.00 ± 1.41 points on people nobody had looked at."
@@ -123,18 +124,23 @@ def test_the_confirmation_in_words():
     assert margin == (
         "With 1 other seed(s), its margin alone against the recipe: +1.00 points on the people it was chosen by."
     )
-    assert confirmation(summary(best=told(0, 0.4))) == ["No trial was better than the recipe as it stands."]
-    assert confirmation(summary(confirmed=None)) == []
+    assert confirmation(summary(best=told(0, 0.4)), TUNING) == ["No trial was better than the recipe as it stands."]
+    assert confirmation(summary(confirmed=None), TUNING) == []
 
 
 def test_what_is_confirmed():
-    best = Proposal(tau_intra=0.2, m1=1.1, m3=0.1)
-    assert to_confirm(best, FaceTunePlan()) == {
+    plan = FaceTunePlan()
+
+    def proposal(**knobs):
+        return Proposal.of(plan, knobs)
+
+    best = proposal(tau_intra=0.2, m1=1.1, m3=0.1)
+    assert to_confirm(best, plan) == {
         "recipe": Proposal(),
         "best": best,
-        "cleaning": Proposal(tau_intra=0.2),
-        "margin": Proposal(m1=1.1, m3=0.1),
+        "cleaning": proposal(tau_intra=0.2),
+        "margin": proposal(m1=1.1, m3=0.1),
     }
     assert list(to_confirm(best, FaceTunePlan(single_factors=False))) == ["recipe", "best"]
-    assert list(to_confirm(best.only("cleaning"), FaceTunePlan())) == ["recipe", "best"]
-    assert list(to_confirm(Proposal(), FaceTunePlan())) == ["recipe"]
+    assert list(to_confirm(proposal(tau_intra=0.2), plan)) == ["recipe", "best"]
+    assert list(to_confirm(Proposal(), plan)) == ["recipe"]

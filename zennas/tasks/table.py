@@ -11,6 +11,7 @@ from zennas.records import UserError, suggestion
 
 if TYPE_CHECKING:
     from zennas.tasks.task import Task
+    from zennas.tasks.tuning import Tuning
     from zennas.train_plan import TrainPlan
     from zennas.tune_plan import TunePlan
 
@@ -20,7 +21,8 @@ class Row(NamedTuple):
 
     plan: str  # the Record that `train:` of an experiment holds
     task: str  # the Task
-    tune: str = ""  # the Record that `tune:` holds; "": recipes of this task are not searched
+    tune: str = "zennas.tune_plan:TunePlan"  # the Record that `tune:` holds
+    tuning: str = ""  # the Tuning; "": recipes of this task are not searched
 
 
 TASKS = {
@@ -28,6 +30,7 @@ TASKS = {
         plan="zennas.tasks.face.plan:FacePlan",
         task="zennas.tasks.face.task:FACE",
         tune="zennas.tasks.face.tune_plan:FaceTunePlan",
+        tuning="zennas.tasks.face.tuning:TUNING",
     ),
 }
 FIRST = "face"  # the task of what names none: experiments and runs of before there was a second
@@ -47,14 +50,20 @@ def plan_of(name: str) -> "type[TrainPlan]":
 
 def tune_plan_of(name: str) -> "type[TunePlan]":
     """The Record that `tune:` holds in an experiment of this task."""
-    return _loaded(row_of(name).tune or "zennas.tune_plan:TunePlan")
+    return _loaded(row_of(name).tune)
 
 
 def check_tuned(name: str) -> None:
     """UserError for a task whose recipes are not searched."""
-    if not row_of(name).tune:
-        tuned = ", ".join(task for task, row in TASKS.items() if row.tune)
+    if not row_of(name).tuning:
+        tuned = ", ".join(task for task, row in TASKS.items() if row.tuning)
         raise UserError(f"task '{name}': its recipes are not searched; those of {tuned} are")
+
+
+def tuning_of(name: str) -> "Tuning":
+    """The Tuning of the task of this name. UserError where it has none."""
+    check_tuned(name)
+    return _loaded(row_of(name).tuning)
 
 
 def task_of(name: str) -> "Task":

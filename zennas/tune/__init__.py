@@ -1,4 +1,4 @@
-"""The comprehensive search over cleaning, loss and backbone: the command `tune`."""
+"""The comprehensive search of a recipe: the command `tune`."""
 
 from zennas.api import make_callable
 

@@ -1,81 +1,92 @@
-"""Proposal: one point of the comprehensive search, and what it makes of a recipe."""
+"""Proposal: one point of the comprehensive search, as the knobs of its task's plan."""
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Self
 
-from zennas.records import Record
-from zennas.tune_plan import Span
+import pydantic
 
-THRESHOLDS = ("tau_inter", "tau_intra")
-MARGIN = ("m1", "m2_rad", "m3", "s_p", "s_n")
-SHAPE = "shape"
-KNOBS = (*THRESHOLDS, *MARGIN, SHAPE)
-FACTORS = {"cleaning": THRESHOLDS, "margin": MARGIN, "backbone": (SHAPE,)}
-LOSS = "unified_margin"
+from zennas.tune_plan import Span, TunePlan
+
+BACKBONE, SHAPE = "backbone", "shape"  # every plan's factor, and its knob
+Knob = float | int
+# As pydantic spells numbers: a trial's folder is called after its knobs, and an old search must find its own.
+JSON = pydantic.TypeAdapter(dict[str, Knob])
 
 
-class Proposal(Record):
-    """What differs from the recipe as it stands. None: as there; so Proposal() is the recipe itself."""
+def factors_of(plan: TunePlan) -> dict[str, tuple[str, ...]]:
+    """{factor: its knobs} of a plan, whether searched or not: the task's own, then the backbone.
 
-    tau_inter: float | None = None
-    tau_intra: float | None = None
-    m1: float | None = None
-    m2_rad: float | None = None
-    m3: float | None = None
-    s_p: float | None = None
-    s_n: float | None = None
-    shape: int | None = None  # place among the candidates of equal cost, the shallowest first
+    >>> factors_of(TunePlan())
+    {'backbone': ('shape',)}
+    """
+    return plan.FACTORS | {BACKBONE: (SHAPE,)}
+
+
+def knobs_of(plan: TunePlan) -> tuple[str, ...]:
+    """The knobs of all factors of a plan, in order."""
+    return tuple(knob for knobs in factors_of(plan).values() for knob in knobs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """What differs from the recipe as it stands; so Proposal() is the recipe itself.
+
+    The `shape` of a knob is its place among the candidates of equal cost, the shallowest first.
+    """
+
+    knobs: tuple[tuple[str, Knob], ...] = ()  # (name, value), in the order of the plan's
+
+    @classmethod
+    def of(cls, plan: TunePlan, values: Mapping[str, Knob | None]) -> Self:
+        """The Proposal of these values of the plan's knobs, in whatever order. None: as the recipe has it.
+
+        >>> Proposal.of(TunePlan(), {"shape": 3})
+        Proposal(knobs=(('shape', 3),))
+        """
+        names = knobs_of(plan)
+        assert values.keys() <= set(names), (values, names)
+        return cls(tuple((name, value) for name in names if (value := values.get(name)) is not None))
 
     @property
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Knob]:
         """Only what differs.
 
-        >>> Proposal(tau_intra=0.2).plain
-        {'tau_intra': 0.2}
+        >>> Proposal((("shape", 3),)).plain
+        {'shape': 3}
         """
-        return self.model_dump(exclude_none=True)
+        return dict(self.knobs)
 
     @property
     def key(self) -> str:
         """A short name that equal proposals share; 'recipe' for the recipe as it stands."""
-        text = self.model_dump_json(exclude_none=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12] if self.plain else "recipe"
+        return hashlib.sha256(JSON.dump_json(self.plain)).hexdigest()[:12] if self.knobs else "recipe"
 
-    def only(self, factor: str) -> Self:
-        """The Proposal with what it says of one of FACTORS alone.
+    def only(self, names: tuple[str, ...]) -> Self:
+        """The Proposal with what it says of these knobs alone.
 
-        >>> Proposal(tau_intra=0.2, shape=3).only("backbone")
-        Proposal(tau_inter=None, tau_intra=None, m1=None, m2_rad=None, m3=None, s_p=None, s_n=None, shape=3)
+        >>> Proposal((("rate", 1.0), ("shape", 3))).only(("shape",))
+        Proposal(knobs=(('shape', 3),))
         """
-        return type(self)(**{name: value for name, value in self.plain.items() if name in FACTORS[factor]})
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        """KEY=VALUE of the recipe, as --set takes them.
-
-        >>> Proposal(m1=1.0, m2_rad=0.3, m3=0.0, s_p=32.0, s_n=32.0).changes
-        ('loss.name=unified_margin', 'loss.knobs={m1: 1.0, m2_rad: 0.3, m3: 0.0, s_p: 32.0, s_n: 32.0}')
-        """
-        knobs = {name: value for name in MARGIN if (value := getattr(self, name)) is not None}
-        if not knobs:
-            return ()
-        return f"loss.name={LOSS}", f"loss.knobs={{{', '.join(f'{name}: {value!r}' for name, value in knobs.items())}}}"
+        return type(self)(tuple((name, value) for name, value in self.knobs if name in names))
 
 
-def spans(plan: Any, num_shapes: int) -> dict[str, Any]:
-    """{knob: its Span, a number that is not searched, or the range of shapes} of a TunePlan."""
+def spans(plan: TunePlan, num_shapes: int) -> dict[str, Span | range | Knob]:
+    """{knob: its Span, a number that is not searched, or the range of shapes} of what a plan searches."""
     searched = {}
-    for names, space in ((THRESHOLDS, plan.cleaning), (MARGIN, plan.margin)):
-        if space is not None:
+    for factor, names in plan.FACTORS.items():
+        if (space := getattr(plan, factor)) is not None:
             searched |= {name: value for name in names if (value := getattr(space, name)) is not None}
     if plan.backbone is not None:
         searched[SHAPE] = range(num_shapes)
     return searched
 
 
-def suggest(plan: Any, num_shapes: int, trial: Any) -> dict[str, Any]:
+# Ray keeps this function's name and its first two arguments with a search: a search that was killed goes on by them.
+def suggest(plan: TunePlan, num_shapes: int, trial: Any) -> dict[str, Knob]:
     """The knobs of a Proposal, those that are searched by the `suggest_` of a trial of Optuna's."""
-    knobs = {}
+    knobs: dict[str, Knob] = {}
     for name, span in spans(plan, num_shapes).items():
         if isinstance(span, Span):
             knobs[name] = round(trial.suggest_float(name, span.low, span.high, log=span.log), 6)

@@ -2,21 +2,21 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zennas.provenance import command_line, num_cores
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
-from zennas.tasks.table import FIRST, check_tuned
+from zennas.tasks.table import FIRST, check_tuned, tuning_of
 from zennas.track import Track, load_experiment
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import Request as TrainRequest
 from zennas.train.request import check as check_training
 from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
 from zennas.tune.options import Options
-from zennas.tune.proposal import FACTORS
+from zennas.tune.proposal import factors_of
 from zennas.tune_plan import TunePlan
 
 
@@ -50,10 +50,11 @@ class Request:
     task: str = FIRST  # a row of TASKS
 
     def training(
-        self, *, plan: TrainPlan, candidate: Candidate, out: pathlib.Path, labels: pathlib.Path | None = None
+        self, *, plan: TrainPlan, candidate: Candidate, out: pathlib.Path, options: Mapping[str, Any]
     ) -> TrainRequest:
-        """The Request of one training of this search."""
-        return TrainRequest(
+        """The Request of one training of this search. options: fields of it by which the task says what is trained
+        on."""
+        training = TrainRequest(
             name=self.name,
             asked_track=self.asked_track,
             track=self.track,
@@ -62,23 +63,23 @@ class Request:
             candidate=candidate,
             data=self.data,
             out=out,
-            labels=labels,
             any_size=True,
             device=self.device,
             task=self.task,
         )
+        return dataclasses.replace(training, **options)
 
-    def settings(self, source: Any, people: Any, model_print: str | None) -> dict[str, Any]:
-        """What makes this run this run: a resumed one must agree in all of it."""
-        groups = {"held_out": people.held_out, "test": people.test}
+    def settings(self, of_the_task: Mapping[str, Any]) -> dict[str, Any]:
+        """What makes this run this run: a resumed one must agree in all of it. of_the_task: what its data, groups and
+        model are."""
+        task = {} if self.task == FIRST else {"task": self.task}
         return {
             "experiment": self.name,
             "candidate": self.candidate.plain(),
             "space": self.space.name,
             **self.space.shape.plain(),
-            "data": source.fingerprint,
-            "embeddings_from": model_print,
-            **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
+            **of_the_task,
+            **task,
             "tune": self.tune.model_dump(mode="json"),
             "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
         }
@@ -104,15 +105,7 @@ def check(options: Options) -> Request:
     for name, path in (("--held-out", options.held_out), ("--test", options.test)):
         if path is not None and not path.is_file():
             raise UserError(f"{name} {path}: no such file")
-    if tune.cleaning is not None and options.embeddings_from is None:
-        raise UserError(
-            "tune.cleaning asks how alike images are: give --embeddings-from MODEL, or leave it out with "
-            "--only margin --only backbone"
-        )
-    if tune.cleaning is None and options.embeddings_from is not None:
-        raise UserError(
-            f"--embeddings-from {options.embeddings_from}: is for tune.cleaning, which is not searched here"
-        )
+    tuning_of(trained.task).check(options, tune)
     out = options.out or pathlib.Path("runs") / f"{trained.name}-tuned"
     return Request(
         name=trained.name,
@@ -152,14 +145,15 @@ def tune_plan(
     check_tuned(experiment.task)
     given = {"trials": trials, "epochs": epochs, "seed": seed}
     values = experiment.tune.model_dump() | {name: value for name, value in given.items() if value is not None}
+    factors = factors_of(experiment.tune)
     for name in only:
-        if name not in FACTORS:
-            raise UserError(f"--only {name}: allowed: {', '.join(FACTORS)}")
+        if name not in factors:
+            raise UserError(f"--only {name}: allowed: {', '.join(factors)}")
         if values[name] is None:
             raise UserError(f"--only {name}: the experiment's tune.{name} is null; there is nothing to search in it")
     if only:
-        values |= {name: None for name in FACTORS if name not in only}
+        values |= {name: None for name in factors if name not in only}
     plan = type(experiment.tune).parse(values, "command line")
-    if all(getattr(plan, name) is None for name in FACTORS):
-        raise UserError(f"{track}: tune has nothing to search: {', '.join(FACTORS)} are all null")
+    if all(getattr(plan, name) is None for name in factors):
+        raise UserError(f"{track}: tune has nothing to search: {', '.join(factors)} are all null")
     return plan

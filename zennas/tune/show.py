@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from zennas.tasks.table import tuning_of
 from zennas.tune.options import Options
 from zennas.tune.outcome import REPORT, TRIALS, backbone_text, confirmation, next_command
 from zennas.tune.run import Tuned
@@ -17,23 +18,25 @@ def show(tuned: Tuned, options: Options, console: Console) -> int:
         console.print(f"no trial was run to its end; see {tuned.out / TRIALS}", style="yellow", soft_wrap=True)
         return NOTHING_FOUND
     summary = tuned.summary
-    best, recipe = summary["best"], summary["recipe"]
+    best, recipe, tuning = summary["best"], summary["recipe"], tuning_of(tuned.task)
+    unit, counts = tuning.page.unit, tuning.page.counts
+    named = f", {unit.name}" if unit.name else ""
     table = Table(
-        title=f"{summary['experiment']}: reward after {summary['epochs']} epochs, per cent", title_justify="left"
+        title=f"{summary['experiment']}: reward after {summary['epochs']} epochs{named}", title_justify="left"
     )
-    for name in ("", "reward", *(name for name in best if name.startswith("tpr@")), "images", "identities", "backbone"):
-        table.add_column(name.replace("tpr@", "TPR@"), justify="left" if name in ("", "backbone") else "right")
+    titles = {name: title for name in best if (title := tuning.title(name))}
+    for name in ("", "reward", *titles.values(), *(name.removeprefix("num_") for name in counts), "backbone"):
+        table.add_column(name, justify="left" if name in ("", "backbone") else "right")
     for name, row in (("the recipe as it stands", recipe), (f"best, trial {best['trial']}", best)):
         if row is not None:
-            tprs = [f"{100 * value:.2f}" for key, value in row.items() if key.startswith("tpr@")]
-            counts = [f"{row[key]:,}" for key in ("num_images", "num_identities")]
-            table.add_row(name, f"{100 * row['reward']:.2f}", *tprs, *counts, backbone_text(row["candidate"]))
+            numbers = [f"{unit.times * row[key]:.2f}" for key in ("reward", *titles)]
+            table.add_row(name, *numbers, *(f"{row[key]:,}" for key in counts), backbone_text(row["candidate"]))
     console.print(table)
-    for line in (*confirmation(summary), *summary["few_pairs"]):
+    for line in (*confirmation(summary, tuning), *tuning.page.notes(summary)):
         console.print(line, markup=False, soft_wrap=True)
     if failed := summary["states"][BROKEN]:
         console.print(f"{failed} trial(s) failed: see {TRIALS}", style="yellow", markup=False, soft_wrap=True)
-    train = next_command(options.track, options.data.resolve(), tuned.out, summary)
+    train = next_command(options.track, options.data.resolve(), tuned.out, summary, tuning)
     console.print(
         f"\nNext:\n  open {tuned.out / REPORT}\n  {train}",
         markup=False,

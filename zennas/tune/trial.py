@@ -5,31 +5,24 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from zennas.clean.centres import unit_rows
-from zennas.data.labels import write_labels
-from zennas.data.sources import open_source
-from zennas.embed.embeddings import sidecar_of
 from zennas.progress import silent
 from zennas.ranks import join
-from zennas.records import UserError, first_line
+from zennas.records import first_line
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.tasks.face.verify import in_eval
-from zennas.tasks.table import task_of
+from zennas.tasks.table import task_of, tuning_of
+from zennas.tasks.tuning import Groups, Tuning
 from zennas.train import prepare
 from zennas.train.journal import read_metrics
 from zennas.train.loop import CHECKPOINTS, Training
 from zennas.train.request import changed_plan
-from zennas.tune.cleaning import CleanLabels, clean_labels
-from zennas.tune.people import People, rewards
-from zennas.tune.proposal import Proposal
+from zennas.tune.proposal import SHAPE, Proposal
 from zennas.tune.request import Request
 
 REWARD, FACTS, FAILED, TEST = "reward", "trial.json", "failed.json", "test.json"
@@ -43,12 +36,20 @@ class Setting:
     """
 
     request: Request
-    people: People
-    shapes: tuple[
-        Candidate, ...
-    ]  # of equal multiply-accumulates; of the given candidate alone where it is not searched
-    embeddings: pathlib.Path | None  # .npy of all images of the source
+    groups: Groups
+    # Of equal multiply-accumulates; the given candidate alone where the backbone is not searched.
+    shapes: tuple[Candidate, ...]
+    prepared: Any  # what the task made for all trials
     num_threads: int
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the task is searched by."""
+        return tuning_of(self.request.task)
+
+    def proposal(self, values: Mapping[str, Any]) -> Proposal:
+        """The Proposal of these values of knobs."""
+        return Proposal.of(self.request.tune, values)
 
     def folder(self, proposal: Proposal, seed: int) -> pathlib.Path:
         """Where a trial leaves everything: the same for the same proposal and seed, so nothing is done twice."""
@@ -56,14 +57,15 @@ class Setting:
 
     def candidate(self, proposal: Proposal) -> Candidate:
         """The backbone of a Proposal."""
-        return self.request.candidate if proposal.shape is None else self.shapes[proposal.shape]
+        shape = proposal.plain.get(SHAPE)
+        return self.request.candidate if shape is None else self.shapes[shape]
 
     def plan(self, proposal: Proposal, seed: int) -> Any:
         """The TrainPlan of a Proposal: the recipe, as long as a trial is, changed by it."""
         values = {"epochs": self.request.tune.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
         if self.request.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
             values["data.workers"] = min(self.num_threads - 1, prepare.MAX_WORKERS)
-        changes = [*proposal.changes, *(f"{key}={value}" for key, value in values.items())]
+        changes = [*self.tuning.changes(proposal.plain), *(f"{key}={value}" for key, value in values.items())]
         return changed_plan(self.request.plan, changes)
 
 
@@ -74,7 +76,7 @@ def run_trial(
     Exception.
 
     Goes on from its last checkpoint where it was begun; where it is done, its last numbers are reported again.
-    with_test: the test people are asked at its end, and what they say is kept.
+    with_test: the test is asked at its end, and what it says is kept.
     """
     folder = setting.folder(proposal, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,21 +88,21 @@ def run_trial(
 
 
 def _run(setting, proposal, *, seed, report, with_test, folder):
-    request = setting.request
+    request, tuning = setting.request, setting.tuning
     known = curve(folder)
     if known and (folder / (TEST if with_test else ENDED)).is_file():
-        report(known[-1]["epoch"], _numbers(known[-1]))
+        report(known[-1]["epoch"], numbers_of(known[-1], tuning))
         return
     (folder / FAILED).unlink(missing_ok=True)
     torch.set_num_threads(setting.num_threads)  # Ray sets OMP_NUM_THREADS to the processors it was asked for
     started = time.monotonic() - (known[-1]["seconds"] if known else 0.0)
-    source = open_source(request.data)
-    clean = labels_of(setting, proposal, setting.people.label_N)
-    labels = folder / "labels.npz"
-    write_labels(labels, source, clean.label_N)
+    progress = silent()
+    source = tuning.open_source(request, progress)
+    trained = tuning.trained(request, source, setting.groups, setting.prepared, proposal.plain, folder)
     candidate, space = setting.candidate(proposal), request.space
-    training = request.training(plan=setting.plan(proposal, seed), candidate=candidate, out=folder, labels=labels)
-    ranks, progress = join(request.device), silent()
+    plan = setting.plan(proposal, seed)
+    training = request.training(plan=plan, candidate=candidate, out=folder, options=trained.options)
+    ranks = join(request.device)
     chosen = task_of(request.task).open_data(training, progress)
     spent = cost(candidate, space.shape)
     facts = {
@@ -108,41 +110,31 @@ def _run(setting, proposal, *, seed, report, with_test, folder):
         "macs": spent.macs,
         "params": spent.params,
         **chosen.counts,
-        "num_merged": clean.num_merged,
-        "num_dropped": clean.num_dropped,
+        **trained.facts,
     }
     write_atomically(folder / FACTS, json.dumps(facts))
     job = prepare.prepare(training, chosen, None, ranks, progress)
 
-    def judged(network, people):
-        embed_batch = in_eval(network, ranks.device, autocast=job.autocast)
-        return rewards(people, source, embed_batch, request.tune.reward, image_px=space.shape.hw)
+    def judged(network, group):
+        return tuning.judge(request, source, network, group, device=ranks.device, autocast=job.autocast)
 
     def after_verify(network, step, note):
-        numbers = judged(network, setting.people.held_out)
+        numbers = judged(network, setting.groups.held_out)
         epoch = round(step / job.steps_per_epoch)
         note(REWARD, numbers, epoch=epoch, seconds=round(time.monotonic() - started, 2))
         report(epoch, numbers)
 
     Training(job, ranks, progress, after_verify=after_verify).run()
     if with_test:
-        numbers = judged(job.network, setting.people.test) if setting.people.test else None
+        test = setting.groups.test
+        numbers = None if test is None else judged(job.network, test)
         write_atomically(folder / TEST, json.dumps(numbers))
         end(folder)
 
 
-def labels_of(setting: Setting, proposal: Proposal, label_N: np.ndarray) -> CleanLabels:
-    """The CleanLabels of these images by the thresholds of a Proposal."""
-    if proposal.tau_inter is None and proposal.tau_intra is None:
-        return clean_labels(None, label_N)
-    if not sidecar_of(setting.embeddings).is_file():
-        raise UserError(f"{setting.embeddings}: the embeddings that thresholds ask about are not there")
-    unit_ND = unit_rows(np.load(setting.embeddings, mmap_mode="r"))
-    return clean_labels(unit_ND, label_N, tau_inter=proposal.tau_inter, tau_intra=proposal.tau_intra)
-
-
 def curve(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The rewards of a trial after each epoch, in order: dicts with epoch, reward, tpr@..., seconds."""
+    """The rewards of a trial after each epoch, in order: dicts with epoch, reward, the numbers
+    beside it, seconds."""
     return [entry for entry in read_metrics(folder) if entry["kind"] == REWARD]
 
 
@@ -157,5 +149,6 @@ def end(folder: pathlib.Path) -> None:
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _numbers(entry):
-    return {name: value for name, value in entry.items() if name == "reward" or name.startswith("tpr@")}
+def numbers_of(entry: Mapping[str, Any], tuning: Tuning) -> dict[str, float]:
+    """What of an entry of `curve` says how good the network was: the reward, and the numbers beside it."""
+    return {name: value for name, value in entry.items() if name == REWARD or tuning.title(name)}

@@ -4,10 +4,12 @@ ray).
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import os
 import pathlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 from zennas.progress import Progress, duration, progress_at
 from zennas.ray_connection import connect
 from zennas.records import first_line
-from zennas.tune.proposal import KNOBS, Proposal, suggest
+from zennas.tune.proposal import Proposal, suggest
 from zennas.tune.trial import FAILED, Setting, curve, end, read_json, run_trial
 
 METRIC, TIME, NUMBER = "reward", "epoch", "number"
@@ -71,6 +73,9 @@ def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
     RecipeFirst.num_at_once, Asha.epochs = request.num_workers, plan.epochs
     trainable = tune.with_resources(functools.partial(_trial, setting=setting), _share(setting))
     if tune.Tuner.can_restore(str(folder)):
+        # What Ray kept names modules; where one has moved since, pickle finds it under its old name.
+        for name, module in setting.tuning.moved.items():
+            sys.modules.setdefault(name, importlib.import_module(module))
         tuner = tune.Tuner.restore(str(folder), trainable=trainable)
     else:
         searcher = RecipeFirst(
@@ -95,7 +100,7 @@ def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
 
 
 def confirm(setting: Setting, proposals: list[Proposal], seeds: Sequence[int], progress: Progress) -> None:
-    """Train every Proposal with every seed to its end, several at once, and ask the test people.
+    """Train every Proposal with every seed to its end, several at once, and ask the test.
 
     What of it is done is not done again. A UserError of one of them is said, and its row is missing.
     """
@@ -136,7 +141,7 @@ def _share(setting):
 
 def _trial(config, *, setting):
     """What a worker of Ray Tune runs."""
-    proposal = _proposal(config)
+    proposal = _proposal(setting, config)
     run_trial(
         setting,
         proposal,
@@ -145,13 +150,14 @@ def _trial(config, *, setting):
     )
 
 
-def _proposal(config):
-    return Proposal(**{name: value for name, value in config.items() if name in KNOBS})
+def _proposal(setting, config):
+    """The Proposal of what Ray calls the configuration of a trial: its number, and its knobs."""
+    return setting.proposal({name: value for name, value in config.items() if name != NUMBER})
 
 
 def _tried(setting, result):
     """The Tried of one result of Ray's."""
-    proposal = _proposal(result.config)
+    proposal = _proposal(setting, result.config)
     folder = setting.folder(proposal, setting.request.tune.seed)
     error, known = None, curve(folder)
     if result.error is not None:
@@ -276,7 +282,7 @@ class Teller(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         plan, number = self.setting.request.tune, trial.config[NUMBER]
-        folder = self.setting.folder(_proposal(trial.config), plan.seed)
+        folder = self.setting.folder(_proposal(self.setting, trial.config), plan.seed)
         end(folder)
         epoch, reward = trial.last_result[TIME], trial.last_result[METRIC]
         what = f"trial {number}" if number else "trial 0, the recipe as it stands"
@@ -286,7 +292,8 @@ class Teller(tune.Callback):
         self.progress.say(f"{what}: reward {reward:.4f}, {ended}{so_far}")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        folder = self.setting.folder(_proposal(trial.config), self.setting.request.tune.seed)
+        seed = self.setting.request.tune.seed
+        folder = self.setting.folder(_proposal(self.setting, trial.config), seed)
         reason = read_json(folder / FAILED).get("error", "its worker died")
         self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
 

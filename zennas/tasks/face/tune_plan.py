@@ -6,7 +6,7 @@ Search (ECCV 2022, arXiv:2208.13600). Its ranges, step counts and controller are
 every range here is our choice.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pydantic
 
@@ -59,6 +59,11 @@ class RewardPlan(Record):
 
 class FaceTunePlan(TunePlan):
     """The comprehensive search for faces. A space of None is not searched: there the recipe stays as it is."""
+
+    FACTORS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cleaning": ("tau_inter", "tau_intra"),
+        "margin": ("m1", "m2_rad", "m3", "s_p", "s_n"),
+    }
 
     cleaning: CleaningSpace | None = CleaningSpace()
     margin: MarginSpace | None = MarginSpace()

@@ -12,8 +12,8 @@ from zennas.data.labels import DROPPED
 from zennas.data.sources import open_source
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
+from zennas.tasks.face.people import few_pairs, rewards, split
 from zennas.tasks.face.tune_plan import RewardPlan
-from zennas.tune.people import few_pairs, rewards, split
 
 
 class Faces(NamedTuple):

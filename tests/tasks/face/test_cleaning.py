@@ -9,7 +9,7 @@ from hypothesis import strategies
 from zennas.clean import index
 from zennas.clean.centres import unit_rows
 from zennas.data.labels import DROPPED
-from zennas.tune.cleaning import clean_labels
+from zennas.tasks.face.cleaning import clean_labels
 
 
 def drawn(seed, *, num=40, identities=9, size=6):
