@@ -13,10 +13,14 @@ from tests.tasks import toy
 from tests.tasks.test_task_free import options as toy_options  # noqa: F401
 from zennas.progress import silent
 from zennas.ranks import Ranks
-from zennas.tasks.table import FIRST, TASKS, plan_of, row_of, task_of, tune_plan_of
+from zennas.tasks.table import FIRST, TASKS, plan_of, row_of, task_of, tune_plan_of, tuning_of
 from zennas.tasks.task import Judgement, Page, Step, Task
+from zennas.tasks.tuning import Best, Tuning, TuningPage
 from zennas.train import prepare
+from zennas.train.options import Options as TrainOptions
 from zennas.train_plan import TrainPlan
+from zennas.tune.proposal import SHAPE, knobs_of
+from zennas.tune.trials import NUMBER
 from zennas.tune_plan import TunePlan
 
 NAMES = [*TASKS, "toy"]  # the tests' own task stands for the ones to come
@@ -78,6 +82,23 @@ def test_a_task_is_whole(name):
     assert isinstance(task, Task) and isinstance(task.page, Page) and task.measures
     assert task.taught == "" or task.taught in plan_of(name).model_fields
     assert task.join_set(task.set_paths("pairs.txt")) == "pairs.txt"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name == "toy" or TASKS[name].tuning])
+def test_a_tuning_is_whole_and_fits_its_plan(name):
+    plan, tuning = tune_plan_of(name)(), tuning_of(name)
+    assert isinstance(tuning, Tuning) and isinstance(tuning.page, TuningPage)
+    for factor, knobs in plan.FACTORS.items():
+        space = getattr(plan, factor)
+        assert space is not None and knobs and set(knobs) <= set(type(space).model_fields), factor
+    knobs = knobs_of(plan)
+    assert len(knobs) == len(set(knobs)) and NUMBER not in knobs
+    assert (*tuning.page.knobs, SHAPE) == knobs and set(tuning.page.counts_of) <= set(knobs)
+    assert tuning.changes({}) == () and tuning.best({}) == Best({}, {})
+    assert set(tuning.handed_on) <= set(TrainOptions.model_fields)
+    # Columns of trials.csv and entries of a journal: no number of a task may have their name.
+    taken = ["reward", "trial", "state", "epoch", "epochs", "step", "kind", "seconds", "error", "candidate", "macs"]
+    assert [name for name in (*taken, "params", *knobs) if tuning.title(name)] == []
 
 
 def batches(job, ranks, first, last):

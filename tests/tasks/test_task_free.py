@@ -17,7 +17,7 @@ from tests.train.test_checkpoints import Pressing
 from zennas.progress import silent
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.tasks.table import TASKS, task_of
+from zennas.tasks.table import TASKS, task_of, tuning_of
 from zennas.train import prepare
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
@@ -144,7 +144,12 @@ def test_its_plan_is_checked_and_its_knob_set(options):
         options("beta=11")
     with pytest.raises(UserError, match=r"key 'loss' is not known; .*known: .*beta"):
         options("loss.name=arcface")
-    with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face are"):
-        tune_plan(options().asked_track)
     with pytest.raises(UserError, match="no learning from a teacher"):
         train_on(options(teacher=options().data), Ranks(), silent())
+
+
+def test_a_task_whose_recipes_are_not_searched_says_so(options, monkeypatch):
+    monkeypatch.setitem(TASKS, "toy", toy.ROW._replace(tuning=""))
+    for ask in (lambda: tune_plan(options().asked_track), lambda: tuning_of("toy")):
+        with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face are"):
+            ask()

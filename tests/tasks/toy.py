@@ -18,7 +18,12 @@ from zennas.tasks.table import Row
 from zennas.tasks.task import Data, HeadState, Judgement, Page, Task
 from zennas.train_plan import Positive, TrainPlan
 
-ROW = Row(plan="tests.tasks.toy:ToyPlan", task="tests.tasks.toy:TOY")
+ROW = Row(
+    plan="tests.tasks.toy:ToyPlan",
+    task="tests.tasks.toy:TOY",
+    tune="tests.tasks.toy_tuning:ToyTunePlan",
+    tuning="tests.tasks.toy_tuning:TOY_TUNING",
+)
 
 
 class ToyPlan(TrainPlan):
