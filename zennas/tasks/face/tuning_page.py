@@ -20,8 +20,7 @@ def reward(summary: dict) -> str:
     weights = ", ".join(f"{weight:g}" for weight in summary["reward"]["weights"])
     held_out = summary["held_out"]
     return f"""The reward is the TPR at FPR {fprs}, weighted {weights}, over all pairs of {held_out["num_images"]:,}
-images of
-{held_out["num_identities"]:,} people that no trial trains on, after {summary["epochs"]} epochs, in per
+images of {held_out["num_identities"]:,} people that no trial trains on, after {summary["epochs"]} epochs, in per
 cent."""
 
 
@@ -55,6 +54,6 @@ PAGE = TuningPage(
     chosen_by="the people it was chosen by",
     unseen="people nobody had looked at",
     unchosen="people by whom nothing was chosen",
-    tested="The people of the test\nwere asked\nwhen the search was over; nothing was chosen by them.",
+    tested="The people of the test were asked when the search was over; nothing was chosen by them.",
     meaning=("<b>Thresholds belong to one network's embeddings.</b> Another model's cosines lie elsewhere.",),
 )
