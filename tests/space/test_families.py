@@ -1,4 +1,4 @@
-"""The contract of every row of FAMILIES, and of a family of two branches that no row has yet."""
+"""The contract of every row of FAMILIES, and of two toys: two branches, a last stage that keeps the size of maps."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from torch import nn
 from tests.shapes import square
 from zennas.embed.checkpoint import load_network, save_network
 from zennas.export import export_graph
-from zennas.latency.table import parts_of_space
+from zennas.latency.table import LatencyTable, measure_part, parts_of_space
 from zennas.records import UserError
 from zennas.score.aggregate import equal_cost
 from zennas.score.baselines import num_convolutions, total_macs, total_params
@@ -22,13 +22,16 @@ from zennas.search.optimum import Constraint, best
 from zennas.space.blocks import block, ends, neck, stem, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.families.chain import chain
 from zennas.space.families.family import BuiltNetwork, End, Graph, Layout, Place, PlainPart, halved
 from zennas.space.families.table import FAMILIES, check_known, family_of, maps_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
 from zennas.space.shape import Shape
 from zennas.space.space import Range, Space
+from zennas.track import Protocol
 
+PROTOCOL = Protocol(backend="onnxruntime-cpu", num_runs=2, kth_fastest=1)
 SHAPES = {
     "square": square(32, 12),
     "tall": Shape(channels=3, height=48, width=16, embedding_size=12),
@@ -86,12 +89,15 @@ TWO_BRANCHES = dataclasses.replace(
 )
 
 
-@pytest.fixture(params=[*FAMILIES, "two branches"])
+LAST_KEEPS = chain(lambda num_stages: (*(2,) * (num_stages - 1), 1))
+TOYS = {"two": TWO_BRANCHES, "keeps": LAST_KEEPS}
+
+
+@pytest.fixture(params=[*FAMILIES, *TOYS])
 def family(request, monkeypatch):
     """The name of a family, in FAMILIES for the test."""
-    if request.param == "two branches":
-        monkeypatch.setitem(FAMILIES, "two", TWO_BRANCHES)
-        return "two"
+    if request.param in TOYS:
+        monkeypatch.setitem(FAMILIES, request.param, TOYS[request.param])
     return request.param
 
 
@@ -180,6 +186,28 @@ def test_a_table_of_the_space_has_a_place_for_every_part(family, shape):
     space, rng = space_of(family, shape), np.random.default_rng(1)
     places = {part.place for part in parts_of_space(space)}
     assert {part.place for _ in range(20) for part in parts_of(space.sample(rng), shape)} <= places
+
+
+@pytest.mark.parametrize("block", ["ir_se", "inverted_residual"])
+def test_every_part_is_timed_and_every_candidate_predicted(family, tmp_path, block):
+    """Whatever its stride, a stage's first block is not timed as one that may follow itself."""
+    shape, rng = square(16, 8), np.random.default_rng(2)
+    small = space_of(family, shape).model_copy(update={"block": block})
+    widths = (Range(low=16, high=112, step=16), Range(low=32, high=128, step=16))
+    space = small.model_copy(update={"stem": Range(low=16, high=64, step=16), "widths": widths})
+    parts = parts_of_space(space)
+    table = LatencyTable(PROTOCOL, folder=tmp_path, rows={part: 1e-6 * part.macs for part in parts})
+    for _ in range(20):
+        candidate = space.sample(rng)
+        # Between measured widths a first block is fitted by products of its widths, which its MACs nearly are.
+        assert table.predict(candidate, shape) == pytest.approx(1e-6 * cost(candidate, shape).macs, rel=0.05)
+    of_small = {part: 1e-6 * part.macs for part in parts_of_space(small)}  # all of its grids hold one width each
+    assert all(
+        LatencyTable(PROTOCOL, folder=tmp_path, rows=of_small).covers(small.sample(rng), shape) for _ in range(20)
+    )
+    for part in {(part.place, part.keeps_shape): part for part in parts}.values():
+        ms, measurement = measure_part(part, PROTOCOL, num_runs=2)
+        assert ms > 0 and len(measurement.raw_ms) == 2
 
 
 def test_the_optimum_is_the_best_of_all(family, shape):

@@ -10,6 +10,7 @@ first block, whose two widths are free, is fitted.
 
 import csv
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -63,16 +64,22 @@ def parts_of_space(space: Space) -> list[Part]:
     parts = [stem_at(end, width) for end in layout.stems for width in stems]
     for widths, places in zip(space.widths, layout.stages, strict=True):
         parts += [
-            first_at(place, block, wide_in, wide_out)
-            for place in places
-            for wide_in in _grid(before, MAX_FIRST_WIDTHS)
-            for wide_out in _grid(widths, MAX_FIRST_WIDTHS)
+            first_at(place, block, *pair) for place in places for pair in _first_widths(before, widths, place.stride)
         ]
         repeated = _grid(widths, MAX_REPEAT_WIDTHS) + _grid(widths, MAX_OFF_WIDTHS, on_quantum=False)
         parts += [repeated_at(place, block, width) for place in places for width in repeated]
         before = widths
     parts += [neck_at(end, width) for end in layout.necks for width in _grid(space.widths[-1], 3)]
     return list(dict.fromkeys(parts))
+
+
+def _first_widths(before, widths, stride):
+    """The (in_channels, out_channels) to measure of a stage's first block."""
+    pairs = list(itertools.product(_grid(before, MAX_FIRST_WIDTHS), _grid(widths, MAX_FIRST_WIDTHS)))
+    if stride == 1 and all(wide_in == wide_out for wide_in, wide_out in pairs):  # those are blocks that are repeated
+        ends = itertools.product((before.low, before.high), (widths.low, widths.high))
+        pairs += [(wide_in, wide_out) for wide_in, wide_out in ends if wide_in != wide_out]
+    return pairs
 
 
 def _grid(span, most, *, on_quantum=True):
@@ -157,11 +164,11 @@ class LatencyTable:
     def _part_ms_uncached(self, part):
         if part in self.rows:
             return self.rows[part]
-        if part.is_block and part.stride != 1:
+        if part.is_block and not part.keeps_shape:
             weights, least_ms = self._fit(part.place)
             return max(float(_terms(part) @ weights), least_ms)
         is_neck, rounds_up = part.kind in NECKS, part.kind in STEMS
-        siblings = self._siblings(part.place)
+        siblings = [row for row in self._siblings(part.place) if row.keeps_shape == part.keeps_shape]
         axis = "in_channels" if is_neck else "out_channels"
         width = getattr(part, axis)
         off = bool(width % QUANTUM) and not is_neck
@@ -190,7 +197,7 @@ class LatencyTable:
 
         Least squares over the measured ones, relative errors. KeyError where none was measured.
         """
-        siblings = self._siblings(place)
+        siblings = [row for row in self._siblings(place) if not row.keeps_shape]
         if not siblings:
             raise KeyError(place)
         terms, ms = np.array([_terms(row) for row in siblings]), np.array([self.rows[row] for row in siblings])
@@ -226,7 +233,7 @@ def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) 
     """(milliseconds of one such part inside a network, the Measurement behind it)."""
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
     single = measure(_part_network(part, 1), protocol, between_runs=_evict_caches)
-    if not part.is_block or part.stride != 1:
+    if not part.keeps_shape:
         return single.measured_ms, single
     stack = measure(_part_network(part, STACK), protocol, between_runs=_evict_caches)
     # Below zero only where noise is larger than the part; then the stack itself is the better bound.

@@ -46,6 +46,14 @@ class Part(NamedTuple):
         """Whether it is a block, neither stem nor neck."""
         return self.kind in BLOCKS
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether it is a block whose maps come out as large and as many as they went in, so that it may follow itself.
+
+        That of a stage's first block does, too, where its stride is 1 and the stage before is as wide.
+        """
+        return self.is_block and self.stride == 1 and self.in_channels == self.out_channels
+
 
 def stem_at(end: End, width: int) -> Part:
     """The Part of a stem of so many channels."""

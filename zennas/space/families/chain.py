@@ -1,10 +1,14 @@
 """The chain: a stem, stages of blocks one after the other, a neck. IR-SE, MobileFaceNet and ResNet are chains.
 
+`chain(strides)` is the Family of chains whose stages shrink their maps otherwise.
+
 Source of the layout: Deng et al. 2019 (ArcFace), insightface's iresnet.py.
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,16 +18,23 @@ from zennas.space.candidate import Candidate
 from zennas.space.families.family import BuiltNetwork, End, Family, Graph, Layout, Place, PlainPart, halved
 from zennas.space.shape import Shape
 
+Strides = Callable[[int], tuple[int, ...]]  # number of stages -> by how much each of them shrinks its maps
+
+
+def halving(num_stages: int) -> tuple[int, ...]:
+    """Every stage halves its maps."""
+    return (2,) * num_stages
+
 
 class Network(BuiltNetwork):
     """Images_BCHW -> embeddings_BD: stem, blocks, neck. `candidate` says what it is, its block what it begins and ends
     with.
     """
 
-    def __init__(self, candidate, shape: Shape):
+    def __init__(self, candidate, shape: Shape, *, strides: Strides = halving):
         super().__init__(candidate, shape)
-        first, *parts = paths(candidate, shape.channels)[0]
-        (neck_end,) = layout(candidate.block, len(candidate.widths), shape).necks
+        first, *parts = paths(candidate, shape.channels, strides=strides)[0]
+        (neck_end,) = layout(candidate.block, len(candidate.widths), shape, strides=strides).necks
         self.stem = stem(first.in_channels, first.out_channels, first.kind)
         self.blocks = nn.Sequential(*(block(*part) for part in parts))
         self.neck = neck(candidate.widths[-1], neck_end.in_hw, neck_end.channels, neck_end.kind)
@@ -36,12 +47,7 @@ class Network(BuiltNetwork):
         return self.neck(self.blocks(self.stem(image_BCHW)))
 
 
-def strides(num_stages: int) -> tuple[int, ...]:
-    """Every stage halves its maps."""
-    return (2,) * num_stages
-
-
-def divisor(block: str, num_stages: int) -> int:
+def divisor(block: str, num_stages: int, *, strides: Strides = halving) -> int:
     """By how much a network shrinks each side of an image before its neck.
 
     >>> divisor("ir", 4), divisor("inverted_residual", 3)
@@ -50,7 +56,7 @@ def divisor(block: str, num_stages: int) -> int:
     return stem_stride(block) * math.prod(strides(num_stages))
 
 
-def layout(block: str, num_stages: int, shape: Shape) -> Layout:
+def layout(block: str, num_stages: int, shape: Shape, *, strides: Strides = halving) -> Layout:
     """The Layout: one place for each stage."""
     (stem_kind, neck_kind), stride = ends(block), stem_stride(block)
     maps = itertools.accumulate(strides(num_stages), halved, initial=halved(shape.hw, stride))
@@ -62,7 +68,7 @@ def layout(block: str, num_stages: int, shape: Shape) -> Layout:
     )
 
 
-def paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
+def paths(candidate: Candidate, channels: int, *, strides: Strides = halving) -> tuple[tuple[PlainPart, ...], ...]:
     """One path: the stem and every block.
 
     >>> from zennas.space.candidate import Candidate
@@ -88,12 +94,21 @@ def graphs(network: BuiltNetwork) -> tuple[Graph, ...]:
     return (Graph("network", network, {"image": network.input_shape}, ("embedding",)),)
 
 
-CHAIN = Family(
-    strides=strides,
-    divisor=divisor,
-    layout=layout,
-    network=Network,
-    paths=paths,
-    backbone=backbone,
-    graphs=graphs,
-)
+def chain(strides: Strides) -> Family:
+    """The Family of chains whose stages shrink their maps by strides(number of stages).
+
+    >>> chain(lambda num_stages: (*(2,) * (num_stages - 1), 1)).divisor("ir", 4)
+    8
+    """
+    return Family(
+        strides=strides,
+        divisor=functools.partial(divisor, strides=strides),
+        layout=functools.partial(layout, strides=strides),
+        network=functools.partial(Network, strides=strides),
+        paths=functools.partial(paths, strides=strides),
+        backbone=backbone,
+        graphs=graphs,
+    )
+
+
+CHAIN = chain(halving)
