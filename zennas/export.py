@@ -19,7 +19,8 @@ from torch.nn.utils import fusion
 
 from zennas.checker import IR_VERSION, OPSET
 from zennas.records import Record
-from zennas.space.families.family import Graph
+from zennas.space.families.family import BuiltNetwork, Graph
+from zennas.space.families.table import graph_of
 from zennas.space.shape import Shape
 
 # Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and
@@ -68,11 +69,14 @@ def export(
     precision: str = "float32",
     calibration_BCHW: torch.Tensor | None = None,
 ) -> Export:
-    """The Export of a network BCHW -> BD for a Shape, as `export_graph` makes it; calibration_BCHW: images as the
-    network will see them.
+    """The Export of a network as `export_graph` makes it: by the graph of its family, or, of another module, BCHW -> BD
+    for a Shape. calibration_BCHW: its first input as the network will see it.
     """
-    graph = Graph("network", network, {INPUT_NAME: shape.image}, (OUTPUT_NAME,))
-    calibration = None if calibration_BCHW is None else {INPUT_NAME: calibration_BCHW}
+    if isinstance(network, BuiltNetwork):
+        graph = graph_of(network)
+    else:
+        graph = Graph("network", network, {INPUT_NAME: shape.image}, (OUTPUT_NAME,))
+    calibration = None if calibration_BCHW is None else {next(iter(graph.inputs)): calibration_BCHW}
     return export_graph(graph, metadata=metadata, precision=precision, calibration=calibration)
 
 

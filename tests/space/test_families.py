@@ -12,6 +12,8 @@ from torch import nn
 from tests.shapes import square
 from zennas.embed.checkpoint import load_network, save_network
 from zennas.export import export_graph
+from zennas.latency.backends import inputs_of
+from zennas.latency.budget import export_candidate, measure_network, timed_network
 from zennas.latency.table import LatencyTable, measure_part, parts_of_space
 from zennas.records import UserError
 from zennas.score.aggregate import equal_cost
@@ -24,7 +26,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.families.chain import chain
 from zennas.space.families.family import BuiltNetwork, End, Graph, Layout, Place, PlainPart, halved
-from zennas.space.families.table import FAMILIES, check_known, family_of, maps_of
+from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, maps_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
 from zennas.space.shape import Shape
@@ -64,6 +66,17 @@ class TwoBranches(BuiltNetwork):
         return torch.cat(embeddings, 1)
 
 
+class Apart(nn.Module):
+    """The two embeddings of TwoBranches as two outputs."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image_BCHW):
+        return self.network(image_BCHW).chunk(2, 1)
+
+
 def _layout(block_name, num_stages, shape):
     whole = FAMILIES["chain"].layout(block_name, num_stages, shape)
     (last,) = whole.stages[-1]
@@ -85,7 +98,7 @@ TWO_BRANCHES = dataclasses.replace(
     network=TwoBranches,
     paths=_paths,
     backbone=lambda network: nn.Sequential(*network.trunk, *network.branches[0]),
-    graphs=lambda network: (Graph("network", network, {"image": network.input_shape}, ("embedding",)),),
+    graphs=lambda network: (Graph("network", Apart(network), {"picture": network.input_shape}, ("half", "whole")),),
 )
 
 
@@ -242,6 +255,20 @@ def test_graphs_are_exported_with_their_proof(family, shape):
             for value in model.graph.input
         }
         assert taken == graph.inputs
+
+
+def test_a_candidate_is_exported_and_timed_by_its_graph(family, shape):
+    candidate = candidate_in(family)
+    graph = graph_of(build(candidate, shape))
+    model = onnx.load_from_string(export_candidate(candidate, shape).onnx_bytes)
+    assert [value.name for value in model.graph.input] == list(graph.inputs)
+    assert [value.name for value in model.graph.output] == list(graph.outputs)
+    assert measure_network(candidate, PROTOCOL, shape).measured_ms > 0
+    timed = timed_network(candidate, shape)
+    assert inputs_of(timed) == graph.inputs and type(timed) is type(graph.module)
+    image = torch.randn(2, *shape.image, generator=torch.Generator().manual_seed(0))
+    answers = timed(image)
+    assert len(answers) == 2 and (family != "two" or answers[0].shape == answers[1].shape == (2, shape.embedding_size))
 
 
 def test_a_kept_network_comes_back(family, shape, tmp_path):

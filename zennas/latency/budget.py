@@ -19,6 +19,7 @@ from zennas.provenance import machine_name, versions
 from zennas.records import Record, UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
+from zennas.space.families.table import graph_of
 from zennas.space.network import build, calibrate
 from zennas.space.shape import Shape, Sized
 from zennas.track import Protocol, Track
@@ -230,9 +231,11 @@ def export_candidate(
 
 
 def timed_network(candidate: Candidate, shape: Shape) -> torch.nn.Module:
-    """The network of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX
-    file."""
-    return fold(_untrained(candidate, shape))
+    """The graph of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX file."""
+    graph = graph_of(_untrained(candidate, shape))
+    folded = fold(graph.module)
+    folded.inputs = graph.inputs
+    return folded
 
 
 def _untrained(candidate, shape):

@@ -95,7 +95,7 @@ class Family:
     paths: Callable[["Candidate", int], tuple[tuple[PlainPart, ...], ...]]
     # Parts of the network that a score of whole blocks sees, as one module: without what comes after the last map.
     backbone: Callable[[Any], nn.Module]
-    graphs: Callable[[BuiltNetwork], tuple[Graph, ...]]  # what is exported and timed, the one that users call first
+    graphs: Callable[[BuiltNetwork], tuple[Graph, ...]]  # the first is what is exported and timed
 
 
 def halved(hw: HW, by: int = 2) -> HW:

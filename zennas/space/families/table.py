@@ -4,7 +4,7 @@ from zennas.records import UserError, suggestion
 from zennas.space.blocks import check_block, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.families.chain import CHAIN
-from zennas.space.families.family import Family, Layout
+from zennas.space.families.family import BuiltNetwork, Family, Graph, Layout
 from zennas.space.shape import Shape, px_text
 
 FAMILIES: dict[str, Family] = {"chain": CHAIN}
@@ -35,6 +35,11 @@ def layout_of(candidate: Candidate, shape: Shape) -> Layout:
             stages = f"the stages divide the image by {', '.join(map(str, strides))}"
         raise UserError(f"{candidate.text}: {stages}{also}; {px_text(shape.hw)} px do not allow it")
     return family.layout(candidate.block, num_stages, shape)
+
+
+def graph_of(network: BuiltNetwork) -> Graph:
+    """The Graph by which a network is exported and timed: the first of its family's."""
+    return family_of(network.candidate).graphs(network)[0]
 
 
 def maps_of(space) -> tuple[tuple[int, int], ...]:
