@@ -12,6 +12,7 @@ import sys
 import cloudpickle
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 import zennas
@@ -107,8 +108,12 @@ def test_a_command_is_a_function_of_python(name):
     assert callable(room)
     fields = list(options_of(name).model_fields)
     assert list(inspect.signature(room).parameters) == [*fields, "progress"]
-    with pytest.raises(UserError, match="option 'no_such' is not known"):
+    with pytest.raises(zennas.UserError, match="option 'no_such' is not known"):
         room(no_such=1)
+    with pytest.raises(UserError, match=rf"zennas.{name} takes its options by name: {fields[0]}=.*; given 'x'"):
+        room("x")
+    text = inspect.getdoc(room)
+    assert all(f"\n{field}: " in text for field in fields) and name in dir(zennas)
     assert pickle.loads(cloudpickle.dumps(room)) is room
 
 
@@ -137,6 +142,8 @@ def test_python_may_give_mappings_and_single_values():
         "optimizer.lr=0.05",
         "data.augment={flip: {}}",
     )
+    path = "/textures of masks/" + "a folder whose name is long " * 5
+    assert yaml.safe_load(train.of(data="x", set={"at": {"path": path}}).set[0].partition("=")[2]) == {"path": path}
     assert mask.of(kinds="n95, kn95").kinds == ("n95", "kn95") and mask.of(knob="size=0.1").knob == {"size": 0.1}
     assert options_of("evaluate").of(model="a.onnx", set="lfw.bin").model == ("a.onnx",)
 

@@ -25,3 +25,13 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
     open_run(tmp_path / "run", SETTINGS, start={})
     with pytest.raises(UserError, match="seed"):
         open_run(tmp_path / "run", SETTINGS | {"seed": 1}, start={})
+
+
+def test_what_differs_is_named_by_its_path_however_long_the_rest_is(tmp_path):
+    loss = {"name": "balanced_curricular", "knobs": {"margin_rad": 0.2, "scale": 64.0}, "sampling_rate": 1.0}
+    open_run(tmp_path / "run", SETTINGS | {"loss": loss}, start={})
+    other = loss | {"knobs": {"margin_rad": 0.3, "scale": 64.0}, "texts": "x" * 100}
+    with pytest.raises(
+        UserError, match=r"\(loss.knobs.margin_rad: 0.2, now 0.3; loss.texts: null, now \"x{56}\.\.\.\)"
+    ):
+        open_run(tmp_path / "run", SETTINGS | {"loss": other}, start={})

@@ -21,11 +21,17 @@ COMMANDS = {
     "latency": "measure by a track's rule; fill, show, compare and import latency tables",
     "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",
 }
-__all__ = ["__version__", *COMMANDS]  # noqa: PLE0604 - names of rooms
+__all__ = ["UserError", "__version__", *COMMANDS]  # noqa: PLE0604 - names of rooms
 
 
 def __getattr__(name: str) -> Any:
     """A room, imported when it is first asked for: `import zennas` answers at once."""
     if name in COMMANDS:
         return importlib.import_module(f"zennas.{name}")
+    if name == "UserError":  # what every command raises for what cannot be used
+        return importlib.import_module("zennas.records").UserError
     raise AttributeError(f"module 'zennas' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

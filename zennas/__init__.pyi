@@ -16,6 +16,7 @@ from zennas.search.stages import Settled
 from zennas.submit.run import Submitted
 from zennas.train.run import TrainedNetwork
 from zennas.tune.run import Tuned
+from zennas.records import UserError as UserError
 
 __version__: str
 COMMANDS: dict[str, str]

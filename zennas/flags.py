@@ -4,8 +4,11 @@ Everything else comes from it: the command line and its help (commands.py), the 
 (api.py), the JSON schema, and the words of a command to go on with.
 """
 
+import inspect
+import math
 import pathlib
 import shlex
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +19,8 @@ import pydantic
 import yaml
 
 from zennas.records import Record, UserError, suggestion
+
+TEXT_WIDTH = 116  # characters of a line of what Python says of an option
 
 
 def flag(
@@ -115,7 +120,7 @@ class CommandOptions(Record):
         try:
             return cls.model_validate(given)
         except pydantic.ValidationError as error:
-            raise UserError("\n".join(_explain(cls, detail) for detail in error.errors())) from None
+            raise UserError("; ".join(_explain(cls, detail) for detail in error.errors())) from None
 
     def room(self) -> str:
         """The room that does what is asked, such as zennas.score: its own, unless an option asks for the work of
@@ -194,6 +199,21 @@ def line(room: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", room, *arguments])
 
 
+def documented(options: type[CommandOptions]) -> str:
+    """What the function of a command does, and each of its options."""
+    doc = (inspect.getdoc(options) or "").replace("\b\n", "").rpartition("\n\nExit codes:")[0]
+    told = [_told(option) for option in options.declared().values()]
+    told.append("progress: told how far it is; without one nothing is printed.")
+    about = "\n".join(textwrap.fill(text, TEXT_WIDTH, subsequent_indent="    ") for text in told)
+    return f"{doc}\n\n{about}"
+
+
+def _told(option: Option) -> str:
+    unset = f" [default: {option.extra['unset']}]" if "unset" in option.extra else ""
+    allowed = f" [allowed: {option.allowed}]" if option.limits else ""
+    return f"{option.name}: {option.help}{allowed}{unset}"
+
+
 def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and f"{value:g}" == f"{value:.12g}" else str(value)
 
@@ -253,7 +273,8 @@ def _value(option: Option, value: Any) -> Any:
         return tuple(filter(None, (part.strip() for part in value.split(option.extra["separator"]))))
     if option.many == "repeated" and isinstance(value, Mapping):
         return tuple(
-            f"{key}={yaml.safe_dump(part, default_flow_style=True).splitlines()[0]}" for key, part in value.items()
+            f"{key}={yaml.safe_dump(part, default_flow_style=True, width=math.inf).splitlines()[0]}"
+            for key, part in value.items()
         )
     if option.many in ("repeated", "separated") and isinstance(value, str | pathlib.PurePath):
         value = (value,)

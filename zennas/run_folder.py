@@ -181,10 +181,15 @@ def _load_state(folder):
 
 
 def _differences(old, new):
-    keys = sorted(set(old) | set(new))
-    return [
-        f"{key}: {_short(old.get(key))}, now {_short(new.get(key))}" for key in keys if old.get(key) != new.get(key)
-    ]
+    """What differs, a line for each, by its path in nested mappings: loss.knobs.margin_rad: 0.2, now 0.3."""
+    differing = []
+    for key in sorted(set(old) | set(new)):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            differing += [f"{key}.{difference}" for difference in _differences(before, now)]
+        elif before != now:
+            differing.append(f"{key}: {_short(before)}, now {_short(now)}")
+    return differing
 
 
 def _short(value):

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable
 
-from zennas.flags import CommandOptions, Option
+from zennas.flags import CommandOptions, Option, documented
 
 HEAD = '''"""The functions of the Python API, one for each command. Made by python -m zennas.schemas --write."""
 
@@ -20,6 +20,7 @@ from os import PathLike
 from typing import Any, Literal
 
 {imports}
+from zennas.records import UserError as UserError
 
 __version__: str
 COMMANDS: dict[str, str]
@@ -46,19 +47,10 @@ def _function(name: str, options: type[CommandOptions], result: str) -> str:
     # What must be given stands first, for the reader; all are given by name.
     parameters = [_parameter(option) for option in sorted(declared, key=lambda option: not option.required)]
     parameters.append("progress: Progress | None = None")
-    doc = (inspect.getdoc(options) or "").replace("\b\n", "").replace("\\", "\\\\").rpartition("\n\nExit codes:")[0]
-    told = [_told(option) for option in declared]
-    told.append("progress: told how far it is; without one nothing is printed.")
-    about = "\n".join(textwrap.fill(text, WIDTH - 4, subsequent_indent="    ") for text in told)
-    body = textwrap.indent(f'"""{doc}\n\n{about}\n"""', "    ", lambda line: bool(line.strip()))
+    doc = documented(options).replace("\\", "\\\\")
+    body = textwrap.indent(f'"""{doc}\n"""', "    ", lambda line: bool(line.strip()))
     listed = "".join(f"    {parameter},\n" for parameter in parameters)
     return f"\ndef {name}(\n    *,\n{listed}) -> {result}:\n{body}\n"
-
-
-def _told(option: Option) -> str:
-    unset = f" [default: {option.extra['unset']}]" if "unset" in option.extra else ""
-    allowed = f" [allowed: {option.allowed}]" if option.limits else ""
-    return f"{option.name}: {option.help}{allowed}{unset}"
 
 
 def _parameter(option: Option) -> str:

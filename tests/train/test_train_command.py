@@ -348,7 +348,10 @@ def test_a_run_goes_on_only_as_what_it_was(arguments):
     first = ran(*arguments("--any-size", "--epochs", 0.2))
     other = ran(*arguments("--any-size", "--epochs", 0.2, "--set", "loss.knobs.margin_rad=0.3", "--resume"))
     assert first.code == 0 and other.code == 2
-    assert "holds a run with other settings (loss: " in other.stderr and "or --fresh" in other.stderr
+    assert (
+        "holds a run with other settings (loss.knobs.margin_rad: 0.2, now 0.3)" in other.stderr
+        and "or --fresh" in other.stderr
+    )
     # What moves no weight may change.
     kept = ran(*arguments("--any-size", "--epochs", 0.2, "--set", "checkpoint_minutes=1", "--set", "data.workers=1"))
     assert kept.code == 0 and "this training is done" in kept.said
