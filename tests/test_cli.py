@@ -87,6 +87,11 @@ def test_zennas_alone_names_its_commands(shell):
         ("zennas score --bu", {"--budget-ms"}),
         ("zennas score --track web", {"webface-main", "webface-sfr"}),
         ("zennas evaluate --device ", {"cpu", "cuda"}),
+        ("zennas mask --faces a", {"aligned", "auto"}),
+        ("zennas mask --kinds k", {"kn95"}),
+        ("zennas mask --kinds black,n", {"black,n95"}),
+        ("zennas clean --order intra", {"intra-inter"}),
+        ("zennas submit --normalise ", {"insightface", "none"}),
         ("zennas latency --backend torch", {"torch-cuda"}),
     ],
 )

@@ -49,8 +49,12 @@ ROOMS = [
     {"tune"},
 ]
 # Commands of early rooms that use later ones: `score` says what latency a candidate has, `clean` trains between rounds.
-# And the package itself, which hands out rooms, and their error, when it is asked for them.
-LOOKS_AHEAD = {"zennas/score/run.py", "zennas/clean/run.py", "zennas/__init__.py"}
+# What `clean` and `mask` print names the training to type next. The package itself hands out rooms, and their error,
+# when it is asked for them.
+LOOKS_AHEAD = {
+    *("zennas/score/run.py", "zennas/clean/run.py", "zennas/clean/show.py", "zennas/mask/show.py"),
+    "zennas/__init__.py",
+}
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 
 # What goes into a WebFace submission runs on the challenge's server, where there is no zennas.

@@ -27,7 +27,7 @@ def is_accepted(model: pathlib.Path) -> bool:
 
 def accuracy(model: str) -> list[str]:
     """What failed of an evaluation."""
-    return [failure["error"] for failure in zennas.evaluate(model=[model], set=["lfw.bin"], device="cpu").failures]
+    return [failure.error for failure in zennas.evaluate(model=[model], set=["lfw.bin"], device="cpu").failures]
 
 
 def trained_ms(data: pathlib.Path) -> float | None:

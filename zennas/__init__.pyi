@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from zennas.clean.run import Cleaned, Look
-from zennas.evaluate.run import Evaluation
+from zennas.clean.run import Cleaned, LookPage
+from zennas.evaluate.results import Evaluation
 from zennas.latency.comparison import Comparison
 from zennas.latency.run import Measured, OneTable, Predicted, Tables
-from zennas.mask.run import Layout, Masked
+from zennas.mask.run import Masked, WrittenLayout
 from zennas.progress import Progress
 from zennas.run.run import Trained
 from zennas.score.run import Scores
@@ -93,7 +93,7 @@ def clean(
     track: str | None = None,
     winner: str | PathLike[str] | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),
-    order: str | None = None,
+    order: Literal["inter-intra", "intra-inter"] | None = None,
     tau_merge: str | float | None = None,
     tau_duplicate: str | float | None = None,
     tau_other: str | float | None = None,
@@ -110,7 +110,7 @@ def clean(
     resume: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> Cleaned | Look:
+) -> Cleaned | LookPage:
     """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of
     them.
 
@@ -139,8 +139,8 @@ def clean(
         [default: 0.95]
     tau_other: Cosine, or none to leave the step out. Images nearer to another identity's centre, and at least so near,
         are of it. [default: 0.5]
-    tau_intra: Cosine, or none to leave the step out. Images no nearer to their identity's centre are of somebody else.
-        [default: 0.25]
+    tau_intra: Cosine, or none to leave the step out. Images with at most this cosine to their centre show somebody
+        else. [default: 0.25]
     dbscan_eps: Cosine distance within which images are neighbours. [default: 0.6]
     dbscan_min_samples: Neighbours that make the core of a cluster. [default: 2]
     min_images: Identities with fewer images left are left out. [default: 1]
@@ -164,7 +164,7 @@ def mask(
     textures: str | PathLike[str] | None = None,
     seed: int = 0,
     only_masked: bool = False,
-    faces: str = "auto",
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     knob: Mapping[str, float] = {},
     identities: str | PathLike[str] | None = None,
     workers: int | None = None,
@@ -172,7 +172,7 @@ def mask(
     resume: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> Masked | Layout:
+) -> Masked | WrittenLayout:
     """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is
     lit, and written into a training set that `zennas train --data OUT` reads.
 
@@ -493,7 +493,7 @@ def submit(
     detector: str | PathLike[str] | None = None,
     images: Sequence[str | PathLike[str]] | PathLike[str] | str = (),
     system: str | PathLike[str] | None = None,
-    normalise: str | None = None,
+    normalise: Literal["insightface", "none"] | None = None,
     name: str | None = None,
     out: str | PathLike[str] | None = None,
     budget_ms: float | None = None,

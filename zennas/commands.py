@@ -133,8 +133,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     elif option.many == "separated":
         kind = str
     settings: dict[str, Any] = {"help": help, "metavar": option.extra.get("metavar")}
-    if values := VALUES.get(option.extra.get("values", "")):
-        settings["autocompletion"] = lambda incomplete: [name for name in values() if name.startswith(incomplete)]
+    if values := option.extra.get("values"):
+        separator = option.extra.get("separator")
+        settings["autocompletion"] = lambda incomplete: _offered(_names_of(values), incomplete, separator)
     elif option.choices:
         settings["autocompletion"] = lambda incomplete: [name for name in option.choices if name.startswith(incomplete)]
     if is_positional:
@@ -156,6 +157,22 @@ def _parameter(option: Option) -> inspect.Parameter:
         Annotated[kind | None if optional else kind, shown],
         default=inspect.Parameter.empty if option.required else default,
     )
+
+
+def _names_of(values: str) -> list[str]:
+    """The names that `values` of a flag stands for. A table's module is imported only when a shell asks."""
+    module, colon, table = values.partition(":")
+    return list(getattr(importlib.import_module(module), table)) if colon else VALUES[values]()
+
+
+def _offered(names: list[str], incomplete: str, separator: str | None) -> list[str]:
+    """The words that a shell offers: of an option that holds many values, what is typed already and one name more.
+
+    >>> _offered(["n95", "kn95"], "n95,k", ",")
+    ['n95,kn95']
+    """
+    typed, comma, last = incomplete.rpartition(separator) if separator else ("", "", incomplete)
+    return [typed + comma + name for name in names if name.startswith(last)]
 
 
 def _keyword(name: str, annotation: Any, *, default: Any) -> inspect.Parameter:

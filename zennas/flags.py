@@ -38,9 +38,9 @@ def flag(
     """What stands beside the type of an option: Annotated[TYPE, flag("What it says.")].
 
     unset: what holds where an option with default None is left out. example: a NAME=NUMBER, for an option that holds
-    numbers by name. values: what it names, for completion (a key of commands.VALUES). separator: one word of the
-    command line holds many values ("zen,naswot"). positional: an argument without a name. limits: gt, ge, lt, le, as
-    pydantic.Field takes them.
+    numbers by name. values: what it names, for completion: a key of commands.VALUES, or MODULE:TABLE. separator: one
+    word of the command line holds many values ("zen,naswot"). positional: an argument without a name. limits: gt, ge,
+    lt, le, as pydantic.Field takes them.
     """
     extra = {
         "unit": unit,

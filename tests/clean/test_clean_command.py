@@ -9,15 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import zennas
 from tests.pages import figure, numbers
 from tests.processes import Forked
 from tests.train.conftest import ran, untrained
 from zennas.clean import steps
 from zennas.clean.__main__ import main
+from zennas.clean.options import Options
+from zennas.clean.plan import CleanPlan
 from zennas.clean.rounds import WORTH_WORKERS, wanted_workers
 from zennas.clean.state import REASONS
 from zennas.data.labels import DROPPED
 from zennas.data.sources import open_source
+from zennas.progress import silent
 from zennas.provenance import num_cores
 from zennas.run_folder import lock_folder
 
@@ -127,7 +131,7 @@ def test_a_finished_cleaning_is_not_done_again(asked, tmp_path):
     [
         (["--tau-intra", "1.5"], "--tau-intra: given 1.5, allowed: less than 1"),
         (["--tau-merge", "much"], "--tau-merge: given 'much', allowed: a cosine between -1 and 1, or none"),
-        (["--order", "both"], "--order: given both, allowed: 'inter-intra' or 'intra-inter'"),
+        (["--order", "both"], "--order: given 'both', allowed: inter-intra, intra-inter"),
         (["--dbscan-eps", "0"], "--dbscan-eps: given 0.0, allowed: greater than 0"),
         (["--dbscan-min-samples", "0"], "--dbscan-min-samples: given 0"),
         (["--rounds", "0"], "--rounds: given 0, allowed: 1 or more"),
@@ -318,7 +322,34 @@ def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
         "raw",
         "previous",
     ]
+    # A line while it runs, and the whole at the end.
+    assert f"trained: {trained / 'model.onnx'}" in (tmp_path / "out" / "clean.log").read_text()
+    assert "steps in" in ended.stderr and ended.stderr.index("steps in") > ended.stderr.index("round 2:")
     assert os.stat(trained / "network.pt").st_mtime_ns == before
     assert (tmp_path / "out" / "round-2" / "trained" / "network.pt").is_file()
     refused = ran(*words[:-1], "--rounds", "2", "--winner", tmp_path / "none.yaml", "--fresh", command=main)
     assert refused.code == 2 and "no such file" in refused.stderr and len(list(tmp_path.glob("out.old-*"))) == 0
+
+
+def test_what_the_help_says_of_a_plan_is_what_the_plan_holds():
+    told = {name: option.extra.get("unset") for name, option in Options.declared().items()}
+    plan = CleanPlan()
+    assert {name: told[name] for name in dict(plan) if name != "move"} == {
+        name: str(value) for name, value in plan if name != "move"
+    }
+    assert set(Options.declared()["order"].choices) == set(steps.ORDERS)
+
+
+def test_who_makes_a_progress_closes_it(faces, tmp_path):
+    progress = silent()
+    zennas.clean(data=faces.folder, embeddings=faces.rows, out=tmp_path / "out", progress=progress)
+    progress.say("and after it")
+    progress.close()
+    assert "and after it" in (tmp_path / "out" / "clean.log").read_text()
+
+
+def test_what_to_type_next_is_quoted(asked, tmp_path):
+    """A path with a blank is one word."""
+    said = " ".join(asked(out="out here").stdout.split())
+    folder = tmp_path / "out here"
+    assert f"open '{folder / 'report.html'}'" in said and f"--labels '{folder / 'labels.npz'}'" in said

@@ -142,6 +142,13 @@ SETS = {
 }
 
 
+def set_for(protocol, folder, faces):
+    """WHERE of a protocol's set; a test of one that has none here is skipped."""
+    if protocol not in SETS:
+        pytest.skip(f"write a set of drawn faces for '{protocol}', and its row in SETS of tests/evaluate/conftest.py")
+    return SETS[protocol](folder, faces)
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import KFold
 
+import zennas
 from tests.embed.test_model import as_torchscript, made
 from tests.evaluate.conftest import SETS, image_name, ran, saved, square_weights, squares, write_list
 from tests.processes import forked
@@ -26,9 +27,22 @@ from zennas.data.sources import open_source
 from zennas.embed import embeddings
 from zennas.embed.checkpoint import save_network
 from zennas.embed.embeddings import kept_path
+from zennas.evaluate.protocols import PROTOCOLS, EvaluationProtocol, protocol_lines
+from zennas.evaluate.results import Evaluation
+from zennas.records import UserError
 from zennas.run_folder import lock_folder
 
 FACE_PX = 32  # of the drawn faces: nothing is resized
+KEYS = {  # of results.json, which others read
+    "models": [
+        *("name", "file", "kind", "fingerprint", "embedding_size", "input", "normalisation", "megabytes", "latency"),
+        "notice",
+    ],
+    "sets": ["name", "protocol", "num_images", "flip", "given", "how"],
+    "results": [
+        *("model", "set", "metrics", "curves", "histograms", "pairs", "notices", "where", "num_unusable", "seconds"),
+    ],
+}
 FILES = ["evaluate.log", "report.html", "results.csv", "results.json"]
 
 
@@ -79,7 +93,12 @@ def test_from_end_to_end(given, faces, tmp_path):
     assert "accuracy" in ended.stderr and "Next:" in ended.stderr
     out = tmp_path / "run"
     assert sorted(path.name for path in out.iterdir()) == FILES
-    assert json.loads((out / "results.json").read_text()) == results
+    text = (out / "results.json").read_text()
+    assert json.loads(text) == results and json.dumps(results, indent=1) == text
+    read = Evaluation.parse(results, "results.json").model_dump(mode="json")
+    assert json.dumps(read, indent=1) == text  # key for key, in their order
+    assert {name: list(results[name][0]) for name in KEYS} == KEYS
+    assert list(results) == ["made_by", "track", "budget", "models", "sets", "results", "failures"]
     assert [(result["model"], result["set"]) for result in results["results"]] == [
         (model["name"], result["name"]) for model in results["models"] for result in results["sets"]
     ]
@@ -208,6 +227,13 @@ def test_latency_stands_beside_the_numbers(given, tiny, tmp_path):
     results = json.loads(ended.stdout)
     one, two, script = (model["latency"] for model in results["models"])
     assert results["budget"]["budget_ms"] == 1e4 and results["track"] == str(tiny) and script is None
+    read = Evaluation.parse(results, "results.json").model_dump(mode="json")
+    assert json.dumps(read, indent=1) == (tmp_path / "run" / "results.json").read_text()
+    assert list(results["budget"]) == ["budget_ms", "origin", "stand_in", "scale", "reference_ms"]
+    assert list(one) == [
+        *("measured_ms", "median_ms", "spread_pct", "budget_ms", "within_budget", "stand_in", "warning"),
+        *("raw_ms", "protocol", "machine", "date", "versions", "load_average"),
+    ]
     for latency in (one, two):
         raw = latency["raw_ms"]
         assert len(raw) == 10 and latency["measured_ms"] == sorted(raw)[1] and latency["within_budget"] is True
@@ -489,3 +515,24 @@ def test_a_published_network_on_lfw(tmp_path, own_embeddings):
     mean, std = fold_accuracy(np.array(distances), np.array(same))
     # A pair whose distance lies on the grid to the last bit may fall to either side: one of 6,000.
     assert (grid["value"], grid["std"]) == pytest.approx((mean, std), abs=2 / 6000)
+
+
+def test_help_names_a_protocol_that_is_new(monkeypatch):
+    row = EvaluationProtocol("", "", sets={"new:FOLDER": "something else"}, flip=False, how="So.")
+    monkeypatch.setitem(PROTOCOLS, "new", row)
+    assert protocol_lines()[-1].split(None, 1) == ["new:FOLDER", "something else"]
+    assert all(line in ran("--help").stdout for line in protocol_lines()[:-1])
+
+
+def test_help_opens_no_protocol():
+    """It answers at once: what opens and judges sets takes seconds to import."""
+    script = "import sys, zennas.evaluate.options; print(*{'torch', 'pandas', 'cv2'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_what_is_missing_is_one_line():
+    with pytest.raises(UserError) as refused:
+        zennas.evaluate()
+    assert str(refused.value) == "--model is missing; see --help; --set is missing; see --help"
+    with pytest.raises(UserError, match="--set is missing; see --help"):
+        zennas.evaluate(model=["one.onnx"])

@@ -11,10 +11,11 @@ import PIL.Image
 import pytest
 
 from tests.pages import figure, numbers, page_in
+from zennas.evaluate.assessment import Assessment, Curve, Histogram, Metric, Pair
 from zennas.evaluate.curves import COLOURS, asked_far, model_looks
-from zennas.evaluate.judgement import Curve, Histogram, Judgement, Metric, Pair
 from zennas.evaluate.pictures import NUM_SHOWN, hardest
 from zennas.evaluate.report import MAX_BANNERS, write_report
+from zennas.evaluate.results import Evaluation, Result
 from zennas.page import STYLE
 
 EVIL = "<script>alert('&')</script>"
@@ -48,6 +49,10 @@ def latency(measured_ms, **changes):
     } | changes
 
 
+def budget(budget_ms, **facts):
+    return {"budget_ms": budget_ms, "scale": None, "reference_ms": None, **facts}
+
+
 def roc(subset="", exact_up_to=None):
     return Curve("roc", subset, np.array([1e-3, 1e-2, 1e-1, 1.0]), np.array([0.5, 0.7, 0.9, 1.0]), exact_up_to)
 
@@ -57,7 +62,7 @@ def histogram(subset=""):
 
 
 def on_pairs(accuracy=0.9412, tar=0.6543):
-    """A Judgement as LFW gives it: 3,000 pairs of each kind."""
+    """A Assessment as LFW gives it: 3,000 pairs of each kind."""
     counts = {"num_same": 3000, "num_different": 3000}
     metrics = [
         Metric(name="accuracy", value=accuracy, std=0.0123, threshold=0.271, headline=True, **counts),
@@ -65,7 +70,7 @@ def on_pairs(accuracy=0.9412, tar=0.6543):
         Metric(name="TAR@FAR=1e-02", value=0.71, threshold=0.201, **counts),
     ]
     pairs = [Pair("", True, 0.05, 17, 4), Pair("", False, 0.61, 17, 9)]
-    return Judgement(metrics, [roc()], [histogram()], pairs, [])
+    return Assessment(metrics, [roc()], [histogram()], pairs, [])
 
 
 def on_subsets(fnmr=0.0803):
@@ -73,15 +78,13 @@ def on_subsets(fnmr=0.0803):
     fnmr = Metric(name="FNMR@FMR=1e-05", value=fnmr, subset="masked", better="lower", headline=True, **counts)
     none = Metric(name="FNMR@FMR=1e-05", value=None, subset="wild", better="lower", note="no image is wild")
     curves = [roc("masked", exact_up_to=1e-2), Curve("cmc", "", np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.75, 1.0]))]
-    return Judgement([none, fnmr], curves, [histogram("masked")], [], ["2 images cannot be read: x.jpg, y.jpg"])
+    return Assessment([none, fnmr], curves, [histogram("masked")], [], ["2 images cannot be read: x.jpg, y.jpg"])
 
 
-def entry(model, name, judgement, **changes):
-    images = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
+def entry(model, name, assessment, **changes):
+    images = {image for pair in assessment.pairs for image in (pair.first, pair.second)}
     return {
-        "model": model,
-        "set": name,
-        **judgement.plain(),
+        **Result.of(assessment, model=model, set=name).model_dump(mode="json"),
         "num_unusable": 0,
         "seconds": 75.0,
         "thumbnails": {str(image): picture(image) for image in images},
@@ -90,7 +93,7 @@ def entry(model, name, judgement, **changes):
 
 
 def results(**changes):
-    """As results.json holds it: two networks on two sets."""
+    """As results.json holds it, and the pictures: two networks on two sets."""
     made = {
         "made_by": {
             "zennas": "0.1.0",
@@ -101,7 +104,7 @@ def results(**changes):
             "versions": {"torch": "2.13"},
         },
         "track": "a-track",
-        "budget": {"budget_ms": 110.5, "origin": "15 ms elsewhere", "stand_in": "a CPU stands in"},
+        "budget": budget(110.5, origin="15 ms elsewhere", stand_in="a CPU stands in"),
         "models": [
             {"name": "big", "file": "big.onnx", "megabytes": 250.12, "latency": latency(118.25), **MODEL_FACTS},
             {"name": "small", "file": "small.onnx", "megabytes": None, "latency": latency(13.75), **MODEL_FACTS},
@@ -121,21 +124,28 @@ def results(**changes):
     return json.loads(json.dumps(made | changes))
 
 
-def one_set(*judgements, **changes):
+def one_set(*assessments, **changes):
     """Networks n0, n1, ... on one set, untimed."""
-    names = [f"n{place}" for place in range(len(judgements))]
+    names = [f"n{place}" for place in range(len(assessments))]
     models = [{"name": name, "file": "x", "megabytes": 1.0, "latency": None, **MODEL_FACTS} for name in names]
-    entries = [entry(name, "lfw", judgement) for name, judgement in zip(names, judgements, strict=True)]
+    entries = [entry(name, "lfw", assessment) for name, assessment in zip(names, assessments, strict=True)]
     return results(models=models, sets=results()["sets"][:1], results=entries, track=None, budget=None, **changes)
+
+
+def write(path, made):
+    """The page of `results`, at `path`."""
+    plain = [{key: value for key, value in one.items() if key != "thumbnails"} for one in made["results"]]
+    pictures = {(one["model"], one["set"]): one.get("thumbnails") for one in made["results"]}
+    write_report(path, Evaluation.parse(made | {"results": plain}, "results.json"), pictures)
 
 
 @pytest.fixture
 def written(tmp_path):
-    def write(made):
-        write_report(tmp_path / "report.html", made)
+    def write_and_read(made):
+        write(tmp_path / "report.html", made)
         return page_in(tmp_path)
 
-    return write
+    return write_and_read
 
 
 class Page(html.parser.HTMLParser):
@@ -251,8 +261,8 @@ def test_the_headline_is_a_sentence(written, accuracies, said):
     ],
 )
 def test_a_threshold_that_few_pairs_set_is_told_to_be_one(written, name, num_different, few):
-    judgement = Judgement([Metric(name=name, value=0.5, num_different=num_different, headline=True)])
-    text = told(written(one_set(judgement)))
+    assessment = Assessment([Metric(name=name, value=0.5, num_different=num_different, headline=True)])
+    text = told(written(one_set(assessment)))
     assert ("fewer than ten different pairs set the threshold" in text) == few
     assert ("Fewer than ten pairs set its threshold" in text) == few
 
@@ -269,10 +279,10 @@ def test_fars_are_read_from_names():
 
 def test_what_a_number_rests_on_stands_once_where_it_is_the_same(written):
     def counted(num_same):
-        return Judgement([Metric(name="TAR@FAR=1e-02", value=0.5, num_same=num_same, num_different=5_000)])
+        return Assessment([Metric(name="TAR@FAR=1e-02", value=0.5, num_same=num_same, num_different=5_000)])
 
     assert "7 same, 5,000 different pairs" in Page(written(one_set(counted(7), counted(7)))).row("TAR@")[0][1]
-    notes = [Judgement([Metric(name="TAR@FAR=1e-02", value=0.5, note=note)]) for note in ("same", "same", "another")]
+    notes = [Assessment([Metric(name="TAR@FAR=1e-02", value=0.5, note=note)]) for note in ("same", "same", "another")]
     assert [text for _, text in Page(written(one_set(*notes[:2]))).row("TAR@")] == [
         "TAR@FAR=1e-02 same",
         "50.00",
@@ -308,7 +318,7 @@ def test_it_fetches_nothing(written):
 
 
 def test_names_are_text_not_html(written):
-    evil = Judgement(
+    evil = Assessment(
         [Metric(name=f"TAR@FAR=1e-2 {EVIL}", value=0.5, subset=EVIL, threshold=0.2, note=EVIL, headline=True)],
         [roc(EVIL, exact_up_to=0.01), Curve("cmc", "", np.array([1.0, 2.0]), np.array([0.5, 0.6]))],
         [histogram(EVIL)],
@@ -317,7 +327,7 @@ def test_names_are_text_not_html(written):
     )
     made = results(
         track=EVIL,
-        budget={"budget_ms": 1.0, "origin": EVIL, "stand_in": EVIL},
+        budget=budget(1.0, origin=EVIL, stand_in=EVIL),
         models=[
             {
                 "name": EVIL,
@@ -360,9 +370,9 @@ ODD = {
     "no results": results(results=[]),
     "a missing combination": results(results=results()["results"][:3]),
     "a set that no network was evaluated on": results(results=results()["results"][:2]),
-    "no values": one_set(Judgement(BARE), Judgement(BARE)),
+    "no values": one_set(Assessment(BARE), Assessment(BARE)),
     "values that are no numbers": one_set(on_pairs(math.nan, math.nan)),
-    "no metrics": one_set(Judgement([])),
+    "no metrics": one_set(Assessment([])),
     "one network": one_set(on_pairs()),
     "more networks than colours": one_set(*[on_pairs() for _ in range(2 * len(COLOURS) + 1)]),
     "empty curves": one_set(on_pairs()._replace(curves=[Curve("roc", "", np.array([]), np.array([]), 0.1)])),
@@ -377,7 +387,7 @@ ODD = {
         ]
     ),
     "no budget": results(budget=None),
-    "only what must be there": one_set(Judgement(BARE)),
+    "only what must be there": one_set(Assessment(BARE)),
 }
 for bare in ODD["only what must be there"]["results"]:
     for key in ("curves", "histograms", "pairs", "notices", "thumbnails", "where", "num_unusable", "seconds"):
@@ -419,7 +429,7 @@ def test_latency_stands_beside_the_budget(written):
     assert low > 8.03 and high < 7.69  # up is better
 
 
-def test_the_curves_are_those_of_the_judgement(written):
+def test_the_curves_are_those_of_the_assessment(written):
     traces, layout = figure(written(results()), "curves-0-0")
     first = traces[:4]  # of one network: the line and the asked FARs come in both panels
     assert [trace["yaxis"] for trace in first] == ["y", "y2", "y", "y2"]
@@ -446,9 +456,9 @@ def test_what_comes_from_a_sample_is_dotted_and_said_to(written):
 
 
 def test_an_fnmr_is_marked_where_its_tar_is(written):
-    judgement = on_subsets()
-    fnmr = judgement.metrics[1].model_copy(update={"name": "FNMR@FMR=1e-02", "value": 0.3})
-    traces, _ = figure(written(one_set(judgement._replace(metrics=[fnmr]))), "curves-0-0")
+    assessment = on_subsets()
+    fnmr = assessment.metrics[1].model_copy(update={"name": "FNMR@FMR=1e-02", "value": 0.3})
+    traces, _ = figure(written(one_set(assessment._replace(metrics=[fnmr]))), "curves-0-0")
     marks = [trace for trace in traces if trace["mode"] == "markers"]
     assert [numbers(trace["x"]).tolist() for trace in marks] == [[0.01]] * 2
     assert np.allclose([numbers(trace["y"])[0] for trace in marks], [70, 30])
@@ -479,20 +489,17 @@ def test_networks_can_be_told_apart():
 
 
 def test_the_hardest_pairs_come_first_and_once():
-    def plain(*pairs):
-        return [pair._asdict() for pair in pairs]
-
     same = [Pair("african", True, 0.3, 1, 2), Pair("all", True, 0.1, 3, 4), Pair("all", True, 0.3, 2, 1)]
     different = [Pair("all", False, 0.5, 1, 9), Pair("all", False, 0.7, 2, 9), Pair("all", False, 0.6, 1, 8)]
-    found = hardest(plain(*same, *different))
-    assert [(pair["similarity"], subsets) for pair, subsets in found[True]] == [
+    found = hardest([*same, *different])
+    assert [(pair.similarity, subsets) for pair, subsets in found[True]] == [
         (0.1, ["all"]),
         (0.3, ["african", "all"]),
     ]
-    assert [pair["similarity"] for pair, _ in found[False]] == [0.7, 0.6, 0.5]
-    many = hardest(plain(*[Pair("", kind, place / 100, 0, place) for place in range(40) for kind in (True, False)]))
-    assert [pair["first"] + pair["second"] for pair, _ in many[True]] == list(range(NUM_SHOWN))
-    assert [pair["second"] for pair, _ in many[False]] == list(range(39, 39 - NUM_SHOWN, -1))
+    assert [pair.similarity for pair, _ in found[False]] == [0.7, 0.6, 0.5]
+    many = hardest([Pair("", kind, place / 100, 0, place) for place in range(40) for kind in (True, False)])
+    assert [pair.first + pair.second for pair, _ in many[True]] == list(range(NUM_SHOWN))
+    assert [pair.second for pair, _ in many[False]] == list(range(39, 39 - NUM_SHOWN, -1))
 
 
 def test_a_picture_stands_in_the_page_once(written):
@@ -520,8 +527,8 @@ def test_a_failed_write_leaves_the_old_page(tmp_path):
     path.write_text("old")
     broken = results()
     broken["results"][0]["metrics"][0]["better"] = "sideways"
-    with pytest.raises(ValueError, match="big on lfw: better: given 'sideways'"):
-        write_report(path, broken)
+    with pytest.raises(ValueError, match=r"results.json: results\.0\.metrics\.0\.better: given 'sideways'"):
+        write(path, broken)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -529,7 +536,7 @@ def test_a_failed_write_leaves_the_old_page(tmp_path):
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_the_page_opens_offline_and_is_drawn(chromium, tmp_path, width_px):
     text = json.dumps(results()).replace('"big', f'"{"big" * 50}').replace('"lfw', f'"{"lfw/" * 50}')
-    write_report(tmp_path / "report.html", json.loads(text))
+    write(tmp_path / "report.html", json.loads(text))
     # As browsers do that give what is folded away no size; this one does.
     unseen = "details:not([open]) > :not(summary) { display: none }"
     text = (tmp_path / "report.html").read_text().replace("</style>", f"{unseen}</style>", 1)

@@ -1,6 +1,7 @@
 """`zennas mask` from end to end, in this process and in one that is killed."""
 
 import importlib
+import inspect
 import json
 import shutil
 import signal
@@ -14,13 +15,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import zennas
 from tests.mask.conftest import as_png
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import Source, open_source
 from zennas.mask import parts, run
 from zennas.mask.__main__ import main
+from zennas.mask.knobs import KNOBS
+from zennas.mask.landmarks import LOOKS
+from zennas.mask.options import Options
+from zennas.mask.render import vary
 from zennas.mask.textures import KINDS, texture
+from zennas.progress import silent
 
 
 @pytest.fixture
@@ -288,7 +295,7 @@ def test_done_again_differs_and_aside(people, tmp_path, command):
         (["--kinds", "scarf"], "kind of mask 'scarf' is not known"),
         (["--kinds", " , "], "no kind of mask is given"),
         (["--textures", "nowhere"], "--textures nowhere: no such folder"),
-        (["--faces", "sideways"], "'sideways' is not known"),
+        (["--faces", "sideways"], "--faces: given 'sideways', allowed: auto, aligned, detect"),
         (["--workers", 0], "--workers: given 0"),
         (["--seed", -1], "--seed: given -1"),
         (["--knob", "size"], "--knob size: expected NAME=NUMBER"),
@@ -414,3 +421,27 @@ def test_a_disk_that_fails_ends_the_run_and_the_same_command_goes_on(people, tmp
 
 def test_the_module_answers_as_the_room_does():
     assert importlib.import_module("zennas.mask.__main__").main is main
+
+
+def test_the_help_says_what_the_tables_hold():
+    options = Options.declared()
+    assert options["faces"].choices == LOOKS
+    assert f"Kinds: {', '.join(KINDS)}." in " ".join(Options.__doc__.split()) and len(KINDS) == 8
+    given = {name: knob.default for name, knob in inspect.signature(vary).parameters.items() if name != "rng"}
+    assert given == KNOBS and all(f"{name} ({value:g})" in options["knob"].help for name, value in given.items())
+
+
+def test_who_makes_a_progress_closes_it(people, tmp_path):
+    progress = silent()
+    for ratio in (0, 0.1):
+        zennas.mask(data=people, ratio=ratio, workers=1, out=tmp_path / "out", fresh=True, progress=progress)
+    progress.say("and after it")
+    progress.close()
+    assert "and after it" in (tmp_path / "out" / "mask.log").read_text()
+
+
+def test_what_to_type_next_is_quoted(people, tmp_path, command):
+    """A path with a blank is one word."""
+    out = tmp_path / "out here"
+    said = command("--data", people, "--ratio", 0, "--out", out, "--workers", 1)[1]
+    assert f"open '{out / 'report.html'}'\n  python -m zennas.train --data '{out}' ..." in said

@@ -11,9 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.shapes import square
 from tests.submit.conftest import FACE_PX, aligned_detector, broken, network, scaled, verdicts
+from zennas.checker import NORMALISATIONS
 from zennas.export import export
 from zennas.space.candidate import Candidate
 from zennas.space.network import build
+from zennas.submit.options import Options
 
 AMPLE = ("--budget-ms", "1000")  # of this machine: no test waits for the reference network
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -395,3 +397,7 @@ def test_a_folder_of_something_else_is_kept(submitted, flat, saved, tmp_path):
     ended, _ = submitted("--track", flat, "--model", saved(network()), *AMPLE)
     assert ended.code == 2 and "holds no submission of zennas" in ended.stderr
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_the_options_know_every_normalisation():
+    assert Options.declared()["normalise"].choices == tuple(NORMALISATIONS)

@@ -35,11 +35,11 @@ class TakenBack(NamedTuple):
 def decision_N(state: State) -> np.ndarray:
     """For each image its place in DECISIONS."""
     kept_N = state.label_N >= 0
-    found_N = np.full(len(kept_N), DECISIONS.index(KEPT), np.uint8)
-    found_N[state.reason_N == MERGED] = DECISIONS.index(AS_MERGED)
-    found_N[state.moved_N >= 0] = DECISIONS.index(MOVED)
-    found_N[~kept_N] = DECISIONS.index(DROP)
-    return found_N
+    place_N = np.full(len(kept_N), DECISIONS.index(KEPT), np.uint8)
+    place_N[state.reason_N == MERGED] = DECISIONS.index(AS_MERGED)
+    place_N[state.moved_N >= 0] = DECISIONS.index(MOVED)
+    place_N[~kept_N] = DECISIONS.index(DROP)
+    return place_N
 
 
 def check_taken(state: State, taken: TakenBack, source: AnySource) -> None:

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Annotated, ClassVar, Literal
 
+from zennas.clean.plan import CleanPlan, Order
 from zennas.flags import (
     RESUME_OR_FRESH,
     Address,
@@ -15,6 +16,11 @@ from zennas.flags import (
 )
 
 THRESHOLD = "Cosine, or none to leave the step out. "
+
+
+def _planned(name: str) -> str:
+    """What a CleanPlan holds where an option is left out."""
+    return f"{CleanPlan.model_fields[name].default}"
 
 
 class Options(CommandOptions):
@@ -55,28 +61,40 @@ class Options(CommandOptions):
     winner: Annotated[pathlib.Path | None, flag("Candidate (YAML) to train.", unset="runs/TRACK/winner-1.yaml")] = None
     set: Changes = ()
     order: Annotated[
-        str | None,
-        flag("inter-intra (merge, between identities, within them) or intra-inter (CAST's).", unset="inter-intra"),
+        Order | None,
+        flag("inter-intra (merge, between identities, within them) or intra-inter (CAST's).", unset=_planned("order")),
     ] = None
     tau_merge: Annotated[
         str | float | None,
-        flag(f"{THRESHOLD}Identities whose centres are more alike are one person.", unset="0.7"),
+        flag(f"{THRESHOLD}Identities whose centres are more alike are one person.", unset=_planned("tau_merge")),
     ] = None
     tau_duplicate: Annotated[
         str | float | None,
-        flag(f"{THRESHOLD}Images of two identities that are more alike are one.", unset="0.95"),
+        flag(f"{THRESHOLD}Images of two identities that are more alike are one.", unset=_planned("tau_duplicate")),
     ] = None
     tau_other: Annotated[
         str | float | None,
-        flag(f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it.", unset="0.5"),
+        flag(
+            f"{THRESHOLD}Images nearer to another identity's centre, and at least so near, are of it.",
+            unset=_planned("tau_other"),
+        ),
     ] = None
     tau_intra: Annotated[
         str | float | None,
-        flag(f"{THRESHOLD}Images no nearer to their identity's centre are of somebody else.", unset="0.25"),
+        flag(
+            f"{THRESHOLD}Images with at most this cosine to their centre show somebody else.",
+            unset=_planned("tau_intra"),
+        ),
     ] = None
-    dbscan_eps: Annotated[float | None, flag("Cosine distance within which images are neighbours.", unset="0.6")] = None
-    dbscan_min_samples: Annotated[int | None, flag("Neighbours that make the core of a cluster.", unset="2")] = None
-    min_images: Annotated[int | None, flag("Identities with fewer images left are left out.", unset="1")] = None
+    dbscan_eps: Annotated[
+        float | None, flag("Cosine distance within which images are neighbours.", unset=_planned("dbscan_eps"))
+    ] = None
+    dbscan_min_samples: Annotated[
+        int | None, flag("Neighbours that make the core of a cluster.", unset=_planned("dbscan_min_samples"))
+    ] = None
+    min_images: Annotated[
+        int | None, flag("Identities with fewer images left are left out.", unset=_planned("min_images"))
+    ] = None
     move: Annotated[bool, flag("Give images to the identity they are nearer to, instead of leaving them out.")] = False
     take_back: Annotated[
         tuple[str, ...],

@@ -7,6 +7,8 @@ import pydantic
 from zennas.records import Record
 
 Cosine = Annotated[float, pydantic.Field(gt=-1, lt=1)]
+# inter-intra: merge, clean between identities, then within them, so that centres are fresh; intra-inter: CAST's.
+Order = Literal["inter-intra", "intra-inter"]
 
 
 class CleanPlan(Record):
@@ -18,8 +20,7 @@ class CleanPlan(Record):
     network.
     """
 
-    # inter-intra: merge, clean between identities, then within them, so that centres are fresh; intra-inter: CAST's.
-    order: Literal["inter-intra", "intra-inter"] = "inter-intra"
+    order: Order = "inter-intra"
     # Cosine distance within which two images are neighbours, and how many (itself one of them) make the core of a
     # cluster.
     dbscan_eps: Annotated[float, pydantic.Field(gt=0, lt=2)] = 0.6

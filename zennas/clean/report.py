@@ -163,17 +163,17 @@ class Gallery:
         state = self.state
         other_name, beside = None, ""
         if kind == REASONS[DUPLICATE] and state.twin_N[image] >= 0:
-            beside, other_name = self.picture(int(state.twin_N[image])), self._name(self.label_N[state.twin_N[image]])
+            beside, other_name = self.picture(int(state.twin_N[image])), self.name(self.label_N[state.twin_N[image]])
         elif kind == REASONS[NEARER]:
-            other_name = self._name(state.nearest_N[image])
+            other_name = self.name(state.nearest_N[image])
             # Of the other identity, the image most like its centre.
             theirs_M = np.flatnonzero((state.label_N == state.nearest_N[image]) & np.isfinite(state.own_N))
             beside = self.picture(int(theirs_M[state.own_N[theirs_M].argmax()])) if len(theirs_M) else ""
         cosines = f"{number(float(state.own_N[image]), '.2f')}, {number(float(state.other_N[image]), '.2f')}"
-        lines = [self._name(self.label_N[image])] + ([f"→ {other_name}"] if other_name else [])
+        lines = [self.name(self.label_N[image])] + ([f"→ {other_name}"] if other_name else [])
         if kind == "given":
             reason = REASONS[state.reason_N[image]]
-            whose = f" → {self._name(state.label_N[image])}" if reason and state.label_N[image] >= 0 else ""
+            whose = f" → {self.name(state.label_N[image])}" if reason and state.label_N[image] >= 0 else ""
             lines = [(reason or "kept") + whose, self.images.where(image)]
         small = "".join(f"<small>{html.escape(line)}</small>" for line in lines)
         gone = " class='gone'" if state.label_N[image] < 0 and kind == "given" else ""
@@ -181,12 +181,9 @@ class Gallery:
             f"<figure{gone}><div>{self.picture(image)}{beside}</div><figcaption>{cosines}{small}</figcaption></figure>"
         )
 
-    def _name(self, label):
-        return self.names[int(label)] if label >= 0 else "nobody"
-
     def name(self, label: int) -> str:
-        """What an identity is called."""
-        return self._name(label)
+        """What an identity is called; a label below 0 is nobody's."""
+        return self.names[int(label)] if label >= 0 else "nobody"
 
 
 def _counts(summary):

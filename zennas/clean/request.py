@@ -34,7 +34,7 @@ class Request:
     command: str = ""
 
     def settings(self, source: AnySource, fingerprint: str) -> dict[str, Any]:
-        """What makes this run this run. The number of rounds may change, what they begin from, and who does the work.
+        """What makes this run this run. Rounds, their start and workers may change.
 
         fingerprint: of the network or the file that embeds.
         """

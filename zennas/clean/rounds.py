@@ -130,7 +130,7 @@ def clean(
         save_run(request.out, kept | {"rounds": _plain(rounds), "summary": summary.plain()})
         return summary
     finally:
-        progress.close()
+        progress.end()  # who made it closes it
         lock.release()
 
 

@@ -1,8 +1,11 @@
 """The work of `zennas clean`: rounds of cleaning, a network trained between two of them."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+import pydantic
 
 from zennas.clean.options import Options
 from zennas.clean.request import Request, check
@@ -14,46 +17,60 @@ from zennas.records import Record
 TRACK = "webface-sfr"  # whose recipe trains between rounds, where no other is named
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training between two rounds."""
+
+    options: Any  # of `train`
+    network: Any  # what `train` returned
+
+
 class Cleaned(Record):
     """What `clean` returns: what was decided, in numbers; the same as run.json keeps."""
 
     summary: Summary
     out: pathlib.Path
+    # Of this call, for `show`: what earlier calls trained is not read again.
+    trainings: tuple[Training, ...] = pydantic.Field((), exclude=True, repr=False)
 
     def plain(self) -> dict[str, Any]:
         """What JSON says of it."""
         return self.summary.plain()
 
 
-class Look(Record):
+class LookPage(Record):
     """What `clean` returns of --look."""
 
     page: pathlib.Path
 
 
-def run(options: Options, *, progress: Progress | None = None) -> Cleaned | Look:
+def run(options: Options, *, progress: Progress | None = None) -> Cleaned | LookPage:
     """Clean the data, or write the page of one identity."""
     progress = progress or silent()
     request = check(options)
     if options.look is not None:
-        return Look(page=look_at(request, options.look))
-    train_next = _trainer(options, request, progress) if options.rounds > 1 else None
+        return LookPage(page=look_at(request, options.look))
+    trainings: list[Training] = []
+    train_next = _trainer(options, request, trainings, progress) if options.rounds > 1 else None
     try:
         summary = clean(request, progress=progress, train_next=train_next, taken_back=options.take_back)
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; what was computed is kept in {request.out}: give the same command again to go on")
         raise
-    return Cleaned(summary=summary, out=request.out)
+    return Cleaned(summary=summary, out=request.out, trainings=tuple(trainings))
 
 
-def _trainer(options: Options, request: Request, progress: Progress) -> Callable[[pathlib.Path, pathlib.Path], str]:
-    """train_next(labels, out) of `clean`: the track's recipe on the labels. A training that cannot be is refused before
-    the first round.
+def _trainer(
+    options: Options, request: Request, trainings: list[Training], progress: Progress
+) -> Callable[[pathlib.Path, pathlib.Path], str]:
+    """train_next(labels, out) of `clean`: the track's recipe on the labels. Each Training joins `trainings`.
+
+    A training that cannot be is refused before the first round.
     """
+    from zennas.tasks.table import task_of
     from zennas.train import run as train
     from zennas.train.options import Options as TrainOptions
-    from zennas.train.show import show
 
     # What a network takes of a budget is nothing to a cleaning.
     asked = TrainOptions.of(
@@ -69,12 +86,18 @@ def _trainer(options: Options, request: Request, progress: Progress) -> Callable
 
     def train_next(labels: pathlib.Path, out: pathlib.Path) -> str:
         this_round = asked.model_copy(update={"labels": labels, "out": out})
-        # A Progress of its own: a training closes its log at its end.
-        trained = train.run(this_round, progress=Progress(progress.console))
-        show(trained, this_round, progress.console)
+        own = Progress(progress.console)  # a training has a log of its own
+        try:
+            trained = train.run(this_round, progress=own)
+        finally:
+            own.close()
+        trainings.append(Training(this_round, trained))
+        if trained.result is not None:
+            accuracy = task_of(trained.request.task).page.summary(trained.result)
+            progress.say(" ".join(filter(None, (f"trained: {trained.onnx}", accuracy))))
         return str(out)
 
     return train_next
 
 
-__all__ = ["Cleaned", "Look", "check", "run"]
+__all__ = ["Cleaned", "LookPage", "Training", "check", "run"]

@@ -1,20 +1,26 @@
 """What `zennas clean` prints."""
 
+import shlex
+
 from rich.console import Console
 from rich.table import Table
 
 from zennas.clean.options import Options
 from zennas.clean.outcome import LABELS, REPORT
-from zennas.clean.run import Cleaned, Look
+from zennas.clean.run import Cleaned, LookPage
 from zennas.clean.state import MERGED, NEARER, REASONS, TAKEN_BACK
 from zennas.flags import line, spell
+from zennas.train.options import Options as TrainOptions
+from zennas.train.show import show as show_training
 
 
-def show(cleaned: Cleaned | Look, options: Options, console: Console) -> int:
+def show(cleaned: Cleaned | LookPage, options: Options, console: Console) -> int:
     """Print what became of the images, and what to do next."""
-    if isinstance(cleaned, Look):
+    if isinstance(cleaned, LookPage):
         console.print(f"written: {cleaned.page}", markup=False, soft_wrap=True)
         return 0
+    for training in cleaned.trainings:
+        show_training(training.network, training.options, console)
     summary = cleaned.summary
     images, identities = summary.images, summary.identities
     table = Table(title=f"{options.data}: what became of {images.before:,} images", title_justify="left")
@@ -36,12 +42,12 @@ def show(cleaned: Cleaned | Look, options: Options, console: Console) -> int:
     console.print(
         f"identities: {identities.before:,} before, {identities.after:,} after; {identities.merges:,} pairs became one"
     )
-    labels = cleaned.out / LABELS
-    train = line("zennas.train", ["--data", str(options.data), "--labels", str(labels)])
+    page = shlex.join(["open", str(cleaned.out / REPORT)])
+    train = line("zennas.train", spell(TrainOptions, data=options.data, labels=cleaned.out / LABELS))
     named = {"data": options.data, "embeddings_from": options.embeddings_from, "embeddings": options.embeddings}
     look = line("zennas.clean", spell(Options, **named, out=cleaned.out, look="NAME"))
     console.print(
-        f"\nNext:\n  open {cleaned.out / REPORT}\n  {train}\n  {look}",
+        f"\nNext:\n  {page}\n  {train}\n  {look}",
         markup=False,
         soft_wrap=True,
     )

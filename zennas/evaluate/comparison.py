@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.evaluate.assessment import Metric
 from zennas.evaluate.curves import asked_far
-from zennas.evaluate.judgement import Judgement, Metric
+from zennas.evaluate.results import Result
 from zennas.page import number, table
 
 FEW_PAIRS = 10  # a threshold that fewer different pairs set is told to be one
@@ -42,12 +43,12 @@ class Row(NamedTuple):
         return dict(sorted(known.items(), key=lambda item: item[1], reverse=not self.lower))
 
 
-def rows_of(by_set: dict[str, dict[str, Judgement]]) -> list[Row]:
+def rows_of(by_set: dict[str, dict[str, Result]]) -> list[Row]:
     """Every metric that any network has, in the order of the sets and of their metrics."""
     metrics_of = {}
-    for name, judgements in by_set.items():
-        for model, judgement in judgements.items():
-            for metric in judgement.metrics:
+    for name, results in by_set.items():
+        for model, result in results.items():
+            for metric in result.metrics:
                 metrics_of.setdefault((name, metric.subset, metric.name), {})[model] = metric
     rows = [Row(*key, metrics) for key, metrics in metrics_of.items()]
     order = {key: place for place, key in enumerate(dict.fromkeys((row.set, row.subset) for row in rows))}
@@ -135,7 +136,7 @@ def by_chance(metric: Metric) -> bool:
 # --- the table
 
 
-def numbers_table(rows: list[Row], models: list[str], by_set: dict[str, dict[str, Judgement]]) -> str:
+def numbers_table(rows: list[Row], models: list[str], by_set: dict[str, dict[str, Result]]) -> str:
     """The table of all rows, a column for each network, as HTML; sets without a result are named, too."""
     shown, heading = "", None
     for row in rows:
@@ -152,8 +153,8 @@ def numbers_table(rows: list[Row], models: list[str], by_set: dict[str, dict[str
         base = "".join(f"<small>{text}</small>" for text in common if text)
         name = f"<b>{html.escape(row.name)}</b>" if row.headline else html.escape(row.name)
         shown += f"<tr><th>{name}{lower}{base}</th>{cells}</tr>"
-    for name, judgements in by_set.items():
-        if not judgements:
+    for name, results in by_set.items():
+        if not results:
             cells = f"<td colspan='{max(len(models), 1)}'>not evaluated</td>"
             shown += f"<tr class='heading'><th>{html.escape(name)}</th>{cells}</tr>"
     return table(("Set and metric", *map(html.escape, models)), shown)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from zennas.evaluate.judgement import Judgement
+from zennas.evaluate.results import Result
 from zennas.page import BUDGET, GRID, INK, LINE, Look, drawn, legend, number, panels, span
 
 COLOURS = ("#0f766e", "#7c3aed", "#b45309", "#2563c9", "#be185d", "#4d7c0f", "#0891b2", "#9f1239", "#525252", "#c026d3")
@@ -37,43 +37,43 @@ def asked_far(name: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def accepts_and_ranks(judgements: dict[str, Judgement], looks: dict[str, Look], name: str) -> str:
+def accepts_and_ranks(results: dict[str, Result], looks: dict[str, Look], name: str) -> str:
     """The HTML of all ROC, DET and CMC curves of one set; "" where there are none.
 
-    judgements: {model: Judgement}. looks: {model: Look}. name: what the figures' own names on the page begin with.
+    results: {model: Result}. looks: {model: Look}. name: what the figures' own names on the page begin with.
     """
     shown = []
-    for place, (kind, subset) in enumerate(_subsets(judgements, lambda judgement: judgement.curves, kinds=True)):
+    for place, (kind, subset) in enumerate(_subsets(results, lambda result: result.curves, kinds=True)):
         of_subset = {
             model: curve
-            for model, judgement in judgements.items()
-            for curve in judgement.curves
+            for model, result in results.items()
+            for curve in result.curves
             if (curve.kind, curve.subset) == (kind, subset)
         }
         figure = _cmc(of_subset, looks, f"{name}-{place}") if kind == "cmc" else None
-        figure = figure or _roc(of_subset, judgements, subset, looks, f"{name}-{place}")
+        figure = figure or _roc(of_subset, results, subset, looks, f"{name}-{place}")
         shown.append((" · ".join(filter(None, (subset, {"cmc": "ranks"}.get(kind, "")))) or "all pairs", figure))
     return _folded(shown)
 
 
-def histograms(judgements: dict[str, Judgement], looks: dict[str, Look], name: str) -> str:
+def histograms(results: dict[str, Result], looks: dict[str, Look], name: str) -> str:
     """The HTML of the similarities of same and different pairs on one set; arguments as in `accepts_and_ranks`."""
     shown = []
-    for place, (_, subset) in enumerate(_subsets(judgements, lambda judgement: judgement.histograms)):
+    for place, (_, subset) in enumerate(_subsets(results, lambda result: result.histograms)):
         of_subset = {
             model: histogram
-            for model, judgement in judgements.items()
-            for histogram in judgement.histograms
+            for model, result in results.items()
+            for histogram in result.histograms
             if histogram.subset == subset
         }
-        shown.append((subset or "all pairs", _histograms(of_subset, judgements, looks, f"{name}-{place}")))
+        shown.append((subset or "all pairs", _histograms(of_subset, results, looks, f"{name}-{place}")))
     return _folded(shown)
 
 
-def _subsets(judgements, of, *, kinds=False):
+def _subsets(results, of, *, kinds=False):
     """(kind, subset) of everything that any network has, those of the headline first."""
-    pairs = [(line.kind if kinds else None, line.subset) for judgement in judgements.values() for line in of(judgement)]
-    headline = {metric.subset for judgement in judgements.values() for metric in judgement.metrics if metric.headline}
+    pairs = [(line.kind if kinds else None, line.subset) for result in results.values() for line in of(result)]
+    headline = {metric.subset for result in results.values() for metric in result.metrics if metric.headline}
     return sorted(dict.fromkeys(pairs), key=lambda pair: pair[1] not in headline)
 
 
@@ -92,7 +92,7 @@ def _folded(shown):
 # --- true and false accepts
 
 
-def _roc(of_subset, judgements, subset, looks, name):
+def _roc(of_subset, results, subset, looks, name):
     figure, seen, sampled, asked, lowest = panels([0.5, 0.5]), [], False, False, 1.0
     for model, curve in of_subset.items():
         x_K, y_K = np.asarray(curve.x_K, float), np.asarray(curve.y_K, float)
@@ -103,7 +103,7 @@ def _roc(of_subset, judgements, subset, looks, name):
         # The sampled part begins at the last exact point: a gap would look as if something were not known there.
         _line(figure, x_K[:num_exact], y_K[:num_exact], model, looks[model], dash="solid")
         _line(figure, x_K[max(num_exact - 1, 0) :], y_K[max(num_exact - 1, 0) :], model, looks[model], dash="dot")
-        points = _asked(judgements[model], subset)
+        points = _asked(results[model], subset)
         asked = asked or bool(points)
         _points(figure, points, model, looks[model])
     # A phone has room for six powers of ten.
@@ -129,11 +129,11 @@ def _line(figure, x_K, y_K, model, look, *, dash):
     figure.add_scatter(x=x_K, y=missed_K, hovertemplate="FNMR of " + hover, row=2, col=1, **line)
 
 
-def _asked(judgement, subset):
+def _asked(result, subset):
     """[(FAR, TAR)] of the metrics that ask for one."""
     told = [
         (asked_far(metric.name), 1 - metric.value if metric.name.startswith("FNMR") else metric.value)
-        for metric in judgement.metrics
+        for metric in result.metrics
         if metric.subset == subset and metric.value is not None and metric.name.startswith(("TAR@", "FNMR@"))
     ]
     return [(far, tar) for far, tar in told if far]
@@ -191,7 +191,7 @@ def _cmc(of_subset, looks, name):
 # --- similarities
 
 
-def _histograms(of_subset, judgements, looks, name):
+def _histograms(of_subset, results, looks, name):
     figure, low, high = panels([1 / len(of_subset)] * len(of_subset)), 1.0, -1.0
     names = {True: {}, False: {}}
     for row, (model, histogram) in enumerate(of_subset.items(), start=1):
@@ -215,7 +215,7 @@ def _histograms(of_subset, judgements, looks, name):
         top = float(np.sqrt(max([*same_B, *different_B, 1e-6]))) * 1.12
         thresholds = [
             metric
-            for metric in judgements[model].metrics
+            for metric in results[model].metrics
             if metric.subset == histogram.subset and metric.threshold is not None and np.isfinite(metric.threshold)
         ]
         for metric in sorted(thresholds, key=lambda metric: metric.headline):

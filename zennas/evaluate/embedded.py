@@ -129,10 +129,10 @@ def _equal_rows(embedding_ND):
     equal = np.diff(hash_N[order]) == 0
     order = order[np.append(False, equal) | np.append(equal, False)]
     groups = np.split(order, np.flatnonzero(np.diff(hash_N[order])) + 1)
-    groups_found = []
+    groups_of_equals = []
     for group in (group.tolist() for group in groups):
         alike = collections.defaultdict(list)  # hashes may be equal by chance
         for image in group:
             alike[embedding_ND[image].tobytes()].append(image)
-        groups_found += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
-    return sorted(groups_found)
+        groups_of_equals += [images for images in alike.values() if len(images) > 1 and embedding_ND[images[0]].any()]
+    return sorted(groups_of_equals)

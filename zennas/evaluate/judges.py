@@ -1,4 +1,4 @@
-"""What each protocol says of a set: functions (EvaluationSet, embedding_ND, JudgeTools) -> Judgement."""
+"""What each protocol says of a set: functions (EvaluationSet, embedding_ND, JudgeTools) -> Assessment."""
 
 # N images, P pairs, D embedding size
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.evaluate.judgement import NUM_PAIRS, Curve, Histogram, Judgement, Metric, Pair
+from zennas.evaluate.assessment import NUM_PAIRS, Assessment, Curve, Histogram, Metric, Pair
 from zennas.evaluate.sets import RACES, SCENES, EvaluationSet
 from zennas.metrics.all_to_all import MAX_KEPT, all_to_all
 from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
@@ -39,7 +39,7 @@ class JudgeTools:
     counting: Callable = lambda what: None  # what is counted -> progress(done, total), or None
 
 
-def judge_pairs(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_pairs(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """Ten-fold accuracy and TAR at FARs over given pairs."""
     column = the_set.column
     similarity_P = similarities(embedding_ND, column["first_P"], column["second_P"])
@@ -61,10 +61,10 @@ def judge_pairs(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTo
         _tar(similarity_P, same_P, far, tar_at_far, counts, threshold=threshold_at_far(similarity_P, same_P, far))
         for far in PAIR_FARS
     ]
-    return Judgement(metrics, *_pictures(similarity_P, same_P, column["first_P"], column["second_P"]))
+    return Assessment(metrics, *_pictures(similarity_P, same_P, column["first_P"], column["second_P"]))
 
 
-def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """TAR at the FAR nearest to 1e-6 ... 1e-1 over pairs of templates: N1D1F1 of insightface.
 
     Images that cannot be used are left out of their templates; a template without any other is like nobody.
@@ -74,10 +74,10 @@ def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
     pooled_TD = np.zeros((len(template_T), embedding_ND.shape[1]), np.float32)
     if used_N.any():
         used = {name: column[name][used_N] for name in ("template_N", "media_N", "score_N")}
-        there_T, there_TD = pool_templates(
+        used_T, used_TD = pool_templates(
             embedding_ND[used_N], used["template_N"], used["media_N"], score_N=used["score_N"]
         )
-        pooled_TD[np.searchsorted(template_T, there_T)] = there_TD
+        pooled_TD[np.searchsorted(template_T, used_T)] = used_TD
     similarity_P = template_pairs(pooled_TD, template_T, column["first_P"], column["second_P"])
     counts = _counts(column["same_P"])
     metrics = [
@@ -89,27 +89,28 @@ def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
     # A template is shown by the first of its images.
     _, first_T = np.unique(column["template_N"], return_index=True)
     of_P = (first_T[np.searchsorted(template_T, column[name])] for name in ("first_P", "second_P"))
-    return Judgement(metrics, *_pictures(similarity_P, column["same_P"], *of_P), notices)
+    return Assessment(metrics, *_pictures(similarity_P, column["same_P"], *of_P), notices)
 
 
-def judge_all(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_all(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """TAR at FARs over all pairs of the images."""
     _, count_C = np.unique(the_set.column["label_N"], return_counts=True)
     num_different = (len(embedding_ND) ** 2 - int((count_C.astype(np.int64) ** 2).sum())) // 2
     fars = [far for far in ALL_FARS if num_allowed(far, num_different) < MAX_KEPT] or [min(ALL_FARS)]
-    judgement = _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, fars, "", tools)])
+    assessment = _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, fars, "", tools)])
     note = (
         f"would accept {MAX_KEPT:,} of the {num_different:,} different pairs and more; the curve goes there by a sample"
     )
     left_out = [Metric(name=_name(far), value=None, note=note) for far in ALL_FARS if far not in fars]
     heads = {_name(fars[-1])} if ALL_HEADLINE not in fars else ()
     metrics = [
-        metric.model_copy(update={"headline": True}) if metric.name in heads else metric for metric in judgement.metrics
+        metric.model_copy(update={"headline": True}) if metric.name in heads else metric
+        for metric in assessment.metrics
     ]
-    return judgement._replace(metrics=metrics + left_out)
+    return assessment._replace(metrics=metrics + left_out)
 
 
-def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the
     ranking.
     """
@@ -148,7 +149,7 @@ def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
     )
 
 
-def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone
     (SFR).
     """
@@ -169,7 +170,7 @@ def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: Judge
     return _joined(results, headlines=("All-Masked", "SFR"))
 
 
-def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """Mean average precision and CMC of queries in a gallery, plain and re-ranked by k-reciprocal neighbours."""
     column = the_set.column
     query_Q, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
@@ -203,10 +204,10 @@ def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeToo
                 f"{len(ranking.unanswerable)} of {ranking.num_queries} queries have no right answer in the gallery "
                 f"(junk aside) and are in no mean: {named}"
             )
-    return Judgement(metrics, curves, notices=notices)
+    return Assessment(metrics, curves, notices=notices)
 
 
-def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Judgement:
+def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """Closed-set rank-k and open-set TPIR at FPIRs of probes in a gallery."""
     column = the_set.column
     probe_P, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
@@ -251,7 +252,7 @@ def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools
         )
         for probe in hard
     ]
-    return Judgement(metrics, [_cmc(ranking.cmc, "")] if ranking.num_mated else [], [], pairs)
+    return Assessment(metrics, [_cmc(ranking.cmc, "")] if ranking.num_mated else [], [], pairs)
 
 
 class Parts(NamedTuple):
@@ -313,7 +314,9 @@ def _joined(parts, headlines=()):
     metrics = [metric for part in parts for metric in part.metrics]
     if headlines:
         metrics = [_headlined(metric, headlines) for metric in metrics]
-    return Judgement(metrics, *([item for part in parts for item in getattr(part, name)] for name in Parts._fields[1:]))
+    return Assessment(
+        metrics, *([item for part in parts for item in getattr(part, name)] for name in Parts._fields[1:])
+    )
 
 
 def _headlined(metric, subsets):

@@ -1,8 +1,10 @@
 """What a user asks of `zennas evaluate`."""
 
 import pathlib
+import textwrap
 from typing import Annotated
 
+from zennas.evaluate.protocols import protocol_lines
 from zennas.flags import Backend, BudgetMs, CommandOptions, Device, flag
 
 
@@ -16,14 +18,7 @@ class Options(CommandOptions):
     A set is [PROTOCOL:]WHERE:
 
     \b
-      SET.bin                         InsightFace's pairs (lfw.bin): ten folds, the flipped image added
-      PAIRS.txt@IMAGES                the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec
-      ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1
-      mfr:LIST.csv@IMAGES             the InsightFace tracks' MFR: masks, children, races, all; their ranking
-      webface:LIST.csv@IMAGES         the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard
-      reid:LIST.csv@IMAGES            re-identification: mAP, CMC, re-ranked too
-      identification:LIST.csv@IMAGES  1:N: rank-k, TPIR at FPIR
-      all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
+    {protocols}
 
     A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept
     in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an
@@ -48,3 +43,9 @@ class Options(CommandOptions):
     backend: Backend = None
     flip: Annotated[bool | None, flag("Add the flipped image's embedding.", unset="as the protocol has it")] = None
     device: Device = None
+
+
+# The protocols stand in their table alone.
+Options.__doc__ = (Options.__doc__ or "").replace(
+    "    {protocols}", textwrap.indent("\n".join(protocol_lines()), " " * 6)
+)

@@ -2,9 +2,14 @@
 
 import html
 import re
+from collections.abc import Sequence
 
+from zennas.evaluate.assessment import Pair
+from zennas.evaluate.results import Result
 from zennas.page import FADED, GRID, number
 
+# (model, set) -> {number of an image, as text: data URI}: of the images of its pairs that could be read.
+Thumbnails = dict[tuple[str, str], dict[str, str]]
 NUM_SHOWN = 12  # pairs of each kind, of one network on one set
 PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 KINDS = {
@@ -13,37 +18,37 @@ KINDS = {
 }
 
 
-def hardest(pairs: list[dict]) -> dict[bool, list[tuple[dict, list[str]]]]:
+def hardest(pairs: Sequence[Pair]) -> dict[bool, list[tuple[Pair, list[str]]]]:
     """{same: [(pair, subsets)]}: the hardest first, at most NUM_SHOWN of each kind.
 
-    pairs: of one network on one set, as in results.json. A pair that is hard in several subsets is one pair.
+    pairs: of one network on one set. A pair that is hard in several subsets is one pair.
     """
-    by_kind, known = {True: {}, False: {}}, [pair for pair in pairs if pair["similarity"] is not None]
-    for pair in sorted(known, key=lambda pair: pair["similarity"]):
-        images = frozenset((pair["first"], pair["second"]))
-        by_kind[bool(pair["same"])].setdefault(images, (pair, []))[1].append(pair["subset"])
+    by_kind, known = {True: {}, False: {}}, [pair for pair in pairs if pair.similarity is not None]
+    for pair in sorted(known, key=lambda pair: pair.similarity):
+        images = frozenset((pair.first, pair.second))
+        by_kind[pair.same].setdefault(images, (pair, []))[1].append(pair.subset)
     alike = list(by_kind[False].values())[::-1]  # of different pairs the most similar are the hard ones
     return {True: list(by_kind[True].values())[:NUM_SHOWN], False: alike[:NUM_SHOWN]}
 
 
-def pictures(results: list[dict], classes: dict[str, str]) -> str:
+def pictures(results: Sequence[Result], thumbnails: Thumbnails, classes: dict[str, str]) -> str:
     """The HTML of the hardest pairs of each network on one set, or "" where there are none.
 
-    results: the entries of results.json of this set. classes: {picture: CSS class} of the page so far; grows.
+    results: those on this set. thumbnails: of all. classes: {picture: CSS class} of the page so far; grows.
     """
     shown, num_pairs = "", 0
     for result in results:
-        by_kind = hardest(result.get("pairs") or [])
-        blocks = "".join(_kind(same, pairs, result, classes) for same, pairs in by_kind.items() if pairs)
+        by_kind = hardest(result.pairs)
+        blocks = "".join(_kind(same, pairs, result, thumbnails, classes) for same, pairs in by_kind.items() if pairs)
         if not blocks:
             continue
         similarities = ", ".join(
-            f"{KINDS[same][1]} {number(pairs[0][0]['similarity'], '.3f')}" for same, pairs in by_kind.items() if pairs
+            f"{KINDS[same][1]} {number(pairs[0][0].similarity, '.3f')}" for same, pairs in by_kind.items() if pairs
         )
         is_open = "" if num_pairs else " open"
         num_pairs += 1
         shown += (
-            f"<details{is_open}><summary>{html.escape(result['model'])} <i>hardest {similarities}</i></summary>"
+            f"<details{is_open}><summary>{html.escape(result.model)} <i>hardest {similarities}</i></summary>"
             f"{blocks}</details>"
         )
     return shown
@@ -54,20 +59,21 @@ def style(classes: dict[str, str]) -> str:
     return STYLE + "".join(f".{name}{{background-image:url({picture})}}" for picture, name in classes.items())
 
 
-def _kind(same, pairs, result, classes):
-    cards = "".join(_card(pair, subsets, result, classes) for pair, subsets in pairs)
+def _kind(same, pairs, result, thumbnails, classes):
+    pictures_of = thumbnails.get((result.model, result.set)) or {}
+    cards = "".join(_card(pair, subsets, result.where, pictures_of, classes) for pair, subsets in pairs)
     return f"<h4>{KINDS[same][0]}</h4><div class='pairs'>{cards}</div>"
 
 
-def _card(pair, subsets, result, classes):
+def _card(pair, subsets, where, pictures_of, classes):
     boxes, places = "", []
-    for image in (pair["first"], pair["second"]):
-        place = (result.get("where") or {}).get(str(image)) or f"image {image}"
+    for image in (pair.first, pair.second):
+        place = where.get(str(image)) or f"image {image}"
         places.append(html.escape(place))
-        boxes += _box((result.get("thumbnails") or {}).get(str(image)), place, classes)
+        boxes += _box(pictures_of.get(str(image)), place, classes)
     among = html.escape(", ".join(dict.fromkeys(filter(None, subsets))))
     return (
-        f"<figure><div class='two'>{boxes}</div><figcaption><b>{number(pair['similarity'], '.3f')}</b> {among}"
+        f"<figure><div class='two'>{boxes}</div><figcaption><b>{number(pair.similarity, '.3f')}</b> {among}"
         f"<small>{places[0]}</small><small>{places[1]}</small></figcaption></figure>"
     )
 

@@ -1,53 +1,71 @@
-"""PROTOCOLS: how each kind of set is opened, embedded and judged. One row is all that a new protocol takes."""
+"""PROTOCOLS: how each kind of set is opened, embedded and judged. One row is all that a new protocol takes here.
+
+The table names its rows' functions and imports none of them: `zennas evaluate --help` lists the protocols and answers
+at once.
+"""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
-
-from zennas.evaluate.judges import (
-    judge_all,
-    judge_identification,
-    judge_ijb,
-    judge_mfr,
-    judge_pairs,
-    judge_reid,
-    judge_webface,
-)
-from zennas.evaluate.sets import (
-    open_all,
-    open_identification,
-    open_ijb,
-    open_mfr,
-    open_pairs,
-    open_reid,
-    open_webface,
-)
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationProtocol:
     """How one kind of set is opened, embedded and judged."""
 
-    open: Callable  # (where, progress) -> EvaluationSet
-    judge: (
-        Callable  # (EvaluationSet, embedding_ND with rows of zeros for what could not be used, JudgeTools) -> Judgement
-    )
+    opener: str  # MODULE:FUNCTION, (where, progress) -> EvaluationSet
+    # MODULE:FUNCTION, (EvaluationSet, embedding_ND with rows of zeros for what could not be used, JudgeTools) ->
+    # Assessment
+    judging: str
+    sets: dict[str, str]  # as `--set` has it -> what comes out, for --help
     flip: bool  # whether the mirrored image's embedding is added
     how: str  # what is done, for people
+
+    @property
+    def open(self) -> Callable[..., Any]:
+        return _loaded(self.opener)
+
+    @property
+    def judge(self) -> Callable[..., Any]:
+        return _loaded(self.judging)
+
+
+def _loaded(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def protocol_lines() -> list[str]:
+    """What `--set` takes and what comes out, a line each.
+
+    >>> protocol_lines()[2]
+    'ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1'
+    """
+    lines = [line for row in PROTOCOLS.values() for line in row.sets.items()]
+    return [f"{given:30}  {text}" for given, text in lines]
 
 
 # name -> how such a set is opened, embedded and judged; the first is what a set without a name is
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "pairs": EvaluationProtocol(
-        open_pairs,
-        judge_pairs,
+        "zennas.evaluate.sets:open_pairs",
+        "zennas.evaluate.judges:judge_pairs",
+        sets={
+            "SET.bin": "InsightFace's pairs (lfw.bin): ten folds, the flipped image added",
+            "PAIRS.txt@IMAGES": "the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec",
+        },
         flip=True,
         how="Pairs of images. Accuracy: the share told right, same person or not, by a threshold chosen on the "
         "other folds; behind ± the standard deviation over the folds. TAR@FAR over all pairs, nothing "
         "interpolated.",
     ),
     "ijb": EvaluationProtocol(
-        open_ijb,
-        judge_ijb,
+        "zennas.evaluate.sets:open_ijb",
+        "zennas.evaluate.judges:judge_ijb",
+        sets={
+            "ijb:FOLDER": "IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1",
+        },
         flip=True,
         how="Templates of several images, N1D1F1 as insightface counts it: embeddings are weighted by the "
         "detector's score and not normalised before pooling, averaged over each medium, summed over the "
@@ -55,38 +73,53 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         " the one asked for. A template is shown by its first image.",
     ),
     "mfr": EvaluationProtocol(
-        open_mfr,
-        judge_mfr,
+        "zennas.evaluate.sets:open_mfr",
+        "zennas.evaluate.judges:judge_mfr",
+        sets={
+            "mfr:LIST.csv@IMAGES": "the InsightFace tracks' MFR: masks, children, races, all; their ranking",
+        },
         flip=False,
         how="Every image against every other of its subset; in mask, masked against unmasked; in MR-ALL, all "
         "races together. A pair is counted once, not in both orders.",
     ),
     "webface": EvaluationProtocol(
-        open_webface,
-        judge_webface,
+        "zennas.evaluate.sets:open_webface",
+        "zennas.evaluate.judges:judge_webface",
+        sets={
+            "webface:LIST.csv@IMAGES": "the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard",
+        },
         flip=False,
         how="All-Masked: every masked image against every unmasked one; SFR: every unmasked image against every "
         "other. FNMR is the share of same pairs that are missed. (FMR 1e-5 and the subsets are recalled, not found "
         "in writing.)",
     ),
     "reid": EvaluationProtocol(
-        open_reid,
-        judge_reid,
+        "zennas.evaluate.sets:open_reid",
+        "zennas.evaluate.judges:judge_reid",
+        sets={
+            "reid:LIST.csv@IMAGES": "re-identification: mAP, CMC, re-ranked too",
+        },
         flip=False,
         how="Each query against the gallery. Images of the same identity by the same camera, and junk, are passed"
         " over; mAP is the plain mean of average precision, rank-k the share of queries whose first right "
         "answer is among the first k.",
     ),
     "identification": EvaluationProtocol(
-        open_identification,
-        judge_identification,
+        "zennas.evaluate.sets:open_identification",
+        "zennas.evaluate.judges:judge_identification",
+        sets={
+            "identification:LIST.csv@IMAGES": "1:N: rank-k, TPIR at FPIR",
+        },
         flip=False,
         how="Each probe against the gallery (1:N). Ranks are of identities, each as similar as its best image. "
         "TPIR@FPIR counts probes that are found at rank 1 above a threshold that hardly any stranger passes.",
     ),
     "all": EvaluationProtocol(
-        open_all,
-        judge_all,
+        "zennas.evaluate.sets:open_all",
+        "zennas.evaluate.judges:judge_all",
+        sets={
+            "all:LIST.csv@IMAGES or all:FACES": "TAR at FAR over all pairs, exact",
+        },
         flip=False,
         how="Every image against every other.",
     ),

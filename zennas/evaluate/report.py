@@ -1,15 +1,13 @@
-"""report.html: what networks came to on sets of images, side by side, drawn from what results.json holds, and the
-pictures.
-"""
+"""report.html: what networks came to on sets of images, side by side, with the pictures of the hardest pairs."""
 
 import html
 import pathlib
-from typing import Any
 
 from zennas.evaluate import curves, pictures
 from zennas.evaluate.comparison import headlines, known_for, listed, numbers_table, rows_of
 from zennas.evaluate.curves import caption, model_looks
-from zennas.evaluate.judgement import Curve, Histogram, Judgement, Metric
+from zennas.evaluate.pictures import Thumbnails
+from zennas.evaluate.results import Evaluation
 from zennas.page import (
     BUDGET,
     definitions,
@@ -24,36 +22,32 @@ from zennas.page import (
     table,
 )
 from zennas.progress import duration
-from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 
 NONE = number(None)
 MAX_BANNERS = 8  # notices that stand at the top; all of them stand beside the sets
 
 
-def write_report(path: pathlib.Path, results: dict[str, Any]) -> None:
+def write_report(path: pathlib.Path, evaluation: Evaluation, thumbnails: Thumbnails) -> None:
     """Writes the page of an evaluation to `path`, whole or not at all; its folder must exist.
 
-    results: what results.json holds. Networks that were not evaluated on every set are shown with what there is.
+    thumbnails: the pictures of its pairs. Networks that were not evaluated on every set are shown with what there is.
     """
-    write_atomically(path, page(results))
+    write_atomically(path, page(evaluation, thumbnails))
 
 
-def page(results: dict[str, Any]) -> str:
-    """The HTML of an evaluation; argument as in `write_report`."""
-    models, sets = [model["name"] for model in results["models"]], [entry["name"] for entry in results["sets"]]
+def page(evaluation: Evaluation, thumbnails: Thumbnails) -> str:
+    """The HTML of an evaluation; arguments as in `write_report`."""
+    models, sets = [model.name for model in evaluation.models], [entry.name for entry in evaluation.sets]
     looks = model_looks(models)
-    judged = {(result["set"], result["model"]): _judgement(result) for result in results["results"]}
+    judged = {(result.set, result.model): result for result in evaluation.results}
     by_set = {name: {model: judged[name, model] for model in models if (name, model) in judged} for name in sets}
     rows = rows_of(by_set)
-    stand_ins, warnings = _stand_ins(results), _latency_warnings(results)
-    oddities = _oddities(results)
-    over = {model["name"] for model in _timed(results) if not model["latency"]["within_budget"]}
-    classes = {}
-    hardest = "".join(
-        _of_set(name, pictures.pictures([result for result in results["results"] if result["set"] == name], classes))
-        for name in sets
-    )
+    stand_ins, warnings = _stand_ins(evaluation), _latency_warnings(evaluation)
+    oddities = _oddities(evaluation)
+    over = {model for model, latency in evaluation.timed.items() if not latency.within_budget}
+    classes: dict[str, str] = {}
+    hardest = "".join(_of_set(name, pictures.pictures(evaluation.on(name), thumbnails, classes)) for name in sets)
     of_sets = [(name, f"-{place}", of) for place, (name, of) in enumerate(by_set.items())]
     roc = "".join(_of_set(name, curves.accepts_and_ranks(of, looks, f"curves{end}")) for name, end, of in of_sets)
     alike = "".join(_of_set(name, curves.histograms(of, looks, f"alike{end}")) for name, end, of in of_sets)
@@ -63,7 +57,7 @@ def page(results: dict[str, Any]) -> str:
 <p>In per cent; the best of a row is marked. Below a number: the cosine above which two images count as the same.</p>
 {numbers_table(rows, models, by_set)}</section>
 <section><h2>Accuracy against latency</h2>{notices([*stand_ins, *warnings], "note")}
-{_latency(rows, results, looks)}</section>
+{_latency(rows, evaluation, looks)}</section>
 <section><h2>True against false accepts</h2>
 <p>TAR is the share of same pairs that are accepted, FAR that of different ones; FNMR is what TAR leaves. Up and to the
 left
@@ -81,12 +75,11 @@ most
 {pictures.NUM_SHOWN} pairs of each kind.</p>
 {hardest or "<p class='empty'>No pairs were kept.</p>"}</section>
 <section><h2>How it was measured</h2>
-{_models(results)}{_sets(results, oddities)}</section>
+{_models(evaluation)}{_sets(evaluation, oddities)}</section>
 {MEANING}"""
-    record = Provenance.parse(results["made_by"], "results.json: made_by")
-    timings = [(model["latency"]["machine"], model["latency"]["protocol"]) for model in _timed(results)]
+    timings = [(latency.machine, latency.protocol.model_dump(mode="json")) for latency in evaluation.timed.values()]
     again = f"""<p>What it takes to measure again. The same command on the same files, machine and versions gives the
-same numbers, but for latencies.</p>{definitions(origin(record, timings))}"""
+same numbers, but for latencies.</p>{definitions(origin(evaluation.made_by, timings))}"""
     more = f"{len(oddities) - MAX_BANNERS:,} more notices on the data stand under “How it was measured”."
     shown = [*oddities[:MAX_BANNERS], more if len(oddities) > MAX_BANNERS else None]
     text = document(
@@ -96,20 +89,11 @@ same numbers, but for latencies.</p>{definitions(origin(record, timings))}"""
         title=_title(models),
         subtitle=f"on {listed(sets, 6) or 'no set'}",
         banner=notices([*stand_ins, *warnings, *shown], "banner"),
-        facts=_facts(results),
+        facts=_facts(evaluation),
         style=STYLE + curves.STYLE + pictures.style(classes),
         has_pictures=True,
     )
     return text
-
-
-def _judgement(result):
-    where = f"results.json: {result['model']} on {result['set']}"
-    return Judgement(
-        [Metric.parse(metric, where) for metric in result["metrics"]],
-        [Curve(**curve) for curve in result.get("curves") or []],
-        [Histogram(**histogram) for histogram in result.get("histograms") or []],
-    )
 
 
 def _of_set(name, content):
@@ -123,62 +107,51 @@ def _title(models):
 # --- the top of the page
 
 
-def _timed(results):
-    return [model for model in results["models"] if model["latency"]]
+def _stand_ins(evaluation):
+    budget = [evaluation.budget.stand_in] if evaluation.budget is not None else []
+    latencies = evaluation.timed.values()
+    return list(dict.fromkeys(filter(None, [*budget, *(latency.stand_in for latency in latencies)])))
 
 
-def _stand_ins(results):
-    budget = (results["budget"] or {}).get("stand_in")
-    return list(dict.fromkeys(filter(None, [budget, *(model["latency"]["stand_in"] for model in _timed(results))])))
-
-
-def _latency_warnings(results):
+def _latency_warnings(evaluation):
     warnings = []
-    for model in _timed(results):
-        latency = model["latency"]
-        if not latency["within_budget"]:
-            measured, budget = number(latency["measured_ms"], ".2f"), number(latency["budget_ms"], ".2f")
-            warnings.append(f"{model['name']} takes {measured} ms, over the budget of {budget} ms")
-        if latency["warning"]:
-            warnings.append(f"The latency of {model['name']} is not to be trusted: {latency['warning']}")
+    for model, latency in evaluation.timed.items():
+        if not latency.within_budget:
+            measured, budget = number(latency.measured_ms, ".2f"), number(latency.budget_ms, ".2f")
+            warnings.append(f"{model} takes {measured} ms, over the budget of {budget} ms")
+        if latency.warning:
+            warnings.append(f"The latency of {model} is not to be trusted: {latency.warning}")
     return warnings
 
 
-def _oddities(results):
+def _oddities(evaluation):
     """What is wrong with the data, each once: by set, and by network where it is not the same for all."""
     told = {}
-    for result in results["results"]:
-        notices = list(result.get("notices") or [])
-        if result.get("num_unusable") and not notices:
-            notices = [f"{result['num_unusable']:,} image(s) cannot be used"]
-        for text in notices:
-            told.setdefault((result["set"], text), []).append(result["model"])
-    num_models = {
-        name: sum(result["set"] == name for result in results["results"]) for name in {set_name for set_name, _ in told}
-    }
+    for result in evaluation.results:
+        texts = result.notices
+        if result.num_unusable and not texts:
+            texts = [f"{result.num_unusable:,} image(s) cannot be used"]
+        for text in texts:
+            told.setdefault((result.set, text), []).append(result.model)
+    fed = [model.notice for model in evaluation.models if model.notice]
     failed = [
-        f"{failure['model']} on {failure['set']} could not be evaluated: {failure['error']}"
-        for failure in results["failures"]
+        f"{failure.model} on {failure.set} could not be evaluated: {failure.error}" for failure in evaluation.failures
     ]
-    fed = [model["notice"] for model in results["models"] if model.get("notice")]
-    return (
-        fed
-        + failed
-        + [
-            f"{name}: {text}" if len(models) == num_models[name] else f"{name}, {listed(models, 3)}: {text}"
-            for (name, text), models in told.items()
-        ]
-    )
+    by_set = [
+        f"{name}: {text}" if len(models) == len(evaluation.on(name)) else f"{name}, {listed(models, 3)}: {text}"
+        for (name, text), models in told.items()
+    ]
+    return fed + failed + by_set
 
 
-def _facts(results):
-    budget = results["budget"]
-    seconds = sum(result.get("seconds") or 0.0 for result in results["results"])
-    missing = len(results["models"]) * len(results["sets"]) - len(results["results"])
-    facts = [("Networks", listed([model["name"] for model in results["models"]], 10))]
-    facts += [("Sets", ", ".join(f"{entry['name']} ({entry['num_images']:,} images)" for entry in results["sets"]))]
-    facts += [("Track", results["track"] or "none: latency was not measured")]
-    facts += [("Budget", f"{number(budget['budget_ms'], '.2f')} ms: {budget['origin']}")] if budget else []
+def _facts(evaluation):
+    budget = evaluation.budget
+    seconds = sum(result.seconds for result in evaluation.results)
+    missing = len(evaluation.models) * len(evaluation.sets) - len(evaluation.results)
+    facts = [("Networks", listed([model.name for model in evaluation.models], 10))]
+    facts += [("Sets", ", ".join(f"{entry.name} ({entry.num_images:,} images)" for entry in evaluation.sets))]
+    facts += [("Track", evaluation.track or "none: latency was not measured")]
+    facts += [("Budget", f"{number(budget.budget_ms, '.2f')} ms: {budget.origin}")] if budget else []
     facts += [("Missing", f"{missing} network(s) on a set: not evaluated, or interrupted")] if missing > 0 else []
     return [*facts, ("Time", duration(seconds))]
 
@@ -186,8 +159,8 @@ def _facts(results):
 # --- latency
 
 
-def _latency(rows, results, looks):
-    timed = {model["name"]: model["latency"] for model in _timed(results)}
+def _latency(rows, evaluation, looks):
+    timed = evaluation.timed
     if not timed:
         return (
             "<p class='empty'>Latency was not measured: --track TRACK measures it, and holds it to the track's "
@@ -196,9 +169,9 @@ def _latency(rows, results, looks):
     named = dict.fromkeys(row.set for row in rows)
     chosen = [row for name in named for row in known_for([row for row in rows if row.set == name])]
     chosen = [row for row in chosen if set(row.values) & set(timed)]
-    untimed = [model["name"] for model in results["models"] if not model["latency"]]
+    untimed = [model.name for model in evaluation.models if model.latency is None]
     note = f"<p class='empty'>Not timed: {html.escape(listed(untimed, 10))}.</p>" if untimed else ""
-    picture = _scatter(chosen, timed, looks, results["budget"]) if chosen else ""
+    picture = _scatter(chosen, timed, looks, evaluation.budget) if chosen else ""
     return picture + _latency_table(timed, looks) + note
 
 
@@ -209,7 +182,7 @@ def _scatter(rows, timed, looks, budget):
         for model in shown:
             look, std = looks[model], row.metrics[model].std
             figure.add_scatter(
-                x=[timed[model]["measured_ms"]],
+                x=[timed[model].measured_ms],
                 y=[100 * row.values[model]],
                 mode="markers",
                 row=place,
@@ -231,28 +204,25 @@ def _scatter(rows, timed, looks, budget):
         figure.update_yaxes(range=low_high[::-1] if row.lower else low_high, row=place)
         text = " ".join(filter(None, (row.set, row.subset, row.name))) + ", %" + (" (upside down)" if row.lower else "")
         caption(figure, text, place)
-    judged_by = [budget or {}, *timed.values()]
-    budgets_ms = [entry["budget_ms"] for entry in judged_by if entry.get("budget_ms") is not None]
-    for budget_ms in dict.fromkeys(budgets_ms[:1]):
-        figure.add_vline(x=budget_ms, row="all", col=1, line={"color": BUDGET.colour, "width": 2})
-    seen_ms = [latency["measured_ms"] for latency in timed.values()] + budgets_ms[:1]
+    budget_ms = (budget or next(iter(timed.values()))).budget_ms
+    figure.add_vline(x=budget_ms, row="all", col=1, line={"color": BUDGET.colour, "width": 2})
+    seen_ms = [*(latency.measured_ms for latency in timed.values()), budget_ms]
     figure.update_xaxes(range=[0, 1.06 * max(seen_ms)])
     figure.update_xaxes(title="Latency, ms", row=len(rows))
     marks = {html.escape(model): look for model, look in looks.items() if model in timed}
-    marks |= {f"budget, {number(budgets_ms[0], '.2f')} ms": BUDGET} if budgets_ms else {}
+    marks |= {f"budget, {number(budget_ms, '.2f')} ms": BUDGET}
     return legend(marks) + drawn(figure, "latency", height_px=110 + 190 * len(rows))
 
 
 def _latency_table(timed, looks):
     shown = ""
     for model, latency in timed.items():
-        measured_ms, budget_ms = latency["measured_ms"], latency["budget_ms"]
+        measured_ms, budget_ms = latency.measured_ms, latency.budget_ms
         share = number(100 * measured_ms / budget_ms if budget_ms else None)
         shown += (
             f"<tr><th><b style='color:{looks[model].colour}'>{looks[model].glyph}</b> {html.escape(model)}</th>"
-            f"<td>{number(measured_ms, '.2f')}</td><td{'' if latency['within_budget'] else ' class=over'}>{share} "
-            f"%</td>"
-            f"<td>{number(latency['median_ms'], '.2f')}</td><td>{number(latency['spread_pct'])} %</td></tr>"
+            f"<td>{number(measured_ms, '.2f')}</td><td{'' if latency.within_budget else ' class=over'}>{share} %</td>"
+            f"<td>{number(latency.median_ms, '.2f')}</td><td>{number(latency.spread_pct)} %</td></tr>"
         )
     return table(("Network", "Counted, ms", "of budget", "Median of the runs, ms", "Quartiles apart"), shown)
 
@@ -260,16 +230,15 @@ def _latency_table(timed, looks):
 # --- how it was measured
 
 
-def _models(results):
+def _models(evaluation):
     rows = ""
-    for model in results["models"]:
-        height, width = model["input"] or (None, None)
-        size = f"{height} × {width}" if height else NONE
+    for model in evaluation.models:
+        size = "{} × {}".format(*model.input) if model.input else NONE
         rows += (
-            f"<tr><th>{html.escape(model['name'])}</th><td class='text'>{html.escape(str(model['file']))}</td>"
-            f"<td>{html.escape(str(model['kind']))}</td><td>{number(model['embedding_size'], 'd')}</td><td>{size}</td>"
-            f"<td class='text'>{html.escape(str(model['normalisation'] or NONE))}</td>"
-            f"<td>{number(model['megabytes'])}</td></tr>"
+            f"<tr><th>{html.escape(model.name)}</th><td class='text'>{html.escape(model.file)}</td>"
+            f"<td>{html.escape(model.kind)}</td><td>{number(model.embedding_size, 'd')}</td><td>{size}</td>"
+            f"<td class='text'>{html.escape(model.normalisation or NONE)}</td>"
+            f"<td>{number(model.megabytes)}</td></tr>"
         )
     shown = table(("Network", "File", "Kind", "Embedding", "Input, px", "Pixels become", "MB"), rows)
     return f"<div class='models'>{shown}</div>"
@@ -280,22 +249,20 @@ def _by_model(told):
     return next(iter(told.values())) if len(set(told.values())) == 1 else ", ".join(map(" ".join, told.items()))
 
 
-def _sets(results, oddities):
+def _sets(evaluation, oddities):
     shown = ""
-    for entry in results["sets"]:
-        told = {result["model"]: result for result in results["results"] if result["set"] == entry["name"]}
-        mirrored = "Embeddings of an image and its mirror image are added." if entry["flip"] else "No mirror images."
-        unusable = {model: f"{result.get('num_unusable') or 0:,}" for model, result in told.items()}
-        seconds = {model: duration(result.get("seconds") or 0) for model, result in told.items()}
-        facts = [("Given as", entry["given"]), ("Images", f"{entry['num_images']:,}")]
+    for entry in evaluation.sets:
+        told = {result.model: result for result in evaluation.on(entry.name)}
+        mirrored = "Embeddings of an image and its mirror image are added." if entry.flip else "No mirror images."
+        unusable = {model: f"{result.num_unusable:,}" for model, result in told.items()}
+        seconds = {model: duration(result.seconds) for model, result in told.items()}
+        facts = [("Given as", entry.given), ("Images", f"{entry.num_images:,}")]
         facts += (
             [("Not usable", _by_model(unusable)), ("Time", _by_model(seconds))]
             if told
             else [("Evaluated", "not at all")]
         )
-        shown += (
-            f"<h3>{html.escape(entry['name'])}</h3><p>{html.escape(entry['how'])} {mirrored}</p>{definitions(facts)}"
-        )
+        shown += f"<h3>{html.escape(entry.name)}</h3><p>{html.escape(entry.how)} {mirrored}</p>{definitions(facts)}"
     noted = "".join(f"<li>{html.escape(text)}</li>" for text in oddities)
     return shown + (f"<h3>What was wrong with the data</h3><ul class='small'>{noted}</ul>" if noted else "")
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -17,33 +18,23 @@ from zennas.embed.named import open_named
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import JudgeTools
 from zennas.evaluate.options import Options
+from zennas.evaluate.pictures import Thumbnails
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
+from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Failure, ModelLatency, Result
 from zennas.export import export, fold
 from zennas.latency.backends import takes_network
-from zennas.latency.budget import choose_protocol, judged, local_budget, measure_onnx_file, reference_here
+from zennas.latency.budget import LocalBudget, choose_protocol, judged, local_budget, measure_onnx_file, reference_here
 from zennas.latency.protocol import measure_calmly
 from zennas.progress import Progress, silent
-from zennas.provenance import Provenance, provenance
-from zennas.records import Record, UserError, first_line, suggestion
+from zennas.provenance import provenance
+from zennas.records import UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
 from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
 THUMBNAIL_PX = 112
 PAGE_EVERY_S = 60.0
-
-
-class Evaluation(Record):
-    """What `evaluate` returns, and results.json holds."""
-
-    made_by: Provenance
-    track: str | None
-    budget: dict[str, Any] | None
-    models: tuple[dict[str, Any], ...]
-    sets: tuple[dict[str, Any], ...]
-    results: tuple[dict[str, Any], ...]  # of each model on each set
-    failures: tuple[dict[str, Any], ...]  # a model on a set, and why
 
 
 class Opened(NamedTuple):
@@ -55,15 +46,25 @@ class Opened(NamedTuple):
     set: Any  # an EvaluationSet
 
 
-def check(options: Options) -> Track | None:
-    """The track by whose rule latency is measured; UserError for what cannot be used, before a set is opened."""
+class Request(NamedTuple):
+    """An evaluation as it is done."""
+
+    options: Options
+    out: pathlib.Path  # absolute
+    device: str
+    track: Track | None  # by whose rule latency is measured
+
+
+def check(options: Options) -> Request:
+    """The Request of these options; UserError for what cannot be used, before a set is opened."""
     if options.track is None and (options.budget_ms is not None or options.backend is not None):
         raise UserError("--budget-ms and --backend are about latency, which --track measures; give it too")
-    usable_device(options.device)
+    device = usable_device(options.device)
     for option, given in (("--model", options.model), ("--set", options.set)):
         if twice := [text for text, count in collections.Counter(given).items() if count > 1]:
             raise UserError(f"{option} {twice[0]}: is given twice")
-    return load_experiment(options.track)[1] if options.track else None
+    track = load_experiment(options.track)[1] if options.track else None
+    return Request(options, options.out.absolute(), device, track)  # absolute: "." has no name
 
 
 def run(options: Options, *, progress: Progress | None = None) -> Evaluation:
@@ -74,86 +75,90 @@ def run(options: Options, *, progress: Progress | None = None) -> Evaluation:
     """
     progress = progress or silent()
     try:
-        return Evaluation(**_evaluate(options, check(options), progress))
+        return _evaluate(check(options), progress)
     except KeyboardInterrupt:
         progress.end()
         progress.say("stopped; embeddings are kept: give the same command again to go on")
         raise
 
 
-def _evaluate(options: Options, track: Track | None, progress: Progress) -> dict[str, Any]:
-    """The results as results.json has them."""
-    device, out = usable_device(options.device), options.out.absolute()  # "." has no name
+def _evaluate(request: Request, progress: Progress) -> Evaluation:
+    options, out = request.options, request.out
     opened = _opened_sets(options, progress)
-    models = _distinct([open_named(text, device=device) for text in options.model])
+    named_models = _distinct([open_named(text, device=request.device) for text in options.model])
     lock = lock_folder(out)
     try:
         _begin(out, progress)
-        results = {
-            "made_by": provenance().model_dump(),
-            "track": options.track,
-            "budget": None,
-            "models": [_model_entry(named) for named in models],
-            "sets": [_set_entry(opened_set) for opened_set in opened],
-            "results": [],
-            "failures": [],
-        }
-        for entry in results["models"]:
-            if entry["notice"]:
-                progress.say(entry["notice"], style="yellow")
-        if track is not None:
-            results["budget"] = _measure_latencies(results["models"], models, track, options, progress)
-        _evaluate_all(models, opened, results, device, out, progress)
-        return results
+        models, budget = [_evaluated_model(named) for named in named_models], None
+        for model in models:
+            if model.notice:
+                progress.say(model.notice, style="yellow")
+        if request.track is not None:
+            models, budget = _with_latencies(models, named_models, request.track, options, progress)
+        begun = Evaluation(
+            made_by=provenance(),
+            track=options.track,
+            budget=budget,
+            models=tuple(models),
+            sets=tuple(map(_evaluated_set, opened)),
+            results=(),
+            failures=(),
+        )
+        return _evaluate_all(begun, named_models, opened, request, progress)
     finally:
         lock.release()
 
 
-def _evaluate_all(models, opened, results, device, out, progress):
-    """Adds every model on every set to `results`, and writes what there is so far after each: the page, which holds all
-    of it again and takes a second, only now and then, and in the end."""
-    shown, pages, last = [], 0, time.monotonic()
+def _evaluate_all(
+    evaluation: Evaluation, models: list[Any], opened: list[Opened], request: Request, progress: Progress
+) -> Evaluation:
+    """The Evaluation with every model on every set. What there is so far is written after each: the page, which holds
+    all of it again and takes a second, only now and then, and in the end."""
+    thumbnails: Thumbnails = {}
+    out, pages, last = request.out, 0, time.monotonic()
     try:
-        for named in models:
-            for opened_set in opened:
-                try:
-                    entry, thumbnails = _result(named, opened_set, device, out, progress)
-                except UserError as error:
-                    progress.end()
-                    progress.say(f"{named.name} on {opened_set.set.name}: {error}", style="red")
-                    results["failures"].append({"model": named.name, "set": opened_set.set.name, "error": str(error)})
-                else:
-                    results["results"].append(entry)
-                    shown.append(entry | {"thumbnails": thumbnails})
-                if not shown:
-                    continue
-                write_atomically(out / RESULTS, json.dumps(results, indent=1))
-                write_atomically(out / TABLE, as_csv(results))
-                if time.monotonic() - last >= PAGE_EVERY_S:
-                    write_report(out / REPORT, results | {"results": shown})
-                    pages, last = len(shown), time.monotonic()
-        if not shown:
-            raise UserError(results["failures"][0]["error"])
+        for named, opened_set in itertools.product(models, opened):
+            name = opened_set.set.name
+            try:
+                result, pictures = _result(named, opened_set, request.device, out, progress)
+            except UserError as error:
+                progress.end()
+                progress.say(f"{named.name} on {name}: {error}", style="red")
+                failure = Failure(model=named.name, set=name, error=str(error))
+                evaluation = evaluation.model_copy(update={"failures": (*evaluation.failures, failure)})
+            else:
+                evaluation = evaluation.model_copy(update={"results": (*evaluation.results, result)})
+                thumbnails[named.name, name] = pictures
+            if not evaluation.results:
+                continue
+            write_atomically(out / RESULTS, json.dumps(evaluation.model_dump(mode="json"), indent=1))
+            write_atomically(out / TABLE, as_csv(evaluation))
+            if time.monotonic() - last >= PAGE_EVERY_S:
+                write_report(out / REPORT, evaluation, thumbnails)
+                pages, last = len(evaluation.results), time.monotonic()
+        if not evaluation.results:
+            raise UserError(evaluation.failures[0].error)
     finally:
-        if shown and (len(shown) > pages or results["failures"]):
-            write_report(out / REPORT, results | {"results": shown})
+        if evaluation.results and (len(evaluation.results) > pages or evaluation.failures):
+            write_report(out / REPORT, evaluation, thumbnails)
+    return evaluation
 
 
-def as_csv(results: dict[str, Any]) -> str:
+def as_csv(evaluation: Evaluation) -> str:
     """One line for each number."""
-    models, sets = ({entry["name"]: entry for entry in results[name]} for name in ("models", "sets"))
+    protocols = {entry.name: entry.protocol for entry in evaluation.sets}
     text = io.StringIO()
     fields = ("name", "value", "std", "better", "threshold", "num_same", "num_different", "headline", "note")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["model", "set", "protocol", "subset", "metric", *fields[1:], "num_unusable", "measured_ms", "within_budget"]
     )
-    for entry in results["results"]:
-        latency = models[entry["model"]]["latency"] or {}
-        for metric in entry["metrics"]:
-            head = [entry["model"], entry["set"], sets[entry["set"]]["protocol"], metric["subset"]]
-            tail = [entry["num_unusable"], latency.get("measured_ms"), latency.get("within_budget")]
-            writer.writerow([*head, *(metric[field] for field in fields), *tail])
+    for result in evaluation.results:
+        latency = evaluation.timed.get(result.model)
+        timing = (latency.measured_ms, latency.within_budget) if latency is not None else (None, None)
+        for metric in result.metrics:
+            head = [result.model, result.set, protocols[result.set], metric.subset]
+            writer.writerow([*head, *(getattr(metric, field) for field in fields), result.num_unusable, *timing])
     return text.getvalue()
 
 
@@ -208,35 +213,34 @@ def _distinct(things):
     return distinct
 
 
-def _model_entry(named):
-    size = named.file.stat().st_size / 2**20
-    return {
-        "name": named.name,
-        "file": str(named.file),
-        "kind": named.kind,
-        "fingerprint": named.model.fingerprint,
-        "embedding_size": named.model.embedding_size,
-        "input": list(named.model.input_hw),
-        "normalisation": named.normalisation,
-        "megabytes": round(size, 2),
-        "latency": None,
-        "notice": named.notice,
-    }
+def _evaluated_model(named: Any) -> EvaluatedModel:
+    return EvaluatedModel(
+        name=named.name,
+        file=str(named.file),
+        kind=named.kind,
+        fingerprint=named.model.fingerprint,
+        embedding_size=named.model.embedding_size,
+        input=tuple(named.model.input_hw),
+        normalisation=named.normalisation,
+        megabytes=round(named.file.stat().st_size / 2**20, 2),
+        latency=None,
+        notice=named.notice,
+    )
 
 
-def _set_entry(opened_set):
-    return {
-        "name": opened_set.set.name,
-        "protocol": opened_set.protocol,
-        "num_images": opened_set.set.images.num_images,
-        "flip": opened_set.flip,
-        "given": opened_set.given,
-        "how": PROTOCOLS[opened_set.protocol].how,
-    }
+def _evaluated_set(opened: Opened) -> EvaluatedSet:
+    return EvaluatedSet(
+        name=opened.set.name,
+        protocol=opened.protocol,
+        num_images=opened.set.images.num_images,
+        flip=opened.flip,
+        given=opened.given,
+        how=PROTOCOLS[opened.protocol].how,
+    )
 
 
 def _result(named, opened_set, device, out, progress):
-    """(the entry of results.json, the pictures of its pairs)."""
+    """(the Result, the pictures of its pairs)."""
     start, the_set, what = time.monotonic(), opened_set.set, f"{named.name} on {opened_set.set.name}"
     progress.begin(f"{what}: embedding")
     embeddings = embedded(the_set, named.model, flip=opened_set.flip, progress=progress.counting("images"))
@@ -249,21 +253,21 @@ def _result(named, opened_set, device, out, progress):
         kept=lambda subset: kept_path(f"{key} {subset}", ".pairs"),
         counting=progress.counting,
     )
-    judgement = PROTOCOLS[opened_set.protocol].judge(the_set, embeddings.embedding_ND, tools)
+    assessment = PROTOCOLS[opened_set.protocol].judge(the_set, embeddings.embedding_ND, tools)
     progress.end()
-    judgement = judgement._replace(notices=[*the_set.notices, *embeddings.notices, *judgement.notices])
-    for notice in judgement.notices:
+    assessment = assessment._replace(notices=[*the_set.notices, *embeddings.notices, *assessment.notices])
+    for notice in assessment.notices:
         progress.say(f"{what}: {notice}", style="yellow")
-    shown = {image for pair in judgement.pairs for image in (pair.first, pair.second)}
-    entry = {
-        "model": named.name,
-        "set": the_set.name,
-        **judgement.plain(),
-        "where": {str(image): the_set.images.where(image) for image in sorted(shown)},
-        "num_unusable": embeddings.num_unusable,
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    return entry, _thumbnails(the_set.images, shown)
+    shown = {image for pair in assessment.pairs for image in (pair.first, pair.second)}
+    result = Result.of(
+        assessment,
+        model=named.name,
+        set=the_set.name,
+        where={str(image): the_set.images.where(image) for image in sorted(shown)},
+        num_unusable=embeddings.num_unusable,
+        seconds=round(time.monotonic() - start, 1),
+    )
+    return result, _thumbnails(the_set.images, shown)
 
 
 def _thumbnails(images, shown):
@@ -272,25 +276,28 @@ def _thumbnails(images, shown):
     return {image: picture for image, picture in pictures.items() if picture is not None}
 
 
-def _measure_latencies(entries, models, track, options, progress):
-    """The budget here, as results.json has it; the latency of each model is put into its entry."""
+def _with_latencies(
+    models: list[EvaluatedModel], named_models: list[Any], track: Track, options: Options, progress: Progress
+) -> tuple[list[EvaluatedModel], LocalBudget]:
+    """(the models with the latency of each that could be measured, the budget here)."""
     protocol, stand_in = choose_protocol(track, options.backend)
     if stand_in:
         progress.say(stand_in, style="yellow")
     reference = None if options.budget_ms is not None else reference_here(track, protocol, progress)
     budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
-    for entry, named in zip(entries, models, strict=True):
+    timed = []
+    for model, named in zip(models, named_models, strict=True):
         progress.begin(f"measuring {named.name}")
         progress.update({})
         try:
-            measurement = _measured(named, protocol)
+            latency = ModelLatency(**judged(_measured(named, protocol), budget))
+            timed.append(model.model_copy(update={"latency": latency}))
         except UserError as error:
             progress.say(f"latency of {named.name} was not measured: {error}", style="yellow")
-            continue
+            timed.append(model)
         finally:
             progress.end()
-        entry["latency"] = judged(measurement, budget)
-    return budget.model_dump()
+    return timed, budget
 
 
 def _measured(named, protocol):

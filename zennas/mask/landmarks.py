@@ -1,7 +1,9 @@
 """Landmarker: the vertices of the face in a picture, by two small networks that ship with zennas.
 
-V = 468 vertices; a vertex is x, y in pixels of the image and z in the same unit, away from the viewer. A anchors of the
-detector The networks are MediaPipe's (Apache-2.0, assets/NOTICE).
+V = 468 vertices; a vertex is x, y in pixels of the image and z in the same unit, away from the viewer.
+A anchors of the detector.
+
+The networks are MediaPipe's (Apache-2.0, assets/NOTICE).
 """
 
 import functools
@@ -45,7 +47,7 @@ class Region(NamedTuple):
     turn: float = 0.0
 
 
-class Found(NamedTuple):
+class FoundFace(NamedTuple):
     """What was found in an image: its vertices (None: no face), the score, and why there is none."""
 
     point_V3: np.ndarray | None
@@ -68,11 +70,11 @@ class Landmarker:
     def __getstate__(self):
         return {"look": self.look, "_landmark": None, "_detection": None}
 
-    def find(self, image_HW3: np.ndarray) -> Found:
-        """The Found of an RGB image (uint8): of the largest and most central face where there are several."""
+    def find(self, image_HW3: np.ndarray) -> FoundFace:
+        """The FoundFace of an RGB image (uint8): of the largest and most central face where there are several."""
         height, width = image_HW3.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
-            return Found(None, 0.0, f"{width} x {height} pixels are too few for a face")
+            return FoundFace(None, 0.0, f"{width} x {height} pixels are too few for a face")
         if self.look == ALIGNED:
             return self._checked(*self.fit(image_HW3, aligned_region(height, width)))
         if self.look == AUTO and height == width <= MAX_ALIGNED_PX:
@@ -81,16 +83,16 @@ class Landmarker:
                 return aligned
         region, score = self._detected(image_HW3)
         if region is None:
-            return Found(None, score, "no face was found")
+            return FoundFace(None, score, "no face was found")
         return self._checked(*self.fit(image_HW3, region))
 
     def _checked(self, point_V3, score):
-        """The Found of what was fitted: no face below the score of one."""
+        """The FoundFace of what was fitted: no face below the score of one."""
         if score < MIN_FACE:
-            return Found(None, score, f"no mesh fits: score {score:.2f}, below {MIN_FACE:g}")
+            return FoundFace(None, score, f"no mesh fits: score {score:.2f}, below {MIN_FACE:g}")
         if not np.isfinite(point_V3).all():
-            return Found(None, score, "no mesh fits: vertices that are not finite")
-        return Found(point_V3, score)
+            return FoundFace(None, score, "no mesh fits: vertices that are not finite")
+        return FoundFace(point_V3, score)
 
     def fit(self, image_HW3: np.ndarray, region: Region) -> tuple[np.ndarray, float]:
         """(point_V3, score in [0, 1]) of the face in a Region."""

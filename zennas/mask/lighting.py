@@ -96,13 +96,13 @@ def _fitted(light_S, normal_S3):
     ridge_44 = np.diag([1e-9, *[RIDGE * 0.1 * len(light_S) / 4] * 3])
     for _ in range(ROUNDS):
         weighted_S4 = basis_S4 * weight_S[:, None]
-        found_4 = np.linalg.solve(weighted_S4.T @ basis_S4 + ridge_44, weighted_S4.T @ light_S)
-        error_S = np.abs(light_S - basis_S4 @ found_4)
+        light_4 = np.linalg.solve(weighted_S4.T @ basis_S4 + ridge_44, weighted_S4.T @ light_S)
+        error_S = np.abs(light_S - basis_S4 @ light_4)
         weight_S = np.maximum(1e-3, 1 - (error_S / max(OUTLIER * 1.48 * float(np.median(error_S)), 1e-4)) ** 2) ** 2
         weight_S *= error_S < OUTLIER * 1.48 * max(float(np.median(error_S)), 1e-4) + 1e-9
         weight_S += 1e-4
-    ambient, slope_3 = float(found_4[0] - 0.7 * found_4[3]), found_4[1:]
-    length, most = float(np.linalg.norm(slope_3)), max(0.9 * abs(found_4[0]), 1e-6)
+    ambient, slope_3 = float(light_4[0] - 0.7 * light_4[3]), light_4[1:]
+    length, most = float(np.linalg.norm(slope_3)), max(0.9 * abs(light_4[0]), 1e-6)
     return ambient, slope_3 if length <= most else slope_3 * (most / length)
 
 

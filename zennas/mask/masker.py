@@ -1,4 +1,4 @@
-"""Masker: image -> masked image, one in so many, as an augmentation of a training and for the writer."""
+"""Masks a share of the images, for training and for `zennas mask`."""
 
 import hashlib
 import pathlib

@@ -1,9 +1,10 @@
 """What a user asks of `zennas mask`."""
 
 import pathlib
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from zennas.flags import DATA, RESUME_OR_FRESH, CommandOptions, Workers, flag
+from zennas.mask.knobs import KNOBS
 
 
 class Options(CommandOptions):
@@ -30,7 +31,12 @@ class Options(CommandOptions):
     ratio: Annotated[float, flag("Share of the images that are masked.", ge=0, le=1)] = 0.15
     kinds: Annotated[
         tuple[str, ...] | None,
-        flag("Kinds of mask, with commas between.", unset="all eight; none with --textures", separator=","),
+        flag(
+            "Kinds of mask, with commas between.",
+            unset="all eight; none with --textures",
+            values="zennas.mask.paints:KINDS_OF_PAINT",
+            separator=",",
+        ),
     ] = None
     textures: Annotated[
         pathlib.Path | None, flag("Folder of RGBA templates of your own, in the layout of --layout.")
@@ -38,7 +44,7 @@ class Options(CommandOptions):
     seed: Annotated[int, flag("Seed of who is masked, with what and how.", ge=0, le=2**31 - 1)] = 0
     only_masked: Annotated[bool, flag("Write the masked images alone.")] = False
     faces: Annotated[
-        str,
+        Literal["auto", "aligned", "detect"],
         flag(
             "Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a "
             "square of at most 256 pixels whose face stands where an aligned one does, else a photograph)."
@@ -47,8 +53,7 @@ class Options(CommandOptions):
     knob: Annotated[
         dict[str, float],
         flag(
-            "How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); "
-            "repeatable.",
+            f"How far masks vary: {', '.join(f'{name} ({value:g})' for name, value in KNOBS.items())}; repeatable.",
             metavar="NAME=VALUE",
             example="angle_deg=8",
         ),

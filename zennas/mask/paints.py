@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 CREASE_TEXELS = 22.0  # of the folds of worn cloth
-STRAP_WHITE, STRAP_BLACK, STRAP_YELLOW = (0.90, 0.90, 0.89), (0.10, 0.10, 0.11), (0.86, 0.74, 0.30)
+STRAP_WHITE, STRAP_YELLOW = (0.90, 0.90, 0.89), (0.86, 0.74, 0.30)
 # Where a surgical mask folds, in the middle and at its sides, in canonical texture coordinates.
 PLEATS = ((0.615, 0.605), (0.725, 0.665), (0.835, 0.715))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from zennas.data.images import Within
 from zennas.mask import mesh
+from zennas.mask.knobs import KNOBS
 from zennas.mask.lighting import blur_px, light_on
 from zennas.mask.textures import TEXTURE_PX, Texture
 
@@ -54,11 +55,11 @@ class MaskedFace(NamedTuple):
 def vary(
     rng: np.random.Generator,
     *,
-    angle_deg: Annotated[float, Within(0, 20)] = 4.0,
-    size: Annotated[float, Within(0, 0.25)] = 0.05,
-    height: Annotated[float, Within(0, 0.08)] = 0.015,
-    blur_px: Annotated[float, Within(0, 5)] = 0.3,
-    exposure: Annotated[float, Within(0, 0.6)] = 0.12,
+    angle_deg: Annotated[float, Within(0, 20)] = KNOBS["angle_deg"],
+    size: Annotated[float, Within(0, 0.25)] = KNOBS["size"],
+    height: Annotated[float, Within(0, 0.08)] = KNOBS["height"],
+    blur_px: Annotated[float, Within(0, 5)] = KNOBS["blur_px"],
+    exposure: Annotated[float, Within(0, 0.6)] = KNOBS["exposure"],
 ) -> Variation:
     """A Variation drawn within these knobs, each evenly on both sides of none (blur: on one).
 

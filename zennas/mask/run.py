@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from zennas.data.images import CorruptImageError, check_knobs, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
 from zennas.flags import spelled
-from zennas.mask.masker import Masker, check_look, templates_fingerprint
+from zennas.mask.masker import Masker, templates_fingerprint
 from zennas.mask.options import Options
 from zennas.mask.parts import COLUMNS, Masking, do_part, images_of, spans_of
 from zennas.mask.render import vary
@@ -55,46 +55,51 @@ class Masked(Record):
     kinds: dict[str, int]
 
 
-class Layout(Record):
+class WrittenLayout(Record):
     """What `mask` returns of --layout."""
 
     layout: pathlib.Path
 
 
-def check(options: Options) -> Wardrobe | None:
-    """What masks are made of; None where a layout is asked for. UserError for what cannot be used."""
-    if options.layout is not None:
-        return None
-    for name in ("data", "out"):
-        if getattr(options, name) is None:
-            raise UserError(f"{spelled(name)} is missing; see --help")
+class Request(NamedTuple):
+    """A masking as it is done."""
+
+    options: Options  # `out` absolute, like the one below
+    data: pathlib.Path
+    out: pathlib.Path
+    dressing: Wardrobe  # what masks are made of
+
+
+def check(options: Options) -> Request:
+    """The Request of a masking; UserError for what cannot be used."""
+    data, out = options.data, options.out
+    if data is None or out is None:
+        raise UserError(f"{spelled('data' if data is None else 'out')} is missing; see --help")
     if options.only_masked and not options.ratio:
         raise UserError("--only-masked: of --ratio 0 nothing is left to write; give a ratio above 0")
-    check_look(options.faces, "--faces")
     check_knobs(vary, options.knob, "--knob")
-    return wardrobe(options.kinds, options.textures, seed=options.seed)
+    dressing, out = wardrobe(options.kinds, options.textures, seed=options.seed), out.absolute()
+    return Request(options.model_copy(update={"out": out}), data, out, dressing)
 
 
-def run(options: Options, *, progress: Progress | None = None) -> Masked | Layout:
+def run(options: Options, *, progress: Progress | None = None) -> Masked | WrittenLayout:
     """Write the masked set, or the layout that is asked for."""
     progress = progress or silent()
-    dressing = check(options)
-    if dressing is None:
-        assert options.layout is not None
+    if options.layout is not None:
         write_layout(options.layout)
-        return Layout(layout=options.layout)
-    assert options.data is not None and options.out is not None  # check saw to it
+        return WrittenLayout(layout=options.layout)
+    request = check(options)
     try:
-        out = options.out.absolute()
-        return _run(options.model_copy(update={"out": out}), options.data, out, dressing, progress)
+        return _run(request, progress)
     except KeyboardInterrupt:
         progress.end()
         progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
         raise
 
 
-def _run(options: Options, data: pathlib.Path, out: pathlib.Path, dressing: Wardrobe, progress: Progress) -> Masked:
+def _run(request: Request, progress: Progress) -> Masked:
     """What became of the images, as run.json keeps it."""
+    options, data, out, dressing = request
     lock = lock_folder(out)
     try:
         progress.begin(f"opening {data}")
@@ -118,7 +123,7 @@ def _run(options: Options, data: pathlib.Path, out: pathlib.Path, dressing: Ward
         masking = Masking(source, masker, options.seed, options.only_masked, out / PARTS)
         return _mask(masking, options, state, goes_on, progress)
     finally:
-        progress.close()
+        progress.end()  # who made it closes it
         lock.release()
 
 

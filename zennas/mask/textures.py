@@ -40,7 +40,7 @@ class Outline(NamedTuple):
     straight: bool = False  # a folded mask has corners where a cloth one has curves
 
 
-class Kind(NamedTuple):
+class MaskKind(NamedTuple):
     """One kind of mask: its edge, its paint and how it stands on the face (mesh.drape)."""
 
     outline: Outline
@@ -322,4 +322,4 @@ def _polygon(outline):
     return mesh.in_layout(np.concatenate([half_N2, other_N2]) * (-1, 1) + (0.5, 0))
 
 
-KINDS = {name: Kind(Outline(**edge), paint, shape) for name, (edge, paint, shape) in KINDS_OF_PAINT.items()}
+KINDS = {name: MaskKind(Outline(**edge), paint, shape) for name, (edge, paint, shape) in KINDS_OF_PAINT.items()}

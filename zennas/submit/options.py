@@ -1,9 +1,14 @@
 """What a user asks of `zennas submit`."""
 
 import pathlib
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import pydantic
 
 from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
+from zennas.records import UserError, suggestion
+
+Normalisation = Literal["insightface", "none"]  # the names of checker.NORMALISATIONS
 
 
 class Options(CommandOptions):
@@ -44,7 +49,7 @@ class Options(CommandOptions):
         ),
     ] = None
     normalise: Annotated[
-        str | None,
+        Normalisation | None,
         flag(
             "What the model needs: insightface (mean 127.5, std 127.5) or none (pixels of 0 to 255).",
             unset="insightface if zennas exported it, else as the checker sees it",
@@ -57,3 +62,14 @@ class Options(CommandOptions):
     ] = None
     backend: Backend = None
     anyway: Annotated[bool, flag("Write the zip although it would be refused.")] = False
+
+    @pydantic.field_validator("normalise", mode="before")
+    @classmethod
+    def _normalise_is_known(cls, given: Any) -> Any:
+        """A message that says what to do with a network that needs another one."""
+        if given is not None and given not in get_args(Normalisation):
+            raise UserError(
+                f"--normalise '{given}' is not known; {suggestion(str(given), list(get_args(Normalisation)))}; the "
+                "checkers feed nothing else: a network that needs another one must have it inside its graph"
+            )
+        return given

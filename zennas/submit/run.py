@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from zennas.checker import (
     BROKEN,
-    NORMALISATIONS,
     NOT_JUDGED,
     NOTED,
     Rule,
@@ -22,7 +21,7 @@ from zennas.latency.backends import device_of, takes_network
 from zennas.latency.budget import choose_protocol, local_budget, reference_here
 from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
-from zennas.records import Record, UserError, suggestion
+from zennas.records import Record, UserError
 from zennas.run_folder import lock_folder
 from zennas.space.space import Space
 from zennas.submit.given import find_images, read_detector, read_model
@@ -91,7 +90,7 @@ class Opened(NamedTuple):
 def check(options: Options) -> Opened:
     """What the options name; UserError for what cannot be used."""
     experiment, track, space = load_experiment(options.track)
-    whole = track.budget.detection_ms + track.budget.alignment_ms > 0
+    whole = track.budget.of_a_system
     _check_options(options, experiment.name, whole)
     protocol, stand_in = _protocol(track, options.backend, whole)
     check_name(_name_of(options, experiment.name))
@@ -184,12 +183,6 @@ def _name_of(options: Options, experiment: str) -> str:
 
 def _check_options(options: Options, name: str, whole: bool) -> None:
     model, detector, system, normalise = options.model, options.detector, options.system, options.normalise
-    if normalise is not None and normalise not in NORMALISATIONS:
-        raise UserError(
-            f"--normalise '{normalise}' is not known; {suggestion(normalise, list(NORMALISATIONS))}; the checkers "
-            f"feed nothing "
-            "else: a network that needs another one must have it inside its graph"
-        )
     if not whole:
         for option, value in (("--detector", detector), ("--images", options.images), ("--system", system)):
             if value:

@@ -1,14 +1,22 @@
-"""Judgement: what an evaluation says of one network on one set."""
+"""Assessment: what an evaluation says of one network on one set."""
 
 # K points of a curve, B bins of a histogram
 
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import pydantic
 
 from zennas.records import Record
 
-NUM_PAIRS = 24  # of each kind that a judgement shows
+NUM_PAIRS = 24  # of each kind that an assessment shows
+# In results.json of six digits, which are enough for a picture.
+Numbers = Annotated[
+    np.ndarray,
+    pydantic.PlainValidator(lambda values: np.array([float(f"{value:.6g}") for value in values])),
+    pydantic.PlainSerializer(lambda values: values.tolist()),
+]
 
 
 class Metric(Record):
@@ -26,36 +34,39 @@ class Metric(Record):
     note: str | None = None
 
 
-class Curve(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Curve:
     """A line for a picture."""
 
     kind: Literal["roc", "cmc"]
     subset: str
-    x_K: np.ndarray  # FAR in (0, 1], or rank from 1
-    y_K: np.ndarray  # TAR, or the share of probes answered within that rank
+    x_K: Numbers  # FAR in (0, 1], or rank from 1
+    y_K: Numbers  # TAR, or the share of probes answered within that rank
     exact_up_to: float | None = None  # FARs beyond are from a sample of the different pairs; None: all are exact
 
 
-class Histogram(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Histogram:
     """How similarities are distributed; shares that sum to 1, or to 0 where there are no such pairs."""
 
     subset: str
-    edge_B1: np.ndarray  # of the cosine
-    same_B: np.ndarray
-    different_B: np.ndarray
+    edge_B1: Numbers  # of the cosine
+    same_B: Numbers
+    different_B: Numbers
 
 
-class Pair(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pair:
     """A pair that was hard: a same one that looks different, or a different one that looks the same."""
 
     subset: str
     same: bool
-    similarity: float
+    similarity: float | None  # None is of an old results.json
     first: int  # numbers in the set's ImageSet
     second: int
 
 
-class Judgement(NamedTuple):
+class Assessment(NamedTuple):
     """One network on one set."""
 
     metrics: list[Metric]
@@ -63,21 +74,3 @@ class Judgement(NamedTuple):
     histograms: tuple[Histogram, ...] | list[Histogram] = ()
     pairs: tuple[Pair, ...] | list[Pair] = ()  # hardest first
     notices: tuple[str, ...] | list[str] = ()  # what was wrong with the data, counted and named
-
-    def plain(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return {
-            "metrics": [metric.model_dump() for metric in self.metrics],
-            "curves": [_plain(curve) for curve in self.curves],
-            "histograms": [_plain(histogram) for histogram in self.histograms],
-            "pairs": [pair._asdict() for pair in self.pairs],
-            "notices": list(self.notices),
-        }
-
-
-def _plain(values):
-    """A named tuple as a dict, arrays as lists of six digits: enough for a picture."""
-    return {
-        name: [float(f"{number:.6g}") for number in value] if isinstance(value, np.ndarray) else value
-        for name, value in values._asdict().items()
-    }
