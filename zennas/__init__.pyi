@@ -111,8 +111,8 @@ def clean(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Cleaned | LookPage:
-    """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of
-    them.
+    """Clean identities: find those that are one person, images that are of somebody else,
+    pictures that stand in two of them.
 
     A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
     centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are

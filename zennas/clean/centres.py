@@ -48,8 +48,8 @@ def robust_centre(unit_MD: np.ndarray, *, eps: float, min_samples: int) -> Centr
 
 
 def mean_centres(unit_ND: np.ndarray, label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unit centre_CD, identity number_C) of the identities that have an image (label 0 or more): means of all their
-    images.
+    """(unit centre_CD, identity number_C) of the identities that have an image (label 0 or more):
+    means of all their images.
     """
     image_M = np.flatnonzero(label_N >= 0)
     number_C, place_M = np.unique(label_N[image_M], return_inverse=True)
@@ -62,8 +62,8 @@ def mean_centres(unit_ND: np.ndarray, label_N: np.ndarray) -> tuple[np.ndarray, 
 def centres_of(
     unit_MD: np.ndarray, starts_C: np.ndarray, *, eps: float, min_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(centre_CD, num_members_C): `robust_centre` of identities whose images lie one after another; starts_C: where
-    each begins.
+    """(centre_CD, num_members_C): `robust_centre` of identities whose images lie one after another;
+    starts_C: where each begins.
 
     One call of DBSCAN for all: between identities nothing is near. Its checks alone take a millisecond.
     """

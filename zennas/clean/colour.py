@@ -1,5 +1,5 @@
-"""Whether a network tells people apart better with red and blue exchanged: then images or network are the other way
-round.
+"""Whether a network tells people apart better with red and blue exchanged:
+then images or network are the other way round.
 """
 
 # P pairs, D embedding size
@@ -18,8 +18,8 @@ STANDARD_ERRORS = 3.0  # by which the other order must be better
 
 
 def colour_notice(model: Model, source: AnySource, *, seed: int = 0) -> str | None:
-    """A sentence where the other order of channels tells the same people apart plainly better; None where not, or too
-    few.
+    """A sentence where the other order of channels tells the same people apart plainly better;
+    None where not, or too few.
     """
     pair_P2 = _pairs(np.asarray(source.label_N), np.random.default_rng(seed))
     rows = []

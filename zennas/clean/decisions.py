@@ -48,7 +48,7 @@ def check_taken(state: State, taken: TakenBack, source: AnySource) -> None:
     if lost := [image for image in taken.image_M.tolist() if without_N[image]]:
         raise UserError(
             f"--take-back image:{lost[0]}: {source.where(lost[0])} has no embedding: it cannot be read, or the "
-            f"network gave none"
+            "network gave none"
         )
 
 
@@ -81,8 +81,8 @@ def without(state: State, label_N: np.ndarray, taken: TakenBack) -> State:
 
 
 def parsed(lines: Iterable[str], source: AnySource) -> TakenBack:
-    """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`. UserError for what is not
-    there.
+    """The TakenBack of lines such as `image Ada/Ada_0003.jpg`, `image 17` and `identity Ada`.
+    UserError for what is not there.
     """
     wanted = {"image": [], "identity": []}
     for line in filter(None, (line.strip() for line in lines)):
@@ -90,7 +90,7 @@ def parsed(lines: Iterable[str], source: AnySource) -> TakenBack:
         if kind not in wanted or not name.strip():
             raise UserError(
                 f"--take-back '{line}': allowed: 'image:NAME', 'image:NUMBER' (its number in {TABLE}) or "
-                f"'identity:NAME'"
+                "'identity:NAME'"
             )
         wanted[kind].append(name.strip())
     numbers = {kind: [] for kind in wanted}

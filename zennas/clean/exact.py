@@ -15,8 +15,8 @@ QUERIES, CENTRES = 8192, 131_072  # of a product: 2 GiB of cosines in float16
 
 
 class ExactIndex:
-    """What CentreIndex offers, by products with every centre; on a GPU in float16, whose cosines are off by up to
-    0.001.
+    """What CentreIndex offers, by products with every centre;
+    on a GPU in float16, whose cosines are off by up to 0.001.
     """
 
     def __init__(self, centre_CD: np.ndarray, number_C: np.ndarray, *, device: str):

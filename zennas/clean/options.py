@@ -24,8 +24,8 @@ def _planned(name: str) -> str:
 
 
 class Options(CommandOptions):
-    """Clean identities: find those that are one person, images that are of somebody else, pictures that stand in two of
-    them.
+    """Clean identities: find those that are one person, images that are of somebody else,
+    pictures that stand in two of them.
 
     A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
     centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are

@@ -93,8 +93,8 @@ def _histograms(state):
 
 
 def _kept_at(state):
-    """[images whose own cosine is above each of COSINE_EDGES], of those that the threshold within identities decides
-    on.
+    """[images whose own cosine is above each of COSINE_EDGES], of those
+    that the threshold within identities decides on.
     """
     judged_N = np.isfinite(state.own_N) & np.isin(state.reason_N, (NONE, MERGED, FAR, SMALL))
     own_M = np.sort(state.own_N[judged_N])

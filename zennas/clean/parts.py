@@ -1,8 +1,8 @@
-"""What is computed for one part of the images or identities: plain functions of files and arrays, run here or by any
-worker.
+"""What is computed for one part of the images or identities: plain functions of files and arrays,
+run here or by any worker.
 
-Each returns a dict of arrays. M images of the part, C identities of it, G of a bucket, F of it foreign, P pairs, D
-embedding size
+Each returns a dict of arrays.
+M images of the part, C identities of it, G of a bucket, F of it foreign, P pairs, D embedding size
 """
 
 import functools
@@ -72,8 +72,8 @@ def centres(
 def alike(
     index: IndexFile, centre_path: str, number_C: np.ndarray, start: int, stop: int, threshold: float
 ) -> dict[str, np.ndarray]:
-    """Pairs of identities whose centres are more alike than the threshold, the lower number first; one may come
-    twice."""
+    """Pairs of identities whose centres are more alike than the threshold, the lower number first;
+    one may come twice."""
     row_P, other_P, cosine_P = _index(index).alike(_array(centre_path)[start:stop], threshold)
     one_P = number_C[row_P]
     are_two_P = one_P != other_P

@@ -14,15 +14,15 @@ Order = Literal["inter-intra", "intra-inter"]
 class CleanPlan(Record):
     """One round of cleaning. A threshold of None: that step is left out.
 
-    Source: mind_ft (the steps, their order, tau_intra 0.25: 0.05 cleans too little, 0.50 throws hard images out) and
-    CAST (WebFace260M, recalled: tau_merge 0.7, tau_duplicate 0.95, the other order). Nobody publishes DBSCAN's two
-    values nor tau_other: ours are what served best on planted noise (experiments/cleaning), and belong to one kind of
-    network.
+    Source: mind_ft (the steps, their order, tau_intra 0.25: 0.05 cleans too little,
+    0.50 throws hard images out) and CAST (WebFace260M, recalled: tau_merge 0.7, tau_duplicate 0.95, the other order).
+    Nobody publishes DBSCAN's two values nor tau_other: ours are what served best on planted noise
+    (experiments/cleaning), and belong to one kind of network.
     """
 
     order: Order = "inter-intra"
-    # Cosine distance within which two images are neighbours, and how many (itself one of them) make the core of a
-    # cluster.
+    # Cosine distance within which two images are neighbours,
+    # and how many (itself one of them) make the core of a cluster.
     dbscan_eps: Annotated[float, pydantic.Field(gt=0, lt=2)] = 0.6
     dbscan_min_samples: Annotated[int, pydantic.Field(ge=1)] = 2
     tau_merge: Cosine | None = 0.7  # identities whose centres are more alike are one person

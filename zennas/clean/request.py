@@ -55,8 +55,8 @@ def check(options: Options) -> Request:
     plan = plan_of({name: getattr(options, name) for name in CleanPlan.model_fields} | {"move": options.move or None})
     if (options.embeddings_from is None) == (options.embeddings is None):
         raise UserError(
-            "--embeddings-from MODEL asks a network for embeddings, --embeddings FILE.npy brings them: give one of "
-            "the two"
+            "--embeddings-from MODEL asks a network for embeddings, --embeddings FILE.npy brings them: "
+            "give one of the two"
         )
     if options.rounds > 1 and options.embeddings is not None:
         raise UserError(
@@ -90,8 +90,8 @@ def check(options: Options) -> Request:
 
 
 def plan_of(given: dict[str, Any]) -> CleanPlan:
-    """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'. UserError by
-    option.
+    """The CleanPlan with some fields as given (None: as they are); a threshold may be the word 'none'.
+    UserError by option.
     """
     values = {}
     for name, value in given.items():
@@ -102,8 +102,8 @@ def plan_of(given: dict[str, Any]) -> CleanPlan:
                 value = None if value.lower() == "none" else float(value)
             except ValueError:
                 raise UserError(
-                    f"{spelled(name)}: given '{value}', allowed: a cosine between -1 and 1, or none to leave the "
-                    f"step out"
+                    f"{spelled(name)}: given '{value}', allowed: a cosine between -1 and 1, "
+                    "or none to leave the step out"
                 ) from None
         values[name] = value
     try:

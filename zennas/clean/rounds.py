@@ -1,5 +1,5 @@
-"""A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind. Read
-`clean` first.
+"""A cleaning from end to end: embeddings, rounds, a training between two of them, what it leaves behind.
+Read `clean` first.
 """
 
 import dataclasses
@@ -189,8 +189,8 @@ def _round(cleaning, embedder, number):
     if not (state.label_N >= 0).any():
         raise UserError(
             f"{request.data}: nothing is left of {source.num_images} images; the thresholds "
-            f"(tau_intra {request.plan.tau_intra}, min_images {request.plan.min_images}) are not for this network's "
-            f"cosines"
+            f"(tau_intra {request.plan.tau_intra}, min_images {request.plan.min_images}) "
+            "are not for this network's cosines"
         )
     write_labels(folder / LABELS, source, state.label_N)
     decisions.save_state(folder / STATE, state)

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,9 @@ class Centres(NamedTuple):
         return np.searchsorted(self.number_C, label_M)
 
 
+PartFunction = Callable[..., dict[str, np.ndarray]]  # of parts.py
+
+
 @dataclasses.dataclass(frozen=True)
 class Bench:
     """What the steps of a round work with."""
@@ -54,7 +57,9 @@ class Bench:
     number: int = 1  # of the round
     device: str | None = None  # where all centres are compared (cuda); None: an index is asked instead
 
-    def done(self, name: str, function: Callable, tasks: list, *, version: int, by_index: bool = False) -> list[dict]:
+    def done(
+        self, name: str, function: PartFunction, tasks: list[tuple[Any, ...]], *, version: int, by_index: bool = False
+    ) -> list[dict[str, np.ndarray]]:
         """[dict of arrays] of a function of parts.py for each task.
 
         version: of the centres. by_index: the index is asked, which with a device lies in this process.
@@ -145,8 +150,8 @@ def leave_out_unusable(state: State, bench: Bench) -> State:
 
 
 def merge(state: State, centres: Centres | None, bench: Bench) -> tuple[State, Centres | None]:
-    """Identities whose centres are more alike than tau_merge become the one of the lowest number; a chain joins them,
-    too."""
+    """Identities whose centres are more alike than tau_merge become the one of the lowest number;
+    a chain joins them, too."""
     threshold = bench.plan.tau_merge
     if threshold is None:
         return state, centres

@@ -20,8 +20,8 @@ ROWS = 8192  # looked at at a time
 
 
 class Embedded(NamedTuple):
-    """embedding_ND (float32; rows of zeros for images that cannot be used), how many those are, and sentences about
-    them.
+    """embedding_ND (float32; rows of zeros for images that cannot be used), how many those are,
+    and sentences about them.
     """
 
     embedding_ND: np.ndarray
@@ -44,8 +44,8 @@ def embedded(
 
 
 def usable(embedding_ND: np.ndarray, the_set: EvaluationSet, *, corrupt: Sidecar, model: Model) -> Embedded:
-    """The Embedded of raw rows: those that are not finite or too short for a direction become zeros, counted and
-    named."""
+    """The Embedded of raw rows: those that are not finite or too short for a direction become zeros,
+    counted and named."""
     not_finite, short = [], []
     for start in range(0, len(embedding_ND), ROWS):
         rows_BD = embedding_ND[start : start + ROWS]
@@ -81,9 +81,8 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
     if corrupt.unreadable:
         named = some([where(image) for image in corrupt.unreadable[: NAMED + 1]])
         notices.append(
-            f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) and are "
-            f"like "
-            f"nobody: {named}"
+            f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) "
+            f"and are like nobody: {named}"
         )
     if (num := len(not_finite) - corrupt.num_corrupt - len(corrupt.unreadable)) > 0:
         named = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
@@ -97,9 +96,8 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
     if groups:
         named = [" = ".join(where(image) for image in group[:2]) for group in groups]
         notices.append(
-            f"{sum(len(group) for group in groups)} images have the same embedding as another one (the same picture "
-            f"twice, or a "
-            f"network that gave up): {some(named, len(groups))}"
+            f"{sum(len(group) for group in groups)} images have the same embedding as another one "
+            f"(the same picture twice, or a network that gave up): {some(named, len(groups))}"
         )
         label_N = the_set.column.get("label_N")
         torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]

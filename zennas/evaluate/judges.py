@@ -111,8 +111,8 @@ def judge_all(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
 
 
 def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
-    """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4, each race's and all races' at 1e-6; the
-    ranking.
+    """TAR of masked against unmasked faces at FAR 1e-4, children's at 1e-4,
+    each race's and all races' at 1e-6; the ranking.
     """
     subset_N, masked_N = the_set.column["subset_N"], the_set.column["masked_N"]
     parts, values = [], {}
@@ -150,8 +150,8 @@ def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
 
 
 def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
-    """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones, and of standard faces alone
-    (SFR).
+    """FNMR at FMR 1e-5 of masked against standard faces, of each scene's masked ones,
+    and of standard faces alone (SFR).
     """
     column = the_set.column
     masked_M, standard_M = np.flatnonzero(column["masked_N"]), np.flatnonzero(~column["masked_N"])

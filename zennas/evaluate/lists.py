@@ -38,14 +38,14 @@ def read_list(
     optional: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageList:
-    """The ImageList of a table whose header names `image`, `label` and the `required` columns, and perhaps `optional`
-    ones.
+    """The ImageList of a table whose header names `image`, `label` and the `required` columns,
+    and perhaps `optional` ones.
 
-    Columns are parted by commas, tabs where the file ends in .tsv. images_path: a folder, to which the paths in `image`
-    are relative, or a .tar, a folder of .tar shards or RecordIO, in which they are the members' names (in RecordIO the
-    number of the record). UserError for columns that are missing or unknown, paths that lead out of the folder, and
-    images that are not there, counted and named. An image that stands in several lines is several images, and said to
-    be.
+    Columns are parted by commas, tabs where the file ends in .tsv.
+    images_path: a folder, to which the paths in `image` are relative, or a .tar, a folder of .tar shards or RecordIO,
+    in which they are the members' names (in RecordIO the number of the record). UserError for columns that are
+    missing or unknown, paths that lead out of the folder, and images that are not there, counted and named.
+    An image that stands in several lines is several images, and said to be.
     """
     path, images_path = pathlib.Path(path), pathlib.Path(images_path)
     line_N, table = _table(path)
@@ -72,8 +72,8 @@ def read_list(
 
 
 def truths(listed: ImageList, name: str, path: pathlib.Path) -> np.ndarray:
-    """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing. UserError naming the line of
-    another.
+    """Truth values of an ImageList's column: 1, true, yes or 0, false, no, or nothing.
+    UserError naming the line of another.
     """
     lower_N = np.char.lower(np.asarray(listed.column[name], dtype=np.str_))
     true_N = np.isin(lower_N, TRUE)
@@ -143,8 +143,8 @@ def _images(path, image_N, images_path, progress):
 
 
 def in_folder(path: pathlib.Path, image_N: np.ndarray, folder: pathlib.Path) -> ImageSet:
-    """The ImageSet of the files that `path` names below a folder; UserError where some lead out of it or are not
-    there."""
+    """The ImageSet of the files that `path` names below a folder;
+    UserError where some lead out of it or are not there."""
     if outside := [name for name in image_N if leads_out(name)]:
         raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
     digest, missing = hashlib.sha256(str(folder.resolve()).encode()), []

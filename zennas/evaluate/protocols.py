@@ -1,7 +1,7 @@
 """PROTOCOLS: how each kind of set is opened, embedded and judged. One row is all that a new protocol takes here.
 
-The table names its rows' functions and imports none of them: `zennas evaluate --help` lists the protocols and answers
-at once.
+The table names its rows' functions and imports none of them:
+`zennas evaluate --help` lists the protocols and answers at once.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ class EvaluationProtocol:
     """How one kind of set is opened, embedded and judged."""
 
     opener: str  # MODULE:FUNCTION, (where, progress) -> EvaluationSet
-    # MODULE:FUNCTION, (EvaluationSet, embedding_ND with rows of zeros for what could not be used, JudgeTools) ->
-    # Assessment
+    # MODULE:FUNCTION, (EvaluationSet, embedding_ND with rows of zeros for what could not be used,
+    # JudgeTools) -> Assessment
     judging: str
     sets: dict[str, str]  # as `--set` has it -> what comes out, for --help
     flip: bool  # whether the mirrored image's embedding is added

@@ -46,8 +46,8 @@ def open_pairs(where: str, progress: Callable[[int, int], None] | None = None) -
 
 
 def open_ijb(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
-    """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/; faces are aligned by the landmarks
-    there.
+    """A folder of IJB-B or IJB-C as insightface ships them: loose_crop/ and meta/;
+    faces are aligned by the landmarks there.
 
     Columns template_N, media_N, score_N (the detector's), first_P, second_P (template numbers), same_P.
     """
@@ -219,8 +219,8 @@ def _columns(path, num_columns):
 
 
 def _numbers(table, path, *, whole=False):
-    """A table's values as float64, or as int64 where they must be whole numbers; UserError naming the line of
-    another."""
+    """A table's values as float64, or as int64 where they must be whole numbers;
+    UserError naming the line of another."""
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     bad_N = ~np.isfinite(values).all(axis=1)
     if whole:

@@ -136,8 +136,8 @@ class Landmarker:
         good = np.flatnonzero(score_A >= MIN_DETECTION)
         if not len(good):
             return None, float(score_A.max())
-        # x, y, width, height of the box, then x, y of six key points, all from the anchor's centre and in pixels of the
-        # square.
+        # x, y, width, height of the box, then x, y of six key points, all from the anchor's
+        # centre and in pixels of the square.
         place_A82 = box.reshape(-1, 8, 2)[good].astype(np.float64)
         place_A82[:, [0, 2, 3, 4, 5, 6, 7]] += anchors()[good, None]
         faces = _one_each(place_A82, score_A[good])

@@ -1,7 +1,7 @@
 """How a face is lit and how sharp its picture is, read from its own skin: what a mask on it must look like.
 
-V vertices of the face, S those of them on skin, N directions. Directions are as in the picture: x right, y up, z to the
-viewer.
+V vertices of the face, S those of them on skin, N directions.
+Directions are as in the picture: x right, y up, z to the viewer.
 """
 
 import functools
@@ -88,8 +88,8 @@ def light_on(image_HW3: np.ndarray, point_V3: np.ndarray, pose: Pose) -> Light:
 def _fitted(light_S, normal_S3):
     """(ambient, slope_3) with light = ambient + slope . normal, least squares with few wild places left out.
 
-    Source: Basri & Jacobs 2003, of whose nine harmonics of the light the first four carry nearly all that matt skin
-    shows.
+    Source: Basri & Jacobs 2003, of whose nine harmonics of the light the first four carry
+    nearly all that matt skin shows.
     """
     basis_S4 = np.column_stack([np.ones(len(light_S)), normal_S3 - (0, 0, 0.7)])
     weight_S = np.ones(len(light_S))

@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,9 +26,24 @@ class Worn(NamedTuple):
     why: str = ""
 
 
+class Masks(Protocol):
+    """What a MaskPlan (zennas/tasks/face/plan.py) says."""
+
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def kinds(self) -> tuple[str, ...] | None: ...
+    @property
+    def textures(self) -> str | None: ...
+    @property
+    def faces(self) -> str: ...
+    @property
+    def knobs(self) -> dict[str, float]: ...
+
+
 class Masker:
-    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio` where a face is fitted, else as
-    it is.
+    """Callable (image_HW3 uint8 RGB, rng) -> image_HW3: masked with probability `ratio`
+    where a face is fitted, else as it is.
 
     All randomness is the rng's, from which an image that stays as it is takes one number. It may be pickled or forked.
     """
@@ -57,7 +72,7 @@ class Masker:
         return Worn(texture.name, texture.variant, face.score, done)
 
 
-def masker_of(plan: Any, *, seed: int) -> Masker | None:
+def masker_of(plan: Masks | None, *, seed: int) -> Masker | None:
     """The Masker of a MaskPlan (zennas/tasks/face/plan.py), or None where it masks nothing."""
     if plan is None or plan.ratio == 0:
         return None
@@ -65,7 +80,7 @@ def masker_of(plan: Any, *, seed: int) -> Masker | None:
     return Masker(dressing, ratio=plan.ratio, look=plan.faces, knobs=plan.knobs)
 
 
-def check_mask_plan(plan: Any, where: str) -> None:
+def check_mask_plan(plan: Masks | None, where: str) -> None:
     """UserError for a kind, a knob or a template of a MaskPlan that cannot be used."""
     if plan is None:
         return
@@ -81,8 +96,8 @@ def check_look(look: str, where: str) -> None:
 
 
 def templates_fingerprint(folder: pathlib.Path | str, *, where: str = "--textures") -> str:
-    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies. UserError where it holds
-    none.
+    """What a folder of templates holds, as 16 hexadecimal digits: the same wherever it lies.
+    UserError where it holds none.
     """
     digest = hashlib.sha256()
     for template in load_templates(folder, where=where):

@@ -1,8 +1,8 @@
 """The 3-D face: its canonical mesh, the pose of a fitted one, and the shell on which a mask lies.
 
-V = 468 vertices of the face, T triangles, G nodes of the shell's grid (GRID_ROWS x GRID_COLUMNS)
-Face space: centimetres, x to the right of the image, y up, z towards the viewer. Image space: pixels, x right, y down,
-z away.
+V = 468 vertices of the face, T triangles, G nodes of the shell's grid (GRID_ROWS x GRID_COLUMNS).
+Face space: centimetres, x to the right of the image, y up, z towards the viewer.
+Image space: pixels, x right, y down, z away.
 """
 
 import functools
@@ -177,8 +177,8 @@ def grid() -> Grid:
 
 
 def drape(covered_G: np.ndarray, *, gap_cm: float = 0.15, dome_cm: float = 0.0, ridge_cm: float = 0.0) -> Shell:
-    """The Shell of a mask that covers these nodes: taut as cloth between nose, cheeks and chin, tight at its rim and
-    beyond.
+    """The Shell of a mask that covers these nodes: taut as cloth between nose, cheeks and chin,
+    tight at its rim and beyond.
 
     gap_cm: what it keeps from the skin; dome_cm: how far it stands out besides, as a moulded cup does; ridge_cm: the
     same along the middle alone, as of a mask that folds there.
@@ -215,8 +215,8 @@ def _turned_over(point_N3):
 
 
 def _barycentric(uv_G2, canonical):
-    """(weight_GV with which the vertices make the surface at these texture coordinates, whether they lie outside the
-    face).
+    """(weight_GV with which the vertices make the surface at these texture coordinates,
+    whether they lie outside the face).
 
     Outside it, that of the nearest place on its border.
     """
@@ -241,8 +241,8 @@ def _barycentric(uv_G2, canonical):
 
 
 def _border(triangle_T3, uv_V2):
-    """The edges of the face's outline: those of one triangle alone, but for holes (eyes and mouth, where the mesh has
-    any).
+    """The edges of the face's outline: those of one triangle alone, but for holes (eyes and mouth,
+    where the mesh has any).
     """
     edge_E2 = np.sort(np.concatenate([triangle_T3[:, [0, 1]], triangle_T3[:, [1, 2]], triangle_T3[:, [2, 0]]]), axis=1)
     edge_B2, count_B = np.unique(edge_E2, axis=0, return_counts=True)
@@ -252,8 +252,8 @@ def _border(triangle_T3, uv_V2):
 
 
 def _beyond(uv_G2, border_G2, outside_G):
-    """How far nodes outside the face lie from its border, face space: back to the ears, and under the chin towards the
-    neck.
+    """How far nodes outside the face lie from its border, face space:
+    back to the ears, and under the chin towards the neck.
     """
     far_G = np.linalg.norm(uv_G2 - border_G2, axis=1) * CENTIMETRES_OF_U * outside_G
     chin_G = np.clip((border_G2[:, 1] - CHIN_V) / 0.15, 0, 1)

@@ -21,8 +21,8 @@ class Options(CommandOptions):
     Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what
     was done with every image), passed-over.csv, report.html, run.json, mask.log.
 
-    Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used; 130 stopped by
-    Ctrl-C.
+    Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used;
+    130 stopped by Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH

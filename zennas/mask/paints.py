@@ -1,25 +1,30 @@
-"""KINDS_OF_PAINT: what each kind of mask looks like, as its edge, its paint and its shape; textures.py makes KINDS of
-it.
+"""KINDS_OF_PAINT: what each kind of mask looks like, as its edge, its paint and its shape;
+textures.py makes KINDS of it.
 
-A paint is (sheet, rng) -> (rgb_HW3 in [0, 1], colour of the straps): the mask's own colour under even light, with the
-small shadows of pleats, seams and creases, which are finer than the mesh. Sizes are texels of 512: about 26 to the
-face's centimetre.
+A paint is (sheet, rng) -> (rgb_HW3 in [0, 1], colour of the straps): the mask's own colour under even light,
+with the small shadows of pleats, seams and creases, which are finer than the mesh.
+Sizes are texels of 512: about 26 to the face's centimetre.
 """
 
 import colorsys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+if TYPE_CHECKING:
+    from zennas.mask.textures import Sheet
+
+Colour = Sequence[float] | np.ndarray  # red, green and blue in [0, 1]
+Paint = Callable[["Sheet", np.random.Generator], tuple[np.ndarray, Colour]]
 CREASE_TEXELS = 22.0  # of the folds of worn cloth
 STRAP_WHITE, STRAP_YELLOW = (0.90, 0.90, 0.89), (0.86, 0.74, 0.30)
 # Where a surgical mask folds, in the middle and at its sides, in canonical texture coordinates.
 PLEATS = ((0.615, 0.605), (0.725, 0.665), (0.835, 0.715))
 
 
-def surgical(colour: tuple[float, float, float], *, spread: float) -> Callable:
+def surgical(colour: tuple[float, float, float], *, spread: float) -> Paint:
     """The paint of a pleated mask of about this RGB colour."""
 
     def paint(sheet, rng):
@@ -45,14 +50,14 @@ def surgical(colour: tuple[float, float, float], *, spread: float) -> Callable:
     return paint
 
 
-def cloth_plain(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def cloth_plain(sheet: "Sheet", rng: np.random.Generator) -> tuple[np.ndarray, Colour]:
     """One colour, woven, with a seam down the middle."""
     rgb = _cloth_colour(rng)
     rgb_HW3 = np.ones((*sheet.x_HW.shape, 3)) * rgb
     return _sewn(rgb_HW3, sheet, rng), _strap_of(rgb)
 
 
-def cloth_patterned(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def cloth_patterned(sheet: "Sheet", rng: np.random.Generator) -> tuple[np.ndarray, Colour]:
     """Two colours: dots, stripes, checks or patches, as the seed has it."""
     ground, figure = _cloth_colour(rng), _cloth_colour(rng)
     while np.abs(np.subtract(ground, figure)).sum() < 0.5:
@@ -75,7 +80,7 @@ def cloth_patterned(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, A
     return _sewn(rgb_HW3, sheet, rng), _strap_of(ground)
 
 
-def n95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def n95(sheet: "Sheet", rng: np.random.Generator) -> tuple[np.ndarray, Colour]:
     """A moulded cup with a metal clip over the nose, some with a valve."""
     rgb = _varied((0.93, 0.92, 0.89), rng, 0.02)
     light_HW = 1 + _grain(rng, 0.03) + _creases(rng, stretch=1.0, depth=0.02)
@@ -94,7 +99,7 @@ def n95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     return _rounded_edge(rgb_HW3, sheet), STRAP_YELLOW if rng.random() < 0.5 else STRAP_WHITE
 
 
-def kn95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def kn95(sheet: "Sheet", rng: np.random.Generator) -> tuple[np.ndarray, Colour]:
     """Folded down the middle, its layers welded along the edges."""
     rgb = _varied((0.94, 0.94, 0.93), rng, 0.015)
     light_HW = 1 + _grain(rng, 0.015) + _creases(rng, stretch=1.0, depth=0.035)
@@ -109,7 +114,7 @@ def kn95(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
     return _rounded_edge(rgb_HW3, sheet), STRAP_WHITE
 
 
-def black(sheet: Any, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+def black(sheet: "Sheet", rng: np.random.Generator) -> tuple[np.ndarray, Colour]:
     """Fitted foam or knit that runs out into its own loops."""
     rgb = _varied((0.125, 0.125, 0.135), rng, 0.03)
     light_HW = 1 + _grain(rng, 0.05) + _creases(rng, stretch=1.2, depth=0.10)

@@ -1,5 +1,5 @@
-"""The work of `zennas mask` in parts: so many images each, done by any process in any order, the same whoever does
-them.
+"""The work of `zennas mask` in parts: so many images each, done by any process in any order,
+the same whoever does them.
 
 A part is a file of images, one after another, and a table of what was done with each; the table is written last, so
 that a part that has one is whole.
@@ -137,8 +137,8 @@ def _masked(masking, image):
         encoded = source.read(image)
     except UnreadableImageError as error:  # which may pass: the part is not done
         raise UserError(
-            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: give the same command again to "
-            f"go on"
+            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: "
+            "give the same command again to go on"
         ) from None
     except CorruptImageError as error:
         return None, row | {"damaged": True, "why": f"damaged: {error}"}

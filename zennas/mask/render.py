@@ -1,7 +1,7 @@
 """A mask on a face: `masked`, the whole path from fitted vertices to pixels.
 
-V vertices of the face, G nodes of the mask's shell, N both, T triangles; H, W pixels of an image, h, w those of the
-rendering
+V vertices of the face, G nodes of the mask's shell, N both, T triangles;
+H, W pixels of an image, h, w those of the rendering
 """
 
 import functools
@@ -31,8 +31,8 @@ OWN_BLUR = 0.35  # of a rendered pixel: its area is the eye of a camera already
 
 
 class Variation(NamedTuple):
-    """How a mask differs from one that sits straight: turn, size, height (down, of the layout), further blur and
-    brightness.
+    """How a mask differs from one that sits straight: turn, size, height (down, of the layout),
+    further blur and brightness.
     """
 
     angle_deg: float
@@ -167,8 +167,8 @@ def _rendered(level_HW4, worn_23, shell, node_G3, point_V3, pose, light, *, shap
 def rasterised(
     point_N3: np.ndarray, triangle_T3: np.ndarray, carried_N3: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """What of the triangles is seen: the values carried by their corners, between them, float32 hw3; zeros where there
-    is none.
+    """What of the triangles is seen: the values carried by their corners, between them, float32 hw3;
+    zeros where there is none.
 
     point_N3: x, y in pixels from the upper left corner of the first one, so that its middle is (0.5, 0.5), and z away
     from the viewer, of which the nearest is seen. carried_N3: three values in [0, 1]. shape: (height, width).

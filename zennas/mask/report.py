@@ -3,7 +3,7 @@
 import html
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +18,9 @@ from zennas.page import INK, definitions, document, drawn, notices, origin, tabl
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 
+if TYPE_CHECKING:
+    from zennas.mask.run import Masked
+
 NUM_SHOWN, SHOWN_PX = 24, 112
 BIN_DEG = 5
 COLOUR = "#0f766e"
@@ -29,19 +32,19 @@ STYLE = """
 
 
 def rows_of(path: pathlib.Path, columns: Sequence[str], *, where: pc.Expression | None = None) -> pa.Table:
-    """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images, does not fit into
-    memory.
+    """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images,
+    does not fit into memory.
     """
     return pq.read_table(path, columns=columns, filters=where)
 
 
 def write_report(
     path: pathlib.Path,
-    summary: Any,
+    summary: "Masked",
     rows: pathlib.Path,
     source: AnySource,
     options: Options,
-    made_by: dict,
+    made_by: dict[str, Any],
     *,
     warnings: Sequence[str] = (),
 ) -> None:

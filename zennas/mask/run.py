@@ -256,9 +256,9 @@ def warnings_of(summary: Masked) -> list[str]:
     warnings, masked, chosen = [], summary.num_masked, summary.num_chosen
     if masked >= FEW and summary.num_bluish > masked / 2:
         warnings.append(
-            f"on {summary.num_bluish:,} of {masked:,} masked faces the skin is more blue than red: red and blue "
-            f"seem to be "
-            "exchanged in the data (images are RGB once decoded); write the images anew, or masks have wrong colours"
+            f"on {summary.num_bluish:,} of {masked:,} masked faces the skin is more blue than red: "
+            "red and blue seem to be exchanged in the data (images are RGB once decoded); write the images anew, "
+            "or masks have wrong colours"
         )
     if chosen and summary.num_passed_over > chosen / 2:
         warnings.append(
@@ -267,8 +267,7 @@ def warnings_of(summary: Masked) -> list[str]:
         )
     if summary.num_damaged:
         warnings.append(
-            f"{summary.num_damaged:,} of {summary.num_images:,} records are damaged ({PASSED_OVER} says "
-            f"which): they hold "
-            "no image to hand on, and are left out"
+            f"{summary.num_damaged:,} of {summary.num_images:,} records are damaged ({PASSED_OVER} "
+            "says which): they hold no image to hand on, and are left out"
         )
     return warnings

@@ -49,8 +49,8 @@ class Scene(NamedTuple):
 
 
 def synthetic_face(scene: Scene = Scene(), *, image_px: int = 112) -> tuple[np.ndarray, np.ndarray]:  # noqa: B008 - a Scene is frozen
-    """(image_HW3 uint8 RGB of image_px x image_px, its point_V3 in image space): a head where ArcFace's template has
-    it.
+    """(image_HW3 uint8 RGB of image_px x image_px, its point_V3 in image space):
+    a head where ArcFace's template has it.
     """
     canonical, big = mesh.face(), image_px * SAMPLES
     turn_33 = mesh.turn(scene.yaw_deg, scene.pitch_deg, scene.roll_deg)

@@ -28,9 +28,9 @@ TEMPLATE_SHAPE = {"gap_cm": 0.25, "dome_cm": 0.1, "ridge_cm": 0.0}  # how a user
 
 
 class Outline(NamedTuple):
-    """The edge of a mask by its left half: (distance from the middle, height) in canonical texture coordinates, from
-    the middle outwards along its upper and its lower edge; their last points are joined by the side. straps: lines to
-    the ears.
+    """The edge of a mask by its left half: (distance from the middle, height) in canonical texture coordinates,
+    from the middle outwards along its upper and its lower edge; their last points are joined by the side.
+    straps: lines to the ears.
     """
 
     top: tuple
@@ -60,8 +60,8 @@ class Sheet(NamedTuple):
 
 
 class Texture:
-    """A mask to render: name, rgba_HW4 (uint8), shell (its mesh.Shell) and its smaller copies (level 0: itself, 1: half
-    ...).
+    """A mask to render: name, rgba_HW4 (uint8), shell (its mesh.Shell) and its smaller copies
+    (level 0: itself, 1: half ...).
 
     In the copies colours are weighted by their alpha, so that what is transparent has none.
     """
@@ -103,8 +103,8 @@ def texture(kind: str, variant: int, *, seed: int) -> Texture:
 
 
 class Wardrobe:
-    """The textures of a run: of some kinds, and of a user's folder. `draw(rng)` is one of them, each name equally
-    often.
+    """The textures of a run: of some kinds, and of a user's folder.
+    `draw(rng)` is one of them, each name equally often.
     """
 
     def __init__(self, kinds: Sequence[str], templates: Sequence[Texture] = (), *, seed: int = 0):
@@ -136,8 +136,8 @@ def wardrobe(
     where: str = "--kinds",
     textures_where: str = "--textures",
 ) -> Wardrobe:
-    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates). UserError for what is not
-    known.
+    """The Wardrobe of these kinds (None: all, or none where there is a folder of templates).
+    UserError for what is not known.
 
     where, textures_where: what the user gave them as, for errors.
     """

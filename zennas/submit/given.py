@@ -1,5 +1,5 @@
-"""What the user gave: the one ONNX file that a challenge's checker would take from it, and the images to run a system
-on.
+"""What the user gave: the one ONNX file that a challenge's checker would take from it,
+and the images to run a system on.
 """
 
 import collections
@@ -19,8 +19,8 @@ from zennas.data.shards import IMAGE_SUFFIXES
 from zennas.records import UserError, first_line
 
 MAX_UNPACKED = 4 * 2**30  # bytes, of all members together; the largest model that any track takes has 1 GiB
-# Weights shrink by a tenth, an untrained network of zeros by a thousand: only what would fill memory is judged by its
-# ratio.
+# Weights shrink by a tenth, an untrained network of zeros by a thousand:
+# only what would fill memory is judged by its ratio.
 MAX_RATIO, MIN_SUSPECT = 200, 256 * 2**20
 ACCEPTED = "an ONNX file, a folder or a zip with one at its top, or a folder that zennas train wrote"
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pt2")
@@ -35,8 +35,8 @@ class Given(NamedTuple):
 
 
 def read_model(path: pathlib.Path | str) -> Given:
-    """The Given of --model: the file itself, or the one that the checker takes from a folder or a zip: the last by
-    name.
+    """The Given of --model: the file itself, or the one that the checker takes from a folder or a zip:
+    the last by name.
 
     Nothing is unpacked to disk. UserError where no ONNX file lies there, or a zip is not what it should be.
     """
@@ -52,8 +52,8 @@ def read_model(path: pathlib.Path | str) -> Given:
 
 
 def read_detector(path: pathlib.Path | str) -> bytes:
-    """The bytes of --detector; UserError where they cannot be read, are no network, or lack weights that lie outside
-    the file.
+    """The bytes of --detector; UserError where they cannot be read, are no network,
+    or lack weights that lie outside the file.
     """
     content = _read(pathlib.Path(path), option="--detector")
     try:
@@ -62,8 +62,8 @@ def read_detector(path: pathlib.Path | str) -> bytes:
         raise UserError(f"--detector {path}: {error}") from None
     if outside:
         raise UserError(
-            f"--detector {path}: keeps weights in {', '.join(outside)}, which the zip would lack; save it with all "
-            f"weights inside"
+            f"--detector {path}: keeps weights in {', '.join(outside)}, which the zip would lack; "
+            "save it with all weights inside"
         )
     return content
 
@@ -149,8 +149,8 @@ def _refuse_bomb(members, where):
         ratio = member.file_size / max(1, member.compress_size)
         if member.file_size > MIN_SUSPECT and ratio > MAX_RATIO:
             raise UserError(
-                f"{where}: member '{member.filename}' unpacks to {ratio:.0f} times its size; {MAX_RATIO} times are "
-                f"allowed"
+                f"{where}: member '{member.filename}' unpacks to {ratio:.0f} times its size; "
+                f"{MAX_RATIO} times are allowed"
             )
 
 

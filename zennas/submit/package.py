@@ -30,8 +30,8 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def read_again(path: pathlib.Path, files: dict[str, bytes]) -> None:
-    """Nothing, where the zip at `path` holds these files and nothing else; RuntimeError where a disk or a bug changed
-    them.
+    """Nothing, where the zip at `path` holds these files and nothing else;
+    RuntimeError where a disk or a bug changed them.
     """
     with zipfile.ZipFile(path) as archive:
         same = sorted(archive.namelist()) == sorted(files) and all(archive.read(name) == files[name] for name in files)

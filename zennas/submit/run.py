@@ -100,8 +100,8 @@ def check(options: Options) -> Opened:
 def run(options: Options, *, progress: Progress | None = None) -> Submitted:
     """Judge what is given by every rule of the track, and write the submission.
 
-    What cannot be used is refused before anything is measured. A refused submission is written only with `anyway`;
-    submission.json always.
+    What cannot be used is refused before anything is measured.
+    A refused submission is written only with `anyway`; submission.json always.
     """
     progress = progress or silent()
     opened = check(options)
@@ -198,9 +198,8 @@ def _check_options(options: Options, name: str, whole: bool) -> None:
         raise UserError(f"--model is missing: track {name} takes a system of a recognition network and a detector")
     if not system and detector is None:
         raise UserError(
-            f"--detector is missing: track {name} takes a whole system; give a YuNet ONNX file, or a system of your "
-            f"own "
-            "with --system DIR"
+            f"--detector is missing: track {name} takes a whole system; give a YuNet ONNX file, "
+            "or a system of your own with --system DIR"
         )
 
 
@@ -237,8 +236,8 @@ def _fed_by_itself():
 
 
 def _times(given, made_system, fit, track, protocol, stand_in, budget_ms, whole, images, progress):
-    """(rules, latency, system) of what is timed: the network where the track times it, the system where images were
-    given.
+    """(rules, latency, system) of what is timed: the network where the track times it,
+    the system where images were given.
     """
     if not fit:
         why = "a network that cannot be loaded, has weights outside its file, or takes other images, is not timed"

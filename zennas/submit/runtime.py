@@ -23,8 +23,8 @@ def run_rules(
 ) -> list[Rule]:
     """The Rules of one run on `batch` copies of one random image; the rest is not judged where it fails.
 
-    A fixed batch is rewritten first, as the checker does. image: (channels, height, width). normalise: a name of
-    checker.NORMALISATIONS.
+    A fixed batch is rewritten first, as the checker does. image: (channels, height, width).
+    normalise: a name of checker.NORMALISATIONS.
     """
     runtime = next((f"{name} {what}" for name, what in versions().items() if name.startswith("onnxruntime")), "")
     try:
@@ -79,8 +79,8 @@ def time_rule(
 ) -> tuple[Rule, dict[str, Any] | None]:
     """(Rule, what was measured as a plain dict) of one forward pass by a track's Protocol against a LocalBudget.
 
-    of_the_challenge: False where its clock stands for a whole system, of which this is a part: then the time is only
-    noted.
+    of_the_challenge: False where its clock stands for a whole system, of which this is a part:
+    then the time is only noted.
     """
     name = _name_of_time(of_the_challenge)
     try:

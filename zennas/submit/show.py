@@ -18,8 +18,8 @@ def show(submitted: Submitted, options: Options, console: Console) -> int:
 
 
 def _print(submitted: Submitted, console: Console) -> None:
-    """The rules as a table, what there is to say of them, where the zip lies, and the rules that are the user's to
-    keep.
+    """The rules as a table, what there is to say of them, where the zip lies,
+    and the rules that are the user's to keep.
     """
     submission, folder = submitted.submission, submitted.folder
     table = Table(title=f"{submission.track}: {submission.model}", title_justify="left")

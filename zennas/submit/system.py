@@ -31,8 +31,8 @@ ONE_THREAD = dict.fromkeys(
 
 
 class SystemRuns(Record):
-    """What came out of a system: raw times in milliseconds, in the order in which they were taken, and what was
-    found."""
+    """What came out of a system: raw times in milliseconds, in the order in which they were taken,
+    and what was found."""
 
     raw_ms: tuple[float, ...]
     raw_detection_ms: tuple[float | None, ...]
@@ -82,8 +82,8 @@ def build_system(
 
 
 def read_system(folder: pathlib.Path | str) -> System:
-    """The System in a folder that the user made or edited. UserError where something that the server needs is
-    missing."""
+    """The System in a folder that the user made or edited.
+    UserError where something that the server needs is missing."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"--system {folder}: no such folder")
@@ -174,9 +174,9 @@ def _is_feature(run, size):
 
 
 def system_rules(runs: SystemRuns | str, *, total_ms: float, origin: str, stand_in: str | None = None) -> list[Rule]:
-    """The Rules of a whole system: runs is a SystemRuns or the text that says why there is none; total_ms the limit
-    here; stand_in the sentence that says so where another kind of device stood in for the track's: then the time is not
-    judged.
+    """The Rules of a whole system: runs is a SystemRuns or the text that says why there is none;
+    total_ms the limit here; stand_in the sentence that says so where another kind of device stood in for the track's:
+    then the time is not judged.
     """
     limit = f"<= {total_ms:.1f} ms"
     if isinstance(runs, str):
