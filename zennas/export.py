@@ -94,7 +94,7 @@ def export_graph(
     `metadata` goes into the file. precision: a row of PRECISIONS. calibration: samples of each input as the module will
     see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is enough
     to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree; the float32 file is proven
-    first, so that what its conversion costs hides no wrong fold.
+    first, so that rounding cannot hide a wrong fold.
     """
     float32 = to_onnx(fold(graph.module), graph.inputs, outputs=graph.outputs, metadata=metadata)
     for name in dict.fromkeys(("float32", precision)):

@@ -2,11 +2,14 @@
 
 import html
 import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
+
+from zennas.provenance import Provenance
 
 
 class Look(NamedTuple):
@@ -24,12 +27,26 @@ BUDGET = Look("#be123c", "┃")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def document(sections, origin, *, kind, title, subtitle, banner, facts, style="", has_pictures=False):
+def document(
+    sections: str,
+    origin: str,
+    *,
+    kind: str,
+    title: str,
+    subtitle: str,
+    banner: str,
+    facts: Iterable[tuple[str, object]],
+    style: str = "",
+    has_pictures: bool = False,
+) -> str:
     """The HTML of a page. It loads nothing, and its Content-Security-Policy forbids that anything be loaded.
 
-    sections, origin: HTML, the latter of the footer. banner: HTML of `notices`. kind: what was done, one word.
-    title, subtitle, facts (pairs of texts): as text, not HTML. style: CSS beside the page's own. has_pictures: whether
-    pictures are part of it, as data URIs.
+    sections, origin: HTML, the latter of the footer.
+    banner: HTML of `notices`.
+    kind: what was done, one word.
+    title, subtitle, facts (pairs of texts): as text, not HTML.
+    style: CSS beside the page's own.
+    has_pictures: whether pictures are part of it, as data URIs.
     """
     pictures = " img-src data:;" if has_pictures else ""
     title, kicker = html.escape(title), f"zennas {kind}"
@@ -45,15 +62,17 @@ def document(sections, origin, *, kind, title, subtitle, banner, facts, style=""
 """
 
 
-def notices(texts, kind):
+def notices(texts: Iterable[str | None], kind: str) -> str:
     """What a reader must not miss, each text once; kind: "banner", at the top, or "note", in a section."""
     return "".join(f"<p class='{kind}'>⚠ {html.escape(text)}</p>" for text in dict.fromkeys(filter(None, texts)))
 
 
-def origin(record, timings):
-    """The pairs of text that say who made a page: its Provenance, and the (machine, protocol) of each of its
-    timings."""
-    pairs = [("Command", record.command), ("Seed", "none" if record.seed is None else record.seed)]
+def origin(record: Provenance, timings: Collection[tuple[str, Mapping[str, object]]]) -> list[tuple[str, object]]:
+    """The pairs of text that say who made a page: its Provenance, and the (machine, protocol) of each timing."""
+    pairs: list[tuple[str, object]] = [
+        ("Command", record.command),
+        ("Seed", "none" if record.seed is None else record.seed),
+    ]
     pairs += [("Machine", record.machine), ("Date", record.date), ("zennas", record.zennas)]
     pairs.append(("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))
     protocols = [", ".join(f"{key} {value}" for key, value in protocol.items()) for _, protocol in timings]
@@ -61,31 +80,31 @@ def origin(record, timings):
     return pairs + [("Protocol", protocol) for protocol in dict.fromkeys(protocols)]
 
 
-def definitions(pairs):
+def definitions(pairs: Iterable[tuple[str, object]]) -> str:
     """A list of (name, value)."""
     row = "<div><dt>{}</dt><dd>{}</dd></div>"
     return f"<dl>{''.join(row.format(html.escape(name), html.escape(str(value))) for name, value in pairs)}</dl>"
 
 
-def table(names, rows):
+def table(names: Iterable[str], rows: str) -> str:
     """A table that scrolls on a narrow screen. rows: HTML."""
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def legend(looks):
+def legend(looks: Mapping[str, Look]) -> str:
     """What the marks of a figure stand for: {name: Look}. The names are HTML."""
     # In HTML, not plotly's: it wraps on a phone without covering the plot.
     items = (f"<span><b style='color:{look.colour}'>{look.glyph}</b> {name}</span>" for name, look in looks.items())
     return f"<p class='legend'>{''.join(items)}</p>"
 
 
-def panels(heights):
+def panels(heights: Sequence[float]) -> go.Figure:
     """A figure of one column whose panels share their horizontal axis; heights: the share of each."""
     return make_subplots(rows=len(heights), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.05)
 
 
-def drawn(figure, name, *, height_px):
+def drawn(figure: go.Figure, name: str, *, height_px: int) -> str:
     """The HTML of a figure, in the page's look; `name` is its own on the page."""
     axis = {"gridcolor": GRID, "linecolor": LINE, "zeroline": False, "automargin": True, "title_standoff": 8}
     figure.update_xaxes(axis, showline=True, ticks="outside", tickcolor=LINE)
@@ -111,7 +130,7 @@ def drawn(figure, name, *, height_px):
     )
 
 
-def number(value, form=".1f"):
+def number(value: float | None, form: str = ".1f") -> str:
     """The number in that format, or a dash where there is none.
 
     >>> number(2.345, ".2f"), number(None), number(float("nan"))
@@ -120,10 +139,10 @@ def number(value, form=".1f"):
     return f"{value:{form}}" if value is not None and math.isfinite(value) else "–"
 
 
-def span(*values, pad=0.06):
+def span(*values: float, pad: float = 0.06) -> list[float]:
     """[low, high] of the finite values with room around them, or of 0 to 1 where there are none."""
-    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(values), max(values)
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
     room = pad * (high - low) or max(abs(low) * pad, 0.5)
     return [low - room, high + room]
 

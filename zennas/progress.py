@@ -1,10 +1,11 @@
-"""What a run says while it runs: a live panel on a terminal, plain lines now and then anywhere else; all of it in the
-log.
-"""
+"""What a run says while it runs: a live panel on a terminal, plain lines now and then elsewhere; the log has it all."""
 
 import contextlib
 import datetime
+import pathlib
 import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -19,20 +20,21 @@ LINE_EVERY_S = 15.0  # where output is not a terminal
 class Progress:
     """Says things to a rich Console and to a log file."""
 
-    def __init__(self, console=None):
+    def __init__(self, console: Console | None = None) -> None:
         """console: of rich; without one, standard error."""
         self.console = console or console_for(json_output=True)
-        self._log = None
-        self._live, self._stage, self._last_line, self._start = None, "", 0.0, 0.0
+        self._log: TextIO | None = None
+        self._live: Live | None = None
+        self._stage, self._last_line, self._start = "", 0.0, 0.0
 
     @property
-    def place(self):
+    def place(self) -> str:
         """Where it speaks, in a word that another process takes: progress_at(place)."""
         if self.console.quiet:
             return "nowhere"
         return "stderr" if self.console.stderr else "stdout"
 
-    def log_to(self, path):
+    def log_to(self, path: pathlib.Path | str) -> None:
         """Write everything said from here on to a log file as well."""
         try:
             self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
@@ -41,12 +43,12 @@ class Progress:
                 f"{path}: cannot be written: {error.strerror}; mend the rights or choose another --out"
             ) from None
 
-    def say(self, text, *, style=None):
+    def say(self, text: str, *, style: str | None = None) -> None:
         """One line, at once."""
         self.note(text)
         self.console.print(Text(text, style=style or ""), soft_wrap=True)
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         """One line, for the log alone."""
         if self._log:
             try:
@@ -55,7 +57,7 @@ class Progress:
             except OSError:  # a full disk: the ledger says so, and a log is no reason to stop
                 self._log = None
 
-    def begin(self, stage):
+    def begin(self, stage: str) -> None:
         """Begin a stage whose state `update` shows."""
         self.end()
         self._stage, self._start, self._last_line = stage, time.monotonic(), time.monotonic()
@@ -63,8 +65,8 @@ class Progress:
             self._live = Live(Text(stage), console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
 
-    def update(self, fields):
-        """Show the state of the stage: a dict of name -> text."""
+    def update(self, fields: Mapping[str, object]) -> None:
+        """Show the state of the stage: name -> what is shown as text."""
         now = time.monotonic()
         if self._live:
             grid = Table.grid(padding=(0, 2))
@@ -80,22 +82,22 @@ class Progress:
             line = f"{self._stage}: " + ", ".join(f"{name} {text}" for name, text in fields.items())
             self.note(line) if self._live else self.say(line)
 
-    def counting(self, what):
+    def counting(self, what: str) -> Callable[[int, int], None]:
         """A callback (done, total) that shows how far a stage is and how long it will still take."""
 
-        def progress(done, total):
+        def progress(done: int, total: int) -> None:
             left_s = (time.monotonic() - self._start) / max(1, done) * (total - done)
             self.update({what: f"{done}/{total}", "left": duration(left_s)})
 
         return progress
 
-    def end(self):
+    def end(self) -> None:
         """End the stage, if there is one."""
         if self._live:
             self._live.stop()
             self._live = None
 
-    def close(self):
+    def close(self) -> None:
         """End the stage and close the log."""
         self.end()
         if self._log:
@@ -104,8 +106,9 @@ class Progress:
             self._log = None
 
 
-def duration(seconds):
-    """
+def duration(seconds: float) -> str:
+    """Minutes and seconds, in words as short as they go.
+
     >>> duration(75), duration(4)
     ('1m15s', '4s')
     """
@@ -113,12 +116,12 @@ def duration(seconds):
     return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"
 
 
-def silent():
+def silent() -> Progress:
     """A Progress that prints nothing, for scripts that ask for none."""
     return Progress(Console(quiet=True))
 
 
-def progress_at(place):
+def progress_at(place: str) -> Progress:
     """A Progress that speaks where another one does.
 
     >>> progress_at(silent().place).place
@@ -127,7 +130,7 @@ def progress_at(place):
     return silent() if place == "nowhere" else Progress(console_for(json_output=place == "stderr"))
 
 
-def console_for(*, json_output):
+def console_for(*, json_output: bool) -> Console:
     """Standard output for people, or standard error where standard output is for a script."""
     console = Console(stderr=json_output, highlight=False)
     return console if console.is_terminal else Console(stderr=json_output, highlight=False, width=120)

@@ -120,8 +120,7 @@ class Ranks:
 
 
 def leave(code: int) -> None:
-    """End this process with this exit code, at once where it is one of several ranks: without the interpreter's own
-    end.
+    """End this process with this exit code. One of several ranks exits at once, without Python's shutdown.
 
     DistributedDataParallel keeps gloo's threads beyond the group they served (torch 2.13). One that still lets go of a
     tensor while the interpreter is taken down aborts its process, and torchrun then ends the other ranks: the first,

@@ -19,10 +19,9 @@ def keep_ray_on_loopback() -> None:
 
 
 def check_address(address: str | None) -> None:
-    """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers, which Ray asks for
-    minutes.
+    """UserError for what is no address of a cluster ('auto', HOST:PORT), and where no Ray answers.
 
-    None, no cluster, passes, and 'local'.
+    None (no cluster) and 'local' are accepted. Ray itself would wait for an answer for minutes.
     """
     if address in (None, "auto", "local"):
         return

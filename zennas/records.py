@@ -4,6 +4,8 @@ import difflib
 import os
 import pathlib
 import typing
+from collections.abc import Collection, Sequence
+from typing import Any, Self
 
 import pydantic
 import yaml
@@ -15,8 +17,9 @@ FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experimen
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used: the message says what was given, what is allowed and where. Never a bug of
-    ours.
+    """What the user gave cannot be used: the message says what was given, what is allowed and where.
+
+    It is never a bug of ours.
     """
 
 
@@ -26,7 +29,7 @@ class Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def parse(cls, values, where):
+    def parse(cls, values: object, where: object) -> Self:
         """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one."""
         if not isinstance(values, dict):
             raise UserError(
@@ -38,12 +41,12 @@ class Record(pydantic.BaseModel):
             raise UserError("\n".join(_explain(detail, cls, values, where) for detail in error.errors())) from None
 
     @classmethod
-    def annotation_of(cls, field, values):
+    def annotation_of(cls, field: str, values: Any) -> Any:
         """The type of one of the fields, in a record of these values: another one where a field decides on it."""
         return cls.model_fields[field].annotation
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: pathlib.Path | str) -> Self:
         """The record in the YAML file at `path`."""
         return cls.parse(read_yaml(path), path)
 
@@ -79,7 +82,7 @@ def _model_in(annotation):
     return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none.
 
     >>> first_line(MemoryError())
@@ -88,7 +91,7 @@ def first_line(error):
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
-def some(names, num=None):
+def some(names: Sequence[object], num: int | None = None) -> str:
     """The first few of them, for a message; num: how many there are, where `names` are not all.
 
     >>> some(["a", "b"]), some([1, 2, 3, 4, 5, 6])
@@ -98,7 +101,7 @@ def some(names, num=None):
     return ", ".join(map(str, names[:NAMED])) + (", ..." if more else "")
 
 
-def suggestion(given, known):
+def suggestion(given: str, known: Collection[str]) -> str:
     """The half-sentence that helps after an unknown name: "did you mean 'x'? known: x, y".
 
     >>> suggestion("webface-srf", ["webface-main", "webface-sfr"])
@@ -108,7 +111,7 @@ def suggestion(given, known):
     return (f"did you mean '{near[0]}'? " if near else "") + "known: " + (", ".join(sorted(known)) or "none")
 
 
-def read_yaml(path):
+def read_yaml(path: pathlib.Path | str) -> Any:
     """What the YAML file holds; UserError with file and line where it is broken, missing or unreadable."""
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
@@ -117,7 +120,7 @@ def read_yaml(path):
     return parse_yaml(text, path)
 
 
-def parse_yaml(text, where):
+def parse_yaml(text: str, where: object) -> Any:
     """The value of a YAML (or JSON) text; `where` names it in the UserError of a broken one."""
     try:
         return yaml.safe_load(text)
@@ -127,9 +130,10 @@ def parse_yaml(text, where):
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
 
 
-def data_root():
-    """The folder that holds search_spaces/, latency/ and experiments/: $ZENNAS_HOME, the installed wheel's, or the
-    checkout's.
+def data_root() -> pathlib.Path:
+    """The folder that holds search_spaces/, latency/ and experiments/.
+
+    It is $ZENNAS_HOME, the installed wheel's, or the checkout's. UserError where $ZENNAS_HOME holds none of them.
     """
     package = pathlib.Path(__file__).parent
     if home := os.environ.get("ZENNAS_HOME"):
@@ -141,7 +145,7 @@ def data_root():
     return package / "_data" if (package / "_data").is_dir() else package.parent
 
 
-def names(kind):
+def names(kind: str) -> list[str]:
     """The names known in one of the folders, sorted.
 
     >>> "webface-sfr" in names(TRACKS)
@@ -151,9 +155,10 @@ def names(kind):
     return sorted(path.parent.name if "/" in pattern else path.stem for path in (data_root() / kind).glob(pattern))
 
 
-def resolve(kind, name):
-    """The file that a name of this kind stands for; a path (anything with a slash or ending in .yaml) stands for
-    itself.
+def resolve(kind: str, name: str) -> pathlib.Path:
+    """The file that a name of this kind stands for; a path stands for itself. UserError where there is no such file.
+
+    A path is anything with a slash, or ending in .yaml.
     """
     if "/" in name or os.sep in name or name.endswith((".yaml", ".yml")):
         path = pathlib.Path(name)

@@ -71,6 +71,11 @@ def open_run(
     return state, False
 
 
+def cache_folder(name: str) -> pathlib.Path:
+    """The folder `name` of what this user keeps between runs: in $ZENNAS_CACHE, or in ~/.cache/zennas."""
+    return pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / name
+
+
 OF_A_RAY_JOB = (
     "runtime_resources",
     "working_dir_files",

@@ -13,7 +13,7 @@ from tests.embed.test_model import as_pt2, as_torchscript, made
 from tests.evaluate.conftest import PX, means, onnx_of, saved, squares
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
-from zennas.embed.named import NORMALISATIONS, SPELLING, file_named, open_named, resolved
+from zennas.embed.named import RGB_NORMALISATIONS, SPELLING, file_named, open_named, resolved
 from zennas.export import to_onnx
 from zennas.records import UserError
 
@@ -79,7 +79,7 @@ def test_a_named_file_holds_in_any_working_folder(channels, tmp_path, monkeypatc
 
 
 def test_imagenet_is_what_torchvision_says():
-    mean, std = NORMALISATIONS["imagenet"]
+    mean, std = RGB_NORMALISATIONS["imagenet"]
     assert [value / 255 for value in mean] == pytest.approx([0.485, 0.456, 0.406])
     assert [value / 255 for value in std] == pytest.approx([0.229, 0.224, 0.225])
 
@@ -185,7 +185,7 @@ def test_wrong_spellings(channels, says, words):
 
 
 def test_the_spelling_names_every_normalisation():
-    assert all(name in SPELLING for name in NORMALISATIONS)
+    assert all(name in SPELLING for name in RGB_NORMALISATIONS)
 
 
 @pytest.mark.parametrize(("kind", "make"), [("pt2", as_pt2), ("torchscript", as_torchscript)])

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 
 from tests.processes import forked
 from zennas.metrics import all_to_all as module
-from zennas.metrics.all_to_all import all_to_all, candidates
+from zennas.metrics.all_to_all import all_to_all, possible_pairs
 from zennas.metrics.blocks import Plan, paired
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
@@ -213,7 +213,7 @@ def test_no_pair_at_the_floor_escapes_the_screening(size, screening):
     pairs = paired(row_RD, np.arange(24), plan=Plan(24, 24, 8, screening))
     buffer, exact = torch.empty(24 * 24, dtype=screening), unit_rows(row_RD) @ unit_rows(row_RD).T
     for i, j in itertools.combinations(range(24), 2):
-        row_P, column_P = candidates(pairs, pairs.blocks[0], buffer, exact[i, j])
+        row_P, column_P = possible_pairs(pairs, pairs.blocks[0], buffer, exact[i, j])
         assert (i, j) in set(zip(row_P.tolist(), column_P.tolist(), strict=True))
 
 

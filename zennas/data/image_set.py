@@ -12,6 +12,7 @@ import numpy as np
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, data_uri, decode, resized
 from zennas.provenance import num_cores
+from zennas.space.shape import height_and_width
 
 MAX_THREADS = 8  # that decode; cv2 does it outside Python's lock
 
@@ -31,7 +32,7 @@ class ImageSet(NamedTuple):
 
         CorruptImageError where it cannot be had.
         """
-        height_width = (size, size) if isinstance(size, int) else tuple(size)
+        height_width = height_and_width(size)
         image_HW3 = decode(self.read(image))
         if self.cut is None:
             return resized(image_HW3, height_width)

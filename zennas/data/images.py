@@ -30,11 +30,11 @@ class UnreadableImageError(CorruptImageError):
 
 
 def decode(encoded: bytes, *, image_px: int | tuple[int, int] | None = None) -> np.ndarray:
-    """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes, resized to image_px, a side or (height, width), where
-    that is given.
+    """The RGB image_HW3 (uint8, contiguous) in `encoded` bytes.
 
-    The resize does not keep the aspect ratio. CorruptImageError where the bytes are no image or end
-    too soon; damage inside a JPEG that still decodes cannot be told.
+    image_px: a side or (height, width) to which it is resized; the resize does not keep the aspect ratio.
+    CorruptImageError where the bytes are no image or end too soon; damage inside a JPEG that still decodes cannot be
+    told.
     """
     if not encoded:
         raise CorruptImageError("no bytes")
@@ -84,20 +84,20 @@ Share = Annotated[float, Within(0.0, 1.0)]
 Portion = Annotated[float, Within(0.01, 1.0)]  # of a side or an area; never nothing
 
 
-def flip(image_HW3, rng, *, p: Share = 0.5):
+def flip(image_HW3: np.ndarray, rng: np.random.Generator, *, p: Share = 0.5) -> np.ndarray:
     """Left and right exchanged. Source: insightface, whose only augmentation it is."""
     return image_HW3 if rng.random() >= p else cv2.flip(image_HW3, 1)
 
 
 def crop(
-    image_HW3,
-    rng,
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
     *,
     p: Share = 0.2,
     min_area: Portion = 0.2,
     max_area: Portion = 1.0,
     max_aspect: Annotated[float, Within(1, 10)] = 4 / 3,
-):
+) -> np.ndarray:
     """A random rectangle stays where it is, everything round it turns black.
 
     Source: AdaFace and CVLFace (p read there, the knobs recalled). max_aspect: of the longer side to the shorter.
@@ -112,8 +112,14 @@ def crop(
 
 
 def photometric(
-    image_HW3, rng, *, p: Share = 0.2, brightness: Share = 0.5, contrast: Share = 0.5, saturation: Share = 0.5
-):
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    p: Share = 0.2,
+    brightness: Share = 0.5,
+    contrast: Share = 0.5,
+    saturation: Share = 0.5,
+) -> np.ndarray:
     """Brightness, contrast and saturation each times a factor in [1 - knob, 1 + knob].
 
     Contrast is about the mean grey, saturation about each pixel's grey. Source: AdaFace and CVLFace (p read there, the
@@ -130,7 +136,14 @@ def photometric(
     return cv2.addWeighted(image_HW3, vivid, _grey3(image_HW3), 1 - vivid, 0)
 
 
-def low_resolution(image_HW3, rng, *, p: Share = 0.2, min_side: Portion = 0.2, max_side: Portion = 1.0):
+def low_resolution(
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    p: Share = 0.2,
+    min_side: Portion = 0.2,
+    max_side: Portion = 1.0,
+) -> np.ndarray:
     """Shrunk to a random part of its side and enlarged again, each with a random interpolation.
 
     Source: AdaFace and CVLFace (p read there, the knobs recalled).
@@ -147,14 +160,14 @@ def low_resolution(image_HW3, rng, *, p: Share = 0.2, min_side: Portion = 0.2, m
 
 
 def random_erasing(
-    image_HW3,
-    rng,
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
     *,
     p: Share = 0.5,
     min_area: Portion = 0.02,
     max_area: Portion = 0.4,
     max_aspect: Annotated[float, Within(1, 10)] = 10 / 3,
-):
+) -> np.ndarray:
     """A random rectangle of noise. Source: Zhong et al. 2020, arXiv:1708.04896 (knobs recalled)."""
     if rng.random() >= p:
         return image_HW3
@@ -165,7 +178,7 @@ def random_erasing(
     return image_HW3
 
 
-def cutout(image_HW3, rng, *, p: Share = 0.5, side: Portion = 0.25):
+def cutout(image_HW3: np.ndarray, rng: np.random.Generator, *, p: Share = 0.5, side: Portion = 0.25) -> np.ndarray:
     """A grey square of `side` times the image's side, its centre anywhere in it, so that it may stick out.
 
     Source: DeVries & Taylor 2017, arXiv:1708.04552 (recalled); p and side are our choice.
@@ -181,20 +194,20 @@ def cutout(image_HW3, rng, *, p: Share = 0.5, side: Portion = 0.25):
 
 
 def blur(
-    image_HW3,
-    rng,
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
     *,
     p: Share = 0.2,
     min_sigma_px: Annotated[float, Within(0.05, 20)] = 0.1,
     max_sigma_px: Annotated[float, Within(0.05, 20)] = 2.0,
-):
+) -> np.ndarray:
     """Gaussian blur of random width. Source: arcface_torch's DALI option (p); the widths, at 112 px, are our choice."""
     if rng.random() >= p:
         return image_HW3
     return cv2.GaussianBlur(image_HW3, (0, 0), rng.uniform(min_sigma_px, max_sigma_px))
 
 
-def grey(image_HW3, rng, *, p: Share = 0.1):
+def grey(image_HW3: np.ndarray, rng: np.random.Generator, *, p: Share = 0.1) -> np.ndarray:
     """Colour taken out. Source: arcface_torch's DALI option."""
     return image_HW3 if rng.random() >= p else _grey3(image_HW3)
 
@@ -213,17 +226,16 @@ AUGMENTATIONS = {
 
 
 def augment(image_HW3: np.ndarray, augmentations: dict[str, dict], *, rng: np.random.Generator) -> np.ndarray:
-    """The image after each of `augmentations` (name -> knobs), in the order in which they stand; the input is not
-    changed.
-    """
+    """The image after each of `augmentations` (name -> knobs), in their order; the input is not changed."""
     for name, knobs in augmentations.items():
         image_HW3 = AUGMENTATIONS[name](image_HW3, rng, **knobs)
     return image_HW3
 
 
 def check_augmentations(augmentations: dict, where: str) -> dict[str, dict]:
-    """The same plan (name -> knobs) with no knobs as {}; UserError naming `where` for a name, knob or value that is not
-    known.
+    """The same plan (name -> knobs), with no knobs as {}.
+
+    UserError naming `where` for a name, knob or value that is not known.
     """
     if not isinstance(augmentations, dict):
         raise UserError(f"{where}: expected names with knobs ({', '.join(AUGMENTATIONS)}), got {augmentations!r}")

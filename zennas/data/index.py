@@ -10,12 +10,14 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import filelock
 import numpy as np
 
 from zennas.records import UserError
+from zennas.run_folder import cache_folder
 
 FORMAT = 1  # raised when an older index could not be read any more
 
@@ -36,7 +38,7 @@ class Names:
         return os.fsdecode(self.byte_M[start : int(self.end_N[index])].tobytes())
 
     @classmethod
-    def of(cls, names):
+    def of(cls, names: Iterable[str]) -> "Names":
         """The Names of any iterable of strings.
 
         >>> list(Names.of(["Ada", "", "Grace"]))
@@ -47,7 +49,7 @@ class Names:
             collected.append(name)
         return collected.names()
 
-    def taken(self, which_M):
+    def taken(self, which_M: np.ndarray) -> "Names":
         """The Names at these places."""
         return Names.of(self[int(index)] for index in which_M)
 
@@ -58,11 +60,11 @@ class CollectedNames:
     def __init__(self):
         self.text, self.end = bytearray(), array.array("q")
 
-    def append(self, name):
+    def append(self, name: str) -> None:
         self.text += os.fsencode(name)
         self.end.append(len(self.text))
 
-    def names(self):
+    def names(self) -> Names:
         """The Names so far."""
         return Names(np.frombuffer(bytes(self.text), np.uint8), np.array(self.end, np.int64))
 
@@ -81,7 +83,17 @@ class Index(NamedTuple):
     fingerprint: str  # of what is in the data, wherever it lies
 
     @classmethod
-    def of(cls, kind, files, label_N, *, places, names=None, identities=None, num_identities):
+    def of(
+        cls,
+        kind: str,
+        files: list[str],
+        label_N: np.ndarray,
+        *,
+        places: dict[str, np.ndarray],
+        names: Names | None = None,
+        identities: Names | None = None,
+        num_identities: int,
+    ) -> "Index":
         """An Index whose counts and fingerprint are computed."""
         digest = hashlib.sha256(f"{kind} {num_identities}".encode())
         columns = [label_N.astype(np.int32), *(places[name].astype(np.int64) for name in sorted(places))]
@@ -93,13 +105,13 @@ class Index(NamedTuple):
         return cls(kind, files, label_N, places, names, identities, num_identities, num_empty, digest.hexdigest()[:16])
 
 
-def kept_index(key, build, *, what):
+def kept_index(key: str, build: Callable[[], Index], *, what: pathlib.Path | str) -> pathlib.Path:
     """The folder of the Index that `build()` makes, built once per `key` (a string) on this machine.
 
     It lies in $ZENNAS_CACHE or ~/.cache/zennas, under faces/; other processes wait meanwhile. `what` names the data in
     the UserError of a cache that cannot be written.
     """
-    cache = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "faces"
+    cache = cache_folder("faces")  # so called in ~/.cache/zennas since 0.1.0, whatever the images show
     folder = cache / hashlib.sha256(f"{FORMAT} {key}".encode(errors="surrogateescape")).hexdigest()[:20]
     if (folder / "index.json").is_file():
         return folder
@@ -116,7 +128,7 @@ def kept_index(key, build, *, what):
     return folder
 
 
-def load_index(folder):
+def load_index(folder: pathlib.Path | str) -> Index:
     """The Index in a cache folder, its arrays memory-mapped."""
     folder = pathlib.Path(folder)
     meta = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -137,7 +149,7 @@ def load_index(folder):
     )
 
 
-def file_key(paths):
+def file_key(paths: Iterable[pathlib.Path | str]) -> str:
     """What tells files from others and from themselves when they change: absolute path, size and time of change."""
     stats = [(os.path.abspath(path), os.stat(path)) for path in paths]
     return "\n".join(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}" for path, stat in stats)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from zennas.data.index import Names
 from zennas.records import UserError
 from zennas.run_folder import write_atomically
 
+if TYPE_CHECKING:
+    from zennas.data.sources import AnySource  # which imports this file
+
 DROPPED = -1
 
 
-def write_labels(path: pathlib.Path | str, source, label_N: np.ndarray) -> None:
-    """Write the labels of a Source's images (whole numbers; DROPPED: left out) to an .npz that is there whole or not at
-    all.
+def write_labels(path: pathlib.Path | str, source: "AnySource", label_N: np.ndarray) -> None:
+    """Write the labels of a Source's images (whole numbers; DROPPED: left out) to an .npz, whole or not at all.
 
     A label is the number of an identity of the source; images of several that have one label become one identity, and
     numbers beyond the source's are identities of their own.
@@ -30,7 +33,7 @@ def write_labels(path: pathlib.Path | str, source, label_N: np.ndarray) -> None:
         write_atomically(path, content.getvalue())
 
 
-def relabelled(source, path: pathlib.Path | str) -> "Relabelled":
+def relabelled(source: "AnySource", path: pathlib.Path | str) -> "Relabelled":
     """The Relabelled source that the file at `path` describes. UserError where it is none, or of another source."""
     path = pathlib.Path(path)
     try:

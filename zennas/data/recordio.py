@@ -14,6 +14,7 @@ import mmap
 import os
 import pathlib
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Header(NamedTuple):
     labels: tuple[float, ...]
 
 
-def framed(payload):
+def framed(payload: bytes) -> bytes:
     """The bytes of a record with this payload.
 
     >>> framed(b"abcde")[8:]
@@ -60,10 +61,8 @@ def framed(payload):
     return b"".join([*pieces, b"\0" * (-len(payload) % 4)])
 
 
-def read_record(descriptor, offset):
-    """The payload of the record at `offset` of an open file; BadRecordError where there is none. Safe from several
-    threads.
-    """
+def read_record(descriptor: int, offset: int) -> bytes:
+    """The payload of the record at `offset` of an open file; BadRecordError where there is none. Safe in threads."""
     pieces, allowed = [], (WHOLE, FIRST)
     while True:
         head = os.pread(descriptor, READ_AT_ONCE, offset)
@@ -84,7 +83,7 @@ def read_record(descriptor, offset):
         offset, allowed = offset + FRAME.size + length + -length % 4, (MIDDLE, LAST)
 
 
-def unpack(payload):
+def unpack(payload: bytes) -> tuple[Header, bytes]:
     """(Header, encoded image) of a payload; BadRecordError where it is too short for its labels."""
     if len(payload) < HEADER.size:
         raise BadRecordError(f"a payload of {len(payload)} bytes is shorter than its header of {HEADER.size}")
@@ -96,9 +95,10 @@ def unpack(payload):
     return Header(flag, labels[0], labels), payload[end:]
 
 
-def index_records(rec_path, *, progress=None):
-    """(record_N int64, offset_N int64, label_N int32, number of classes in `property` or None) of the images of a .rec
-    file.
+def index_records(
+    rec_path: pathlib.Path | str, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
+    """(record_N int64, offset_N int64, label_N int32, number of classes in `property` or None) of a .rec file's images.
 
     Identity records spare reading the header of every image. Without an .idx the .rec is walked. progress(done, total)
     is called now and then. UserError where file, .idx and `property` are damaged or do not belong together.
@@ -322,7 +322,7 @@ class RecordWriter:
         self._offsets.append(self._file.tell())
         self._file.write(framed(payload))
 
-    def add(self, encoded, label):
+    def add(self, encoded: bytes, label: int) -> None:
         """Append one encoded image of identity `label` (an integer from 0)."""
         if not 0 <= label < EXACT_FLOATS:
             raise UserError(f"{self.folder}: label {label}; a .rec keeps labels as float32: 0..{EXACT_FLOATS - 1}")

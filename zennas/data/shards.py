@@ -1,10 +1,9 @@
-"""Tar shards, read in place: an index of where each image lies inside them. Nothing is ever extracted, no link
-followed.
-"""
+"""Tar shards, read in place: an index of where each image lies in them. Nothing is extracted, no link is followed."""
 
 import array
 import pathlib
 import tarfile
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ class Members(NamedTuple):
     identities: Names | None  # None: labels are the numbers in the .cls members
 
 
-def list_members(paths, *, progress=None):
+def list_members(paths: Sequence[pathlib.Path | str], *, progress: Callable[[int, int], None] | None = None) -> Members:
     """The Members of tar files, in the order of `paths` and of the files.
 
     An image's label is the number in the member `KEY.cls` beside it (WebDataset), else its folder's name, sorted.

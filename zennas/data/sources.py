@@ -6,7 +6,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -16,23 +16,24 @@ from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
 from zennas.data.shards import IMAGE_SUFFIXES, list_members
-from zennas.records import UserError, suggestion
+from zennas.records import UserError, some, suggestion
 
 ACCEPTED = (
     "accepted are a folder with train.rec (or a .rec file), a .tar file or a folder of .tar files, "
     f"and a folder with one sub-folder of images ({', '.join(IMAGE_SUFFIXES)}) per identity"
 )
 MAX_OPEN_FILES = 256  # per process; shards beyond it take turns
-NAMED_IN_ERRORS = 5
 
 
 class Source:
-    """Labelled images with random access; opened by `open_source`. It may be forked, pickled (to the same machine) and
-    shared by threads.
+    """Labelled images with random access; opened by `open_source`.
 
-    num_images, num_identities, num_empty_identities (those with no image), label_N (int32, memory-mapped),
-    identity_names (a sequence, or None where identities are numbers), fingerprint (of the content: the same wherever
-    the data lies), path.
+    It may be forked, pickled (to the same machine) and shared by threads. It has:
+    - path
+    - num_images, num_identities, num_empty_identities (those with no image)
+    - label_N: int32, memory-mapped
+    - identity_names: a sequence, or None where identities are numbers
+    - fingerprint: of the content, the same wherever the data lies
     """
 
     def __init__(self, path, folder):
@@ -91,9 +92,11 @@ class Source:
             digest.hexdigest()[:16],
         )
 
-    def descriptor(self, path):
-        """An open file that `os.pread` may read; the returned object must be held meanwhile. Of too many, the one that
-        was not asked for the longest is closed."""
+    def descriptor(self, path: str) -> BinaryIO:
+        """An open file that `os.pread` may read; hold the returned object meanwhile.
+
+        Of more than MAX_OPEN_FILES, the one that was not asked for the longest is closed.
+        """
         file = self._files.get(path)
         if file is None:
             if len(self._files) >= MAX_OPEN_FILES:
@@ -120,8 +123,8 @@ def open_source(
     identities: a text file with one identity per line (folder name, or number where the source has no names); only
     their images are in the Source, and they are numbered from 0 in the order that they have in the whole source.
     labels: a file of labels.write_labels, which says all of that image by image, so it goes without identities.
-    progress(done, total) is called while the index is built. UserError where nothing that is accepted lies there, or it
-    is damaged.
+    progress(done, total) is called while the index is built. UserError where nothing lies there that is accepted, or
+    what lies there is damaged.
     """
     path = pathlib.Path(path)
     if labels is not None and identities is not None:
@@ -156,8 +159,7 @@ def _what_lies_at(path):
 
 
 def _image_folder(path):
-    """A folder's time of change tells when a file was added or taken away, so that the files need not be listed
-    again."""
+    """As `_what_lies_at`. A folder's time of change tells when a file was added or taken away: no file is listed."""
     folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise UserError(f"{path}: holds no train.rec, no .tar file and no sub-folder; {ACCEPTED}")
@@ -222,9 +224,7 @@ def _build_folders(files, progress):
 
 
 def _dense(label_N):
-    """(label_N, names, number of identities): labels as they are where they are 0..C-1, else renumbered and their names
-    kept.
-    """
+    """(label_N, names, number of identities): labels that are 0..C-1 stay; others are renumbered, their names kept."""
     present_C, dense_N = np.unique(label_N, return_inverse=True)
     if present_C[-1] == len(present_C) - 1:
         return label_N, None, len(present_C)
@@ -249,12 +249,11 @@ def _restricted(index, wanted, identities_path, path):
     kept = [(label, name) for label, name in enumerate(names) if name in wanted and count_C[label]]
     missing = sorted(wanted - {name for _, name in kept})
     if missing:
-        named = ", ".join(missing[:NAMED_IN_ERRORS]) + (", ..." if len(missing) > NAMED_IN_ERRORS else "")
         near = (
             suggestion(missing[0], list(index.identities)) if index.identities and len(index.identities) <= 20 else ""
         )
         raise UserError(
-            f"{identities_path}: {len(missing)} of {len(wanted)} identities have no image in {path}: {named}"
+            f"{identities_path}: {len(missing)} of {len(wanted)} identities have no image in {path}: {some(missing)}"
             + (f"; {near}" if near else "")
         )
     new_of_old = np.full(index.num_identities, -1, np.int64)

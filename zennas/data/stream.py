@@ -5,7 +5,7 @@ B images of this rank's share of a batch, N images of the source, C identities
 
 import signal
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from zennas.data.images import CorruptImageError, augment, check_augmentations, decode
+from zennas.data.sources import AnySource
 from zennas.records import UserError
 from zennas.space.shape import height_and_width
 
@@ -41,7 +42,7 @@ def epoch_order(label_N: np.ndarray, *, seed: int, epoch: int, images_per_identi
     """The images of an epoch (int64 indices) in the order in which they are seen.
 
     A permutation of all of them; or, with images_per_identity, that many of every identity that has any, drawn without
-    replacement, and where it has fewer, each of its images equally often but for one.
+    replacement. Where an identity has fewer, images repeat; their counts differ by at most one.
 
     >>> sorted(epoch_order(np.array([0, 0, 0, 1]), seed=0, epoch=0, images_per_identity=2).tolist())[-2:]
     [3, 3]
@@ -58,7 +59,7 @@ def epoch_order(label_N: np.ndarray, *, seed: int, epoch: int, images_per_identi
     return rng.permutation(grouped_N[place_CK.ravel()])
 
 
-def steps_per_epoch(source, batch: int, *, images_per_identity: int | None = None) -> int:
+def steps_per_epoch(source: AnySource, batch: int, *, images_per_identity: int | None = None) -> int:
     """Whole batches in an epoch; UserError where there is not one."""
     num_identities = source.num_identities - source.num_empty_identities
     num_images = num_identities * images_per_identity if images_per_identity else source.num_images
@@ -160,7 +161,7 @@ class _Read(Dataset):
 
 
 def image_stream(
-    source,
+    source: AnySource,
     *,
     batch: int,
     image_px: int | tuple[int, int],  # a side, or (height, width)
@@ -168,7 +169,7 @@ def image_stream(
     augmentations: dict | None = None,
     masker: Callable | None = None,
     images_per_identity: int | None = None,
-    **steps,
+    **steps: Any,
 ) -> Stream:
     """The Stream of a Source's labelled images, as Batches; `steps`: as Stream's first_step, last_step, rank, ...
 

@@ -1,6 +1,4 @@
-"""The form in which a trained network of ours is kept: network.pt, its candidate, sizes and weights and nothing that
-runs.
-"""
+"""network.pt, the form in which a trained network of ours is kept: candidate, sizes, weights, and nothing that runs."""
 
 import io
 import os
@@ -23,9 +21,7 @@ ACCEPTED = (
 
 
 def save_network(path: pathlib.Path | str, network: BuiltNetwork) -> None:
-    """Write a network of ours to a file that is there whole or not at all: its candidate, its sizes and its weights,
-    nothing else.
-    """
+    """Write the candidate, the sizes and the weights of a network of ours to a file, whole or not at all."""
     buffer = io.BytesIO()
     content = {
         "candidate": network.candidate.plain(),
@@ -37,11 +33,10 @@ def save_network(path: pathlib.Path | str, network: BuiltNetwork) -> None:
 
 
 def load_network(path: pathlib.Path | str) -> BuiltNetwork:
-    """The network that `save_network` wrote, in float32, on the processor, in eval mode; `path` may be the folder of
-    network.pt.
+    """The network that `save_network` wrote, in float32, on the processor, in eval mode.
 
-    Only tensors and plain values are read: a file from a stranger runs nothing. UserError where it is something else,
-    damaged, or its weights are not those of its candidate.
+    `path`: the file, or the folder of network.pt. Only tensors and plain values are read: a file from a stranger runs
+    nothing. UserError where it is something else, damaged, or its weights are not those of its candidate.
     """
     path = file_of(path)
     try:
@@ -89,8 +84,7 @@ def _shape(content, path):
 
 
 def file_of(path: pathlib.Path | str) -> pathlib.Path:
-    """The file of a network that a path stands for: itself, or network.pt in a folder. UserError where there is
-    none."""
+    """The file of a network that a path stands for: itself, or network.pt in a folder. UserError without one."""
     path = pathlib.Path(path)
     path = path / NETWORK if os.path.isdir(path) else path
     if not os.path.isfile(path):  # unlike pathlib's, no error for a name that is too long

@@ -16,7 +16,7 @@ from zennas.data.images import UnreadableImageError
 from zennas.data.sources import AnySource
 from zennas.embed.model import Model
 from zennas.records import Record, UserError, first_line
-from zennas.run_folder import lock_folder, write_atomically
+from zennas.run_folder import cache_folder, lock_folder, write_atomically
 
 SAVE_EVERY_S = 5.0  # what a kill may cost of a precomputation
 MAX_LISTED = 100  # corrupt images that a sidecar names; all are counted
@@ -46,7 +46,7 @@ def sidecar_of(path: pathlib.Path | str) -> pathlib.Path:
 
 def kept_path(key: str, suffix: str) -> pathlib.Path:
     """A file in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas/embeddings) that belongs to `key`; its folder is made."""
-    folder = pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / "embeddings"
+    folder = cache_folder("embeddings")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,8 +23,8 @@ class attention_of:
         features = Features(network(image_B3HW), maps.take())
 
     The maps are those that blocks name in `attention_maps` (space/blocks.py), in the order in which they are computed;
-    empty for a network without attention. Each forward begins anew, so recomputation under gradient checkpointing does
-    no harm.
+    empty for a network without attention. Each forward begins anew, so that gradient checkpointing,
+    which computes them again, does no harm.
     """
 
     def __init__(self, network: nn.Module):

@@ -8,8 +8,7 @@ import torch
 
 
 def largest(blocks: Iterable[tuple[int, torch.Tensor]], num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(value_RK, column_RK, int64): the `num` largest of each row, the largest first; fewer where there are not so many
-    columns.
+    """(value_RK, column_RK, int64): the `num` largest of each row, the largest first; all of them in a shorter row.
 
     blocks: (first column, value_RS) of one part of the columns after another.
 

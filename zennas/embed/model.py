@@ -31,8 +31,7 @@ from zennas.space.shape import DEFAULT_HW, height_and_width
 
 
 class Model:
-    """Images in, Features out. No nn.Module, so that no optimizer, no `train()` and no checkpoint of a student finds
-    it.
+    """Images in, Features out. No nn.Module: no optimizer, no `train()` and no checkpoint of a student finds it.
 
     input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR.
     fingerprint: of everything its answers depend on.
@@ -60,8 +59,9 @@ class Model:
         self.embedding_size = self._probe()
 
     def __call__(self, image_BHW3: torch.Tensor) -> Features:
-        """The Features of uint8 RGB images of input_hw (with `resize`: of any size), on the model's device, without
-        gradient.
+        """The Features of uint8 RGB images, on the model's device, without gradient.
+
+        The images are of input_hw; with `resize`, of any size.
 
         UserError for images of another size.
         """
@@ -121,8 +121,7 @@ class Model:
     def _probe(self):
         """The embedding size, as two black images show it; UserError where it does not do what a model does.
 
-        A file may say that it takes any batch and have the shape of one image written into its nodes: then it is given
-        one.
+        A file may say that it takes any batch, and have the shape of one image in its nodes: then one image is given.
         """
         image_BHW3 = torch.zeros(2, *self.input_hw, 3, dtype=torch.uint8)
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):

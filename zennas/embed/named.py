@@ -9,11 +9,12 @@ from zennas import checker
 from zennas.embed.checkpoint import ACCEPTED, file_of
 from zennas.embed.model import kind_of, open_model, sides
 from zennas.records import UserError, suggestion
+from zennas.space.shape import parsed_px
 
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _PLAIN = {name: ((mean,) * 3, (std,) * 3) for name, (mean, std) in checker.NORMALISATIONS.items()}
 # name -> (mean, std) of RGB channels in 0..255: (image - mean) / std
-NORMALISATIONS = {
+RGB_NORMALISATIONS = {
     "insightface": _PLAIN["insightface"],
     "imagenet": IMAGENET,
     "unit": ((0.0,) * 3, (255.0,) * 3),
@@ -21,11 +22,12 @@ NORMALISATIONS = {
 }
 SPELLING = (
     "FILE[,name=NAME][,normalise="
-    + "|".join(NORMALISATIONS)
+    + "|".join(RGB_NORMALISATIONS)
     + "|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH]"
     "[,trusted=yes]"
 )
 TEXT_KEYS = {"image_px": "px", "bgr": "colour"}  # what open_model calls them -> what a user does
+MAX_PX = 4096  # of a side
 KEYS = ("name", "normalise", "colour", "px", "trusted")
 
 
@@ -53,12 +55,12 @@ class Named(NamedTuple):
 def open_named(
     text: str, *, device: str = "cpu", option: str = "--model", unless_named: dict[str, Any] | None = None
 ) -> Named:
-    """The Named model that `option` TEXT says, SPELLING. UserError where it cannot be opened, or a key or value is not
-    known.
+    """The Named model that `option` TEXT says, in SPELLING.
 
-    Without `normalise`: what the challenge's checker would take an ONNX file to need, else (x - 127.5) / 127.5.
+    Without `normalise`: the normalisation that the checker would detect in the ONNX file; for other files
+    (x - 127.5) / 127.5.
     unless_named: what open_model is given instead where the text does not say it (mean and std, image_px, trusted), and
-    more that a text cannot say (dtype).
+    more that a text cannot say (dtype). UserError where the model cannot be opened, or a key or value is not known.
     """
     unless_named = unless_named or {}
     path, given = _parsed(text, option)
@@ -132,36 +134,39 @@ def _px(text):
     """(height, width); None where nothing is said."""
     if text is None:
         return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and 1 <= int(part) <= 4096 for part in parts):
+    try:
+        height_width = parsed_px(text)
+    except ValueError:
+        height_width = None
+    if height_width is None or max(height_width) > MAX_PX:
         raise UserError(f"px={text}: allowed: SIDE or HEIGHTxWIDTH in pixels, such as 112 or 256x128")
-    height, width = int(parts[0]), int(parts[-1])
-    return height, width
+    return height_width
 
 
 def _normalisation(text, file, kind):
     """(mean, std, in words, whether it was guessed)."""
     if text is None:
         if kind != "onnx":
-            return *NORMALISATIONS["insightface"], "insightface", False
+            return *RGB_NORMALISATIONS["insightface"], "insightface", False
         try:
             network = checker.parse(file.read_bytes())
         except UserError as error:
             raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
         name = checker.detected_normalisation(network.graph, "insightface")
         return (
-            *NORMALISATIONS[name],
+            *RGB_NORMALISATIONS[name],
             f"{name}, as the challenge's checker takes it to be",
             checker.needed_normalisation(network) is None,
         )
-    if text in NORMALISATIONS:
-        return *NORMALISATIONS[text], text, False
+    if text in RGB_NORMALISATIONS:
+        return *RGB_NORMALISATIONS[text], text, False
     means, _, stds = text.partition(":") if ":" in text else text.partition("/")
     try:
         mean, std = (_three(part) for part in (means, stds))
     except ValueError:
         raise UserError(
-            f"normalise={text}: allowed: {', '.join(NORMALISATIONS)}, MEAN/STD, or M/M/M:S/S/S for R, G and B in 0..255"
+            f"normalise={text}: allowed: {', '.join(RGB_NORMALISATIONS)}, MEAN/STD, or M/M/M:S/S/S for R, G and B "
+            "in 0..255"
         ) from None
     return mean, std, f"(x - {means}) / ({stds})", False
 

@@ -223,9 +223,7 @@ def _onnxruntime_gpu(model, protocol, *providers):
 
 
 def _session_source(model, protocol):
-    """What a session opens: the bytes or the path of an ONNX file; a network is exported first, in the protocol's
-    precision.
-    """
+    """The bytes or the path of an ONNX file, for a session; a network is exported first, in its precision."""
     if not isinstance(model, torch.nn.Module):
         return model
     return in_precision(to_onnx(model, inputs_of(model)), protocol.precision)

@@ -16,9 +16,7 @@ NEAR = 1.10  # two candidates whose latencies differ by less are near: among suc
 
 
 class Ratio(Record):
-    """How much longer the second device takes over some parts: the geometric mean of the ratios, the least and the
-    most.
-    """
+    """How much longer the second device takes over some parts: geometric mean, least and most of the ratios."""
 
     num: int
     mean: float

@@ -118,8 +118,7 @@ def _near(space, target_ms, rng, predict):
 def predict_kept(
     space: Space, latency_table: LatencyTable, protocol: Protocol, *, title: str, stand_in: str | None = None
 ) -> Prediction:
-    """The Prediction over the whole networks of the space's sizes that are kept on this machine; UserError without
-    any."""
+    """The Prediction over the whole networks of the space's sizes that this machine keeps; UserError without any."""
     shape = space.shape
     kept = kept_networks(protocol, shape)
     known = [(candidate, taken) for candidate, taken in kept if latency_table.covers(candidate, shape)]
@@ -201,20 +200,16 @@ def page(prediction: Prediction) -> str:
     sections = f"""<section><h2>Predicted against measured</h2>
 {notices([prediction.stand_in, warning, missed or None], "note")}
 <p>Each network's latency as summed from the table of block latencies, against the same network measured whole. The dot
-is the
-run that the rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the
-network is
-faster than predicted.</p>
+is the run that the rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero,
+the network is faster than predicted.</p>
 {_figure(networks)}</section>
 <section><h2>Every network</h2>
 {_table(networks)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
 <li><b>A prediction only chooses.</b> Networks that a search hands on are measured whole; what the table is off by costs
-search
-time, not trust.</li>
+search time, not trust.</li>
 <li><b>One factor is free.</b> A search multiplies its predictions by what its first measured networks show, so that the
-error
-times one factor is what is left in practice.</li>
+error times one factor is what is left in practice.</li>
 <li><b>Noise counts as error.</b> A machine that does other work at the time spreads; a wide bar says
 so.</li></ul></section>"""
     again = "<p>What it takes to make the page again, with the networks that are kept on this machine.</p>"

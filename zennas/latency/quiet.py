@@ -1,18 +1,19 @@
-"""Nothing beside a measurement: what scores on a machine stands aside while anything is measured there, whoever began
-it.
+"""Scorers pause while this machine measures.
 
 Runs of one machine that know nothing of each other meet in two locks of the kernel, which end with the process that
 holds them, however it ends: runs of one user, in one /tmp. Containers and users apart do not meet.
 """
 
-# gate: held by a measurement from the moment it wants to begin; whoever scores passes through it and holds it for no
-# time room: shared by all that score, held alone by a measurement, which so waits for the batches that had begun
+# Two locks:
+# gate: a measurement holds it from the moment it wants to begin; a scorer passes through it and does not hold it
+# room: all scorers share it; a measurement holds it alone, so it waits for the batches that had begun
 
 import contextlib
 import os
 import pathlib
 import stat
 import tempfile
+from collections.abc import Iterator
 
 try:
     import fcntl
@@ -21,7 +22,7 @@ except ImportError:  # not a Unix: searches of one machine do not know of each o
 
 
 @contextlib.contextmanager
-def scoring():
+def scoring() -> Iterator[None]:
     """The block waits while something on this machine is measured, and is waited for by what measures next."""
     with _lock("gate", alone=True):
         pass
@@ -30,7 +31,7 @@ def scoring():
 
 
 @contextlib.contextmanager
-def measuring():
+def measuring() -> Iterator[None]:
     """In the block nothing on this machine is scored, and nothing else measured."""
     with _lock("gate", alone=True), _lock("room", alone=True):
         yield
@@ -53,9 +54,7 @@ def _folder():
 
 @contextlib.contextmanager
 def _lock(name, *, alone, strict=False):
-    """One of the two locks; none at all where it cannot be had, for no candidate should fail by that. strict: OSError
-    then.
-    """
+    """One of the two locks; none where it cannot be had, for no candidate should fail by that. strict: OSError then."""
     handle = None
     try:
         handle = _held(name, alone=alone) if fcntl else None

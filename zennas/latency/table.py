@@ -1,5 +1,6 @@
-"""The table of block latencies: measured once per machine and protocol, kept, and summed to predict a candidate in
-microseconds.
+"""The table of block latencies: measured once per machine and protocol, kept, and summed to predict a candidate.
+
+A prediction takes microseconds.
 
 A candidate's prediction is the sum over its stem, its blocks and its neck. Parts are measured with cold caches, as they
 run inside a network larger than the cache: a block that repeats as the difference between a stack of three and one
@@ -11,7 +12,6 @@ first block, whose two widths are free, is fitted.
 import csv
 import functools
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Iterable
 
@@ -24,6 +24,7 @@ from zennas.latency.backends import library_version
 from zennas.latency.protocol import Measurement, measure
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
+from zennas.run_folder import cache_folder
 from zennas.space import network as networks
 from zennas.space.blocks import NECKS, STEMS
 from zennas.space.candidate import Candidate
@@ -95,9 +96,7 @@ class LatencyTable:
     """The kept table of one machine and protocol. `predict` needs the parts that `ensure` has measured."""
 
     def __init__(self, protocol, *, folder=None, machine=None, rows=None):
-        """rows: {Part: ms} of a machine's table that was measured elsewhere (tables.open_table), in place of what is
-        kept.
-        """
+        """rows: {Part: ms} of a table that another machine measured (tables.open_table), in place of the kept ones."""
         self.machine, self.protocol = machine or machine_name(), protocol
         self.path = (pathlib.Path(folder) if folder else kept_folder(self.machine)) / table_name(protocol)
         shipped = data_root() / MEASURED / self.machine / table_name(protocol)
@@ -243,8 +242,7 @@ def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) 
 
 def kept_folder(machine: str) -> pathlib.Path:
     """Where what was measured on a machine is kept: $ZENNAS_CACHE or ~/.cache/zennas, then measured/MACHINE."""
-    cache = os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas"
-    return pathlib.Path(cache) / "measured" / machine
+    return cache_folder("measured") / machine
 
 
 def table_name(protocol: Protocol) -> str:
@@ -281,9 +279,10 @@ def _on_quantum(width):
 
 
 def _terms(part):
-    """What the time of a stage's first block is a sum of: its convolutions (read from the input, or among its own
-    channels, whatever is between them), its norms and a constant. A width off the quantum costs what the next one on it
-    does.
+    """What the time of a stage's first block is a sum of: its convolutions, its norms and a constant.
+
+    A convolution reads the input, or the block's own channels. A width off the quantum costs what the next one on it
+    does: widths are rounded up.
     """
     wide_in, wide_out = _on_quantum(part.in_channels), _on_quantum(part.out_channels)
     return np.array([wide_in * wide_out, wide_out * wide_out, wide_in, wide_out, 1.0])

@@ -1,6 +1,4 @@
-"""Every machine's tables: which are known here, what stands in one, and how one that was measured elsewhere is brought
-here.
-"""
+"""Every machine's tables: which are known here, what stands in one, and how another machine's is brought here."""
 
 import csv
 import io
@@ -132,8 +130,7 @@ def predictor(known: KnownTable, protocol: Protocol | None = None) -> LatencyTab
 def import_table(
     path: pathlib.Path | str, *, machine: str | None = None, protocol: Protocol | None = None
 ) -> tuple[pathlib.Path, list[KnownTable]]:
-    """(where it is kept now, its KnownTables): a table's file that another machine filled, copied to that machine's
-    folder.
+    """(where it is kept now, its KnownTables): another machine's table, its file copied to that machine's folder.
 
     machine: its name here; needed where the file names none, several, or this machine. protocol: the rule it was
     measured by, where its file name does not say. The file has one line per part, with at least the columns NEEDED.
@@ -176,9 +173,7 @@ def import_table(
 
 
 def tables_in(path: pathlib.Path | str, protocol: Protocol | None = None) -> list[KnownTable]:
-    """The KnownTables in a file, one for each machine and version. `protocol` is their rule where its name does not
-    say.
-    """
+    """The KnownTables in a file, one for each machine and version. `protocol`: their rule, where its name says none."""
     path, tables = pathlib.Path(path), {}
     rule = protocol_of(path.name) or protocol
     for row in read_rows(path):

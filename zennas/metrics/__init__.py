@@ -1,3 +1,1 @@
-"""How good, in numbers: pure functions over arrays of similarities and embeddings. Nothing here knows a file or a
-network.
-"""
+"""How good, in numbers: pure functions over arrays of similarities and embeddings, without files or networks."""

@@ -1,5 +1,6 @@
-"""TAR at a FAR over all pairs of a million embeddings: exact, in bounded memory, in little more than the products'
-time.
+"""TAR at a FAR over all pairs of a million embeddings: exact, in bounded memory.
+
+It takes little more than the time of the products.
 
 Rows lie sorted by identity: same pairs then lie along the diagonal and are computed one by one. Different pairs come in
 blocks: a fast, imprecise product screens them against a floor, and what may lie above it, a few in a million, is
@@ -37,9 +38,7 @@ DIGIT, NUM_DIGITS = 18, 3  # bits of a digit: 54 bits number all multiples of GR
 
 
 class Point(NamedTuple):
-    """TAR at a FAR. The threshold is the strongest different pair that may not be accepted; what is accepted lies above
-    it.
-    """
+    """TAR at a FAR. The threshold is the strongest different pair that may not be accepted; accepted ones lie above."""
 
     far: float
     threshold: float  # -inf where every pair is accepted; NaN without different pairs
@@ -48,8 +47,9 @@ class Point(NamedTuple):
 
 
 class AllToAll(NamedTuple):
-    """What all pairs say. A hardest pair is (similarity, i, j), with the caller's rows; of equal ones the first rows
-    first.
+    """What all pairs say. A hardest pair is (similarity, i, j), i and j rows of the caller's.
+
+    Of pairs that are equal, those of the first rows come first.
     """
 
     points: list[Point]  # one for each FAR asked
@@ -141,9 +141,7 @@ def all_to_all(
 
 
 def _exact_up_to(pairs, held, need):
-    """The largest FAR at which the curve rests on all different pairs: on those held, or on a sample that left none
-    out.
-    """
+    """The largest FAR at which the curve rests on all different pairs: the held ones, or a sample that has them all."""
     if need >= pairs.num_different or max(len(side.label_N) for side in (pairs.left, pairs.right)) <= SAMPLE_SIDE:
         return 1.0
     return max([*held, (need - 1) / pairs.num_different])
@@ -206,7 +204,7 @@ def _strongest_different(pairs, need, sample_S, journal, attempt=0):
             state["floor"] = state["similarity"][-1]
 
     for row, row_end, column, column_end in journal.left(state, pairs.blocks, settle):
-        row_P, column_P = candidates(pairs, (row, row_end, column, column_end), buffer, float(state["floor"]))
+        row_P, column_P = possible_pairs(pairs, (row, row_end, column, column_end), buffer, float(state["floor"]))
         if 64 * len(row_P) > (row_end - row) * (column_end - column):  # so many are cheaper as a product
             new_P = exact(pairs, slice(row, row_end), slice(column, column_end))[row_P, column_P].cpu().numpy()
             hold(new_P, row_P.cpu().numpy() + row, column_P.cpu().numpy() + column)
@@ -220,7 +218,7 @@ def _strongest_different(pairs, need, sample_S, journal, attempt=0):
     return _strongest(state["similarity"], state["key"], need)
 
 
-def candidates(
+def possible_pairs(
     pairs: Pairs, block: tuple[int, int, int, int], buffer: torch.Tensor, floor: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, columns), inside a block, of all its different pairs that may have the similarity `floor` or more."""
@@ -245,8 +243,8 @@ def _least(pairs, floor):
     Unit rows x, y lie in the tables as x', y' with |x - x'| <= e, |y - y'| <= f, which were measured. By Cauchy-Schwarz
     |x'y' - xy| <= |x' - x||y'| + |x||y' - y| <= e(|y| + f) + |x|f. Summed in float32, in any order, D products are off
     by g|x'||y'| at most, g = Du / (1 - Du) (Higham 2002, 3.1); u is 2^-22, four times that of rounding to the nearest,
-    because tensor cores cut off; underflow adds less than D 2^-120. Rounding to bfloat16 keeps order: so the least is
-    rounded down.
+    because tensor cores cut off; underflow adds less than D 2^-120. Rounding to bfloat16 keeps the order of numbers, so
+    the least is rounded down.
     """
     size, e, f = pairs.left.table_ND.shape[1], pairs.left.error, pairs.right.error
     assert size < 2**20
@@ -320,8 +318,9 @@ def _same_pairs(pairs, threshold_T, num_hardest):
 
 
 class _Journal:
-    """How far each stage is, for `progress`, and with its arrays in a file from which a later call goes on, if it is
-    ours.
+    """How far each stage is: for `progress`, and with its arrays in a file from which a later call goes on.
+
+    A file of other embeddings is not gone on from.
     """
 
     def __init__(

@@ -23,9 +23,7 @@ class Plan(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Rows in the order of their labels; in table_ND as the screening wants them, with a segment of zero rows at the
-    end.
-    """
+    """Rows in the order of their labels; table_ND holds them for the screening, with a segment of zero rows behind."""
 
     source_ND: np.ndarray  # in the caller's order, as norm_N is
     norm_N: torch.Tensor  # float64; 1 for a row of zeros
@@ -46,8 +44,7 @@ class Side(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Two sides, where their identities lie, and the blocks (row, end, column, end) in which all different pairs
-    are."""
+    """Two sides, where their identities lie, and the blocks (row, end, column, end) that hold all different pairs."""
 
     left: Side
     right: Side
@@ -132,9 +129,7 @@ def _side(embedding_ND, label_N, name, device, plan):
 
 
 def masked(block_RC: torch.Tensor, block: tuple[int, int, int, int], pairs: Pairs, value: float) -> torch.Tensor:
-    """The block, in which those places are filled that are no different pairs: a run of columns for each identity of
-    its rows.
-    """
+    """The block, with `value` at the places that are no different pairs: a run of columns for each identity."""
     row, row_end, column, column_end = block
     span_U4 = pairs.spans(row, row_end)
     if span_U4[-1, 3] > column:

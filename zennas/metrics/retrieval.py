@@ -1,8 +1,8 @@
 """How well a gallery is searched: re-identification, re-ranking, 1:N identification. Pure functions over arrays.
 
-Q queries (P probes in 1:N) against G images of I identities in a gallery; B a block of queries; D embedding size; R
-right answers to one query. In re-ranking: N = Q + G images, the queries first; K nearest neighbours, an image itself
-the first
+Q queries (P probes in 1:N) against G images of I identities in a gallery; B a block of queries; D embedding size
+R right answers to one query
+In re-ranking: N = Q + G images, the queries first; K nearest neighbours, of which an image itself is the first
 
 A similarity is the product of two float32 unit rows, summed in float64 and rounded to float32: equal rows are equally
 similar then, wherever a block is cut, and a tie is a tie. Of equal similarities the wrong ones come first, everywhere.
@@ -370,8 +370,7 @@ def similarity(first_BD: np.ndarray, second_GD: np.ndarray) -> np.ndarray:
 
 
 def unit_rows(name: str, embedding_ND: np.ndarray) -> np.ndarray:
-    """unit_ND (float32) of embeddings of any length and type of number, also of a memmap; rows of zeros stay as they
-    are.
+    """unit_ND (float32) of embeddings of any length and type of number, also of a memmap; rows of zeros stay zeros.
 
     UserError where `embedding_ND` is not of two axes, or a row of it is not finite; `name` says whose it is.
     """

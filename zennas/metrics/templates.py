@@ -9,10 +9,9 @@ import numpy as np
 
 from zennas.metrics.retrieval import unit_rows
 from zennas.metrics.verification import checked
-from zennas.records import UserError
+from zennas.records import UserError, some
 
 NUM_ROWS = 16384  # pooled at once, and what is turned into float64 at once
-NAMED_IN_ERRORS = 5
 
 
 def pool_templates(
@@ -75,8 +74,8 @@ def template_pairs(
 
     embedding_TD, template_T: as pool_templates gives them; a row of zeros has a cosine of 0 with everything. chunk:
     pairs at a time; float32 rows are multiplied and summed in float64, so that it does not matter to the result.
-    UserError for counts that do not match, template numbers that do not ascend, and pairs that name a template that is
-    not there.
+    UserError for counts that do not match, template numbers that do not ascend, and pairs that name a template which
+    is not there.
 
     >>> template_pairs(np.float32([[1, 0], [0.6, 0.8]]), [5, 8], [5, 8], [8, 8]).round(4).tolist()
     [0.6, 1.0]
@@ -91,8 +90,7 @@ def template_pairs(
     second_P = _integers("a second template", second_P, len(first_P), "pairs")
     asked = np.union1d(first_P, second_P)
     if len(missing := np.setdiff1d(asked, template_T)):
-        named = ", ".join(map(str, missing[:NAMED_IN_ERRORS])) + (", ..." if len(missing) > NAMED_IN_ERRORS else "")
-        raise UserError(f"pairs name {len(missing)} of {len(asked)} templates that are not there: {named}")
+        raise UserError(f"pairs name {len(missing)} of {len(asked)} templates that are not there: {some(missing)}")
     cosine_P = np.empty(len(first_P))
     for start in range(0, len(first_P), chunk):
         part = slice(start, start + chunk)
@@ -103,8 +101,7 @@ def template_pairs(
 
 
 def tar_at_nearest_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
-    """The TAR at the point of the ROC curve whose FAR is nearest to `far`, as insightface's tables for IJB-B and IJB-C
-    have it.
+    """The TAR at the point of the ROC curve whose FAR is nearest to `far`, as in insightface's IJB tables.
 
     That FAR may lie above `far`; tar_at_far is the strict one, which never accepts a larger share. The points are those
     of scikit-learn's roc_curve as it is called there: of points on one straight line, evenly spaced, the two ends

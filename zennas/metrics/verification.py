@@ -112,12 +112,11 @@ def contiguous_folds(num_pairs: int, num_folds: int) -> np.ndarray:
 
 
 def tar_at_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
-    """The share of same pairs accepted at the lowest threshold that accepts at most the share `far` of the different
-    ones.
+    """The share of same pairs accepted at the lowest threshold that accepts at most `far` of the different pairs.
 
     NaN where there are no same pairs or no different ones. Where far times the number of different pairs is below one,
-    none of those is accepted. Nothing is interpolated, and pairs of equal similarity are accepted together or not at
-    all.
+    none of those is accepted. Nothing is interpolated. Pairs of equal similarity are accepted together, or none of
+    them is.
 
     >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
     1.0

@@ -1,13 +1,17 @@
 """The blocks of a stage, and what their networks begin and end with. One row of BLOCKS is all that a new block takes.
 
-A block is an nn.Module with three parts: `residual`, a Sequential of convolutions, norms and activations, of which the
-Zen-Score sees nothing but those; `attention`, which only the built network has, behind it; and `shortcut`, None where
-there is none. Attention says in `attention_maps` which of its parts give what goes into the sigmoid, in the order in
-which they run. Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
+A block is an nn.Module with three parts:
+- `residual`: a Sequential of convolutions, norms and activations; the Zen-Score sees only this part
+- `attention`: stands behind `residual`, in the built network only; its `attention_maps` names the modules whose outputs
+  go into the sigmoid, in the order in which they run
+- `shortcut`: is added to the result; None where there is none
+
+Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,8 +23,7 @@ from zennas.records import UserError, suggestion
 class SqueezeExcitation(nn.Module):
     """Channel attention: x_BCHW -> x_BCHW, each channel scaled by a number in (0, 1).
 
-    Source: Hu et al. 2018, arXiv:1709.01507; reduction 16 and 1x1 convolutions without bias as in TFace's
-    model_irse.py.
+    Source: Hu et al. 2018, arXiv:1709.01507; reduction 16, 1x1 convolutions without bias (TFace's model_irse.py).
     """
 
     def __init__(self, channels, reduction=16):
@@ -35,7 +38,7 @@ class SqueezeExcitation(nn.Module):
         )
 
     @property
-    def attention_maps(self):
+    def attention_maps(self) -> tuple[nn.Module, ...]:
         return (self.gate[-2],)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -43,8 +46,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class ChannelMap(nn.Module):
-    """x_BCHW -> map_BC11: what one MLP says of each channel's mean, plus what it says of each channel's largest
-    value."""
+    """x_BCHW -> map_BC11: one MLP's answer to each channel's mean, plus its answer to each channel's largest value."""
 
     def __init__(self, channels, reduction):
         super().__init__()
@@ -88,7 +90,7 @@ class ConvolutionalAttention(nn.Module):
         self.spatial = SpatialMap(kernel)
 
     @property
-    def attention_maps(self):
+    def attention_maps(self) -> tuple[nn.Module, ...]:
         return (self.channel, self.spatial)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -110,7 +112,9 @@ class Residual(nn.Module):
         return branch_BCHW if self.shortcut is None else branch_BCHW + self.shortcut(x_BCHW)
 
 
-def improved_residual(in_channels: int, out_channels: int, stride: int, attention=None) -> nn.Module:
+def improved_residual(
+    in_channels: int, out_channels: int, stride: int, attention: Callable[[int], nn.Module] | None = None
+) -> nn.Module:
     """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut.
 
     The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape
@@ -137,9 +141,9 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def depthwise_separable(in_channels: int, inner_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN, plus the identity where shapes
-    agree.
+    """Conv1x1 - BN - PReLU - depthwise conv3x3(stride) - BN - PReLU - conv1x1 - BN.
 
+    Plus the identity where input and output have one shape.
     Source: Sandler et al. 2018 (MobileNetV2), arXiv:1801.04381, with the PReLU of MobileFaceNet; no shortcut where the
     shape changes, as in both.
     """
@@ -186,8 +190,8 @@ def inverted_residual(in_channels: int, out_channels: int, stride: int) -> nn.Mo
 def separable_residual(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The block of insightface's "mbf": as wide inside as outside.
 
-    Its networks of scale 2 double MobileFaceNet's widths and keep what is inside; again but for the head of the last
-    stage.
+    Its networks of scale 2 double MobileFaceNet's widths and keep the widths inside, except in the head of the last
+    stage, as above.
     Source: insightface's mobilefacenet.py.
     """
     return depthwise_separable(in_channels, out_channels, out_channels, stride)
@@ -225,8 +229,8 @@ def full_stem(in_channels: int, channels: int) -> nn.Module:
 def mobile_stem(in_channels: int, channels: int) -> nn.Module:
     """Conv3x3(stride 2) - BN - PReLU - depthwise conv3x3 - BN - PReLU, from the channels of an image.
 
-    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1; insightface's mbf groups its second convolution
-    by two.
+    Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573, table 1. Insightface's mbf differs: its second
+    convolution has groups of two.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False),
@@ -257,8 +261,8 @@ GDC_CHANNELS = 512  # of MobileFaceNet's head, whatever the widths before it
 def gdc_neck(channels: int, hw: tuple[int, int], embedding_size: int) -> nn.Module:
     """Conv1x1 - BN - PReLU - depthwise convolution over the whole map - BN - flatten - FC without bias - BN.
 
-    The global depthwise convolution (GDC) weighs the positions in each channel by itself, where the flat neck weighs
-    them all.
+    The global depthwise convolution (GDC) weighs the positions of each channel apart; the flat neck weighs them all
+    together.
     Source: Chen et al. 2018 (MobileFaceNet), arXiv:1804.07573; insightface's mobilefacenet.py.
     """
     return nn.Sequential(
@@ -341,9 +345,7 @@ def _stride_of(make_stem):
 
 
 def plain_part(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """The Sequential of convolutions, norms and activations that the plain network has of a block, or of a row of
-    STEMS.
-    """
+    """The convolutions, norms and activations that the plain network has of a block or of a row of STEMS."""
     return (
         stem(in_channels, out_channels, kind)
         if kind in STEMS

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
@@ -17,10 +17,10 @@ Depth = Annotated[int, pydantic.Field(ge=1)]
 
 
 class Candidate(Record):
-    """A stem and some stages of blocks; the first block of every stage halves the image.
+    """A stem and some stages of blocks; the first block of every stage shrinks its maps, by its family's stride.
 
-    Its YAML is what a user writes by hand: `{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30,
-    3]}`.
+    A user writes it as YAML by hand:
+    `{block: ir_se, stem: 64, widths: [64, 128, 256, 512], depths: [3, 13, 30, 3]}`.
 
     >>> ir_se_50 = Candidate(block="ir_se", stem=64, widths=(64, 128, 256, 512), depths=(3, 4, 14, 3))
     >>> ir_se_50.text, ir_se_50.num_blocks
@@ -63,7 +63,7 @@ class Candidate(Record):
         return kind_of(self.family, self.block)
 
     @classmethod
-    def of_kind(cls, kind: str, **fields) -> "Candidate":
+    def of_kind(cls, kind: str, **fields: Any) -> "Candidate":
         """The Candidate of a `kind` with these fields."""
         family, _, block = kind.rpartition("/")
         return cls(family=family or "chain", block=block, **fields)

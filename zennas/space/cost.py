@@ -1,5 +1,6 @@
-"""What a candidate costs before anything is measured: parameters, multiply-accumulates and fan-ins, from the shapes
-alone.
+"""What a candidate costs before anything is measured: parameters, multiply-accumulates, fan-ins.
+
+All of it follows from the shapes.
 """
 
 import collections
@@ -15,15 +16,17 @@ from zennas.space.families.family import Layout
 from zennas.space.families.table import layout_of
 from zennas.space.shape import Shape
 
-# Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that it has
-# whole numbers.
+# Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that the
+# coefficients are whole numbers.
 TOLD_BY, CHECKED_BY = (1, 2, 3), 37
 
 
 class Cost(Record):
-    """params: learnable numbers (BatchNorm's two per channel included). macs: multiply-accumulates of one image, in
-    convolutions and fully connected layers only, as insightface and FaceX-Zoo count; norms and activations are left
-    out.
+    """What a network, or a part of one, costs.
+
+    params: learnable numbers (BatchNorm's two per channel included).
+    macs: multiply-accumulates of one image, in convolutions and fully connected layers only, as insightface and
+    FaceX-Zoo count; norms and activations are left out.
     """
 
     params: int
@@ -87,9 +90,7 @@ def part_cost(kind: str, in_channels: int, out_channels: int, stride: int, in_he
 
 @functools.lru_cache(maxsize=65536)
 def fan_ins(kind: str, in_channels: int, out_channels: int, stride: int) -> tuple[int, ...]:
-    """How many numbers each output of a convolution of the plain residual branch is the sum of, convolution by
-    convolution.
-    """
+    """The fan-in of each convolution of the plain residual branch: how many numbers one of its outputs sums."""
     return _by_in_channels(_fan_ins, kind, in_channels, out_channels, stride)
 
 
@@ -115,11 +116,9 @@ def _fan_ins(*part):
 
 
 def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_hw):
-    """values_of(*part), whole numbers; of a stage's first block, whose two widths are free, without building every pair
-    of them.
+    """values_of(*part), whole numbers; a stage's first block, whose two widths are free, is not built for every pair.
 
-    To build one takes half a millisecond, and a space has thousands; but what it counts is, in its in_channels, a
-    parabola.
+    To build one takes half a millisecond, and a space has thousands. Its counts are parabolas of its in_channels.
     """
     if kind in BLOCKS and stride != 1:
         parabolas = _parabolas(values_of, kind, out_channels, stride, *in_hw)
@@ -157,7 +156,7 @@ def _macs(module, hw):
         return module.weight.numel(), hw
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return 0, (1, 1)
-    if hasattr(module, "macs"):  # one that runs its layers on something else than its own maps, and counts for itself
+    if hasattr(module, "macs"):  # a module that counts its own MACs
         return module.macs(), hw
     if isinstance(module, nn.Sequential):
         macs = 0

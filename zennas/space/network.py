@@ -17,8 +17,10 @@ WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNo
 
 
 def on_meta(candidate: Candidate, shape: Shape) -> BuiltNetwork:
-    """The network of a candidate for a Shape, without memory for its weights. UserError where the stages cannot shrink
-    such images."""
+    """The network of a candidate for a Shape, without memory for its weights.
+
+    UserError where the stages cannot shrink such images.
+    """
     layout_of(candidate, shape)
     with torch.device("meta"):
         return family_of(candidate).network(candidate, shape)
@@ -49,8 +51,7 @@ def initialise(module: Module, *, generator: torch.Generator | None = None) -> M
 
 
 def calibrate(module: Module, image_BCHW: torch.Tensor) -> Module:
-    """Set the norms' running statistics to those of one batch, so that an untrained network has activations of unit
-    scale.
+    """Set the norms' running statistics to those of one batch: then an untrained network has activations of unit scale.
 
     Without it the sums of a deep residual network grow by a factor per block, up to infinity: neither its latency nor
     its export could be believed. Changes `module`, gives it back in eval mode.
@@ -72,8 +73,8 @@ def calibrate(module: Module, image_BCHW: torch.Tensor) -> Module:
 def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
     """The plain paths of a candidate's network for images of so many channels.
 
-    Shortcuts, attention and neck are left out: a path is the feature map before pooling that the Zen-Score is defined
-    on.
+    Shortcuts, attention and neck are left out: a path gives the feature map before pooling, on which the Zen-Score is
+    defined.
     """
     return family_of(candidate).paths(candidate, channels)
 

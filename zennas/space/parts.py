@@ -1,6 +1,4 @@
-"""The parts of a network, of which everything additive is a sum: parameters, MACs, latency, the closed form of the
-score.
-"""
+"""The parts of a network. Over them parameters, MACs, latency and the closed form of the score are sums."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -114,8 +114,7 @@ ImagePx = Annotated[Any, *_image_px(1)]  # pixels: the side of square images, or
 
 
 class Sized(Record):
-    """What a file says of a Shape. Its defaults are those of aligned faces, as every file had them before there was
-    another shape."""
+    """What a file says of a Shape. Its defaults are those of aligned faces, the only shape of the oldest files."""
 
     image_px: Annotated[Any, *_image_px(LEAST_PX)] = 112  # the side of square images, or [height, width]
     channels: Count = 3

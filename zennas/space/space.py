@@ -60,9 +60,7 @@ class SpaceLimits(Record):
 
 
 class Space(Sized):
-    """A family of candidates: one block, the ranges of its genes, limits, and the hand-made networks it is measured
-    against.
-    """
+    """What a search may propose: one block, a range for each gene, limits, and hand-made networks to compare with."""
 
     name: str
     family: str = "chain"  # a row of FAMILIES
@@ -141,8 +139,7 @@ class Space(Sized):
         return self.violation(candidate) is None
 
     def sample(self, rng: np.random.Generator) -> Candidate:
-        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits; `rng` is a numpy
-        Generator.
+        """A candidate drawn uniformly from the ranges, drawn again until it keeps the limits.
 
         UserError where the limits leave so little of the ranges that MAX_DRAWS draws find nothing.
         """
@@ -166,8 +163,7 @@ class Space(Sized):
         return self.sample(rng)
 
     def mutants(self, parent_NG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The genes of a neighbour of each parent, moved in up to three of them: within the ranges; the limits are not
-        asked.
+        """The genes of a neighbour of each parent: up to three are moved, within the ranges; limits are not asked.
 
         Several at once, because under a budget that binds what one gene wins another must give back.
         """
