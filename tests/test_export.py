@@ -1,5 +1,8 @@
 import math
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -10,6 +13,7 @@ from torch import nn
 
 from tests.shapes import square
 from tests.space.test_network import troubled
+from tests.weights import weights_of
 from zennas import export as export_module
 from zennas.checker import checker_problems
 from zennas.export import (
@@ -22,7 +26,6 @@ from zennas.export import (
     metadata_of,
     open_session,
     to_onnx,
-    weights_of,
 )
 from zennas.space.candidate import Candidate
 from zennas.space.families.family import Graph
@@ -363,3 +366,12 @@ def test_a_graph_has_any_inputs_and_outputs(precision):
     assert [(value.name, len(value.shape)) for value in session.get_outputs()] == [("alike", 2), ("map", 4)]
     assert checker_problems(made_export.onnx_bytes, initializer_dtype=(precision,))
     assert metadata_of(made_export.onnx_bytes) == {key: str(value) for key, value in METADATA.items()}
+
+
+def test_onnx_runtime_keeps_no_id_of_the_machine(tmp_path):
+    """Its import alone writes one, so the process must be a new one."""
+    unset = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": str(tmp_path)}
+    program = "from zennas.export import onnx_runtime; onnx_runtime()"
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]

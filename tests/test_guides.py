@@ -146,6 +146,8 @@ def test_commands_in_a_page_exist(page, options):
     if page.name == "CHANGELOG.md":
         return
     for room, words in commands_in(text):
+        if (room, words) == ("schemas", "--write"):  # of contributors, and no command of `zennas`
+            continue
         assert room in COMMANDS, (room, words)
         unknown = [word for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", words) if word not in options[room]]
         assert not unknown, (room, words)

@@ -6,12 +6,23 @@ import pydantic
 import pytest
 import yaml
 
-from zennas.records import UserError
+from zennas.records import UserError, data_root
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.tasks.table import FIRST, plan_of, tune_plan_of
-from zennas.track import Budget, Experiment, Protocol, Reference, Track, load_experiment, load_space, load_track, lookup
+from zennas.track import (
+    Budget,
+    Experiment,
+    Protocol,
+    Reference,
+    SearchPlan,
+    Track,
+    load_experiment,
+    load_space,
+    load_track,
+    lookup,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 IR_100 = Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 13, 30, 3))
@@ -245,3 +256,24 @@ def test_a_wrong_task_or_part_of_its_plan_is_one_clear_error(tmp_path, text, mes
         Experiment.load(path)
     assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_copy_of_a_shipped_space_needs_a_name_of_its_own(tmp_path):
+    """Else a run of the copy would say that it searched the shipped one."""
+    text = (data_root() / "search_spaces" / "ir_se.yaml").read_text()
+    copy = tmp_path / "my_space.yaml"
+    copy.write_text(text)
+    with pytest.raises(
+        UserError, match=r"my_space.yaml: name: 'ir_se' is the space of .*ir_se.yaml; .* name: my_space$"
+    ):
+        load_space(str(copy))
+    copy.write_text(text.replace("name: ir_se", "name: another"))
+    assert load_space(str(copy)).name == "another"
+    (tmp_path / "ir_se.yaml").write_text(text)  # of another checkout
+    assert load_space(str(tmp_path / "ir_se.yaml")).name == "ir_se"
+
+
+@pytest.mark.parametrize("key", ["minutes", "max_gmacs"])
+def test_an_infinite_limit_is_refused(key):
+    with pytest.raises(UserError, match=f"{key}: given inf, allowed: a finite number"):
+        SearchPlan.parse({key: float("inf")}, "a plan")

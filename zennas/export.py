@@ -4,10 +4,12 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import pathlib
 import tempfile
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -360,8 +362,7 @@ def open_session(
     provider_options: list[dict] | None = None,
 ) -> Any:
     """An ONNX Runtime session of bytes or of a path; threads 0: as many as the machine has."""
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -373,16 +374,21 @@ def open_session(
     )
 
 
+def onnx_runtime() -> ModuleType:
+    """The module onnxruntime, imported without its telemetry.
+
+    ONNX Runtime 1.31 keeps an id of the machine in the user's home as soon as it is imported, so its own call,
+    disable_telemetry_events, comes too late. The variable is its own; a value that the user gave it stays.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def metadata_of(onnx_bytes: bytes) -> dict[str, str]:
     """The metadata a file was exported with, str -> str."""
     return {entry.key: entry.value for entry in onnx.load_from_string(onnx_bytes).metadata_props}
-
-
-def weights_of(onnx_bytes: bytes) -> dict[str, np.ndarray]:
-    """Initializer name -> array."""
-    return {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(onnx_bytes).graph.initializer
-    }
 
 
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -4,18 +4,16 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, resolve, suggestion
+from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, names, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import check_known
 from zennas.space.shape import ImagePx, Shape, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
-from zennas.train_plan import TrainPlan
+from zennas.train_plan import Count, Positive, TrainPlan
 from zennas.tune_plan import TunePlan
 
 Precision = Literal["float32", "float16", "int8"]  # of a network's weights; the rows of export.PRECISIONS
-Positive = Annotated[float, pydantic.Field(gt=0)]
-Count = Annotated[int, pydantic.Field(ge=1)]
 
 
 class Protocol(Record):
@@ -270,9 +268,17 @@ def load_track(name: str) -> Track:
 
 
 def load_space(name: str) -> Space:
-    """The Space of that name or path; its blocks are known."""
+    """The Space of that name or path; its blocks are known.
+
+    UserError where a copy of a shipped space still has that one's name: a run would say that it searched the other.
+    """
     path = resolve(SPACES, name)
     space = Space.load(path)
+    if path.stem != space.name and space.name in names(SPACES):
+        raise UserError(
+            f"{path}: name: '{space.name}' is the space of {resolve(SPACES, space.name)}; "
+            f"give this one a name of its own: name: {path.stem}"
+        )
     for member in (space, *space.baselines.values()):
         try:
             check_known(member)

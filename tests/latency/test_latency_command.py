@@ -1,14 +1,20 @@
+import io
 import json
 import shutil
 
 import pytest
+from rich.console import Console
 
 from tests.latency.conftest import write_table
 from tests.shapes import square
 from zennas.latency.__main__ import main
 from zennas.latency.budget import kept_networks, kept_reference
+from zennas.latency.options import Options
+from zennas.latency.run import run
+from zennas.latency.show import show
 from zennas.latency.table import LatencyTable, kept_folder, parts_of_space, runtime_of
 from zennas.latency.tables import read_rows
+from zennas.progress import Progress
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, data_root
 from zennas.track import Protocol, load_experiment
@@ -76,6 +82,16 @@ def test_files_of_candidates_and_onnx_files_are_measured(command, tmp_path):
     assert [line.split(":")[0] for line in out.splitlines() if " ms (median" in line] == list(words)
     found = json.loads(command(*words, "--json")[0])
     assert [one["protocol"]["precision"] for one in found] == ["float32", "float32", "int8"]
+
+
+def test_what_was_measured_is_returned_and_then_shown(tiny, cache, tmp_path):
+    (tmp_path / "mine.yaml").write_text(SMALL)
+    options = Options.of(what=(str(tmp_path / "mine.yaml"),), track=str(tiny))
+    said, shown = io.StringIO(), io.StringIO()
+    result = run(options, progress=Progress(Console(file=said, width=200)))
+    assert "(median" not in said.getvalue()
+    assert show(result, options, Console(file=shown, width=40)) == 0
+    assert f"{tmp_path}/mine.yaml: {result.networks[0][1].measured_ms:.3f} ms (median" in shown.getvalue()
 
 
 def test_a_table_is_filled_once(command, space, tiny):

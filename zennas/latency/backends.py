@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 
-from zennas.export import INPUT_NAME, in_precision, open_session, to_onnx
+from zennas.export import INPUT_NAME, in_precision, onnx_runtime, open_session, to_onnx
 from zennas.records import UserError
 from zennas.track import Protocol, lookup
 
@@ -147,8 +147,7 @@ def missing(name: str) -> str | None:
     if not torch.cuda.is_available():
         return f"backend '{name}' needs an NVIDIA GPU and its driver; torch {torch.__version__} finds none here"
     if backend.provider is not None:
-        import onnxruntime
-
+        onnxruntime = onnx_runtime()
         if backend.provider not in onnxruntime.get_available_providers():
             return (
                 f"backend '{name}' needs the {backend.provider} of ONNX Runtime; installed: {_installed()}, which "
@@ -207,8 +206,7 @@ def _onnxruntime_gpu(model, protocol, *providers):
     session.run(None, feed)  # TensorRT builds its engine, cuDNN chooses its algorithms: set-up, not inference
     if protocol.io == "host":
         return lambda: session.run(None, feed)
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     binding = session.io_binding()
     for name, array in feed.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))

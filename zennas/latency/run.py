@@ -19,7 +19,7 @@ from zennas.latency.budget import (
 )
 from zennas.latency.comparison import Comparison, compare
 from zennas.latency.options import Options
-from zennas.latency.predicted import Prediction, measure_some, page, predict_kept, sentence
+from zennas.latency.predicted import Prediction, measure_some, page, predict_kept
 from zennas.latency.protocol import Measurement
 from zennas.latency.table import COLUMNS, LatencyTable
 from zennas.progress import Progress, silent
@@ -57,6 +57,7 @@ class Tables:
     """The tables that are known here, or those that were imported."""
 
     tables: tuple[tables.KnownTable, ...]
+    kept_in: pathlib.Path | None = None  # where those that were imported lie now
 
     def plain(self) -> list[dict[str, Any]]:
         """What JSON says of them."""
@@ -113,7 +114,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Result:
     progress = progress or silent()
     opened = check(options)
     if opened.mode in ("show", "compare", "import_"):
-        return _of_tables(opened, options, progress)
+        return _of_tables(opened, options)
     return _measured(opened, options, progress)
 
 
@@ -163,14 +164,6 @@ def _measured(opened: Opened, options: Options, progress: Progress) -> Measured 
         progress.update({})
         networks.append((name, measure(protocol)))
         progress.end()
-    for name, measurement in networks:
-        precision = measurement.protocol.precision
-        progress.say(
-            f"{name}: {measurement.measured_ms:.3f} ms (median {measurement.median_ms:.3f}, "
-            f"spread {measurement.spread_pct:.1f} %{'' if precision == 'float32' else f', {precision}'})"
-        )
-        if measurement.warning:
-            progress.say(f"warning: {measurement.warning}", style="yellow")
     return Measured(tuple(networks))
 
 
@@ -208,8 +201,6 @@ def _predicted(
     title = f"{opened.experiment.name}: {latency_table.path.stem} on {latency_table.machine}"
     prediction = predict_kept(space, latency_table, protocol, title=title, stand_in=stand_in)
     write_atomically(out, page(prediction))
-    progress.say(sentence(prediction))
-    progress.say(f"page: {out}")
     return Predicted(prediction, out)
 
 
@@ -229,7 +220,7 @@ def _things_to_measure(files: tuple[str, ...], space: Space) -> list[tuple[str, 
 # --- tables
 
 
-def _of_tables(opened: Opened, options: Options, progress: Progress) -> Tables | OneTable | Comparison:
+def _of_tables(opened: Opened, options: Options) -> Tables | OneTable | Comparison:
     protocol = opened.track.protocol  # as it is: another machine's table needs no device here
     if options.backend is not None:
         protocol = protocol.model_copy(update={"backend": options.backend})
@@ -241,9 +232,7 @@ def _of_tables(opened: Opened, options: Options, progress: Progress) -> Tables |
         first, second = (tables.find_table(name, protocol) for name in options.what)
         return compare(first, second, opened.space)
     path, imported = tables.import_table(options.what[0], machine=options.machine, protocol=protocol)
-    for table in imported:
-        progress.say(f"{table.name}: {len(table.rows)} parts, kept in {path}")
-    return Tables(tuple(imported))
+    return Tables(tuple(imported), kept_in=path)
 
 
 def _plain(table: tables.KnownTable) -> dict[str, Any]:

@@ -4,24 +4,51 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from zennas.latency.comparison import Comparison, Ratio
 from zennas.latency.options import Options
-from zennas.latency.run import OneTable, Result, Tables, gmacs_per_s
+from zennas.latency.predicted import sentence
+from zennas.latency.run import Measured, OneTable, Predicted, Result, Tables, gmacs_per_s
 from zennas.latency.tables import KnownTable, Row
 from zennas.provenance import machine_name
 from zennas.space.shape import px_text
 
 
 def show(result: Result, options: Options, console: Console) -> int:
-    """Print tables and comparisons; measurements are printed as they are taken."""
-    if isinstance(result, Tables) and options.show:
+    """Print what the command returned; the exit code."""
+    if isinstance(result, Measured):
+        _print_measured(result, console)
+    elif isinstance(result, Predicted):
+        _print_line(sentence(result.prediction), console)
+        _print_line(f"page: {result.page}", console)
+    elif isinstance(result, Tables) and result.kept_in is not None:
+        for table in result.tables:
+            _print_line(f"{table.name}: {len(table.rows)} parts, kept in {result.kept_in}", console)
+    elif isinstance(result, Tables):
         _print_tables(result.tables, console)
     elif isinstance(result, OneTable):
         _print_table(result.table, console)
     elif isinstance(result, Comparison):
         _print_comparison(result, console)
     return 0
+
+
+def _print_measured(measured: Measured, console: Console) -> None:
+    for name, measurement in measured.networks:
+        precision = measurement.protocol.precision
+        _print_line(
+            f"{name}: {measurement.measured_ms:.3f} ms (median {measurement.median_ms:.3f}, "
+            f"spread {measurement.spread_pct:.1f} %{'' if precision == 'float32' else f', {precision}'})",
+            console,
+        )
+        if measurement.warning:
+            _print_line(f"warning: {measurement.warning}", console, style="yellow")
+
+
+def _print_line(text: str, console: Console, *, style: str = "") -> None:
+    """One line, whole, however narrow the terminal."""
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _grid(names: Sequence[str], *, num_left: int = 1) -> Table:

@@ -10,10 +10,9 @@ import numpy as np
 import pydantic
 
 from zennas.records import Record, UserError
-from zennas.space.blocks import stem_stride
 from zennas.space.candidate import Candidate, kind_of
 from zennas.space.cost import fan_ins
-from zennas.space.families.table import family_of
+from zennas.space.families.table import divided, divisor_of, family_of
 from zennas.space.genes import Genes, genes_of_stages
 from zennas.space.shape import Sized, without_defaults
 
@@ -75,13 +74,9 @@ class Space(Sized):
     def _consistent(self):
         if len(self.widths) != len(self.depths):
             raise ValueError(f"as many depths as widths; given {len(self.widths)} and {len(self.depths)}")
-        divisor = family_of(self).divisor(self.block, len(self.widths))
+        divisor = divisor_of(self)
         if any(px % divisor for px in self.shape.hw):
-            stem = f"the stem divides it by {stride}, " if (stride := stem_stride(self.block)) > 1 else ""
-            strides = family_of(self).strides(len(self.widths))
-            halves = f"each of the {len(strides)} stages halves it"
-            stages = halves if set(strides) == {2} else f"the stages divide it by {', '.join(map(str, strides))}"
-            raise ValueError(f"image_px must be divisible by {divisor}: {stem}{stages}")
+            raise ValueError(f"image_px must be divisible by {divisor}: {divided(self)}")
         if reason := self.violation(self.cheapest()):
             raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
         for name, candidate in self.baselines.items():

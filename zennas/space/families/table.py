@@ -1,5 +1,7 @@
 """FAMILIES names every family. A candidate and a space know theirs by its name here."""
 
+from typing import Any
+
 from zennas.records import UserError, suggestion
 from zennas.space.blocks import check_block, stem_stride
 from zennas.space.candidate import Candidate
@@ -10,14 +12,14 @@ from zennas.space.shape import Shape, px_text
 FAMILIES: dict[str, Family] = {"chain": CHAIN}
 
 
-def family_of(candidate) -> Family:
+def family_of(candidate: Any) -> Family:
     """The Family of a Candidate or a Space; UserError where FAMILIES has no such row."""
     if candidate.family not in FAMILIES:
         raise UserError(f"family '{candidate.family}' is not known; {suggestion(candidate.family, list(FAMILIES))}")
     return FAMILIES[candidate.family]
 
 
-def check_known(candidate) -> None:
+def check_known(candidate: Any) -> None:
     """UserError where the tables have no such family or no such block."""
     family_of(candidate)
     check_block(candidate.block)
@@ -25,16 +27,24 @@ def check_known(candidate) -> None:
 
 def layout_of(candidate: Candidate, shape: Shape) -> Layout:
     """The Layout of a Candidate's network for a Shape; UserError where its stages cannot shrink such images."""
-    family, num_stages = family_of(candidate), len(candidate.widths)
-    if any(px % family.divisor(candidate.block, num_stages) for px in shape.hw):
-        stride, strides = stem_stride(candidate.block), family.strides(num_stages)
-        also = f", and the stem divides it by {stride}" if stride > 1 else ""
-        if set(strides) == {2}:
-            stages = f"{num_stages} stages each halve the image"
-        else:
-            stages = f"the stages divide the image by {', '.join(map(str, strides))}"
-        raise UserError(f"{candidate.text}: {stages}{also}; {px_text(shape.hw)} px do not allow it")
-    return family.layout(candidate.block, num_stages, shape)
+    num_stages = len(candidate.widths)
+    if any(px % divisor_of(candidate) for px in shape.hw):
+        raise UserError(f"{candidate.text}: {divided(candidate)}; {px_text(shape.hw)} px do not allow it")
+    return family_of(candidate).layout(candidate.block, num_stages, shape)
+
+
+def divisor_of(member: Any) -> int:
+    """By what the sides of the images of a Candidate or a Space must be divisible."""
+    return family_of(member).divisor(member.block, len(member.widths))
+
+
+def divided(member: Any) -> str:
+    """How the networks of a Candidate or a Space divide the image, in words: why not every size will do."""
+    stride, strides = stem_stride(member.block), family_of(member).strides(len(member.widths))
+    stem = f"the stem divides the image by {stride}, " if stride > 1 else ""
+    if set(strides) == {2}:
+        return f"{stem}each of the {len(strides)} stages halves {'it' if stem else 'the image'}"
+    return f"{stem}the stages divide {'it' if stem else 'the image'} by {', '.join(map(str, strides))}"
 
 
 def graph_of(network: BuiltNetwork) -> Graph:
@@ -42,12 +52,12 @@ def graph_of(network: BuiltNetwork) -> Graph:
     return family_of(network.candidate).graphs(network)[0]
 
 
-def maps_of(space) -> tuple[tuple[int, int], ...]:
+def maps_of(space: Any) -> tuple[tuple[int, int], ...]:
     """(height, width) of the maps behind the stem and behind each stage of a Space's networks, on one way through."""
     stages = layout_of_space(space).one_path().stages
     return stages[0][0].in_hw, *(place.out_hw for (place,) in stages)
 
 
-def layout_of_space(space) -> Layout:
+def layout_of_space(space: Any) -> Layout:
     """The Layout of all networks of a Space."""
     return family_of(space).layout(space.block, len(space.widths), space.shape)
