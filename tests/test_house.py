@@ -68,7 +68,7 @@ FENCES = {
         "zennas/tune/trials.py",
     },
     "optuna": {"zennas/search/store.py", "zennas/search/storage.py", "zennas/search/islands.py"},
-    "onnxruntime": {"zennas/export.py", "zennas/latency/backends.py", f"{WEBFACE}/face_detection.py"},
+    "onnxruntime": {"zennas/export.py", f"{WEBFACE}/face_detection.py"},
     "cv2": {
         "zennas/data/images.py",
         "zennas/data/stream.py",

@@ -147,11 +147,11 @@ def missing(name: str) -> str | None:
     if not torch.cuda.is_available():
         return f"backend '{name}' needs an NVIDIA GPU and its driver; torch {torch.__version__} finds none here"
     if backend.provider is not None:
-        onnxruntime = onnx_runtime()
-        if backend.provider not in onnxruntime.get_available_providers():
+        ort = onnx_runtime()
+        if backend.provider not in ort.get_available_providers():
             return (
                 f"backend '{name}' needs the {backend.provider} of ONNX Runtime; installed: {_installed()}, which "
-                f"offers {', '.join(onnxruntime.get_available_providers())}; install it with: "
+                f"offers {', '.join(ort.get_available_providers())}; install it with: "
                 "pip install --force-reinstall --no-deps onnxruntime-gpu"
             )
     return None
@@ -206,10 +206,10 @@ def _onnxruntime_gpu(model, protocol, *providers):
     session.run(None, feed)  # TensorRT builds its engine, cuDNN chooses its algorithms: set-up, not inference
     if protocol.io == "host":
         return lambda: session.run(None, feed)
-    onnxruntime = onnx_runtime()
+    ort = onnx_runtime()
     binding = session.io_binding()
     for name, array in feed.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
     for output in session.get_outputs():
         binding.bind_output(output.name, "cuda", 0)
 
