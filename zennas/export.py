@@ -140,6 +140,7 @@ def in_precision(onnx_bytes: bytes, precision: str, *, calibration: dict | None 
 
 
 def _as_float16(model, calibration):
+    onnx_runtime()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quietly():  # it says of every weight that half precision cannot hold what becomes of it
@@ -161,6 +162,7 @@ def _as_int8(model, calibration):
     60 interleaved runs). PReLU, norms and sums stay in float32: there is no eight-bit PReLU and norm, and eight-bit
     sums gained too little to tell (24.9).
     """
+    onnx_runtime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     if calibration is None:
