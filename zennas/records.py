@@ -10,6 +10,9 @@ from typing import Any, Self
 import pydantic
 import yaml
 
+if typing.TYPE_CHECKING:  # without it --help answers sooner
+    import numpy as np
+
 # The folders beside the package that ship inside the wheel, and what a name in each stands for.
 SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "experiments", "latency/measured"
 NAMED = 5  # of many wrong things, a message names so many
@@ -91,7 +94,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
-def some(names: Sequence[object], num: int | None = None) -> str:
+def some(names: "Sequence[object] | np.ndarray", num: int | None = None) -> str:
     """The first few of them, for a message; num: how many there are, where `names` are not all.
 
     >>> some(["a", "b"]), some([1, 2, 3, 4, 5, 6])

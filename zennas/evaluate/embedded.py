@@ -85,8 +85,8 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
             f"and are like nobody: {named}"
         )
     if (num := len(not_finite) - corrupt.num_corrupt - len(corrupt.unreadable)) > 0:
-        named = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
-        notices.append(f"{num} embeddings are not finite and count as like nobody: {some(list(named), num)}")
+        bad = itertools.islice((where(image) for image in not_finite if _can_be_read(the_set.images, image)), NAMED)
+        notices.append(f"{num} embeddings are not finite and count as like nobody: {some(list(bad), num)}")
     if short:
         notices.append(
             f"{len(short)} embeddings are zero and count as like nobody: "
@@ -94,16 +94,16 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
         )
     groups = _equal_rows(embedding_ND)
     if groups:
-        named = [" = ".join(where(image) for image in group[:2]) for group in groups]
+        alike = [" = ".join(where(image) for image in group[:2]) for group in groups]
         notices.append(
             f"{sum(len(group) for group in groups)} images have the same embedding as another one "
-            f"(the same picture twice, or a network that gave up): {some(named, len(groups))}"
+            f"(the same picture twice, or a network that gave up): {some(alike, len(groups))}"
         )
         label_N = the_set.column.get("label_N")
         torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]
         if torn:
-            named = [" = ".join(where(image) for image in group[:2]) for group in torn]
-            notices.append(f"of these, {len(torn)} groups have more than one label: {some(named, len(torn))}")
+            mixed = [" = ".join(where(image) for image in group[:2]) for group in torn]
+            notices.append(f"of these, {len(torn)} groups have more than one label: {some(mixed, len(torn))}")
     return notices
 
 
