@@ -110,8 +110,10 @@ def _run(options: CommandOptions, output: str | None) -> int:
         result = work(options, progress)
     finally:
         progress.close()
-    if output == "json" and plain(result) is not None:
-        print(json.dumps(plain(result), indent=2))
+    if output == "json":
+        # Of several ranks the first alone has a result; the others print nothing.
+        if (content := plain(result)) is not None:
+            print(json.dumps(content, indent=2))
     elif output is not None:
         getattr(result, f"print_{output}")()
     show = importlib.import_module(f"{options.room()}.show").show

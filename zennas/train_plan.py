@@ -15,7 +15,7 @@ Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
 TRUST = 0.001  # LARS's coefficient for networks of convolutions (You et al. 2017, section 5)
 
-# What may change from one start of a run to the next: it moves no weight elsewhere.
+# What may change from one start of a run to the next. It does not change the result.
 NOT_OF_THE_RUN = {
     "accumulate",  # another number of ranks wants another
     "channels_last",
@@ -26,7 +26,7 @@ NOT_OF_THE_RUN = {
     "verify_epochs",
 }
 
-# part of the plan -> {value of it: the names that have it}; what is not here, every name has
+# part of the plan -> {value of it: the names that have it}; a value not listed belongs to every name
 ONLY_OF = {
     "optimizer": {"momentum": ("sgd", "lars")},
     "schedule": {

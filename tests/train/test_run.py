@@ -109,6 +109,12 @@ def test_two_ranks_share_all_of_it(on_ranks, arguments, options, material, tmp_p
     assert len(kept["head.centre"]) == 12 and kept["projection.weight"].shape == (48, 64)
 
 
+def test_the_first_rank_alone_prints_the_result_as_json(on_ranks, arguments):
+    code, said = on_ranks(2, *arguments("--any-size", "--device", "cpu", "--epochs", 1 / STEPS_PER_EPOCH, "--json"))
+    assert code == 0, said
+    assert said.count('"experiment": ') == 1 and "Traceback" not in said
+
+
 def test_two_ranks_take_the_step_of_one(on_ranks, arguments, options, tmp_path):
     """The first loss is over the same faces and centres; the norms see half a batch each, which moves it a little."""
     words = arguments("--any-size", "--device", "cpu", "--epochs", 1 / STEPS_PER_EPOCH)

@@ -37,6 +37,7 @@ from zennas.space.network import build, calibrate
 from zennas.tasks.face import head
 from zennas.tasks.face.distill import DISTILLATIONS
 from zennas.tasks.face.losses import LOSSES
+from zennas.train import loop
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -183,6 +184,28 @@ def test_data_without_any_image_that_decodes_is_refused(options, tmp_path):
     with_corrupt(tmp_path / "faces", range(NUM_IDENTITIES * IMAGES_EACH))
     with pytest.raises(UserError, match="the first ten images are corrupt"):
         training(options(data=tmp_path / "faces"))
+
+
+def test_few_images_of_which_none_decodes_are_refused(options, tmp_path):
+    write_folder(tmp_path / "few", list(drawn_faces(2, 2, seed=0)))
+    paths = sorted((tmp_path / "few").glob("*/*.png"))
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=f"all {len(paths)} images are corrupt; the last: "):
+        training(options(data=tmp_path / "few"))
+
+
+def test_the_journal_closes_where_a_training_ends_early(options, monkeypatch):
+    closed, close = [], loop.Journal.close
+
+    def noted(journal):
+        closed.append(journal)
+        close(journal)
+
+    monkeypatch.setattr(loop.Journal, "close", noted)
+    with pytest.raises(UserError, match="without a finite loss"):
+        trained(options("optimizer.lr=1e30", "optimizer.clip_norm=null", "max_skipped_in_a_row=3", "epochs=4"))
+    assert len(closed) == 1
 
 
 # --- ways to go a step -----------------------------------------------------------------------------------------------

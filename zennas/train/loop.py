@@ -76,11 +76,28 @@ class Training:
         """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been
         written.
         """
-        job, plan = self.job, self.plan
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
-        self.compiled = Compiled(self.parallel, what="the network is") if plan.compile else self.parallel
+        self.compiled = Compiled(self.parallel, what="the network is") if self.plan.compile else self.parallel
         self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
+        try:
+            self._train()
+        except BaseException:
+            # The reason why the training ended is what the user needs, not what a full disk says of its last curves.
+            with contextlib.suppress(Exception):
+                self._close_journal()
+            raise
+        self._close_journal()
+        return Trained(self.seconds, self.num_skipped, frozenset(self.corrupt))
+
+    def _close_journal(self) -> None:
+        """End TensorBoard's thread, which a process that trains again would keep otherwise."""
+        if self.journal:
+            self.journal.close()
+
+    def _train(self) -> None:
+        """Every step that is left, from the stream to the last checkpoint."""
+        job, plan = self.job, self.plan
         stream = self.task.stream(
             job.request,
             job.data,
@@ -119,9 +136,6 @@ class Training:
                     self.progress.end()
                     raise KeyboardInterrupt
         self.progress.end()
-        if self.journal:
-            self.journal.close()
-        return Trained(self.seconds, self.num_skipped, frozenset(self.corrupt))
 
     # --- a step ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from zennas.devices import autocast_of
 from zennas.provenance import num_cores
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.space.cost import cost
+from zennas.space.cost import Cost, cost
 from zennas.space.network import build
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Data, Head
@@ -37,8 +37,11 @@ class Job:
     autocast: torch.dtype | None
 
 
-def check_fit(request):
-    """UserError where the winner is none for its track: what it puts out, its size or block."""
+def check_fit(request: Request) -> Cost:
+    """The Cost of the winner; UserError where its track does not take it: what it puts out, or its size.
+
+    With --any-size every winner fits.
+    """
     space, limits, candidate = request.space, request.track.limits, request.candidate
     spent = cost(candidate, space.shape)
     if request.any_size:

@@ -155,7 +155,7 @@ def changed_plan(plan, changes):
     >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05"]).optimizer.lr
     0.05
     """
-    # What was given alone: defaults of a row that is not asked for any more are no wish of anybody's.
+    # Keep only what the user gave; drop defaults of the old row.
     values = plan.model_dump(mode="json", exclude_unset=True)
     parsed = [(change, *_parsed(change)) for change in changes]
     for _, path, value in parsed:

@@ -64,10 +64,8 @@ def run(options: Options, *, progress: Progress | None = None) -> TrainedNetwork
     """Train, export and measure. Of several ranks the first alone speaks, and has the result."""
     speaks = is_first_process()
     progress = progress if progress is not None and speaks else silent()
-    request = check_request(options)
     try:
-        prepare.check_fit(request)
-        return _run(request, options, progress)
+        return _run(check(options), options, progress)
     except EveryRankError:
         if not speaks:  # the first rank says it
             sys.exit(WRONG_INPUT)

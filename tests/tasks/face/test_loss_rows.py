@@ -127,3 +127,11 @@ def test_what_is_wrong_is_said(name, given, says):
 def test_balance_needs_counts():
     with pytest.raises(UserError, match="balanced_softmax: needs the number of images of each class"):
         unsharded_loss("balanced_softmax", torch.zeros(1, 2), torch.tensor([0]), None)
+
+
+def test_a_knob_without_a_row_of_its_own_takes_what_its_default_is(monkeypatch):
+    monkeypatch.delitem(KNOBS, "margin")
+    assert knobs_of("cosface", {"margin": 0.3})["margin"] == 0.3
+    for value in ("wide", math.inf, True):
+        with pytest.raises(UserError, match=r"margin of cosface: given .*, allowed: a finite number"):
+            knobs_of("cosface", {"margin": value})

@@ -35,13 +35,15 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return x / torch.where(length > SHORTEST, length, torch.inf)
 
 
-def _in_float32(function):
-    """The function on float32 features, outside autocast, with a detached teacher."""
+def _in_float32(function, *, needs_equal_sizes=True):
+    """The function on float32 features, outside autocast, with a detached teacher.
+
+    needs_equal_sizes: whether the embeddings of student and teacher must have the same size.
+    """
 
     @functools.wraps(function)
     def wrapped(student, teacher, **knobs):
-        # Attention is compared map by map; embeddings of another size are no matter there.
-        if function.__name__ != "attention" and student.embedding_BD.shape != teacher.embedding_BD.shape:
+        if needs_equal_sizes and student.embedding_BD.shape != teacher.embedding_BD.shape:
             raise UserError(
                 f"distillation '{function.__name__}': the student's embeddings are {_shape(student.embedding_BD)}, the "
                 f"teacher's {_shape(teacher.embedding_BD)}; they must agree: lead the student's through a projection"
@@ -104,7 +106,8 @@ def angular(student: Features, teacher: Features) -> torch.Tensor:
     return _one_minus_cosine(student.embedding_BD, teacher.embedding_BD).square().mean()
 
 
-@_in_float32
+# Attention is compared map by map, so embeddings of another size do not matter.
+@functools.partial(_in_float32, needs_equal_sizes=False)
 def attention(student: Features, teacher: Features) -> torch.Tensor:
     """Sum over all attention maps of the mean over faces of 1 - cos between the student's map and the teacher's.
 

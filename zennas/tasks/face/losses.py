@@ -282,7 +282,7 @@ def knobs_of(name, given=None, *, where="loss"):
     for knob, value in (given or {}).items():
         if knob not in knobs:
             raise UserError(f"{where}: knob '{knob}' of {name} is not known; {suggestion(str(knob), list(knobs))}")
-        knobs[knob] = _checked(knob, value, f"{where}: {knob} of {name}")
+        knobs[knob] = _checked(knobs[knob], KNOBS.get(knob), value, f"{where}: {knob} of {name}")
     return knobs
 
 
@@ -392,8 +392,11 @@ def _defaults(function):
     return dict(_signature(function))
 
 
-def _checked(knob, value, where):
-    kind, allowed, words = KNOBS[knob]
+def _checked(default, row, value, where):
+    """The value as its row of KNOBS has it; without a row, any value of the kind of the default is allowed."""
+    if row is None:
+        row = _FLAG if isinstance(default, bool) else (type(default), math.isfinite, "a finite number")
+    kind, allowed, words = row
     known = isinstance(value, bool) if kind is bool else isinstance(value, (int, kind)) and not isinstance(value, bool)
     if not known or not allowed(value):
         raise UserError(f"{where}: given {value!r}, allowed: {words}")

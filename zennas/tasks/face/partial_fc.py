@@ -151,8 +151,7 @@ class PartialFC:
         return self._kernel
 
     def work(self, name: str, num_rows: int, num_columns: int) -> torch.Tensor:
-        """A buffer kept from step to step: to allocate anew costs a processor more than a matrix product's margin
-        ops."""
+        """A buffer kept from step to step. Allocating it each step costs a processor more than the margins do."""
         held = self._work.get(name)
         if held is None or held.numel() < num_rows * num_columns:
             held = self._work[name] = torch.empty(num_rows * num_columns, device=self.centre_CKD.device)
@@ -346,15 +345,15 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
 
     # 7. exp(m_h - log_sum) turns what step 5 left into probability * slope, which is the gradient of the cross-entropy
     # for every cosine but one: softmax minus the own class.
-    share = weight / num_faces
-    factor_HB = share * (highest_HB - log_sum_B).exp_()
+    weight_per_face = weight / num_faces
+    factor_HB = weight_per_face * (highest_HB - log_sum_B).exp_()
     for number, chunk in enumerate(chunks):
         cosine_SKB[chunk] *= factor_HB[number]
     # The cross-entropy's minus one at each face's own class, and the penalty's two gradients.
-    _add_at(cosine_SKB, sample, unit_BD, column_B, -share * slope_B)
+    _add_at(cosine_SKB, sample, unit_BD, column_B, -weight_per_face * slope_B)
     if penalty_B is not None:
-        _add_at(cosine_SKB, sample, unit_BD, column_B, share * pull_B)
-        _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, share * push_B)
+        _add_at(cosine_SKB, sample, unit_BD, column_B, weight_per_face * pull_B)
+        _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, weight_per_face * push_B)
     # 8. The matrix is the gradient of the cosines now. One product takes it to the sampled centres, one to the faces.
     # grad_RD is a buffer with old numbers in it: beta 0 writes over them, beta 1 adds.
     again = float(sample.num_passes > 0)  # a second micro-batch adds to the gradient of the first

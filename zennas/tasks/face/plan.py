@@ -62,8 +62,10 @@ class MaskPlan(Record):
     ratio: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.15  # of the images, drawn anew every epoch; mind_ft's
     kinds: tuple[str, ...] | None = None  # rows of KINDS; None: all, or none where there are textures
     textures: str | None = None  # a folder of templates of one's own
-    # Where a face stands in its image: aligned, detect (anywhere), auto (aligned in a small square, unless it is off
-    # there).
+    # Where a face stands in its image.
+    # aligned: on the template
+    # detect: anywhere
+    # auto: aligned if the image is a small square and the face fits the template
     faces: str = "aligned"
     knobs: Knobs = {}  # how far masks vary: those of mask.render.vary
 

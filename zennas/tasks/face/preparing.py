@@ -23,6 +23,7 @@ from zennas.tasks.face.partial_fc import PartialFC
 from zennas.tasks.face.plan import FacePlan
 from zennas.tasks.task import Data
 
+NUM_FIRST = 10  # images that are looked at before training: one of them must decode
 CENTRE_MARGIN = 0.9  # of the machine's free memory that class centres and their optimizer may take
 
 
@@ -50,13 +51,7 @@ def open_data(request, progress) -> Data:
         request.data, identities=request.identities, labels=request.labels, progress=progress.counting("images")
     )
     progress.end()
-    for number in range(source.num_images):
-        try:
-            decode(source.read(number))
-            break
-        except CorruptImageError as error:
-            if number == 9:
-                raise UserError(f"{request.data}: the first ten images are corrupt; the last: {error}") from None
+    _check_first_images(request.data, source)
     # What of the data is trained on, where that is not all of it.
     chosen = "".join(f", as {path} has them" for path in (request.labels or request.identities,) if path)
     return Data(
@@ -65,6 +60,20 @@ def open_data(request, progress) -> Data:
         {"num_images": source.num_images, "num_identities": source.num_identities},
         f"{source.num_images:,} images of {source.num_identities:,} identities{chosen}",
     )
+
+
+def _check_first_images(path, source) -> None:
+    """UserError where none of the first images (NUM_FIRST, or all of a smaller source) can be decoded."""
+    num = min(NUM_FIRST, source.num_images)
+    for number in range(num):
+        try:
+            decode(source.read(number))
+            return
+        except CorruptImageError as error:
+            last = error
+    if num:
+        which = "the first ten" if num == NUM_FIRST else f"all {num}"
+        raise UserError(f"{path}: {which} images are corrupt; the last: {last}")
 
 
 def check_data(request, data: Data, teacher: Model | None, ranks, progress) -> None:

@@ -34,8 +34,7 @@ class Verification(Record):
 def open_set(text: str) -> PairSet:
     """The PairSet that --verify names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
 
-    UserError where it is neither, a file is missing, or its first image is none: a network has not to be trained to see
-    that.
+    UserError where it is neither, a file is missing, or its first image is none. This is checked before training.
     """
     try:
         pair_set = open_pairs(text)
