@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 import torch
+import yaml
 
 import zennas
 from zennas.__main__ import COMMANDS
@@ -17,6 +18,8 @@ from zennas.latency.backends import BACKENDS
 from zennas.ray_address import check_address
 from zennas.records import EXPERIMENTS, SPACES, UserError, names
 from zennas.score.__main__ import main as score
+from zennas.score.options import Options
+from zennas.score.run import check
 from zennas.search.__main__ import main as search
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -85,6 +88,8 @@ def test_zennas_alone_names_its_commands(shell):
     [
         ("zennas su", {"submit"}),
         ("zennas score --bu", {"--budget-ms"}),
+        ("zennas score --score zen_", {"zen_closed", "zen_reference"}),
+        ("zennas search --score na", {"naswot"}),
         ("zennas score --track web", {"webface-main", "webface-sfr"}),
         ("zennas evaluate --device ", {"cpu", "cuda"}),
         ("zennas mask --faces a", {"aligned", "auto"}),
@@ -194,11 +199,11 @@ def test_a_broken_file_of_an_experiment_is_refused_by_its_own_name(refused, tiny
 @pytest.mark.parametrize(
     "option, value, said",
     [
-        ("--minutes", "0", "minutes: given 0.0, allowed: greater than 0"),
+        ("--minutes", "0", "--minutes: given 0, allowed: more than 0"),
         ("--minutes", "-1", "minutes"),
         ("--minutes", "nan", "minutes"),
         ("--minutes", "soon", "--minutes"),
-        ("--candidates", "0", "candidates: given 0, allowed:"),
+        ("--candidates", "0", "--candidates: given 0, allowed: 1 or more"),
         ("--workers", "0", "--workers: given 0, allowed: 1 to"),
         ("--workers", "two", "--workers"),
         ("--budget-ms", "0", "--budget-ms: given 0, allowed: more than 0"),
@@ -275,6 +280,7 @@ CANDIDATE = "{block: ir_se, stem: 16, widths: [16, 32], depths: [1, 2]}"
         (["--no-latency"], CANDIDATE.replace("ir_se", "irse"), "block 'irse' is not known; did you mean 'ir_se'?"),
         (["--no-latency"], CANDIDATE.replace("}", ", wdths: 1}"), "key 'wdths' is not known; did you mean 'widths'?"),
         (["--no-latency"], CANDIDATE.replace("[1, 2]", "[1]"), "given 2 widths and 1 depths"),
+        (["--no-latency", "-", "-"], CANDIDATE, "'-', standard input, is given more than once"),
         (["--no-latency", "nowhere.yaml"], "", "nowhere.yaml: cannot be read"),
         (["--no-latency", "--repeats", "0"], CANDIDATE, "--repeats"),
     ],
@@ -282,6 +288,48 @@ CANDIDATE = "{block: ir_se, stem: 16, widths: [16, 32], depths: [1, 2]}"
 def test_score_refuses_what_it_cannot_use(refused, tiny, arguments, stdin, said, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
     assert said in refused(score, "--track", tiny, *arguments)
+
+
+def test_score_refuses_baselines_where_the_space_has_none(refused, tiny):
+    path = tiny.parent / "space.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del values["baselines"]
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    line = refused(score, "--track", tiny, "--no-latency", "--baselines", "--csv")
+    assert "--baselines: space tiny has no hand-made networks; give files" in line
+
+
+class Terminal(io.StringIO):
+    """Standard input of someone who types."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("words", [(), ("-",)])
+def test_score_says_on_a_terminal_that_it_waits(tiny, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Terminal(CANDIDATE))
+    with pytest.raises(SystemExit) as ended:
+        score([*words, "--track", str(tiny), "--no-latency", "--repeats", "1", "--csv"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0 and "candidates are read from standard input" in err
+    assert len(out.splitlines()) == 2
+
+
+def test_from_python_score_never_waits_for_standard_input(tiny, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # to read it would fail
+    with pytest.raises(UserError, match="nothing to score: give files of candidates"):
+        zennas.score(track=str(tiny))
+    check(Options(files=("-",), track=str(tiny)))  # which touches nothing
+
+
+def test_candidates_of_standard_input_stand_where_they_are_asked_for(tiny, tmp_path, monkeypatch):
+    for name, depth in (("first", 1), ("last", 3)):
+        (tmp_path / f"{name}.yaml").write_text(CANDIDATE.replace("[1, 2]", f"[{depth}, 1]"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(CANDIDATE.replace("[1, 2]", "[2, 1]")))
+    files = [tmp_path / "first.yaml", "-", tmp_path / "last.yaml"]
+    rows = zennas.score(files=files, track=str(tiny), latency=False, score="params").rows
+    assert [row.num_blocks for row in rows] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["nowhere.onnx", "nowhere.yaml"])

@@ -55,17 +55,17 @@ def search(
 
     track: Experiment: a name under experiments/, or a path.
     out: Folder of the run. [default: runs/TRACK]
-    minutes: Wall time of the whole run. [default: the experiment's, 5]
+    minutes: Wall time of the whole run. [allowed: more than 0] [default: the experiment's, 5]
     candidates: Stop after so many scored candidates instead of by time (up to 45 % more where finalists correct the
-        table).
-    seed: Seed of proposals and scores. [default: the experiment's, 0]
+        table). [allowed: 1 or more]
+    seed: Seed of proposals and scores. [allowed: 0 to 2147483647] [default: the experiment's, 0]
     workers: Scorers. [allowed: 1 to 4096] [default: one per processor core]
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
     detector: Detector ONNX, measured in place of the track's reserve.
     space: Search space: a name or path. [default: the experiment's]
-    max_mb: Most megabytes (2^20) of the file. [default: the track's]
-    max_gmacs: Most billions of multiply-accumulates.
+    max_mb: Most megabytes (2^20) of the file. [allowed: more than 0] [default: the track's]
+    max_gmacs: Most billions of multiply-accumulates. [allowed: more than 0]
     also: Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, as
         that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.
     score: Objective: a row of SCORES. [default: the experiment's, zen]

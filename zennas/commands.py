@@ -2,9 +2,11 @@
 mistake, documented exit codes, no traceback.
 """
 
+import ast
 import importlib
 import inspect
 import json
+import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -19,11 +21,23 @@ from zennas.records import EXPERIMENTS, SPACES, UserError, names
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+
+def score_names() -> list[str]:
+    """The rows of SCORES, read from its file: to import it takes the seconds of torch."""
+    path = pathlib.Path(__file__).parent / "score" / "scores.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SCORES":
+            return list(ast.literal_eval(ast.Dict(node.value.keys, node.value.keys)))  # type: ignore[attr-defined]
+    raise AssertionError(f"{path} has no table SCORES")
+
+
 # What a shell offers for an option that names something.
 VALUES: dict[str, Callable[[], list[str]]] = {
     "experiments": lambda: names(EXPERIMENTS),
     "search_spaces": lambda: names(SPACES),
     "backends": lambda: ["onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cuda"],
+    "scores": score_names,
 }
 
 
@@ -85,7 +99,7 @@ def _typed(options: type[CommandOptions]) -> Callable[..., int]:
         chosen = [name for name in options.OUTPUTS if given.pop(f"as_{name}")]
         if len(chosen) > 1:
             raise UserError(f"{spelled(chosen[0])} and {spelled(chosen[1])} exclude each other")
-        asked = options.of(**{name: value for name, value in given.items() if value is not None})
+        asked = options.of(**{name: value for name, value in given.items() if value is not None}).as_typed()
         return _run(asked, chosen[0] if chosen else None)
 
     declared = list(options.declared().values())

@@ -128,6 +128,10 @@ class CommandOptions(Record):
         """
         return type(self).__module__.rpartition(".")[0]
 
+    def as_typed(self) -> Self:
+        """The same options as the command line means them: another value may hold there where one is left out."""
+        return self
+
     @classmethod
     def declared(cls) -> dict[str, Option]:
         """Its options by name, in order."""

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from tests.shapes import FACE, square
-from zennas.records import UserError
+from zennas.commands import score_names
+from zennas.records import UserError, first_line
 from zennas.score import plain as plain_module
 from zennas.score import together
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
@@ -337,7 +338,7 @@ def test_whatever_a_score_raises_becomes_a_value(error, monkeypatch):
     plan = PLAN.model_copy(update={"name": "failing"})
     failed, scored = score_batch([SMALL, SMALL_SE], plan, FACE, seed=0)
     assert (failed.value, failed.stage) == (None, "score")
-    assert failed.error == f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    assert failed.error == f"{type(error).__name__}: {first_line(error)}"
     assert (scored.value, scored.std, scored.stage, scored.error) == (1.0, 0.0, None, None)
 
 
@@ -426,6 +427,10 @@ def test_repeats_are_averaged(monkeypatch):
 def test_an_unknown_score_is_named():
     with pytest.raises(UserError, match="score 'zne' is not known; did you mean 'zen'"):
         score_candidate(SMALL, PLAN.model_copy(update={"name": "zne"}), FACE, seed=0)
+
+
+def test_a_shell_offers_every_score():
+    assert score_names() == list(SCORES)
 
 
 def test_what_scores_are_worth_is_what_the_studies_found():

@@ -39,7 +39,7 @@ def again(ledger, settings=SETTINGS, **options):
 def test_rows_come_back_as_they_were(ledger, rows):
     for batch in range(6):
         ledger.append(rows[4 * batch : 4 * batch + 4])
-        ledger.state["counters"] = {"scored": 4 * batch + 4}
+        ledger.set_counters({"scored": 4 * batch + 4})
         if batch in (1, 2, 5):
             ledger.flush()
     back = again(ledger)
@@ -112,10 +112,10 @@ def test_what_the_store_has_of_a_network_is_not_made_older(tmp_path, space, make
 
 def test_counters_are_those_of_the_rows_on_disk(ledger, rows):
     ledger.append(rows[:4])
-    ledger.state["counters"] = {"seen": 5, "scored": 4}
+    ledger.set_counters({"seen": 5, "scored": 4})
     ledger.flush()
     ledger.append(rows[4:8])
-    ledger.state["counters"] = {"seen": 11, "scored": 8}  # and then the process is killed
+    ledger.set_counters({"seen": 11, "scored": 8})  # and then the process is killed
     assert again(ledger).counters == {"seen": 5, "scored": 4}
 
 
@@ -307,3 +307,18 @@ def test_a_full_disk_is_one_clear_message_and_loses_nothing(scarce, what, space,
         assert len(pandas.read_parquet(back.parquet.where)) == kept
     else:
         assert list(back.measured) == [str(index) for index in range(kept)]
+
+
+def test_the_state_of_a_run_is_changed_by_the_ledger_alone(tmp_path):
+    ledger = open_ledger(tmp_path / "run", SETTINGS, seed=0)
+    with pytest.raises(TypeError):
+        ledger.state["finished"] = True
+    ledger.save(finished=True)
+    ledger.go_on()
+    ledger.set_wall("finals", 1.23456)
+    ledger.note_store(num_writes=3, longest_s=0.12345)
+    ledger.set_counters({"scored": 2, "failed": 0})
+    ledger.save()
+    state = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert state["finished"] is False and state["wall_s"] == {"finals": 1.235}
+    assert state["store"] == {"writes": 3, "longest_s": 0.123} and state["counters"] == {"scored": 2}

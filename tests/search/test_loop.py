@@ -1,5 +1,6 @@
 """What a run does before it starts anything: all that is left of one that is finished."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -24,7 +25,7 @@ from zennas.search.scored import Rows
 from zennas.search.show import _next_commands
 from zennas.search.stages import Checked, Settled
 from zennas.search.winners import write_winners
-from zennas.track import load_experiment
+from zennas.track import ScorePlan, load_experiment
 
 
 @pytest.fixture
@@ -119,6 +120,8 @@ def test_what_to_type_next_has_what_was_asked_and_twice_as_much_time(checked):
         "python -m zennas.train --track 'a track.yaml' --winner runs/tiny/island-1/winner-1.yaml --budget-ms 2.5 "
         "--out runs/tiny-trained --data DATA    # train the best one",
     ]
+    other = dataclasses.replace(settled, plan=checked.plan.model_copy(update={"score": ScorePlan(name="naswot")}))
+    assert "--score naswot --track" in _next_commands(other, Options.of(score="naswot"))[2]
     line = _next_commands(settled, Options.of(candidates=7))[3]
     assert "--candidates 14" in line and "--minutes" not in line
 
@@ -137,4 +140,4 @@ def test_files_that_are_older_than_the_store_are_not_taken_for_the_end(checked, 
     ledger.save(**state)
     assert finished_before(opened) == entries
     ledger.newer = True
-    assert finished_before(opened) is None and not ledger.state["finished"]
+    assert finished_before(opened) is None and ledger.state["finished"]  # it only asks

@@ -211,7 +211,7 @@ ODD_RUNS = {
 @pytest.mark.parametrize("changes", ODD_RUNS.values(), ids=ODD_RUNS.keys())
 def test_an_odd_run_still_writes_a_whole_page(written, changes):
     text = written(summary(**changes))
-    assert text.count("<section>") == 6 and text.rstrip().endswith("</html>")
+    assert text.count("<section>") == written(summary()).count("<section>") and text.rstrip().endswith("</html>")
     assert ">nan<" not in text and ">None<" not in text
 
 

@@ -1,4 +1,5 @@
 import json
+import types
 
 import hypothesis
 import hypothesis.strategies as st
@@ -6,8 +7,16 @@ import numpy as np
 import pytest
 import yaml
 
+from zennas.search import winners as of_winners
 from zennas.search.scored import Rows
-from zennas.search.winners import correction, diverse_best, metadata, prediction_error, write_winners
+from zennas.search.winners import (
+    correction,
+    diverse_best,
+    measure_whole,
+    metadata,
+    prediction_error,
+    write_winners,
+)
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.space import distance
 
@@ -115,3 +124,30 @@ def test_a_file_says_that_it_is_not_trained(space):
     told = metadata(space.cheapest(), {"zennas": "0.1.0", "seed": 0})
     assert told["trained"] == "no" and told["candidate"] == space.cheapest().text
     assert json.loads(told["zennas"])["seed"] == 0
+
+
+def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_path, monkeypatch):
+    """What only the challenge of faces asks is nothing to another task."""
+    asked = []
+
+    def task_of(name):
+        def problems(track, onnx_bytes):
+            asked.append((name, track, onnx_bytes))
+            return ["it has no wheels"]
+
+        return types.SimpleNamespace(problems=problems)
+
+    monkeypatch.setattr(of_winners, "task_of", task_of)
+    exported = types.SimpleNamespace(onnx_bytes=b"a network")
+    monkeypatch.setattr(of_winners, "export_candidate", lambda *_, **__: exported)
+    prepared = types.SimpleNamespace(
+        space=space,
+        track="a track",
+        experiment=types.SimpleNamespace(task="vehicle"),
+        protocol=types.SimpleNamespace(precision="fp32"),
+        ledger=types.SimpleNamespace(state={"made_by": {}}),
+        predictor=types.SimpleNamespace(table_ms=lambda candidate: 1.0),
+    )
+    with pytest.raises(RuntimeError, match="the track's checker would refuse it: it has no wheels"):
+        measure_whole(prepared, space.cheapest(), role="finalist", name="f", score=(1.0, 0.0), path=tmp_path / "f.onnx")
+    assert asked == [("vehicle", "a track", b"a network")]

@@ -1,6 +1,4 @@
-"""What combines: a score of four terms for networks of equal cost, the rank aggregate over a set, and two proxies
-beside them.
-"""
+"""What combines: a score of four terms for networks of equal cost, the rank aggregate of a set, and two proxies."""
 
 # B images, C channels, HW map, N positions of all images, G groups of c channels, O outputs, L layers; _KN: K proxies,
 # N networks
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zennas.score.modules import finite
+from zennas.score.modules import candidate_of, finite
 from zennas.score.proxies import correlation, entropy, pulled_back, rows, seen, synaptic_flow
 from zennas.space import space
 from zennas.space.candidate import Candidate
@@ -41,15 +39,15 @@ def equal_cost(network: Candidate | nn.Module, shape: Shape, batch: int, generat
     """Which of several networks of the same cost is the better one: the sum of four terms, weighted by WEIGHTS.
 
     independence: log of the convolutions' channels, each counted as far as it is not a mixture of its neighbours (the
-    smallest
-        eigenvalue of the correlations within groups of 8 channels, over all positions of all images). From MeCo, whose
-        whole matrix is singular wherever a map has fewer positions than channels; attention, on maps of one pixel, is
-        left out.
-    capacity: log of the weights, each counted as much as it is used (the share of SynFlow's flow that runs through its
-    layer). separation: mean log eigenvalue of those correlations behind the last block: 0 if its channels say different
-    things. isometry: log of how much of a gradient's length a block keeps, or of the inverse where it lengthens it,
-    averaged over the
-        blocks. From AZ-NAS's trainability, whose spectral norm grows by chance with channels over positions.
+        smallest eigenvalue of the correlations within groups of 8 channels, over all positions of all images). From
+        MeCo, whose whole matrix is singular wherever a map has fewer positions than channels; attention, on maps of one
+        pixel, is left out.
+    capacity: log of the weights, each counted as much as it is used: by the share of SynFlow's flow that runs through
+        its layer.
+    separation: mean log eigenvalue of those correlations behind the last block: 0 if its channels say different things.
+    isometry: log of how much of a gradient's length a block keeps, or of the inverse where it lengthens it, averaged
+        over the blocks. From AZ-NAS's trainability, whose spectral norm grows by chance with channels over positions.
+
     Our own combination, chosen on 350 architectures of NAS-Bench-201, measured on others:
     experiments/equal-latency/nb201.md. Not for networks of different cost, of which it rather prefers the larger.
     ValueError as `az_trainability`.
@@ -78,9 +76,7 @@ def equal_cost_terms(network: Candidate | nn.Module, shape: Shape, batch: int, g
 
 
 def _group_eigenvalues(feature):
-    """eigenvalue_Gc of the correlations within groups of GROUP neighbouring channels over all positions, smallest
-    first.
-    """
+    """eigenvalue_Gc, smallest first, of the correlations in groups of GROUP neighbouring channels over positions."""
     row_CN = rows(feature.detach()).T
     size = min(GROUP, len(row_CN))
     row_GcN = row_CN[: len(row_CN) // size * size].unflatten(0, (-1, size))
@@ -88,11 +84,11 @@ def _group_eigenvalues(feature):
 
 
 def rank_aggregate(values_KN: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """aggregate_N: the sum over proxies of log(rank / N), rank 1 for the smallest value: low ranks weigh more than high
-    ones.
+    """aggregate_N: the sum over proxies of log(rank / N), rank 1 for the smallest value.
 
-    values_KN: K proxies of N networks, more is better; -inf ranks last. Ties share their mean rank. ValueError for NaN.
-    Of a set, so no row of SCORES: a network's place depends on the others. Source: AZ-NAS, arXiv:2403.19232.
+    Low ranks weigh more than high ones. values_KN: K proxies of N networks, more is better; -inf ranks last. Ties share
+    their mean rank. ValueError for NaN. Of a set, so no row of SCORES: a network's place depends on the others. Source:
+    AZ-NAS, arXiv:2403.19232.
 
     >>> rank_aggregate([[1.0, 2.0], [5.0, 5.0]]).round(3).tolist()
     [-0.981, -0.288]
@@ -110,14 +106,13 @@ def _mean_ranks(value_N):
 
 
 def vkdnw(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
-    """Number of layers with weights + the entropy of the deciles of the Fisher information's eigenvalues (at most log
-    9).
+    """Number of layers with weights, plus the entropy of the deciles of the Fisher information's eigenvalues.
 
-    The information is about one random weight of each convolution and fully connected layer, as the network's class
-    probabilities on random images see it. Source: Tybl and Neumann 2025 (VKDNW), arXiv:2502.04975, the single-proxy
-    form. Where we differ: an output that is a map is averaged over its positions; of more than 10 outputs, 10 random
-    sums are looked at; gradients include how the batch's statistics move. FloatingPointError where all eigenvalues are
-    0.
+    The entropy is at most log 9. The information is about one random weight of each convolution and fully connected
+    layer, as the network's class probabilities on random images see it. Source: Tybl and Neumann 2025 (VKDNW),
+    arXiv:2502.04975, the single-proxy form. Where we differ: an output that is a map is averaged over its positions; of
+    more than 10 outputs, 10 random sums are looked at; gradients include how the batch's statistics move.
+    FloatingPointError where all eigenvalues are 0.
     """
     with seen(network, shape, batch, generator, gradients=True) as pass_:
         output_BO = pass_.output.flatten(2).mean(2) if pass_.output.dim() > 2 else pass_.output
@@ -137,9 +132,7 @@ def vkdnw(network: Candidate | nn.Module, shape: Shape, batch: int, generator: t
 
 
 def _random_weight(layer, generator):
-    """(output channel of one random weight of a layer, what it is multiplied by at each position of that channel,
-    into_BP).
-    """
+    """(output channel of one random weight of a layer, into_BP: what it is multiplied by at each position there)."""
     part, into = layer.module, layer.into.detach()
     flat = torch.randint(part.weight.numel(), (), generator=generator, device=generator.device)
     out, within, *at = (int(index) for index in torch.unravel_index(flat, part.weight.shape))
@@ -153,9 +146,7 @@ def _random_weight(layer, generator):
 
 
 def _jacobian(output_B, layers, weights):
-    """gradient_BL: of the sum of one output over the batch, the part of each image, with respect to each layer's
-    weight.
-    """
+    """gradient_BL: of the sum of one output over the batch, each image's part, with respect to each layer's weight."""
     behind = [layer.output for layer in layers]
     gradients = torch.autograd.grad(output_B.sum(), behind, retain_graph=True, allow_unused=True)
     columns = []
@@ -169,12 +160,8 @@ def _jacobian(output_B, layers, weights):
 
 
 def effectiveness(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
-    """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank. The other arguments: not
-    used.
+    """DeepMAD's depth against width of a Candidate or Network: a limit on depth and no rank.
 
-    See zennas.space.space.effectiveness. ValueError for any other module.
+    The other arguments are not used. See zennas.space.space.effectiveness. ValueError for any other module.
     """
-    candidate = network if isinstance(network, Candidate) else getattr(network, "candidate", None)
-    if candidate is None:
-        raise ValueError("effectiveness needs a Candidate or a Network of zennas, not any module")
-    return float(space.effectiveness(candidate))
+    return float(space.effectiveness(candidate_of(network, "effectiveness")))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from zennas.score.modules import finite
+from zennas.score.modules import candidate_of, finite
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -56,17 +56,10 @@ def total_params(network: Candidate | nn.Module, shape: Shape, batch: int, gener
 
 def total_macs(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Multiply-accumulates of a Candidate's network for a Shape. batch, generator: not used."""
-    return float(cost(_candidate_of(network), shape).macs)
+    return float(cost(candidate_of(network, "this score"), shape).macs)
 
 
 def num_convolutions(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
     """Convolutions of the plain network: depth, the baseline that follows the Zen-Score most closely."""
-    paths = networks.plain_paths(_candidate_of(network), shape.channels)
+    paths = networks.plain_paths(candidate_of(network, "this score"), shape.channels)
     return float(sum(isinstance(part, nn.Conv2d) for path in paths for part in networks.plain(path)))
-
-
-def _candidate_of(network):
-    candidate = network if isinstance(network, Candidate) else getattr(network, "candidate", None)
-    if candidate is None:
-        raise ValueError("this score needs a Candidate or a Network of zennas, not any module")
-    return candidate

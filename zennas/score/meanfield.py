@@ -1,14 +1,12 @@
-"""The Zen-Score in closed form: the limit of wide layers, in which every layer's part of it is a number known
-beforehand.
+"""The Zen-Score in closed form: in the limit of wide layers, each layer adds a number that is known beforehand.
 
 In that limit a map before its norm is Gaussian, with one covariance K of its positions, and so is its direction, of
 variance D:
   - a convolution takes both's mean over its window, zero beyond the borders, and multiplies it by its fan-in;
   - a norm divides by the variance v over all positions of the batch. The score adds log sigma = log E[v] / 2 back, so
-  all that
-    stays is log(E[1/v] E[v]) / 2, which is not zero: on the last, small maps v is the mean of a few squares, and E[1/v]
-    is large. v is a quadratic form of Gaussians; E[1/v] = integral over t > 0 of prod (1 + 2 t lambda)^(-1/2), lambda
-    its eigenvalues;
+    all that stays is log(E[1/v] E[v]) / 2, which is not zero: on the last, small maps v is the mean of a few squares,
+    and E[1/v] is large. v is a quadratic form of Gaussians; E[1/v] = integral over t > 0 of
+    prod (1 + 2 t lambda)^(-1/2), lambda its eigenvalues;
   - an activation of slope a below zero multiplies D by (1 + a^2) / 2; K becomes the arc-cosine kernel of degree 1.
 So the score is a sum over layers: log(fan-in) / 2 for each convolution, plus what K and D say, which does not depend on
 widths at all, and on depths only until the maps have settled, a few blocks into each stage. Behind the last convolution
@@ -32,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zennas.score.modules import candidate_of
 from zennas.score.plain import Activation, Convolution, Norm, part_layers
 from zennas.space.blocks import NECKS, ends, stem_stride
 from zennas.space.candidate import Candidate
@@ -79,7 +78,7 @@ def mean_field(network: Candidate | nn.Module, shape: Shape, batch: int, generat
     shape, batch: of the images of the measured score that it stands for. ValueError where the candidate's block has a
     layer that the closed form does not know, or where the last map has too few positions for a norm to have a mean.
     """
-    candidate = network if isinstance(network, Candidate) else network.candidate
+    candidate = candidate_of(network, "the closed form")
     family, num_stages = family_of(candidate), len(candidate.widths)
     growth = growth_of(candidate.block, family.strides(num_stages), shape.hw, batch)
     total = growth.stem + sum(stage.of(depth) for stage, depth in zip(growth.stages, candidate.depths, strict=True))

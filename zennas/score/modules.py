@@ -2,10 +2,15 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
+
+from torch import nn
+
+from zennas.space.candidate import Candidate
 
 
 @contextlib.contextmanager
-def given_back(module):
+def given_back(module: nn.Module) -> Iterator[nn.Module]:
     """A module to change at will: at the end it has the weights, statistics, modes and flags again that it came with.
 
     In train mode, without gradients in its weights and without activations that overwrite their input.
@@ -29,6 +34,14 @@ def given_back(module):
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
         module.load_state_dict(kept)
+
+
+def candidate_of(network: Candidate | nn.Module, name: str) -> Candidate:
+    """The Candidate itself, or a Network's. ValueError, with the score's name, for any other module."""
+    candidate = network if isinstance(network, Candidate) else getattr(network, "candidate", None)
+    if candidate is None:
+        raise ValueError(f"{name} needs a Candidate or a Network of zennas, not any module")
+    return candidate
 
 
 def finite(value: float, name: str) -> float:

@@ -1,6 +1,6 @@
 """What a user asks of `zennas score`."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
 
@@ -22,7 +22,7 @@ class Options(CommandOptions):
     }
     files: Annotated[tuple[str, ...], flag("Files of candidates; '-' is standard input.", positional=True)] = ()
     baselines: Annotated[bool, flag("The hand-made networks of the track's space.")] = False
-    score: Annotated[tuple[str, ...], flag("Scores, comma-separated.", separator=",")] = ("zen",)
+    score: Annotated[tuple[str, ...], flag("Scores, comma-separated.", separator=",", values="scores")] = ("zen",)
     track: Annotated[Experiment, flag("Track (experiment) whose budget, rule and space apply.")] = "webface-sfr"
     budget_ms: BudgetMs = None
     backend: Backend = None
@@ -30,3 +30,7 @@ class Options(CommandOptions):
     latency: Annotated[bool, flag("Predict latency (fills this machine's table once).")] = True
     repeats: Annotated[int, flag("Scores averaged per candidate.", ge=1)] = 8
     seed: Annotated[int, flag("Seed of the random inputs and weights.", ge=0)] = 0
+
+    def as_typed(self) -> Self:
+        """On the command line, a filter: without files and baselines it reads standard input."""
+        return self if self.files or self.baselines else self.model_copy(update={"files": ("-",)})

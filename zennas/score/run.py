@@ -20,6 +20,8 @@ from zennas.space.parts import parts_of
 from zennas.space.space import Space
 from zennas.track import Experiment, Track, load_experiment, lookup
 
+STANDARD_INPUT = "-"  # among files
+
 
 class ScoredRow(Record):
     """One candidate: what it is, what it costs, its scores, its latency against the budget."""
@@ -71,35 +73,62 @@ class Opened(Record):
     experiment: Experiment
     track: Track
     space: Space
-    candidates: tuple[tuple[str, Candidate], ...]
+    candidates: tuple[tuple[str, Candidate], ...]  # of baselines and files
+    typed_at: int | None  # the place among them of those of standard input; None: it is not read
 
 
 def check(options: Options) -> Opened:
-    """What the options name; UserError for what cannot be used. Standard input is read where a file is '-'."""
+    """What the options name; UserError for what cannot be used. Nothing is touched: `run` reads standard input."""
     if options.measure and not options.latency:
         raise UserError("--measure and --no-latency exclude each other")
     experiment, track, space = load_experiment(options.track)
-    candidates = list(space.baselines.items()) if options.baselines else []
-    for source in options.files or (() if options.baselines else ("-",)):
-        candidates += read_candidates(source)
+    if not (options.files or options.baselines):
+        raise UserError("nothing to score: give files of candidates ('-' is standard input), or baselines")
+    if options.files.count(STANDARD_INPUT) > 1:
+        raise UserError(f"'{STANDARD_INPUT}', standard input, is given more than once; it can be read once")
+    if options.baselines and not (options.files or space.baselines):
+        raise UserError(f"--baselines: space {space.name} has no hand-made networks; give files of candidates")
+    candidates, typed_at = list(space.baselines.items()) if options.baselines else [], None
+    for source in options.files:
+        if source == STANDARD_INPUT:
+            typed_at = len(candidates)
+        else:
+            candidates += read_candidates(source)
     for name in options.score or ("",):
         lookup(SCORES, name, "score")
+    _check_candidates(candidates)
+    return Opened(experiment=experiment, track=track, space=space, candidates=tuple(candidates), typed_at=typed_at)
+
+
+def _check_candidates(candidates: list[tuple[str, Candidate]]) -> None:
+    """UserError where this zennas does not know a candidate's block or family."""
     for name, candidate in candidates:
         try:
             check_known(candidate)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    return Opened(experiment=experiment, track=track, space=space, candidates=tuple(candidates))
 
 
 def run(options: Options, *, progress: Progress | None = None) -> Scores:
     """Score the candidates, and predict or measure their latency."""
     progress = progress or silent()
-    opened = check(options)
+    opened = _with_typed(check(options), progress)
     rows = _scored(opened, options, progress)
     if options.latency:
         _add_latency(rows, opened, options, progress)
     return Scores(rows=tuple(ScoredRow(**row) for row in rows))
+
+
+def _with_typed(opened: Opened, progress: Progress) -> Opened:
+    """The same with the candidates of standard input, where they are asked for."""
+    if opened.typed_at is None:
+        return opened
+    if sys.stdin.isatty():  # someone would wait for an answer without knowing that zennas waits for them
+        progress.say("candidates are read from standard input; Ctrl-D ends them")
+    typed, at = read_candidates(STANDARD_INPUT), opened.typed_at
+    _check_candidates(typed)
+    candidates = (*opened.candidates[:at], *typed, *opened.candidates[at:])
+    return opened.model_copy(update={"candidates": candidates, "typed_at": None})
 
 
 def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from zennas.records import first_line
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
 from zennas.score.limits import time_limit
@@ -180,8 +181,8 @@ def _scored(candidate, plan, shape, *, seed, repeats, device, limit_s):
             stage = "score"
             value, std = score_candidate(candidate, plan, shape, seed=seed, repeats=repeats, device=device)
     except Exception as error:  # noqa: BLE001 - a new block or score may raise anything; the batch goes on
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        return Scored(None, 0.0, time.perf_counter() - start, stage, f"{type(error).__name__}: {first_line}")
+        text = f"{type(error).__name__}: {first_line(error)}"
+        return Scored(None, 0.0, time.perf_counter() - start, stage, text)
     return Scored(value, std, time.perf_counter() - start)
 
 

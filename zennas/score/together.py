@@ -56,9 +56,8 @@ def zen_of_candidates(
     direction by the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank
     of Gaussians, because drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype`
     defaults to bfloat16 where the hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's
-    weight instead of the bank, for the tests. All candidates are of one family
-    and have as many stages; ValueError for a block with a layer
-    that is none of zennas.score.plain.
+    weight instead of the bank, for the tests. All candidates are of one family and have as many stages. ValueError for
+    a block with a layer that is none of zennas.score.plain.
     """
     if not candidates:
         return []

@@ -5,12 +5,10 @@ with x, eps and every weight ~ N(0, 1), sigma_l^2 the mean over channels of the 
 f the plain feature map before pooling (shortcuts, attention and neck left out).
 Source: Lin et al. 2021 (ZenNAS), arXiv:2102.01063. Where we differ, and why:
   - the derivative, not a finite difference of 0.01: the paper's limit, without its saturation (in a plain ReLU network
-  of
-    some 50 layers that difference is fully decorrelated) or its cancellation (so that bfloat16 will do);
+    of some 50 layers that difference is fully decorrelated) or its cancellation (so that bfloat16 will do);
   - the batch variance of the paper (divided by B*H*W), not the running variance of the reference code, which grows with
-  the
-    number of repeats; a norm divides by it and a perturbation does not move it, which the reference code's second pass
-    does;
+    the number of repeats; a norm divides by it and a perturbation does not move it, which the reference code's second
+    pass does;
   - || . || is the sum of absolute values, averaged over the batch, as in the reference code;
   - log 0.01, the same for every candidate, is left out.
 """

@@ -59,7 +59,7 @@ class Batches:
         self.population.fill(rows, self.fit(rows.column("predicted_ms"), rows.genes_NG) & ~waiting_N)
 
     def _replay(self):
-        """Hold the ledger's last batches back as if they were in flight: so they were when the next was proposed."""
+        """Hold the ledger's last batches back as if in flight, as they were when the next batch was proposed."""
         drained = max((event["after_batch"] for event in self.ledger.state["events"]), default=-1)
         first = max(drained, self.next_index - self.lag) + 1
         batch_N, held = self.ledger.rows.column("batch"), collections.defaultdict(list)
@@ -125,7 +125,7 @@ class Batches:
                     last_flush = self._flush(last_flush)
                     if on_wait:
                         on_wait(self)
-                self.ledger.state["search_s"] = before_s + time.monotonic() - start
+                self.ledger.set_search_s(before_s + time.monotonic() - start)
                 rows = self._take(workers)
                 if on_rows:
                     on_rows(rows)
@@ -134,7 +134,7 @@ class Batches:
             self._last_words(workers)
             raise
         finally:
-            self.ledger.state["search_s"] = before_s + time.monotonic() - start
+            self.ledger.set_search_s(before_s + time.monotonic() - start)
             self.ledger.flush()
 
     def _flush(self, last_flush):
@@ -186,7 +186,7 @@ class Batches:
             )
         self.in_flight.popleft()  # before the ledger has it, so that a Ctrl-C in between cannot take the batch in twice
         if batch.rows is None:
-            self.ledger.state["counters"] = {name: count for name, count in counters.items() if count}
+            self.ledger.set_counters(counters)
             self.ledger.append(rows)
             self.num_scored += len(rows)
         self._admit(rows)

@@ -28,13 +28,11 @@ class Clock:
 
     @contextlib.contextmanager
     def timed(self, account: str) -> Iterator[None]:
-        """Add the seconds spent inside, less those of accounts opened inside, to run.json's account of the wall
-        time.
-        """
+        """Add the seconds spent inside, less those of accounts opened inside, to the wall time of run.json."""
         begun, outer_s, self._inner_s = time.monotonic(), self._inner_s, 0.0
         try:
             yield
         finally:
-            spent_s, wall = time.monotonic() - begun, self._ledger.state["wall_s"]
-            wall[account] = round(wall.get(account, 0.0) + spent_s - self._inner_s, 3)
+            spent_s, before_s = time.monotonic() - begun, self._ledger.state["wall_s"].get(account, 0.0)
+            self._ledger.set_wall(account, before_s + spent_s - self._inner_s)
             self._inner_s = outer_s + spent_s

@@ -1,4 +1,4 @@
-"""What else speaks for a finalist: every label-free score of it, beside those of the hand-made networks.
+"""Other scores of finalists and baselines; none needs labels.
 
 Zen-Score says next to nothing about which of two networks of equal cost is the better one (experiments/equal-latency).
 So winners that score alike are ranked by the score that says most about it.

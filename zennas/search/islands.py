@@ -24,7 +24,7 @@ from zennas.search.storage import created
 from zennas.space.candidate import Candidate
 
 BEAT_S = 5.0  # between two signs of life
-LEASE_S = 30.0  # without one, as the newcomer's clock has it: the clocks of two machines are never compared
+LEASE_S = 30.0  # without one, by the newcomer's own clock: the clocks of two machines are never compared
 ASK_S = 0.5
 
 

@@ -11,8 +11,9 @@ import collections
 import dataclasses
 import json
 import pathlib
+import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,21 @@ class Ledger:
     """An open run folder. Rows are buffered until `flush`; everything else is written at once."""
 
     folder: pathlib.Path
-    state: dict  # what run.json holds
+    _state: dict  # what run.json holds
     rows: Rows
     measured: dict[str, Measured]  # by key; the newest of each
     parquet: ParquetFolder  # of the rows
     unwritten: list = dataclasses.field(default_factory=list)
     known_files: set = dataclasses.field(default_factory=set)
     foreign: set = dataclasses.field(default_factory=set)  # keys that came from other islands by the store
-    newer: bool = False  # whether the store knew of a later state than this folder's: another driver went on elsewhere
+    newer: bool = False  # whether the store holds a later state: another driver went on elsewhere
     torn: bool = False  # whether measured.jsonl ends in half a line, of a process that was killed while it wrote
     keep: Callable[[str, Any], None] | None = None  # keep(name, value): into the store
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What run.json holds, to be read; the methods of the ledger change it."""
+        return types.MappingProxyType(self._state)
 
     @property
     def island(self) -> int:
@@ -98,11 +104,50 @@ class Ledger:
 
     def save(self, **changes: Any) -> None:
         """Change entries of run.json and write it."""
-        self.state.update(changes)
+        self._state.update(changes)
         if self.keep:
-            self.state["saves"] = self.state.get("saves", 0) + 1  # so that of two folders the later one is known
+            self._state["saves"] = self.state.get("saves", 0) + 1  # so that of two folders the later one is known
             self.keep(f"island:{self.island}", {name: self.state[name] for name in self.state if name not in SHARED})
-        save_run(self.folder, self.state)
+        save_run(self.folder, self._state)
+
+    def go_on(self) -> None:
+        """The run has something to do again. Written with the next `save`, as all that follows here."""
+        self._state["finished"] = False
+
+    def note_storage(self, url: str) -> None:
+        """Where the run's study is, without a password."""
+        self._state["storage"] = url
+
+    def note_store(self, *, num_writes: int, longest_s: float) -> None:
+        """How often the store was written to, and how long that took at most."""
+        self._state["store"] = {"writes": num_writes, "longest_s": round(longest_s, 3)}
+
+    def set_search_s(self, search_s: float) -> None:
+        """The seconds of searching so far, earlier starts of the run included."""
+        self._state["search_s"] = search_s
+
+    def set_counters(self, counters: Mapping[str, int]) -> None:
+        """What became of the candidates that were looked at; counts of 0 are left out."""
+        self._state["counters"] = {name: count for name, count in counters.items() if count}
+
+    def set_wall(self, account: str, seconds: float) -> None:
+        """The wall time of an account so far."""
+        self._state["wall_s"][account] = round(seconds, 3)
+
+    @property
+    def corrections(self) -> list[dict[str, Any]]:
+        """The events that corrected the latency table, in order."""
+        return [event for event in self._state["events"] if "factor" in event]
+
+    def take_up(self) -> None:
+        """Take up where a process ended that may have been killed, and had no time to write down what it knew."""
+        own_N = self.own_N
+        if own_N.any():
+            self._state["search_s"] = max(self._state["search_s"], float(self.rows.column("elapsed_s")[own_N].max()))
+            self._state["total_s"] = max(self._state["total_s"], self._state["search_s"])
+        for event in self._state["events"]:
+            if event["why"] == "failed":
+                self.rows.fail(event["key"], stage=event["stage"], error=event["error"])
 
     def event(self, **values: Any) -> None:
         """Write down something that changes the proposals after it."""
@@ -230,14 +275,8 @@ def _load_rows(ledger):
         ledger.known_files.add(name)
         ledger.rows.extend_from(table)
         if ledger.parquet.is_of(name):
-            ledger.state["counters"] = metadata["counters"]
-    state, own_N = ledger.state, ledger.own_N
-    if own_N.any():  # a process that was killed had no time to write down what it spent
-        state["search_s"] = max(state["search_s"], float(ledger.rows.column("elapsed_s")[own_N].max()))
-        state["total_s"] = max(state["total_s"], state["search_s"])
-    for event in state["events"]:
-        if event["why"] == "failed":
-            ledger.rows.fail(event["key"], stage=event["stage"], error=event["error"])
+            ledger.set_counters(metadata["counters"])
+    ledger.take_up()
 
 
 def _load_measured(ledger):

@@ -1,6 +1,4 @@
-"""The search itself: the table corrected by the baselines, the optimum proven, then batch after batch until the time is
-over.
-"""
+"""The search itself: the table corrected by the baselines, the optimum proven, then batch after batch to the end."""
 
 import time
 
@@ -41,8 +39,7 @@ def begin(prepared: Prepared) -> Searched:
         with prepared.clock.timed("proving the optimum"):
             funnel = Funnel(space, plan, predictor.table.part_ms, limits=predictor.limits, share=prepared.share)
         prepared.progress.end()
-    corrections = [event for event in ledger.state["events"] if "factor" in event]
-    if corrections:
+    if corrections := ledger.corrections:
         factor, factors = corrections[-1]["factor"], corrections[-1].get("factors", {})
         predictor.correct(factor, [limit.corrected(factors.get(limit.device, 1.0)) for limit in predictor.limits])
     else:

@@ -1,4 +1,4 @@
-"""How a run begins, here or elsewhere: its island, its folder and its ledger; what it must not be is refused."""
+"""Begins or resumes a run; refuses one that does not match."""
 
 import json
 import time
@@ -71,7 +71,7 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
         raise UserError(f"{folder}: this run's study is in {kept_in}, and no --storage is given; give the same again")
     progress.log_to(folder / "search.log")
     if store is not None:
-        ledger.state["storage"] = shown(checked.storage)
+        ledger.note_storage(shown(checked.storage))
         ledger.keep_in(store)
         store.begin(ledger.run_id)
     minutes = plan.minutes if plan.candidates is None else None
@@ -142,7 +142,6 @@ def finished_before(opened: Opened) -> list[Measured] | None:
         winners = None
     # A driver elsewhere may have ended it, or gone on: the files here are then of nothing, or of other winners.
     if more or winners is None or ledger.newer:
-        ledger.state["finished"] = False
         return None
     opened.progress.say(
         "this run is finished: its winners are below; more --minutes or --candidates go on, --fresh begins anew"

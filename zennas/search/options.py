@@ -35,16 +35,19 @@ class Options(CommandOptions):
     track: Experiment = "webface-sfr"
     out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/TRACK")] = None
     minutes: Annotated[
-        float | None, flag("Wall time of the whole run.", unit="minutes", unset="the experiment's, 5")
+        float | None, flag("Wall time of the whole run.", unit="minutes", unset="the experiment's, 5", gt=0)
     ] = None
     candidates: Annotated[
         int | None,
         flag(
             "Stop after so many scored candidates instead of by time (up to 45 % more where finalists correct the "
-            "table)."
+            "table).",
+            ge=1,
         ),
     ] = None
-    seed: Annotated[int | None, flag("Seed of proposals and scores.", unset="the experiment's, 0")] = None
+    seed: Annotated[
+        int | None, flag("Seed of proposals and scores.", unset="the experiment's, 0", ge=0, le=2**31 - 1)
+    ] = None
     workers: Annotated[int | None, flag("Scorers.", unset="one per processor core", ge=1, le=4096)] = None
     budget_ms: BudgetMs = None
     backend: Backend = None
@@ -53,9 +56,9 @@ class Options(CommandOptions):
     ] = None
     space: Space = None
     max_mb: Annotated[
-        float | None, flag("Most megabytes (2^20) of the file.", unit="MB of 2^20 bytes", unset="the track's")
+        float | None, flag("Most megabytes (2^20) of the file.", unit="MB of 2^20 bytes", unset="the track's", gt=0)
     ] = None
-    max_gmacs: Annotated[float | None, flag("Most billions of multiply-accumulates.", unit="10^9")] = None
+    max_gmacs: Annotated[float | None, flag("Most billions of multiply-accumulates.", unit="10^9", gt=0)] = None
     also: Annotated[
         dict[str, float],
         flag(
@@ -67,7 +70,9 @@ class Options(CommandOptions):
             example="amd-epyc-fam26-mod2-2c=250",
         ),
     ] = {}
-    score: Annotated[str | None, flag("Objective: a row of SCORES.", unset="the experiment's, zen")] = None
+    score: Annotated[
+        str | None, flag("Objective: a row of SCORES.", unset="the experiment's, zen", values="scores")
+    ] = None
     storage: Annotated[
         str | None,
         flag(

@@ -6,6 +6,7 @@ from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.search.loop import store_scored
 from zennas.search.measured import Measured
+from zennas.search.predictor import ms_text
 from zennas.search.proof import closed_form_error, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.stages import Searched
@@ -37,7 +38,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
     facts = [
         ("track", searched.track.name),
         ("space", f"{searched.space.name}, block {searched.space.block}"),
-        ("budget", f"{budget.budget_ms:.2f} ms: {budget.origin}"),
+        ("budget", f"{ms_text(budget.budget_ms)}: {budget.origin}"),
         (
             "device",
             f"{winners[0].latency.machine if winners else state['made_by']['machine']}, {searched.protocol.backend}",
@@ -70,7 +71,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         scored=searched.ledger.frame(factor=searched.predictor.factor),
         entries=entries,
         counters=dict(counters),
-        corrections=[event for event in state["events"] if "factor" in event],
+        corrections=searched.ledger.corrections,
         prediction_error=error,
         score_label=searched.plan.score.label,
         score_name=searched.plan.score.name,
@@ -140,7 +141,7 @@ def note(searched: Searched, winners: list[Measured]) -> str:
         "",
         f"{searched.track.title}",
         "",
-        f"- budget **{budget.budget_ms:.2f} ms**: {budget.origin}",
+        f"- budget **{ms_text(budget.budget_ms)}**: {budget.origin}",
         *([f"- **{budget.stand_in}**"] if budget.stand_in else []),
         f"- command `{state['made_by']['command']}`, seed {searched.plan.seed}, {state['made_by']['machine']}, "
         f"zennas {state['made_by']['zennas']}",

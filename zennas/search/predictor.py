@@ -16,6 +16,15 @@ from zennas.space.parts import sums
 from zennas.space.space import Space
 
 
+def ms_text(ms: float) -> str:
+    """Milliseconds in words: two decimals, or two digits where these would be of nothing.
+
+    >>> ms_text(333.876), ms_text(0.0001)
+    ('333.88 ms', '0.0001 ms')
+    """
+    return f"{ms:.2f} ms" if ms >= 0.1 else f"{ms:.2g} ms"
+
+
 class Predictor:
     """Predicts by a LatencyTable, corrected as far as it is corrected by now, and judges by budget and limits."""
 
@@ -72,8 +81,8 @@ class Predictor:
         cheapest = self.space.cheapest()
         if self.predicted_ms(cheapest) > slack * self._usable_ms:
             raise UserError(
-                f"the budget of {self.budget.budget_ms:.2f} ms is below the cheapest candidate of space "
-                f"{self.space.name}: {cheapest.text} takes about {self.predicted_ms(cheapest):.2f} ms here (over "
+                f"the budget of {ms_text(self.budget.budget_ms)} is below the cheapest candidate of space "
+                f"{self.space.name}: {cheapest.text} takes about {ms_text(self.predicted_ms(cheapest))} here (over "
                 f"budget, with a margin of {self.margin_pct:g} %); give more with --budget-ms or another --space"
             )
 

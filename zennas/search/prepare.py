@@ -11,7 +11,7 @@ from zennas.search.cost_limits import check_limits, cost_limits
 from zennas.search.forecast import say_how_long
 from zennas.search.measured import Measured
 from zennas.search.opening import connect, open_store
-from zennas.search.predictor import Predictor
+from zennas.search.predictor import Predictor, ms_text
 from zennas.search.stages import Opened, Prepared, onwards
 from zennas.search.store import Store
 from zennas.search.winners import measure_whole
@@ -113,7 +113,7 @@ def _settle_budget(opened: Opened, store: Store, workers: Workers) -> LocalBudge
     if ledger.state["budget"] is None:
         ledger.save(budget=measure_budget(opened, workers).model_dump())
     budget = LocalBudget.parse(ledger.state["budget"], opened.folder / "run.json")
-    opened.progress.say(f" budget  {budget.budget_ms:.2f} ms here: {budget.origin}")
+    opened.progress.say(f" budget  {ms_text(budget.budget_ms)} here: {budget.origin}")
     made_by = ledger.state["made_by"]
     store.describe(
         {name: made_by[name] for name in ("command", "zennas", "machine", "date")}

@@ -7,10 +7,10 @@ from zennas.search.stages import Searched
 
 
 def optimum_of(searched: Searched) -> dict | None:
-    """What a run says of its optimum, as winners.json has it; None where nothing was proven.
+    """What a run says of its optimum, as run.json has it; None where nothing was proven.
 
-    The optimum is that of the closed form under the latency table: every number of it is theirs. `bound` is what no
-    candidate within the budget exceeds by the relaxation alone, `closed_form` what the optimum itself has.
+    All its numbers come from the closed form and the table. `bound` is what no candidate within the budget exceeds by
+    the relaxation alone, `closed_form` what the optimum itself has.
     """
     if searched.funnel is None or searched.funnel.optimum is None:
         return None

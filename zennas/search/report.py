@@ -68,7 +68,7 @@ class RunSummary:
     # A measured network's key -> other score's name -> its value, None where it failed.
     evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     rank_by: str | None = None  # the one of them that ranked winners that score alike
-    optimum: dict | None = None  # as winners.json has it, where one was proven
+    optimum: dict | None = None  # as run.json has it, where one was proven
 
 
 def write_report(path: pathlib.Path, summary: RunSummary) -> None:
@@ -106,13 +106,13 @@ that the track's rule counts, the bar the middle half of all runs. Below: how fa
 network is faster than predicted. {_error_sentence(**summary.prediction_error)}</p>
 {_prediction(measured)}</section>
 <section><h2>The winners, stage by stage</h2>
-<p>Every bar is a block, from the image on the left to the embedding on the right, and as high as it has channels; all
+<p>Every bar is a block, from the image on the left to the output on the right, and as high as it has channels; all
 networks are drawn to the same scale. Below each: blocks × channels @ side of the map they give.</p>
 {_drawings(summary, measured)}</section>
 <section><h2>What the numbers mean, and what they do not</h2>
 <p>Five things to know before concluding anything from this page.</p><ul>
 <li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features answer to its
-input. Among networks of equal size it says little about which will recognise faces better; only training does.</li>
+input. Among networks of equal size it says little about which will be better once trained; only training does.</li>
 <li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts
 it, and a difference smaller than its standard deviation is none.</li>
 <li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for

@@ -89,19 +89,17 @@ class Resources:
         if self._ledger is None:
             self._store.close(finished=None)
             return
-        state = self._ledger.state
+        finished = self._ledger.state["finished"]
         with self._timed("waiting for the study"):
             # What went wrong may have been the disk of the store, which then is not worth waiting for.
             num_scored = int(self._ledger.own_N.sum())
-            error = self._store.close(
-                note=self._note, finished=state["finished"], num_scored=num_scored, seconds=seconds
-            )
+            error = self._store.close(note=self._note, finished=finished, num_scored=num_scored, seconds=seconds)
         if error:
             self._progress.say(
                 f"warning: the study is incomplete: {error}; {self._ledger.folder} has it all", style="yellow"
             )
-        state["wall_s"]["writing the study, beside the search"] = round(self._store.seconds, 3)
-        state["store"] = {"writes": self._store.num_writes, "longest_s": round(self._store.longest_s, 3)}
+        self._ledger.set_wall("writing the study, beside the search", self._store.seconds)
+        self._ledger.note_store(num_writes=self._store.num_writes, longest_s=self._store.longest_s)
 
     def _timed(self, account):
         return contextlib.nullcontext() if self._clock is None else self._clock.timed(account)

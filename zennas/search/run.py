@@ -91,6 +91,7 @@ def search_to_the_end(checked: Checked, progress: Progress) -> Settled:
             announce(opened)
             if (winners := finished_before(opened)) is not None:
                 return _settled(opened, winners)
+            opened.ledger.go_on()
             prepared = prepare(opened)
             searched = search(prepared)
             return settle(searched)

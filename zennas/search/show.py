@@ -44,6 +44,8 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
     folder, winner = settled.folder, str(settled.folder / "winner-1.yaml")
     study, password = settled.study.removeprefix("journal:"), "    # the password from ~/.pgpass"
     same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend}
+    name = settled.plan.score.name
+    score = None if (name,) == ScoreOptions.model_fields["score"].default else (name,)
     more: dict[str, float] = {"minutes": 2 * settled.plan.minutes}
     if options.candidates:
         more = {"candidates": 2 * options.candidates}
@@ -54,7 +56,7 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
     return [
         f"open {folder / 'report.html'}",
         f"optuna-dashboard {study} --artifact-dir {folder / 'artifacts'}{password if settled.needs_password else ''}",
-        line("zennas.score", spell(ScoreOptions, files=[winner], **same, measure=True)),
+        line("zennas.score", spell(ScoreOptions, files=[winner], score=score, **same, measure=True)),
         line("zennas.search", words(options, **again | more)) + "    # search on",
         line("zennas.train", train) + "    # train the best one",
     ]

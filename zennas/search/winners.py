@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 import yaml
 
-from zennas.checker import checker_problems
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, judged, timed_network
 from zennas.latency.protocol import measure_calmly
@@ -20,6 +19,7 @@ from zennas.search.stages import Prepared
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.space import distances
+from zennas.tasks.table import task_of
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
@@ -78,7 +78,7 @@ def measure_whole(
         metadata=metadata(candidate, made_by),
         precision=prepared.protocol.precision,
     )
-    problems = checker_problems(exported.onnx_bytes, **prepared.track.limits.of_a_file)
+    problems = task_of(prepared.experiment.task).problems(prepared.track, exported.onnx_bytes)
     if problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)

@@ -88,16 +88,16 @@ class Workers:
             num_workers = num_workers or num_cores()
         connect(address, say=self.say, num_cpus=num_workers, resources={tag: 1})
         self.tag, self._nodes, self._machines = tag, {}, {}
-        self._on_device = ray.remote(max_retries=0)(_call)
         try:
+            self._on_device = ray.remote(max_retries=0)(_call)
             self._find_device(tag)
-        except UserError:
+            self.kinds = self._scorers(num_workers)
+            self.num_workers = sum(kind.num for kind in self.kinds)
+            if why := trouble():
+                self.say(f"other runs on this machine may score beside a measurement: {why}")
+        except BaseException:  # nobody holds these workers yet, and a process that stays connected cannot search again
             ray.shutdown()
             raise
-        self.kinds = self._scorers(num_workers)
-        self.num_workers = sum(kind.num for kind in self.kinds)
-        if why := trouble():
-            self.say(f"other runs on this machine may score beside a measurement: {why}")
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
