@@ -8,8 +8,9 @@ import pytest
 from tests.pages import figure, numbers, page_in
 from zennas.provenance import Provenance
 from zennas.score.scores import WORTH
+from zennas.search.figures import LABEL_GAP_PX, MAX_POINTS, ROLES
 from zennas.search.measured import ExportEntry, LatencyEntry, Measured
-from zennas.search.report import LABEL_GAP_PX, MAX_POINTS, ROLES, RunSummary, write_report
+from zennas.search.report import RunSummary, write_report
 from zennas.space.candidate import Candidate
 from zennas.track import Protocol, ScorePlan
 

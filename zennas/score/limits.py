@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 try:
     import resource
@@ -21,9 +22,8 @@ class TooLongError(Exception):
 
 
 @contextlib.contextmanager
-def time_limit(seconds):
-    """Raises TooLongError in the block that takes longer; ends the process where it does not hear, in the grace time
-    after it.
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises TooLongError in the block that takes longer; ends the process where it does not hear in the grace time.
 
     Works in a process's main thread alone, where Ray runs its tasks; elsewhere, and with None, there is no limit.
     """
@@ -56,11 +56,10 @@ def _watch(seconds):
 
 
 @contextlib.contextmanager
-def memory_limit(more_bytes):
-    """In the block this process may take so many bytes more than it has: an allocation beyond raises, and nobody is
-    killed.
+def memory_limit(more_bytes: int | None) -> Iterator[None]:
+    """In the block this process may take so many bytes more than it has: an allocation beyond raises MemoryError.
 
-    Linux counts what is allocated, touched or not. Elsewhere, and with None, there is no limit.
+    So nobody is killed. Linux counts what is allocated, touched or not. Elsewhere, and with None, there is no limit.
     """
     status = pathlib.Path("/proc/self/status")
     if more_bytes is None or resource is None or not status.is_file():

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -171,7 +172,9 @@ def az_trainability(network: Candidate | nn.Module, shape: Shape, batch: int, ge
     return finite(sum(values) / len(values), "trainability")
 
 
-def pulled_back(blocks, generator):
+def pulled_back(
+    blocks: Sequence[torch.Tensor], generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(a gradient of random signs behind a block, what it becomes in front of the block) for each but the first, last
     first.
     """
@@ -274,7 +277,7 @@ class Seen(NamedTuple):
     blocks: list[torch.Tensor]  # their outputs
     output: torch.Tensor
 
-    def signs(self):
+    def signs(self) -> list[torch.Tensor]:
         """Whether each unit of each activation is above zero, _BU. ValueError for a network without activations."""
         if not self.activations:
             raise ValueError(
@@ -284,7 +287,9 @@ class Seen(NamedTuple):
 
 
 @contextlib.contextmanager
-def seen(network, shape, batch, generator, *, gradients=False):
+def seen(
+    network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator, *, gradients: bool = False
+) -> Iterator[Seen]:
     """The Seen of a network; with `gradients`, everything in it is differentiable in the image (not in the weights)."""
     if batch < 2:
         raise UserError(f"batch: given {batch}; this score compares images and needs at least 2")

@@ -7,16 +7,24 @@ stopped.
 
 import collections
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from zennas.records import UserError
 from zennas.score.scores import Scored
 from zennas.search.evolution import Population, propose
-from zennas.search.funnel import Niches
+from zennas.search.funnel import Funnel, Niches
+from zennas.search.ledger import Ledger
 from zennas.search.scored import Row
+from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.space import Space
+from zennas.track import SearchPlan
+
+if TYPE_CHECKING:  # not at run time: batches need no Ray
+    from zennas.search.workers import Workers
 
 # What a kill -9 may cost: a batch of many trunks is written as it comes in, small ones once a second.
 FLUSH_EVERY_S, FLUSH_ROWS = 1.0, 256
@@ -37,7 +45,19 @@ class Batch(NamedTuple):
 class Batches:
     """The state of a search: a population, the keys seen, the batches in flight. The ledger alone makes it anew."""
 
-    def __init__(self, space, plan, ledger, *, lag, refusal, fit, predicted_ms, funnel=None, share=(0, 1)):
+    def __init__(
+        self,
+        space: Space,
+        plan: SearchPlan,
+        ledger: Ledger,
+        *,
+        lag: int,
+        refusal: Callable[[Candidate], str | None],
+        fit: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        predicted_ms: Callable[[Candidate], float],
+        funnel: Funnel | None = None,
+        share: tuple[int, int] = (0, 1),
+    ):
         """refusal(candidate): why it is not worth scoring, or None; fit(predicted_ms_N, genes_NG): fits_N, whether what
         was scored is within the budgets now; share: (island, number of islands)."""
         self.share = share
@@ -51,7 +71,7 @@ class Batches:
         self.next_index = int(ledger.rows.column("batch")[own_N].max(initial=-1)) + 1
         self._replay()
 
-    def rebuild(self):
+    def rebuild(self) -> None:
         """Choose the population again from all rows: after a correction other candidates fit the budget."""
         self.population = (Niches if self.funnel else Population)(self.plan.population)
         rows = self.ledger.rows
@@ -78,7 +98,7 @@ class Batches:
             if fits:
                 self.population.add(row.score, row.candidate)
 
-    def take_arrivals(self, arrivals):
+    def take_arrivals(self, arrivals: Iterable[tuple]) -> int:
         """Take in what other islands scored: [(genes, score, table's ms, island)]. The number of new ones."""
         rows = []
         for genes, score, predicted_ms, island in arrivals:
@@ -92,13 +112,21 @@ class Batches:
         self._admit(rows)
         return len(rows)
 
-    def take_rows(self, num):
+    def take_rows(self, num: int) -> None:
         """Take in the last `num` rows of the ledger, which another island wrote."""
         if num:
             self.seen |= set(self.ledger.rows.keys[-num:])
             self.rebuild()
 
-    def run(self, workers, *, seconds=None, num_scored=None, on_rows=None, on_wait=None):
+    def run(
+        self,
+        workers: "Workers",
+        *,
+        seconds: float | None = None,
+        num_scored: int | None = None,
+        on_rows: Callable[[list[Row]], None] | None = None,
+        on_wait: "Callable[[Batches], None] | None" = None,
+    ) -> bool:
         """Search for so many seconds, or until so many are scored; True unless the space held nothing more.
 
         `on_rows(rows)` learns what came in; `on_wait(self)` is called some times a second. UserError after too many
@@ -145,7 +173,7 @@ class Batches:
         return time.monotonic()
 
     @property
-    def num_under_way(self):
+    def num_under_way(self) -> int:
         return sum(len(batch.candidates) for batch in self.in_flight)
 
     def _send(self, workers, num_scored):

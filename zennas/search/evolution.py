@@ -1,12 +1,15 @@
-"""Which candidates come next: an evolutionary search in the manner of ZenNAS, as functions of what was scored so
-far."""
+"""Which candidates come next: an evolutionary search in the manner of ZenNAS, of what was scored so far."""
 
 import bisect
+import collections
+from collections.abc import Callable
 
 import numpy as np
 
 from zennas.search.islands import owner
+from zennas.search.scored import Rows
 from zennas.space.candidate import Candidate
+from zennas.space.space import Space
 
 MIN_PARENTS = 16  # below this many, candidates are drawn from the whole space
 FRESH_SHARE = 0.05  # of later proposals are still drawn from the whole space
@@ -17,7 +20,7 @@ MAX_ATTEMPTS = 20_000  # per batch, before the space counts as exhausted
 class Population:
     """The best `size` candidates that are admitted, by score. Depends on what was added, not on the order."""
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.size = size
         self.ranked = []  # (-score, key, candidate), best first
 
@@ -29,22 +32,33 @@ class Population:
         bisect.insort(self.ranked, (-score, candidate.key, candidate), key=lambda entry: entry[:2])
         del self.ranked[self.size :]
 
-    def fill(self, rows, kept_N):
+    def fill(self, rows: Rows, kept_N: np.ndarray) -> None:
         """Let the kept ones of some Rows in, all at once."""
         for at in rows.ranked(kept_N)[: self.size]:
             row = rows[int(at)]
             self.add(row.score, row.candidate)
 
     @property
-    def best(self):
+    def best(self) -> tuple[float, Candidate] | None:
         """(score, candidate) or None."""
         return (-self.ranked[0][0], self.ranked[0][2]) if self.ranked else None
 
-    def parent(self, rng):
+    def parent(self, rng: np.random.Generator) -> Candidate:
         return self.ranked[int(rng.integers(len(self.ranked), size=TOURNAMENT).min())][2]
 
 
-def propose(space, population, num, *, seed, batch, refusal, seen, counters, share=(0, 1)):
+def propose(
+    space: Space,
+    population: Population,
+    num: int,
+    *,
+    seed: int,
+    batch: int,
+    refusal: Callable[[Candidate], str | None],
+    seen: set[str],
+    counters: collections.Counter[str],
+    share: tuple[int, int] = (0, 1),
+) -> list[Candidate]:
     """Up to `num` new candidates of the space; fewer, down to none, where it holds no more that are admitted.
 
     The first batches begin with the hand-made baselines, so that no search ends below them. The random numbers depend

@@ -8,18 +8,21 @@ from anywhere in the space.
 
 # N candidates, G genes; genes are in the order of Space.genes: stem, widths, depths
 
-from collections.abc import Iterable, Iterator, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 
 import numpy as np
 
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
+from zennas.search.cost_limits import CostLimit
 from zennas.search.islands import owner
 from zennas.search.optimum import Constraint, NoProofError, Problem
+from zennas.search.scored import Rows
 from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost
 from zennas.space.genes import genes_of_vector
-from zennas.space.parts import stacked, sums
+from zennas.space.parts import Part, stacked, sums
 from zennas.space.space import Space, distances
 from zennas.track import SearchPlan
 
@@ -46,10 +49,16 @@ def knows(space: Space, plan: SearchPlan) -> bool:
 class Funnel:
     """The closed form and the costs of a space, and what they propose within a budget."""
 
-    def __init__(self, space, plan, part_ms, *, limits=(), share=(0, 1)):
-        """part_ms: Part -> milliseconds of the table; limits: the run's CostLimits; share: (island, number of
-        islands).
-        """
+    def __init__(
+        self,
+        space: Space,
+        plan: SearchPlan,
+        part_ms: Callable[[Part], float],
+        *,
+        limits: Iterable[CostLimit] = (),
+        share: tuple[int, int] = (0, 1),
+    ):
+        """part_ms: of the table; limits: the run's; share: (island, number of islands)."""
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
         self.costs = [Constraint("latency (ms)", sums(space, part_ms), np.inf)]
@@ -72,7 +81,7 @@ class Funnel:
     def _costs_of_limits(self, limits):
         return [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
 
-    def set_budget(self, most_ms, *, margin_pct, limits=None):
+    def set_budget(self, most_ms: float, *, margin_pct: float, limits: Iterable[CostLimit] | None = None) -> None:
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.
 
         The optimum is that of the whole budget; what is proposed keeps the margin. limits: the run's CostLimits, where
@@ -90,7 +99,9 @@ class Funnel:
         except NoProofError as error:
             self.why_not = str(error)
 
-    def propose(self, population, *, batch, most, seen, counters):
+    def propose(
+        self, population: "Niches", *, batch: int, most: int, seen: set[str], counters: collections.Counter[str]
+    ) -> list[Candidate]:
         """Up to `most` new candidates, trunk by trunk. The random numbers depend on (seed, batch) alone.
 
         Keys are added to the set `seen`; `counters` (a Counter) learns how many were screened and why they were left
@@ -223,13 +234,12 @@ class Funnel:
 
 
 class Niches:
-    """What a search remembers of what scored: the best of each trunk, apart by at least a distance from the best of
-    other niches.
+    """What a search remembers of what scored: the best of each trunk, and niches that lie apart by a distance.
 
     Depends on what was added, not on the order.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.size = size
         self._of_trunk = {}  # trunk -> (-score, key, candidate), its best
 
@@ -237,7 +247,7 @@ class Niches:
         return len(self._of_trunk)
 
     @property
-    def trunks(self):
+    def trunks(self) -> KeysView[tuple]:
         """The trunks of all that scored: (stem, widths but the last, depths but the last two)."""
         return self._of_trunk.keys()
 
@@ -248,7 +258,7 @@ class Niches:
         if trunk not in self._of_trunk or entry[:2] < self._of_trunk[trunk][:2]:
             self._of_trunk[trunk] = entry
 
-    def fill(self, rows, kept_N):
+    def fill(self, rows: Rows, kept_N: np.ndarray) -> None:
         """Let the kept ones of some Rows in, all at once."""
         ranked_N = rows.ranked(kept_N)
         if not len(ranked_N):
@@ -260,21 +270,21 @@ class Niches:
             self.add(row.score, row.candidate)
 
     @property
-    def ranked(self):
+    def ranked(self) -> list[tuple[float, str, Candidate]]:
         """(-score, key, candidate) of the best of each trunk, best first, at most `size`."""
         return sorted(self._of_trunk.values(), key=lambda entry: entry[:2])[: self.size]
 
     @property
-    def best(self):
+    def best(self) -> tuple[float, Candidate] | None:
         """(score, candidate) or None."""
         first = min(self._of_trunk.values(), key=lambda entry: entry[:2], default=None)
         return first and (-first[0], first[2])
 
-    def parent(self, rng):
+    def parent(self, rng: np.random.Generator) -> Candidate:
         """One of the best, the better of two."""
         return self.ranked[int(rng.integers(min(len(self), self.size), size=TOURNAMENT).min())][2]
 
-    def niches(self, num, min_distance):
+    def niches(self, num: int, min_distance: float) -> list[tuple[list[np.ndarray], np.ndarray]]:
         """[(genes of the better niches' best, parents_NG, best first)]: the first niche is everyone's, each further one
         takes only what is far enough from the bests before it. Empty where nothing has scored."""
         entries = sorted(self._of_trunk.values(), key=lambda entry: entry[:2])

@@ -137,7 +137,7 @@ class _Box(NamedTuple):
 class Problem:
     """A score to maximise, and costs with their limits, those of the space among them."""
 
-    def __init__(self, space, score, costs):
+    def __init__(self, space: Space, score: Sums, costs: Sequence[Constraint]):
         self.space, self.score, self.num_given, self.genes = space, score, len(costs), space.layout
         # Three limits of the space join the costs given: blocks, and effectiveness as a line at each of the TANGENTS.
         self.convolutions, log_fan_in = (
@@ -291,7 +291,9 @@ class Problem:
         """(score_N, which of them keep the costs and the limits of the space)."""
         return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
 
-    def judged_grid(self, genes_G, gene, values, free, other_MG):
+    def judged_grid(
+        self, genes_G: Sequence[int], gene: int, values: np.ndarray, free: Sequence[int], other_MG: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `judged`, of a candidate's genes with every one of `values` in place of one gene, and other_MG in place of
         those of `free`.
 

@@ -57,7 +57,7 @@ class Row(NamedTuple):
         return Candidate.of_kind(self.block, stem=self.stem, widths=tuple(self.widths), depths=tuple(self.depths))
 
     @property
-    def genes(self):
+    def genes(self) -> tuple[int, ...]:
         """The candidate's vector of genes."""
         return self.candidate.genes
 
