@@ -190,7 +190,14 @@ def test_a_run_of_other_settings_is_not_gone_on_with(ledger):
     other = SETTINGS | {"seed": 7, "score": {"repeats": 2}, "budget_ms": 5.0}
     with pytest.raises(UserError) as error:
         again(ledger, other)
-    for word in (str(ledger.folder), "seed: 0, now 7", '"repeats": 2', "budget_ms: null, now 5.0", "--out", "--fresh"):
+    for word in (
+        str(ledger.folder),
+        "seed: 0, now 7",
+        "score.repeats: 1, now 2",
+        "budget_ms: null, now 5.0",
+        "--out",
+        "--fresh",
+    ):
         assert word in str(error.value)
     assert "track" not in str(error.value)
 

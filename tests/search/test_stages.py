@@ -61,7 +61,9 @@ def fake_ledger(**state):
         saves=saves,
         save=lambda **changes: saves.append(changes),
         keep_no_more=lambda: saves.append("kept no more"),
+        note_store=lambda **counts: None,
     )
+    ledger.set_wall = ledger.state["wall_s"].__setitem__
     return ledger
 
 
