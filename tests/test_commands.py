@@ -61,9 +61,9 @@ def test_the_words_of_options_ask_for_the_same_options(name, asked):
     required = {option.name: sample(option) for option in cls.declared().values() if option.required}
     for option in cls.declared().values():
         options = cls.of(**required | {option.name: sample(option)})
-        assert asked(name, words(options)) == (options, None), option.name
+        assert asked(name, words(options)) == (options.as_typed(), None), option.name
     options = cls.of(**required)
-    assert asked(name, [*words(options), "--json"]) == (options, "json")
+    assert asked(name, [*words(options), "--json"]) == (options.as_typed(), "json")
 
 
 @each_command
