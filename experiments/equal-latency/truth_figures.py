@@ -19,7 +19,7 @@ from scipy.stats import kendalltau, mannwhitneyu
 from zennas import page
 from zennas.data.sources import open_source
 from zennas.embed.model import open_model
-from zennas.embed.named import NORMALISATIONS
+from zennas.embed.named import RGB_NORMALISATIONS
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import similarities
 from zennas.evaluate.sets import EvaluationSet, open_pairs
@@ -61,7 +61,7 @@ class HeldOut:
 
     def judged(self, onnx_path):
         """{measure: share} of a trained network."""
-        mean, std = NORMALISATIONS["insightface"]
+        mean, std = RGB_NORMALISATIONS["insightface"]
         model = open_model(onnx_path, mean=mean, std=std)
         column = self.pairs.column
         embedding_ND = embedded(self.pairs, model, flip=False).embedding_ND

@@ -50,7 +50,7 @@ def test_what_is_no_size_is_one_clear_line(given):
 
 def test_either_side_must_divide():
     for px in ([48, 17], [47, 16]):
-        with pytest.raises(UserError, match="image_px must be divisible by 2: each of the 1 stages halves it"):
+        with pytest.raises(UserError, match="image_px must be divisible by 2: each of the 1 stages halves the image"):
             space(image_px=px)
 
 

@@ -207,7 +207,7 @@ def test_a_stem_that_shrinks_the_image_leaves_one_stage_fewer(tiny):
         assert Space.parse(values | {"image_px": image_px}, "here").image_px == image_px
     with pytest.raises(UserError) as caught:
         Space.parse(values | {"image_px": 28}, "here")
-    assert "image_px must be divisible by 8: the stem divides it by 2, each of the 2 stages halves it" in str(
+    assert "image_px must be divisible by 8: the stem divides the image by 2, each of the 2 stages halves it" in str(
         caught.value
     )
 
@@ -327,7 +327,7 @@ def test_the_cheapest_has_every_gene_at_its_lowest(space):
         ("stem", {"low": 8, "high": 32, "step": 0}, "stem.step: given 0"),
         ("stem", {"low": 8, "hihg": 32}, "key 'stem.hihg' is not known; did you mean 'high'?"),
         ("widths", [{"low": 8, "hihg": 32}] * 2, "key 'widths.0.hihg' is not known; did you mean 'high'?"),
-        ("image_px", 34, "image_px must be divisible by 4: each of the 2 stages halves it"),
+        ("image_px", 34, "image_px must be divisible by 4: each of the 2 stages halves the image"),
         ("block", "ir-se", "block 'ir-se' is not known; did you mean 'ir_se'?"),
         ("limits", {"max_blocks": 1, "max_effectiveness": 0.5}, "smallest candidate of the ranges (2 blocks"),
         ("limits", {"max_blocks": 9, "max_effectiveness": 0.001}, "smallest candidate of the ranges (effectiveness"),
