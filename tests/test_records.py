@@ -119,6 +119,12 @@ def test_broken_yaml_names_file_and_line(write):
     assert message.startswith(f"{path}, line 3: not valid YAML: ")
 
 
+@pytest.mark.parametrize("text", ["day: 2026-13-01", "a: " + "9" * 5000, "[" * 5000], ids=["date", "number", "depth"])
+def test_what_yaml_cannot_make_a_value_of_is_one_line(text):
+    message = error_of(parse_yaml, text, "x.yaml")
+    assert message.startswith("x.yaml") and "\n" not in message and len(message) < 300
+
+
 def test_parse_yaml_reads_json_too_and_names_its_origin():
     assert parse_yaml('{"a": [1, 2.5, null]}', "x") == {"a": [1, 2.5, None]}
     assert error_of(parse_yaml, "a: [1", "standard input").startswith("standard input, line 1: not valid YAML")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from zennas.records import UserError
-from zennas.run_folder import open_run
+from zennas.run_folder import lock_folder, open_run
 
 SETTINGS = {"track": "webface-sfr", "seed": 0}
 
@@ -35,3 +35,15 @@ def test_what_differs_is_named_by_its_path_however_long_the_rest_is(tmp_path):
         UserError, match=r"\(loss.knobs.margin_rad: 0.2, now 0.3; loss.texts: null, now \"x{56}\.\.\.\)"
     ):
         open_run(tmp_path / "run", SETTINGS | {"loss": other}, start={})
+
+
+@pytest.mark.parametrize("folder", ["", "."])
+def test_the_current_folder_is_a_folder_too(tmp_path, monkeypatch, folder):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    lock = lock_folder(folder)
+    assert open_run(folder, SETTINGS, start={})[1] is False
+    lock.release()
+    (tmp_path / "here" / "run.json").write_text("[")
+    with pytest.raises(UserError, match="not valid JSON"):
+        open_run(folder, SETTINGS, start={})

@@ -131,6 +131,8 @@ def parse_yaml(text: str, where: object) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:  # a 13th month, a number of 5,000 digits, brackets without end
+        raise UserError(f"{where}: holds what cannot be read: {first_line(error)}") from None
 
 
 def data_root() -> pathlib.Path:

@@ -135,9 +135,10 @@ def lock_folder(
     """A lock on a run folder (or a file) that ends with this process, however it ends. UserError where another run
     holds it; `otherwise`: what can be done then."""
     folder = pathlib.Path(folder)
+    whole = folder.absolute()  # '' and '.' have no name of their own
     with explaining(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = filelock.FileLock(whole.with_name(f".{whole.name}.lock"))
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -203,7 +204,7 @@ def _short(value):
 
 
 def _move_aside(folder):
-    number = 1
+    folder, number = folder.absolute(), 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     with explaining(folder.parent):

@@ -178,7 +178,7 @@ def _parsed(change):
         raise UserError(f"--set {change}: expected KEY=VALUE, such as optimizer.lr=0.05")
     try:
         return key.split("."), yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {change}: '{text}' is not a value") from None
 
 
