@@ -116,3 +116,16 @@ def test_the_calmest_of_several_attempts_counts(monkeypatch, spreads, taken_from
     monkeypatch.setattr(protocols, "measure", lambda model, protocol, *, progress: next(waiting))
     assert measure_calmly("model", attempts[0].protocol, attempts=3) is attempts[taken_from]
     assert len(attempts) - len(list(waiting)) == num_taken
+
+
+@pytest.mark.parametrize(
+    "times_ms, taken_from, num_taken",
+    [((10.0,), 0, 1), ((12.4,), 0, 1), ((26.0, 10.0), 1, 2), ((26.0, 21.0, 24.0), 1, 3), ((26.0, 30.0, 10.0), 2, 3)],
+)
+def test_what_took_far_longer_than_predicted_is_measured_again(monkeypatch, times_ms, taken_from, num_taken):
+    """A core shared with another program slows all runs alike, and the spread says nothing."""
+    attempts = [taken([ms, ms, ms]) for ms in times_ms]
+    waiting = iter(attempts)
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, *, progress: next(waiting))
+    assert measure_calmly("model", attempts[0].protocol, expected_ms=10.0) is attempts[taken_from]
+    assert len(attempts) - len(list(waiting)) == num_taken

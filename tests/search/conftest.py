@@ -176,10 +176,15 @@ def finished(start, tmp_path_factory, own_cache):
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "finished"
     with filelock.FileLock(f"{folder}.lock"):
         if not (folder / "ended").is_file():
-            # Six finalists at 25 % under the budget: one of them keeps it even while something else is running.
+            # Six finalists at 25 % under the budget: one of them keeps it even while something else is running. Where a
+            # machine shares its cores with others, none may: the search is then made anew.
             experiment, out = write_tiny(folder / "tiny", max_finalists=6, margin_pct=25), folder / "run"
             arguments = ["--track", experiment, "--out", out, "--candidates", CANDIDATES, "--budget-ms", BUDGET_MS]
-            run = FinishedRun(experiment, out, arguments, start("search", *arguments, anew=True).end())
+            for _ in range(3):
+                shutil.rmtree(out, ignore_errors=True)
+                run = FinishedRun(experiment, out, arguments, start("search", *arguments, anew=True).end())
+                if "measured whole kept within the budget" not in run.ended.said:
+                    break
             assert run.ended.code == 0, run.ended.said
             shutil.copytree(own_cache, folder / "cache")
             (folder / "ended").write_bytes(pickle.dumps(run))

@@ -15,6 +15,8 @@ from zennas.records import Record
 from zennas.track import Protocol
 
 SPREAD_WARNING_PCT = 5.0  # quiet machines stay under 2; at 5 two networks that differ by 2 per cent change places
+# Above what was predicted: a table is off by some per cent, a machine that shares its cores by a hundred, evenly.
+UNLIKELY_PCT = 25.0
 
 
 class Measurement(Record):
@@ -88,15 +90,38 @@ def measure(
 
 
 def measure_calmly(
-    model: Any, protocol: Protocol, *, attempts: int = 2, progress: Callable | None = None
+    model: Any,
+    protocol: Protocol,
+    *,
+    attempts: int = 2,
+    expected_ms: float | None = None,
+    progress: Callable | None = None,
 ) -> Measurement:
-    """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust."""
+    """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust.
+
+    expected_ms: what was predicted. A Measurement far above it is taken again too, `attempts` times, and the fastest
+    counts: other work on the machine only adds time, and spreads nothing where it lasts longer than all runs.
+    """
+    calmest = _calmest(model, protocol, attempts, progress)
+    if expected_ms is None or not _unlikely(calmest, expected_ms):
+        return calmest
+    taken = [calmest]
+    while len(taken) <= attempts and _unlikely(taken[-1], expected_ms):
+        taken.append(_calmest(model, protocol, attempts, progress))
+    return min(taken, key=lambda measurement: measurement.measured_ms)
+
+
+def _calmest(model, protocol, attempts, progress):
     taken = []
     for _ in range(attempts):
         taken.append(measure(model, protocol, progress=progress))
         if taken[-1].warning is None:
             break
     return min(taken, key=lambda measurement: measurement.spread_pct)
+
+
+def _unlikely(measurement, expected_ms):
+    return measurement.measured_ms > expected_ms * (1 + UNLIKELY_PCT / 100)
 
 
 @contextlib.contextmanager

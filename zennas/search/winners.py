@@ -1,5 +1,6 @@
 """From what was scored to what is handed on: choosing finalists, measuring them whole, writing the winners down."""
 
+import functools
 import json
 import math
 import pathlib
@@ -83,16 +84,22 @@ def measure_whole(
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
 
-    def measured(device=None):
+    # A baseline is what shows how far off the table is: nothing is expected of it.
+    expects = role == "finalist"
+
+    def measured(expected_ms, device=None):
+        measure = functools.partial(measure_calmly, expected_ms=expected_ms if expects else None)
         if takes_network(prepared.protocol.backend):
             network = timed_network(candidate, space.shape)
-            return prepared.workers.on_device(measure_calmly, network, prepared.protocol, device=device)
-        return prepared.workers.measure_file(measure_calmly, path, prepared.protocol, device=device)
+            return prepared.workers.on_device(measure, network, prepared.protocol, device=device)
+        return prepared.workers.measure_file(measure, path, prepared.protocol, device=device)
 
-    measurement, by_device = measured(), {}
+    measurement, by_device = measured(table_ms * predictor.factor), {}
     for limit in predictor.limits:
         if limit.is_measured:
-            by_device[limit.device] = _judged_on_device(measured(limit.device), limit, candidate, space)
+            by_device[limit.device] = _judged_on_device(
+                measured(limit.of(candidate, space) if expects else None, limit.device), limit, candidate, space
+            )
     values = {
         "role": role,
         "name": name,
