@@ -7,10 +7,9 @@ from typing import Annotated, Any, Self
 import pydantic
 
 from zennas.evaluate.assessment import Assessment, Curve, Histogram, Metric, Pair
-from zennas.latency.budget import LocalBudget
+from zennas.latency.budget import JudgedLatency, LocalBudget
 from zennas.provenance import Provenance
 from zennas.records import Record
-from zennas.track import Protocol
 
 
 def _null_is_empty(values: Any) -> Any:
@@ -18,24 +17,6 @@ def _null_is_empty(values: Any) -> Any:
 
 
 NullIsEmpty = pydantic.BeforeValidator(_null_is_empty)
-
-
-class ModelLatency(Record):
-    """The latency of a network beside the budget; times in milliseconds. The entries of latency.budget.judged."""
-
-    measured_ms: float
-    median_ms: float
-    spread_pct: float  # the distance between the quartiles, of the median
-    budget_ms: float
-    within_budget: bool
-    stand_in: str | None
-    warning: str | None
-    raw_ms: tuple[float, ...]
-    protocol: Protocol
-    machine: str
-    date: str
-    versions: dict[str, str]
-    load_average: float
 
 
 class EvaluatedModel(Record):
@@ -49,7 +30,7 @@ class EvaluatedModel(Record):
     input: tuple[int, int] | None  # height, width in pixels
     normalisation: str | None
     megabytes: float | None
-    latency: ModelLatency | None
+    latency: JudgedLatency | None
     notice: str | None = None  # what is odd about how it is fed
 
 
@@ -115,7 +96,7 @@ class Evaluation(Record):
     failures: tuple[Failure, ...]
 
     @property
-    def timed(self) -> dict[str, ModelLatency]:
+    def timed(self) -> dict[str, JudgedLatency]:
         """{model: its latency} of those that were timed."""
         return {model.name: model.latency for model in self.models if model.latency is not None}
 

@@ -21,7 +21,7 @@ from zennas.evaluate.options import Options
 from zennas.evaluate.pictures import Thumbnails
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
-from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Failure, ModelLatency, Result
+from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Failure, Result
 from zennas.export import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import LocalBudget, choose_protocol, judged, local_budget, measure_onnx_file, reference_here
@@ -290,7 +290,7 @@ def _with_latencies(
         progress.begin(f"measuring {named.name}")
         progress.update({})
         try:
-            latency = ModelLatency(**judged(_measured(named, protocol), budget))
+            latency = judged(_measured(named, protocol), budget)
             timed.append(model.model_copy(update={"latency": latency}))
         except UserError as error:
             progress.say(f"latency of {named.name} was not measured: {error}", style="yellow")

@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
 
 import filelock
 import torch
@@ -35,6 +34,24 @@ class LocalBudget(Record):
     stand_in: str | None  # a sentence where another kind of device stands in for the track's
     scale: float | None  # this machine's milliseconds per millisecond of the track's machine; None with --budget-ms
     reference_ms: float | None  # the reference network, measured here
+
+
+class JudgedLatency(Record):
+    """A network's latency beside the budget, as results.json, winners.json and result.json have it; milliseconds."""
+
+    measured_ms: float  # the run that the protocol counts
+    median_ms: float
+    spread_pct: float  # the distance between the quartiles, of the median
+    budget_ms: float
+    within_budget: bool
+    stand_in: str | None  # a sentence where another kind of device stands in for the track's
+    warning: str | None  # a sentence where the runs spread too far to trust the value
+    raw_ms: tuple[float, ...]  # in the order in which they were taken
+    protocol: Protocol
+    machine: str
+    date: str
+    versions: dict[str, str]
+    load_average: float
 
 
 def choose_protocol(track: Track, backend: str | None = None) -> tuple[Protocol, str | None]:
@@ -198,20 +215,18 @@ def keep_network(candidate: Candidate, measurement: Measurement, shape: Shape) -
         ) from None
 
 
-def judged(measurement: Measurement, budget: LocalBudget) -> dict[str, Any]:
-    """What winners.json and result.json say of a Measurement beside a LocalBudget: a plain dict, the raw times
-    included.
-    """
-    return {
-        "measured_ms": measurement.measured_ms,
-        "median_ms": round(measurement.median_ms, 4),
-        "spread_pct": round(measurement.spread_pct, 2),
-        "budget_ms": budget.budget_ms,
-        "within_budget": measurement.measured_ms <= budget.budget_ms,
-        "stand_in": budget.stand_in,
-        "warning": measurement.warning,
-        **measurement.model_dump(mode="json"),
-    }
+def judged(measurement: Measurement, budget: LocalBudget) -> JudgedLatency:
+    """The JudgedLatency of a Measurement beside a LocalBudget."""
+    return JudgedLatency(
+        measured_ms=measurement.measured_ms,
+        median_ms=round(measurement.median_ms, 4),
+        spread_pct=round(measurement.spread_pct, 2),
+        budget_ms=budget.budget_ms,
+        within_budget=measurement.measured_ms <= budget.budget_ms,
+        stand_in=budget.stand_in,
+        warning=measurement.warning,
+        **dict(measurement),
+    )
 
 
 def measure_network(candidate: Candidate, protocol: Protocol, shape: Shape) -> Measurement:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import statistics
 import time
@@ -102,12 +103,12 @@ def measure_calmly(
     expected_ms: what was predicted. A Measurement far above it is taken again too, `attempts` times, and the fastest
     counts: other work on the machine only adds time, and spreads nothing where it lasts longer than all runs.
     """
-    calmest = _calmest(model, protocol, attempts, progress)
-    if expected_ms is None or not _unlikely(calmest, expected_ms):
-        return calmest
-    taken = [calmest]
-    while len(taken) <= attempts and _unlikely(taken[-1], expected_ms):
+    most_ms = math.inf if expected_ms is None else expected_ms * (1 + UNLIKELY_PCT / 100)
+    taken = []
+    for _ in range(1 + attempts):
         taken.append(_calmest(model, protocol, attempts, progress))
+        if taken[-1].measured_ms <= most_ms:
+            break
     return min(taken, key=lambda measurement: measurement.measured_ms)
 
 
@@ -118,10 +119,6 @@ def _calmest(model, protocol, attempts, progress):
         if taken[-1].warning is None:
             break
     return min(taken, key=lambda measurement: measurement.spread_pct)
-
-
-def _unlikely(measurement, expected_ms):
-    return measurement.measured_ms > expected_ms * (1 + UNLIKELY_PCT / 100)
 
 
 @contextlib.contextmanager

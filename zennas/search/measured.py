@@ -10,28 +10,16 @@ from typing import Any, Literal
 import pydantic
 
 from zennas.export import Proof
+from zennas.latency.budget import JudgedLatency
 from zennas.provenance import Provenance
 from zennas.records import Record
 from zennas.space.candidate import Candidate
 from zennas.track import Protocol, ScorePlan
 
 
-class LatencyEntry(Record):
+class LatencyEntry(JudgedLatency):
     """A network's latency on the run's own device, beside the budget and what the latency table predicted."""
 
-    measured_ms: float  # the run that the protocol counts
-    median_ms: float
-    spread_pct: float
-    budget_ms: float
-    within_budget: bool
-    stand_in: str | None  # a sentence where another kind of device stands in for the track's
-    warning: str | None  # a sentence where the runs spread too far to trust the value
-    raw_ms: tuple[float, ...]  # in the order in which they were taken
-    protocol: Protocol
-    machine: str
-    date: str
-    versions: dict[str, str]
-    load_average: float
     predicted_ms: float  # by the table, corrected as far as it was corrected by then
     table_ms: float  # by the table as it was measured
 

@@ -84,22 +84,20 @@ def measure_whole(
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
     write_atomically(path, exported.onnx_bytes)
 
-    # A baseline is what shows how far off the table is: nothing is expected of it.
-    expects = role == "finalist"
-
-    def measured(expected_ms, device=None):
-        measure = functools.partial(measure_calmly, expected_ms=expected_ms if expects else None)
+    def measured(predicted_ms, device=None):
+        # A baseline is what shows how far off the table is: nothing is expected of it.
+        measure = functools.partial(measure_calmly, expected_ms=predicted_ms if role == "finalist" else None)
         if takes_network(prepared.protocol.backend):
             network = timed_network(candidate, space.shape)
             return prepared.workers.on_device(measure, network, prepared.protocol, device=device)
         return prepared.workers.measure_file(measure, path, prepared.protocol, device=device)
 
-    measurement, by_device = measured(table_ms * predictor.factor), {}
+    predicted_ms, by_device = table_ms * predictor.factor, {}
+    measurement = measured(predicted_ms)
     for limit in predictor.limits:
         if limit.is_measured:
-            by_device[limit.device] = _judged_on_device(
-                measured(limit.of(candidate, space) if expects else None, limit.device), limit, candidate, space
-            )
+            predicted = _predicted(limit, candidate, space)
+            by_device[limit.device] = _on_device(measured(predicted["predicted_ms"], limit.device), predicted, limit)
     values = {
         "role": role,
         "name": name,
@@ -113,8 +111,8 @@ def measure_whole(
         "num_blocks": candidate.num_blocks,
         "megabytes": round(exported.megabytes, 2),
         "latency": {
-            **judged(measurement, prepared.budget),
-            "predicted_ms": round(table_ms * predictor.factor, 4),
+            **judged(measurement, prepared.budget).model_dump(mode="json"),
+            "predicted_ms": round(predicted_ms, 4),
             "table_ms": round(table_ms, 4),
         },
         "elsewhere": by_device,
@@ -126,11 +124,11 @@ def measure_whole(
     return Measured.parse(values, f"{role} {name}")
 
 
-def _judged_on_device(measurement, limit, candidate, space):
+def _on_device(measurement, predicted, limit):
     """A Measurement on a further device beside the run's budget there, as a DeviceLatency holds it."""
     return {
         "measured_ms": measurement.measured_ms,
-        **_predicted(limit, candidate, space),
+        **predicted,
         "budget_ms": limit.most,
         "within_budget": measurement.measured_ms <= limit.most,
         "warning": measurement.warning,

@@ -18,7 +18,7 @@ from zennas.checker import (
     parse,
 )
 from zennas.latency.backends import device_of, takes_network
-from zennas.latency.budget import choose_protocol, local_budget, reference_here
+from zennas.latency.budget import JudgedLatency, choose_protocol, local_budget, reference_here
 from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
 from zennas.records import Record, UserError
@@ -58,7 +58,7 @@ class Submission(Record):
     accepted: bool  # no rule that was judged is broken
     rules: tuple[Rule, ...]
     yours: tuple[str, ...]  # rules that no program can check
-    latency: dict[str, Any] | None = None  # the network alone, by the track's protocol
+    latency: JudgedLatency | None = None  # the network alone, by the track's protocol
     system: dict[str, Any] | None = None  # the whole system, where the track times that
     made_by: Provenance
 

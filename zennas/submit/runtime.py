@@ -2,13 +2,11 @@
 
 # B images, D embedding size
 
-from typing import Any
-
 import numpy as np
 
 from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, with_dynamic_batch
 from zennas.export import open_session
-from zennas.latency.budget import LocalBudget, judged
+from zennas.latency.budget import JudgedLatency, LocalBudget, judged
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.provenance import versions
 from zennas.records import UserError, first_line
@@ -76,8 +74,8 @@ def run_rules(
 
 def time_rule(
     onnx_bytes: bytes, protocol: Protocol, budget: LocalBudget, *, of_the_challenge: bool
-) -> tuple[Rule, dict[str, Any] | None]:
-    """(Rule, what was measured as a plain dict) of one forward pass by a track's Protocol against a LocalBudget.
+) -> tuple[Rule, JudgedLatency | None]:
+    """(Rule, what was measured) of one forward pass by a track's Protocol against a LocalBudget.
 
     of_the_challenge: False where its clock stands for a whole system, of which this is a part:
     then the time is only noted.

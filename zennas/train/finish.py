@@ -115,4 +115,5 @@ def measured(request, network, onnx_bytes, progress):
     untrained = measure_network(request.candidate, protocol, request.space.shape)
     trained = measure_calmly(model, protocol)
     progress.end()
-    return judged(trained, budget) | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
+    latency = judged(trained, budget).model_dump(mode="json")
+    return latency | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
