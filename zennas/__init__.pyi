@@ -242,8 +242,8 @@ def train(
     track: Experiment: a name under experiments/, or a path.
     winner: Candidate (YAML). [default: runs/TRACK/winner-1.yaml]
     out: Folder of the run. [default: runs/TRACK-trained]
-    teacher: Teacher: a folder that zennas train wrote, an ONNX file, a .pt2; FILE[,normalise=...][,px=...], as zennas
-        evaluate takes it. [default: none]
+    teacher: Teacher: a folder that zennas train wrote, weights of another project (backbone.pth), an ONNX file, a .pt2;
+        FILE[,normalise=...][,px=...], as zennas evaluate takes it. [default: none]
     from_: Checkpoint (a folder step-N of another run) whose weights and step to begin from.
     verify: SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.
     identities: Text file of identities, one a line: train on these alone.
@@ -373,7 +373,8 @@ def evaluate(
 ) -> Evaluation:
     """How good a network is, by the protocol that each set is known for; several networks side by side.
 
-    A model is a zennas checkpoint (network.pt or its folder), an ONNX file, a torch.export program or TorchScript:
+    A model is a zennas checkpoint (network.pt or its folder), weights of another project (backbone.pth of insightface's
+    arcface_torch, IR and IR-SE of face.evoLVe and TFace), an ONNX file, a torch.export program or TorchScript:
     FILE[,name=NAME][,normalise=insightface|imagenet|unit|none|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH][,trusted=yes]
     The last two kinds can run code of their authors: say trusted=yes for your own.
 

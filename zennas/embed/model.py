@@ -182,8 +182,9 @@ def open_model(
 ) -> Model:
     """The Model in a file or folder, or an nn.Module B3HW -> BD (which is copied).
 
-    A file is a zennas checkpoint, ONNX (on the GPU where the installed ONNX Runtime can), a torch.export program or
-    TorchScript; its content decides, not its name. The last two can run code of their author's: refused unless trusted.
+    A file is a zennas checkpoint, weights of another project (namings.py), ONNX (on the GPU where the installed ONNX
+    Runtime can), a torch.export program or TorchScript; its content decides, not its name. The last two can run code
+    of their author's: refused unless trusted.
     mean, std: (image - mean) / std is what it was trained on, per channel in RGB order, images in 0..255; bgr: in BGR
     order, mean and std too. image_px: the side of its images, or (height, width), where it does not say itself; None:
     DEFAULT_HW. resize: images of another size are scaled to its own (A-SKD: the teacher sees more than the student);
@@ -210,14 +211,20 @@ def open_model(
     )
 
 
+PICKLE = b"\x80"  # what a pickle begins with; no field of protobuf has that number
+
+
 def kind_of(path: pathlib.Path) -> str:
-    """The row of ORIGINS for a file, by what is in it: torch's files are zip archives, ONNX is none."""
+    """The row of ORIGINS for a file, by what is in it: torch's files are zip archives, before 1.6 pickles; ONNX is
+    neither.
+    """
     try:
         with open(path, "rb") as file:
-            if file.read(2) != b"PK":
-                return "onnx"
+            begins = file.read(2)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if begins != b"PK":
+        return "checkpoint" if begins[:1] == PICKLE else "onnx"
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {name.partition("/")[2] for name in archive.namelist()}

@@ -11,7 +11,8 @@ from zennas.flags import Backend, BudgetMs, CommandOptions, Device, flag
 class Options(CommandOptions):
     """How good a network is, by the protocol that each set is known for; several networks side by side.
 
-    A model is a zennas checkpoint (network.pt or its folder), an ONNX file, a torch.export program or TorchScript:
+    A model is a zennas checkpoint (network.pt or its folder), weights of another project (backbone.pth of insightface's
+    arcface_torch, IR and IR-SE of face.evoLVe and TFace), an ONNX file, a torch.export program or TorchScript:
     FILE[,name=NAME][,normalise=insightface|imagenet|unit|none|MEAN/STD|M/M/M:S/S/S][,colour=rgb|bgr][,px=SIDE|HEIGHTxWIDTH][,trusted=yes]
     The last two kinds can run code of their authors: say trusted=yes for your own.
 

@@ -304,7 +304,7 @@ def _measured(named, protocol):
     if named.kind == "onnx":
         return measure_onnx_file(named.file, protocol, prepare=with_dynamic_batch)
     if named.kind != "checkpoint":
-        raise UserError(f"{named.file}: only ONNX files and zennas checkpoints are measured; export it to ONNX")
+        raise UserError(f"{named.file}: only ONNX files and weights are measured; export it to ONNX")
     network = load_network(named.file)
     if takes_network(protocol.backend):
         return measure_calmly(fold(network), protocol)

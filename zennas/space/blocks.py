@@ -113,24 +113,33 @@ class Residual(nn.Module):
 
 
 def improved_residual(
-    in_channels: int, out_channels: int, stride: int, attention: Callable[[int], nn.Module] | None = None
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    *,
+    attention: Callable[[int], nn.Module] | None = None,
+    shortcut: Callable[[int, int, int], nn.Module] | None = None,
+    inner_norm: bool = True,
 ) -> nn.Module:
     """The IR block of ArcFace: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN, plus the shortcut.
 
-    The stride sits on the second convolution. The shortcut is the identity, or conv1x1(stride) - BN where the shape
-    changes (insightface; TFace uses max-pooling where only the size does).
+    The stride sits on the second convolution. shortcut: `projection`, unless another one is given. inner_norm: whether
+    a norm stands between the first convolution and PReLU.
     Source: Deng et al. 2019, arXiv:1801.07698; insightface's iresnet.py.
     """
     residual = [
         nn.BatchNorm2d(in_channels),
         nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        *([nn.BatchNorm2d(out_channels)] if inner_norm else []),
         nn.PReLU(out_channels),
         nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
         nn.BatchNorm2d(out_channels),
     ]
-    attention = attention and attention(out_channels)
-    return Residual(residual, shortcut=projection(in_channels, out_channels, stride), attention=attention)
+    return Residual(
+        residual,
+        shortcut=(shortcut or projection)(in_channels, out_channels, stride),
+        attention=attention and attention(out_channels),
+    )
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -138,6 +147,16 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def picked(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Every stride-th position as it is where the widths agree, else conv1x1(stride) - BN.
+
+    Source: the IR blocks of face.evoLVe and TFace, which have max-pooling of 1x1 there.
+    """
+    if in_channels != out_channels:
+        return projection(in_channels, out_channels, stride)
+    return nn.Identity() if stride == 1 else nn.MaxPool2d(1, stride)
 
 
 def depthwise_separable(in_channels: int, inner_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -176,6 +195,34 @@ def ir_cbam(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return improved_residual(in_channels, out_channels, stride, attention=ConvolutionalAttention)
 
 
+def ir_tface(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The improved residual block of TFace: where only the size changes, its shortcut picks positions.
+
+    Source: TFace's model_irse.py (IR_18 to IR_101).
+    """
+    return improved_residual(in_channels, out_channels, stride, shortcut=picked)
+
+
+def ir_se_tface(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """TFace's improved residual block with squeeze-excitation: IR_SE_50, IR_SE_101."""
+    return improved_residual(in_channels, out_channels, stride, attention=SqueezeExcitation, shortcut=picked)
+
+
+def ir_evolve(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The improved residual block of face.evoLVe: TFace's without the norm between the first convolution and PReLU.
+
+    Source: face.evoLVe's model_irse.py (IR_50 to IR_152).
+    """
+    return improved_residual(in_channels, out_channels, stride, shortcut=picked, inner_norm=False)
+
+
+def ir_se_evolve(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """face.evoLVe's improved residual block with squeeze-excitation: IR_SE_50 to IR_SE_152."""
+    return improved_residual(
+        in_channels, out_channels, stride, attention=SqueezeExcitation, shortcut=picked, inner_norm=False
+    )
+
+
 def inverted_residual(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """MobileFaceNet's block: twice as wide inside as the block's own width.
 
@@ -197,27 +244,51 @@ def separable_residual(in_channels: int, out_channels: int, stride: int) -> nn.M
     return depthwise_separable(in_channels, out_channels, out_channels, stride)
 
 
-def bottleneck(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN,
-    plus the shortcut of the IR block; a quarter as wide inside.
+def narrow_residual(in_channels: int, out_channels: int, strides: tuple[int, int]) -> list[nn.Module]:
+    """BN - conv1x1 - BN - PReLU - conv3x3 - BN - PReLU - conv1x1 - BN, a quarter as wide inside.
 
-    The stride sits on the 3x3, as torchvision has it; TFace has it on the last 1x1, which then throws three quarters of
-    the 3x3 convolution's work away.
-    Source: He et al. 2016, arXiv:1512.03385; TFace's model_irse.py (the norm in front, PReLU, nothing after the sum).
+    strides: of the 3x3 and of the last 1x1.
     """
     inner_channels = max(1, out_channels // 4)
-    residual = [
+    return [
         nn.BatchNorm2d(in_channels),
         nn.Conv2d(in_channels, inner_channels, 1, bias=False),
         nn.BatchNorm2d(inner_channels),
         nn.PReLU(inner_channels),
-        nn.Conv2d(inner_channels, inner_channels, 3, stride, 1, bias=False),
+        nn.Conv2d(inner_channels, inner_channels, 3, strides[0], 1, bias=False),
         nn.BatchNorm2d(inner_channels),
         nn.PReLU(inner_channels),
-        nn.Conv2d(inner_channels, out_channels, 1, bias=False),
+        nn.Conv2d(inner_channels, out_channels, 1, strides[1], bias=False),
         nn.BatchNorm2d(out_channels),
     ]
+
+
+def bottleneck(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """ResNet's bottleneck in the face form: BN - conv1x1 - BN - PReLU - conv3x3(stride) - BN - PReLU - conv1x1 - BN,
+    plus the shortcut of the IR block; a quarter as wide inside.
+
+    The stride sits on the 3x3, as torchvision has it.
+    Source: He et al. 2016, arXiv:1512.03385; TFace's model_irse.py (the norm in front, PReLU, nothing after the sum).
+    """
+    residual = narrow_residual(in_channels, out_channels, (stride, 1))
     return Residual(residual, shortcut=projection(in_channels, out_channels, stride))
+
+
+def bottleneck_tface(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The bottleneck of TFace's IR_152 and IR_200: the stride sits on the last 1x1, which throws three quarters of the
+    3x3 convolution's work away.
+
+    Source: TFace's model_irse.py.
+    """
+    residual = narrow_residual(in_channels, out_channels, (1, stride))
+    return Residual(residual, shortcut=picked(in_channels, out_channels, stride))
+
+
+def bottleneck_se_tface(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """TFace's bottleneck with squeeze-excitation: IR_SE_152, IR_SE_200."""
+    residual = narrow_residual(in_channels, out_channels, (1, stride))
+    shortcut = picked(in_channels, out_channels, stride)
+    return Residual(residual, shortcut=shortcut, attention=SqueezeExcitation(out_channels))
 
 
 def full_stem(in_channels: int, channels: int) -> nn.Module:
@@ -285,6 +356,13 @@ BLOCKS = {
     "inverted_residual": inverted_residual,
     "separable_residual": separable_residual,
     "bottleneck": bottleneck,
+    # as published weights of other projects have them
+    "ir_tface": ir_tface,
+    "ir_se_tface": ir_se_tface,
+    "bottleneck_tface": bottleneck_tface,
+    "bottleneck_se_tface": bottleneck_se_tface,
+    "ir_evolve": ir_evolve,
+    "ir_se_evolve": ir_se_evolve,
 }
 # (channels of an image, channels) -> nn.Sequential that sees the image; the stride of its convolutions says by how
 # much it shrinks it

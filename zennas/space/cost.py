@@ -120,7 +120,8 @@ def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_hw):
 
     To build one takes half a millisecond, and a space has thousands. Its counts are parabolas of its in_channels.
     """
-    if kind in BLOCKS and stride != 1:
+    # Where the widths agree, a block may have another shortcut: no point of the parabola of the rest.
+    if kind in BLOCKS and stride != 1 and in_channels != out_channels:
         parabolas = _parabolas(values_of, kind, out_channels, stride, *in_hw)
         if parabolas is not None:
             return _along(parabolas, in_channels)

@@ -39,8 +39,8 @@ class Options(CommandOptions):
     teacher: Annotated[
         Network,
         flag(
-            "Teacher: a folder that zennas train wrote, an ONNX file, a .pt2; FILE[,normalise=...][,px=...], as zennas "
-            "evaluate takes it.",
+            "Teacher: a folder that zennas train wrote, weights of another project (backbone.pth), an ONNX file, a "
+            ".pt2; FILE[,normalise=...][,px=...], as zennas evaluate takes it.",
             unset="none",
         ),
     ] = None
