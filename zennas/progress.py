@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TextIO
 
 from rich.console import Console
@@ -47,6 +47,11 @@ class Progress:
         """One line, at once."""
         self.note(text)
         self.console.print(Text(text, style=style or ""), soft_wrap=True)
+
+    def notices(self, sentences: Iterable[str]) -> None:
+        """Sentences on the data, below the lines that announce a run."""
+        for sentence in sentences:
+            self.say(f"{'note':>8}  {sentence}")
 
     def note(self, text: str) -> None:
         """One line, for the log alone."""

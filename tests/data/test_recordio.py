@@ -68,7 +68,7 @@ def test_a_record_longer_than_one_read(tmp_path):
     os.close(descriptor)
 
 
-FACES = [(b"face0", 0), (b"f1", 0), (MAGIC * 3, 1), (b"", 2), (b"4444", 2), (b"x" * 99, 2)]
+FACES = [(b"face0", 0), (b"f1", 0), (MAGIC * 3, 1), (b"4", 2), (b"4444", 2), (b"x" * 99, 2)]
 
 
 def write(folder, faces=FACES, **options):
@@ -92,7 +92,7 @@ def test_what_was_written_is_indexed(tmp_path, with_idx, grouped):
     path = write(tmp_path, faces)
     if not with_idx:
         (tmp_path / "train.idx").unlink()
-    record_N, offset_N, label_N, num_classes = index_records(path)
+    record_N, offset_N, label_N, num_classes, _ = index_records(path)
     assert record_N.tolist() == [1, 2, 3, 4, 5, 6] and num_classes == 3
     assert label_N.tolist() == [label for _, label in faces] and label_N.dtype == np.int32
     assert images(path, offset_N) == [encoded for encoded, _ in faces]
@@ -111,7 +111,7 @@ def test_the_layout_is_insightfaces(tmp_path):
 
 
 def test_identity_records_spare_reading_every_image(tmp_path, monkeypatch):
-    path, read = write(tmp_path), []
+    path, read = write(tmp_path, [(encoded * 99, label) for encoded, label in FACES]), []
     original = recordio._Table.headers
     monkeypatch.setattr(
         recordio._Table, "headers", lambda table, which: read.append(len(which)) or original(table, which)
@@ -140,7 +140,7 @@ def test_counts_beyond_float32_are_not_believed(tmp_path, monkeypatch):
     data[8 + 24 : 8 + 28] = struct.pack("<f", 6)  # n = 4, rounded up
     path.write_bytes(data)
     monkeypatch.setattr(recordio, "EXACT_FLOATS", 3)
-    record_N, offset_N, label_N, _ = index_records(path)
+    record_N, offset_N, label_N, _, _ = index_records(path)
     assert record_N.tolist() == [1, 2, 3] and label_N.tolist() == [0, 1, 1]
     assert images(path, offset_N) == [b"a", b"b", b"c"]
 
@@ -150,13 +150,62 @@ def test_without_a_header_every_record_is_an_image(tmp_path):
     # Two labels in the last: the first counts.
     payloads.append(struct.pack("<IfQQ", 2, 0, 0, 0) + struct.pack("<2f", 7, 9) + b"image")
     (tmp_path / "a.rec").write_bytes(b"".join(map(framed, payloads)))
-    record_N, offset_N, label_N, num_classes = index_records(tmp_path / "a.rec")
+    record_N, offset_N, label_N, num_classes, _ = index_records(tmp_path / "a.rec")
     assert record_N.tolist() == [0, 1, 2, 3] and label_N.tolist() == [2, 0, 1, 7] and num_classes is None
     assert images(tmp_path / "a.rec", offset_N) == [b"image"] * 4
 
 
+def records_of(folder, rows, *, start=0, listed=slice(None)):
+    """A .rec without a header record, as im2rec writes it. rows: (labels, or one label, image)."""
+    lines, data = [], b""
+    for number, (labels, image) in enumerate(rows, start):
+        several = isinstance(labels, list)
+        head = struct.pack("<IfQQ", len(labels) if several else 0, 0 if several else labels, number, 0)
+        lines.append(f"{number}\t{len(data)}\n")
+        data += framed(head + (struct.pack(f"<{len(labels)}f", *labels) if several else b"") + image)
+    (folder / "train.rec").write_bytes(data)
+    (folder / "train.idx").write_text("".join(lines[listed]))
+    return folder / "train.rec"
+
+
+IMAGE = b"image" * 40
+
+
+@pytest.mark.parametrize("labels", [lambda label: [label, 0], lambda label: [label], lambda label: label])
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_a_person_s_labels_are_no_header(tmp_path, labels, start, first):
+    """Record 0 is a header only where no image follows its labels, whatever the first person's number."""
+    people = [first, 3, 2, 4, 1, 0]
+    path = records_of(tmp_path, [(labels(person), IMAGE) for person in people], start=start)
+    for idx in (path.with_suffix(".idx"), None):
+        records = index_records(path)
+        assert records.label_N.tolist() == people and records.left_out.plain() == {}
+        assert images(path, records.offset_N) == [IMAGE] * 6
+        if idx:
+            idx.unlink()  # and the same where the file is walked
+
+
+def test_records_without_an_image_are_counted(tmp_path):
+    rows = [([9, 1], b""), ([3, 0], IMAGE), ([2, 0], b""), ([2, 0], IMAGE)]  # record 0 announces what is not there
+    records = index_records(records_of(tmp_path, rows))
+    assert records.label_N.tolist() == [3, 2]
+    assert records.left_out.plain() == {"records without an image": [2, ["record 0", "record 2"]]}
+    written = index_records(write(tmp_path / "ours", [(IMAGE, 0), (b"", 0), (b"", 1), (IMAGE, 2)]))
+    assert written.record_N.tolist() == [1, 4] and written.label_N.tolist() == [0, 2]
+    assert written.left_out.plain() == {"records without an image": [2, ["record 2", "record 3"]]}
+
+
+@pytest.mark.parametrize(("listed", "num"), [(slice(0, 2), 2), (slice(1, 3), 2), (slice(0, 4, 2), 2), (slice(None), 0)])
+def test_records_that_the_idx_does_not_list_are_counted(tmp_path, listed, num):
+    rows = [([person, 0], MAGIC * person + IMAGE) for person in (1, 2, 3, 0)]  # some of several parts
+    records = index_records(records_of(tmp_path, rows, listed=listed))
+    assert records.label_N.tolist() == [1, 2, 3, 0][listed]
+    assert [count for count, _ in records.left_out.plain().values()] == ([num] if num else [])
+
+
 def test_blocks_do_not_show(tmp_path, monkeypatch):
-    path = write(tmp_path, FACES[::2] + FACES[1::2])
+    path = write(tmp_path, [(encoded * 99, label) for encoded, label in FACES[::2] + FACES[1::2]])
     whole = [np.asarray(column).tolist() for column in index_records(path)[:3]]
     monkeypatch.setattr(recordio, "BLOCK_BYTES", 7)
     monkeypatch.setattr(recordio, "BLOCK_RECORDS", 2)

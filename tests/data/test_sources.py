@@ -318,8 +318,11 @@ def only_a_header(path):
     [
         (nothing, "no such file or folder; accepted are a folder with train.rec"),
         (a_text_file, "is a file of no known layout; accepted are"),
-        (an_empty_folder, "no train.rec, no .tar file and no sub-folder; accepted are"),
-        (folders_without_images, "no image in its 1 sub-folders"),
+        (an_empty_folder, "no train.rec, no .tar file and no sub-folder with images; accepted are"),
+        (
+            folders_without_images,
+            r"no sub-folder with images \(not used: 1 files without an image's suffix \(.txt 1\)\); accepted are",
+        ),
         (tar_of(), "no image among the members"),
         (tar_of(("Ada/x.txt", b"x")), "no image among the members"),
         (tar_of(("x.png", b"x")), "a.tar, member x.png: has neither a .cls member nor a folder"),

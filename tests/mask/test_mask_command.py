@@ -135,8 +135,8 @@ def test_only_masked_and_kinds_and_knobs(people, tmp_path, command):
 
 @pytest.fixture
 def awkward(tmp_path, people):
-    """Records whose images are good, noise, undecodable, grey, 1 x 1, with red and blue exchanged, and no bytes at
-    all."""
+    """Records whose images are good, noise, undecodable, grey, 1 x 1, with red and blue exchanged, and a single byte;
+    and one without any."""
     good = next((people / "p0").glob("*.png")).read_bytes()
     image_HW3 = decode(good)
     noise = np.random.default_rng(0).integers(256, size=(112, 112, 3), dtype=np.uint8)
@@ -148,11 +148,12 @@ def awkward(tmp_path, people):
         "grey": grey,
         "1x1": as_png(np.zeros((1, 1, 3), np.uint8)),
         "exchanged": as_png(np.ascontiguousarray(image_HW3[..., ::-1])),
-        "nothing": b"",
+        "nothing": b"?",
     }
     with RecordWriter(tmp_path / "awkward") as writer:
         for number, encoded in enumerate(images.values()):
             writer.add(encoded, number // 4)
+        writer.add(b"", 1)
     return tmp_path / "awkward", images
 
 
@@ -169,6 +170,7 @@ def test_what_cannot_be_masked_is_listed_and_written_as_it_is(awkward, tmp_path,
     )
     assert "no face was found" in over.why["noise"] and "1 x 1 pixels" in over.why["1x1"]
     assert over.why[["undecodable", "nothing"]].str.startswith("does not decode").all()
+    assert summary["data_notices"] == ["not used: 1 records without an image (record 8)"]
     assert summary["num_passed_over"] == 4 and summary["num_undecodable"] == 2
     after, _ = images_of(tmp_path / "out")
     assert len(after) == 7 and [after[1], after[2], after[4], after[6]] == [images[n] for n in over.index]

@@ -35,6 +35,7 @@ def summary_of(request: Request, source: AnySource, state: State, rounds: list[R
     decided = {name: int((decided_N == place).sum()) for place, name in enumerate(DECISIONS)}
     return Summary(
         data=str(request.data),
+        data_notices=source.notices,
         embeddings_from=[entry.embeddings_from for entry in rounds],
         plan=request.plan,
         start=request.start,

@@ -246,6 +246,7 @@ def _announce(cleaning, *, goes_on):
     }
     for name, text in lines.items():
         cleaning.progress.say(f"{name:>8}  {text}")
+    cleaning.progress.notices(source.notices)
 
 
 def look_at(request: Request, name: str) -> pathlib.Path:

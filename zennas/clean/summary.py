@@ -70,6 +70,7 @@ class Summary(Record):
     """What was decided: counts, histograms, and examples by the numbers of their images."""
 
     data: str
+    data_notices: list[str] = []  # what of it is not used, and how it was read
     embeddings_from: list[str]  # of each round
     plan: CleanPlan
     start: Literal["raw", "previous"]  # of the rounds after the first

@@ -19,7 +19,7 @@ import numpy as np
 from zennas.records import UserError
 from zennas.run_folder import cache_folder
 
-FORMAT = 1  # raised when an older index could not be read any more
+FORMAT = 2  # raised when an older index could not be read any more
 
 
 class Names:
@@ -81,6 +81,8 @@ class Index(NamedTuple):
     num_identities: int
     num_empty: int  # identities with no image
     fingerprint: str  # of what is in the data, wherever it lies
+    left_out: dict[str, list]  # as LeftOut.plain
+    notices: list[str]  # sentences on how the data was read
 
     @classmethod
     def of(
@@ -93,6 +95,8 @@ class Index(NamedTuple):
         names: Names | None = None,
         identities: Names | None = None,
         num_identities: int,
+        left_out: dict[str, list] | None = None,
+        notices: Iterable[str] = (),
     ) -> "Index":
         """An Index whose counts and fingerprint are computed."""
         digest = hashlib.sha256(f"{kind} {num_identities}".encode())
@@ -102,7 +106,19 @@ class Index(NamedTuple):
             digest.update(np.ascontiguousarray(column).data)
         num_empty = num_identities - int(np.count_nonzero(np.bincount(label_N, minlength=num_identities)))
         label_N = label_N.astype(np.int32)
-        return cls(kind, files, label_N, places, names, identities, num_identities, num_empty, digest.hexdigest()[:16])
+        return cls(
+            kind,
+            files,
+            label_N,
+            places,
+            names,
+            identities,
+            num_identities,
+            num_empty,
+            digest.hexdigest()[:16],
+            left_out or {},
+            list(notices),
+        )
 
 
 def kept_index(key: str, build: Callable[[], Index], *, what: pathlib.Path | str) -> pathlib.Path:
@@ -172,6 +188,8 @@ def _write(folder, index):
         "num_identities": index.num_identities,
         "num_empty": index.num_empty,
         "fingerprint": index.fingerprint,
+        "left_out": index.left_out,
+        "notices": index.notices,
         "places": list(index.places),
         "has_names": index.names is not None,
         "has_identities": index.identities is not None,

@@ -68,6 +68,7 @@ class Relabelled:
     def __init__(self, source, label_N: np.ndarray):
         label_N = np.asarray(label_N)
         self._source, self.path = source, source.path
+        self.left_out, self.notices = source.left_out, source.notices
         self._which_M = np.flatnonzero(label_N >= 0)
         number_C, label_M = np.unique(label_N[self._which_M], return_inverse=True)
         self.label_N = label_M.astype(np.int32)

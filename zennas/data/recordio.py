@@ -3,9 +3,10 @@
 A record is framed by two little-endian 32-bit words, the magic and 3 bits `part` + 29 bits length, and padded to 4
 bytes. A payload that holds the magic at a multiple of 4 is split there into parts (1 first, 2 middle, 3 last; 0 is
 whole), and the magic is put back between them. A payload begins with flag (uint32), label (float32), id and id2
-(uint64); `flag` float32 labels follow where it is above zero, then the encoded image. Record 0 is a header whose labels
-are [n, m]: images are records 1..n-1, and records n..m-1, where there are any, hold the [first, last) image records of
-one identity each.
+(uint64); `flag` float32 labels follow where it is above zero, then the encoded image. Record 0 may be a header: then no
+image follows its labels [n, m]. Images are records 1..n-1, and records n..m-1, where there are any, hold the
+[first, last) image records of one identity each. Without a header every record that holds an image is one, and its
+first label is its identity.
 Source: dmlc-core recordio.h and mxnet recordio.py (format), insightface (the header's meaning; recalled).
 """
 
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.data.left_out import NO_IMAGE_RECORD, UNLISTED, LeftOut
 from zennas.records import UserError
 from zennas.space.shape import DEFAULT_HW, height_and_width
 
@@ -31,6 +33,7 @@ HEADER = struct.Struct("<IfQQ")
 READ_AT_ONCE = 16384  # bytes; a 112 px JPEG fits, so one system call reads a record
 BLOCK_BYTES = 64 * 2**20  # of an .idx parsed at once
 BLOCK_RECORDS = 2**20
+SMALL_BYTES = 128  # of a record with its frame: smaller than any image, so whether one follows is looked up
 EXACT_FLOATS = 2**24  # float32 counts no further: beyond it a header's n and an identity's range are rounded
 
 
@@ -44,6 +47,16 @@ class Header(NamedTuple):
     flag: int
     label: float  # the first one, where there are several
     labels: tuple[float, ...]
+
+
+class Records(NamedTuple):
+    """The images of a .rec file, and what of it is none."""
+
+    record_N: np.ndarray  # int64
+    offset_N: np.ndarray  # int64
+    label_N: np.ndarray  # int32
+    num_classes: int | None  # of `property`
+    left_out: LeftOut
 
 
 def framed(payload: bytes) -> bytes:
@@ -95,10 +108,8 @@ def unpack(payload: bytes) -> tuple[Header, bytes]:
     return Header(flag, labels[0], labels), payload[end:]
 
 
-def index_records(
-    rec_path: pathlib.Path | str, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
-    """(record_N int64, offset_N int64, label_N int32, number of classes in `property` or None) of a .rec file's images.
+def index_records(rec_path: pathlib.Path | str, *, progress: Callable[[int, int], None] | None = None) -> Records:
+    """The Records of a .rec file.
 
     Identity records spare reading the header of every image. Without an .idx the .rec is walked. progress(done, total)
     is called now and then. UserError where file, .idx and `property` are damaged or do not belong together.
@@ -120,7 +131,8 @@ def index_records(
     try:
         table = _Table(rec_path, descriptor, words, record_K, offset_K, progress)
         table.checked(int(np.argmax(offset_K)))  # a file cut short ends inside its last record
-        image_N, label_N = _images(table)
+        left_out = LeftOut()
+        image_N, label_N = _images(table, left_out)
     finally:
         os.close(descriptor)
     bad = np.flatnonzero(~(label_N >= 0) | (label_N != np.floor(label_N)) | (label_N >= 2**31))
@@ -138,7 +150,7 @@ def index_records(
             f"{where}: label {label_N[which]}, but `property` beside it counts {num_classes} classes: "
             f"0..{num_classes - 1} are allowed"
         )
-    return record_K[image_N], offset_K[image_N], label_N, num_classes
+    return Records(record_K[image_N], offset_K[image_N], label_N, num_classes, left_out)
 
 
 class _Table(NamedTuple):
@@ -189,13 +201,13 @@ class _Table(NamedTuple):
         return flag_M, first_M, second_M, empty_M
 
 
-def _images(table):
+def _images(table, left_out):
     """(image_N: which of the table's records are images, label_N float64)."""
     record_K = table.record_K
-    header = table.checked(0)[0] if record_K[0] == 0 else None
-    if header is None or header.flag == 0:
-        image_N = np.arange(len(record_K))
-        return image_N, table.headers(image_N)[1]
+    header, image = table.checked(0) if record_K[0] == 0 else (None, b"")
+    # Labels before an image are a person's; an m below n is no header's.
+    if header is None or header.flag < 2 or image or not header.labels[1] >= header.labels[0]:
+        return _images_without_header(table, left_out)
     num_records = header.labels[0]
     end = int(num_records) if num_records >= 1 and np.isfinite(num_records) else 0
     if end > EXACT_FLOATS:  # what is an image shows in the records alone
@@ -203,14 +215,16 @@ def _images(table):
         _, label_N, _, empty_N = table.headers(image_N)
         return image_N[~empty_N], label_N[~empty_N]
     image_N = np.arange(1, int(np.searchsorted(record_K, end)))
+    identity_I = np.arange(len(image_N) + 1, len(record_K))
+    flag_I, first_I, last_I, empty_I = table.headers(identity_I) if len(identity_I) else [np.zeros(0)] * 4
+    if not empty_I.all():  # images stand where a header has none: record 0 is no header, it lacks its image
+        return _images_without_header(table, left_out)
     if end == 0 or len(image_N) != end - 1:
         raise UserError(
             f"{table.path}, record 0: announces images 1..{end - 1}, {len(image_N)} of them are listed; "
             "the .idx belongs to another file, or the .rec was cut"
         )
-    identity_I = np.arange(len(image_N) + 1, len(record_K))
     if len(identity_I):
-        flag_I, first_I, last_I, _ = table.headers(identity_I)
         order = np.argsort(first_I, kind="stable")
         first_I, last_I = first_I[order], last_I[order]
         tiled = (flag_I == 2).all() and first_I[0] == 1 and last_I[-1] == end and (first_I[1:] == last_I[:-1]).all()
@@ -218,8 +232,52 @@ def _images(table):
             _, label_I, _, _ = table.headers(first_I.astype(np.int64))
             _, other_I, _, _ = table.headers(last_I.astype(np.int64) - 1)
             if (label_I == other_I).all():
-                return image_N, np.repeat(label_I, (last_I - first_I).astype(np.int64))
-    return image_N, table.headers(image_N)[1]
+                label_N = np.repeat(label_I, (last_I - first_I).astype(np.int64))
+                return _with_an_image(table, image_N, label_N, left_out)
+    return _with_an_image(table, image_N, table.headers(image_N)[1], left_out)
+
+
+def _images_without_header(table, left_out):
+    """As `_images`, where every record may be an image."""
+    record_K = table.record_K
+    _, label_K, _, empty_K = table.headers(np.arange(len(record_K)))
+    for record in record_K[empty_K].tolist():
+        left_out.add(NO_IMAGE_RECORD, f"record {record}")
+    for offset in _unlisted(table):
+        left_out.add(UNLISTED, f"at offset {offset}")
+    return np.flatnonzero(~empty_K), label_K[~empty_K]
+
+
+def _with_an_image(table, image_N, label_N, left_out):
+    """(image_N, label_N) without the records that end with their labels."""
+    order = np.argsort(table.offset_K, kind="stable")
+    size_K = np.empty(len(order), np.int64)
+    size_K[order] = np.diff(table.offset_K[order], append=len(table.words) * 4)  # up to the next one
+    small = np.flatnonzero(size_K[image_N] <= SMALL_BYTES)
+    if not len(small):
+        return image_N, label_N
+    empty = small[table.headers(image_N[small])[3]]
+    for record in table.record_K[image_N[empty]].tolist():
+        left_out.add(NO_IMAGE_RECORD, f"record {record}")
+    return np.delete(image_N, empty), np.delete(label_N, empty)
+
+
+def _unlisted(table):
+    """The offsets at which records begin that the .idx does not list: what lies between those that it lists."""
+    offset_K, size = np.sort(table.offset_K), len(table.words) * 4
+    length_K = (table.words[offset_K // 4 + 1] & (1 << LENGTH_BITS) - 1).astype(np.int64)
+    end_K = offset_K + FRAME.size + length_K + -length_K % 4
+    next_K = np.append(offset_K[1:], size)
+    gap = end_K < next_K
+    for end, until in [(0, int(offset_K[0])), *zip(end_K[gap].tolist(), next_K[gap].tolist(), strict=True)]:
+        while end + FRAME.size <= until:
+            magic, word = table.words[end // 4 : end // 4 + 2].tolist()
+            if magic != MAGIC:
+                break  # no record: what follows is not ours to judge
+            if word >> LENGTH_BITS in (WHOLE, FIRST):
+                yield end
+            length = word & (1 << LENGTH_BITS) - 1
+            end += FRAME.size + length + -length % 4
 
 
 def _bad(path, record, offset, why):

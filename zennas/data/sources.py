@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from zennas.data.image_set import ImageSet, changed_at
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
-from zennas.data.shards import IMAGE_SUFFIXES, list_members
+from zennas.data.left_out import BESIDE, LeftOut, is_hidden, line_of
+from zennas.data.listing import IMAGE_SUFFIXES, below, walk
+from zennas.data.people import people_of
+from zennas.data.shards import list_members
 from zennas.records import UserError, some, suggestion
 
 ACCEPTED = (
@@ -34,10 +38,13 @@ class Source:
     - label_N: int32, memory-mapped
     - identity_names: a sequence, or None where identities are numbers
     - fingerprint: of the content, the same wherever the data lies
+    - left_out: what of the data is not used, as LeftOut.plain
+    - notices: sentences on that, and on how the data was read
     """
 
-    def __init__(self, path, folder):
-        self.path, self.folder = pathlib.Path(path), folder
+    def __init__(self, path, folder, beside):
+        """folder: of its index. beside: LeftOut.plain of what lies beside its files."""
+        self.path, self.folder, self._beside = pathlib.Path(path), folder, beside
         self._index = load_index(folder)
         self._kind = KINDS[self._index.kind]
         self._files = collections.OrderedDict()
@@ -47,9 +54,11 @@ class Source:
         self.num_empty_identities = self._index.num_empty
         self.identity_names = self._index.identities
         self.fingerprint = self._index.fingerprint
+        self.left_out = self._index.left_out | beside
+        self.notices = [*filter(None, [line_of(self.left_out)]), *self._index.notices]
 
     def __reduce__(self):
-        return Source, (self.path, self.folder)
+        return Source, (self.path, self.folder, self._beside)
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of image `index`; CorruptImageError where they cannot be had."""
@@ -131,43 +140,62 @@ def open_source(
         raise UserError(f"{identities} and {labels}: identities and labels exclude each other; labels leave out images")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
-    kind, files, key = _what_lies_at(path)
+    kind, files, key, beside = _what_lies_at(path)
     folder = kept_index(f"{kind}\n{key}", lambda: KINDS[kind].build(files, progress), what=path)
     if identities is not None:
         wanted = _wanted_names(identities)
         key = f"{folder.name}\n" + "\n".join(sorted(wanted))
         whole = folder
         folder = kept_index(key, lambda: _restricted(load_index(whole), wanted, identities, path), what=path)
-    source = Source(path, folder)
+    source = Source(path, folder, beside.plain())
     return source if labels is None else relabelled(source, labels)
 
 
 def _what_lies_at(path):
-    """(kind, files, cache key)."""
+    """(kind, files, cache key, LeftOut of what lies beside them)."""
+    left_out = LeftOut()
     if path.is_file():
-        if path.suffix not in (".rec", ".tar"):
+        if path.suffix.lower() not in (".rec", ".tar"):
             raise UserError(f"{path}: is a file of no known layout; {ACCEPTED}")
-        kind, files = ("records" if path.suffix == ".rec" else "tars"), [path]
-    elif (path / "train.rec").is_file():
-        kind, files = "records", [path / "train.rec"]
-    elif files := sorted(path.glob("*.tar")):
-        kind = "tars"
+        kind, files = ("records" if path.suffix.lower() == ".rec" else "tars"), [path]
     else:
-        return _image_folder(path)
-    beside = [files[0].with_suffix(".idx"), files[0].with_name("property")] if kind == "records" else []
-    return kind, files, file_key([*files, *(file for file in beside if file.is_file())])
+        names = sorted(name for name in _names_in(path) if not is_hidden(name))
+        tars = [name for name in names if name.lower().endswith(".tar")]
+        if "train.rec" in names:
+            kind, files = "records", [path / "train.rec"]
+            beside = [name for name in names if name.lower().endswith((".rec", ".tar")) and name != "train.rec"]
+        elif tars:
+            kind, files = "tars", [path / name for name in tars]
+            beside = [name for name in names if name not in tars]
+        else:
+            return "folders", [path], _folder_key(path), left_out
+        for name in beside:
+            left_out.add(BESIDE, name)
+    parts = [files[0].with_suffix(".idx"), files[0].with_name("property")] if kind == "records" else []
+    return kind, files, file_key([*files, *(file for file in parts if file.is_file())]), left_out
 
 
-def _image_folder(path):
-    """As `_what_lies_at`. A folder's time of change tells when a file was added or taken away: no file is listed."""
-    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise UserError(f"{path}: holds no train.rec, no .tar file and no sub-folder; {ACCEPTED}")
-    return "folders", [path, *folders], file_key(path / name for name in folders)
+def _names_in(path):
+    try:
+        return os.listdir(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _folder_key(path):
+    """What tells the images of a folder from what they were."""
+    digest, left_out = hashlib.sha256(), LeftOut()
+    for listed in walk(path, left_out):
+        digest.update(f"{listed.folder}/\n".encode(errors="surrogateescape"))
+        for name, status in zip(listed.names, listed.stats, strict=True):
+            digest.update(f"{name}/{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    digest.update(json.dumps(left_out.plain()).encode())
+    return f"{path.absolute()}\n{digest.hexdigest()}"
 
 
 def _build_records(files, progress):
-    record_N, offset_N, label_N, num_classes = recordio.index_records(files[0], progress=progress)
+    records = recordio.index_records(files[0], progress=progress)
+    label_N, num_classes = records.label_N, records.num_classes
     if not len(label_N):
         raise UserError(f"{files[0]}: holds no image")
     identities = None
@@ -177,9 +205,10 @@ def _build_records(files, progress):
         "records",
         [os.path.abspath(files[0])],
         label_N,
-        places={"record": record_N, "offset": offset_N},
+        places={"record": records.record_N, "offset": records.offset_N},
         identities=identities,
         num_identities=num_classes,
+        left_out=records.left_out.plain(),
     )
 
 
@@ -198,28 +227,41 @@ def _build_tars(files, progress):
         names=members.names,
         identities=identities,
         num_identities=num_identities,
+        left_out=members.left_out.plain(),
+        notices=members.notices,
     )
 
 
 def _build_folders(files, progress):
-    path, *folders = files
-    names, label = [], []
-    for number, folder in enumerate(folders):
-        files = sorted(name for name in os.listdir(path / folder) if name.lower().endswith(IMAGE_SUFFIXES))
-        names += [f"{folder}/{name}" for name in files]
-        label += [number] * len(files)
+    path, left_out, listed_of = files[0], LeftOut(), {}
+    for listed in walk(path, left_out):
+        listed_of[listed.folder] = listed.names
         if progress:
-            progress(number + 1, len(folders))
+            progress(len(listed_of), len(listed_of) + 1)
+    people = people_of([({folder for folder, names in listed_of.items() if names}, listed_of.keys())])
+    names, label = [], []
+    for folder in [*people.label_of, *people.why_not]:
+        paths = [below(folder, name) for name in listed_of[folder]]
+        if why := people.why_not.get(folder):
+            for image in paths:
+                left_out.add(why, image)
+        else:
+            names += paths
+            label += [people.label_of[folder]] * len(paths)
     if not names:
-        raise UserError(f"{path}: no image in its {len(folders)} sub-folders; {ACCEPTED}")
+        raise UserError(
+            f"{path}: holds no train.rec, no .tar file and no sub-folder with images{left_out.aside()}; {ACCEPTED}"
+        )
     return Index.of(
         "folders",
         [os.path.abspath(path)],
         np.array(label, np.int64),
         places={},
         names=Names.of(names),
-        identities=Names.of(folders),
-        num_identities=len(folders),
+        identities=Names.of(people.names),
+        num_identities=len(people.names),
+        left_out=left_out.plain(),
+        notices=people.notices,
     )
 
 
@@ -268,6 +310,8 @@ def _restricted(index, wanted, identities_path, path):
         names=index.names.taken(which) if index.names is not None else None,
         identities=Names.of(name for _, name in kept),
         num_identities=len(kept),
+        left_out=index.left_out,
+        notices=index.notices,
     )
 
 

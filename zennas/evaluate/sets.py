@@ -138,7 +138,9 @@ def open_all(where: str, progress: Callable[[int, int], None] | None = None) -> 
         return EvaluationSet(path.stem, listed.images, {"label_N": listed.label_N}, listed.notices)
     source = open_source(where, progress=progress)
     label_N = np.asarray(source.label_N, np.int64)
-    return EvaluationSet(source.path.absolute().stem, source.some(np.arange(source.num_images)), {"label_N": label_N})
+    return EvaluationSet(
+        source.path.absolute().stem, source.some(np.arange(source.num_images)), {"label_N": label_N}, source.notices
+    )
 
 
 def _list_and_images(where, protocol):

@@ -53,6 +53,7 @@ class Masked(Record):
     num_damaged: int  # chosen or not
     num_bluish: int
     kinds: dict[str, int]
+    data_notices: list[str] = []  # what of the data is not used, and how it was read
 
 
 class WrittenLayout(Record):
@@ -157,6 +158,7 @@ def _mask(masking, options, state, goes_on, progress):
         f"masking {options.ratio:.0%} of {source.num_images:,} images of {source.num_identities:,} identities with "
         f"{', '.join(masking.masker.dressing.names)}; {num_workers} process(es), seed {options.seed}"
     )
+    progress.notices(source.notices)
     progress.begin("masking")
     num_done = source.num_images - sum(span.last - span.first for span in todo)
     count = progress.counting("images")
@@ -168,7 +170,7 @@ def _mask(masking, options, state, goes_on, progress):
     num_written = _write_records(masking, spans, options.out, progress.counting("parts"))
     progress.end()
     table = _write_table(masking, spans, options.out)
-    summary = _summary(table, num_written)
+    summary = _summary(table, num_written, source.notices)
     warnings = warnings_of(summary)
     _write_names(source, options.out)
     write_report(options.out / REPORT, summary, table, source, options, state["made_by"], warnings=warnings)
@@ -229,7 +231,7 @@ def _write_names(source, folder):
         write_atomically(folder / IDENTITIES, "".join(f"{name}\n" for name in source.identity_names))
 
 
-def _summary(path, num_written):
+def _summary(path, num_written, notices):
     every = rows_of(path, ["chosen", "masked", "damaged"])
     masked = rows_of(path, ["kind", "bluish"], where=pc.field("masked"))
     why = rows_of(path, ["why"], where=pc.field("why").is_valid())["why"]
@@ -248,6 +250,7 @@ def _summary(path, num_written):
         num_damaged=num(every["damaged"]),  # chosen or not
         num_bluish=num(masked["bluish"]),
         kinds={entry["values"]: entry["counts"] for entry in sorted(kinds, key=lambda entry: entry["values"])},
+        data_notices=notices,
     )
 
 

@@ -24,6 +24,7 @@ class Data:
     fingerprint: str  # of the content, the same wherever it lies
     counts: dict[str, int]  # num_...: how much it is; stands in run.json and result.json
     text: str  # the same for people
+    notices: tuple[str, ...] = ()  # sentences on what of it is not used, and on how it was read
 
 
 class Batch(typing.Protocol):

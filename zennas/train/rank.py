@@ -54,6 +54,7 @@ def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
             "device": str(ranks.device),
             "skipped_steps": trained.num_skipped,
             "corrupt_images": corrupt,
+            "data_notices": list(data.notices),
         }
         result = finish(
             request,
@@ -126,6 +127,7 @@ def _announce(job, spent, ranks, progress):
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")
+    progress.notices(job.data.notices)
 
 
 def _accuracies(job, ranks, progress):

@@ -41,7 +41,7 @@ def table_of(setting: Setting, tried: list[Tried]) -> pd.DataFrame:
 
 
 def summary_of(
-    setting: Setting, tried: list[Tried], *, confirmed: tuple[dict[str, Proposal], list[int]] | None = None
+    setting: Setting, source: Any, tried: list[Tried], *, confirmed: tuple[dict[str, Proposal], list[int]] | None = None
 ) -> dict[str, Any]:
     """What was found, as a plain dict: recipe and best as their trials ended, and what other seeds gave, where
     `confirmed` is ({name: Proposal}, seeds). `best` is the best trial that was run to its end, None where none was."""
@@ -60,6 +60,7 @@ def summary_of(
         "best": _told(setting, best),
         "confirmed": None if confirmed is None else _confirmed(setting, *confirmed),
         **tuning.described(plan, setting.groups),
+        "data_notices": list(source.notices),
         "made_by": provenance(seed=plan.seed, command=setting.request.command).model_dump(),
     }
 

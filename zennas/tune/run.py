@@ -78,17 +78,17 @@ def _search(request: Request, progress: Progress) -> dict[str, Any]:
         task_of(request.task).check_plan(
             setting.plan(Proposal(), request.tune.seed), request.name
         )  # a short run of the recipe is a recipe
-        _announce(setting, progress)
+        _announce(setting, source, progress)
         with trials.workers(
             request.num_workers, say=progress.say, threads=request.num_threads, address=request.address
         ):
             tried = trials.search(setting, place=progress.place, log=request.out / LOG)
-            summary = summary_of(setting, tried)
+            summary = summary_of(setting, source, tried)
             if summary["best"] is not None and request.tune.confirm_seeds:
                 seeds = [request.tune.seed + 1 + number for number in range(request.tune.confirm_seeds)]
                 rows = to_confirm(setting.proposal(summary["best"]["knobs"]), request.tune)
                 trials.confirm(setting, list(rows.values()), seeds, progress)
-                summary = summary_of(setting, tried, confirmed=(rows, seeds))
+                summary = summary_of(setting, source, tried, confirmed=(rows, seeds))
         write_outcome(setting, source, tried, summary)
         save_run(request.out, state | {"summary": summary})
         return summary
@@ -117,7 +117,7 @@ def _shapes(request):
     return equal_macs(request.candidate, request.space, request.tune.backbone)
 
 
-def _announce(setting, progress):
+def _announce(setting, source, progress):
     request, plan, tuning = setting.request, setting.request.tune, setting.tuning
     factors = [name for name in factors_of(plan) if getattr(plan, name) is not None]
     shapes = f"; {len(setting.shapes)} shapes of equal multiply-accumulates" if plan.backbone is not None else ""
@@ -132,5 +132,6 @@ def _announce(setting, progress):
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")
+    progress.notices(source.notices)
     for note in tuning.page.notes(tuning.described(plan, setting.groups)):
         progress.say(f"warning: {note}", style="yellow")

@@ -59,6 +59,7 @@ def open_data(request, progress) -> Data:
         source.fingerprint,
         {"num_images": source.num_images, "num_identities": source.num_identities},
         f"{source.num_images:,} images of {source.num_identities:,} identities{chosen}",
+        tuple(source.notices),
     )
 
 
