@@ -245,7 +245,7 @@ def train(
     teacher: Teacher: a folder that zennas train wrote, weights of another project (backbone.pth), an ONNX file, a .pt2;
         FILE[,normalise=...][,px=...], as zennas evaluate takes it. [default: none]
     from_: Checkpoint (a folder step-N of another run) whose weights and step to begin from.
-    verify: SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.
+    verify: SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.
     identities: Text file of identities, one a line: train on these alone.
     labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.
     epochs: The same as --set epochs=N.
@@ -348,7 +348,7 @@ def run(
     minutes: Of the search. [default: the experiment's]
     candidates: Stop the search after so many scored candidates.
     teacher: Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...]. [default: none]
-    verify: SET.bin or PAIRS.txt@SOURCE; may be repeated.
+    verify: SET.bin or PAIRS@SOURCE; may be repeated.
     identities: Text file of identities to train on.
     set: KEY=VALUE of the training recipe; may be repeated.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
@@ -381,7 +381,7 @@ def evaluate(
     A set is [PROTOCOL:]WHERE:
 
       SET.bin                         InsightFace's pairs (lfw.bin): ten folds, the flipped image added
-      PAIRS.txt@IMAGES                the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec
+      PAIRS@IMAGES                    the same for LFW's pairs.txt, a CSV of two paths and 1 or 0, CFP's Protocol
       ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1
       mfr:LIST.csv@IMAGES             the InsightFace tracks' MFR: masks, children, races, all; their ranking
       webface:LIST.csv@IMAGES         the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard

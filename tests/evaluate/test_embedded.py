@@ -17,7 +17,7 @@ from zennas.embed.model import open_model
 from zennas.embed.named import open_named
 from zennas.evaluate import embedded as embedded_module
 from zennas.evaluate.embedded import embedded
-from zennas.evaluate.sets import open_all, open_pairs
+from zennas.evaluate.sets import open_all, open_identification, open_pairs
 from zennas.records import UserError
 
 pytestmark = pytest.mark.usefixtures("own_embeddings")
@@ -146,7 +146,7 @@ def test_what_cannot_be_used_is_counted_and_named(drawn, tmp_path):
     assert unreadable.startswith("1 images could not be read this time") and unreadable.endswith("nobody: 1.png")
     assert not_finite == "2 embeddings are not finite and count as like nobody: 3.png, 4.png"
     assert zero == "2 embeddings are zero and count as like nobody: 5.png, 7.png"
-    assert equal.startswith("2 images have the same embedding as another one") and equal.endswith(": 10.png = 11.png")
+    assert equal == "2 images are the same picture as another one, under another name: 10.png = 11.png"
     assert torn == "of these, 1 groups have more than one label: 10.png = 11.png"
 
 
@@ -169,9 +169,7 @@ def test_what_could_not_be_read_is_asked_for_again(drawn, tmp_path):
 def test_the_network_that_gave_up_is_seen(drawn):
     model, _ = model_of(fallback=3.0)
     equal, torn = embedded(open_all(drawn), model, flip=False).notices
-    assert equal.startswith(
-        "11 images have the same embedding as another one (the same picture twice, or a network that gave up)"
-    )
+    assert equal.startswith("11 different pictures have the same embedding, as of a network that gave up: 1.png = ")
     assert "1 groups have more than one label" in torn
 
 
@@ -179,7 +177,25 @@ def test_pairs_have_no_labels_to_be_torn(tmp_path, faces):
     (tmp_path / "pairs.txt").write_text("1\t1\np00\t1\t2\np01\t1\tp02\t1\n")
     model, _ = model_of(fallback=3.0)
     (said,) = embedded(open_pairs(f"{tmp_path / 'pairs.txt'}@{faces}"), model, flip=True).notices
-    assert said.startswith("4 images have the same embedding")
+    assert said.startswith("4 different pictures have the same embedding, as of a network that gave up: p00/")
+
+
+def test_a_picture_that_is_probe_and_gallery_at_once_is_said_for_what_it_is(drawn, tmp_path, own_embeddings):
+    """By its name, or as a copy under another name; a network that answers nothing else is not suspected."""
+    (tmp_path / "images" / "copy.png").write_bytes((tmp_path / "images" / "3.png").read_bytes())
+    probes, gallery = (("1", "a"), ("3", "b"), ("4", "c")), (("1", "a"), ("2", "a"), ("copy", "b"), ("4", "c"))
+    rows = [(f"{name}.png", label, "probe") for name, label in probes]
+    rows += [(f"{name}.png", label, "gallery") for name, label in gallery]
+    write_list(tmp_path / "ids.csv", ("image", "label", "role"), rows)
+    the_set = open_identification(f"{tmp_path / 'ids.csv'}@{tmp_path / 'images'}")
+    assert the_set.notices == [
+        "2 of 3 probes are also in the gallery: 1.png, 4.png; the own image is left out of what is searched"
+    ]
+    model, _ = model_of({})
+    assert embedded(the_set, model, flip=False).notices == [
+        "2 images are the same picture as another one, under another name: 3.png = copy.png",
+        "of these, 1 groups of one picture are searched for and in the gallery at once: 3.png = copy.png",
+    ]
 
 
 @pytest.mark.parametrize("value", [torch.nan, 0.0, -torch.inf])

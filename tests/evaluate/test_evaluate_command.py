@@ -22,6 +22,7 @@ import zennas
 from tests.embed.test_model import as_torchscript, made
 from tests.evaluate.conftest import SETS, image_name, ran, saved, square_weights, squares, write_list
 from tests.processes import forked
+from tests.tasks.face.test_pair_lists import write_cfp
 from tests.tasks.face.test_pairs import hostile
 from zennas.data.sources import open_source
 from zennas.embed import embeddings
@@ -31,6 +32,7 @@ from zennas.evaluate.protocols import PROTOCOLS, EvaluationProtocol, protocol_li
 from zennas.evaluate.results import Evaluation
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
+from zennas.tasks.face.pairs import sets_of
 
 FACE_PX = 32  # of the drawn faces: nothing is resized
 KEYS = {  # of results.json, which others read
@@ -210,12 +212,21 @@ def test_what_is_odd_is_said_and_kept(given, faces, tmp_path):
     assert twice == "1 images stand in the list more than once and count as often: a.png"
     assert corrupt.startswith("1 images cannot be read and are like nobody: bad.png: ")
     assert (
-        equal.startswith("3 images have the same embedding as another one")
+        equal == "3 images are the same picture as another one, under another name: a.png = a.png"
         and "1 groups have more than one label" in torn
     )
     log = pathlib.Path("run/evaluate.log").read_text()
     assert all(notice in ended.stderr and notice in log for notice in entry["notices"])
     assert entry["where"]["0"] == "bad.png" and (pd.read_csv("run/results.csv").num_unusable == 1).all()
+
+
+def test_cfp_gives_both_of_its_sets(given, tmp_path):
+    """By the folder that its authors ship; each set is told by its own name."""
+    ended = ran(*given[:2], "--set", str(write_cfp(tmp_path / "cfp") / "Protocol"), "--out", "run", "--json")
+    evaluation = json.loads(ended.stdout)
+    assert ended.code == 0 and [entry["name"] for entry in evaluation["sets"]] == ["CFP-FF@cfp", "CFP-FP@cfp"]
+    assert [entry["given"] for entry in evaluation["sets"]] == sets_of(str(tmp_path / "cfp"))
+    assert {entry["metrics"][0]["num_same"] for entry in evaluation["results"]} == {2}
 
 
 def test_latency_stands_beside_the_numbers(given, tiny, tmp_path):

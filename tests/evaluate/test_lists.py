@@ -161,10 +161,11 @@ def test_members_of_a_tar(tmp_path, faces, monkeypatch):
     (tmp_path / "tars").mkdir()
     tar = write_tar(tmp_path / "tars" / "x.tar", faces)
     for source in (tar, tmp_path / "tars"):
-        found = listed(tmp_path, source, f"image,label\nfaces/{C},1\nfaces/{A},2\n")
-        assert [found.images.read(image) for image in (0, 1)] == [(faces / name).read_bytes() for name in (C, A)]
-        with pytest.raises(UserError, match=rf"1 of 1 images are not in .*: {A}; a name there: faces/p"):
-            listed(tmp_path, source, f"image,label\n{A},1\n")
+        for folder in ("faces/", ""):  # in the list, or not
+            found = listed(tmp_path, source, f"image,label\n{folder}{C},1\n{folder}{A},2\n")
+            assert [found.images.read(image) for image in (0, 1)] == [(faces / name).read_bytes() for name in (C, A)]
+        with pytest.raises(UserError, match=r"1 of 2 images are not in .*: p77/x.png; a name there: faces/p"):
+            listed(tmp_path, source, f"image,label\n{A},1\np77/x.png,1\n")
 
 
 def test_numbers_of_records(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_what_is_no_set_of_pairs(tmp_path, faces, own_embeddings):
     pairs, _, folder = as_pairs(tmp_path, faces).partition("@")
     for where, says in (
         (pairs, "say where its images are: .*drawn.txt@SOURCE"),
-        (folder, "faces without pairs; give PAIRS.txt@.*, or an InsightFace SET.bin"),
+        (folder, "faces without pairs; give PAIRS@.*, or an InsightFace SET.bin"),
         (f"{pairs}@{folder}/nowhere", "nowhere: no such file or folder; accepted are"),
         (f"{tmp_path}/nowhere.txt@{folder}", "nowhere.txt: cannot be read"),
         (f"{tmp_path}/nowhere.bin", "nowhere.bin: cannot be read"),

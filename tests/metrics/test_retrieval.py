@@ -327,6 +327,29 @@ def test_tpir_is_tar_at_far_of_those_found_first():
     assert tpirs == sorted(tpirs) and tpirs[0] < tpirs[-1] and found.points[-1].threshold == -math.inf
 
 
+def test_a_probe_does_not_find_its_own_image(blocks):
+    """Each of the gallery's images searched for in all of it: as if the gallery were without it, image by image."""
+    gallery, label, _ = clustered(24, 9, seed=17)
+    image = np.arange(24) // 2 * 2 + (np.arange(24) == 23)  # two rows of one image, but for the last two
+    found = identify(gallery, label, gallery, label, images=(image, image), fpirs=(0.2,))
+    answers = reidentify(gallery, label, None, gallery, label, None, images=(image, image))
+    for probe in range(24):
+        others = image != image[probe]
+        alone = identify(gallery[[probe]], label[[probe]], gallery[others], label[others])
+        assert found.rank_P[probe] == alone.rank_P[0] and found.other_P[probe] == alone.other_P[0]
+        if alone.rank_P[0]:
+            assert found.own_P[probe] == alone.own_P[0]
+            assert found.own_image_P[probe] == np.flatnonzero(others)[alone.own_image_P[0]]
+        again = reidentify(gallery[[probe]], label[[probe]], None, gallery[others], label[others], None)
+        np.testing.assert_equal(answers.ap_Q[probe], again.ap_Q[0])
+    assert 0 < found.num_mated < 24 or found.num_mated == (found.rank_P > 0).sum()
+    # With nothing but itself in the gallery nobody is found, wrongly or rightly.
+    alone = identify(gallery[:1], [3], gallery[:1], [3], images=([7], [7]), fpirs=(0.0,))
+    assert alone.num_non_mated == 1 and alone.other_image_P.tolist() == [-1] and alone.points[0].num_accepted == 0
+    with pytest.raises(UserError, match="probe: 24 embeddings, and a image of shape"):
+        identify(gallery, label, gallery, label, images=(image[1:], image))
+
+
 def test_identities_that_are_equal_and_images_that_are_many():
     """One identity with three images nearer than the right one is one identity; one as near as the right one is before
     it.

@@ -17,6 +17,8 @@ from zennas.records import NAMED, UserError, some
 
 SHORTEST = 1e-12  # an embedding that is shorter has no direction
 ROWS = 8192  # looked at at a time
+# Groups of equal embeddings whose pictures are compared, and images of each: a second of reading at most.
+COMPARED, COMPARED_OF_EACH = 256, 8
 
 
 class Embedded(NamedTuple):
@@ -92,19 +94,50 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
             f"{len(short)} embeddings are zero and count as like nobody: "
             f"{some([where(image) for image in short], len(short))}"
         )
-    groups = _equal_rows(embedding_ND)
-    if groups:
-        alike = [" = ".join(where(image) for image in group[:2]) for group in groups]
-        notices.append(
-            f"{sum(len(group) for group in groups)} images have the same embedding as another one "
-            f"(the same picture twice, or a network that gave up): {some(alike, len(groups))}"
-        )
-        label_N = the_set.column.get("label_N")
-        torn = [group for group in groups if label_N is not None and len(set(label_N[group].tolist())) > 1]
-        if torn:
-            mixed = [" = ".join(where(image) for image in group[:2]) for group in torn]
-            notices.append(f"of these, {len(torn)} groups have more than one label: {some(mixed, len(torn))}")
+    return notices + _equals(_equal_rows(embedding_ND), the_set)
+
+
+def _equals(groups, the_set):
+    """Sentences about images whose embeddings are equal: pictures that stand there twice, and a network that tells
+    different ones not apart. An image that a list has in several lines is one, and was said to be when it was read."""
+    where, notices = the_set.images.where, []
+    groups = [group for group in groups if len({where(image) for image in group}) > 1]
+    kinds = {
+        "images are the same picture as another one, under another name": [],
+        "different pictures have the same embedding, as of a network that gave up": [],
+        "further images have the same embedding as another one (not looked at)": [],
+    }
+    same, different, further = kinds.values()
+    for place, group in enumerate(groups):
+        kind = further if place >= COMPARED else same if _same_picture(the_set.images, group) else different
+        kind.append(group)
+    for text, of_kind in kinds.items():
+        if of_kind:
+            notices.append(f"{sum(map(len, of_kind))} {text}: {_named(of_kind, where)}")
+            notices += _torn(of_kind, the_set, "label_N", "have more than one label")
+    if same:
+        notices += _torn(same, the_set, "first_N", "of one picture are searched for and in the gallery at once")
     return notices
+
+
+def _same_picture(images, group):
+    """Whether the first few images of a group are the same, byte by byte."""
+    try:
+        return len({images.read(image) for image in group[:COMPARED_OF_EACH]}) == 1
+    except CorruptImageError:
+        return False
+
+
+def _torn(groups, the_set, column, what):
+    """A sentence about groups in which a column of the set has several values, or none."""
+    value_N = the_set.column.get(column)
+    torn = [group for group in groups if value_N is not None and len(set(value_N[group].tolist())) > 1]
+    return [f"of these, {len(torn)} groups {what}: {_named(torn, the_set.images.where)}"] if torn else []
+
+
+def _named(groups, where):
+    """The first two images of the first few groups."""
+    return some([" = ".join(where(image) for image in group[:2]) for group in groups[: NAMED + 1]], len(groups))
 
 
 def _can_be_read(images, image):

@@ -179,6 +179,7 @@ def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeToo
         for image_M in (query_Q, gallery_G)
         for part in (embedding_ND[image_M], column["label_N"][image_M], column["camera_N"][image_M])
     ]
+    of_images = column["image_N"][query_Q], column["image_N"][gallery_G]
     metrics, curves, notices = [], [], []
     again = functools.partial(k_reciprocal, progress=tools.counting("images, to re-rank"))
     for subset, rerank in (("", None), ("re-ranked", again)):
@@ -186,7 +187,7 @@ def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeToo
             note = f"re-ranking holds {MAX_DISTANCES:,} distances at most: fewer queries at a time can have it"
             metrics.append(Metric(name="mAP", subset=subset, value=None, note=note))
             continue
-        ranking = reidentify(*given, ranks=RANKS, rerank=rerank, progress=tools.counting("queries"))
+        ranking = reidentify(*given, images=of_images, ranks=RANKS, rerank=rerank, progress=tools.counting("queries"))
         num = ranking.num_queries - len(ranking.unanswerable)
         counts = {
             "subset": subset,
@@ -216,6 +217,7 @@ def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools
         column["label_N"][probe_P],
         embedding_ND[gallery_G],
         column["label_N"][gallery_G],
+        images=(column["image_N"][probe_P], column["image_N"][gallery_G]),
         ranks=RANKS,
         progress=tools.counting("probes"),
     )

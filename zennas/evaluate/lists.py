@@ -3,8 +3,6 @@
 # N images of a list
 
 import csv
-import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from zennas.data.image_set import ImageSet, changed_at, read_file
-from zennas.data.sources import open_source
+from zennas.data.image_set import ImageSet
+from zennas.data.named_images import find_images
 from zennas.records import UserError, some, suggestion
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
@@ -27,6 +25,7 @@ class ImageList(NamedTuple):
     label_names: np.ndarray  # of each of them, as the list has it
     column: dict  # name -> array of text
     line_N: np.ndarray  # of the file, for errors
+    image_N: np.ndarray  # int64: equal where an image stands in several lines
     notices: list  # what is odd about the list
 
 
@@ -42,10 +41,10 @@ def read_list(
     and perhaps `optional` ones.
 
     Columns are parted by commas, tabs where the file ends in .tsv.
-    images_path: a folder, to which the paths in `image` are relative, or a .tar, a folder of .tar shards or RecordIO,
-    in which they are the members' names (in RecordIO the number of the record). UserError for columns that are
-    missing or unknown, paths that lead out of the folder, and images that are not there, counted and named.
-    An image that stands in several lines is several images, and said to be.
+    images_path: where `find_images` finds them: a folder, to which the paths in `image` are relative, or a .tar, a
+    folder of .tar shards or RecordIO. UserError for columns that are missing or unknown, paths that lead out of the
+    folder, and images that are not there, counted and named. An image that stands in several lines is several images,
+    and said to be.
     """
     path, images_path = pathlib.Path(path), pathlib.Path(images_path)
     line_N, table = _table(path)
@@ -65,10 +64,19 @@ def read_list(
         if len(empty := np.flatnonzero(table[name] == "")):
             raise UserError(f"{path}, line {line_N[empty[0]]}: no {name} ({len(empty)} such lines)")
     image_N = table["image"]
-    images = _images(path, image_N, images_path, progress)
+    images = find_images(path, image_N.tolist(), images_path, progress=progress)
     label_N, names = pd.factorize(table["label"], sort=True)
+    same_N, _ = pd.factorize(image_N)
     column = {name: values_N for name, values_N in table.items() if name not in ("image", "label")}
-    return ImageList(images, label_N.astype(np.int64), names, column, line_N, _oddities(image_N, label_N))
+    return ImageList(
+        images,
+        label_N.astype(np.int64),
+        names,
+        column,
+        line_N,
+        same_N,
+        _oddities(image_N, label_N, column.get("role", np.zeros(len(image_N)))),
+    )
 
 
 def truths(listed: ImageList, name: str, path: pathlib.Path) -> np.ndarray:
@@ -135,51 +143,11 @@ def _table(path):
     }
 
 
-def _images(path, image_N, images_path, progress):
-    if not os.path.exists(images_path):
-        raise UserError(f"{path}: its images: {images_path}: no such file or folder")
-    is_folder = images_path.is_dir() and not (images_path / "train.rec").exists() and not any(images_path.glob("*.tar"))
-    return in_folder(path, image_N, images_path) if is_folder else _in_source(path, image_N, images_path, progress)
-
-
-def in_folder(path: pathlib.Path, image_N: np.ndarray, folder: pathlib.Path) -> ImageSet:
-    """The ImageSet of the files that `path` names below a folder;
-    UserError where some lead out of it or are not there."""
-    if outside := [name for name in image_N if leads_out(name)]:
-        raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
-    digest, missing = hashlib.sha256(str(folder.resolve()).encode()), []
-    for name in image_N:
-        changed = changed_at(folder / name)
-        if changed == "missing":
-            missing.append(name)
-        digest.update(f"{name}\n{changed}\n".encode())
-    if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(image_N)} images are not in {folder}: {some(missing)}")
-    fingerprint = digest.hexdigest()[:16]
-    return ImageSet(len(image_N), lambda image: read_file(folder / image_N[image]), image_N.__getitem__, fingerprint)
-
-
-def _in_source(path, image_N, source_path, progress):
-    source = open_source(source_path, progress=progress)
-    if source.name(0) is None:
-        place = {str(source.record(number)): number for number in range(source.num_images)}
-    else:
-        place = {source.name(number): number for number in range(source.num_images)}
-    missing = [name for name in image_N if name not in place]
-    if missing:
-        near = (
-            f"a name there: {source.name(0)}" if source.name(0) else f"records go by number there: {source.record(0)}"
-        )
-        raise UserError(
-            f"{path}: {len(missing)} of {len(image_N)} images are not in {source_path}: {some(missing)}; {near}"
-        )
-    return source.some([place[name] for name in image_N])
-
-
-def _oddities(image_N, label_N):
-    """Sentences about images that stand in the list more than once."""
+def _oddities(image_N, label_N, role_N):
+    """Sentences about images that stand in the list more than once, in the same role where it has roles."""
     frame = pd.DataFrame({"image": image_N, "label": label_N})
     counts = frame.groupby("image")["label"].agg(["size", "nunique"])
+    counts["size"] = frame.groupby(["image", role_N]).size().groupby("image").max()
     oddities = []
     if len(twice := counts.index[counts["size"] > 1]):
         oddities.append(f"{len(twice)} images stand in the list more than once and count as often: {some(twice)}")
@@ -190,13 +158,3 @@ def _oddities(image_N, label_N):
 
 def _short(text):
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def leads_out(name: str) -> bool:
-    """Whether a path is not one below the folder to which it is relative.
-
-    >>> leads_out("a/../../b"), leads_out("a/b..png")
-    (True, False)
-    """
-    path = pathlib.PurePath(name)
-    return path.is_absolute() or ".." in path.parts

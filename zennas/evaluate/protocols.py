@@ -21,6 +21,7 @@ class EvaluationProtocol:
     sets: dict[str, str]  # as `--set` has it -> what comes out, for --help
     flip: bool  # whether the mirrored image's embedding is added
     how: str  # what is done, for people
+    parts: str | None = None  # MODULE:FUNCTION, where -> each set that it means, as `--set` has one; None: itself
 
     @property
     def open(self) -> Callable[..., Any]:
@@ -29,6 +30,10 @@ class EvaluationProtocol:
     @property
     def judge(self) -> Callable[..., Any]:
         return _loaded(self.judging)
+
+    def sets_of(self, where: str) -> list[str]:
+        """The sets that a user's word means."""
+        return [where] if self.parts is None else _loaded(self.parts)(where)
 
 
 def _loaded(place: str) -> Any:
@@ -53,12 +58,13 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         "zennas.evaluate.judges:judge_pairs",
         sets={
             "SET.bin": "InsightFace's pairs (lfw.bin): ten folds, the flipped image added",
-            "PAIRS.txt@IMAGES": "the same for pairs in LFW's format; IMAGES: a folder, .tar or train.rec",
+            "PAIRS@IMAGES": "the same for LFW's pairs.txt, a CSV of two paths and 1 or 0, CFP's Protocol",
         },
         flip=True,
         how="Pairs of images. Accuracy: the share told right, same person or not, by a threshold chosen on the "
         "other folds; behind ± the standard deviation over the folds. TAR@FAR over all pairs, nothing "
         "interpolated.",
+        parts="zennas.tasks.face.pairs:sets_of",
     ),
     "ijb": EvaluationProtocol(
         "zennas.evaluate.sets:open_ijb",
@@ -101,8 +107,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         },
         flip=False,
         how="Each query against the gallery. Images of the same identity by the same camera, and junk, are passed"
-        " over; mAP is the plain mean of average precision, rank-k the share of queries whose first right "
-        "answer is among the first k.",
+        " over, and so is the query's own image; mAP is the plain mean of average precision, rank-k the share of "
+        "queries whose first right answer is among the first k.",
     ),
     "identification": EvaluationProtocol(
         "zennas.evaluate.sets:open_identification",
@@ -111,7 +117,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
             "identification:LIST.csv@IMAGES": "1:N: rank-k, TPIR at FPIR",
         },
         flip=False,
-        how="Each probe against the gallery (1:N). Ranks are of identities, each as similar as its best image. "
+        how="Each probe against the gallery (1:N), its own image left out. Ranks are of identities, each as similar "
+        "as its best image. "
         "TPIR@FPIR counts probes that are found at rank 1 above a threshold that hardly any stranger passes.",
     ),
     "all": EvaluationProtocol(

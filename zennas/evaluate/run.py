@@ -187,15 +187,17 @@ def _opened_sets(options, progress):
         if colon and head not in PROTOCOLS and head.isidentifier() and not os.path.exists(text.partition("@")[0]):
             raise UserError(f"--set {text}: protocol '{head}' is not known; {suggestion(head, list(PROTOCOLS))}")
         protocol = PROTOCOLS[name]
-        progress.begin(f"opening {where}")
-        progress.update({})
-        try:
-            the_set = protocol.open(where, progress.counting("files"))
-        except UserError as error:
-            raise UserError(f"--set {text}: {error}") from None
-        finally:
-            progress.end()
-        opened.append(Opened(text, name, protocol.flip if options.flip is None else options.flip, the_set))
+        flip = protocol.flip if options.flip is None else options.flip
+        for part in protocol.sets_of(where):
+            progress.begin(f"opening {part}")
+            progress.update({})
+            try:
+                the_set = protocol.open(part, progress.counting("files"))
+            except UserError as error:
+                raise UserError(f"--set {text}: {error}") from None
+            finally:
+                progress.end()
+            opened.append(Opened(text if part == where else part, name, flip, the_set))
     sets = _distinct([opened_set.set for opened_set in opened])
     return [opened_set._replace(set=the_set) for opened_set, the_set in zip(opened, sets, strict=True)]
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from zennas.data.image_set import ImageSet
+from zennas.data.named_images import in_folder
 from zennas.data.sources import open_source
-from zennas.evaluate.lists import choices, in_folder, read_list, truths
+from zennas.evaluate.lists import choices, read_list, truths
 from zennas.records import UserError, some
 from zennas.tasks.face.align import aligned
 from zennas.tasks.face.pairs import list_and_images
@@ -37,7 +38,7 @@ class EvaluationSet(NamedTuple):
 
 
 def open_pairs(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
-    """SET.bin, or PAIRS.txt@SOURCE: columns first_P, second_P, same_P, fold_P."""
+    """SET.bin, or PAIRS@SOURCE: columns first_P, second_P, same_P, fold_P."""
     pairs = open_pair_set(where, progress=progress)
     _, faces = list_and_images(where)
     name = f"{pairs.name}@{pathlib.Path(faces).absolute().stem}" if faces else pairs.name
@@ -114,20 +115,22 @@ def open_reid(where: str, progress: Callable[[int, int], None] | None = None) ->
     camera_N, _ = pd.factorize(listed.column["camera"], sort=True)
     role_N = _roles(listed, path, "query")
     column = {"label_N": listed.label_N, "camera_N": camera_N.astype(np.int64), "first_N": role_N == "query"}
+    column["image_N"] = listed.image_N
     junk = listed.label_names == "-1"
     if junk.any():
         column["label_N"] = np.where(junk[listed.label_N], -1, listed.label_N)
     if (column["label_N"][role_N == GALLERY] == -1).all():
         raise UserError(f"{path}: every gallery image has the label -1, which is junk: nothing is left to search")
-    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+    return EvaluationSet(path.stem, listed.images, column, [*_in_both_roles(listed, role_N, "query"), *listed.notices])
 
 
 def open_identification(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
     """LIST.csv@IMAGES with columns image, label, role (probe, gallery)."""
     path, images = _list_and_images(where, "identification")
     listed = read_list(path, images, required=("role",), progress=progress)
-    column = {"label_N": listed.label_N, "first_N": _roles(listed, path, "probe") == "probe"}
-    return EvaluationSet(path.stem, listed.images, column, listed.notices)
+    role_N = _roles(listed, path, "probe")
+    column = {"label_N": listed.label_N, "first_N": role_N == "probe", "image_N": listed.image_N}
+    return EvaluationSet(path.stem, listed.images, column, [*_in_both_roles(listed, role_N, "probe"), *listed.notices])
 
 
 def open_all(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
@@ -162,6 +165,20 @@ def _roles(listed, path, first):
         if not (role_N == role).any():
             raise UserError(f"{path}: no image has the role '{role}'")
     return role_N
+
+
+def _in_both_roles(listed, role_N, first):
+    """A sentence about images that are searched for and stand in the gallery, or none."""
+    both = np.intersect1d(listed.image_N[role_N == first], listed.image_N[role_N == GALLERY])
+    if not len(both):
+        return []
+    num = len(np.unique(listed.image_N[role_N == first]))
+    row_of = {image: row for row, image in reversed(list(enumerate(listed.image_N.tolist())))}
+    named = some([listed.images.where(row_of[image]) for image in both.tolist()])
+    plural = "queries" if first == "query" else f"{first}s"
+    return [
+        f"{len(both)} of {num} {plural} are also in the gallery: {named}; the own image is left out of what is searched"
+    ]
 
 
 def _pair_oddities(pairs):

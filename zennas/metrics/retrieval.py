@@ -83,6 +83,7 @@ def reidentify(
     gallery_label_G: np.ndarray,
     gallery_camera_G: np.ndarray,
     *,
+    images: tuple[np.ndarray, np.ndarray] | None = None,
     ranks: Sequence[int] = (1, 5, 10),
     rerank: Callable | None = None,
     progress: Callable | None = None,
@@ -93,8 +94,9 @@ def reidentify(
     below zero are junk for all queries, and re-ranking does not see them; those that show a query's identity through
     the query's camera are junk for that query. Both are passed over as if they were not there. Any other label is an
     identity, so that Market-1501's distractors, 0, are wrong answers. Cameras: both or neither; with None for both
-    nothing is junk by its camera, and a query that lies in the gallery too would find itself: leave it out there. Wrong
-    answers come before right ones of equal similarity. A query without a right answer is listed and not part of any
+    nothing is junk by its camera. images: (image_Q, image_G), integers that say which image each is: where a query lies
+    in the gallery too, its own image is junk for it. Without them it would find itself. Wrong answers come before right
+    ones of equal similarity. A query without a right answer is listed and not part of any
     mean. rerank: (query_QD, gallery_GD) -> distance_QG, as k_reciprocal. progress(done, total) counts queries.
     UserError for counts that do not match, an empty gallery, or embeddings that are not finite.
     Source: the protocol of Market-1501 (Zheng et al. 2015), with the plain average precision. There is evaluation code
@@ -117,6 +119,7 @@ def reidentify(
     if query_camera_Q is not None:
         query_camera_Q = _one_each("query", "camera", query_camera_Q, query_QD)
         gallery_camera_G = _one_each("gallery", "camera", gallery_camera_G, kept_G)[kept_G]
+    itself = _itself(images, query_QD, kept_G, "query")
     num_curve = max(CURVE_RANKS, *_checked_ranks(ranks))
     num_queries = len(query_QD)
     if rerank:
@@ -133,6 +136,8 @@ def reidentify(
             wrong_G = ~right_G
             if query_camera_Q is not None:
                 right_G &= gallery_camera_G != query_camera_Q[query]
+            if query in itself:
+                right_G[itself[query]] = wrong_G[itself[query]] = False
             if right_G.any():
                 rank_R = _ranks_of(similarity_G[right_G], similarity_G[wrong_G])
                 ap_Q[query], first_rank_Q[query] = average_precision(rank_R), rank_R[0]
@@ -157,6 +162,7 @@ def identify(
     gallery_GD: np.ndarray,
     gallery_label_G: np.ndarray,
     *,
+    images: tuple[np.ndarray, np.ndarray] | None = None,
     ranks: Sequence[int] = (1, 5, 10),
     fpirs: Sequence[float] = (1e-3, 1e-2, 1e-1),
     progress: Callable | None = None,
@@ -168,9 +174,11 @@ def identify(
     the non-mated probes finds anybody; then the share of mated probes, the TPIR, whose own identity comes first and
     lies above it. Equal ones are accepted together or not at all, nothing is interpolated, as in tar_at_far; NaN
     without mated or non-mated probes. Probes may have any integer as a label; one that the gallery does not have makes
-    them non-mated. In the gallery labels below zero are refused: a distractor needs a number of its own, for ranks are
-    of identities. progress(done, total) counts probes. UserError for that, for counts that do not match, an empty
-    gallery, or embeddings that are not finite.
+    them non-mated. images: (image_P, image_G), integers that say which image each is: where a probe lies in the gallery
+    too, its own image is passed over as if it were not there; the probe is non-mated if its identity has no other. In
+    the gallery labels below zero are refused: a distractor needs a number of its own, for ranks are of identities.
+    progress(done, total) counts probes. UserError for that, for counts that do not match, an empty gallery, or
+    embeddings that are not finite.
     TPIR is 1 - FNIR of NIST's 1:N reports.
     """
     probe_label_P = _labels("probe", probe_PD, probe_label_P)
@@ -185,7 +193,9 @@ def identify(
         raise UserError(f"fpirs {list(fpirs)}: allowed: shares in [0, 1]")
     num_curve = max(CURVE_RANKS, *_checked_ranks(ranks))
     probe_PD, gallery_GD = _both_unit("probe", probe_PD, "gallery", gallery_GD)
+    itself = _itself(images, probe_PD, np.ones(len(gallery_GD), bool), "probe")
     image_G = np.argsort(gallery_label_G, kind="stable")  # an identity's images side by side
+    place_G = np.argsort(image_G)
     gallery_GD = gallery_GD[image_G]
     identity_I, bound_I = np.unique(gallery_label_G[image_G], return_index=True)
     bound_I = np.append(bound_I, len(image_G))
@@ -198,8 +208,11 @@ def identify(
     own_image_P, other_image_P = np.full((2, num_probes), -1)
     for start, stop in _blocks(num_probes, len(gallery_GD)):
         similarity_BG = similarity(probe_PD[start:stop], gallery_GD)
+        for probe in range(start, stop) if itself else ():
+            similarity_BG[probe - start, place_G[itself.get(probe, [])]] = -np.inf
         best_BI = np.maximum.reduceat(similarity_BG, bound_I[:-1], axis=1)
         for probe, similarity_G, best_I in zip(range(start, stop), similarity_BG, best_BI, strict=True):
+            mated_P[probe] &= best_I[min(place_P[probe], len(identity_I) - 1)] > -np.inf
             if mated_P[probe]:
                 own = slice(bound_I[place_P[probe]], bound_I[place_P[probe] + 1])
                 own_P[probe] = best_I[place_P[probe]]
@@ -212,10 +225,11 @@ def identify(
         if progress:
             progress(stop, num_probes)
     cmc = _cmc(rank_P[mated_P], num_curve)
+    other_U = np.where(other_image_P >= 0, other_P, -np.inf)[~mated_P]  # with its own image alone nobody is found
     return Identification(
         cmc=cmc,
         at_rank={rank: float(cmc[rank - 1]) for rank in ranks},
-        points=[_open_set_point(rank_P[mated_P], own_P[mated_P], other_P[~mated_P], fpir) for fpir in fpirs],
+        points=[_open_set_point(rank_P[mated_P], own_P[mated_P], other_U, fpir) for fpir in fpirs],
         num_mated=int(mated_P.sum()),
         num_non_mated=int((~mated_P).sum()),
         rank_P=rank_P,
@@ -224,6 +238,17 @@ def identify(
         other_P=other_P,
         other_image_P=other_image_P,
     )
+
+
+def _itself(images, query_QD, kept_G, name):
+    """{query: places in the kept part of the gallery of the same image} of the queries that lie there."""
+    if images is None:
+        return {}
+    image_Q = _one_each(name, "image", images[0], query_QD)
+    image_G = _one_each("gallery", "image", images[1], kept_G)[kept_G]
+    order_G = np.argsort(image_G, kind="stable")
+    first_Q, end_Q = (np.searchsorted(image_G[order_G], image_Q, side) for side in ("left", "right"))
+    return {query: order_G[first_Q[query] : end_Q[query]] for query in np.flatnonzero(end_Q > first_Q).tolist()}
 
 
 def _open_set_point(rank_M, own_M, other_U, fpir):

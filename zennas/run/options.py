@@ -29,7 +29,7 @@ class Options(CommandOptions):
     teacher: Annotated[
         Network, flag("Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...].", unset="none")
     ] = None
-    verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS.txt@SOURCE; may be repeated.")] = ()
+    verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS@SOURCE; may be repeated.")] = ()
     identities: Annotated[pathlib.Path | None, flag("Text file of identities to train on.")] = None
     set: Annotated[Changes, flag("KEY=VALUE of the training recipe; may be repeated.")] = ()
     budget_ms: BudgetMs = None

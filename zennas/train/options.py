@@ -48,9 +48,7 @@ class Options(CommandOptions):
         pathlib.Path | None,
         flag("Checkpoint (a folder step-N of another run) whose weights and step to begin from."),
     ] = None
-    verify: Annotated[
-        tuple[str, ...], flag("SET.bin or PAIRS.txt@SOURCE to verify on now and then; may be repeated.")
-    ] = ()
+    verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.")] = ()
     identities: Annotated[pathlib.Path | None, flag("Text file of identities, one a line: train on these alone.")] = (
         None
     )

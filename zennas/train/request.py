@@ -37,7 +37,7 @@ class Request:
     labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
     teacher: str | None = None  # FILE[,KEY=VALUE...], as embed/named.py spells it
     start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
-    verify: tuple[str, ...] = ()  # SET.bin, or PAIRS.txt@SOURCE
+    verify: tuple[str, ...] = ()  # SET.bin, or PAIRS@SOURCE
     device: str | None = None
     backend: str | None = None
     budget_ms: float | None = None

@@ -182,8 +182,9 @@ def test_a_single_fold_is_cut_into_as_many_as_can_be_verified(tmp_path, source, 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "line 1: expected folds and pairs"),
-        ("Ada\t1\t2\n", "line 1: expected folds and pairs"),
+        ("", "pairs.txt: is empty; expected pairs: known are LFW's lines"),
+        ("2\t1\n", "0 pairs; line 1 announces 2 folds of 2 x 1: 4"),
+        ("Ada_L\t1\t2\nBo\t1\n", "line 2: expected Name n m or Name n Other m, got 'Bo"),
         ("2\t2\n" + PAIRS[4:], "4 pairs; line 1 announces 2 folds of 2 x 2: 8"),
         (PAIRS.replace("Bo\t1\t3", "Bo\t1"), "line 4: expected Name n m or Name n Other m, got 'Bo"),
         (PAIRS.replace("Bo\t1\t3", "Bo\tone\t3"), "line 4: expected Name n m"),

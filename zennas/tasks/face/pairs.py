@@ -1,7 +1,8 @@
-"""Verification sets: InsightFace's .bin files, and LFW's pairs.txt over a Source."""
+"""Verification sets: InsightFace's .bin files, and lists of pairs over any images."""
 
 # P pairs of images
 
+import collections
 import hashlib
 import io
 import os
@@ -14,12 +15,25 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.data.image_set import ImageSet
-from zennas.data.sources import open_source
+from zennas.data.named_images import find_images
+from zennas.data.sources import AnySource, Source, open_source
 from zennas.metrics.verification import contiguous_folds
-from zennas.records import UserError
+from zennas.records import UserError, some
+from zennas.tasks.face.pair_lists import (
+    FORMS,
+    PEOPLE,
+    TWO_LINES,
+    ListedPairs,
+    form_of,
+    protocol_sets,
+    read_lines,
+    read_paths,
+    read_people,
+    read_protocol,
+    read_two_lines,
+)
 
 NUM_FOLDS = 10
-NAMED_IN_ERRORS = 5
 
 
 class PairSet(NamedTuple):
@@ -43,23 +57,38 @@ def list_and_images(text: str) -> tuple[str, str]:
     if os.path.exists(text):
         return text, ""
     places = [place for place, letter in enumerate(text) if letter == "@"]
-    place = next((place for place in places if os.path.isfile(text[:place])), next(iter(places), len(text)))
+    place = next((place for place in places if os.path.exists(text[:place])), next(iter(places), len(text)))
     return text[:place], text[place + 1 :]
 
 
 def open_pairs(text: str, *, progress: Callable | None = None) -> PairSet:
-    """The PairSet that a user names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
+    """The PairSet that a user names: SET.bin, or PAIRS@SOURCE, a list of pairs over any source of faces.
 
-    UserError where it is neither, or a file is missing.
+    UserError where it is neither, a file is missing, or it means two sets (CFP's Protocol).
     """
-    pairs_path, source = list_and_images(text)
+    sets = sets_of(text)
+    if len(sets) > 1:
+        raise UserError(f"{text}: holds {len(sets)} sets; name one of them: {' or '.join(sets)}")
+    pairs_path, source = list_and_images(sets[0])
     if source:
-        return read_pairs(pathlib.Path(pairs_path), open_source(source, progress=progress))
-    if text.endswith(".txt"):
+        return read_pairs(pathlib.Path(pairs_path), pathlib.Path(source), progress=progress)
+    if text.endswith((".txt", ".csv", ".tsv")):
         raise UserError(f"{text}: say where its images are: {text}@SOURCE (a folder, a .tar, a train.rec)")
     if text.endswith((".tar", ".rec")) or os.path.isdir(text):
-        raise UserError(f"{text}: faces without pairs; give PAIRS.txt@{text}, or an InsightFace SET.bin")
+        raise UserError(f"{text}: faces without pairs; give PAIRS@{text}, or an InsightFace SET.bin")
     return read_bin(pathlib.Path(text))
+
+
+def sets_of(text: str) -> list[str]:
+    """The sets that a user's word means, each as a word of its own: two of CFP's Protocol, else one.
+
+    CFP's lists go by its own folder where no other images are given.
+    """
+    path, images = list_and_images(text)
+    folders = protocol_sets(path) if os.path.isdir(path) else []
+    if not folders:
+        return [text]
+    return [f"{folder}@{images or folder.absolute().parent.parent.parent}" for folder in folders]
 
 
 def read_bin(path: pathlib.Path | str) -> PairSet:
@@ -196,52 +225,73 @@ def _as_bool(value, path):
     return bool(value)
 
 
-def read_pairs(pairs_path: pathlib.Path | str, source) -> PairSet:
-    """The PairSet of a pairs file in LFW's format over a Source with names.
+def read_pairs(
+    pairs_path: pathlib.Path | str, images: AnySource | pathlib.Path | str, *, progress: Callable | None = None
+) -> PairSet:
+    """The PairSet of a list of pairs (pair_lists.py says which) over a Source, or a path to where the images lie.
 
-    Its first line says folds and pairs of each kind in a fold ("10 300"; one number: a single fold); then "Name n m" is
-    a pair of the same identity and "Name n Other m" of two, where (Name, n) is the image Name/Name_000n. No threshold
-    can be held to a single fold: its pairs are cut into contiguous ones, as those of a .bin. UserError for lines that
-    are neither, a wrong number of them, and images that are not in the source, named and counted.
+    No threshold can be held to a single fold: pairs of a list without folds are cut into contiguous ones, as those of a
+    .bin. UserError for what is no list of pairs, and for images that are not there, named and counted.
     """
     pairs_path = pathlib.Path(pairs_path)
-    try:
-        lines = pairs_path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{pairs_path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    head = lines[0].split() if lines else []
-    if not 1 <= len(head) <= 2 or not all(word.isdecimal() and int(word) for word in head):
-        raise UserError(
-            f"{pairs_path}, line 1: expected folds and pairs of each kind in a fold (10 300), got {lines[:1]}"
-        )
-    num_folds, per_kind = (1, int(head[0])) if len(head) == 1 else map(int, head)
-    announced = num_folds * 2 * per_kind
-    if len(lines) - 1 != announced:
-        raise UserError(
-            f"{pairs_path}: {len(lines) - 1} pairs; line 1 announces {num_folds} folds of 2 x {per_kind}: {announced}"
-        )
-    if source.identity_names is None or source.name(0) is None:
-        raise UserError(
-            f"{pairs_path}: pairs go by names, and {source.path} has none; use an image folder or tar shards"
-        )
-    pairs = [_pair(line, f"{pairs_path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
-    place = _places({image[0] for pair in pairs for image in pair}, source)
-    wanted = dict.fromkeys(image for pair in pairs for image in pair)
+    if pairs_path.is_dir():
+        if protocol_sets(pairs_path) != [pairs_path]:
+            raise UserError(f"{pairs_path}: is a folder, and not CFP's Protocol or a set of it; {FORMS}")
+        listed, name = read_protocol(pairs_path), f"CFP-{pairs_path.name}"
+        return _pair_set(name, listed, *_by_path(pairs_path, listed, images, progress))
+    lines = read_lines(pairs_path)
+    form = form_of(lines)
+    if form == PEOPLE:
+        source = images if not isinstance(images, pathlib.Path | str) else open_source(images, progress=progress)
+        if source.name(0) is None:
+            raise UserError(
+                f"{pairs_path}: pairs go by names, and {source.path} has none; use an image folder or tar shards"
+            )
+        listed = read_people(lines, pairs_path, _people(source))
+        return _pair_set(pairs_path.stem, listed, *_by_person(pairs_path, listed, source))
+    listed = (read_two_lines if form == TWO_LINES else read_paths)(lines, pairs_path)
+    return _pair_set(pairs_path.stem, listed, *_by_path(pairs_path, listed, images, progress))
+
+
+def _pair_set(name, listed: ListedPairs, wanted, images):
+    """The PairSet of ListedPairs; wanted: the images of the ImageSet as the list has them, in its order."""
+    number_of = {image: number for number, image in enumerate(wanted)}
+    return PairSet(
+        name,
+        images,
+        np.array([number_of[image] for image in listed.first_P]),
+        np.array([number_of[image] for image in listed.second_P]),
+        np.array(listed.same_P, bool),
+        _own_folds(len(listed.same_P)) if listed.fold_P is None else np.array(listed.fold_P, np.int64),
+    )
+
+
+def _wanted(listed):
+    """The images of a list, each once, in the order of the pairs."""
+    pairs = zip(listed.first_P, listed.second_P, strict=True)
+    return list(dict.fromkeys(image for pair in pairs for image in pair))
+
+
+def _by_path(pairs_path, listed, images, progress):
+    """(images as a list of paths has them, the ImageSet of them)."""
+    wanted = _wanted(listed)
+    images = images if isinstance(images, Source) else pathlib.Path(images)
+    return wanted, find_images(pairs_path, wanted, images, progress=progress)
+
+
+def _by_person(pairs_path, listed, source):
+    """The same of LFW's lists: (Name, n) is the image Name_000n of the folder Name."""
+    wanted = _wanted(listed)
+    place = _places({name for name, _ in wanted}, source)
+    if torn := [image for image in wanted if len(place.get(image, ())) > 1]:
+        named = some([" = ".join(source.name(index) for index in place[image][:2]) for image in torn])
+        raise UserError(f"{pairs_path}: {len(torn)} of {len(wanted)} images fit several in {source.path}: {named}")
     missing = [f"{name}/{name}_{number:04d}" for name, number in wanted if (name, number) not in place]
     if missing:
-        named = ", ".join(missing[:NAMED_IN_ERRORS]) + (", ..." if len(missing) > NAMED_IN_ERRORS else "")
-        raise UserError(f"{pairs_path}: {len(missing)} of {len(wanted)} images are not in {source.path}: {named}")
-    number_of = {key: number for number, key in enumerate(wanted)}
-    return PairSet(
-        pairs_path.stem,
-        source.some([place[key] for key in wanted]),
-        np.array([number_of[first] for first, _ in pairs]),
-        np.array([number_of[second] for _, second in pairs]),
-        np.array([first[0] == second[0] for first, second in pairs]),
-        np.arange(len(pairs)) // (2 * per_kind) if num_folds > 1 else _own_folds(len(pairs)),
-    )
+        raise UserError(
+            f"{pairs_path}: {len(missing)} of {len(wanted)} images are not in {source.path}: {some(missing)}"
+        )
+    return wanted, source.some([place[image][0] for image in wanted])
 
 
 def _own_folds(num_pairs):
@@ -249,24 +299,30 @@ def _own_folds(num_pairs):
     return contiguous_folds(num_pairs, min(NUM_FOLDS, num_pairs))
 
 
-def _pair(line, where):
-    """((name, number), (name, number)) of a line."""
-    fields = line.split("\t") if "\t" in line else line.split()
-    if len(fields) == 3:
-        fields = [fields[0], fields[1], fields[0], fields[2]]
-    if len(fields) != 4 or not (fields[1].strip().isdecimal() and fields[3].strip().isdecimal()):
-        raise UserError(f"{where}: expected Name n m or Name n Other m, got {line[:80]!r}")
-    return (fields[0], int(fields[1])), (fields[2], int(fields[3]))
+def _people(source):
+    """The names of a source's identities, as they are called in its files."""
+    if source.identity_names is None:
+        return {_person(source.name(number)) for number in range(source.num_images)}
+    return {name.rpartition("/")[2] for name in source.identity_names}
 
 
-def _places(names, source):
-    """{(name, number): index} of the images Name_000n of these identities."""
-    labels = [label for label, name in enumerate(source.identity_names) if name in names]
-    place = {}
-    for index in np.flatnonzero(np.isin(source.label_N, labels)):
-        name, _, number = pathlib.PurePosixPath(source.name(int(index))).stem.rpartition("_")
-        if name == source.identity_names[int(source.label_N[index])] and number.isdecimal():
-            place[name, int(number)] = int(index)
+def _person(name):
+    return pathlib.PurePosixPath(name).parent.name
+
+
+def _places(people, source):
+    """{(name, number): indices} of the images Name_000n, or 000n, in the folders of these people."""
+    if source.identity_names is None:
+        indices = range(source.num_images)
+    else:
+        labels = [label for label, name in enumerate(source.identity_names) if name.rpartition("/")[2] in people]
+        indices = np.flatnonzero(np.isin(source.label_N, labels)).tolist()
+    place = collections.defaultdict(list)
+    for index in indices:
+        person, stem = _person(source.name(index)), pathlib.PurePosixPath(source.name(index)).stem
+        number = stem.removeprefix(f"{person}_")
+        if person in people and number.isdecimal():
+            place[person, int(number)].append(index)
     return place
 
 

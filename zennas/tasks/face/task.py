@@ -9,7 +9,7 @@ from zennas.tasks.task import Task
 
 
 def set_paths(text: str) -> list[str]:
-    """The files that a --verify names: SET.bin, or the list and the images of PAIRS.txt@SOURCE."""
+    """The files that a --verify names: SET.bin, or the list and the images of PAIRS@SOURCE."""
     return [path for path in list_and_images(text) if path]
 
 

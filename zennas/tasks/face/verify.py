@@ -32,7 +32,7 @@ class Verification(Record):
 
 
 def open_set(text: str) -> PairSet:
-    """The PairSet that --verify names: SET.bin, or PAIRS.txt@SOURCE, pairs in LFW's format over any source of faces.
+    """The PairSet that --verify names: SET.bin, or PAIRS@SOURCE, a list of pairs over any source of faces.
 
     UserError where it is neither, a file is missing, or its first image is none. This is checked before training.
     """
