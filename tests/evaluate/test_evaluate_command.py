@@ -250,7 +250,7 @@ def test_latency_stands_beside_the_numbers(given, tiny, tmp_path):
         assert len(raw) == 10 and latency["measured_ms"] == sorted(raw)[1] and latency["within_budget"] is True
     assert (
         "latency of teacher was not measured: " in ended.stderr
-        and "only ONNX files and zennas checkpoints" in ended.stderr
+        and "only ONNX files and weights are measured" in ended.stderr
     )
     table = pd.read_csv("run/results.csv")
     assert set(table[table.model == "two"].measured_ms) == {two["measured_ms"]}
