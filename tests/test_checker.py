@@ -16,7 +16,7 @@ from zennas.checker import (
     tensors,
     with_dynamic_batch,
 )
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.records import UserError
 
 LIMITS = {"max_mb": 1, "max_embedding_size": 8, "image": (3, 32, 32)}

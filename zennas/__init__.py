@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",
     "tune": "search the recipe: cleaning thresholds, margin loss, depth against width, all together",
     "run": "search, then train the best winner",
+    "export": "take over a trained network, such as backbone.pth of insightface: candidate, checkpoint, ONNX, latency",
     "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
     "latency": "measure by a track's rule; fill, show, compare and import latency tables",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from zennas.clean.run import Cleaned, LookPage
 from zennas.evaluate.results import Evaluation
+from zennas.export.run import Exported
 from zennas.latency.comparison import Comparison
 from zennas.latency.run import Measured, OneTable, Predicted, Tables
 from zennas.mask.run import Masked, WrittenLayout
@@ -356,6 +357,39 @@ def run(
     device: Of the training: cpu or cuda. [default: cuda where there is a GPU]
     ray: Train with so many ranks on Ray. [allowed: 1 or more]
     address: Address of a Ray cluster. [default: private local Rays]
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def export(
+    *,
+    model: str | PathLike[str],
+    track: str = "webface-sfr",
+    out: str | PathLike[str] | None = None,
+    colour: Literal["rgb", "bgr"] = "rgb",
+    latency: bool = True,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Take over a trained network: weights of another project (backbone.pth of insightface's arcface_torch, IR and
+    IR-SE of face.evoLVe and TFace) or a zennas checkpoint. The candidate is read from the weights. Then write what the
+    other commands take, and measure the network by the track's rule, beside its budget.
+
+    Under --out:
+    candidate.yaml   for zennas score, latency, train --winner
+    network.pt       for zennas train --from, evaluate --model, train --teacher
+    model.onnx       for zennas submit, latency; proved to answer as PyTorch does
+    export.json      all that is known of it
+
+    model: Weights of another project (backbone.pth), a zennas checkpoint, or the folder of one.
+    track: Experiment: a name under experiments/, or a path.
+    out: Folder to write to. [default: runs/NAME-exported]
+    colour: Order of the colours that the network was trained on; bgr is turned round: what is written takes RGB.
+    latency: Measure its latency by the track's rule.
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    fresh: Move an export of another network that is there aside and begin anew.
     progress: told how far it is; without one nothing is printed.
     """
 

@@ -13,7 +13,7 @@ from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
 from zennas.train_plan import Count, Positive, TrainPlan
 from zennas.tune_plan import TunePlan
 
-Precision = Literal["float32", "float16", "int8"]  # of a network's weights; the rows of export.PRECISIONS
+Precision = Literal["float32", "float16", "int8"]  # of a network's weights; the rows of export.onnx_file.PRECISIONS
 
 
 class Protocol(Record):

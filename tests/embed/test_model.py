@@ -22,7 +22,7 @@ from zennas.embed.checkpoint import load_network, save_network
 from zennas.embed.embeddings import Sidecar, precompute, sidecar_of
 from zennas.embed.features import Features, attention_of
 from zennas.embed.model import open_model
-from zennas.export import to_onnx
+from zennas.export.onnx_file import to_onnx
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate

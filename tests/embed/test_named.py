@@ -14,7 +14,7 @@ from tests.evaluate.conftest import PX, means, onnx_of, saved, squares
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
 from zennas.embed.named import RGB_NORMALISATIONS, SPELLING, file_named, open_named, resolved
-from zennas.export import to_onnx
+from zennas.export.onnx_file import to_onnx
 from zennas.records import UserError
 
 COLOUR = (30, 90, 200)  # R, G, B

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.shapes import square
-from zennas.export import fold, to_onnx
+from zennas.export.onnx_file import fold, to_onnx
 from zennas.latency.backends import BACKENDS, Backend, device_of, fix_input_px, library_version, missing, open_backend
 from zennas.latency.protocol import measure
 from zennas.records import UserError

@@ -15,9 +15,9 @@ from onnx import TensorProto, numpy_helper
 
 from tests.shapes import square
 from tests.weights import weights_of
-from zennas import export as exporting
 from zennas.checker import BROKEN, IR_VERSION, KEPT, OPSET, SMALL_WEIGHTS, checker_problems, file_rules, precision_of
-from zennas.export import PRECISIONS, Proof, compare, export, in_precision, open_session
+from zennas.export import onnx_file as exporting
+from zennas.export.onnx_file import PRECISIONS, Proof, compare, export, in_precision, open_session
 from zennas.latency.backends import BACKENDS, check_precision, device_of, missing, open_backend
 from zennas.latency.budget import choose_protocol, export_candidate, measure_network, measure_onnx_file
 from zennas.latency.protocol import measure

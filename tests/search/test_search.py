@@ -23,7 +23,7 @@ import pytest
 
 from tests.search.conftest import BUDGET_MS, CANDIDATES, write_tiny
 from zennas.checker import checker_problems
-from zennas.export import metadata_of
+from zennas.export.onnx_file import metadata_of
 from zennas.search.ledger import open_ledger
 from zennas.search.store import Store
 from zennas.space.candidate import Candidate

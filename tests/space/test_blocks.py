@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.shapes import FACE, square
 from tests.space.test_network import troubled
-from zennas.export import export
+from zennas.export.onnx_file import export
 from zennas.records import UserError
 from zennas.score.zen import zen, zen_of_module
 from zennas.space.blocks import BLOCKS, ENDS, NECKS, STEMS, Residual, ends, plain_part, stem_stride

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.shapes import square
 from zennas.embed.checkpoint import load_network, save_network
-from zennas.export import export_graph
+from zennas.export.onnx_file import export_graph
 from zennas.latency.backends import inputs_of
 from zennas.latency.budget import export_candidate, measure_network, timed_network
 from zennas.latency.table import LatencyTable, measure_part, parts_of_space

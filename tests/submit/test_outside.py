@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.submit.conftest import FACE_PX, aligned_detector, broken, network, verdicts
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 
 AMPLE = ("--budget-ms", "1000")
 

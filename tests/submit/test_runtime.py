@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.submit.conftest import network, scaled, verdicts
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.latency.budget import LocalBudget
 from zennas.latency.protocol import Measurement
 from zennas.submit.runtime import run_rules, time_rule, time_verdict

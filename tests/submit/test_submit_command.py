@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.shapes import square
 from tests.submit.conftest import FACE_PX, aligned_detector, broken, network, scaled, verdicts
 from zennas.checker import NORMALISATIONS
-from zennas.export import export
+from zennas.export.onnx_file import export
 from zennas.space.candidate import Candidate
 from zennas.space.network import build
 from zennas.submit.options import Options

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from tests.submit.conftest import FACE_PX, TEMPLATE, aligned_detector, detector, network
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.records import UserError
 from zennas.submit.given import Given, find_images
 from zennas.submit.system import (

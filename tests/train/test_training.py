@@ -30,7 +30,7 @@ from zennas.data.images import AUGMENTATIONS
 from zennas.data.inputs import normalised
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
-from zennas.export import export
+from zennas.export.onnx_file import export
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate

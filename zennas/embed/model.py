@@ -24,7 +24,7 @@ from zennas.checker import outside_files
 from zennas.data.inputs import in_channels
 from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
 from zennas.embed.features import Features, attention_of
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
 from zennas.space.shape import DEFAULT_HW, height_and_width
@@ -241,11 +241,17 @@ def _checkpoint_origin(path, device):
     return _module_origin(load_network(path), device)
 
 
-def _module_origin(network, device):
+def fingerprint_of(network: nn.Module) -> str:
+    """The digest of the weights of a network: equal ones answer alike."""
     digest = hashlib.sha256(type(network).__name__.encode())
     for name, weight in network.state_dict().items():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _module_origin(network, device):
+    fingerprint = fingerprint_of(network)
     network = network.to(device).eval().requires_grad_(False)
 
     def answer(image_B3HW):
@@ -253,7 +259,7 @@ def _module_origin(network, device):
             return Features(network(image_B3HW), maps.take())
 
     shape = getattr(network, "input_shape", None)
-    return Origin(answer, digest.hexdigest(), tuple(shape[1:]) if shape else None, channels=shape[0] if shape else 3)
+    return Origin(answer, fingerprint, tuple(shape[1:]) if shape else None, channels=shape[0] if shape else 3)
 
 
 def _onnx_origin(path, device):

@@ -22,7 +22,7 @@ from zennas.evaluate.pictures import Thumbnails
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.report import write_report
 from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Failure, Result
-from zennas.export import export, fold
+from zennas.export.onnx_file import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import LocalBudget, choose_protocol, judged, local_budget, measure_onnx_file, reference_here
 from zennas.latency.protocol import measure_calmly

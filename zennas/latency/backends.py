@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 
-from zennas.export import INPUT_NAME, in_precision, onnx_runtime, open_session, to_onnx
+from zennas.export.onnx_file import INPUT_NAME, in_precision, onnx_runtime, open_session, to_onnx
 from zennas.records import UserError
 from zennas.track import Protocol, lookup
 

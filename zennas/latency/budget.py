@@ -9,7 +9,7 @@ import filelock
 import torch
 
 from zennas.checker import precision_of
-from zennas.export import Export, export, fold
+from zennas.export.onnx_file import Export, export, fold
 from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zennas.export import fold
+from zennas.export.onnx_file import fold
 from zennas.latency.backends import library_version
 from zennas.latency.protocol import Measurement, measure
 from zennas.provenance import machine_name, versions

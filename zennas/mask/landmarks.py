@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.mask.mesh import ASSETS
 from zennas.tasks.face.align import TEMPLATE_52
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from zennas.export import Proof
+from zennas.export.onnx_file import Proof
 from zennas.latency.budget import JudgedLatency
 from zennas.provenance import Provenance
 from zennas.records import Record

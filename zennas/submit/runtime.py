@@ -5,7 +5,7 @@
 import numpy as np
 
 from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, with_dynamic_batch
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.latency.budget import JudgedLatency, LocalBudget, judged
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.provenance import versions

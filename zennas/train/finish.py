@@ -8,7 +8,7 @@ import json
 import torch
 
 from zennas.embed.checkpoint import NETWORK, save_network
-from zennas.export import export, fold
+from zennas.export.onnx_file import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,

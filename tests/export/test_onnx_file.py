@@ -14,9 +14,9 @@ from torch import nn
 from tests.shapes import square
 from tests.space.test_network import troubled
 from tests.weights import weights_of
-from zennas import export as export_module
 from zennas.checker import checker_problems
-from zennas.export import (
+from zennas.export import onnx_file as export_module
+from zennas.export.onnx_file import (
     MAX_RELATIVE_DIFFERENCE,
     Proof,
     compare,
@@ -372,6 +372,6 @@ def test_onnx_runtime_keeps_no_id_of_the_machine(tmp_path):
     """Its import alone writes one, so the process must be a new one."""
     unset = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
     environment = {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": str(tmp_path)}
-    program = "from zennas.export import onnx_runtime; onnx_runtime()"
+    program = "from zennas.export.onnx_file import onnx_runtime; onnx_runtime()"
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
