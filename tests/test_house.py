@@ -18,7 +18,8 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 # The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version,
 # and `space` knows nothing of a track, which reads it. A dotted entry is a file that stands apart from its room: the
 # table of tasks names their modules and imports none of them, so that an experiment can name a task; masks are rendered
-# where a face's landmarks say; every room that exports uses one file of `export`.
+# where a face's landmarks say, every room that takes faces looks whether they are aligned, and every room that exports
+# uses one file of `export`.
 ROOMS = [
     {"zennas"},
     {"records"},
@@ -37,7 +38,7 @@ ROOMS = [
     {"latency"},
     {"search", "metrics"},
     {"data"},
-    {"tasks.face.align"},
+    {"tasks.face.align", "tasks.face.detect", "tasks.face.look"},
     {"embed"},
     {"clean"},
     {"mask"},
@@ -73,6 +74,7 @@ FENCES = {
         "zennas/data/images.py",
         "zennas/data/stream.py",
         "zennas/tasks/face/align.py",
+        "zennas/tasks/face/detect.py",
         "zennas/mask/landmarks.py",
         "zennas/mask/lighting.py",
         "zennas/mask/parts.py",

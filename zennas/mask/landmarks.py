@@ -15,7 +15,9 @@ import numpy as np
 
 from zennas.export.onnx_file import open_session
 from zennas.mask.mesh import ASSETS
-from zennas.tasks.face.align import TEMPLATE_52
+from zennas.tasks.face.align import off_template
+from zennas.tasks.face.detect import area_counts
+from zennas.tasks.face.look import MAX_ALIGNED_PX, MAX_OFF
 
 NUM_VERTICES = 468
 LANDMARK_PX, DETECTION_PX = 192, 128  # what the two networks look at
@@ -30,10 +32,6 @@ ANCHORS = ((8, 2), (16, 6))
 RIGHT_EYE, LEFT_EYE = 0, 1  # of the detector's key points, the person's
 ALIGNED, DETECT, AUTO = "aligned", "detect", "auto"
 LOOKS = (AUTO, ALIGNED, DETECT)
-# An aligned face comes in a square of at most this side; what is larger, or not square, is a photograph. So is a square
-# whose face does not stand where ArcFace's template has it: eyes, nose and mouth are off by more than this share of its
-# side. Of 400 aligned faces of LFW the median is off by 0.036, the last by 0.088.
-MAX_ALIGNED_PX, MAX_OFF = 256, 0.12
 # The five points of ArcFace's template, left ones first as seen: the vertices they are the mean of.
 FIVE = ((33, 133), (263, 362), (1,), (61,), (291,))
 
@@ -60,7 +58,7 @@ class Landmarker:
     thread, so that it may be pickled or forked into workers.
 
     look: "aligned" where the face stands where ArcFace's template has it, "detect" for photographs, "auto": aligned
-    where the image is a square of at most MAX_ALIGNED_PX whose face stands there, else detected.
+    where the image is a square of at most MAX_ALIGNED_PX whose face stands there (within MAX_OFF), else detected.
     """
 
     def __init__(self, look: str = AUTO):
@@ -79,7 +77,7 @@ class Landmarker:
             return self._checked(*self.fit(image_HW3, aligned_region(height, width)))
         if self.look == AUTO and height == width <= MAX_ALIGNED_PX:
             aligned = self._checked(*self.fit(image_HW3, aligned_region(height, width)))
-            if aligned.point_V3 is not None and off_template(aligned.point_V3, width) <= MAX_OFF:
+            if aligned.point_V3 is not None and off_template(five_points(aligned.point_V3), (height, width)) <= MAX_OFF:
                 return aligned
         region, score = self._detected(image_HW3)
         if region is None:
@@ -143,7 +141,7 @@ class Landmarker:
         faces = _one_each(place_A82, score_A[good])
         back_23 = cv2.invertAffineTransform(from_image_23)
         regions = [_region(place_82, back_23) for place_82 in faces]
-        best = max(regions, key=lambda region: _counts(region, width, height))
+        best = max(regions, key=lambda region: area_counts(region.side**2, (region.x, region.y), height, width))
         if best.side / REGION_OF_BOX < MIN_SIDE_PX:
             return None, float(score_A.max())
         return best, float(score_A.max())
@@ -154,16 +152,9 @@ def aligned_region(height: int, width: int) -> Region:
     return Region(ALIGNED_CENTRE_XY[0] * width, ALIGNED_CENTRE_XY[1] * height, ALIGNED_SIDE * width)
 
 
-def off_template(point_V3: np.ndarray, side_px: float) -> float:
-    """How far eyes, nose and mouth are from ArcFace's template, root mean square, as a share of the image's side."""
-    five_52 = np.array([point_V3[list(vertices), :2].mean(0) for vertices in FIVE])
-    return float(np.sqrt(((five_52 / side_px - TEMPLATE_52 / 112) ** 2).sum(1).mean()))
-
-
-def _counts(region, width, height):
-    """How much a face counts: the larger and the nearer to the middle, the more."""
-    away = math.hypot((region.x - width / 2) / width, (region.y - height / 2) / height)
-    return region.side**2 * (1 - away)
+def five_points(point_V3: np.ndarray) -> np.ndarray:
+    """The landmarks of ArcFace's template (points_52) of a mesh of vertices."""
+    return np.array([point_V3[list(vertices), :2].mean(0) for vertices in FIVE])
 
 
 def _region(place_82, back_23):
