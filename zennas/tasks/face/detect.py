@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from zennas.data.images import resized
-from zennas.export import open_session
+from zennas.export.onnx_file import open_session
 from zennas.records import UserError, first_line
 from zennas.tasks.face.align import similarity, template, warped
 
