@@ -18,8 +18,8 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 # The order in which the data walks through them; two in one entry stand side by side. `zennas` itself is its version,
 # and `space` knows nothing of a track, which reads it. A dotted entry is a file that stands apart from its room: the
 # table of tasks names their modules and imports none of them, so that an experiment can name a task; masks are rendered
-# where a face's landmarks say, every room that takes faces looks whether they are aligned, and every room that exports
-# uses one file of `export`.
+# where a face's landmarks say, every room that takes faces looks whether they are aligned, every room that exports uses
+# one file of `export`, and images are decoded for who times networks on them.
 ROOMS = [
     {"zennas"},
     {"records"},
@@ -35,6 +35,7 @@ ROOMS = [
     {"score"},
     {"checker"},
     {"export.onnx_file"},
+    {"data.images"},
     {"latency"},
     {"search", "metrics"},
     {"data"},

@@ -335,6 +335,14 @@ BudgetMs = Annotated[float | None, flag("Budget in milliseconds of this machine,
 Backend = Annotated[
     str | None, flag("Latency backend.", unset="the track's; CPU stands in without a GPU", values="backends")
 ]
+Images = Annotated[
+    pathlib.Path | None,
+    flag(
+        "Time networks on this image, or on those of this folder: a latency depends on what is seen.",
+        metavar="PATH",
+        unset="the track's input",
+    ),
+]
 Device = Annotated[Literal["cpu", "cuda"] | None, flag("cpu or cuda.", unset="cuda where there is a GPU")]
 Address = Annotated[
     str | None, flag("Address of a Ray cluster ('auto' inside one).", unset="a private local Ray", metavar="HOST:PORT")

@@ -27,9 +27,16 @@ class Protocol(Record):
     warmup_runs: Annotated[int, pydantic.Field(ge=0)] = 0
     flush_denormals: bool = True
     io: Literal["host", "device"] = "host"  # where inputs and outputs lie while the clock runs
+    # What the network sees while the clock runs, on which its time depends: a row of latency/inputs.py, or what
+    # --images stands for. Older records do not say it: theirs saw noise.
+    input: str = "noise"
     # What a network is converted to before the clock starts, and handed out in; the track's limits must admit it.
     # Inputs and outputs stay float32.
     precision: Precision = "float32"
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("input",))
 
     @pydantic.model_validator(mode="after")
     def _kth_exists(self):

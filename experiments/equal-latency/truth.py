@@ -93,7 +93,7 @@ def measure_in_rounds(candidates, protocol, sizes, *, num):
     Below a millisecond a neighbour on the machine moves a single measurement by ten per cent; it does not stay for all
     rounds.
     """
-    files = [export_candidate(candidate, **sizes).onnx_bytes for candidate in candidates]
+    files = [export_candidate(candidate, sizes["shape"], protocol).onnx_bytes for candidate in candidates]
     rounds_RN = [[round(measure(file, protocol).measured_ms, 4) for file in files] for _ in range(num)]
     return list(zip(candidates, map(list, zip(*rounds_RN, strict=True)), strict=True))
 

@@ -74,7 +74,7 @@ def test_files_of_candidates_and_onnx_files_are_measured(command, tmp_path):
 
     small = Candidate(block="ir", stem=8, widths=(8,), depths=(1,))
     for precision in ("float32", "int8"):
-        made = export_candidate(small, square(32, 64), precision=precision)
+        made = export_candidate(small, square(32, 64), Protocol(backend="onnxruntime-cpu", precision=precision))
         (tmp_path / f"{precision}.onnx").write_bytes(made.onnx_bytes)
     (tmp_path / "mine.yaml").write_text(SMALL)
     words = ("mine.yaml", "float32.onnx", "int8.onnx")

@@ -199,7 +199,7 @@ def test_every_block_can_be_handed_out_in_it(block, precision):
     made = export_candidate(
         Candidate(block=block, stem=32, widths=(32, 32, 64), depths=(1, 2, 1)),
         square(64, 64),
-        precision=precision,
+        in_rule(precision),
     )  # which is its proof; so narrow ones keep 0.98 in int8
     assert precision_of(made.onnx_bytes) == precision and made.proof.min_cosine < 1
 
@@ -309,7 +309,7 @@ def test_an_unknown_precision_is_refused_with_the_known(track_of, precision, adm
 def test_a_candidate_is_timed_in_its_protocol_s_precision(precision, monkeypatch):
     timed = []
     noted = dataclasses.replace(
-        BACKENDS["onnxruntime-cpu"], open=lambda model, protocol: timed.append(model) or (lambda: None)
+        BACKENDS["onnxruntime-cpu"], open=lambda model, *_: timed.append(model) or (lambda: None)
     )
     monkeypatch.setitem(BACKENDS, "onnxruntime-cpu", noted)
     taken = measure_network(CANDIDATE, in_rule(precision), **SIZES)
@@ -389,7 +389,7 @@ def test_a_gpu_times_half_precision(backend, network):
 
 @smaller
 def test_a_candidate_is_handed_out_in_its_protocol_s_precision(precision):
-    made = export_candidate(CANDIDATE, **SIZES, metadata={"trained": "no"}, precision=precision)
+    made = export_candidate(CANDIDATE, **SIZES, protocol=in_rule(precision), metadata={"trained": "no"})
     assert precision_of(made.onnx_bytes) == precision
     assert [entry.key for entry in onnx.load_from_string(made.onnx_bytes).metadata_props] == ["trained"]
 

@@ -29,7 +29,7 @@ def taken(raw_ms, *, kth_fastest=1):
 @pytest.fixture
 def scripted(monkeypatch):
     """The Protocol of a backend whose model is the function that is timed."""
-    backend = Backend(lambda model, protocol: model, "cpu", ("numpy",), ("float32",))
+    backend = Backend(lambda model, *_: model, "cpu", ("numpy",), ("float32",))
     monkeypatch.setitem(BACKENDS, "scripted", backend)
     return Protocol(backend="scripted", num_runs=5, kth_fastest=2)
 
@@ -56,8 +56,8 @@ def test_a_wide_spread_is_warned_of(wide_ms):
 
 
 def test_a_measurement_is_a_record_of_all_that_was_taken():
-    exported = export_candidate(SMALL, square(16, 8))
     protocol = Protocol(backend="onnxruntime-cpu", num_runs=7, kth_fastest=2)
+    exported = export_candidate(SMALL, square(16, 8), protocol)
     counted = []
     measurement = measure(exported.onnx_bytes, protocol, progress=lambda done, total: counted.append((done, total)))
     assert len(measurement.raw_ms) == 7 and min(measurement.raw_ms) > 0

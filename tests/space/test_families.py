@@ -260,11 +260,11 @@ def test_graphs_are_exported_with_their_proof(family, shape):
 def test_a_candidate_is_exported_and_timed_by_its_graph(family, shape):
     candidate = candidate_in(family)
     graph = graph_of(build(candidate, shape))
-    model = onnx.load_from_string(export_candidate(candidate, shape).onnx_bytes)
+    model = onnx.load_from_string(export_candidate(candidate, shape, PROTOCOL).onnx_bytes)
     assert [value.name for value in model.graph.input] == list(graph.inputs)
     assert [value.name for value in model.graph.output] == list(graph.outputs)
     assert measure_network(candidate, PROTOCOL, shape).measured_ms > 0
-    timed = timed_network(candidate, shape)
+    timed = timed_network(candidate, shape, PROTOCOL)
     assert inputs_of(timed) == graph.inputs and type(timed) is type(graph.module)
     image = torch.randn(2, *shape.image, generator=torch.Generator().manual_seed(0))
     answers = timed(image)

@@ -1,8 +1,8 @@
 """Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
 
-Each row is a Backend. It opens a model, the bytes or the path (str) of an ONNX file or a network, as a function that
-returns only when the work is done. It raises UserError, saying what is installed and what to install, where its device
-or library is missing.
+Each row is a Backend. It opens a model, the bytes or the path (str) of an ONNX file or a network, with what it is to
+see ({name of an input: one batch}; None: what the protocol names), as a function that returns only when the work is
+done. It raises UserError, saying what is installed and what to install, where its device or library is missing.
 """
 
 import copy
@@ -17,39 +17,41 @@ import onnx
 import torch
 
 from zennas.export.onnx_file import INPUT_NAME, in_precision, onnx_runtime, open_session, to_onnx
+from zennas.latency.inputs import sample
 from zennas.records import UserError
 from zennas.track import Protocol, lookup
 
-INPUT_SEED = 7
+Seen = dict[str, np.ndarray] | None
 
 
-def onnxruntime_cpu(model: Any, protocol: Protocol) -> Callable[[], Any]:
+def onnxruntime_cpu(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """ONNX Runtime on protocol.threads threads of the processor."""
     session = open_session(
         _session_source(model, protocol), threads=protocol.threads, flush_denormals=protocol.flush_denormals
     )
-    feed = _feed(session, protocol)
+    feed = _feed(session, protocol, seen)
     return lambda: session.run(None, feed)
 
 
-def onnxruntime_cuda(model: Any, protocol: Protocol) -> Callable[[], Any]:
+def onnxruntime_cuda(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """ONNX Runtime on the first NVIDIA GPU."""
-    return _onnxruntime_gpu(model, protocol, "CUDAExecutionProvider")
+    return _onnxruntime_gpu(model, protocol, seen, "CUDAExecutionProvider")
 
 
-def onnxruntime_tensorrt(model: Any, protocol: Protocol) -> Callable[[], Any]:
+def onnxruntime_tensorrt(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """ONNX Runtime through TensorRT on the first NVIDIA GPU; the engine is built before the clock starts."""
-    return _onnxruntime_gpu(model, protocol, "TensorrtExecutionProvider", "CUDAExecutionProvider")
+    return _onnxruntime_gpu(model, protocol, seen, "TensorrtExecutionProvider", "CUDAExecutionProvider")
 
 
-def torch_cuda(model: Any, protocol: Protocol) -> Callable[[], Any]:
+def torch_cuda(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """PyTorch, eager, channels-last, on the first NVIDIA GPU. Takes a network that knows its inputs (`inputs_of`)."""
     if not isinstance(model, torch.nn.Module):
         raise UserError("backend 'torch-cuda' times a torch network, not an ONNX file; use an onnxruntime backend")
     _require_cuda("torch-cuda")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is the rule
     network = model.eval().to("cuda", memory_format=torch.channels_last)
-    samples = [torch.from_numpy(_random_input((protocol.batch, *shape))) for shape in inputs_of(model).values()]
+    inputs = {name: (protocol.batch, *shape) for name, shape in inputs_of(model).items()}
+    samples = [torch.from_numpy(_given(name, shape, protocol, seen)) for name, shape in inputs.items()]
     if protocol.precision == "float16":
         network, samples = copy.deepcopy(network).half(), [sample.half() for sample in samples]
 
@@ -75,9 +77,9 @@ def torch_cuda(model: Any, protocol: Protocol) -> Callable[[], Any]:
 class Backend:
     """Where a network runs while it is timed."""
 
-    # (onnx bytes, onnx path or network, protocol) -> run_once(), which returns only when the work is done. A network is
-    # exported in the protocol's precision first; a file is timed as it is.
-    open: Callable[[Any, Any], Callable[[], Any]]
+    # (onnx bytes, onnx path or network, protocol, what it sees or None) -> run_once(), which returns only when the work
+    # is done. A network is exported in the protocol's precision first; a file is timed as it is.
+    open: Callable[[Any, Any, Any], Callable[[], Any]]
     device: Literal["cpu", "cuda"]
     libraries: tuple[str, ...]  # whose version a latency does not outlive: the first of these that is installed
     precisions: tuple[str, ...]  # what networks are converted to for it
@@ -105,12 +107,14 @@ def backend_of(name: str) -> Backend:
     return lookup(BACKENDS, name, "backend")
 
 
-def open_backend(model: Any, protocol: Protocol) -> Callable[[], Any]:
-    """run_once for this model under this protocol."""
+def open_backend(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
+    """run_once for this model under this protocol; `seen` ({name: one batch}) replaces the input that the protocol
+    names.
+    """
     backend = backend_of(protocol.backend)
     if isinstance(model, torch.nn.Module):
         check_precision(protocol)
-    return backend.open(model, protocol)
+    return backend.open(model, protocol, seen)
 
 
 def check_precision(protocol: Protocol) -> None:
@@ -181,7 +185,7 @@ def _installed():
     return ", ".join(packages) or "no ONNX Runtime"
 
 
-def _onnxruntime_gpu(model, protocol, *providers):
+def _onnxruntime_gpu(model, protocol, seen, *providers):
     # torch is imported first on purpose: it brings the CUDA libraries that onnxruntime-gpu then finds.
     _require_cuda(protocol.backend)
     # fp32 is the rule, and the V100 of the tracks knows no TF32, which newer GPUs use for it unless told not to.
@@ -202,7 +206,7 @@ def _onnxruntime_gpu(model, protocol, *providers):
             f"backend '{protocol.backend}': {_installed()} could not start the {providers[0]} and fell back to "
             f"{session.get_providers()[0]}; it needs the CUDA and cuDNN libraries that its release names"
         )
-    feed = _feed(session, protocol)
+    feed = _feed(session, protocol, seen)
     session.run(None, feed)  # TensorRT builds its engine, cuDNN chooses its algorithms: set-up, not inference
     if protocol.io == "host":
         return lambda: session.run(None, feed)
@@ -232,8 +236,8 @@ def inputs_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return getattr(module, "inputs", None) or {INPUT_NAME: module.input_shape}
 
 
-def _feed(session, protocol):
-    """Random inputs of the session's shapes; a symbolic first axis becomes protocol.batch."""
+def _feed(session, protocol, seen):
+    """One batch of each of the session's inputs; a symbolic first axis becomes protocol.batch."""
     feed = {}
     for value in session.get_inputs():
         shape = [protocol.batch, *value.shape[1:]] if not isinstance(value.shape[0], int) else list(value.shape)
@@ -247,11 +251,15 @@ def _feed(session, protocol):
                 f"the ONNX file's input '{value.name}' has the symbolic shape {value.shape}: only the batch may be "
                 f"symbolic"
             )
-        feed[value.name] = _random_input(shape)
+        feed[value.name] = _given(value.name, shape, protocol, seen)
         if value.type == "tensor(float16)":
             feed[value.name] = feed[value.name].astype(np.float16)
     return feed
 
 
-def _random_input(shape):
-    return np.random.default_rng(INPUT_SEED).standard_normal(shape, dtype=np.float32)
+def _given(name, shape, protocol, seen):
+    """What one input is given, float32 of `shape`: of `seen`, or of the protocol's input."""
+    if seen is None:
+        return sample(protocol.input, shape)
+    batch = seen[name]
+    return np.ascontiguousarray(batch[np.arange(shape[0]) % len(batch)])

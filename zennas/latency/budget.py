@@ -11,6 +11,7 @@ import torch
 from zennas.checker import precision_of
 from zennas.export.onnx_file import Export, export, fold
 from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
+from zennas.latency.inputs import NOISE, calibration, check_input, given_images
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name
 from zennas.progress import Progress
@@ -54,13 +55,18 @@ class JudgedLatency(Record):
     load_average: float
 
 
-def choose_protocol(track: Track, backend: str | None = None) -> tuple[Protocol, str | None]:
+def choose_protocol(
+    track: Track, backend: str | None = None, *, images: pathlib.Path | None = None
+) -> tuple[Protocol, str | None]:
     """(Protocol to measure by here, the sentence that says it is a stand-in or None).
 
     `backend` overrides the track's, and must run here. Without it a GPU track on a machine without a GPU runs on the
-    processor as a stand-in.
+    processor as a stand-in. images: a file or folder of images that networks see in place of the track's input.
     """
     wanted = track.protocol
+    check_input(wanted.input)
+    if images is not None:
+        wanted = wanted.model_copy(update={"input": given_images(images)})
     try:
         device = device_of(wanted.backend)
     except UserError as error:
@@ -233,30 +239,36 @@ def measure_network(candidate: Candidate, protocol: Protocol, shape: Shape) -> M
     """The Measurement of a candidate's network for a Shape as a whole: from its exported ONNX file, or its folded
     network on a torch backend."""
     if takes_network(protocol.backend):
-        return measure_calmly(timed_network(candidate, shape), protocol)
-    exported = export_candidate(candidate, shape, precision=protocol.precision)
+        return measure_calmly(timed_network(candidate, shape, protocol), protocol)
+    exported = export_candidate(candidate, shape, protocol)
     return measure_calmly(exported.onnx_bytes, protocol)
 
 
 def export_candidate(
-    candidate: Candidate, shape: Shape, *, metadata: dict[str, str] | None = None, precision: str = "float32"
+    candidate: Candidate, shape: Shape, protocol: Protocol, *, metadata: dict[str, str] | None = None
 ) -> Export:
-    """The Export of a candidate's untrained network, its norms calibrated on random images."""
-    return export(_untrained(candidate, shape), shape, metadata=metadata, precision=precision)
+    """The Export of a candidate's untrained network in a Protocol's precision, its norms calibrated on what the
+    protocol lets it see.
+    """
+    network, seen_BCHW = _untrained(candidate, shape, protocol), None
+    if protocol.precision != "float32" and protocol.input != NOISE:
+        seen_BCHW = calibration(protocol.input, shape.image)  # the ranges of its activations are told from it
+    return export(network, shape, metadata=metadata, precision=protocol.precision, calibration_BCHW=seen_BCHW)
 
 
-def timed_network(candidate: Candidate, shape: Shape) -> torch.nn.Module:
+def timed_network(candidate: Candidate, shape: Shape, protocol: Protocol) -> torch.nn.Module:
     """The graph of a candidate as a torch backend times it: untrained, calibrated, norms folded as in the ONNX file."""
-    graph = graph_of(_untrained(candidate, shape))
+    graph = graph_of(_untrained(candidate, shape, protocol))
     folded = fold(graph.module)
     folded.inputs = graph.inputs
     return folded
 
 
-def _untrained(candidate, shape):
+def _untrained(candidate, shape, protocol):
     generator = torch.Generator().manual_seed(0)
     network = build(candidate, shape, generator=generator)
-    return calibrate(network, torch.randn(4, *shape.image, generator=generator))
+    image_BCHW = calibration(protocol.input, shape.image)
+    return calibrate(network, torch.randn(4, *shape.image, generator=generator) if image_BCHW is None else image_BCHW)
 
 
 def measure_detector(

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Annotated
 
-from zennas.flags import Backend, CommandOptions, Experiment, Space, flag
+from zennas.flags import Backend, CommandOptions, Experiment, Images, Space, flag
 
 
 class Options(CommandOptions):
@@ -34,6 +34,7 @@ class Options(CommandOptions):
     track: Annotated[Experiment, flag("Track (experiment) whose rule and space apply.")] = "webface-sfr"
     space: Space = None
     backend: Backend = None
+    images: Images = None
     table: Annotated[bool, flag("Fill the table of block latencies of the space.")] = False
     show: Annotated[bool, flag("Show all tables, or the one that is named.")] = False
     compare: Annotated[bool, flag("Compare two tables, over the space's candidates too.")] = False

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zennas.latency.backends import open_backend
+from zennas.latency.backends import Seen, open_backend
 from zennas.latency.quiet import measuring
 from zennas.provenance import machine_name, provenance, versions
 from zennas.records import Record
@@ -59,14 +59,20 @@ class Measurement(Record):
 
 
 def measure(
-    model: Any, protocol: Protocol, *, between_runs: Callable | None = None, progress: Callable | None = None
+    model: Any,
+    protocol: Protocol,
+    *,
+    seen: Seen = None,
+    between_runs: Callable | None = None,
+    progress: Callable | None = None,
 ) -> Measurement:
     """The Measurement of an ONNX file (bytes) or a network under a Protocol.
 
+    seen: {name of an input: one batch} in place of the input that the protocol names (the maps before a part).
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
     `progress(done, total)` too. Whatever of ours scores on this machine stands aside meanwhile (quiet.py).
     """
-    run_once = open_backend(model, protocol)
+    run_once = open_backend(model, protocol, seen)
     raw_ms = []
     with measuring(), _no_garbage_collection():
         load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

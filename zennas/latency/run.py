@@ -146,7 +146,7 @@ def _mode(options: Options) -> str | None:
 
 def _measured(opened: Opened, options: Options, progress: Progress) -> Measured | Predicted:
     track, space = opened.track, opened.space
-    protocol, stand_in = choose_protocol(track, options.backend)
+    protocol, stand_in = choose_protocol(track, options.backend, images=options.images)
     if stand_in:
         progress.say(stand_in, style="yellow")
     if opened.mode in ("table", "predicted"):

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from zennas.export.onnx_file import fold
+from zennas.export.onnx_file import INPUT_NAME, fold
 from zennas.latency.backends import library_version
+from zennas.latency.inputs import NOISE, before_part
 from zennas.latency.protocol import Measurement, measure
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
@@ -231,10 +232,13 @@ class LatencyTable:
 def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) -> tuple[float, Measurement]:
     """(milliseconds of one such part inside a network, the Measurement behind it)."""
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
-    single = measure(_part_network(part, 1), protocol, between_runs=_evict_caches)
+    map_BCHW = before_part(protocol.input, part)
+    seen = None if map_BCHW is None else {INPUT_NAME: map_BCHW.numpy()}
+    how = {"seen": seen, "between_runs": _evict_caches}
+    single = measure(_part_network(part, 1, map_BCHW), protocol, **how)
     if not part.keeps_shape:
         return single.measured_ms, single
-    stack = measure(_part_network(part, STACK), protocol, between_runs=_evict_caches)
+    stack = measure(_part_network(part, STACK, map_BCHW), protocol, **how)
     # Below zero only where noise is larger than the part; then the stack itself is the better bound.
     marginal_ms = (stack.measured_ms - single.measured_ms) / (STACK - 1)
     return max(marginal_ms, stack.measured_ms / STACK / 2), stack
@@ -249,17 +253,21 @@ def table_name(protocol: Protocol) -> str:
     """The file name of a protocol's table."""
     denormals = "" if protocol.flush_denormals else "-denormals"
     precision = "" if protocol.precision == "float32" else f"-{protocol.precision}"
-    return f"{protocol.backend}-{protocol.threads}t-batch{protocol.batch}{denormals}{precision}.csv"
+    seen = "" if protocol.input == NOISE else f"-{protocol.input.replace(':', '-')}"
+    return f"{protocol.backend}-{protocol.threads}t-batch{protocol.batch}{denormals}{precision}{seen}.csv"
 
 
-def _part_network(part, copies):
-    """A part (or a stack of it) as a network that knows its input_shape; a backend exports it where it runs files."""
+def _part_network(part, copies, map_BCHW):
+    """A part (or a stack of it) as a network that knows its input_shape; a backend exports it where it runs files.
+
+    map_BCHW: what sets its norms; None: noise.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         stack = nn.Sequential(*(build_part(*part) for _ in range(copies)))
     module = networks.initialise(stack, generator=generator)
     shape = (part.in_channels, *part.in_hw)
-    networks.calibrate(module, torch.randn(2, *shape, generator=generator))
+    networks.calibrate(module, torch.randn(2, *shape, generator=generator) if map_BCHW is None else map_BCHW)
     folded = fold(module)
     folded.input_shape = shape
     return folded

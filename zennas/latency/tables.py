@@ -5,20 +5,22 @@ import io
 import math
 import pathlib
 import re
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from zennas.latency.backends import BACKENDS
+from zennas.latency.inputs import IMAGES, INPUTS, NOISE
 from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, part_cells, table_name
 from zennas.provenance import machine_name
 from zennas.records import MEASURED, UserError, data_root, some, suggestion
 from zennas.run_folder import explaining, write_atomically
 from zennas.space.parts import Part
 from zennas.space.shape import parsed_px
-from zennas.track import Protocol
+from zennas.track import Precision, Protocol
 
 NEEDED = COLUMNS[:6]  # a part and its milliseconds; the other columns say how they came about
 FILE_NAME = re.compile(
-    r"(?P<backend>.+?)-(?P<threads>\d+)t-batch(?P<batch>\d+)(?P<slow>-denormals)?(-(?P<precision>\w+))?"
+    r"(?P<backend>.+?)-(?P<threads>\d+)t-batch(?P<batch>\d+)(?P<slow>-denormals)?"
+    rf"(-(?P<precision>{'|'.join(get_args(Precision))}))?(-(?P<input>{'|'.join(INPUTS)}|{IMAGES}-[0-9a-f]{{12}}))?"
 )
 FILE_AT_RUNTIME = re.compile(r"(.*\.csv)(?:@(.*))?")
 MACHINE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -93,7 +95,8 @@ def find_table(name: str, protocol: Protocol | None = None) -> KnownTable:
     fitting = [table for table in tables if name in (table.machine, table.name, table.name.partition("@")[0])]
     fitting = fitting or [table for table in tables if name in table.name]
     if protocol is not None:
-        fitting = [table for table in fitting if table_name(table.protocol) == table_name(protocol)] or fitting
+        of_rule = [table for table in fitting if _rule(table.protocol) == _rule(protocol)]
+        fitting = [table for table in of_rule if table.protocol.input == protocol.input] or of_rule or fitting
     if not fitting:
         raise UserError(
             f"latency table '{name}' is not known; {suggestion(name, [table.name for table in tables])}; or give the "
@@ -106,7 +109,8 @@ def open_table(name: str, protocol: Protocol | None = None) -> LatencyTable:
     """The LatencyTable of any machine, by a name or path as `find_table` takes them.
 
     It predicts; what it lacks only its own machine can measure (UserError). With a protocol, its table must be of that
-    rule: backend, threads, batch, denormals, precision. UserError where none or several fit.
+    rule: backend, threads, batch, denormals, precision. What was seen may differ: older tables saw noise.
+    UserError where none or several fit.
     """
     return predictor(find_table(name, protocol), protocol)
 
@@ -115,16 +119,20 @@ def predictor(known: KnownTable, protocol: Protocol | None = None) -> LatencyTab
     """The LatencyTable of a KnownTable; `open_table` says what it can do, and which UserErrors there are."""
     if known.protocol is None:
         raise UserError(f"{known.origins[0]}: its name does not say by which rule it was measured; {_how_to_name()}")
-    if protocol is not None and table_name(protocol) != table_name(known.protocol):
+    if protocol is not None and _rule(protocol) != _rule(known.protocol):
         raise UserError(
-            f"latency table {known.name} was measured by another rule: "
-            f"{table_name(known.protocol).removesuffix('.csv')}, "
-            f"wanted {table_name(protocol).removesuffix('.csv')}"
+            f"latency table {known.name} was measured by another rule: {_rule(known.protocol)}, "
+            f"wanted {_rule(protocol)}"
         )
     machine = known.name.partition("/")[0]  # never this machine's, where a file names none
     return LatencyTable(
         protocol or known.protocol, machine=machine, rows={part: row.ms for part, row in known.rows.items()}
     )
+
+
+def _rule(protocol):
+    """What two tables must have in common to be compared: all but what the networks saw."""
+    return table_name(protocol.model_copy(update={"input": NOISE})).removesuffix(".csv")
 
 
 def import_table(
@@ -198,6 +206,7 @@ def protocol_of(file_name: str) -> Protocol | None:
             batch=match["batch"],
             flush_denormals=not match["slow"],
             precision=match["precision"] or "float32",
+            input=(match["input"] or NOISE).replace(f"{IMAGES}-", f"{IMAGES}:"),
         )
     except ValueError:
         return None

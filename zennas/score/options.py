@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Self
 
-from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, flag
+from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, Images, flag
 
 
 class Options(CommandOptions):
@@ -26,6 +26,7 @@ class Options(CommandOptions):
     track: Annotated[Experiment, flag("Track (experiment) whose budget, rule and space apply.")] = "webface-sfr"
     budget_ms: BudgetMs = None
     backend: Backend = None
+    images: Images = None
     measure: Annotated[bool, flag("Measure each candidate whole, from its exported ONNX file.")] = False
     latency: Annotated[bool, flag("Predict latency (fills this machine's table once).")] = True
     repeats: Annotated[int, flag("Scores averaged per candidate.", ge=1)] = 8

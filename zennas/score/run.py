@@ -171,7 +171,7 @@ def _add_latency(rows: list[dict[str, Any]], opened: Opened, options: Options, p
     """Add the latency of each row, predicted or measured whole, and the track's budget here."""
     candidates = [candidate for _, candidate in opened.candidates]
     track, space, num_runs = opened.track, opened.space, opened.experiment.search.table_runs
-    protocol, stand_in = choose_protocol(track, options.backend)
+    protocol, stand_in = choose_protocol(track, options.backend, images=options.images)
     reference = reference_here(track, protocol, progress) if options.budget_ms is None else None
     budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
     progress.say(f"budget {budget.budget_ms:.2f} ms here: {budget.origin}")

@@ -128,8 +128,8 @@ def crown(searched: Searched) -> list[Measured]:
             exported = export_candidate(
                 candidate,
                 searched.space.shape,
+                searched.protocol,
                 metadata=metadata(candidate, searched.ledger.state["made_by"]),
-                precision=searched.protocol.precision,
             )
             write_atomically(path, exported.onnx_bytes)
         os.replace(path, searched.folder / f"winner-{rank}.onnx")

@@ -4,6 +4,7 @@ import json
 import time
 
 from zennas.latency.budget import choose_protocol
+from zennas.latency.inputs import given_images, hold_images, images_of
 from zennas.progress import Progress
 from zennas.provenance import machine_name, num_cores
 from zennas.records import UserError
@@ -30,10 +31,13 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     begun = time.monotonic()
     track, space, plan, workers, store = checked.track, checked.space, checked.plan, None, None
     if checked.address is None:
-        protocol, stand_in = choose_protocol(track, checked.backend)
+        protocol, stand_in = choose_protocol(track, checked.backend, images=checked.images)
     else:  # what is measured, and how, is a matter of the device's machine
         workers = resources.hold_workers(connect(checked, progress))
         protocol, stand_in = workers.on_device(choose_protocol, track, checked.backend)
+        if checked.images is not None:  # they lie here, and the device's machine is to see them
+            protocol = protocol.model_copy(update={"input": given_images(checked.images)})
+            workers.on_device(hold_images, protocol.input, images_of(protocol.input))
     check_output(track, space)
     # The table of a device that the cluster has is measured, or known by an island that began before; see prepare.py.
     devices = tuple(name for name in plan.devices if workers is not None and workers.has_device(name))

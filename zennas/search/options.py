@@ -10,6 +10,7 @@ from zennas.flags import (
     BudgetMs,
     CommandOptions,
     Experiment,
+    Images,
     Space,
     flag,
 )
@@ -51,6 +52,7 @@ class Options(CommandOptions):
     workers: Annotated[int | None, flag("Scorers.", unset="one per processor core", ge=1, le=4096)] = None
     budget_ms: BudgetMs = None
     backend: Backend = None
+    images: Images = None
     detector: Annotated[
         pathlib.Path | None, flag("Detector ONNX, measured in place of the track's reserve.", metavar="FILE")
     ] = None

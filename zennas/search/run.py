@@ -50,6 +50,7 @@ def check(options: Options) -> Checked:
         plan=plan,
         out=lasting(options.out or pathlib.Path("runs") / experiment.name),
         backend=options.backend,
+        images=options.images,
         budget_ms=options.budget_ms,
         detector=options.detector,
         num_workers=options.workers,

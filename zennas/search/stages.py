@@ -46,6 +46,7 @@ class Checked:
     plan: SearchPlan
     out: pathlib.Path
     backend: str | None = None
+    images: pathlib.Path | None = None  # what networks see while they are timed; None: the track's input
     budget_ms: float | None = None
     detector: pathlib.Path | None = None
     num_workers: int | None = None  # None: one per processor core, here or in the cluster

@@ -76,8 +76,8 @@ def measure_whole(
     exported = export_candidate(
         candidate,
         space.shape,
+        prepared.protocol,
         metadata=metadata(candidate, made_by),
-        precision=prepared.protocol.precision,
     )
     problems = task_of(prepared.experiment.task).problems(prepared.track, exported.onnx_bytes)
     if problems and role != "baseline":
@@ -88,7 +88,7 @@ def measure_whole(
         # A baseline is what shows how far off the table is: nothing is expected of it.
         measure = functools.partial(measure_calmly, expected_ms=predicted_ms if role == "finalist" else None)
         if takes_network(prepared.protocol.backend):
-            network = timed_network(candidate, space.shape)
+            network = timed_network(candidate, space.shape, prepared.protocol)
             return prepared.workers.on_device(measure, network, prepared.protocol, device=device)
         return prepared.workers.measure_file(measure, path, prepared.protocol, device=device)
 

@@ -19,6 +19,7 @@ from zennas.latency.budget import (
     measure_network,
     reference_here,
 )
+from zennas.latency.inputs import seeing
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
@@ -45,13 +46,14 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
     made_by = provenance(seed=request.plan.seed, command=request.command).model_dump()
     metadata = {"zennas": json.dumps(made_by), "candidate": request.candidate.text, "trained": "yes"}
     precision = choose_protocol(track, request.backend)[0].precision
-    task, calibration_BCHW = task_of(request.task), None
-    if precision != "float32" and data is not None:  # what the ranges of its activations are told from
-        calibration_BCHW = task.some_inputs(request, data, CALIBRATION_IMAGES)
+    task = task_of(request.task)
+    some_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
+    # What the ranges of its activations are told from.
+    calibration_BCHW = None if precision == "float32" else some_BCHW
     exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW)
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
-    latency = measured(request, network, exported.onnx_bytes, progress)
+    latency = measured(request, network, exported.onnx_bytes, progress, seen_BCHW=some_BCHW)
     progress.end()
     result = {
         "experiment": request.name,
@@ -106,14 +108,18 @@ def untrained_latency(request, protocol):
     return kept
 
 
-def measured(request, network, onnx_bytes, progress):
-    """The latency of the trained network, with the untrained one's taken in the same minute beside it."""
+def measured(request, network, onnx_bytes, progress, *, seen_BCHW=None):
+    """The latency of the trained network on what it was trained on, with the untrained one's taken in the same minute
+    beside it, as a search takes it.
+
+    seen_BCHW: some of what it was trained on; None: what the track says.
+    """
     protocol, budget = budget_here(request, progress)
     progress.begin("measuring the trained network")
     progress.update({})
     model = fold(network) if takes_network(protocol.backend) else onnx_bytes
     untrained = measure_network(request.candidate, protocol, request.space.shape)
-    trained = measure_calmly(model, protocol)
+    trained = measure_calmly(model, protocol if seen_BCHW is None else seeing(protocol, seen_BCHW))
     progress.end()
     latency = judged(trained, budget).model_dump(mode="json")
     return latency | {"untrained_ms": untrained.measured_ms, "origin": budget.origin}
