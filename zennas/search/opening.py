@@ -1,13 +1,15 @@
 """Begins or resumes a run; refuses one that does not match."""
 
+import dataclasses
 import json
 import time
 
 from zennas.latency.budget import choose_protocol
-from zennas.latency.inputs import given_images, hold_images, images_of
+from zennas.latency.inputs import NOISE, given_images, hold_images, images_of
 from zennas.progress import Progress
 from zennas.provenance import machine_name, num_cores
 from zennas.records import UserError
+from zennas.run_folder import kept_run
 from zennas.search.clock import Clock
 from zennas.search.cost_limits import check_limits, cost_limits
 from zennas.search.ledger import open_ledger
@@ -60,6 +62,8 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     if note := note_on_places(checked):
         progress.say(f"   note  {note}", style="yellow")
     resources.lock(folder)
+    if not checked.fresh and _saw_noise(folder, kept):
+        checked, protocol = _seeing_noise(checked), _with_noise(protocol)
     ledger = open_ledger(
         folder,
         checked.settings(protocol, devices=devices),
@@ -97,6 +101,32 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     )
 
 
+def _saw_noise(folder, kept):
+    """Whether the run that is there was begun by a version whose protocols named no input: its times are of noise."""
+    if kept and kept.get("run"):
+        settings = kept["run"]["settings"]
+    elif (folder / "run.json").is_file():
+        settings = kept_run(folder, what="settings")["settings"]
+    else:
+        return False
+    return NOISE == settings.get("protocol", {}).get("input", NOISE)
+
+
+def _seeing_noise(checked):
+    """What was asked for, with the track's input as older versions had it: noise."""
+    if checked.images is not None:
+        raise UserError(
+            f"--images {checked.images}: this run's latencies are of noise, and others cannot be compared with them; "
+            "choose another --out"
+        )
+    track = checked.track.model_copy(update={"protocol": _with_noise(checked.track.protocol)})
+    return dataclasses.replace(checked, track=track)
+
+
+def _with_noise(protocol):
+    return protocol.model_copy(update={"input": NOISE})
+
+
 def announce(opened: Opened) -> None:
     """A few lines that say what will be done."""
     plan, track, space, protocol = opened.plan, opened.track, opened.space, opened.protocol
@@ -111,7 +141,7 @@ def announce(opened: Opened) -> None:
         ),
         ("device", f"{machine}, backend {protocol.backend}, {protocol.threads} thread(s), batch {protocol.batch}"),
         ("metric", f"of the track, after training: {track.metric}"),
-        ("rule", f"value {protocol.kth_fastest} of {protocol.num_runs} runs, sorted"),
+        ("rule", f"value {protocol.kth_fastest} of {protocol.num_runs} runs, sorted; input: {protocol.input}"),
         ("work", f"{_workers_text(opened)}, {until}, seed {plan.seed}, out {opened.folder}{done}"),
     ):
         opened.progress.say(f"{name:>7}  {text}")
