@@ -109,7 +109,7 @@ def _saw_noise(folder, kept):
         settings = kept_run(folder, what="settings")["settings"]
     else:
         return False
-    return NOISE == settings.get("protocol", {}).get("input", NOISE)
+    return settings.get("protocol", {}).get("input", NOISE) == NOISE
 
 
 def _seeing_noise(checked):
