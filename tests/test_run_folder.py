@@ -21,6 +21,16 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     assert existed and resumed["made_by"]["zennas"] == "0.1.0" and resumed["counters"] == {"scored": 3}
 
 
+def test_a_run_of_an_earlier_version_knows_less_of_its_data(tmp_path):
+    """Its fingerprint has no part for the content; a run that has one is refused where that changed."""
+    earlier = "0123456789abcdef"
+    open_run(tmp_path / "old", {"data": earlier}, start={})
+    assert open_run(tmp_path / "old", {"data": f"{earlier}-00ff"}, start={})[1]
+    open_run(tmp_path / "new", {"data": f"{earlier}-00ff"}, start={})
+    with pytest.raises(UserError, match=r"other settings \(data: \"0123456789abcdef-00ff\", now"):
+        open_run(tmp_path / "new", {"data": f"{earlier}-00fe"}, start={})
+
+
 def test_a_run_with_other_settings_is_refused(tmp_path):
     open_run(tmp_path / "run", SETTINGS, start={})
     with pytest.raises(UserError, match="seed"):

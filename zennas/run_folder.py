@@ -111,6 +111,17 @@ def lasting_url(url: str | None, *, here: pathlib.Path | str | None = None) -> s
     return url if fixed else scheme + lasting(path, here=here).as_posix()
 
 
+def same_data(before: str, now: str) -> bool:
+    """Whether two fingerprints are of the same data. One of a version before 0.2 lacks the part behind the dash, the
+    content.
+
+    >>> earlier = "0123456789abcdef"
+    >>> same_data(earlier, f"{earlier}-00ff"), same_data(f"{earlier}-00fe", f"{earlier}-00ff")
+    (True, False)
+    """
+    return before == now or (len(before) == 16 and now.startswith(f"{before}-"))
+
+
 def kept_run(folder: pathlib.Path | str, *, what: str) -> dict:
     """The state of the run in a folder. UserError where there is none, or one that has no `what` (an entry of
     run.json).
@@ -193,7 +204,7 @@ def _differences(old, new):
         before, now = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
             differing += [f"{key}.{difference}" for difference in _differences(before, now)]
-        elif before != now:
+        elif before != now and not (isinstance(before, str) and isinstance(now, str) and same_data(before, now)):
             differing.append(f"{key}: {_short(before)}, now {_short(now)}")
     return differing
 

@@ -4,6 +4,7 @@ Read `clean` first.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -21,6 +22,7 @@ from zennas.clean.request import Request
 from zennas.clean.state import State
 from zennas.clean.steps import Bench, clean_round
 from zennas.clean.summary import Round, Summary
+from zennas.data.content import digest_of_file
 from zennas.data.labels import write_labels
 from zennas.data.sources import AnySource, open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
@@ -30,7 +32,7 @@ from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores, provenance
 from zennas.records import UserError, some, suggestion
-from zennas.run_folder import kept_run, lock_folder, open_run, save_run, write_atomically
+from zennas.run_folder import kept_run, lock_folder, open_run, same_data, save_run, write_atomically
 
 LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
 WORTH_WORKERS = 200_000  # images from which on workers pay for the seconds in which they start
@@ -157,7 +159,7 @@ def _first_embedder(request, source):
         )
     stat = path.stat()
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    return Embedder(str(path), hashlib.sha256(key.encode()).hexdigest()[:16], path=path)
+    return Embedder(str(path), f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}-{digest_of_file(path)}", path=path)
 
 
 def _network(text, request):
@@ -253,7 +255,7 @@ def look_at(request: Request, name: str) -> pathlib.Path:
     """Write OUT/look-NAME.html of a finished cleaning; its path."""
     kept = kept_run(request.out, what="rounds")
     source, num_rounds = open_source(request.data), len(kept["rounds"])
-    if kept["settings"]["data"] != source.fingerprint:
+    if not same_data(kept["settings"]["data"], source.fingerprint):
         raise UserError(f"{request.out}: is a cleaning of other data than {request.data}")
     if not num_rounds:
         raise UserError(f"{request.out}: its first round is not done; give the command without --look to go on")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.data.images import CorruptImageError, UnreadableImageError, data_uri, decode, resized
+from zennas.data.index import changes
 from zennas.provenance import num_cores
 from zennas.space.shape import height_and_width
 
@@ -79,9 +80,8 @@ def read_file(path: pathlib.Path) -> bytes:
 
 
 def changed_at(path: pathlib.Path | str) -> str:
-    """What tells a file from what it was before: size and time of change; nothing where it is missing."""
+    """What tells a file from what it was before: size and times of change; nothing where it is missing."""
     try:
-        stat = os.stat(path)
+        return changes(os.stat(path))
     except (OSError, ValueError):  # a name with a zero byte in it is no file's
         return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -80,7 +80,8 @@ class Index(NamedTuple):
     identities: Names | None  # names of the identities; None where those are their numbers
     num_identities: int
     num_empty: int  # identities with no image
-    fingerprint: str  # of what is in the data, wherever it lies
+    fingerprint: str  # of what is in the data, wherever it lies: of labels, places and names, and of the images' bytes
+    content_N: np.ndarray  # uint64, of content.py: the images' bytes
     left_out: dict[str, list]  # as LeftOut.plain
     notices: list[str]  # sentences on how the data was read
 
@@ -95,6 +96,7 @@ class Index(NamedTuple):
         names: Names | None = None,
         identities: Names | None = None,
         num_identities: int,
+        content_N: np.ndarray,
         left_out: dict[str, list] | None = None,
         notices: Iterable[str] = (),
     ) -> "Index":
@@ -115,7 +117,8 @@ class Index(NamedTuple):
             identities,
             num_identities,
             num_empty,
-            digest.hexdigest()[:16],
+            f"{digest.hexdigest()[:16]}-{hashlib.sha256(np.ascontiguousarray(content_N).data).hexdigest()[:16]}",
+            content_N,
             left_out or {},
             list(notices),
         )
@@ -158,6 +161,7 @@ def load_index(folder: pathlib.Path | str) -> Index:
     columns = meta.pop("places")
     return Index(
         label_N=column("label"),
+        content_N=column("content"),
         places={name: column(name) for name in columns},
         names=names("names"),
         identities=names("identities"),
@@ -166,9 +170,17 @@ def load_index(folder: pathlib.Path | str) -> Index:
 
 
 def file_key(paths: Iterable[pathlib.Path | str]) -> str:
-    """What tells files from others and from themselves when they change: absolute path, size and time of change."""
-    stats = [(os.path.abspath(path), os.stat(path)) for path in paths]
-    return "\n".join(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}" for path, stat in stats)
+    """What tells files from others and from themselves when they change: absolute path, and what `changes` says."""
+    return "\n".join(f"{os.path.abspath(path)}\t{changes(os.stat(path))}" for path in paths)
+
+
+def changes(stat: os.stat_result) -> str:
+    """What changes with a file: its size and its times.
+
+    The time of the last change of its status is the one that no copy brings along and no program sets: cp -p, rsync and
+    touch -d change it too. After a chmod or a new hard link an index is made anew, and is the same.
+    """
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _write(folder, index):
@@ -176,7 +188,7 @@ def _write(folder, index):
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir()
-    columns = {"label": index.label_N, **index.places}
+    columns = {"label": index.label_N, "content": index.content_N, **index.places}
     for name, text in (("names", index.names), ("identities", index.identities)):
         if text is not None:
             columns |= {f"{name}_bytes": text.byte_M, f"{name}_ends": text.end_N}

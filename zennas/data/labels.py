@@ -45,16 +45,29 @@ def relabelled(source: "AnySource", path: pathlib.Path | str) -> "Relabelled":
         raise UserError(
             f"{path}: holds no labels; expected an .npz with label_N and source, as zennas writes"
         ) from None
-    if fingerprint != source.fingerprint or label_N.shape != (source.num_images,):
-        raise UserError(
-            f"{path}: labels of other images ({label_N.size} images, {fingerprint}); "
-            f"{source.path} has {source.num_images} ({source.fingerprint})"
-        )
+    _check_bound(path, fingerprint, label_N, source)
     if label_N.dtype.kind not in "iu" or (label_N.size and label_N.min() < DROPPED):
         raise UserError(f"{path}: labels are whole numbers from 0 on, or {DROPPED} for an image that is left out")
     if not (label_N >= 0).any():
         raise UserError(f"{path}: leaves out all {label_N.size} images")
     return Relabelled(source, label_N)
+
+
+def _check_bound(path, fingerprint, label_N, source):
+    """UserError where labels were made of other images."""
+    layout, _, content = source.fingerprint.partition("-")
+    given_layout, _, given_content = fingerprint.partition("-")
+    if given_layout != layout or label_N.shape != (source.num_images,):
+        raise UserError(
+            f"{path}: labels of other images ({label_N.size} images, {fingerprint}); "
+            f"{source.path} has {source.num_images} ({source.fingerprint})"
+        )
+    # Labels of versions before 0.2 know names and places alone.
+    if given_content and given_content != content:
+        raise UserError(
+            f"{path}: labels of other images: those of {source.path} have the same names, but some were replaced since "
+            f"({fingerprint}, now {source.fingerprint}); make the labels anew"
+        )
 
 
 class Relabelled:
@@ -77,10 +90,11 @@ class Relabelled:
         numbers = number_C.tolist()
         named = [names[label] if names is not None and label < len(names) else str(label) for label in numbers]
         self.identity_names = Names.of(named)
-        digest = hashlib.sha256(f"relabelled {source.fingerprint}".encode())
+        layout, _, content = source.fingerprint.partition("-")
+        digest = hashlib.sha256(f"relabelled {layout}".encode())
         for column in (self._which_M, self.label_N):
             digest.update(np.ascontiguousarray(column).data)
-        self.fingerprint = digest.hexdigest()[:16]
+        self.fingerprint = f"{digest.hexdigest()[:16]}-{content}"
 
     def read(self, index: int) -> bytes:
         """As Source."""

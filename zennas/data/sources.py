@@ -12,9 +12,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from zennas.data import recordio
-from zennas.data.image_set import ImageSet, changed_at
+from zennas.data.content import MOST_IMAGES, digest_of_span, look_into
+from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
-from zennas.data.index import Index, Names, file_key, kept_index, load_index
+from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
 from zennas.data.left_out import BESIDE, LeftOut, is_hidden, line_of
 from zennas.data.listing import IMAGE_SUFFIXES, below, walk
@@ -29,7 +30,29 @@ ACCEPTED = (
 MAX_OPEN_FILES = 256  # per process; shards beyond it take turns
 
 
-class Source:
+class _OpenFiles:
+    """Files that stay open, as many as MAX_OPEN_FILES."""
+
+    def __init__(self):
+        self._files = collections.OrderedDict()
+
+    def descriptor(self, path: str) -> BinaryIO:
+        """An open file that `os.pread` may read; hold the returned object meanwhile.
+
+        Of more than MAX_OPEN_FILES, the one that was not asked for the longest is closed.
+        """
+        file = self._files.get(path)
+        if file is None:
+            if len(self._files) >= MAX_OPEN_FILES:
+                self._files.popitem(last=False)  # closes as soon as no thread holds it
+            file = self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
+        else:
+            with contextlib.suppress(KeyError):  # another thread has just let go of it
+                self._files.move_to_end(path)
+        return file
+
+
+class Source(_OpenFiles):
     """Labelled images with random access; opened by `open_source`.
 
     It may be forked, pickled (to the same machine) and shared by threads. It has:
@@ -44,10 +67,10 @@ class Source:
 
     def __init__(self, path, folder, beside):
         """folder: of its index. beside: LeftOut.plain of what lies beside its files."""
+        super().__init__()
         self.path, self.folder, self._beside = pathlib.Path(path), folder, beside
         self._index = load_index(folder)
         self._kind = KINDS[self._index.kind]
-        self._files = collections.OrderedDict()
         self.label_N = self._index.label_N
         self.num_images = len(self.label_N)
         self.num_identities = self._index.num_identities
@@ -85,36 +108,16 @@ class Source:
         return ImageSet(self.num_images, self.read, self.where, self.fingerprint)
 
     def some(self, index_M: np.ndarray) -> ImageSet:
-        """The ImageSet of the images at these places; its fingerprint changes with any file that does."""
+        """The ImageSet of the images at these places; its fingerprint changes with any image of the source."""
         index_M = np.asarray(index_M, np.int64)
-        if self._index.kind == "folders":
-            files = (pathlib.Path(self._index.files[0], self.name(int(index))) for index in index_M)
-        else:
-            files = self._index.files
         digest = hashlib.sha256(self.fingerprint.encode())
         digest.update(index_M.tobytes())
-        digest.update("\n".join(map(changed_at, files)).encode())
         return ImageSet(
             len(index_M),
             lambda image: self.read(int(index_M[image])),
             lambda image: self.where(int(index_M[image])),
             digest.hexdigest()[:16],
         )
-
-    def descriptor(self, path: str) -> BinaryIO:
-        """An open file that `os.pread` may read; hold the returned object meanwhile.
-
-        Of more than MAX_OPEN_FILES, the one that was not asked for the longest is closed.
-        """
-        file = self._files.get(path)
-        if file is None:
-            if len(self._files) >= MAX_OPEN_FILES:
-                self._files.popitem(last=False)  # closes as soon as no thread holds it
-            file = self._files[path] = open(path, "rb", buffering=0)  # noqa: SIM115
-        else:
-            with contextlib.suppress(KeyError):  # another thread has just let go of it
-                self._files.move_to_end(path)
-        return file
 
 
 AnySource = Source | Relabelled  # what `open_source` gives
@@ -140,7 +143,7 @@ def open_source(
         raise UserError(f"{identities} and {labels}: identities and labels exclude each other; labels leave out images")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
-    kind, files, key, beside = _what_lies_at(path)
+    kind, files, key, beside = _what_lies_at(path, progress)
     folder = kept_index(f"{kind}\n{key}", lambda: KINDS[kind].build(files, progress), what=path)
     if identities is not None:
         wanted = _wanted_names(identities)
@@ -151,7 +154,7 @@ def open_source(
     return source if labels is None else relabelled(source, labels)
 
 
-def _what_lies_at(path):
+def _what_lies_at(path, progress):
     """(kind, files, cache key, LeftOut of what lies beside them)."""
     left_out = LeftOut()
     if path.is_file():
@@ -168,7 +171,7 @@ def _what_lies_at(path):
             kind, files = "tars", [path / name for name in tars]
             beside = [name for name in names if name not in tars]
         else:
-            return "folders", [path], _folder_key(path), left_out
+            return "folders", [path], _folder_key(path, progress), left_out
         for name in beside:
             left_out.add(BESIDE, name)
     parts = [files[0].with_suffix(".idx"), files[0].with_name("property")] if kind == "records" else []
@@ -182,13 +185,23 @@ def _names_in(path):
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _folder_key(path):
+def _walked(path, left_out, progress):
+    """`walk`, telling progress by the folders at the top."""
+    done, total = 0, len(_names_in(path))
+    for listed in walk(path, left_out):
+        if progress and listed.folder and "/" not in listed.folder:
+            done += 1
+            progress(done, total)
+        yield listed
+
+
+def _folder_key(path, progress):
     """What tells the images of a folder from what they were."""
     digest, left_out = hashlib.sha256(), LeftOut()
-    for listed in walk(path, left_out):
+    for listed in _walked(path, left_out, progress):
         digest.update(f"{listed.folder}/\n".encode(errors="surrogateescape"))
         for name, status in zip(listed.names, listed.stats, strict=True):
-            digest.update(f"{name}/{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            digest.update(f"{name}/{changes(status)}\n".encode(errors="surrogateescape"))
     digest.update(json.dumps(left_out.plain()).encode())
     return f"{path.absolute()}\n{digest.hexdigest()}"
 
@@ -208,6 +221,7 @@ def _build_records(files, progress):
         places={"record": records.record_N, "offset": records.offset_N},
         identities=identities,
         num_identities=num_classes,
+        content_N=_content_of_records(files[0], records.offset_N, progress),
         left_out=records.left_out.plain(),
     )
 
@@ -227,6 +241,7 @@ def _build_tars(files, progress):
         names=members.names,
         identities=identities,
         num_identities=num_identities,
+        content_N=_content_of_members(files, members, progress),
         left_out=members.left_out.plain(),
         notices=members.notices,
     )
@@ -234,10 +249,8 @@ def _build_tars(files, progress):
 
 def _build_folders(files, progress):
     path, left_out, listed_of = files[0], LeftOut(), {}
-    for listed in walk(path, left_out):
+    for listed in _walked(path, left_out, progress):
         listed_of[listed.folder] = listed.names
-        if progress:
-            progress(len(listed_of), len(listed_of) + 1)
     people = people_of([({folder for folder, names in listed_of.items() if names}, listed_of.keys())])
     names, label = [], []
     for folder in [*people.label_of, *people.why_not]:
@@ -260,9 +273,42 @@ def _build_folders(files, progress):
         names=Names.of(names),
         identities=Names.of(people.names),
         num_identities=len(people.names),
+        content_N=_content_of_files(path, names, progress),
         left_out=left_out.plain(),
         notices=people.notices,
     )
+
+
+def _content_of_records(file, offset_N, progress):
+    files = _OpenFiles()
+
+    def digest_of(number):
+        opened = files.descriptor(file)  # held while it is read: another thread may let go of it
+        payload = recordio.read_record(opened.fileno(), int(offset_N[number]))
+        image = recordio.unpack(payload)[1]
+        return digest_of_span(lambda length, offset: image[offset : offset + length], len(image))
+
+    return look_into(digest_of, len(offset_N), most=MOST_IMAGES, progress=progress)
+
+
+def _content_of_members(files, members, progress):
+    opened = _OpenFiles()
+
+    def digest_of(number):
+        file = opened.descriptor(files[int(members.shard_N[number])])
+        begin, size = int(members.offset_N[number]), int(members.size_N[number])
+        return digest_of_span(lambda length, offset: os.pread(file.fileno(), length, begin + offset), size)
+
+    return look_into(digest_of, len(members.label_N), most=MOST_IMAGES, progress=progress)
+
+
+def _content_of_files(folder, names, progress):
+    def digest_of(number):
+        with open(folder / names[number], "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            return digest_of_span(lambda length, offset: os.pread(file.fileno(), length, offset), size)
+
+    return look_into(digest_of, len(names), progress=progress)
 
 
 def _dense(label_N):
@@ -310,6 +356,7 @@ def _restricted(index, wanted, identities_path, path):
         names=index.names.taken(which) if index.names is not None else None,
         identities=Names.of(name for _, name in kept),
         num_identities=len(kept),
+        content_N=index.content_N[which],
         left_out=index.left_out,
         notices=index.notices,
     )
