@@ -248,7 +248,9 @@ def train(
     out: Folder of the run. [default: runs/TRACK-trained]
     teacher: Teacher: a folder that zennas train wrote, weights of another project (backbone.pth), an ONNX file, a .pt2;
         FILE[,normalise=...][,px=...], as zennas evaluate takes it. [default: none]
-    from_: Checkpoint (a folder step-N of another run) whose weights and step to begin from.
+    from_: What to begin from: a checkpoint (a folder step-N of another run), at its step; or a network, at step 0:
+        network.pt, the folder of one, weights of another project (backbone.pth). Without --winner its candidate is
+        trained.
     verify: SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.
     identities: Text file of identities, one a line: train on these alone.
     labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.embed.public_networks import IResNet, seeded_state
 from tests.train.conftest import STEPS_PER_EPOCH, differing, tensors, trained, training
-from zennas.embed.checkpoint import save_network
+from zennas.embed.checkpoint import load_network, save_network
+from zennas.embed.model import open_model
 from zennas.progress import silent
 from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
 from zennas.space.network import build
 from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
-from zennas.tasks.face.verify import verify
+from zennas.tasks.face.verify import open_set, verify
 from zennas.train import checkpoints, loop, rank
 from zennas.train.options import Options
 from zennas.train.rank import train_on
@@ -196,3 +198,63 @@ def test_guides_ask_a_teacher_before_anything_is_precomputed(options, tmp_path, 
     winner.write_text("{block: ir_se, stem: 16, widths: [16, 32], depths: [1, 1]}\n")
     with pytest.raises(UserError, match="do not pair"):
         training(options("distill.name=attention", teacher=tmp_path / "network.pt", winner=winner))
+
+
+# --- from the weights of a network
+
+
+def backbone(folder, *, seed=0, depths=(1, 1), size=64):
+    """The file of an IResNet as another project writes it."""
+    theirs = IResNet(depths, stem=8, widths=(8, 16), size=size, px=32)
+    state = seeded_state(theirs, seed)
+    torch.save({f"module.{name}": weight for name, weight in state.items()}, folder / f"backbone{seed}.pth")
+    return folder / f"backbone{seed}.pth"
+
+
+def test_from_weights_begins_with_them_at_step_0(options, material, tmp_path):
+    path = backbone(tmp_path)
+    one = training(options("optimizer.lr=0.001", from_=path, winner=None, verify=(material.held_out,)))
+    network = load_network(path)
+    assert (
+        one.job.request.candidate.text == "ir-8-8x1-16x1"
+        and differing(one.network.state_dict(), network.state_dict()) == []
+    )
+    one.run()
+    assert one.first_step == 0 and differing(one.network.state_dict(), network.state_dict()) != []
+    model = open_model(path)
+    began = verify(open_set(material.held_out), lambda image: model(image).embedding_BD, image_px=32)
+    entries = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [entry["accuracy"] for entry in entries if entry["kind"].startswith("verify/")]
+    assert accuracies[0] == pytest.approx(began.accuracy, abs=0.011)  # as they are, not with statistics of a batch
+
+
+def test_a_training_goes_on_from_its_own_weights(options, tmp_path):
+    result = train_on(options("epochs=1", from_=backbone(tmp_path), winner=None), Ranks(), silent())
+    assert result["from"].endswith("backbone0.pth") and result["candidate"]["block"] == "ir"
+    assert "backbone0.pth" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UserError, match=r"holds a run with other settings .*from: "):
+        train_on(options("epochs=1", from_=backbone(tmp_path, seed=1), winner=None), Ranks(), silent())
+    # What it wrote is a network to begin from, too, and its folder is.
+    for kept in (tmp_path / "run", tmp_path / "run" / "network.pt"):
+        again = training(options(from_=kept, winner=None, out="again"))
+        assert differing(again.network.state_dict(), load_network(kept).state_dict()) == []
+
+
+def test_weights_that_do_not_go_with_the_rest_are_refused(options, material, tmp_path):
+    for given, words in (
+        (
+            {"from_": backbone(tmp_path)},
+            r"--from .*: the network of ir-8-8x1-16x1, and --winner .* is ir_se-8-8x1-16x1",
+        ),
+        (
+            {"from_": backbone(tmp_path, seed=1, size=65), "winner": None},
+            r"--from .*: its network has 32 px, 65-d, the space tiny 32 px, 64-d; choose another --track",
+        ),
+        ({"from_": material.winner, "winner": None}, "--from .*winner.yaml: not a network of zennas"),
+    ):
+        with pytest.raises(UserError, match=words):
+            options(**given)
+    request = options(from_=backbone(tmp_path), winner=None)
+    backbone(tmp_path).write_bytes(backbone(tmp_path, seed=2).read_bytes())
+    with pytest.raises(UserError, match="holds other weights than when this training was asked for"):
+        training(request)

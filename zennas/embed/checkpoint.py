@@ -163,6 +163,11 @@ def _shape(content, path):
     return Shape(height=height, width=width, **sizes)
 
 
+def holds_network(path: pathlib.Path | str) -> bool:
+    """Whether a path is a file, or the folder of a network.pt."""
+    return os.path.isfile(path) or os.path.isfile(os.path.join(path, NETWORK))
+
+
 def file_of(path: pathlib.Path | str) -> pathlib.Path:
     """The file of a network that a path stands for: itself, or network.pt in a folder. UserError without one."""
     path = pathlib.Path(path)

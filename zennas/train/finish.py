@@ -72,6 +72,7 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
         "plan": request.plan.model_dump(mode="json"),
         "data": str(request.data),
         "teacher": str(request.teacher) if request.teacher else None,
+        **({"from": str(request.initial)} if request.initial else {}),
         "made_by": made_by,
     }
     write_atomically(out / RESULT, json.dumps(result, indent=2) + "\n")

@@ -252,7 +252,8 @@ class Training:
 
     def _verify_sets(self, step):
         job, network, measures = self.job, self.network, self.task.measures
-        if step == 0 and job.sets:  # without statistics, sums over many blocks would run away
+        # Without statistics, sums over many blocks would run away; weights that --from names have theirs.
+        if step == 0 and job.sets and job.request.initial is None:
             inputs = self.task.some_inputs(job.request, job.data, CALIBRATION_SAMPLES)
             network = calibrate(copy.deepcopy(network), inputs.to(self.ranks.device))
         for judged_set in job.sets:

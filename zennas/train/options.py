@@ -46,7 +46,11 @@ class Options(CommandOptions):
     ] = None
     from_: Annotated[
         pathlib.Path | None,
-        flag("Checkpoint (a folder step-N of another run) whose weights and step to begin from."),
+        flag(
+            "What to begin from: a checkpoint (a folder step-N of another run), at its step; or a network, at step 0: "
+            "network.pt, the folder of one, weights of another project (backbone.pth). Without --winner its candidate "
+            "is trained."
+        ),
     ] = None
     verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.")] = ()
     identities: Annotated[pathlib.Path | None, flag("Text file of identities, one a line: train on these alone.")] = (

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from zennas.devices import autocast_of
+from zennas.embed.checkpoint import load_network
+from zennas.embed.model import fingerprint_of
 from zennas.provenance import num_cores
 from zennas.ranks import Ranks
 from zennas.records import UserError
@@ -65,7 +67,8 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
     def open_them():
         if request.start is not None and not (request.start / COMMON).is_file():
             raise UserError(
-                f"--from {request.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840"
+                f"--from {request.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840, or the "
+                "file of a network"
             )
         sets.extend(task.open_set(text) for text in request.verify)
 
@@ -86,7 +89,7 @@ def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, se
     task.check_data(request, data, teacher, ranks, progress)
     autocast = autocast_of(plan.precision, ranks.device)
     epoch_steps = task.steps_per_epoch(plan, data)
-    network = initial_network(request.candidate, request.space, seed=plan.seed)
+    network = begun_network(request)
     head = task.head(request, data, network, teacher, ranks, progress)
     return Job(
         request=request,
@@ -111,6 +114,18 @@ def _num_workers(plan, ranks):
     if ranks.device.type == "cuda":
         return max(1, min(MAX_WORKERS, num_cores() // ranks.num_local))
     return int(num_cores() > 1)
+
+
+def begun_network(request: Request) -> nn.Module:
+    """The Network as a training begins: drawn from its seed, or with the weights that --from names. UserError where
+    their file has changed since it was checked."""
+    network = initial_network(request.candidate, request.space, seed=request.plan.seed)
+    if request.initial is not None:
+        kept = load_network(request.initial)
+        if fingerprint_of(kept) != request.initial_print:
+            raise UserError(f"--from {request.initial}: holds other weights than when this training was asked for")
+        network.load_state_dict(kept.state_dict())
+    return network
 
 
 def initial_network(candidate, space, *, seed):

@@ -117,9 +117,11 @@ def _check_latency(request, state, progress):
 def _announce(job, spent, ranks, progress):
     request, plan, task = job.request, job.request.plan, task_of(job.request.task)
     per_step = f"{plan.batch} images a step" + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else "")
+    begun = {} if request.initial is None else {"from": f"the weights of {request.initial}"}
     lines = {
         "track": f"{request.track.name}: {request.track.title}",
         "winner": f"{request.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
+        **begun,
         "data": f"{request.data}: {job.data.text}",
         **task.announced(request, job.head),
         "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on "

@@ -101,6 +101,7 @@ def _facts(result, candidate, shown):
         ("Latency", _verdict(latency)),
         ("Winner", f"{candidate.text}: {result['params'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.2f} GMACs"),
         ("Track", result["track"]),
+        *([("From", f"the weights of {result['from']}: 'untrained' is said of them")] if "from" in result else []),
         *shown.facts(result),
         ("Work", f"{training['steps']:,} steps of {plan['batch']:,} images, {training['epochs']:g} epochs"),
         ("Time", f"{duration(training['seconds'])}, {number(rate, ',.1f')} images/s"),

@@ -6,10 +6,13 @@ from typing import Any
 
 import yaml
 
+from zennas.embed.checkpoint import holds_network, load_network
+from zennas.embed.model import fingerprint_of
 from zennas.embed.named import file_named
 from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import Candidate, read_candidates
+from zennas.space.families.family import BuiltNetwork
 from zennas.space.families.table import layout_of
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, task_of
@@ -18,7 +21,8 @@ from zennas.track import Experiment, Track, load_experiment, load_space
 from zennas.train.options import Options
 from zennas.train_plan import ONLY_OF, TrainPlan
 
-PATHS = ("data", "out", "identities", "labels", "start")  # fields that say where something lies, beside the teacher
+# Fields that say where something lies, beside the teacher.
+PATHS = ("data", "out", "identities", "labels", "start", "initial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Request:
     labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
     teacher: str | None = None  # FILE[,KEY=VALUE...], as embed/named.py spells it
     start: pathlib.Path | None = None  # a checkpoint to begin from where the folder has none of its own
+    initial: pathlib.Path | None = None  # a network to begin from at step 0
+    initial_print: str | None = None  # the fingerprint of its weights
     verify: tuple[str, ...] = ()  # SET.bin, or PAIRS@SOURCE
     device: str | None = None
     backend: str | None = None
@@ -62,6 +68,7 @@ class Request:
         """What makes this run this run: a resumed one must agree in all of it. Data and teacher may have moved; what
         they hold must be the same (teacher_print: the teacher's fingerprint, or None)."""
         task = {} if self.task == FIRST else {"task": self.task}
+        begun = {} if self.initial_print is None else {"from": self.initial_print}
         return {
             "experiment": self.name,
             "track": self.track.name,
@@ -71,6 +78,7 @@ class Request:
             **data.counts,
             "teacher": teacher_print,
             **task,
+            **begun,
             **self.plan.of_the_run(),
         }
 
@@ -78,6 +86,46 @@ class Request:
 def check(options: Options) -> Request:
     """The Request of these options; UserError for what cannot be used. Nothing is written."""
     experiment, track, space, plan = check_recipe(options)
+    initial = options.from_ if options.from_ is not None and holds_network(options.from_) else None
+    network = None if initial is None else _initial_network(initial, space)
+    if network is not None and options.winner is None:
+        candidate = network.candidate
+    else:
+        candidate = _winner(options, experiment, space)
+    if network is not None and candidate != network.candidate:
+        raise UserError(
+            f"--from {initial}: the network of {network.candidate.text}, and --winner {options.winner} is "
+            f"{candidate.text}; leave --winner out"
+        )
+    return Request(
+        name=experiment.name,
+        asked_track=options.track,
+        track=track,
+        space=space,
+        plan=plan,
+        candidate=candidate,
+        data=options.data,
+        out=options.out or pathlib.Path("runs") / f"{experiment.name}-trained",
+        identities=options.identities,
+        labels=options.labels,
+        teacher=options.teacher,
+        start=options.from_ if initial is None else None,
+        initial=initial,
+        initial_print=None if network is None else fingerprint_of(network),
+        verify=options.verify,
+        device=options.device,
+        backend=options.backend,
+        budget_ms=options.budget_ms,
+        any_size=options.any_size,
+        resume=options.resume,
+        fresh=options.fresh,
+        command=command_line(),
+        task=experiment.task,
+    )
+
+
+def _winner(options: Options, experiment: Experiment, space: Space) -> Candidate:
+    """The candidate that --winner names."""
     winner = options.winner or pathlib.Path("runs") / experiment.name / "winner-1.yaml"
     if not winner.is_file():
         raise UserError(
@@ -91,29 +139,21 @@ def check(options: Options) -> Request:
         layout_of(candidate, space.shape)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return Request(
-        name=experiment.name,
-        asked_track=options.track,
-        track=track,
-        space=space,
-        plan=plan,
-        candidate=candidate,
-        data=options.data,
-        out=options.out or pathlib.Path("runs") / f"{experiment.name}-trained",
-        identities=options.identities,
-        labels=options.labels,
-        teacher=options.teacher,
-        start=options.from_,
-        verify=options.verify,
-        device=options.device,
-        backend=options.backend,
-        budget_ms=options.budget_ms,
-        any_size=options.any_size,
-        resume=options.resume,
-        fresh=options.fresh,
-        command=command_line(),
-        task=experiment.task,
-    )
+    return candidate
+
+
+def _initial_network(path: pathlib.Path, space: Space) -> BuiltNetwork:
+    """The network that --from names; UserError where it takes or gives something else than the space's."""
+    try:
+        network = load_network(path)
+    except UserError as error:
+        raise UserError(f"--from {error}") from None
+    if network.shape != space.shape:
+        raise UserError(
+            f"--from {path}: its network has {network.shape.text}, the space {space.name} {space.shape.text}; "
+            "choose another --track, or a --space of these sizes"
+        )
+    return network
 
 
 def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]:
