@@ -173,7 +173,8 @@ def test_any_way_to_open_a_network_opens_it(tmp_path):
     old = saved(theirs.state_dict(), tmp_path, "old.pth", _use_new_zipfile_serialization=False)
     save_network(tmp_path / "network.pt", load_network(path))
     named = open_named(f"{path},colour=bgr,name=mine")
-    assert named.kind == "checkpoint" and named.model.bgr and named.model.input_hw == (16, 16)
+    assert open_named(str(path)).name == tmp_path.name  # every network of arcface_torch has that file name
+    assert (named.kind, named.name) == ("checkpoint", "mine") and named.model.bgr and named.model.input_hw == (16, 16)
     fingerprints = {open_model(file).fingerprint for file in (path, old, tmp_path)}
     assert len(fingerprints) == 1
     image_BHW3 = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -272,6 +273,10 @@ NOT_FITTING = {
     "maps that are no squares": (
         lambda: state(**{"fc.weight": torch.zeros(12, 32 * 15)}),
         r"reads 480 numbers, which are no square maps of 32 channels",
+    ),
+    "no picture": (
+        lambda: state(**{"conv1.weight": torch.zeros(16, 189, 3, 3)}),
+        r"takes images of 189 channels; allowed: 3 \(RGB\), or 1",
     ),
     "a norm of many sides": (lambda: state(**{"bn1.weight": torch.zeros(())}), "bn1.weight: a number"),
     "an empty norm": (lambda: state(**{"bn1.weight": torch.zeros(0)}), "bn1.weight: 0 numbers"),

@@ -72,8 +72,8 @@ def test_a_network_comes_out_in_every_form(command):
 
 
 def test_what_it_prints_names_the_files_and_goes_on(command):
-    torch.save(fitting().state_dict(), "backbone.pth")
-    out, _ = command("--model", "backbone.pth", "--no-latency")
+    torch.save(fitting().state_dict(), "r18.pth")
+    out, _ = command("--model", "r18.pth", "--no-latency")
     words = " ".join(out.split())
     for text in (
         "IResNet (insightface's arcface_torch)",
@@ -81,10 +81,10 @@ def test_what_it_prints_names_the_files_and_goes_on(command):
         "3 x 32 x 32, RGB",
         "64 numbers",
         "not measured (--no-latency)",
-        "runs/backbone-exported/model.onnx",
-        "-m zennas.evaluate --model runs/backbone-exported --set lfw.bin",
-        "--from runs/backbone-exported/network.pt --data DATA",
-        "-m zennas.score runs/backbone-exported/candidate.yaml",
+        "runs/r18-exported/model.onnx",
+        "-m zennas.evaluate --model runs/r18-exported --set lfw.bin",
+        "--from runs/r18-exported/network.pt --data DATA",
+        "-m zennas.score runs/r18-exported/candidate.yaml",
         "-m zennas.submit --track",
     ):
         assert text in words, (text, out)

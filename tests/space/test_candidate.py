@@ -155,6 +155,9 @@ def test_a_bad_entry_is_named(form, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "backbone.pth").write_bytes(b"PK\x80\xff")
+    with pytest.raises(UserError, match=r"backbone\.pth: is no text; .* python -m zennas\.export --model "):
+        read_candidates(str(tmp_path / "backbone.pth"))
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read: No such file"):
         read_candidates(str(tmp_path / "none.yaml"))
 

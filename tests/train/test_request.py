@@ -1,7 +1,9 @@
 """From --set to a FacePlan: what was given and nothing else, and what goes with the row that it belonged to."""
 
 import pytest
+import torch
 
+from tests.embed.public_networks import IResNet, seeded_state
 from tests.train.conftest import untrained
 from zennas.embed.named import open_named
 from zennas.ranks import Ranks
@@ -90,6 +92,11 @@ def test_a_teacher_is_named_as_any_network(options, tmp_path, material):
 
     plain, imagenet = opened(), opened(",normalise=imagenet")
     assert imagenet.fingerprint == open_named(f"{folder},normalise=imagenet").model.fingerprint != plain.fingerprint
+    weights = tmp_path / "backbone.pth"
+    torch.save(seeded_state(IResNet((1, 1), stem=8, widths=(8, 16), size=64, px=32)), weights)
+    request = options(teacher=f"{weights},colour=bgr")
+    other = task_of(request.task).open_teacher(request, Ranks())
+    assert other.fingerprint == open_named(f"{weights},colour=bgr").model.fingerprint
     # What a recipe says where nothing else does:
     assert plain.fingerprint == opened(",normalise=insightface").fingerprint
     recipe = ("distill.teacher.mean=[0, 0, 0]", "distill.teacher.std=[1, 1, 1]")

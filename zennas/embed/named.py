@@ -28,6 +28,7 @@ SPELLING = (
 )
 TEXT_KEYS = {"image_px": "px", "bgr": "colour"}  # what open_model calls them -> what a user does
 MAX_PX = 4096  # of a side
+GENERIC = ("network.pt", "model.onnx", "backbone.pth")  # ours, ours, arcface_torch's
 KEYS = ("name", "normalise", "colour", "px", "trusted")
 
 
@@ -83,7 +84,7 @@ def open_named(
     if "px" in given and model.input_hw != _px(given["px"]):
         raise UserError(f"{option} {text}: takes images of {sides(model.input_hw)} itself; leave px out")
     colour = ", BGR" if given.get("colour") == "bgr" else ""
-    return Named(given.get("name") or _name_of(file), file, kind, normalisation + colour, model, guessed)
+    return Named(given.get("name") or name_of(file), file, kind, normalisation + colour, model, guessed)
 
 
 def file_named(text: str, option: str) -> pathlib.Path:
@@ -117,9 +118,14 @@ def _parsed(text, option):
     return pathlib.Path(path), given
 
 
-def _name_of(file):
-    """A network.pt and a model.onnx are called by their folder."""
-    generic = file.name in ("network.pt", "model.onnx") and file.absolute().parent.name
+def name_of(file: pathlib.Path) -> str:
+    """What a network is called where nobody says it: by its file; by its folder, where the file has a name that every
+    training gives.
+
+    >>> name_of(pathlib.Path("runs/r50/backbone.pth")), name_of(pathlib.Path("r50.onnx"))
+    ('r50', 'r50')
+    """
+    generic = file.name in GENERIC and file.absolute().parent.name
     return file.absolute().parent.name if generic else file.stem
 
 

@@ -143,6 +143,8 @@ def _shape(candidate, first, last):
     neck; its images are square."""
     if first.ndim != 4 or last.ndim != 2:
         raise UserError("its first convolution or its fully connected layer has another number of sides")
+    if first.shape[1] not in (1, 3):
+        raise UserError(f"takes images of {first.shape[1]} channels; allowed: 3 (RGB), or 1 (grey)")
     positions, rest = divmod(last.shape[1], candidate.widths[-1])
     side = math.isqrt(positions)
     if rest or not positions or side * side != positions:

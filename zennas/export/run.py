@@ -10,6 +10,7 @@ import yaml
 
 from zennas.embed.checkpoint import NETWORK, Checkpoint, file_of, read_checkpoint, save_network
 from zennas.embed.model import fingerprint_of
+from zennas.embed.named import name_of
 from zennas.export.onnx_file import Export, Proof, export, fold
 from zennas.export.options import Options
 from zennas.latency.backends import takes_network
@@ -82,13 +83,12 @@ def check(options: Options) -> Request:
         file = file_of(options.model)
     except UserError as error:
         raise UserError(f"--model {error}") from None
-    name = file.absolute().parent.name if file.name == NETWORK else file.stem
     return Request(
         model=file,
         asked_track=options.track,
         track=track,
         task=experiment.task,
-        out=options.out or pathlib.Path("runs") / f"{name}-exported",
+        out=options.out or pathlib.Path("runs") / f"{name_of(file)}-exported",
         colour=options.colour,
         latency=options.latency,
         budget_ms=options.budget_ms,

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import pathlib
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -113,8 +114,13 @@ def read_candidates(source: str) -> "list[tuple[str, Candidate]]":
     else:
         try:
             text, where = pathlib.Path(source).read_text(encoding="utf-8"), source
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(
+                f"{source}: is no text; a candidate is YAML or JSON, such as {EXAMPLE}; that of a network's weights is "
+                f"written by: python -m zennas.export --model {shlex.quote(str(source))}"
+            ) from None
     lines = {
         number: line for number, line in enumerate(text.splitlines(), start=1) if line.strip()[:1] not in ("", "#")
     }

@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import re
+import shlex
 import stat
 import tarfile
 import zipfile
@@ -45,7 +46,10 @@ def read_model(path: pathlib.Path | str) -> Given:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix in CHECKPOINTS:
-        raise UserError(f"--model {path}: a checkpoint, which no challenge takes; give the model.onnx beside it")
+        raise UserError(
+            f"--model {path}: a checkpoint, which no challenge takes; give the model.onnx beside it, or "
+            f"make one: python -m zennas.export --model {shlex.quote(str(path))}"
+        )
     content = _read(path)
     if zipfile.is_zipfile(io.BytesIO(content)) and path.suffix != ".onnx":
         return _from_zip(path, content)
