@@ -19,7 +19,7 @@ from masked_pairs import FAR, judged, masked_copies, unit_embeddings
 
 from zennas.embed.model import open_model
 from zennas.mask.textures import KINDS
-from zennas.metrics.verification import tar_at_far, threshold_at_far
+from zennas.metrics.verification import tar_at_far, thresholds_at_fars
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.tasks.face.pairs import open_pairs
@@ -73,7 +73,7 @@ def embedded(images, model, what):
 def by_kind(first_ND, second_ND, kind_N, pairs):
     """{kind: share of its genuine pairs that the threshold of all pairs accepts}."""
     cosine_P = (first_ND[pairs.first_P] * second_ND[pairs.second_P]).sum(1)
-    threshold = threshold_at_far(cosine_P, pairs.same_P, FAR)
+    (threshold,) = thresholds_at_fars(cosine_P, pairs.same_P, [FAR])
     worn_P = kind_N[pairs.first_P]
     found = {"all": round(float(tar_at_far(cosine_P, pairs.same_P, FAR)), 4)}
     for number, name in enumerate(KINDS):

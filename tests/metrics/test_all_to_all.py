@@ -16,8 +16,10 @@ from sklearn.metrics import roc_curve
 
 from tests.processes import forked
 from zennas.metrics import all_to_all as module
-from zennas.metrics.all_to_all import all_to_all, possible_pairs
+from zennas.metrics import scan
+from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.blocks import Plan, paired
+from zennas.metrics.scan import possible_pairs
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
 
@@ -139,20 +141,22 @@ def test_ties_of_small_whole_numbers(data):
         data.draw(st.sampled_from([torch.float32, torch.bfloat16])),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SLACK", data.draw(st.integers(0, 20)))  # the floor rises
-        patch.setattr(module, "WAITING", data.draw(st.integers(0, 20)))
+        patch.setattr(scan, "SLACK", data.draw(st.integers(0, 20)))  # the floor rises
+        patch.setattr(scan, "WAITING", data.draw(st.integers(0, 20)))
         patch.setattr(module, "MAX_KEPT", data.draw(st.integers(0, 60)))  # some are counted
+        patch.setattr(module, "SAMPLE_SIDE", data.draw(st.sampled_from([0, 2048])))  # and not all are held
         found = all_to_all(embedding_ND, label_N, fars, against=against, num_hardest=3, _plan=plan)
     assert_naive(found, fars, *naive(embedding_ND, label_N, against), num_hardest=3)
 
 
-def test_nothing_depends_on_blocks_screening_or_threads():
+def test_nothing_depends_on_blocks_screening_or_threads(monkeypatch):
     """With a floor that rises again and again. The curve, which is partly sampled, is the same too."""
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 300)
     embedding_ND, label_N = clustered(700, size=64, identities=40)
     fars = [1e-5, 1e-3, 0.02]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SLACK", 50)
-        patch.setattr(module, "WAITING", 100)
+        patch.setattr(scan, "SLACK", 50)
+        patch.setattr(scan, "WAITING", 100)
         first = all_to_all(embedding_ND, label_N, fars, _plan=Plan(100, 64, 16, torch.float32))
     threads = torch.get_num_threads()
     try:
@@ -171,32 +175,49 @@ def test_nothing_depends_on_blocks_screening_or_threads():
 def test_more_pairs_than_may_be_held_are_counted(monkeypatch):
     embedding_ND, label_N = clustered(150)
     held = all_to_all(embedding_ND, label_N, FARS)
+    assert held.exact_up_to == 1  # all pairs were held
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
+    assert all_to_all(embedding_ND, label_N, FARS).exact_up_to == 0.5
     monkeypatch.setattr(module, "MAX_KEPT", 40)
     for plan in SMALL:
         counted = all_to_all(embedding_ND, label_N, FARS, _plan=plan)
         assert counted.points == held.points and counted.hardest_different == held.hardest_different
-        assert counted.exact_up_to == held.exact_up_to == 1  # the sample left none out
+        assert counted.exact_up_to == 0.003
+
+
+@pytest.mark.parametrize("ends", [(-0.1, -0.09), (0.3, 2.0), (-2.0, -0.5)], ids=["narrow", "too high", "too low"])
+def test_bounds_misjudged_cost_another_scan_and_no_more(monkeypatch, ends):
+    embedding_ND, label_N = clustered(150)
+    expected, seen, bounds = all_to_all(embedding_ND, label_N, [0.5]).points, [], scan.bounds
     monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
-    assert all_to_all(embedding_ND, label_N, FARS).exact_up_to == 0.003
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
-    assert all_to_all(embedding_ND, label_N, FARS).exact_up_to == 0.5
+    monkeypatch.setattr(module, "MAX_KEPT", 40)
+    monkeypatch.setattr(scan, "bounds", lambda *given: seen.append(1) or (bounds(*given) if given[-1] else ends))
+    assert all_to_all(embedding_ND, label_N, [0.5], _plan=SMALL[0]).points == expected
+    assert len(seen) == 2
+
+
+def test_more_same_pairs_than_may_be_held_are_counted_again(monkeypatch):
+    embedding_ND, label_N = clustered(150)
+    expected = all_to_all(embedding_ND, label_N, FARS)
+    monkeypatch.setattr(module, "MAX_SAME", 10)
+    assert equal(all_to_all(embedding_ND, label_N, FARS), expected)
 
 
 @pytest.mark.parametrize("guess", [0.9, 0.3, -2.0])
 def test_a_floor_misjudged_costs_another_scan_and_no_more(monkeypatch, guess):
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
     embedding_ND, label_N = clustered(90)
     expected, seen = all_to_all(embedding_ND, label_N, [0.01]), []
-    monkeypatch.setattr(module, "first_floor", lambda *_: seen.append(1) or (guess if len(seen) == 1 else -2.0))
+    monkeypatch.setattr(scan, "first_floor", lambda *_: seen.append(1) or (guess if len(seen) == 1 else -2.0))
     assert equal(all_to_all(embedding_ND, label_N, [0.01], _plan=SMALL[0]), expected)
     assert len(seen) == (2 if guess == 0.9 else 1)
 
 
 def test_the_first_floor_is_a_little_below_what_is_needed():
     sample_S = np.linspace(1, -1, 20_000)
-    floors = [module.first_floor(sample_S, 100, 10_000, attempt) for attempt in range(3)]
-    assert floors == [sample_S[410], sample_S[3210], -2.0]  # 2 % and 10 more; eight times as many; none
-    assert module.first_floor(sample_S[:5], 1, 10_000, 0) == -2.0
+    floors = [scan.first_floor(sample_S, 100, 10_000, attempt) for attempt in range(3)]
+    assert floors == [sample_S[324], sample_S[1186], -2.0]  # 200, 8 deviations and 10 more; 8 times so many; none
+    assert scan.first_floor(sample_S[:5], 1, 10_000, 0) == -2.0
 
 
 @pytest.mark.parametrize("screening", [torch.float32, torch.bfloat16], ids=str)
@@ -226,7 +247,7 @@ def test_the_bound_is_no_smaller_than_any_error_and_not_absurd(screening):
     screened = (table_ND @ table_ND.T).double().numpy()
     exact = unit_rows(row_RD) @ unit_rows(row_RD).T
     for floor in (-0.5, 0.0, 0.1, 0.3, 0.6):
-        least = float(module._least(pairs, floor))
+        least = float(scan.least(pairs, floor))
         assert screened[exact >= floor].min() >= least
         # 0.02: two roundings to 8 bits (0.0078 together, where each is as bad as can be), and down to a number of 8
         # bits.
@@ -239,15 +260,15 @@ def test_the_least_screened_value_is_rounded_down(screening):
     pairs = paired(np.eye(8, dtype=np.float32), np.arange(8), plan=Plan(8, 8, 8, screening))
     assert pairs.left.error == 0
     for floor in np.random.default_rng(0).uniform(-1, 1, 100):
-        assert float(module._least(pairs, floor)) <= floor
+        assert float(scan.least(pairs, floor)) <= floor
 
 
 def test_of_equal_pairs_at_a_floor_that_rose_the_first_rows_are_named(monkeypatch):
     """All pairs are equal, so that the floor is that of all from the first block on; the first rows come in the last
     block.
     """
-    monkeypatch.setattr(module, "SLACK", 0)
-    monkeypatch.setattr(module, "WAITING", 0)
+    monkeypatch.setattr(scan, "SLACK", 0)
+    monkeypatch.setattr(scan, "WAITING", 0)
     found = all_to_all(np.ones((40, 8), np.float32), np.arange(40)[::-1], [0.0], num_hardest=3, _plan=SMALL[0])
     assert [pair[1:] for pair in found.hardest_different] == [(0, 1), (0, 2), (0, 3)]
 
@@ -279,13 +300,14 @@ def test_the_curve_rises_and_ends_at_one_and_its_sample_is_seeded(monkeypatch):
     assert np.abs(found.tar_K - whole.tar_K)[found.far_K > 0.01].max() < 0.1
 
 
-@pytest.mark.parametrize("max_kept, passes", [(10**6, 1), (100, 4)], ids=["held", "counted"])
-def test_progress_counts_every_block_once(monkeypatch, max_kept, passes):
+@pytest.mark.parametrize("max_kept", [10**6, 100], ids=["held", "counted"])
+def test_progress_counts_every_block_once(monkeypatch, max_kept):
     embedding_ND, label_N = clustered(90)
     monkeypatch.setattr(module, "MAX_KEPT", max_kept)
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
     said, plan = [], Plan(30, 16, 16, torch.float32)
     all_to_all(embedding_ND, label_N, [1e-3, 0.5], progress=lambda *one: said.append(one), _plan=plan)
-    num_blocks = passes * (6 + 4 + 2)
+    num_blocks = 6 + 4 + 2
     assert said == [(done, num_blocks) for done in range(1, num_blocks + 1)]
 
 
@@ -295,9 +317,9 @@ KILLED = """
     import os, signal, sys
     import numpy as np, torch
     torch.set_num_threads(1)
-    from zennas.metrics import all_to_all as module
+    from zennas.metrics import all_to_all as module, scan
     from zennas.metrics.blocks import Plan
-    module.SAVE_EVERY_S, module.SAVE_PAUSE, module.MAX_KEPT = 0.0, 0, 400
+    scan.SAVE_EVERY_S, scan.SAVE_PAUSE, module.SAMPLE_SIDE, module.MAX_KEPT = 0.0, 0, 60, 400
     loaded = np.load(sys.argv[1])
     def progress(done, total):
         if done == int(sys.argv[3]):
@@ -307,7 +329,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("killed_at", [9, 31], ids=["scanning", "counting"])
+@pytest.mark.parametrize("killed_at", [2, 9, 13])
 def test_a_killed_call_goes_on_to_the_same_end(tmp_path, monkeypatch, killed_at):
     embedding_ND, label_N = clustered(160)
     kept, plan = tmp_path / "state", Plan(40, 32, 16, torch.float32)
@@ -315,12 +337,13 @@ def test_a_killed_call_goes_on_to_the_same_end(tmp_path, monkeypatch, killed_at)
     ended = forked(textwrap.dedent(KILLED), tmp_path / "inputs.npz", kept, killed_at)
     assert ended.returncode == -signal.SIGKILL and kept.is_file(), ended.stderr
     monkeypatch.setattr(module, "MAX_KEPT", 400)
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
     said = []
     resumed = all_to_all(
         embedding_ND, label_N, [1e-3, 0.5], kept=kept, progress=lambda *one: said.append(one), _plan=plan
     )
     assert said[0][0] == killed_at + 1  # the block before the kill is kept
-    assert said[-1] == (4 * 14, 4 * 14)  # and all that was found by then: the scan and three counts, no second scan
+    assert said[-1] == (14, 14)  # and all that was found by then: no second scan
     assert equal(resumed, all_to_all(embedding_ND, label_N, [1e-3, 0.5], _plan=plan))
     assert not kept.exists()
 
@@ -337,8 +360,8 @@ def interrupted(kept, embedding_ND, label_N, fars=(0.01,), at=5, **options):
 
 @pytest.mark.parametrize("change", ["embedding", "label", "fars", "against", "no state at all"])
 def test_the_state_of_other_inputs_is_no_state(tmp_path, monkeypatch, change):
-    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(module, "SAVE_PAUSE", 0)
+    monkeypatch.setattr(scan, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(scan, "SAVE_PAUSE", 0)
     (embedding_ND, label_N), kept, said, fars, options = clustered(90), tmp_path / "state", [], [0.01], {}
     interrupted(kept, embedding_ND.copy(), label_N)
     if change == "embedding":
@@ -359,11 +382,12 @@ def test_the_state_of_other_inputs_is_no_state(tmp_path, monkeypatch, change):
 
 def test_an_interruption_in_the_second_scan(tmp_path, monkeypatch):
     """The first floor was too high; the state is of the second attempt, and the third call knows that."""
-    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(module, "SAVE_PAUSE", 0)
+    monkeypatch.setattr(scan, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(scan, "SAVE_PAUSE", 0)
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
     embedding_ND, label_N = clustered(90)
     expected = all_to_all(embedding_ND, label_N, [0.01])
-    monkeypatch.setattr(module, "first_floor", lambda *given: -2.0 if given[-1] else 0.99)
+    monkeypatch.setattr(scan, "first_floor", lambda *given: -2.0 if given[-1] else 0.99)
     num_blocks, said = len(paired(embedding_ND, label_N, plan=SMALL[0]).blocks), []
     interrupted(tmp_path / "state", embedding_ND, label_N, at=num_blocks + 5)
     again = {"kept": tmp_path / "state", "progress": lambda *one: said.append(one), "_plan": SMALL[0]}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
 from zennas.metrics import templates
-from zennas.metrics.templates import pool_templates, tar_at_nearest_far, template_pairs
+from zennas.metrics.templates import pool_templates, tar_at_nearest_far, tars_at_nearest_fars, template_pairs
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
 
@@ -121,6 +121,8 @@ def test_nearest_on_a_larger_set():
         assert tar == nearest_on_the_curve(similarity, same, far)
         strict.append(tar_at_far(similarity, same, far) < tar)
     assert any(strict)
+    fars = [1e-3, 0.1, 1.0, 0.0]
+    assert tars_at_nearest_fars(similarity, same, fars) == [tar_at_nearest_far(similarity, same, far) for far in fars]
 
 
 def test_nearest_by_hand():

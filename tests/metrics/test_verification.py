@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zennas.metrics.verification import best_threshold, contiguous_folds, tar_at_far, ten_fold_accuracy
+from zennas.metrics.verification import (
+    best_threshold,
+    contiguous_folds,
+    tar_at_far,
+    tars_at_fars,
+    ten_fold_accuracy,
+    thresholds_at_fars,
+)
 from zennas.records import UserError
 
 # Few values, so that many are equal.
@@ -50,6 +57,18 @@ def test_tar_is_the_most_that_the_far_allows(both, far):
         if np.mean(similarity[~same] >= threshold) <= far + 1e-12
     ]
     assert tar == max(allowed)
+
+
+def test_many_fars_at_once_are_as_one_by_one():
+    rng = np.random.default_rng(0)
+    same = rng.random(3000) < 0.3
+    similarity = (rng.normal(size=3000) + same).round(2)  # many are equal
+    fars = [0.1, 0.0, 1.0, 1e-4, 0.1, 1e-2]
+    assert tars_at_fars(similarity, same, fars) == [tar_at_far(similarity, same, far) for far in fars]
+    falling = [*sorted(similarity[~same], reverse=True), -math.inf]
+    expected = [falling[math.floor(far * (len(falling) - 1))] for far in fars]
+    assert thresholds_at_fars(similarity, same, fars) == expected
+    assert thresholds_at_fars(similarity, np.ones(3000, bool), fars) == [-math.inf] * 6
 
 
 def test_folds_by_hand():

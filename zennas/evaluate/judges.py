@@ -14,8 +14,15 @@ from zennas.evaluate.assessment import NUM_PAIRS, Assessment, Curve, Histogram, 
 from zennas.evaluate.sets import RACES, SCENES, EvaluationSet
 from zennas.metrics.all_to_all import MAX_KEPT, all_to_all
 from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
-from zennas.metrics.templates import pool_templates, tar_at_nearest_far, template_pairs
-from zennas.metrics.verification import grid_accuracy, num_allowed, roc, tar_at_far, ten_fold_accuracy, threshold_at_far
+from zennas.metrics.templates import pool_templates, tars_at_nearest_fars, template_pairs
+from zennas.metrics.verification import (
+    grid_accuracy,
+    num_allowed,
+    roc,
+    tars_at_fars,
+    ten_fold_accuracy,
+    thresholds_at_fars,
+)
 from zennas.records import some
 
 PAIR_FARS = (1e-3, 1e-2)  # of sets with thousands of pairs
@@ -57,9 +64,11 @@ def judge_pairs(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTo
             _accuracy("accuracy", ours, counts, headline=True, note=one_kind),
             _accuracy("accuracy, thresholds in steps of 0.01", grid, counts, note="as insightface publishes it"),
         ]
+    tars = tars_at_fars(similarity_P, same_P, PAIR_FARS)
+    thresholds = thresholds_at_fars(similarity_P, same_P, PAIR_FARS)
     metrics += [
-        _tar(similarity_P, same_P, far, tar_at_far, counts, threshold=threshold_at_far(similarity_P, same_P, far))
-        for far in PAIR_FARS
+        _tar(far, tar, counts, threshold=threshold)
+        for far, tar, threshold in zip(PAIR_FARS, tars, thresholds, strict=True)
     ]
     return Assessment(metrics, *_pictures(similarity_P, same_P, column["first_P"], column["second_P"]))
 
@@ -80,10 +89,8 @@ def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
         pooled_TD[np.searchsorted(template_T, used_T)] = used_TD
     similarity_P = template_pairs(pooled_TD, template_T, column["first_P"], column["second_P"])
     counts = _counts(column["same_P"])
-    metrics = [
-        _tar(similarity_P, column["same_P"], far, tar_at_nearest_far, counts, headline=far == IJB_HEADLINE)
-        for far in IJB_FARS
-    ]
+    tars = tars_at_nearest_fars(similarity_P, column["same_P"], IJB_FARS)
+    metrics = [_tar(far, tar, counts, headline=far == IJB_HEADLINE) for far, tar in zip(IJB_FARS, tars, strict=True)]
     empty = template_T[~pooled_TD.any(axis=1)]
     notices = [f"{len(empty)} templates have no image that can be used: {some(empty)}"] if len(empty) else []
     # A template is shown by the first of its images.
@@ -356,8 +363,8 @@ def _accuracy(name, accuracy, counts, **details):
     return Metric(name=name, value=accuracy.mean, std=accuracy.std, threshold=accuracy.threshold, **counts, **details)
 
 
-def _tar(similarity_P, same_P, far, function, counts, *, threshold=None, headline=False):
-    value = _known(function(similarity_P, same_P, far))
+def _tar(far, tar, counts, *, threshold=None, headline=False):
+    value = _known(tar)
     note = _why_not(far, counts["num_same"], counts["num_different"])
     threshold = None if value is None else _known(threshold)
     return Metric(name=_name(far), value=value, threshold=threshold, note=note, headline=headline, **counts)

@@ -11,6 +11,8 @@ from zennas.devices import processor_has_bfloat16
 from zennas.records import UserError
 
 GRID = 2.0**26  # a unit row's entries are whole multiples of 1 / GRID
+MAX_UNIT_BYTES = 2**30  # of float32 rows kept beside a table in bfloat16: a million rows of 256 numbers
+READ_ROWS = 256  # made of unit length together: their float64 numbers stay in the processor's cache
 
 
 class Plan(NamedTuple):
@@ -30,13 +32,16 @@ class Side(NamedTuple):
     order_N: np.ndarray  # the caller's row at each place
     label_N: np.ndarray
     table_ND: torch.Tensor
+    unit_ND: torch.Tensor | None  # the same in float32, without error; None where they would take too much memory
     error: float  # the largest distance of a table's row from its unit row
 
-    def unit(self, place: slice | torch.Tensor) -> torch.Tensor:
+    def unit(self, place: slice | np.ndarray) -> torch.Tensor:
         """The unit rows at a slice or an array of places, float32."""
-        if self.table_ND.dtype == torch.float32:
-            return self.table_ND[place]
-        return self.read(self.order_N[place]).to(self.table_ND.device)
+        if self.unit_ND is None:
+            return self.read(self.order_N[place]).to(self.table_ND.device)
+        if self.unit_ND.device.type == "cpu":
+            return torch.from_numpy(self.unit_ND.numpy()[place])  # rows are taken three times as fast as in torch
+        return self.unit_ND[place if isinstance(place, slice) else torch.from_numpy(place)]
 
     def read(self, row: slice | np.ndarray) -> torch.Tensor:
         row_RD = torch.from_numpy(np.array(self.source_ND[row])).double().div_(self.norm_N[row][:, None]).float()
@@ -94,7 +99,10 @@ def paired(
         plan = Plan(16384, 16384, 128, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32)
     elif plan is None:
         fast = num_rows * num_columns > 2**24 and processor_has_bfloat16()  # of fewer pairs it saves nothing
-        plan = Plan(2048, 4096, 128, torch.bfloat16 if fast else torch.float32)  # 16 MB: larger blocks are no faster
+        rows = (
+            256 if num_rows < 2**12 else 512 if num_rows < 2**16 else 2048
+        )  # narrow: less of a block on the diagonal is computed twice
+        plan = Plan(rows, 4096, 128, torch.bfloat16 if fast else torch.float32)  # 16 MB: larger blocks are no faster
     sides = [_side(*arrays, torch_device, plan) for arrays in given]
     value_U, first_U, count_U = np.unique(sides[0].label_N, return_index=True, return_counts=True)
     low_U, high_U = (np.searchsorted(sides[-1].label_N, value_U, way) for way in ("left", "right"))
@@ -109,23 +117,48 @@ def paired(
     return Pairs(sides[0], sides[-1], alone, plan, span_U4, num_same, num_pairs - num_same, blocks)
 
 
+def in_float32(pairs: Pairs) -> Pairs:
+    """The same pairs, screened in float32."""
+    sides = [_in_float32(side) for side in (pairs.left, pairs.right)[: 2 - pairs.alone]]
+    return pairs._replace(left=sides[0], right=sides[-1], plan=pairs.plan._replace(screening=torch.float32))
+
+
+def _in_float32(side):
+    unit_ND = side.unit_ND
+    if unit_ND is None:
+        unit_ND = torch.zeros_like(side.table_ND, dtype=torch.float32)
+        for start in range(0, len(side.label_N), READ_ROWS):
+            place = slice(start, min(start + READ_ROWS, len(side.label_N)))
+            unit_ND[place] = side.unit(place)
+    return side._replace(table_ND=unit_ND, unit_ND=unit_ND, error=0.0)
+
+
 def _side(embedding_ND, label_N, name, device, plan):
     (num_rows, size), error = embedding_ND.shape, 0.0
     order_N = np.argsort(label_N, kind="stable")
     place_N = torch.from_numpy(np.argsort(order_N)).to(device)
     table_ND = torch.zeros(num_rows + plan.segment, size, dtype=plan.screening, device=device)
-    side = Side(embedding_ND, torch.ones(num_rows, dtype=torch.float64), order_N, label_N[order_N], table_ND, 0.0)
-    for start in range(0, num_rows, 4096):  # in the order of the source
-        row = slice(start, start + 4096)
+    unit_ND = table_ND if plan.screening == torch.float32 else None
+    if unit_ND is None and 4 * table_ND.numel() <= MAX_UNIT_BYTES:
+        unit_ND = torch.zeros_like(table_ND, dtype=torch.float32)
+    norm_N = torch.ones(num_rows, dtype=torch.float64)
+    side = Side(embedding_ND, norm_N, order_N, label_N[order_N], table_ND, None, 0.0)
+    for start in range(0, num_rows, READ_ROWS):  # in the order of the source
+        row = slice(start, start + READ_ROWS)
         norm_R = np.sqrt(np.square(embedding_ND[row], dtype=np.float64).sum(1))
         if len(bad := np.flatnonzero(~np.isfinite(norm_R))):
             raise UserError(f"{name}, row {start + bad[0]}: is not finite; zeros are allowed, for an image of no use")
         side.norm_N[row] = torch.from_numpy(np.where(norm_R > 0, norm_R, 1))
         unit_RD = side.read(row)
-        table_RD = unit_RD.to(plan.screening)
-        table_ND[place_N[row]] = table_RD.to(device)
-        error = max(error, 1.000001 * float((table_RD.double() - unit_RD).norm(dim=1).max()))
-    return side._replace(error=error)
+        if unit_ND is not None:
+            unit_ND[place_N[row]] = unit_RD.to(device)
+        if unit_ND is not table_ND:
+            table_RD = unit_RD.to(plan.screening)
+            table_ND[place_N[row]] = table_RD.to(device)
+            # The difference has no rounding; its square and their sum have, D 2^-23 of it at most.
+            distance = float((table_RD.float() - unit_RD).norm(dim=1).max())
+            error = max(error, (1.000001 + size * 2.0**-23) * distance)
+    return side._replace(unit_ND=unit_ND, error=error)
 
 
 def masked(block_RC: torch.Tensor, block: tuple[int, int, int, int], pairs: Pairs, value: float) -> torch.Tensor:
@@ -139,6 +172,6 @@ def masked(block_RC: torch.Tensor, block: tuple[int, int, int, int], pairs: Pair
     return block_RC
 
 
-def exact(pairs: Pairs, place_R: slice | torch.Tensor, place_C: slice | torch.Tensor) -> torch.Tensor:
+def exact(pairs: Pairs, place_R: slice | np.ndarray, place_C: slice | np.ndarray) -> torch.Tensor:
     """Similarities of rows and columns, given as slices or arrays of places, float64."""
     return pairs.left.unit(place_R).double() @ pairs.right.unit(place_C).double().T

@@ -4,6 +4,7 @@ N images of several media (a still, a video) in T templates; P pairs of template
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -114,19 +115,26 @@ def tar_at_nearest_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float)
     >>> tar_at_nearest_far(*pairs, 0.13)  # tar_at_far accepts none of the four different pairs, and so 1 of 3
     1.0
     """
-    similarity_P, same_P = checked(similarity_P, same_P, far=far)
+    return tars_at_nearest_fars(similarity_P, same_P, [far])[0]
+
+
+def tars_at_nearest_fars(similarity_P: np.ndarray, same_P: np.ndarray, fars: Sequence[float]) -> list[float]:
+    """tar_at_nearest_far of each FAR, in the time of one."""
+    similarity_P, same_P = checked(similarity_P, same_P, fars=fars)
     if same_P.all() or not same_P.any():
-        return math.nan
-    order = np.argsort(similarity_P)[::-1]
-    last = np.append(np.diff(similarity_P[order]) != 0, True)  # pairs of equal similarity are accepted together
-    num_same = np.cumsum(same_P[order])[last]
-    num_different = np.arange(1, len(order) + 1)[last] - num_same
+        return [math.nan] * len(fars)
+    # Similarities are sorted by themselves and same pairs found among them, which takes half the time of their order.
+    value_P = np.sort(similarity_P)
+    first = np.flatnonzero(np.append(True, np.diff(value_P) != 0))  # pairs of equal similarity are accepted together
+    same_V = np.bincount(np.searchsorted(value_P[first], np.sort(similarity_P[same_P])), minlength=len(first))
+    num_same = np.cumsum(same_V[::-1])
+    num_different = (len(value_P) - first)[::-1] - num_same
     corner = np.diff(num_same, 2) != 0
     corner |= np.diff(num_different, 2) != 0
     kept = np.concatenate([[True], corner, [True]])[: len(num_same)]
-    fars = np.append(0, num_different[kept]) / num_different[-1]
-    nearest = len(fars) - 1 - int(np.argmin(np.abs(fars - far)[::-1]))
-    return float(np.append(0, num_same[kept])[nearest] / num_same[-1])
+    far_K = np.append(0, num_different[kept]) / num_different[-1]
+    tar_K = np.append(0, num_same[kept]) / num_same[-1]
+    return [float(tar_K[len(far_K) - 1 - int(np.argmin(np.abs(far_K - far)[::-1]))]) for far in fars]
 
 
 def _integers(what, value_N, num, things):

@@ -4,6 +4,7 @@ P pairs; similarity_P is larger where two faces are more alike
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -121,20 +122,30 @@ def tar_at_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> floa
     >>> tar_at_far([.9, .6, .3, .7, .2, .1, .0], [True] * 3 + [False] * 4, 0.25)
     1.0
     """
-    similarity_P, same_P = checked(similarity_P, same_P, far=far)
+    return tars_at_fars(similarity_P, same_P, [far])[0]
+
+
+def tars_at_fars(similarity_P: np.ndarray, same_P: np.ndarray, fars: Sequence[float]) -> list[float]:
+    """tar_at_far of each FAR, in the time of one."""
+    similarity_P, same_P = checked(similarity_P, same_P, fars=fars)
     if same_P.all() or not same_P.any():
-        return math.nan
-    return float(np.mean(similarity_P[same_P] > threshold_at_far(similarity_P, same_P, far)))
+        return [math.nan] * len(fars)
+    same = similarity_P[same_P]
+    thresholds = thresholds_at_fars(similarity_P, same_P, fars)
+    return [float(np.mean(same > threshold)) for threshold in thresholds]
 
 
-def threshold_at_far(similarity_P: np.ndarray, same_P: np.ndarray, far: float) -> float:
-    """The similarity above which pairs are accepted at a FAR: that of the strongest different pair which must not be.
+def thresholds_at_fars(similarity_P: np.ndarray, same_P: np.ndarray, fars: Sequence[float]) -> list[float]:
+    """The similarity above which pairs are accepted at each FAR: that of the strongest different pair which must not
+    be.
 
     -inf where all may be accepted or there is no different pair.
     """
-    different = np.sort(np.asarray(similarity_P, np.float64)[~np.asarray(same_P, bool)])[::-1]
-    allowed = num_allowed(far, len(different))
-    return -math.inf if allowed == len(different) else float(different[allowed])
+    different = np.asarray(similarity_P, np.float64)[~np.asarray(same_P, bool)]
+    place_of = {far: len(different) - 1 - num_allowed(far, len(different)) for far in fars}
+    if places := sorted({place for place in place_of.values() if place >= 0}):
+        different.partition(places)  # these places alone are sorted, which takes a fraction of the time
+    return [float(different[place_of[far]]) if place_of[far] >= 0 else -math.inf for far in fars]
 
 
 def num_allowed(far: float, num_different: int) -> int:
@@ -163,18 +174,21 @@ def roc(similarity_P: np.ndarray, same_P: np.ndarray, *, num_points: int = 200) 
     return num_K / len(different), 1 - np.searchsorted(same, bar_K, side="right") / len(same)
 
 
-def checked(similarity_P: np.ndarray, same_P: np.ndarray, *, far: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def checked(
+    similarity_P: np.ndarray, same_P: np.ndarray, *, fars: Sequence[float] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """(similarity_P as float64, same_P as bool); UserError for shapes that do not match, similarities that are not
-    finite, and a `far` that is no share."""
+    finite, and `fars` that are no shares."""
     similarity_P, same_P = np.asarray(similarity_P, np.float64), np.asarray(same_P, bool)
     if similarity_P.shape != same_P.shape or similarity_P.ndim != 1:
         raise UserError(
             f"similarities of shape {similarity_P.shape} for pairs of shape {same_P.shape}: expected one each"
         )
-    if len(bad := np.flatnonzero(~np.isfinite(similarity_P))):
+    if not (finite_P := np.isfinite(similarity_P)).all():
+        bad = np.flatnonzero(~finite_P)
         raise UserError(
             f"pair {bad[0]}: similarity {similarity_P[bad[0]]} is not finite ({len(bad)} of {len(same_P)} are not)"
         )
-    if not 0 <= far <= 1:
-        raise UserError(f"far {far}: allowed: a share in [0, 1]")
+    if no_shares := [far for far in fars if not 0 <= far <= 1]:
+        raise UserError(f"far {no_shares[0]}: allowed: a share in [0, 1]")
     return similarity_P, same_P
