@@ -61,6 +61,8 @@ TINY_EXPERIMENT = """
              evidence: {names: [equal_cost, effectiveness], image_px: 16, rank_by: null}}
 """
 
+MAY_REPEAT = ("--set", "--verify", "--model", "--knob", "--only")
+
 
 def all_genes(space):
     """genes_NG of all that the ranges of a (small) space hold, whether or not it keeps the limits."""
@@ -135,6 +137,19 @@ def pytest_runtest_protocol(item):
 
 
 # --- what the tests share --------------------------------------------------------------------------------------------
+
+
+def with_more(words, more):
+    """The words of a command and more of them: an option among these takes the place of the same one before."""
+    asked = {word for word in map(str, more) if word.startswith("--") and word not in MAY_REPEAT}
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if str(word) not in asked:
+            kept.append(word)
+        elif words and not str(words[0]).startswith("--"):
+            words.pop(0)
+    return [*kept, *more]
 
 
 class Ended(NamedTuple):

@@ -1,6 +1,7 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.submit.conftest import network
@@ -11,6 +12,7 @@ from zennas.checker import (
     NOT_JUDGED,
     NOTED,
     checker_problems,
+    detected_normalisation,
     file_rules,
     outside_files,
     tensors,
@@ -53,8 +55,15 @@ def three_axes(model):
     del model.graph.input[0].type.tensor_type.shape.dim[3]
 
 
-def output_of_four_axes(model):
-    model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+def output_axes(*sizes):
+    """Plants further axes behind the embedding's."""
+
+    def plant(model):
+        for size in sizes:
+            axis = model.graph.output[0].type.tensor_type.shape.dim.add()
+            setattr(axis, "dim_value" if isinstance(size, int) else "dim_param", size)
+
+    return plant
 
 
 def seven_nodes(model):
@@ -94,7 +103,8 @@ BREAKS = {
     "one channel": (one_channel, "input size", "1 x 32 x 32", "must be 3 x 32 x 32; given 1 x 32 x 32"),
     "symbolic side": (symbolic_side, "input size", "3 x height x 32", "given 3 x height x 32"),
     "two outputs": (second_output, "output", "2", "one output is allowed; given 2"),
-    "three output axes": (output_of_four_axes, "output axes", "batch x 8 x 1", "must have two axes"),
+    "three output axes": (output_axes(2), "output axes", "batch x 8 x 2", "must have two axes"),
+    "a map": (output_axes(7, 7), "output axes", "batch x 8 x 7 x 7", "must have two axes"),
     "seven nodes": (seven_nodes, "nodes", "7", "8 nodes or more are allowed; given 7"),
     "fp16": (weight_as(np.float16), "weights", "1 of FLOAT16", "initializer 'w0' is FLOAT16; fp32 is the rule"),
     "int8": (weight_as(np.int8, 3), "weights", "1 of INT8", "initializer 'wg' is INT8"),
@@ -145,6 +155,14 @@ def test_a_type_that_onnx_does_not_know_is_no_traceback():
     model = network()
     model.graph.initializer[0].data_type = 999
     assert "initializer 'w0' is of type 999" in rules_of(model)["weights"].said
+
+
+@pytest.mark.parametrize(("sizes", "verdict"), [((1,), KEPT), ((1, 1), KEPT), ((1, 2), BROKEN), (("height", 1), NOTED)])
+def test_axes_of_one_behind_an_embedding_are_flattened_by_judges(sizes, verdict):
+    model = network()
+    output_axes(*sizes)(model)
+    assert rules_of(model)["output axes"].verdict == verdict
+    assert ("embedding size" in rules_of(model)) == (verdict != BROKEN)
 
 
 def test_sizes_that_the_file_does_not_state_are_left_to_a_run_but_not_in_files_of_ours():
@@ -294,7 +312,18 @@ def test_rewriting_changes_the_first_size_alone():
 # --- what the checker makes of names, metadata and versions
 
 INSIGHTFACE_NAMES = [("Sub_1", "Mul_2"), ("_minusscalar0", "_mulscalar0"), ("Sub", "Div_7"), ("Sub", *"abcdef", "Mul")]
-WEBFACE_NAMES = [("bn_sub", "bn_mul"), ("_minusscalar0", "x_mul"), ("layer/_sub", *"abcdef", "layer/_mul")]
+# As exporters name the nodes of (x - mean) / std: MXNet, torch before and since its names have paths, ONNX by hand.
+WEBFACE_NAMES = [
+    ("bn_sub", "bn_mul"),
+    ("_minusscalar0", "_mulscalar0"),
+    ("layer/_sub", *"abcdef", "layer/_mul"),
+    ("Sub_0", "Div_1"),
+    ("Sub_0", "Mul_1"),
+    ("/Sub", "/Div"),
+    ("/normalise/Sub", "/normalise/Mul"),
+    ("node_sub", "node_div"),
+    ("SUB", *"abcdef", "DIV"),
+]
 
 
 @pytest.mark.parametrize("given", INSIGHTFACE_NAMES)
@@ -327,8 +356,26 @@ def test_the_webface_sample_looks_for_other_names(given):
     assert rules_of(model, checker="webface")["normalisation"].measured == "mean 0, std 1"
     said = rules_of(model, checker="webface", normalise="insightface")["normalisation"]
     assert said.measured == "mean 127.5, std 127.5" and "sample would take mean 0, std 1" in said.said
-    names("Sub_1", "Mul_2")(plain := network())
-    assert rules_of(plain, checker="webface")["normalisation"].measured == "mean 127.5, std 127.5"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(), ("Sub_0",), ("Mul_0", "Div_1"), ("/conv/Conv", "/Add"), ("Sub", *"abcdefg", "Mul"), ("_minusscalar0",)],
+)
+def test_names_of_one_kind_leave_normalisation_to_the_webface_sample(given):
+    model = network()
+    names(*given)(model)
+    assert rules_of(model, checker="webface")["normalisation"].measured == "mean 127.5, std 127.5"
+
+
+@pytest.mark.parametrize("scale", [lambda x: x / 128.0, lambda x: x * 0.0078125])
+def test_what_torch_exports_is_known_to_the_webface_sample(scale, tmp_path):
+    class Normalised(torch.nn.Module):
+        def forward(self, x):
+            return scale(x - 127.5).relu()
+
+    torch.onnx.export(Normalised(), (torch.zeros(1, 3, 8, 8),), str(tmp_path / "model.onnx"), dynamo=False)
+    assert detected_normalisation(onnx.load(tmp_path / "model.onnx").graph, "webface") == "none"
 
 
 def test_a_file_that_zennas_exported_says_what_it_needs():

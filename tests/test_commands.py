@@ -148,6 +148,44 @@ def test_python_may_give_mappings_and_single_values():
     assert options_of("evaluate").of(model="a.onnx", set="lfw.bin").model == ("a.onnx",)
 
 
+@each_command
+def test_an_option_of_one_value_is_given_once(name, capsys):
+    """In any spelling."""
+    main = commands.command(f"zennas.{name}")
+    declared = options_of(name).declared().values()
+    for option in declared:
+        if option.many or option.extra.get("positional"):
+            continue
+        word = [option.spelled] if option.kind is bool else [f"{option.spelled}=1"]
+        for again in (word, [option.spelled, "2"] if option.kind is not bool else word):
+            with pytest.raises(SystemExit) as ended:
+                main([*word, *again])
+            assert ended.value.code == 2
+            assert capsys.readouterr().err == f"error: {option.spelled} is given 2 times, and takes one value\n"
+
+
+def test_a_yes_and_a_no_are_two_answers(capsys):
+    with pytest.raises(SystemExit):
+        commands.command("zennas.score")(["--latency", "--no-latency"])
+    assert capsys.readouterr().err == "error: --latency is given 2 times, and takes one value\n"
+
+
+def test_lists_add_up_however_they_are_given(asked):
+    for line in (
+        ["--score", "zen,naswot"],
+        ["--score", "zen", "--score=naswot"],
+        ["--score=zen,zen", "--score=naswot"],
+    ):
+        assert asked("score", line)[0].score == ("zen", "naswot")
+    assert options_of("score").of(score=["zen", "naswot,synflow"]).score == ("zen", "naswot", "synflow")
+
+
+def test_a_key_of_the_recipe_is_given_once():
+    with pytest.raises(UserError, match=r"^--set epochs=3: epochs=2 is given already; give epochs once$"):
+        options_of("train").of(data="x", set=["epochs=2", "batch=8", "epochs=3"])
+    assert options_of("train").of(data="x", set=["loss.name=arcface", "loss.knobs={}"]).set
+
+
 @pytest.mark.parametrize(
     "knob, says",
     [

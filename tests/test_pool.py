@@ -1,18 +1,25 @@
 """The pool: parts are kept and not done twice, dead workers are replaced, and nobody outlives the run."""
 
+import faulthandler
+import functools
+import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from zennas.pool import MAX_DEATHS, Pool
-from zennas.records import UserError
+from tests.processes import Forked, forked
+from zennas import pool
+from zennas.pool import MAX_DEATHS, Pool, ahead_of
+from zennas.records import ProcessLostError, UserError
 
 SHORT_S, TOGETHER_S = 0.1, 0.2
 
@@ -213,3 +220,147 @@ def test_a_cluster_does_what_processes_do(tmp_path):
         assert [int(part["double"]) for part in results] == [0, 2, 4, 6] and len(list(tmp_path.glob("died-*"))) == 2
         with pytest.raises(UserError, match="a worker: no folder 0; with --address every node"):
             list(pool.results(nowhere, [(0,)]))
+
+
+# --- processes that work ahead
+
+BIG = 4_000_000  # bytes of a result: more than a pipe holds
+
+
+def ahead(function, parts, **options):
+    given = {"num_workers": 2, "what": "a counting process", "instead": "--workers 0", "begin": faulthandler.disable}
+    return ahead_of(function, parts, **(given | options))
+
+
+def sent(number, then=None):
+    """A large result; at one number the process does something else."""
+    if then is not None:
+        then()
+    return number, bytes(BIG)
+
+
+def killed(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+
+
+def killed_while_it_sends():
+    threading.Timer(0.3, killed).start()
+
+
+def refused():
+    raise UserError("no such thing")
+
+
+def torn():
+    raise OSError(5, "Input/output error")
+
+
+def full():
+    raise MemoryError("1 GiB")
+
+
+@pytest.mark.parametrize("num_parts", [0, 1, 3, 9])
+def test_results_come_in_the_order_of_the_parts(num_parts):
+    assert [number for number, _ in ahead(sent, [(number,) for number in range(num_parts)])] == [*range(num_parts)]
+
+
+@pytest.mark.parametrize(
+    ("then", "kind", "says"),
+    [
+        (killed, ProcessLostError, r"^a counting process \(\d+\) was killed \(SIGKILL\), as .* memory runs out$"),
+        (
+            functools.partial(killed, signal.SIGBUS),
+            ProcessLostError,
+            r"was killed \(SIGBUS\), as where .*/dev/shm is full",
+        ),
+        (functools.partial(os._exit, 7), ProcessLostError, r"\(\d+\) ended with exit code 7$"),
+        (full, ProcessLostError, r"has no memory left: 1 GiB$"),
+        (refused, UserError, r"^no such thing$"),
+        (torn, UserError, r"^a counting process: \[Errno 5\] Input/output error$"),
+    ],
+)
+def test_a_process_that_cannot_go_on_ends_the_run_in_one_line(then, kind, says):
+    results = ahead(sent, [(0,), (1,), (2, then), (3,)])
+    assert [next(results)[0], next(results)[0]] == [0, 1]
+    with pytest.raises(kind, match=says) as caught:
+        next(results)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+
+
+def test_a_death_in_the_middle_of_a_result_is_seen():
+    """Nobody waits for the rest of it."""
+    results = ahead(sent, [(0,), (1, killed_while_it_sends)], num_workers=1)
+    assert next(results)[0] == 0
+    time.sleep(1.0)  # the process sends what no pipe holds, and nobody takes it
+    with pytest.raises(ProcessLostError, match="SIGKILL"):
+        next(results)
+
+
+def test_whoever_closes_it_waits_for_nobody(monkeypatch):
+    """Neither for a process that hangs, which is told of meanwhile, nor for one that has a result left."""
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.05)
+    said = []
+
+    def say(text):
+        said.append(text)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    before = set(multiprocessing.active_children())
+    begun = time.monotonic()
+    results = ahead(sent, [(0,), (1, functools.partial(time.sleep, 60)), (2,), (3,)], say=say)
+    assert next(results)[0] == 0
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert all(re.search("^waiting for a counting process for 0 s: ", text) for text in said)
+    assert set(multiprocessing.active_children()) == before and time.monotonic() - begun < 20
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)^in a counting process:\nTraceback.*ZeroDivisionError"):
+        next(ahead(divmod, [(1, 0)]))
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the limit is inherited")
+def test_a_process_that_cannot_begin_is_one_line():
+    code = """if True:
+        import resource
+        from tests.test_pool import ahead, sent
+        from zennas.records import ProcessLostError
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+        try:
+            print(next(ahead(sent, [(0,)], num_workers=8))[0])
+        except ProcessLostError as error:
+            print(error)
+    """
+    said = forked(code).stdout
+    assert re.fullmatch(
+        r"a counting process cannot begin: .*Too many open files; make room, or give --workers 0\n", said
+    )
+
+
+def test_processes_end_with_a_run_that_is_killed():
+    code = """if True:
+        import functools, multiprocessing, time
+        from tests.test_pool import ahead, sent
+        results = ahead(sent, [(0,), (1,), (2, functools.partial(time.sleep, 60)), (3,), (4,)])
+        next(results)
+        print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+        time.sleep(60)
+    """
+    run = Forked(code)
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
+    run.kill()
+    deadline = time.monotonic() + 20
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether a process runs; one that ended and that nobody asked about yet does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

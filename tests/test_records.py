@@ -1,4 +1,5 @@
 import pathlib
+import re
 import textwrap
 
 import pydantic
@@ -6,15 +7,18 @@ import pytest
 
 from zennas.records import (
     EXPERIMENTS,
+    NAMED,
     SPACES,
     TRACKS,
     Record,
     UserError,
     data_root,
+    first_line,
     names,
     parse_yaml,
     read_yaml,
     resolve,
+    some,
     suggestion,
 )
 
@@ -82,7 +86,7 @@ def test_every_mistake_is_told_at_once():
 def test_a_long_value_is_shown_in_part():
     message = error_of(Bicycle.parse, GOOD | {"front": {"diameter_mm": "x" * 1000}}, "here")
     assert "given 'xxx" in message and "... allowed" not in message
-    assert len(message) < 200
+    assert message.count("x") < 100 and re.search(r"\.\.\. \(9\d\d more characters\), allowed: ", message)
 
 
 @pytest.mark.parametrize(
@@ -198,3 +202,24 @@ def test_a_wrong_zennas_home_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ZENNAS_HOME", str(tmp_path))
     message = error_of(data_root)
     assert message.startswith(f"ZENNAS_HOME={tmp_path}: ") and "'search_spaces'" in message
+
+
+@pytest.mark.parametrize("num", [0, 1, 5, 6, 40, 1234])
+def test_a_list_in_a_message_says_how_many_it_leaves_out(num):
+    text = some([f"n{number}" for number in range(num)])
+    named = [word for word in re.split(r", | and ", text) if word.startswith("n")]
+    assert len(named) == min(num, NAMED)
+    assert text.endswith(f" and {num - NAMED:,} more") == (num > NAMED)
+    assert some(["n0"], num).endswith("more") == (num > 1)  # of a list that was cut before
+
+
+def test_what_is_known_is_listed_with_the_number_of_what_is_not_named():
+    assert suggestion("x", [f"n{number:03d}" for number in range(100)]).endswith("n039 and 60 more")
+
+
+@pytest.mark.parametrize("length", [299, 300, 301, 400, 5000])
+def test_a_long_text_in_a_message_says_how_much_it_leaves_out(length):
+    text = first_line(ValueError("x" * length))
+    left_out = int(re.findall(r"\((.*) more characters\)", text)[0].replace(",", "")) if "more" in text else 0
+    assert text.count("x") + left_out == length
+    assert len(text) < 340

@@ -42,7 +42,8 @@ def test_what_differs_is_named_by_its_path_however_long_the_rest_is(tmp_path):
     open_run(tmp_path / "run", SETTINGS | {"loss": loss}, start={})
     other = loss | {"knobs": {"margin_rad": 0.3, "scale": 64.0}, "texts": "x" * 100}
     with pytest.raises(
-        UserError, match=r"\(loss.knobs.margin_rad: 0.2, now 0.3; loss.texts: null, now \"x{56}\.\.\.\)"
+        UserError,
+        match=r"\(loss.knobs.margin_rad: 0.2, now 0.3; loss.texts: null, now \"x{59}\.\.\. \(42 more characters\)\)",
     ):
         open_run(tmp_path / "run", SETTINGS | {"loss": other}, start={})
 

@@ -194,7 +194,7 @@ def mask(
         [required but for --layout]
     out: Folder of the masked set. [required but for --layout]
     ratio: Share of the images that are masked. [allowed: 0 to 1]
-    kinds: Kinds of mask, with commas between. [default: all eight; none with --textures]
+    kinds: Kinds of mask: with commas between, or repeated. [default: all eight; none with --textures]
     textures: Folder of RGBA templates of your own, in the layout of --layout.
     seed: Seed of who is masked, with what and how. [allowed: 0 to 2147483647]
     only_masked: Write the masked images alone.
@@ -468,7 +468,7 @@ def score(
 
     files: Files of candidates; '-' is standard input.
     baselines: The hand-made networks of the track's space.
-    score: Scores, comma-separated.
+    score: Scores: with commas between, or repeated.
     track: Track (experiment) whose budget, rule and space apply.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]

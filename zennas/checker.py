@@ -2,8 +2,8 @@
 verdict.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto
@@ -139,6 +139,18 @@ def precision_of(onnx_bytes: bytes) -> str:
     return next((name for name in ("int8", "float16") if kinds & set(SMALL_WEIGHTS[name])), "float32")
 
 
+def flat(embeddings: Any) -> Any:
+    """A batch of embeddings (an array or a tensor of any library) without the axes of 1 behind the first two, as judges
+    take what a pooling left unflattened. Whatever is no such batch comes back as it is.
+
+    >>> import numpy as np
+    >>> flat(np.zeros((2, 512, 1, 1))).shape, flat(np.zeros((2, 512, 7, 7))).shape
+    ((2, 512), (2, 512, 7, 7))
+    """
+    shape = tuple(embeddings.shape)
+    return embeddings.reshape(shape[:2]) if len(shape) > 2 and set(shape[2:]) == {1} else embeddings
+
+
 def with_dynamic_batch(onnx_bytes: bytes) -> bytes:
     """The file as the checker runs it: a batch without a name is called 'None', whether the nodes can follow or not."""
     model = parse(onnx_bytes)
@@ -156,16 +168,23 @@ def needed_normalisation(model: onnx.ModelProto) -> str | None:
     return "insightface" if any(entry.key == "zennas" for entry in model.metadata_props) else None
 
 
+# How each checker knows by the names of nodes that a network normalises its images itself: (how it reads a name, what
+# a node that subtracts is called, what one that scales is called). Both kinds must be there.
+# WebFace's sample looked for "_sub" or "_minus" and "_mul" until it changed; what it took then, it still takes.
+BUILT_IN: dict[str, tuple[Callable[[str], str], Callable[[str, str], bool], tuple[str, ...], tuple[str, ...]]] = {
+    "insightface": (str, str.startswith, ("Sub", "_minus"), ("Mul", "_mul", "Div")),
+    "webface": (str.lower, str.__contains__, ("sub", "minus"), ("mul", "div")),
+}
+
+
 def detected_normalisation(graph: onnx.GraphProto, checker: str) -> str:
-    """The name in NORMALISATIONS that a checker takes to be needed, from the names of the first nodes."""
-    names = [node.name for node in graph.node[:NUM_NAMED]]
-    if checker == "webface":
-        subtracts = any("_sub" in name or "_minus" in name for name in names)
-        multiplies = any("_mul" in name for name in names)
-    else:
-        subtracts = any(name.startswith(("Sub", "_minus")) for name in names)
-        multiplies = any(name.startswith(("Mul", "_mul", "Div")) for name in names)
-    return "none" if subtracts and multiplies else "insightface"
+    """The name in NORMALISATIONS that a checker (a name of BUILT_IN) takes to be needed, from the names of the first
+    nodes.
+    """
+    read, fits, subtracting, scaling = BUILT_IN[checker]
+    names = [read(node.name) for node in graph.node[:NUM_NAMED]]
+    built_in = all(any(fits(name, word) for name in names for word in kind) for kind in (subtracting, scaling))
+    return "none" if built_in else "insightface"
 
 
 def in_words(normalise: str) -> str:
@@ -218,14 +237,20 @@ def _output_rules(graph, max_embedding_size):
         return [_rule("output", str(len(graph.output)), "one", f"one output is allowed; given {len(graph.output)}")]
     dims = _dims(graph.output[0])
     rules = [_rule("output", "one", "one")]
-    axes, limit = "output axes", "two: batch and embedding"
+    axes, limit = "output axes", "two: batch and embedding; those behind them 1"
     if dims is None:
         remark = "the output must have two axes, batch and embedding; the file states none, and a run decides"
         return [*rules, Rule(name=axes, measured="not stated", limit=limit, verdict=NOTED, said=remark)]
-    if len(dims) != 2:
-        remark = f"the output must have two axes, batch and embedding; given {len(dims)}"
+    if len(dims) < 2 or any(isinstance(size, int) and size != 1 for size in dims[2:]):
+        remark = (
+            f"the output must have two axes, batch and embedding, and behind them only axes of 1; given {_shape(dims)}"
+        )
         return [*rules, _rule(axes, _shape(dims), limit, remark)]
-    rules.append(_rule(axes, _shape(dims), limit))
+    if any(not isinstance(size, int) for size in dims[2:]):
+        remark = f"the output must have two axes, batch and embedding; given {_shape(dims)}, and a run decides"
+        rules.append(Rule(name=axes, measured=_shape(dims), limit=limit, verdict=NOTED, said=remark))
+    else:
+        rules.append(_rule(axes, _shape(dims), limit))
     size, name = dims[1], "embedding size"
     limit = f"<= {max_embedding_size}" if max_embedding_size else "none known"
     if max_embedding_size and not isinstance(size, int):

@@ -3,9 +3,11 @@ mistake, documented exit codes, no traceback.
 """
 
 import ast
+import contextlib
 import importlib
 import inspect
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -17,9 +19,10 @@ import typer
 from zennas import COMMANDS
 from zennas.api import work
 from zennas.flags import CommandOptions, Option, spelled
-from zennas.records import EXPERIMENTS, SPACES, UserError, names
+from zennas.records import EXPERIMENTS, SPACES, ProcessLostError, UserError, names
+from zennas.signals import handling
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+WRONG_INPUT, LOST, INTERRUPTED = 2, 3, 130
 SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
 
@@ -56,7 +59,20 @@ def add_command(app: typer.Typer, room: str) -> None:
     """Add a room's command to a typer program."""
     options = importlib.import_module(f"{room}.options").Options
     name = room.rpartition(".")[2]
-    app.command(name, help=inspect.getdoc(options), short_help=COMMANDS[name])(_typed(options))
+    app.command(name, cls=_Once, help=inspect.getdoc(options), short_help=COMMANDS[name])(_typed(options))
+
+
+class _Once(typer.core.TyperCommand):
+    """A command that refuses an option of a single value that is given twice, of which the last would silently hold."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # of a shell that completes a line
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            single = [option for option in given if not option.multiple and not option.is_eager]
+            for option in (option for option in single if option.param_type_name == "option"):
+                if single.count(option) > 1:
+                    raise UserError(f"{option.opts[0]} is given {single.count(option)} times, and takes one value")
+        return super().parse_args(ctx, args)
 
 
 def program(rooms: Iterable[str], *, help: str) -> typer.Typer:
@@ -68,19 +84,29 @@ def program(rooms: Iterable[str], *, help: str) -> typer.Typer:
 
 
 def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | None) -> None:
-    """Run a typer program: UserError ends it with exit code 2, Ctrl-C and SIGTERM with 130."""
+    """Run a typer program: UserError ends it with exit code 2, a process that was lost with 3, Ctrl-C and SIGTERM with
+    130.
+    """
 
     def interrupt(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process, whatever it is doing
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        click_command = typer.main.get_command(app)
-        code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        with handling(interrupt, [signal.SIGTERM]):
+            click_command = typer.main.get_command(app)
+            code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        _flush()
         sys.exit(code or 0)
+    except ProcessLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(LOST)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
+    except BrokenPipeError:  # whoever read the output wants no more of it: zennas ... | head
+        _leave_output()
+        sys.exit(0)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -88,8 +114,18 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
             print(f"error: {error.format_message()}; see --help", file=sys.stderr)
             sys.exit(WRONG_INPUT)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _flush() -> None:
+    """Write what is still held back, while somebody can say what is wrong with it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _leave_output() -> None:
+    """What Python still writes into standard output at its end goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _typed(options: type[CommandOptions]) -> Callable[..., int]:
@@ -144,10 +180,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     is_positional = option.extra.get("positional", False)
     help = " ".join(filter(None, (option.help, _allowed(option), _default(option))))
     kind = option.kind
-    if option.many in ("repeated", "named"):
+    if option.many:
         kind = list[kind]  # type: ignore[valid-type]
-    elif option.many == "separated":
-        kind = str
     settings: dict[str, Any] = {"help": help, "metavar": option.extra.get("metavar")}
     if values := option.extra.get("values"):
         separator = option.extra.get("separator")
@@ -163,9 +197,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     else:
         shown = typer.Option(option.spelled, **settings)
     default = option.default
-    if option.many == "separated" and default is not None:
-        default = option.extra["separator"].join(default)
-    elif option.many:
+    if option.many:
         default = list(default) if default else None
     optional = default is None and not option.required
     return _keyword(

@@ -20,6 +20,7 @@ import yaml
 
 from zennas.records import Record, UserError, suggestion
 
+PAIR = "KEY=VALUE"  # the metavar of options in which each key may stand once
 TEXT_WIDTH = 116  # characters of a line of what Python says of an option
 
 
@@ -273,18 +274,38 @@ def _value(option: Option, value: Any) -> Any:
     """A value as its field takes it."""
     if option.many == "named" and not isinstance(value, Mapping):
         return _numbers(option, [value] if isinstance(value, str) else value)
-    if option.many == "separated" and isinstance(value, str):
-        return tuple(filter(None, (part.strip() for part in value.split(option.extra["separator"]))))
+    if option.many == "separated" and isinstance(value, str | list | tuple):
+        return _separated([value] if isinstance(value, str) else value, option.extra["separator"])
     if option.many == "repeated" and isinstance(value, Mapping):
         return tuple(
             f"{key}={yaml.safe_dump(part, default_flow_style=True, width=math.inf).splitlines()[0]}"
             for key, part in value.items()
         )
-    if option.many in ("repeated", "separated") and isinstance(value, str | pathlib.PurePath):
+    if option.many == "repeated" and isinstance(value, str | pathlib.PurePath):
         value = (value,)
-    if option.many in ("repeated", "separated") and option.kind is str and isinstance(value, list | tuple):
-        return tuple(str(part) if isinstance(part, pathlib.PurePath) else part for part in value)
+    if option.many == "repeated" and option.kind is str and isinstance(value, list | tuple):
+        value = tuple(str(part) if isinstance(part, pathlib.PurePath) else part for part in value)
+        return _each_once(option, value) if option.extra.get("metavar") == PAIR else value
     return str(value) if option.kind is str and isinstance(value, pathlib.PurePath) else value
+
+
+def _separated(values: Sequence[Any], separator: str) -> tuple[Any, ...]:
+    """All values, those of one word that holds many too; each once."""
+    parts: list[Any] = []
+    for value in values:
+        parts += [part.strip() for part in value.split(separator)] if isinstance(value, str) else [value]
+    return tuple(dict.fromkeys(part for part in parts if part != ""))
+
+
+def _each_once(option: Option, pairs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """KEY=VALUE words as they are; UserError where two have the same key."""
+    seen: dict[str, str] = {}
+    for pair in (pair for pair in pairs if isinstance(pair, str)):
+        key = pair.partition("=")[0]
+        if key in seen:
+            raise UserError(f"{option.spelled} {pair}: {seen[key]} is given already; give {key} once")
+        seen[key] = pair
+    return pairs
 
 
 def _numbers(option: Option, texts: Sequence[str]) -> dict[str, float]:
@@ -353,5 +374,5 @@ RESUME_OR_FRESH = (("resume", "fresh"),)
 Network = Annotated[
     str | None, flag("Network, as zennas evaluate takes it: FILE[,normalise=...][,px=...].", metavar="FILE[,KEY=VALUE]")
 ]
-Changes = Annotated[tuple[str, ...], flag("KEY=VALUE of the recipe; may be repeated.", metavar="KEY=VALUE")]
+Changes = Annotated[tuple[str, ...], flag("KEY=VALUE of the recipe; may be repeated.", metavar=PAIR)]
 Workers = Annotated[int | None, flag("Processes.", unset="one per processor core", ge=1, le=4096)]

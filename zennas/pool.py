@@ -1,18 +1,25 @@
-"""A pool: a function done over many parts, by this process, by processes of this machine, or by a Ray cluster.
+"""A pool: a function done over many parts, by this process, by processes of this machine, or by a Ray cluster; and
+processes that work ahead of this one, over parts without an end (`ahead_of`).
 
-A worker that dies is replaced and its parts are done again. Ctrl-C ends the workers at once, and so does the end of
-the run that started them, however it ends. `kept` keeps every part as a file: what was done is not done again.
+A worker of a pool that dies is replaced and its parts are done again. Ctrl-C ends the workers at once, and so does
+the end of the run that started them, however it ends. `kept` keeps every part as a file: what was done is not done
+again.
 """
 
+import collections
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -20,9 +27,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from zennas.progress import Progress
-from zennas.records import UserError, first_line
+from zennas.records import ProcessLostError, UserError, first_line
 from zennas.run_folder import explaining
+from zennas.signals import STOP
 
+AHEAD = 2  # parts that wait for each process that works ahead
+PATIENCE_S = 60.0  # of waiting in silence for another process
+ENDING_S = 10.0  # that a process which was killed, or died, takes to be gone
 MAX_DEATHS = 4  # of workers, without a part done between them; then the run ends
 
 
@@ -59,7 +70,8 @@ class Pool:
         """(number of the part, function(*shared, *part)) of each part, in the order in which they are done.
 
         here: done by this process, whoever else could do it.
-        UserError where a worker says so, cannot read or write a file, or dies MAX_DEATHS times in a row.
+        UserError where a worker says so or cannot read or write a file; ProcessLostError where workers die MAX_DEATHS
+        times in a row.
         """
         if here or (self.num_workers == 1 and self.address is None):
             return ((number, function(*self.shared, *part)) for number, part in enumerate(parts))
@@ -129,7 +141,7 @@ class Pool:
                     self._end_processes(at_once=True)
                     deaths += 1
                     if deaths == MAX_DEATHS:
-                        raise UserError(
+                        raise ProcessLostError(
                             f"a worker process died {deaths} times in a row, perhaps for want of memory; finished "
                             "parts are kept: give the same command again, with fewer --workers"
                         )
@@ -143,9 +155,8 @@ class Pool:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             life, self._life = context.Pipe(duplex=False)
-            self._executor = concurrent.futures.ProcessPoolExecutor(
-                self.num_workers, mp_context=context, initializer=_begin, initargs=(life, self.num_threads, self.shared)
-            )
+            given = (life, self.num_threads, self.shared)
+            self._executor = _executor(self.num_workers, context, _begin, given, instead="--workers 1")
         return self._executor
 
     def _end_processes(self, *, at_once=False):
@@ -181,6 +192,170 @@ def _without_script():
     finally:
         if script is not None:
             main.__file__ = script
+
+
+def ahead_of(
+    function: Callable,
+    parts: Iterable[tuple],
+    *,
+    num_workers: int,
+    what: str,
+    instead: str,
+    begin: Callable[[], None],
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Any]:
+    """function(*part) of each part, in the order of the parts, done by processes that keep a little ahead of whoever
+    takes them; they end when the iterator is closed, with whatever they are doing.
+
+    what: the processes in a word, instead: how to do without them, both for messages. begin: called first in each.
+    say(text): told when one is waited for long. Ctrl-C and SIGTERM are this process's to answer.
+    UserError where the function raises one or cannot read a file; ProcessLostError where a process dies or cannot
+    begin.
+    """
+    workers, todo, given = [], iter(parts), collections.deque()
+    try:
+        try:
+            for _ in range(num_workers):
+                workers.append(_Worker(function, begin, what))
+        except OSError as error:
+            raise _cannot_begin(what, error, instead) from None
+        for worker, part in zip(AHEAD * workers, todo):  # noqa: B905 - there may be fewer parts
+            worker.give(part)
+            given.append(worker)
+        while given:
+            worker = given.popleft()
+            result = worker.take(say)
+            for part in itertools.islice(todo, 1):
+                worker.give(part)
+                given.append(worker)
+            yield result
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+class _Worker:
+    """A process that does a function over the parts that it is given, one after the other.
+
+    It has two pipes of its own, of which this process keeps one end each. So nothing goes through shared memory, of
+    which a container may have little, or a socket in a folder with a long name; and a death is seen at once, also in
+    the middle of a result: an executor of concurrent.futures, whose workers share a pipe, would wait for the rest.
+    """
+
+    def __init__(self, function, begin, what):
+        context = multiprocessing.get_context()
+        self.what = what
+        parts, self._parts = context.Pipe(duplex=False)
+        self._results, results = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work_ahead, args=(parts, results, function, begin), daemon=True)
+        try:
+            with _without_script():
+                self._process.start()
+        finally:
+            parts.close()
+            results.close()
+
+    def give(self, part):
+        with contextlib.suppress(OSError):  # it died: whoever takes its result is told
+            self._parts.send(part)
+
+    def take(self, say):
+        """What came of the part that it was given first. Says each minute that it is waited for."""
+        begun = time.monotonic()
+        while not self._results.poll(PATIENCE_S):
+            if say:
+                waited_s = time.monotonic() - begun
+                say(f"waiting for {self.what} for {waited_s:.0f} s: does the storage of the data answer?")
+        try:
+            kind, value = self._results.recv()
+        except (EOFError, OSError):
+            self._process.join(ENDING_S)
+            code = self._process.exitcode
+            how = "does not answer" if code is None else how_it_ended(code)
+            raise ProcessLostError(f"{self.what} ({self._process.pid}) {how}") from None
+        if kind is UserError:
+            raise UserError(value)
+        if kind is OSError:
+            raise UserError(f"{self.what}: {value}")
+        if kind is MemoryError:
+            raise ProcessLostError(f"{self.what} ({self._process.pid}) has no memory left: {value}")
+        if kind is not None:  # a mistake of ours
+            raise RuntimeError(f"in {self.what}:\n{value}")
+        return value
+
+    def end(self):
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.join(ENDING_S)
+        self._parts.close()
+        self._results.close()
+
+
+def _work_ahead(parts, results, function, begin):
+    """The whole life of a _Worker's process."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
+    waiting = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(parts, waiting), daemon=True).start()
+    begin()
+    while True:
+        part = waiting.get()
+        try:
+            answer = None, function(*part)
+        except (UserError, OSError, MemoryError) as error:
+            kind = next(kind for kind in (UserError, OSError, MemoryError) if isinstance(error, kind))
+            answer = kind, str(error) if kind is UserError else first_line(error)
+        except Exception:  # noqa: BLE001 - the run raises it
+            answer = Exception, traceback.format_exc()
+        try:
+            results.send(answer)
+        except OSError:
+            os._exit(1)
+
+
+def _receive(parts, waiting):
+    """Take parts in at any time, so that no run waits to give one to a worker that waits to give a result. Ends the
+    process where the run has ended, however it did."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            waiting.put(parts.recv())
+    os._exit(1)
+
+
+def _executor(num_workers, context, begin, given, *, instead):
+    """A ProcessPoolExecutor; ProcessLostError where the system has no room for what its processes meet at."""
+    try:
+        return concurrent.futures.ProcessPoolExecutor(
+            num_workers, mp_context=context, initializer=begin, initargs=given
+        )
+    except OSError as error:
+        raise _cannot_begin("a worker process", error, instead) from None
+
+
+def _cannot_begin(what, error, instead):
+    return ProcessLostError(f"{what} cannot begin: {first_line(error)}; make room, or give {instead}")
+
+
+def how_it_ended(code: int) -> str:
+    """What became of a process, by the exit code that subprocess and multiprocessing give it.
+
+    >>> how_it_ended(3), how_it_ended(-9)
+    ('ended with exit code 3', 'was killed (SIGKILL), as the system does where memory runs out')
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hints = {
+        "SIGKILL": ", as the system does where memory runs out",
+        "SIGBUS": ", as where a disk or /dev/shm is full or a file that is read becomes shorter",
+        "SIGSEGV": ": a library crashed",
+        "SIGABRT": ": a library gave up",
+        "SIGILL": ": a library was built for another processor",
+    }
+    return f"was killed ({name}){hints.get(name, '')}"
 
 
 def _after(deaths, numbers):

@@ -119,6 +119,12 @@ class Ranks:
         return x
 
 
+def another_is_lost(error: BaseException) -> bool:
+    """Whether an error is what a rank sees of another one that died."""
+    is_of_nccl = isinstance(error, getattr(distributed, "DistError", ()))
+    return is_of_nccl or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
 def leave(code: int) -> None:
     """End this process with this exit code. One of several ranks exits at once, without Python's shutdown.
 

@@ -2,14 +2,14 @@
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 
 from zennas.ray_address import check_address
-from zennas.records import UserError, first_line
+from zennas.records import ProcessLostError, UserError, first_line
+from zennas.signals import handling
 
 AHEAD = 3  # parts that wait for each worker, so that none waits for its next one
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy
@@ -32,18 +32,16 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
         where, tries = "a local Ray", STARTS
     else:
         options, where, tries = {"address": address}, f"the Ray cluster at '{address}'", 1
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for attempt in range(1, tries + 1):
         try:
-            ray.init(log_to_driver=log_to_driver, configure_logging=False, **options)
+            with handling(None):  # Ray puts handlers of its own in place, which dump a stack and exit
+                ray.init(log_to_driver=log_to_driver, configure_logging=False, **options)
             break
         except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, too, where its processes do not come up
             ray.shutdown()
             if attempt == tries:
                 raise UserError(f"{where} could not be reached: {first_line(error)}") from None
             say(f"{where} did not come up ({first_line(error)}): started again")
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray puts its own in place, which dumps a stack and exits
 
 
 def keep_off_standard_output() -> None:
@@ -110,6 +108,6 @@ def _result(task, number):
             ) from None
         raise
     except ray.exceptions.RayError as error:
-        raise UserError(
+        raise ProcessLostError(
             f"{why_lost(error)}, four times at part {number}; the same command goes on from there"
         ) from None

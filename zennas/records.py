@@ -16,6 +16,8 @@ if typing.TYPE_CHECKING:  # without it --help answers sooner
 # The folders beside the package that ship inside the wheel, and what a name in each stands for.
 SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "experiments", "latency/measured"
 NAMED = 5  # of many wrong things, a message names so many
+KNOWN = 40  # of the names that are known, where another one was given
+SHOWN = 300  # characters of what a stranger says
 FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
 
 
@@ -23,6 +25,12 @@ class UserError(ValueError):
     """What the user gave cannot be used: the message says what was given, what is allowed and where.
 
     It is never a bug of ours.
+    """
+
+
+class ProcessLostError(UserError):
+    """A process that worked for this one died, or cannot begin: no fault of what was given, but nothing to go on with.
+    What was computed before is kept. A command ends with an exit code of its own.
     """
 
 
@@ -57,7 +65,7 @@ class Record(pydantic.BaseModel):
 def _explain(detail, cls, values, where):
     at = ".".join(str(part) for part in detail["loc"])
     given = repr(detail.get("input"))
-    given = given if len(given) < 80 else given[:77] + "..."
+    given = shortened(given, 80)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(cls, values, detail["loc"][:-1])
         return f"{where}: key '{at}' is not known; {suggestion(str(detail['loc'][-1]), known)}"
@@ -86,22 +94,33 @@ def _model_in(annotation):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none.
+    """The first line of an error's message, shortened, or its type where it has none.
 
     >>> first_line(MemoryError())
     'MemoryError'
     """
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    return shortened(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
-def some(names: "Sequence[object] | np.ndarray", num: int | None = None) -> str:
-    """The first few of them, for a message; num: how many there are, where `names` are not all.
+def shortened(text: str, most: int = SHOWN) -> str:
+    """A text of a stranger for a message: whole up to so many characters, else how many more there are.
+
+    >>> shortened("x" * 5, 5), shortened("x" * 50, 5)
+    ('xxxxx', 'xxxxx... (45 more characters)')
+    """
+    # What says that something is left out is not longer than what it leaves out.
+    return text if len(text) <= most + 24 else f"{text[:most]}... ({len(text) - most:,} more characters)"
+
+
+def some(names: "Sequence[object] | np.ndarray", num: int | None = None, *, most: int = NAMED) -> str:
+    """The first few of them and how many more there are, for a message; num: of how many, where `names` are not all.
 
     >>> some(["a", "b"]), some([1, 2, 3, 4, 5, 6])
-    ('a, b', '1, 2, 3, 4, 5, ...')
+    ('a, b', '1, 2, 3, 4, 5 and 1 more')
     """
-    more = (len(names) if num is None else num) > NAMED
-    return ", ".join(map(str, names[:NAMED])) + (", ..." if more else "")
+    named = names[:most]
+    more = (len(names) if num is None else num) - len(named)
+    return ", ".join(map(str, named)) + (f" and {more:,} more" if more > 0 else "")
 
 
 def suggestion(given: str, known: Collection[str]) -> str:
@@ -111,7 +130,7 @@ def suggestion(given: str, known: Collection[str]) -> str:
     "did you mean 'webface-sfr'? known: webface-main, webface-sfr"
     """
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    return (f"did you mean '{near[0]}'? " if near else "") + "known: " + (", ".join(sorted(known)) or "none")
+    return (f"did you mean '{near[0]}'? " if near else "") + "known: " + (some(sorted(known), most=KNOWN) or "none")
 
 
 def read_yaml(path: pathlib.Path | str) -> Any:

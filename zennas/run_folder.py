@@ -12,7 +12,7 @@ import re
 import filelock
 
 from zennas.provenance import provenance
-from zennas.records import UserError
+from zennas.records import UserError, shortened
 
 FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
@@ -210,8 +210,7 @@ def _differences(old, new):
 
 
 def _short(value):
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(json.dumps(value), 60)
 
 
 def _move_aside(folder):

@@ -174,7 +174,7 @@ def test_people_of_two_sets_under_one_name_stay_two(tmp_path):
     assert held(source)[1] == paths
     assert source.notices == [
         "3 folder names stand in several places; each such folder is an identity of its own, named by its path: "
-        "asian/000, casia/000, asian/001, casia/001, asian/002, ..."
+        "asian/000, casia/000, asian/001, casia/001, asian/002 and 1 more"
     ]
 
 

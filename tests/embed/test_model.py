@@ -352,6 +352,13 @@ def test_what_is_no_teacher_is_said_before_the_first_step(answer, words):
         open_model(Wrong(answer))
 
 
+def test_an_embedding_may_end_in_axes_of_one():
+    image_BHW3 = images(3, px=112)
+    flat, pooled = (open_model(Wrong(answer)) for answer in (lambda x: x.mean((2, 3)), lambda x: x.mean((2, 3), True)))
+    assert pooled.embedding_size == 3
+    assert torch.equal(pooled(image_BHW3).embedding_BD, flat(image_BHW3).embedding_BD)
+
+
 def plant(change):
     def build_it(folder):
         path = as_onnx(made(), folder)

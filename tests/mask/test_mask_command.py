@@ -304,7 +304,7 @@ def test_done_again_differs_and_aside(people, tmp_path, command):
         (["--knob", "size=9"], "--knob.size: given 9.0"),
         (["--resume"], "holds no run to resume"),
         (["--resume", "--fresh"], "exclude each other"),
-        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--textures", "no/where"], "--textures no/where: no such folder"),
         (["--ratio", "many"], "--help"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.submit.conftest import network, scaled, verdicts
 from zennas.export.onnx_file import open_session
@@ -35,6 +36,25 @@ def test_a_network_that_answers_all_images_alike_is_noted(factor, verdicts_there
     """No checker looks, and it recognises nobody."""
     rules = run_rules(scaled(factor).SerializeToString(), normalise="insightface", batch=32, image=(3, 32, 32))
     assert [rule.verdict for rule in rules if rule.name == "two images"] == verdicts_there
+
+
+def ending_in(*shape):
+    """The network whose embeddings have further axes."""
+    model = network()
+    model.graph.node[-1].output[0] = "plain"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, *shape]), "shape"))
+    model.graph.node.append(helper.make_node("Reshape", ["plain", "shape"], ["embedding"], name="Reshape"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", *shape]))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("shape", "verdict", "measured"), [((8, 1, 1), "kept", "32 x 8 x 1 x 1"), ((2, 2, 2), "broken", "32 x 2 x 2 x 2")]
+)
+def test_an_embedding_that_is_not_flattened_is_taken_as_judges_take_it(shape, verdict, measured):
+    rules = run_rules(ending_in(*shape), normalise="insightface", batch=32, image=(3, 32, 32), max_embedding_size=8)
+    assert {rule.name: (rule.verdict, rule.measured) for rule in rules}["batch of 32"] == (verdict, measured)
+    assert all(rule.verdict == "kept" for rule in rules) == (verdict == "kept")
 
 
 @pytest.mark.parametrize("normalise", [None, "insightface", "none"])

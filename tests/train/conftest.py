@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, Ended, with_more
 from tests.processes import SERVER
 from zennas.data.recordio import RecordWriter
 from zennas.embed.checkpoint import save_network
@@ -295,6 +295,6 @@ def arguments(material, tmp_path):
     """The words of a small training, into tmp_path / out."""
 
     def made(*more, out="run", data=None):
-        return [*words_of(material, data=data), "--out", tmp_path / out, *more]
+        return with_more([*words_of(material, data=data), "--out", tmp_path / out], more)
 
     return made

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, with_more
 from tests.train.conftest import RECIPE, drawn_faces, ran, starting, words_of, write_folder
 
 NUM_IDENTITIES, IMAGES_EACH = 16, 8
@@ -57,9 +57,8 @@ def arguments(material, tmp_path):
             "2",
             "--out",
             tmp_path / out,
-            *more,
         ]
-        return [str(word) for word in words]
+        return [str(word) for word in with_more(words, more)]
 
     return made
 

@@ -36,7 +36,8 @@ class Options(CommandOptions):
     list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
     lose no more than the parts under way: give the same command again.
 
-    Exit codes: 0 cleaned; 2 something given cannot be used; 130 stopped by Ctrl-C.
+    Exit codes: 0 cleaned; 2 something given cannot be used; 3 a process that it began died, or could not begin
+    (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH

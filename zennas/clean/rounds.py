@@ -31,7 +31,7 @@ from zennas.embed.named import open_named
 from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores, provenance
-from zennas.records import UserError, some, suggestion
+from zennas.records import ProcessLostError, UserError, some, suggestion
 from zennas.run_folder import kept_run, lock_folder, open_run, same_data, save_run, write_atomically
 
 LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
@@ -115,8 +115,9 @@ def clean(
                 embedder = _network(train_next(*_training_of(cleaning, number - 1)), request)
             try:
                 done = _round(cleaning, embedder, number)
-            except UserError:
-                if not goes_on and not rounds:  # nothing came of it, and the folder is free for what is asked next
+            except UserError as error:
+                # Nothing came of it, and the folder is free for what is asked next.
+                if not goes_on and not rounds and not isinstance(error, ProcessLostError):
                     shutil.rmtree(request.out, ignore_errors=True)
                 raise
             rounds = [*rounds, done]
@@ -261,8 +262,8 @@ def look_at(request: Request, name: str) -> pathlib.Path:
         raise UserError(f"{request.out}: its first round is not done; give the command without --look to go on")
     names = decisions.names_of(source)
     if name not in names:
-        near = suggestion(name, names) if len(names) <= 5000 else ""
-        raise UserError(f"--look {name}: {request.data} has no such identity" + (f"; {near[:300]}" if near else ""))
+        near = f"; {suggestion(name, names)}" if len(names) <= 5000 else ""  # the nearest of a million takes minutes
+        raise UserError(f"--look {name}: {request.data} has no such identity{near}")
     cleaning = Cleaning(request, source, decisions.taken_back(request.out, (), source)[0], silent())
     state = cleaning.state_after(num_rounds)
     path = request.out / f"look-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.html"

@@ -70,6 +70,6 @@ def line_of(plain: dict[str, list]) -> str | None:
     """
     told = []
     for reason, (num, names) in plain.items():
-        more = ", ..." if reason != NO_IMAGE and num > len(names) else ""
+        more = f" and {num - len(names):,} more" if reason != NO_IMAGE and num > len(names) else ""
         told.append(f"{num:,} {reason} ({', '.join(names)}{more})")
     return "not used: " + "; ".join(told) if told else None

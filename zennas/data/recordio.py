@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.data.left_out import NO_IMAGE_RECORD, UNLISTED, LeftOut
-from zennas.records import UserError
+from zennas.records import UserError, shortened
 from zennas.space.shape import DEFAULT_HW, height_and_width
 
 MAGIC = 0xCED7230A
@@ -320,7 +320,7 @@ def _parse_lines(text, path, first_line):
     for number, line in enumerate(text.split(b"\n"), start=first_line):
         fields = line.rstrip(b"\r").split(b"\t")
         if len(fields) != 2 or not all(field.isdigit() for field in fields):
-            raise UserError(f"{path}, line {number}: expected record<tab>offset, got {line[:60]!r}")
+            raise UserError(f"{path}, line {number}: expected record<tab>offset, got {shortened(line, 60)!r}")
     raise UserError(f"{path}, from line {first_line} on: expected lines of record<tab>offset")
 
 
@@ -351,7 +351,7 @@ def _read_property(path):
         return None
     first = path.read_text(encoding="utf-8", errors="replace").split(",")[0].strip()
     if not first.isdecimal() or int(first) < 1:
-        raise UserError(f"{path}: expected classes,height,width (as 85742,112,112), got {first[:40]!r}")
+        raise UserError(f"{path}: expected classes,height,width (as 85742,112,112), got {shortened(first, 40)!r}")
     return int(first)
 
 

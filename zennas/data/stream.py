@@ -3,17 +3,19 @@
 B images of this rank's share of a batch, N images of the source, C identities
 """
 
-import signal
-from collections.abc import Callable
+import contextlib
+import io
+import pickle
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from zennas.data.images import CorruptImageError, augment, check_augmentations, decode
 from zennas.data.sources import AnySource
+from zennas.pool import ahead_of
 from zennas.records import UserError
 from zennas.space.shape import height_and_width
 
@@ -77,7 +79,8 @@ class Stream:
     batch: samples of a global step; rank r of num_ranks gets its r-th share, in which nothing depends on their number.
     order: epoch -> the samples of an epoch in the order in which they are seen, at least steps_per_epoch * batch.
     reader: (step, epoch, start, index_B) -> what the stream gives for these samples, the first of which is number
-    `start` of the epoch's order. Readers of several workers are forked or pickled.
+    `start` of the epoch's order. Readers of several workers are forked or pickled. pin_memory: of what it gives, which
+    a GPU then takes while this process goes on.
     """
 
     def __init__(
@@ -100,64 +103,73 @@ class Stream:
         self.batch, self.steps_per_epoch, self.order = batch, steps_per_epoch, order
         self.rank, self.num_ranks = rank, num_ranks
         self.first_step, self.last_step = first_step, last_step
-        self._loader = DataLoader(
-            _Read(reader),
-            batch_size=None,
-            sampler=_Shares(self),
-            collate_fn=_unchanged,
-            num_workers=num_workers,
-            worker_init_fn=_quiet_worker,
-            pin_memory=pin_memory,
-            generator=torch.Generator().manual_seed(seed),  # else a draw from the global one, which is not ours
-        )
+        self._reader, self._num_workers, self._pin_memory = reader, num_workers, pin_memory
 
     def __len__(self):
         return max(0, self.last_step - self.first_step)
 
-    def __iter__(self):
-        for batch in self._loader:
-            if isinstance(batch, _Refused):
-                raise UserError(batch.message)
-            yield batch
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches()
 
+    def batches(self, *, say: Callable[[str], None] | None = None) -> Iterator[Any]:
+        """What `iter` gives. Closing it ends the decoding processes. say(text): told when they are waited for long.
 
-class _Shares:
-    """What to load, step by step. The order of an epoch exists once, here, not in the workers."""
+        UserError where the reader raises one; ProcessLostError where a decoding process dies.
+        """
+        if not self._num_workers:
+            for share in self._shares():
+                yield self._pinned(self._reader(*share))
+            return
+        packed = ahead_of(
+            _Packed(self._reader),
+            self._shares(),
+            num_workers=self._num_workers,
+            what="a decoding process",
+            instead="--set data.workers=0",
+            begin=_quiet_worker,
+            say=say,
+        )
+        with contextlib.closing(packed):
+            for content in packed:
+                yield self._pinned(pickle.loads(content))
 
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __len__(self):
-        return len(self.stream)
-
-    def __iter__(self):
-        stream, order, order_of = self.stream, None, None
-        share = stream.batch // stream.num_ranks
-        for step in range(stream.first_step, stream.last_step):
-            epoch, place = divmod(step, stream.steps_per_epoch)
+    def _shares(self):
+        """What to load, step by step. The order of an epoch exists once, here, not in the workers."""
+        order, order_of = None, None
+        share = self.batch // self.num_ranks
+        for step in range(self.first_step, self.last_step):
+            epoch, place = divmod(step, self.steps_per_epoch)
             if epoch != order_of:
-                order_of, order = epoch, stream.order(epoch)
-            start = place * stream.batch + stream.rank * share
+                order_of, order = epoch, self.order(epoch)
+            start = place * self.batch + self.rank * share
             yield step, epoch, start, order[start : start + share].copy()
 
+    def _pinned(self, batch):
+        if not self._pin_memory:
+            return batch
+        return batch._replace(
+            **{name: value.pin_memory() for name, value in batch._asdict().items() if isinstance(value, torch.Tensor)}
+        )
 
-class _Refused(NamedTuple):
-    """A UserError on its way out of a worker, which would bury it in a traceback."""
 
-    message: str
-
-
-class _Read(Dataset):
-    """What a reader gives, and its mistakes as _Refused."""
+class _Packed:
+    """What a reader gives, as the bytes of a pickle: torch sends tensors to another process by shared memory and
+    sockets."""
 
     def __init__(self, reader):
         self.reader = reader
 
-    def __getitem__(self, share):
-        try:
-            return self.reader(*share)
-        except UserError as error:
-            return _Refused(str(error))
+    def __call__(self, *share):
+        content = io.BytesIO()
+        _Pickler(content, protocol=5).dump(self.reader(*share))
+        return content.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors as the arrays that they hold."""
+
+    def reducer_override(self, value):
+        return (torch.from_numpy, (value.numpy(),)) if type(value) is torch.Tensor else NotImplemented
 
 
 def image_stream(
@@ -226,13 +238,7 @@ class ImageReader:
         raise UserError(f"{self.source.path}: {len(corrupt)} images in a row do not decode; the last is {where}: {why}")
 
 
-def _unchanged(batch):
-    return batch
-
-
-def _quiet_worker(_):
-    """Ctrl-C, and SIGTERM to the whole group, are the parent's to answer: it still has a step to end. OpenCV's own
-    threads would fight with the other workers for the cores."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _quiet_worker():
+    """OpenCV's and torch's own threads would fight with the other workers for the cores."""
     cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zennas.embed.namings import COUNT, NAMINGS, Backbone, backbones_in, network_of
-from zennas.records import UserError, some
+from zennas.records import UserError, shortened, some
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
 from zennas.space.families.family import BuiltNetwork
@@ -146,7 +146,7 @@ def _ours(content, path):
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(" ".join(str(error).split()))
         raise UserError(f"{path}: its weights are not those of {candidate.text}: {reason}") from None
     return network
 

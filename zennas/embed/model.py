@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zennas.checker import outside_files
+from zennas.checker import flat, outside_files
 from zennas.data.inputs import in_channels
 from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
 from zennas.embed.features import Features, attention_of
@@ -106,6 +106,8 @@ class Model:
         num = len(image_B3HW)
         try:
             features = self._origin.answer(image_B3HW)
+            if isinstance(features.embedding_BD, torch.Tensor):
+                features = features._replace(embedding_BD=flat(features.embedding_BD))
             embedding_BD = features.embedding_BD
         except Exception as error:  # noqa: BLE001 - a foreign network raises whatever it likes, also out of memory
             raise UserError(

@@ -81,7 +81,7 @@ def _notices(embedding_ND, the_set, corrupt, not_finite, short):
             f"{some(corrupt.corrupt, corrupt.num_corrupt)}"
         )
     if corrupt.unreadable:
-        named = some([where(image) for image in corrupt.unreadable[: NAMED + 1]])
+        named = some([where(image) for image in corrupt.unreadable[:NAMED]], len(corrupt.unreadable))
         notices.append(
             f"{len(corrupt.unreadable)} images could not be read this time (asked for again the next time) "
             f"and are like nobody: {named}"

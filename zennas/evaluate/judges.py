@@ -23,7 +23,7 @@ from zennas.metrics.verification import (
     ten_fold_accuracy,
     thresholds_at_fars,
 )
-from zennas.records import some
+from zennas.records import NAMED, some
 
 PAIR_FARS = (1e-3, 1e-2)  # of sets with thousands of pairs
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -207,7 +207,8 @@ def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeToo
         ]
         curves += [_cmc(ranking.cmc, subset)] if num else []
         if rerank is None and len(ranking.unanswerable):
-            named = some([the_set.images.where(int(query_Q[query])) for query in ranking.unanswerable[:6]])
+            first = [the_set.images.where(int(query_Q[query])) for query in ranking.unanswerable[:NAMED]]
+            named = some(first, len(ranking.unanswerable))
             notices.append(
                 f"{len(ranking.unanswerable)} of {ranking.num_queries} queries have no right answer in the gallery "
                 f"(junk aside) and are in no mean: {named}"

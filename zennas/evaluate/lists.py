@@ -12,7 +12,7 @@ import pandas as pd
 
 from zennas.data.image_set import ImageSet
 from zennas.data.named_images import find_images
-from zennas.records import UserError, some, suggestion
+from zennas.records import UserError, shortened, some, suggestion
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 
@@ -51,12 +51,12 @@ def read_list(
     known = ("image", "label", *required, *optional)
     if missing := [name for name in ("image", "label", *required) if name not in table]:
         raise UserError(
-            f"{path}, line 1: columns {_short(', '.join(table))}; missing: {', '.join(missing)}; "
+            f"{path}, line 1: columns {shortened(', '.join(table), 120)}; missing: {', '.join(missing)}; "
             "commas part them, in a .tsv tabs"
         )
     if unknown := [name for name in table if name not in known]:
         raise UserError(
-            f"{path}, line 1: column '{_short(unknown[0])}' is not known; {suggestion(unknown[0], list(known))}"
+            f"{path}, line 1: column '{shortened(unknown[0], 120)}' is not known; {suggestion(unknown[0], list(known))}"
         )
     if not len(line_N):
         raise UserError(f"{path}: names no image")
@@ -99,7 +99,7 @@ def choices(listed: ImageList, name: str, allowed: Sequence[str], path: pathlib.
 
 
 def _wrong(listed, name, row, path, allowed):
-    given = _short(listed.column[name][row])
+    given = shortened(listed.column[name][row], 120)
     return UserError(f"{path}, line {listed.line_N[row]}: {name}: given {given!r}, allowed: {allowed}")
 
 
@@ -131,7 +131,7 @@ def _table(path):
     if "\0" in "".join(header):
         raise UserError(f"{path}: not a table with a header: it holds no text")
     if len(set(header)) < len(header):
-        raise UserError(f"{path}, line {lines[0]}: a column stands twice: {_short(', '.join(header))}")
+        raise UserError(f"{path}, line {lines[0]}: a column stands twice: {shortened(', '.join(header), 120)}")
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} values; the header has {len(header)} columns")
@@ -154,7 +154,3 @@ def _oddities(image_N, label_N, role_N):
     if len(torn := counts.index[counts["nunique"] > 1]):
         oddities.append(f"{len(torn)} images stand there with different labels: {some(torn)}")
     return oddities
-
-
-def _short(text):
-    return text if len(text) <= 120 else text[:117] + "..."

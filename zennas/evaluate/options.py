@@ -27,8 +27,9 @@ class Options(CommandOptions):
 
     Under --out: report.html, results.csv, results.json.
 
-    Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be used;
-    130 stopped by Ctrl-C (the same command goes on).
+    Exit codes: 0 done; 1 a network could not be evaluated on a set, the others were; 2 something given cannot be
+    used; 3 a process that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C (the
+    same command goes on).
     """
 
     model: Annotated[tuple[str, ...], flag("A network; may be repeated. See above.")]

@@ -18,7 +18,8 @@ class Options(CommandOptions):
     model.onnx       for zennas submit, latency; proved to answer as PyTorch does
     export.json      all that is known of it
 
-    Exit codes: 0 written, whether or not it keeps the budget; 2 something given cannot be used; 130 stopped by Ctrl-C.
+    Exit codes: 0 written, whether or not it keeps the budget; 2 something given cannot be used; 3 a process
+    that it began died, or could not begin; 130 stopped by Ctrl-C.
     """
 
     model: Annotated[

@@ -23,8 +23,8 @@ class Options(CommandOptions):
     TABLE is MACHINE, MACHINE/RULE or MACHINE/RULE@VERSION as --show lists them, any part that only one has, or the path
     of a .csv. Every measurement is the whole record: raw times, spread, machine, versions (--json).
 
-    Exit codes: 0 done; 2 something given cannot be used; 130 stopped by Ctrl-C (what was measured is kept, and not
-    measured again).
+    Exit codes: 0 done; 2 something given cannot be used; 3 a process that it began died, or could not begin (what
+    was done is kept); 130 stopped by Ctrl-C (what was measured is kept, and not measured again).
     """
 
     what: Annotated[

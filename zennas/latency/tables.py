@@ -11,7 +11,7 @@ from zennas.latency.backends import BACKENDS
 from zennas.latency.inputs import IMAGES, INPUTS, NOISE
 from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, part_cells, table_name
 from zennas.provenance import machine_name
-from zennas.records import MEASURED, UserError, data_root, some, suggestion
+from zennas.records import MEASURED, UserError, data_root, shortened, some, suggestion
 from zennas.run_folder import explaining, write_atomically
 from zennas.space.parts import Part
 from zennas.space.shape import parsed_px
@@ -225,7 +225,7 @@ def read_rows(path: pathlib.Path | str, *, lenient: bool = False) -> list[Row]:
     if missing := [name for name in NEEDED if name not in names]:
         if lenient:
             return []
-        given = f"given: {', '.join(names)[:200]}" if names else "the file is empty"
+        given = f"given: {shortened(', '.join(names))}" if names else "the file is empty"
         raise UserError(f"{path}: not a latency table: column(s) {', '.join(missing)} missing; {given}")
     rows = []
     for number, values in enumerate(lines[1:], start=2):

@@ -21,8 +21,8 @@ class Options(CommandOptions):
     Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what
     was done with every image), passed-over.csv, report.html, run.json, mask.log.
 
-    Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used;
-    130 stopped by Ctrl-C.
+    Exit codes: 0 masked; 1 written, but no image could be masked; 2 something given cannot be used; 3 a process
+    that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
@@ -32,7 +32,8 @@ class Options(CommandOptions):
     kinds: Annotated[
         tuple[str, ...] | None,
         flag(
-            "Kinds of mask, with commas between.",
+            "Kinds of mask: with commas between, or repeated.",
+            metavar="NAME[,NAME]...",
             unset="all eight; none with --textures",
             values="zennas.mask.paints:KINDS_OF_PAINT",
             separator=",",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.metrics.verification import num_allowed
-from zennas.records import UserError
+from zennas.records import UserError, some
 
 CURVE_RANKS = 50  # a CMC curve goes on to here at least
 BLOCK_VALUES = 2**26  # similarities held at once: 256 MiB
@@ -70,7 +70,8 @@ def average_precision(rank_R: np.ndarray) -> float:
     rank_R = np.sort(np.asarray(rank_R))
     if rank_R.ndim != 1 or not len(rank_R) or rank_R[0] < 1 or (np.diff(rank_R) == 0).any():
         raise UserError(
-            f"ranks {rank_R[:10].tolist()}: one right answer or more is needed, at different ranks from 1 on"
+            f"ranks {some(rank_R.ravel().tolist(), most=10)}: one right answer or more is needed, at different ranks "
+            "from 1 on"
         )
     return float(np.mean(np.arange(1, len(rank_R) + 1) / rank_R))
 

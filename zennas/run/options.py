@@ -14,8 +14,8 @@ class Options(CommandOptions):
     in OUT, the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their
     options.
 
-    Exit codes: 0 trained; 1 no winner, or trained but over the budget; 2 something given cannot be used; 130 stopped by
-    Ctrl-C.
+    Exit codes: 0 trained; 1 no winner, or trained but over the budget; 2 something given cannot be used; 3 a
+    process that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     OUTPUTS: ClassVar[dict[str, str]] = {"json": "Print winners and result as JSON on standard output."}

@@ -13,7 +13,7 @@ class Options(CommandOptions):
     depths: [3, 13, 30, 3]}, from files or standard input ('-').
 
     Exit codes: 0 all scored; 1 at least one candidate failed (its row says how); 2 something given cannot be used;
-    130 stopped by Ctrl-C.
+    3 a process that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     OUTPUTS: ClassVar[dict[str, str]] = {
@@ -22,7 +22,10 @@ class Options(CommandOptions):
     }
     files: Annotated[tuple[str, ...], flag("Files of candidates; '-' is standard input.", positional=True)] = ()
     baselines: Annotated[bool, flag("The hand-made networks of the track's space.")] = False
-    score: Annotated[tuple[str, ...], flag("Scores, comma-separated.", separator=",", values="scores")] = ("zen",)
+    score: Annotated[
+        tuple[str, ...],
+        flag("Scores: with commas between, or repeated.", separator=",", values="scores", metavar="NAME[,NAME]..."),
+    ] = ("zen",)
     track: Annotated[Experiment, flag("Track (experiment) whose budget, rule and space apply.")] = "webface-sfr"
     budget_ms: BudgetMs = None
     backend: Backend = None

@@ -25,8 +25,8 @@ class Options(CommandOptions):
     winners (YAML, ONNX), winners.json, report.html and the Optuna study to --out. Ctrl-C ends it cleanly; the same
     command with the same --out goes on where it stopped.
 
-    Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given cannot be used; 130 stopped by
-    Ctrl-C.
+    Exit codes: 0 winners found; 1 the run ended without a winner; 2 something given cannot be used; 3 a process
+    that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH

@@ -76,7 +76,7 @@ at their measured one; the line joins the candidates that no other beats in both
 budget. Below: candidates per second. A line that still climbs at the end asks for a longer run.</p>
 {course(summary, scored)}
 {bars("What became of the candidates that were looked at", summary.counters)}
-{bars("Why candidates failed", scored["reason"].value_counts().head(10).to_dict())}</section>
+{bars("Why candidates failed", scored["reason"].value_counts().to_dict())}</section>
 <section><h2>Predicted against measured latency</h2>{note}
 <p>Each network's latency as summed from the latency table, against the same network measured whole. The mark is the run
 that the track's rule counts, the bar the middle half of all runs. Below: how far the prediction is off; above zero, the

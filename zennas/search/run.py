@@ -3,7 +3,7 @@
 import pathlib
 
 from zennas.progress import Progress, silent
-from zennas.records import UserError
+from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import lasting, lasting_url
 from zennas.score.scores import SCORES
 from zennas.search.finals import hold_finals, take_from_islands
@@ -102,7 +102,9 @@ def search_to_the_end(checked: Checked, progress: Progress) -> Settled:
         progress.say(f"stopped; everything computed is kept in {kept_in}: give the same command again to go on")
         raise
     except MeasuringError as error:
-        raise UserError(f"{error}; what was computed before is kept; give the same command again to go on") from None
+        raise ProcessLostError(
+            f"{error}; what was computed before is kept; give the same command again to go on"
+        ) from None
 
 
 def settle(searched: Searched) -> Settled:

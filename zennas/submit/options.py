@@ -22,7 +22,8 @@ class Options(CommandOptions):
     and not judged.
 
     Exit codes: 0 no rule that could be judged is broken; 1 the challenge would refuse it (no zip is written without
-    --anyway); 2 something given cannot be used; 130 stopped by Ctrl-C.
+    --anyway); 2 something given cannot be used; 3 a process that it began died, or could not begin (what was done
+    is kept); 130 stopped by Ctrl-C.
     """
 
     OUTPUTS: ClassVar[dict[str, str]] = {

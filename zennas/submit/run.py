@@ -21,7 +21,7 @@ from zennas.latency.backends import device_of, takes_network
 from zennas.latency.budget import JudgedLatency, choose_protocol, local_budget, reference_here
 from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
-from zennas.records import Record, UserError
+from zennas.records import Record, UserError, some
 from zennas.run_folder import lock_folder
 from zennas.space.space import Space
 from zennas.submit.given import find_images, read_detector, read_model
@@ -222,7 +222,7 @@ def _history_rules(metadata, given):
         rules.append(Rule(name="trained", measured="no", limit="yes", verdict=NOTED, said=remark))
     if given.others:
         several = sum(name.endswith(".onnx") for name in given.others)
-        remark = f"the zip will hold {given.where} alone; {', '.join(given.others[:5])} beside it stays behind"
+        remark = f"the zip will hold {given.where} alone; {some(given.others)} beside it stays behind"
         remark += "; of several ONNX files the last by name is taken, as the checker does" if several else ""
         measured = f"{len(given.others)} more files"
         rules.append(Rule(name="alone", measured=measured, limit="one ONNX file", verdict=NOTED, said=remark))

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, with_dynamic_batch
+from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule, flat, with_dynamic_batch
 from zennas.export.onnx_file import open_session
 from zennas.latency.budget import JudgedLatency, LocalBudget, judged
 from zennas.latency.protocol import Measurement, measure_calmly
@@ -36,8 +36,8 @@ def run_rules(
     except Exception as error:  # noqa: BLE001 - the same
         why = f"{batch} images in one batch do not run: {first_line(error)}"
         return [*rules, _broken(name, "does not run", limit, why)]
-    answer_BD = np.asarray(answers[0])
-    shape = " x ".join(map(str, answer_BD.shape))
+    answer = np.asarray(answers[0])
+    shape, answer_BD = " x ".join(map(str, answer.shape)), flat(answer)
     if answer_BD.ndim != 2 or len(answer_BD) != batch:
         remark = (
             f"{batch} images must give {batch} embeddings, in an output of two axes; given {shape or 'one number'}: "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from zennas.checker import BROKEN, KEPT, NORMALISATIONS, NOT_JUDGED, NOTED, Rule
 from zennas.provenance import provenance
-from zennas.records import Record, UserError
+from zennas.records import Record, UserError, shortened, some
 from zennas.submit.given import Given, copy_images
 from zennas.track import Protocol
 
@@ -144,7 +144,7 @@ def run_system(system: System, images: list[tuple[str, Callable[[], bytes]]], pr
     if answered.get("unreadable"):
         raise UserError(f"--images {names[answered['unreadable'][0]]}: not an image that OpenCV can read")
     if "error" in answered:
-        return " ".join(answered["error"].split())[:500]
+        return shortened(" ".join(answered["error"].split()), 500)
     return _taken(answered, names, protocol)
 
 
@@ -196,8 +196,7 @@ def system_rules(runs: SystemRuns | str, *, total_ms: float, origin: str, stand_
     if not runs.images_with_face:
         remark = "no face was found in any image: the time means nothing, and every pair would count as missed"
     elif runs.without_face:
-        remark = f"an image without a face counts as missed: {', '.join(runs.without_face[:3])}"
-        remark += ", ..." if len(runs.without_face) > 3 else ""
+        remark = f"an image without a face counts as missed: {some(runs.without_face)}"
     verdict = KEPT if not remark else NOTED if runs.images_with_face else BROKEN
     rules.append(Rule(name="faces found", measured=faces, limit="at least one", verdict=verdict, said=remark))
     height, width = runs.median_hw

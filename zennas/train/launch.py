@@ -11,9 +11,9 @@ import torch
 from zennas.embed.named import resolved
 from zennas.progress import Progress, console_for, silent
 from zennas.provenance import num_cores
-from zennas.ranks import TIMEOUT, join
+from zennas.ranks import TIMEOUT, another_is_lost, join
 from zennas.ray_address import keep_ray_on_loopback
-from zennas.records import UserError, first_line
+from zennas.records import ProcessLostError, UserError, first_line
 from zennas.tasks.table import task_of
 from zennas.train.rank import train_on
 from zennas.train.request import PATHS
@@ -30,6 +30,12 @@ def launch(request, progress, *, num_ray_workers=None, address=None):
     ranks = join(request.device)
     try:
         return train_on(request, ranks, progress if ranks.is_first else silent())
+    except RuntimeError as error:
+        if not another_is_lost(error):
+            raise
+        raise ProcessLostError(
+            f"another rank is gone ({first_line(error)}); the same command goes on from the last checkpoint"
+        ) from None
     finally:
         ranks.close()
 
@@ -68,9 +74,9 @@ def _on_ray(request, progress, num_workers, address):
             return trainer.fit().return_value
         except Exception as error:
             if mistake := next((cause for cause in _causes(error) if isinstance(cause, UserError)), None):
-                raise UserError(str(mistake)) from None
+                raise type(mistake)(str(mistake)) from None
             # A rank died. Its own messages are in Ray's log, above.
-            raise UserError(
+            raise ProcessLostError(
                 f"the training on Ray failed: {first_line(error)}; the same command goes on from its checkpoint"
             ) from error
     finally:

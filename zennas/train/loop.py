@@ -5,7 +5,6 @@ import copy
 import functools
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,8 +15,9 @@ from torch import nn
 from zennas.compiled import Compiled
 from zennas.progress import Progress, duration
 from zennas.ranks import Ranks
-from zennas.records import UserError
+from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import explaining
+from zennas.signals import handling
 from zennas.space.network import calibrate
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Step
@@ -71,10 +71,14 @@ class Training:
         )
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.stopping, self.aside_s = False, 0.0
+        self.between_steps = False  # nothing is half done: what is asked to stop may stop at once
+        self.step = self.saved_step = 0  # of the last step, and of the last checkpoint
 
     def run(self) -> Trained:
-        """Train to the end, from the last checkpoint if there is one. KeyboardInterrupt after a checkpoint has been
-        written.
+        """Train to the end, from the last checkpoint if there is one.
+
+        Where it is asked to stop or loses a decoding process, a checkpoint is written first: KeyboardInterrupt,
+        ProcessLostError.
         """
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
@@ -111,11 +115,13 @@ class Training:
         log_steps = max(1, job.num_steps // MAX_POINTS)
         if self.first_step == 0:
             self._verify(0)
-        began = counted_at = self._clock()
+        self.step = self.saved_step = self.first_step
+        began = self.counted_at = self._clock()
         sums, saved_at = _Sums(began), time.monotonic()
-        with self._interruptible():
-            for batch in stream:
-                step = batch.step + 1  # steps taken when it is done
+        batches = stream.batches(say=self.progress.say)
+        with self._interruptible(), contextlib.closing(batches):
+            while (batch := self._next(batches)) is not None:
+                step = self.step = batch.step + 1  # steps taken when it is done
                 taken = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
                 sums.add(taken, plan.batch)
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
@@ -127,15 +133,45 @@ class Training:
                     self._verify(step)
                 # While steps are skipped, a checkpoint would only push out one of a time when they were not.
                 if is_last or taken.must_stop or (taken.must_save and not self.skipped_in_a_row):
-                    now = self._clock()
-                    self.seconds, counted_at = self.seconds + now - counted_at, now
                     self._save(step)
                     saved_at = time.monotonic()
                 if taken.must_stop and not is_last:
-                    self.progress.say(f"asked to stop: step {step} is done, its checkpoint written")
-                    self.progress.end()
+                    self._say_stopped()
                     raise KeyboardInterrupt
         self.progress.end()
+
+    def _next(self, batches):
+        """The next batch, or None behind the last one."""
+        with self._between_steps():
+            return next(batches, None)
+
+    @contextlib.contextmanager
+    def _between_steps(self):
+        """What is waited for or judged between two steps. What ends it there loses none of those that are done."""
+        self.between_steps = self.ranks.num_ranks == 1  # a checkpoint is written by all ranks together
+        try:
+            if self.between_steps and self.stopping:
+                raise KeyboardInterrupt
+            yield
+        except (KeyboardInterrupt, ProcessLostError) as ended:
+            if not self.between_steps:
+                raise
+            self.between_steps = False  # a second signal ends the saving, too
+            if self.step > self.saved_step:
+                self._save(self.step)
+            if isinstance(ended, ProcessLostError):
+                raise ProcessLostError(
+                    f"{ended}; step {self.step} is done and kept: give the same command again to go on"
+                ) from None
+            self._say_stopped()
+            raise
+        finally:
+            self.between_steps = False
+
+    def _say_stopped(self):
+        self.progress.end()
+        if self.step:
+            self.progress.say(f"asked to stop: step {self.step} is done, its checkpoint written")
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
@@ -245,7 +281,7 @@ class Training:
         """Judge the network on every set, on the first rank. One that cannot be judged now does not end the
         training.
         """
-        with self._aside():
+        with self._between_steps(), self._aside():
             self.ranks.on_first(lambda: self._verify_sets(step))
             if self.after_verify is not None and step > 0:
                 self.ranks.on_first(lambda: self.after_verify(self.network, step, functools.partial(self._note, step)))
@@ -290,29 +326,26 @@ class Training:
 
     @contextlib.contextmanager
     def _interruptible(self):
-        """Ctrl-C and SIGTERM end the step under way, and a checkpoint is written; a second one ends at once."""
+        """Ctrl-C and SIGTERM end the step under way, or at once what is between two, and a checkpoint is written; a
+        second one ends at once."""
 
         def ask(number, frame):
-            if self.stopping:
-                raise KeyboardInterrupt
+            at_once, self.stopping = self.stopping or self.between_steps, True
             # No more than that: the handler may interrupt the process in the middle of a line on the terminal.
-            self.stopping = True
+            if at_once:
+                raise KeyboardInterrupt
 
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the first thread, as under Ray, which handles signals itself
-            before = {}
-        try:
+        with handling(ask):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, step):
+        now = self._clock()
+        self.seconds, self.counted_at = self.seconds + now - self.counted_at, now
         with self._aside():
             self._write_checkpoint(step)
+        self.saved_step = step
 
     def _write_checkpoint(self, step):
         common = {

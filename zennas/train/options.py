@@ -27,8 +27,9 @@ class Options(CommandOptions):
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-    Exit codes: 0 trained; 1 trained, but over the track's budget or refused by its checker; 2 something given cannot be
-    used; 130 stopped by Ctrl-C.
+    Exit codes: 0 trained; 1 trained, but over the track's budget or refused by its checker; 2 something given
+    cannot be used; 3 a process that it began died, or could not begin (what was done is kept); 130 stopped by
+    Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH

@@ -71,7 +71,7 @@ def run(options: Options, *, progress: Progress | None = None) -> TrainedNetwork
             sys.exit(WRONG_INPUT)
         raise
     except UserError as error:
-        raise UserError(str(error) if speaks else f"rank {os.environ['RANK']}: {error}") from None
+        raise type(error)(str(error) if speaks else f"rank {os.environ['RANK']}: {error}") from None
     finally:
         progress.close()
 

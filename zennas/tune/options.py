@@ -25,7 +25,8 @@ class Options(CommandOptions):
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
     finished trial is run again.
 
-    Exit codes: 0 searched; 1 no trial was run to its end; 2 something given cannot be used; 130 stopped by Ctrl-C.
+    Exit codes: 0 searched; 1 no trial was run to its end; 2 something given cannot be used; 3 a process that it
+    began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH

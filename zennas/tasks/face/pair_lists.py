@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from zennas.data.named_images import from_its_folder
-from zennas.records import UserError
+from zennas.records import UserError, shortened
 
 SAME = ("1", "1.0", "true", "yes", "same", "match", "genuine")
 DIFFERENT = ("0", "0.0", "-1", "-1.0", "false", "no", "different", "diff", "mismatch", "impostor")
@@ -160,13 +160,15 @@ def _read_as(line, path, known):
     """The reading of a line whose names are known; where there is none, the likeliest."""
     possible = readings(line.text)
     if not possible:
-        raise UserError(f"{path}, line {line.number}: expected Name n m or Name n Other m, got {line.text[:80]!r}")
+        raise UserError(
+            f"{path}, line {line.number}: expected Name n m or Name n Other m, got {shortened(line.text, 80)!r}"
+        )
     if len(possible) > 1:
         fitting = [pair for pair in possible if all(name in known for name, _ in pair)]
         if len(fitting) > 1:
             raise UserError(
-                f"{path}, line {line.number}: {line.text[:80]!r} can be read in {len(fitting)} ways; part its columns "
-                "by tabs"
+                f"{path}, line {line.number}: {shortened(line.text, 80)!r} can be read in {len(fitting)} ways; "
+                "part its columns by tabs"
             )
         possible = fitting or possible
     return possible[0]
@@ -216,8 +218,9 @@ def _check_no_header(rows, path):
     (line, first), *others = rows
     if others and not _has_label(first) and _has_label(others[0][1]):
         raise UserError(
-            f"{path}, line {line}: a header ({', '.join(first)[:120]}) in which no column says who is the same person; "
-            f"name it {SAME_COLUMNS[0]}, with 1 for the same person and 0 for different ones"
+            f"{path}, line {line}: a header ({shortened(', '.join(first), 120)}) in which no "
+            f"column says who is the same person; name it {SAME_COLUMNS[0]}, "
+            "with 1 for the same person and 0 for different ones"
         )
 
 
@@ -230,7 +233,7 @@ def _check_row(row, width, places, where):
         )
     *images, label = (row[place] for place in places)
     if _is_same(label) is None:
-        raise UserError(f"{where}: given {label[:80]!r}, allowed: 1, true, same or 0, false, different")
+        raise UserError(f"{where}: given {shortened(label, 80)!r}, allowed: 1, true, same or 0, false, different")
     if not all(images):
         raise UserError(f"{where}: a path is missing")
 
@@ -270,8 +273,8 @@ def _columns(header, where):
     images = [place for place, name in enumerate(names) if name and place not in (*labels, *folds)]
     if len(labels) != 1 or len(folds) > 1 or len(images) != 2:
         raise UserError(
-            f"{where}: columns {', '.join(names)[:120]}; expected two of images, one of {', '.join(SAME_COLUMNS)}, "
-            "and perhaps fold"
+            f"{where}: columns {shortened(', '.join(names), 120)}; expected two of images, one of "
+            f"{', '.join(SAME_COLUMNS)}, and perhaps fold"
         )
     return *images, labels[0], folds[0] if folds else None
 
@@ -299,7 +302,7 @@ def read_two_lines(lines: Sequence[Line], path: pathlib.Path) -> ListedPairs:
     rows = [fields_of(line.text) for line in lines]
     for line, row in zip(lines, rows, strict=True):
         if len(row) != 2 or not row[1].isdecimal():
-            raise UserError(f"{path}, line {line.number}: expected FILE and a number, got {line.text[:80]!r}")
+            raise UserError(f"{path}, line {line.number}: expected FILE and a number, got {shortened(line.text, 80)!r}")
     if len(rows) % 2:
         raise UserError(f"{path}: {len(rows)} lines; two lines are a pair, and the last one has no other")
     for line, (_, first), (_, second) in zip(lines[1::2], rows[0::2], rows[1::2], strict=True):
@@ -358,7 +361,9 @@ def _protocol_list(path):
     for line in read_lines(path):
         words = line.text.split(maxsplit=1)
         if len(words) != 2 or not words[0].isdecimal():
-            raise UserError(f"{path}, line {line.number}: expected a number and a path, got {line.text[:80]!r}")
+            raise UserError(
+                f"{path}, line {line.number}: expected a number and a path, got {shortened(line.text, 80)!r}"
+            )
         images[int(words[0])] = from_its_folder(words[1].strip())
     return images
 
@@ -366,7 +371,7 @@ def _protocol_list(path):
 def _protocol_pair(line, lists, path):
     fields = fields_of(line.text)
     if len(fields) != 2 or not all(map(str.isdecimal, fields)):
-        raise UserError(f"{path}, line {line.number}: expected two numbers (17,42), got {line.text[:80]!r}")
+        raise UserError(f"{path}, line {line.number}: expected two numbers (17,42), got {shortened(line.text, 80)!r}")
     numbers = list(map(int, fields))
     for number, images in zip(numbers, lists, strict=True):
         if number not in images:
