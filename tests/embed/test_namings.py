@@ -1,6 +1,7 @@
 import collections
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -331,3 +332,12 @@ def test_a_file_that_was_cut_short_is_refused(legacy, tmp_path):
         with pytest.raises(UserError, match=r"^--model .*backbone\.pth: not a network of zennas") as caught:
             open_named(str(path))
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_stays_packed(tmp_path):
+    whole, packed = saved(state(), tmp_path), tmp_path / "packed.pth"
+    with zipfile.ZipFile(whole) as given, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as written:
+        for member in given.namelist():
+            written.writestr(member, given.read(member))
+    with pytest.raises(UserError, match=r"packed\.pth: not a network of zennas \(.*: its members are compressed"):
+        load_network(packed)

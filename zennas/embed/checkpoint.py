@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import warnings
+import zipfile
 from typing import NamedTuple
 
 import torch
@@ -82,12 +83,14 @@ def _read(path):
     try:
         with open(path, "rb") as file:
             mapped = file.read(2) == b"PK"  # torch's own archive; what torch wrote before 1.6 cannot be mapped
+        if mapped:
+            _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to whoever wrote the file
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make the unpickler raise whatever they like
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it holds {refused[1]}, which is code" if refused else type(error).__name__
+        why = f"it holds {refused[1]}, which is code" if refused else f"damaged, or of another kind: {_name(error)}"
         otherwise = (
             "save its weights alone, where it was made: torch.save(network.state_dict(), FILE)"
             if refused
@@ -96,6 +99,17 @@ def _read(path):
         raise UserError(
             f"{path}: not a network of zennas ({why}); a checkpoint is read without running anything in it: {otherwise}"
         ) from None
+
+
+def _check_archive(path):
+    """ValueError for an archive that torch did not write: a small one may unpack to more than there is memory."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its members are compressed, which torch leaves out")
+
+
+def _name(error):
+    return str(error) if type(error) is ValueError else type(error).__name__
 
 
 def _backbone(content, path):

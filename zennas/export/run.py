@@ -112,7 +112,7 @@ def run(options: Options, *, progress: Progress | None = None) -> Exported:
 def _export(request: Request, progress: Progress) -> Exported:
     progress.begin(f"reading {request.model}")
     progress.update({})
-    checkpoint = _read(request)
+    checkpoint = read(request)
     network, out = checkpoint.network, request.out
     settings = {"command": "export", "network": fingerprint_of(network)}
     open_run(out, settings, start={}, fresh=request.fresh)
@@ -164,7 +164,7 @@ def _next(request: Request) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, commands))
 
 
-def _read(request: Request) -> Checkpoint:
+def read(request: Request) -> Checkpoint:
     """The Checkpoint in a file, its network turned round to RGB where it was trained on BGR."""
     try:
         checkpoint = read_checkpoint(request.model)
