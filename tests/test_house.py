@@ -22,6 +22,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 # one file of `export`, and images are decoded for who times networks on them.
 ROOMS = [
     {"zennas"},
+    {"names"},
     {"records"},
     {"flags"},
     {"provenance", "signals"},
@@ -378,6 +379,7 @@ TASK_FREE = [
     *(
         PACKAGE / f"{name}.py"
         for name in (
+            "names",
             "records",
             "provenance",
             "progress",

@@ -19,6 +19,7 @@ import typer
 from zennas import COMMANDS
 from zennas.api import work
 from zennas.flags import CommandOptions, Option, spelled
+from zennas.names import print_any_name
 from zennas.records import EXPERIMENTS, SPACES, ProcessLostError, UserError, names
 from zennas.signals import handling
 
@@ -92,6 +93,7 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process, whatever it is doing
         raise KeyboardInterrupt
 
+    print_any_name()
     try:
         with handling(interrupt, [signal.SIGTERM]):
             click_command = typer.main.get_command(app)

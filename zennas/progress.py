@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zennas.names import print_any_name
 from zennas.records import UserError
 
 LINE_EVERY_S = 15.0  # where output is not a terminal
@@ -37,7 +38,7 @@ class Progress:
     def log_to(self, path: pathlib.Path | str) -> None:
         """Write everything said from here on to a log file as well."""
         try:
-            self._log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+            self._log = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - open as long as the run
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be written: {error.strerror}; mend the rights or choose another --out"
@@ -137,5 +138,6 @@ def progress_at(place: str) -> Progress:
 
 def console_for(*, json_output: bool) -> Console:
     """Standard output for people, or standard error where standard output is for a script."""
+    print_any_name()
     console = Console(stderr=json_output, highlight=False)
     return console if console.is_terminal else Console(stderr=json_output, highlight=False, width=120)

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 
+from zennas.names import shown
 from zennas.ray_address import check_address
 from zennas.records import ProcessLostError, UserError, first_line
 from zennas.signals import handling
@@ -27,6 +29,8 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
     check_address(address)
     if ray.is_initialized():
         raise RuntimeError("this process is connected to a Ray already")
+    if address is None and (odd := [path for path in (os.getcwd(), *sys.path) if shown(path) != path]):
+        raise UserError(f"{odd[0]}: Ray cannot start in a folder whose name is no text; begin in another one")
     if address is None:
         options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | private
         where, tries = "a local Ray", STARTS

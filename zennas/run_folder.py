@@ -158,11 +158,12 @@ def lock_folder(
 
 
 def write_atomically(path: pathlib.Path | str, content: str | bytes) -> None:
-    """Write text or bytes to a file that is there whole or not at all."""
+    """Write text or bytes to a file that is there whole or not at all. What of a name is no text is escaped, as
+    records.shown does it."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with explaining(path.parent):
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         os.replace(temporary, path)
 
 

@@ -16,6 +16,7 @@ from zennas.clean.grouping import joined
 from zennas.clean.state import DROP, KEPT, MERGED, MOVED, NONE, REASONS, TAKEN_BACK, UNUSABLE, Merges, State
 from zennas.data.labels import DROPPED
 from zennas.data.sources import AnySource
+from zennas.names import shown, text_path, unshown
 from zennas.records import UserError, suggestion
 from zennas.run_folder import explaining, write_atomically
 
@@ -96,25 +97,25 @@ def parsed(lines: Iterable[str], source: AnySource) -> TakenBack:
     numbers = {kind: [] for kind in wanted}
     if wanted["identity"]:
         number_of = {name: number for number, name in enumerate(names_of(source))}
-        numbers["identity"] = [_known(name, number_of, "identity", source) for name in wanted["identity"]]
+        numbers["identity"] = [_known(shown(name), number_of, "identity", source) for name in wanted["identity"]]
     if wanted["image"]:
         named = [name for name in wanted["image"] if not name.isdecimal()]
         place_of = {}
         if named:
-            asked = set(named)
+            asked = set(map(unshown, named))
             place_of = {name: image for image in range(source.num_images) if (name := source.name(image)) in asked}
         for name in wanted["image"]:
             if name.isdecimal() and int(name) < source.num_images:
                 numbers["image"].append(int(name))
             else:
-                numbers["image"].append(_known(name, place_of, "image", source))
+                numbers["image"].append(_known(unshown(name), place_of, "image", source))
     return TakenBack(*(np.unique(np.array(numbers[kind], np.int64)) for kind in ("image", "identity")))
 
 
 def names_of(source: AnySource) -> list[str]:
-    """What the identities of a Source are called: names, or their numbers as text."""
+    """What the identities of a Source are called, as text: names, or their numbers."""
     if source.identity_names is not None:
-        return list(source.identity_names)
+        return list(map(shown, source.identity_names))
     return [str(number) for number in range(source.num_identities)]
 
 
@@ -149,7 +150,7 @@ def write_table(path: pathlib.Path | str, state: State, source: AnySource, label
                 {
                     "image": pa.array(image_B),
                     "name": pa.array(
-                        [source.name(int(image)) or source.where(int(image)) for image in image_B], pa.string()
+                        [shown(source.name(int(image)) or source.where(int(image))) for image in image_B], pa.string()
                     ),
                     "identity": _named(label_N[part], names),
                     "new_identity": _named(state.label_N[part], names),
@@ -163,7 +164,7 @@ def write_table(path: pathlib.Path | str, state: State, source: AnySource, label
                     "duplicate_of": pa.array(state.twin_N[part], mask=state.twin_N[part] < 0),
                 }
             )
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer = writer or pq.ParquetWriter(text_path(temporary), table.schema)
             writer.write_table(table)
         writer.close()
         os.replace(temporary, path)

@@ -12,6 +12,8 @@ import faiss
 import numpy as np
 from faiss.contrib.big_batch_search import big_batch_search
 
+from zennas.names import text_path
+
 FLAT = 20_000  # centres up to which all are compared; beyond, cells
 # Cells that are looked into. Of 52,500 identities that lie evenly, the hardest there are, they name the nearest one of
 # 99.6 % of faces (experiments/benchmarks/cleaning.json); half as many take half as long and lost 5 % in a first trial.
@@ -54,7 +56,7 @@ class CentreIndex:
         path = pathlib.Path(path)
         content = path.with_name(f".{path.name}.tmp")
         np.save(path.with_suffix(".numbers.npy"), self.number_C)
-        faiss.write_index(self._index, str(content))
+        faiss.write_index(self._index, text_path(content))
         content.replace(path)
 
     @classmethod
@@ -63,7 +65,7 @@ class CentreIndex:
         path = pathlib.Path(path)
         self = cls.__new__(cls)
         self.number_C = np.load(path.with_suffix(".numbers.npy"))
-        self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        self._index = faiss.read_index(text_path(path), faiss.IO_FLAG_MMAP)
         self.is_flat = not isinstance(self._index, faiss.IndexIVF)
         return self
 

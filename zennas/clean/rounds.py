@@ -28,6 +28,7 @@ from zennas.data.sources import AnySource, open_source
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
+from zennas.names import shown
 from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores, provenance
@@ -260,7 +261,7 @@ def look_at(request: Request, name: str) -> pathlib.Path:
         raise UserError(f"{request.out}: is a cleaning of other data than {request.data}")
     if not num_rounds:
         raise UserError(f"{request.out}: its first round is not done; give the command without --look to go on")
-    names = decisions.names_of(source)
+    names, name = decisions.names_of(source), shown(name)
     if name not in names:
         near = f"; {suggestion(name, names)}" if len(names) <= 5000 else ""  # the nearest of a million takes minutes
         raise UserError(f"--look {name}: {request.data} has no such identity{near}")

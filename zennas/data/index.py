@@ -61,12 +61,19 @@ class CollectedNames:
         self.text, self.end = bytearray(), array.array("q")
 
     def append(self, name: str) -> None:
-        self.text += os.fsencode(name)
+        self.text += _bytes_of(name)
         self.end.append(len(self.text))
 
     def names(self) -> Names:
         """The Names so far."""
         return Names(np.frombuffer(bytes(self.text), np.uint8), np.array(self.end, np.int64))
+
+
+def _bytes_of(name):
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # a member of a tar, on a system whose own names are ASCII
+        return name.encode(errors="surrogateescape")
 
 
 class Index(NamedTuple):

@@ -64,7 +64,7 @@ def in_folder(path: pathlib.Path, name_N: Sequence[str], folder: pathlib.Path) -
         raise UserError(f"{path}: {len(outside)} paths lead out of {folder}: {some(outside)}")
     place = _placed(path, name_N, [_below(folder)], f"{folder}")
     file_N = [place[name] for name in name_N]
-    digest = hashlib.sha256(str(folder.resolve()).encode())
+    digest = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape"))
     for file in file_N:
         digest.update(f"{file}\n{changed_at(folder / file)}\n".encode(errors="surrogateescape"))
     return ImageSet(

@@ -21,6 +21,7 @@ from zennas.data.left_out import BESIDE, LeftOut, is_hidden, line_of
 from zennas.data.listing import IMAGE_SUFFIXES, below, walk
 from zennas.data.people import people_of
 from zennas.data.shards import list_members
+from zennas.names import unshown
 from zennas.records import UserError, some, suggestion
 
 ACCEPTED = (
@@ -324,7 +325,7 @@ def _wanted_names(path):
         lines = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    wanted = {line.strip() for line in lines} - {""}
+    wanted = {unshown(line.strip()) for line in lines} - {""}
     if not wanted:
         raise UserError(f"{path}: names no identity; expected one per line")
     return wanted

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from zennas.embed.namings import COUNT, NAMINGS, Backbone, backbones_in, network_of
+from zennas.names import text_path
 from zennas.records import UserError, shortened, some
 from zennas.run_folder import write_atomically
 from zennas.space.candidate import Candidate
@@ -87,7 +88,7 @@ def _read(path):
             _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to whoever wrote the file
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(text_path(path), map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint make the unpickler raise whatever they like
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = f"it holds {refused[1]}, which is code" if refused else f"damaged, or of another kind: {_name(error)}"

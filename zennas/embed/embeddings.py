@@ -3,6 +3,7 @@
 # B faces, N images, D embedding size
 
 import hashlib
+import json
 import os
 import pathlib
 import time
@@ -53,7 +54,7 @@ def kept_path(key: str, suffix: str) -> pathlib.Path:
         raise UserError(
             f"{folder}: cannot be written: {error.strerror}; set ZENNAS_CACHE to a folder with room"
         ) from None
-    return folder / (hashlib.sha256(key.encode()).hexdigest()[:24] + suffix)
+    return folder / (hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:24] + suffix)
 
 
 def of_source(
@@ -139,7 +140,7 @@ def precompute(
                     "corrupt": corrupt,
                     "unreadable": unreadable + sidecar.unreadable[stop:],
                 }
-                write_atomically(sidecar_of(path), sidecar.model_copy(update=counts).model_dump_json(indent=1))
+                write_atomically(sidecar_of(path), _json(sidecar.model_copy(update=counts)))
                 saved_at = time.monotonic()
             if progress:
                 progress(images.num_images - len(todo_M) + stop, images.num_images)
@@ -196,6 +197,11 @@ def _is_whole(path, wanted):
     return embedding_ND.shape == (wanted.num_images, wanted.embedding_size) and embedding_ND.dtype == wanted.dtype
 
 
+def _json(sidecar):
+    """Not pydantic's own, which refuses a name that is no text."""
+    return json.dumps(sidecar.model_dump(mode="json"), indent=1)
+
+
 def _load_sidecar(path):
     try:
         return Sidecar.load(sidecar_of(path))
@@ -214,7 +220,7 @@ def _begin(path, wanted):
     if not sidecar_of(path).exists():
         if path.exists():
             raise UserError(f"{path}: is there and holds no embeddings of zennas; choose another path")
-        write_atomically(sidecar_of(path), wanted.model_dump_json(indent=1))
+        write_atomically(sidecar_of(path), _json(wanted))
     kept, dtype = _load_sidecar(path), np.dtype(wanted.dtype)
     if what := _differing(kept, wanted):
         raise UserError(

@@ -25,6 +25,7 @@ from zennas.data.inputs import in_channels
 from zennas.embed.checkpoint import ACCEPTED, file_of, load_network
 from zennas.embed.features import Features, attention_of
 from zennas.export.onnx_file import open_session
+from zennas.names import text_path
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
 from zennas.space.shape import DEFAULT_HW, height_and_width
@@ -310,7 +311,7 @@ def _beside(path):
 
 def _pt2_origin(path, device):
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(text_path(path))
         module = program.module().to(device).requires_grad_(False)
         (name,) = program.graph_signature.user_inputs
         (node,) = [node for node in program.graph.nodes if node.name == name]
@@ -327,7 +328,7 @@ def _torchscript_origin(path, device):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location=device).eval()
+            module = torch.jit.load(text_path(path), map_location=device).eval()
     except RuntimeError as error:
         raise UserError(f"{path}: cannot be opened as TorchScript: {first_line(error)}") from None
     for weight in module.parameters():

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils import fusion
 
 from zennas.checker import IR_VERSION, OPSET
+from zennas.names import text_path
 from zennas.records import Record
 from zennas.space.families.family import BuiltNetwork, Graph
 from zennas.space.families.table import graph_of
@@ -371,9 +372,8 @@ def open_session(
     options.log_severity_level = 3
     if flush_denormals:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return onnxruntime.InferenceSession(
-        onnx_source, options, providers=list(providers), provider_options=provider_options
-    )
+    source = onnx_source if isinstance(onnx_source, bytes) else text_path(onnx_source)
+    return onnxruntime.InferenceSession(source, options, providers=list(providers), provider_options=provider_options)
 
 
 def onnx_runtime() -> ModuleType:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.data.sources import AnySource
 from zennas.mask.masker import Masker
+from zennas.names import shown, text_path
 from zennas.records import UserError
 from zennas.run_folder import explaining
 
@@ -106,7 +107,7 @@ def do_part(masking: Masking, span: Span) -> int:
         os.replace(temporary, masking.images(span))
         # Last, for it says that the part is done.
         table = masking.table(span)
-        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), table.with_suffix(".tmp.parquet"))
+        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), text_path(table.with_suffix(".tmp.parquet")))
         os.replace(table.with_suffix(".tmp.parquet"), table)
     return span.last - span.first
 
@@ -124,8 +125,8 @@ def _masked(masking, image):
     source = masking.source
     row = {
         "image": image,
-        "where": source.where(image),
-        "name": source.name(image),
+        "where": shown(source.where(image)),
+        "name": None if source.name(image) is None else shown(source.name(image)),
         "identity": int(source.label_N[image]),
         "masked": False,
         "damaged": False,

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from zennas.data.images import CorruptImageError, data_uri, decode, resized
 from zennas.data.sources import AnySource, open_source
 from zennas.mask.options import Options
+from zennas.names import text_path
 from zennas.page import INK, definitions, document, drawn, notices, origin, table
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
@@ -35,7 +36,7 @@ def rows_of(path: pathlib.Path, columns: Sequence[str], *, where: pc.Expression 
     """These columns of masks.parquet, of the rows `where` alone: the whole, of 42 million images,
     does not fit into memory.
     """
-    return pq.read_table(path, columns=columns, filters=where)
+    return pq.read_table(text_path(path), columns=columns, filters=where)
 
 
 def write_report(

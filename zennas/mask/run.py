@@ -22,6 +22,7 @@ from zennas.mask.parts import COLUMNS, Masking, do_part, images_of, spans_of
 from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import Wardrobe, wardrobe, write_layout
+from zennas.names import text_path
 from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
@@ -209,10 +210,13 @@ def _write_table(masking, spans, folder):
     """The path of masks.parquet of all parts; and passed-over.csv of the images that could not be masked."""
     with explaining(folder):
         temporary = folder / f".{TABLE}.tmp"
-        with pq.ParquetWriter(temporary, COLUMNS) as writer:
+        with pq.ParquetWriter(text_path(temporary), COLUMNS) as writer:
             step = max(1, GROUP_ROWS // (spans[0].last - spans[0].first))  # parts of a group of rows
             for first in range(0, len(spans), step):
-                tables = [pq.read_table(masking.table(span), schema=COLUMNS) for span in spans[first : first + step]]
+                tables = [
+                    pq.read_table(text_path(masking.table(span)), schema=COLUMNS)
+                    for span in spans[first : first + step]
+                ]
                 writer.write_table(pa.concat_tables(tables), row_group_size=GROUP_ROWS)
         os.replace(temporary, folder / TABLE)
     text = io.StringIO()

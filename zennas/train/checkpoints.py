@@ -13,6 +13,7 @@ import shutil
 
 import torch
 
+from zennas.names import text_path
 from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError, first_line
 from zennas.tasks.task import Head
@@ -123,7 +124,7 @@ def _write(path, value):
 
 def _read(path, **options):
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, **options)
+        return torch.load(text_path(path), map_location="cpu", weights_only=True, **options)
     except Exception as error:  # noqa: BLE001 - torch's reader raises whatever the damage leads it to
         raise UserError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from None
 

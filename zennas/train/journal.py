@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from zennas.names import text_path
 from zennas.run_folder import explaining, write_atomically
 
 METRICS, TENSORBOARD, CORRUPT = "metrics.jsonl", "tensorboard", "corrupt-{rank}.jsonl"
@@ -19,7 +20,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter
 
         with explaining(pathlib.Path(folder)):
-            self._writer = SummaryWriter(str(pathlib.Path(folder) / TENSORBOARD), purge_step=first_step + 1)
+            self._writer = SummaryWriter(text_path(pathlib.Path(folder) / TENSORBOARD), purge_step=first_step + 1)
 
     def add(self, step: int, kind: str, numbers: dict, **details) -> None:
         """One entry; `numbers` go to TensorBoard too, as kind/name."""
