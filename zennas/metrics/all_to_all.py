@@ -32,7 +32,8 @@ from zennas.records import UserError
 MAX_KEPT, FEW_KEPT = 20_000_000, 2_000_000
 TILE_ROWS, TILE_COLUMNS = 64, 4096  # of same pairs: narrow, because most of a tile are different ones
 SAMPLE_SIDE, NUM_BINS, NUM_POINTS = 2048, 200, 200  # of so many rows on either side all pairs are held
-SAMPLED_ONE_IN, SAMPLED_PAIRS = 1024, (2**16, 2**26)  # of all pairs are sampled, within limits
+SAMPLED_ONE_IN, SAMPLED_PAIRS = 512, (2**16, 2**26)  # of all pairs are sampled, within limits
+SAMPLED_SIDE = 64  # of a tile of them, at least: smaller products take longer
 MAX_SAME = 2**24  # same pairs whose similarities are held; more are counted once again
 
 
@@ -188,18 +189,19 @@ def _is_small(pairs):
 def _sampled(pairs, seed):
     """Similarities of some different pairs, the largest first.
 
-    Tiles of rows and columns in a random order: every row takes part, and all as often, so that rows of many similar
-    others do not move the sample. It is many times as near to all pairs as the pairs of a few rows would be.
+    Tiles of rows and columns in a random order, no row more often than another: a few rows of many similar others do
+    not move the sample. It is many times as near to all pairs as all pairs of a few rows would be.
     """
     rng, sizes = np.random.default_rng(seed), [len(side.label_N) for side in (pairs.left, pairs.right)]
     if not pairs.num_different:
         return np.empty(0)
-    num_pairs = np.clip(pairs.num_different // SAMPLED_ONE_IN, *SAMPLED_PAIRS)
-    side = int(np.clip(num_pairs // max(sizes), 1, min(sizes) // 2 if pairs.alone else min(sizes)))
+    num_pairs = int(np.clip(pairs.num_different // SAMPLED_ONE_IN, *SAMPLED_PAIRS))
+    side = max(SAMPLED_SIDE, num_pairs // max(sizes))
+    side = max(1, min(side, min(sizes) // 2 if pairs.alone else min(sizes)))
     order_N = rng.permutation(sizes[0])
     order_M = np.roll(order_N, -side) if pairs.alone else rng.permutation(sizes[1])
     parts = []
-    for start in range(0, max(sizes), side):
+    for start in range(0, min(max(sizes), math.ceil(num_pairs / side)), side):
         tile = np.arange(start, start + side)
         place_R, place_C = order_N[tile % sizes[0]], order_M[tile % sizes[1]]
         different_RC = pairs.left.label_N[place_R][:, None] != pairs.right.label_N[place_C]

@@ -98,7 +98,7 @@ def paired(
     if plan is None and torch_device.type == "cuda":
         plan = Plan(16384, 16384, 128, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32)
     elif plan is None:
-        fast = num_rows * num_columns > 2**24 and processor_has_bfloat16()  # of fewer pairs it saves nothing
+        fast = num_rows * num_columns > 2**22 and processor_has_bfloat16()  # of fewer pairs it saves nothing
         rows = (
             256 if num_rows < 2**12 else 512 if num_rows < 2**16 else 2048
         )  # narrow: less of a block on the diagonal is computed twice

@@ -148,7 +148,7 @@ def _picked(near_RC, chosen_RC, block):
         flat = np.flatnonzero(chosen_RC.numpy())
         row_P = flat // chosen_RC.shape[1]
         column_P = flat - row_P * chosen_RC.shape[1]
-        near_P = near_RC.numpy()[row_P, column_P]
+        near_P = near_RC.view(-1).numpy()[flat] if near_RC.is_contiguous() else near_RC.numpy()[row_P, column_P]
     else:
         row_P, column_P = chosen_RC.nonzero(as_tuple=True)
         near_P, row_P, column_P = (array_P.cpu().numpy() for array_P in (near_RC[row_P, column_P], row_P, column_P))
