@@ -24,13 +24,14 @@ def show(exported: Exported, options: Options, console: Console) -> int:
 def _lines(exported: Exported) -> dict[str, str]:
     place = f", under {exported.place}" if exported.place else ""
     aside = {"left aside": f"{len(exported.left_aside)}: {some(exported.left_aside)}"} if exported.left_aside else {}
+    colours = "RGB" if exported.image[0] == 3 else "grey"
     return {
         "weights": f"{exported.model}: {exported.read_as}{place}",
         **aside,
         "network": exported.text,
         "size": f"{exported.params / 1e6:.1f} M parameters, {exported.macs / 1e9:.2f} GMACs, "
         f"{exported.megabytes:.1f} MB, {exported.num_blocks} blocks",
-        "takes": " x ".join(map(str, exported.image)) + ", RGB, as (x - 127.5) / 127.5",
+        "takes": " x ".join(map(str, exported.image)) + f", {colours}, as (x - 127.5) / 127.5",
         "gives": f"{exported.embedding_size} numbers",
         "proof": f"ONNX answers as PyTorch does, to {exported.proof.relative:.1e} of the largest number",
         "latency": _latency(exported),
