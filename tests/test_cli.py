@@ -64,7 +64,11 @@ def refused(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_the_same_both_ways(name, shell):
     code, out, _ = shell("-m", f"zennas.{name}", "--help")
-    assert code == 0 and "Exit codes:" in out and {"run": "EXPERIMENT", "mask": "--ratio"}.get(name, "--track") in out
+    assert (
+        code == 0
+        and "Exit codes:" in out
+        and {"run": "EXPERIMENT", "mask": "--ratio", "align": "--size"}.get(name, "--track") in out
+    )
     assert (
         shell("-m", "zennas", name, "--help")[1].splitlines()[1:] == out.splitlines()[1:]
     )  # but for the first: the usage

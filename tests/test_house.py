@@ -41,6 +41,7 @@ ROOMS = [
     {"search", "metrics"},
     {"data"},
     {"tasks.face.align", "tasks.face.detect", "tasks.face.look"},
+    {"align"},
     {"embed"},
     {"clean"},
     {"mask"},
@@ -52,10 +53,16 @@ ROOMS = [
     {"tune"},
 ]
 # Commands of early rooms that use later ones: `score` says what latency a candidate has, `clean` trains between rounds.
-# What `clean` and `mask` print names the training to type next. The package itself hands out rooms, and their error,
-# when it is asked for them.
+# What `align`, `clean` and `mask` print names the command to type next. The package itself hands out rooms, and their
+# error, when it is asked for them.
 LOOKS_AHEAD = {
-    *("zennas/score/run.py", "zennas/clean/run.py", "zennas/clean/show.py", "zennas/mask/show.py"),
+    *(
+        "zennas/score/run.py",
+        "zennas/clean/run.py",
+        "zennas/clean/show.py",
+        "zennas/mask/show.py",
+        "zennas/align/show.py",
+    ),
     "zennas/__init__.py",
 }
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
@@ -73,6 +80,9 @@ FENCES = {
     "optuna": {"zennas/search/store.py", "zennas/search/storage.py", "zennas/search/islands.py"},
     "onnxruntime": {"zennas/export/onnx_file.py", f"{WEBFACE}/face_detection.py"},
     "cv2": {
+        "zennas/align/parts.py",
+        "zennas/align/quality.py",
+        "zennas/align/report.py",
         "zennas/data/images.py",
         "zennas/data/stream.py",
         "zennas/tasks/face/align.py",
@@ -372,7 +382,7 @@ def test_the_search_above_sees_what_it_should():
 
 # What trains, keeps, launches and reports a training whatever its network is for, what searches its recipe, and what
 # every room stands on. Not here: tasks/table.py, which is the list of the tasks, and the rooms that serve one task so
-# far (clean, mask, evaluate, submit). Data reads labelled images of anything; its labels it calls identities.
+# far (align, clean, mask, evaluate, submit). Data reads labelled images of anything; its labels it calls identities.
 TASK_FREE = [
     *(path for room in ("train", "tune") for path in FILES if path.is_relative_to(PACKAGE / room)),
     *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task", "tuning")),

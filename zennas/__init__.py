@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 # The rooms that have a command, in the order in which a user meets them, and what each does.
 COMMANDS = {
     "search": "find the best backbones within a latency budget, without training any",
+    "align": "find the faces of photographs and align them; a set that every other command takes",
     "clean": "clean identities: merge those that are one person, leave out what is of somebody else",
     "mask": "render masks onto faces, through a fitted 3-D face; a training set with so many of them masked",
     "train": "train a winner: margin loss, Partial FC, distillation; export it and measure it again",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
+from zennas.align.run import Aligned
 from zennas.clean.run import Cleaned, LookPage
 from zennas.evaluate.results import Evaluation
 from zennas.export.run import Exported
@@ -83,6 +84,56 @@ def search(
         search alone]
     resume: Go on with a run; an error where there is none.
     fresh: Move a run that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def align(
+    *,
+    data: str | PathLike[str],
+    out: str | PathLike[str],
+    format: Literal["folder", "tar", "recordio"] | None = None,
+    size: str = "112",
+    detector: str | PathLike[str] | None = None,
+    all: bool = False,
+    landmarks: str | PathLike[str] | None = None,
+    identity_of: str | PathLike[str] | None = None,
+    only_accepted: bool = False,
+    complete: bool = False,
+    workers: int | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Aligned:
+    """Find the faces of photographs and align them: eyes, nose and mouth are moved to ArcFace's template, as every
+    other command of zennas takes faces.
+
+    The largest and most central face of each photograph counts. Images may be of any size and kind that OpenCV reads;
+    EXIF's rotation is heeded. Every face is accepted, doubtful (and why) or refused: no face, no image. Doubtful ones
+    are written, too, but with --only-accepted. A name keeps its path, with the suffix .jpg, so that lists of pairs find
+    their images in --out. Ctrl-C and kill -9 lose no more than the parts under way: give the same command again.
+
+    Under --out: the faces as --format says; faces.parquet (of every face its box, landmarks, score, pose, sharpness,
+    verdict and reason), passed-over.csv (those not accepted), report.html, run.json, align.log.
+
+    data: Photographs: a folder, with a sub-folder for each identity or without; a .tar or a folder of .tar shards; a
+        folder with train.rec.
+    out: Folder of the aligned faces.
+    format: folder: files with the names of the photographs; tar: the same in shards; recordio: train.rec, for large
+        trainings, without names. [default: folder; recordio where --data is]
+    size: Side of the aligned faces, or HEIGHTxWIDTH.
+    detector: Another detector: a YuNet in ONNX, as in OpenCV's zoo. [default: the YuNet that ships]
+    all: Every face of a photograph; the further ones are called NAME-2.jpg, ...
+    landmarks: Landmarks that are known: lines of a name and ten numbers, x and y of the left eye (as seen), the right
+        eye, the nose, the left and right corner of the mouth, as CelebA has them. A photograph without a line is looked
+        at.
+    identity_of: Lines of a name and its identity, as CelebA has them, in place of the folders. Photographs without a
+        line are refused.
+    only_accepted: Leave out doubtful faces.
+    complete: An image for every photograph: where no face is found, the square in its middle stands in. For lists of
+        pairs, which name all of a set.
+    workers: Processes. [allowed: 1 to 4096] [default: one per processor core]
+    resume: Go on with an alignment; an error where there is none.
+    fresh: Move an alignment that is there aside and begin anew.
     progress: told how far it is; without one nothing is printed.
     """
 

@@ -18,10 +18,10 @@ import pytest
 
 import zennas
 from tests.mask.conftest import as_png
+from zennas.data import parts
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import Source, open_source
-from zennas.mask import parts, run
 from zennas.mask.__main__ import main
 from zennas.mask.knobs import KNOBS
 from zennas.mask.landmarks import LOOKS
@@ -225,7 +225,7 @@ def test_the_table_has_large_groups_of_rows_and_is_never_read_whole(people, tmp_
     assert asked and all(
         filters is not None or not {"where", "name", "why"} & set(columns) for columns, filters in asked
     )
-    monkeypatch.setattr(run, "GROUP_ROWS", 8)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 8)
     assert command(*words, tmp_path / "other")[0] == 0
     one, other = (pq.ParquetFile(tmp_path / which / "masks.parquet") for which in ("out", "other"))
     assert other.num_row_groups == 3 and one.read().equals(other.read())
@@ -347,7 +347,7 @@ def test_help_names_the_exit_codes(command):
 
 
 SLOW = """
-import time, zennas.mask.parts as parts
+import time, zennas.data.parts as parts
 parts.PART_IMAGES = 4
 from zennas.mask.masker import Masker
 once = Masker.worn

@@ -17,6 +17,7 @@ from zennas.records import UserError, suggestion
 from zennas.space.shape import height_and_width
 
 GREY = 127  # nearest to zero after normalisation
+JPEG_QUALITY = 95  # of what goes into a data set
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
@@ -57,6 +58,16 @@ def resized(image_HW3: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
         return image_HW3
     smaller = image_HW3.shape[0] >= height and image_HW3.shape[1] >= width
     return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def encode(image_HW3: np.ndarray, suffix: str) -> bytes:
+    """The bytes of an RGB image for a data set: ".png", or ".jpg" of full colour."""
+    image_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR)
+    if suffix == ".png":
+        return cv2.imencode(".png", image_HW3)[1].tobytes()
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", image_HW3, settings)[1].tobytes()
 
 
 def as_jpeg(image_HW3: np.ndarray, *, quality: int = 85) -> bytes:

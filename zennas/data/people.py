@@ -17,6 +17,17 @@ class People(NamedTuple):
     why_not: dict[str, str]  # folder of other images -> LOOSE or DEEPER
     notices: list[str]
 
+    def with_all(self, root: str) -> "People":
+        """The People in which every folder of images is an identity, those outside the level called by their paths;
+        root: the name of the folder above all.
+
+        >>> people_of([({"", "lfw/Ada", "lfw/Zoe"}, set())]).with_all("photographs").label_of
+        {'lfw/Ada': 0, 'lfw/Zoe': 1, '': 2}
+        """
+        others = sorted(self.why_not)
+        label_of = self.label_of | {folder: len(self.names) + number for number, folder in enumerate(others)}
+        return People(label_of, [*self.names, *(folder or root for folder in others)], {}, self.notices)
+
 
 def people_of(trees: Sequence[tuple[Collection[str], Collection[str]]]) -> People:
     """The People of folder trees, one tree for a folder or for each tar of a set.

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -129,6 +130,7 @@ def open_source(
     *,
     identities: pathlib.Path | str | None = None,
     labels: pathlib.Path | str | None = None,
+    loose: bool = False,
     progress: Callable | None = None,
 ) -> AnySource:
     """The Source of what lies at `path`: RecordIO, tar shards or an image folder. Its index is built once and kept.
@@ -136,6 +138,7 @@ def open_source(
     identities: a text file with one identity per line (folder name, or number where the source has no names); only
     their images are in the Source, and they are numbered from 0 in the order that they have in the whole source.
     labels: a file of labels.write_labels, which says all of that image by image, so it goes without identities.
+    loose: of a plain folder every image is used: where one lies in no identity's folder, its own folder stands for one.
     progress(done, total) is called while the index is built. UserError where nothing lies there that is accepted, or
     what lies there is damaged.
     """
@@ -145,7 +148,10 @@ def open_source(
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     kind, files, key, beside = _what_lies_at(path, progress)
-    folder = kept_index(f"{kind}\n{key}", lambda: KINDS[kind].build(files, progress), what=path)
+    build = KINDS[kind].build
+    if loose and kind == "folders":
+        key, build = f"loose\n{key}", functools.partial(build, loose=True)
+    folder = kept_index(f"{kind}\n{key}", lambda: build(files, progress), what=path)
     if identities is not None:
         wanted = _wanted_names(identities)
         key = f"{folder.name}\n" + "\n".join(sorted(wanted))
@@ -248,12 +254,14 @@ def _build_tars(files, progress):
     )
 
 
-def _build_folders(files, progress):
+def _build_folders(files, progress, *, loose=False):
     path, left_out, listed_of = files[0], LeftOut(), {}
     for listed in _walked(path, left_out, progress):
         listed_of[listed.folder] = listed.names
     people = people_of([({folder for folder, names in listed_of.items() if names}, listed_of.keys())])
     names, label = [], []
+    if loose:
+        people = people.with_all(path.resolve().name)
     for folder in [*people.label_of, *people.why_not]:
         paths = [below(folder, name) for name in listed_of[folder]]
         if why := people.why_not.get(folder):

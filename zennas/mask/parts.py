@@ -1,33 +1,21 @@
-"""The work of `zennas mask` in parts: so many images each, done by any process in any order,
-the same whoever does them.
+"""The part of a masking that any process can do: the images of a Span, masked or handed on."""
 
-A part is a file of images, one after another, and a table of what was done with each; the table is written last, so
-that a part that has one is whole.
-"""
-
-import os
 import pathlib
-import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from zennas.data.images import CorruptImageError, UnreadableImageError, decode
+from zennas.data.images import CorruptImageError, UnreadableImageError, decode, encode
+from zennas.data.parts import Parts, Span
 from zennas.data.sources import AnySource
 from zennas.mask.masker import Masker
-from zennas.names import shown, text_path
+from zennas.names import shown
 from zennas.records import UserError
-from zennas.run_folder import explaining
 
-PART_IMAGES = 256
 STREAM = 3  # what the random numbers are for; those of a training are in data/stream.py
-JPEG_QUALITY = 95
 PNG_START = b"\x89PNG"
-LENGTH = struct.Struct("<q")  # before every image; -1: left out
 COLUMNS = pa.schema(
     [
         ("image", pa.int64()),  # its number in the data
@@ -57,14 +45,6 @@ COLUMNS = pa.schema(
 )
 
 
-class Span(NamedTuple):
-    """The images of a part: first to last - 1 of the source."""
-
-    number: int
-    first: int
-    last: int
-
-
 class Masking(NamedTuple):
     """What is the same for all parts."""
 
@@ -74,50 +54,21 @@ class Masking(NamedTuple):
     only_masked: bool
     folder: pathlib.Path
 
-    def images(self, span: Span) -> pathlib.Path:
-        """The file of a part's images."""
-        return self.folder / f"part-{span.number:06d}.images"
-
-    def table(self, span: Span) -> pathlib.Path:
-        """The file of a part's table."""
-        return self.folder / f"part-{span.number:06d}.parquet"
-
-
-def spans_of(num_images: int) -> list[Span]:
-    """The Spans of so many images.
-
-    >>> [span.last - span.first for span in spans_of(600)]
-    [256, 256, 88]
-    """
-    starts = range(0, num_images, PART_IMAGES)
-    return [Span(number, first, min(first + PART_IMAGES, num_images)) for number, first in enumerate(starts)]
+    @property
+    def parts(self) -> Parts:
+        """Where its parts lie."""
+        return Parts(self.folder, COLUMNS)
 
 
 def do_part(masking: Masking, span: Span) -> int:
     """Does one part; the number of its images. UserError where an image cannot be had now, or the disk is full."""
     cv2.setNumThreads(0)  # processes share the cores out already
-    rows, temporary = [], masking.images(span).with_suffix(".tmp")
-    with explaining(masking.folder):
-        with open(temporary, "wb") as file:
-            for image in range(span.first, span.last):
-                encoded, row = _masked(masking, image)
-                rows.append(row)
-                row["written"] = encoded is not None
-                file.write(LENGTH.pack(-1 if encoded is None else len(encoded)) + (encoded or b""))
-        os.replace(temporary, masking.images(span))
-        # Last, for it says that the part is done.
-        table = masking.table(span)
-        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), text_path(table.with_suffix(".tmp.parquet")))
-        os.replace(table.with_suffix(".tmp.parquet"), table)
+    with masking.parts.writing(span) as writer:
+        for image in range(span.first, span.last):
+            encoded, row = _masked(masking, image)
+            row["written"] = encoded is not None
+            writer.add(encoded, row)
     return span.last - span.first
-
-
-def images_of(masking: Masking, span: Span) -> Iterator[bytes | None]:
-    """The encoded images of a finished part, None for those that were left out."""
-    with open(masking.images(span), "rb") as file:
-        for _ in range(span.first, span.last):
-            (length,) = LENGTH.unpack(file.read(LENGTH.size))
-            yield file.read(length) if length >= 0 else None
 
 
 def _masked(masking, image):
@@ -156,14 +107,4 @@ def _masked(masking, image):
     done = worn.masked
     row |= {"masked": True, "bluish": done.bluish} | done.variation._asdict()
     row |= {name: getattr(done.pose, name) for name in ("yaw_deg", "pitch_deg", "roll_deg")}
-    return encode(done.image_HW3, like=encoded), row
-
-
-def encode(image_HW3: np.ndarray, *, like: bytes) -> bytes:
-    """The bytes of an RGB image, as PNG where `like` is one, else as a JPEG of full colour."""
-    image_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR)
-    if like.startswith(PNG_START):
-        return cv2.imencode(".png", image_HW3)[1].tobytes()
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode(".jpg", image_HW3, settings)[1].tobytes()
+    return encode(done.image_HW3, ".png" if encoded.startswith(PNG_START) else ".jpg"), row

@@ -3,26 +3,23 @@
 import contextlib
 import csv
 import io
-import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from zennas.data.images import CorruptImageError, check_knobs, decode
+from zennas.data.parts import spans_of
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
 from zennas.flags import spelled
 from zennas.mask.masker import Masker, templates_fingerprint
 from zennas.mask.options import Options
-from zennas.mask.parts import COLUMNS, Masking, do_part, images_of, spans_of
+from zennas.mask.parts import Masking, do_part
 from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import Wardrobe, wardrobe, write_layout
-from zennas.names import text_path
 from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
@@ -38,7 +35,6 @@ TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
     "mask.log",
     "parts",
 )
-GROUP_ROWS = 1_000_000  # of the table; every group of rows costs its footer 1.5 kB
 FEW = 20  # masked faces below which their colours say nothing of the colour order
 
 
@@ -146,12 +142,9 @@ def _settings(options: Options, source: Any) -> dict[str, Any]:
 
 def _mask(masking, options, state, goes_on, progress):
     """Mask what is not masked yet, then write all of it; the summary."""
-    source, spans = masking.source, spans_of(masking.source.num_images)
-    with explaining(options.out):
-        masking.folder.mkdir(exist_ok=True)
-        for left_over in masking.folder.glob("*.tmp*"):
-            left_over.unlink()
-    todo = [span for span in spans if not masking.table(span).is_file()]
+    source, spans, parts = masking.source, spans_of(masking.source.num_images), masking.parts
+    parts.begin()
+    todo = parts.todo(spans)
     if goes_on and len(todo) < len(spans):
         progress.say(f"going on: {len(spans) - len(todo)} of {len(spans)} parts are done")
     num_workers = max(1, min(options.workers or num_cores(), len(todo)))
@@ -190,7 +183,7 @@ def _write_records(masking, spans, folder, progress):
         RecordWriter(folder, num_classes=source.num_identities, image_px=_image_hw(source)) as writer,
     ):
         for span in spans:
-            for image, encoded in enumerate(images_of(masking, span), start=span.first):
+            for image, encoded in enumerate(masking.parts.images_of(span), start=span.first):
                 if encoded is not None:
                     writer.add(encoded, int(source.label_N[image]))
                     num += 1
@@ -208,17 +201,7 @@ def _image_hw(source):
 
 def _write_table(masking, spans, folder):
     """The path of masks.parquet of all parts; and passed-over.csv of the images that could not be masked."""
-    with explaining(folder):
-        temporary = folder / f".{TABLE}.tmp"
-        with pq.ParquetWriter(text_path(temporary), COLUMNS) as writer:
-            step = max(1, GROUP_ROWS // (spans[0].last - spans[0].first))  # parts of a group of rows
-            for first in range(0, len(spans), step):
-                tables = [
-                    pq.read_table(text_path(masking.table(span)), schema=COLUMNS)
-                    for span in spans[first : first + step]
-                ]
-                writer.write_table(pa.concat_tables(tables), row_group_size=GROUP_ROWS)
-        os.replace(temporary, folder / TABLE)
+    masking.parts.write_table(spans, folder / TABLE)
     text = io.StringIO()
     writer, columns = csv.writer(text, lineterminator="\n"), ["image", "where", "name", "written", "why"]
     writer.writerow(columns)

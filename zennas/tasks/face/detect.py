@@ -75,10 +75,15 @@ class Detector:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
 
-    def found(self, image_HW3: np.ndarray, *, every: bool = False) -> list[Face]:
+    def open(self) -> None:
+        """Open the network now. UserError where it is no YuNet."""
+        self._opened()
+
+    def found(self, image_HW3: np.ndarray, *, every: bool = False, min_score: float = MIN_SCORE) -> list[Face]:
         """The Faces of an RGB image (uint8), that which counts most first: the largest and most central.
 
-        every: small faces are looked for also where a clear one is found already.
+        every: small faces are looked for also where a clear one is found already. min_score: from which on a face is
+        one.
         """
         height, width = image_HW3.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
@@ -88,10 +93,10 @@ class Detector:
             scale = min(1.0, look_px / max(height, width))
             seen_HW3 = resized(image_HW3, (max(1, round(height * scale)), max(1, round(width * scale))))
             # Faces of the larger picture come first: their landmarks are the better ones.
-            faces = _apart(_scaled(self._seen(seen_HW3), seen_HW3, image_HW3) + faces)
+            faces = _apart(_scaled(self._seen(seen_HW3, min_score), seen_HW3, image_HW3) + faces)
             if scale == 1 or (not every and any(_is_clear(face, scale) for face in faces)):
                 break
-        faces = faces or self._tight(image_HW3) or self._turned(image_HW3)
+        faces = faces or self._tight(image_HW3, min_score) or self._turned(image_HW3)
         return sorted(faces, key=lambda face: -counts(face, height, width))
 
     def face(self, image_HW3: np.ndarray) -> Face | None:
@@ -152,7 +157,7 @@ class Detector:
                     best = back
         return best
 
-    def _tight(self, image_HW3):
+    def _tight(self, image_HW3, min_score):
         """Faces of an image that one of them fills."""
         scale = min(1.0, TIGHT_PX / max(image_HW3.shape[:2]))
         small_HW3 = resized(image_HW3, tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2]))
@@ -160,7 +165,7 @@ class Detector:
         wide_HW3 = cv2.copyMakeBorder(small_HW3, room, room, room, room, cv2.BORDER_CONSTANT)
         faces = [
             face._replace(left=face.left - room, top=face.top - room, points_52=face.points_52 - room)
-            for face in self._seen(wide_HW3)
+            for face in self._seen(wide_HW3, min_score)
         ]
         return _scaled(faces, small_HW3, image_HW3)
 
@@ -174,7 +179,7 @@ class Detector:
             found += [_turned_back(face, quarters, *small_HW3.shape[:2]) for face in faces if face.score >= CLEAR_SCORE]
         return _scaled(_apart(sorted(found, key=lambda face: -face.score)), small_HW3, image_HW3)
 
-    def _seen(self, image_HW3):
+    def _seen(self, image_HW3, min_score=MIN_SCORE):
         """The Faces of an image as it is, those with the highest score first."""
         session, fixed = self._opened()
         height, width = image_HW3.shape[:2]
@@ -186,7 +191,7 @@ class Detector:
         seen_13HW = np.zeros((1, 3, tall, wide), np.float32)  # as OpenCV has it: black on the right and below
         seen_13HW[0, :, : image_HW3.shape[0], : image_HW3.shape[1]] = image_HW3[..., ::-1].transpose(2, 0, 1)  # BGR
         outputs = dict(zip(OUTPUTS, session.run(OUTPUTS, {session.get_inputs()[0].name: seen_13HW}), strict=True))
-        faces = [face for stride in STRIDES_PX for face in _decoded(outputs, stride, wide // stride)]
+        faces = [face for stride in STRIDES_PX for face in _decoded(outputs, stride, wide // stride, min_score)]
         faces = _apart(sorted(faces, key=lambda face: -face.score))
         return [_times(face, 1 / scale, 1 / scale) for face in faces]
 
@@ -229,14 +234,14 @@ def _is_clear(face, scale):
     return face.score >= CLEAR_SCORE and min(face.width, face.height) * scale >= CLEAR_PX
 
 
-def _decoded(outputs, stride, columns):
+def _decoded(outputs, stride, columns, min_score):
     """The Faces that the map of one stride shows, in pixels of what the network saw.
 
     A place's values: whether a face is there (class and object, whose geometric mean is the score), its centre from
     the place and the logarithm of its size, both in strides, and five points from the place.
     """
     score_A = np.sqrt(np.clip(outputs[f"cls_{stride}"].ravel(), 0, 1) * np.clip(outputs[f"obj_{stride}"].ravel(), 0, 1))
-    good_F = np.flatnonzero(score_A >= MIN_SCORE)
+    good_F = np.flatnonzero(score_A >= min_score)
     place_F2 = np.stack([good_F % columns, good_F // columns], 1)
     box_F4 = outputs[f"bbox_{stride}"].reshape(-1, 4)[good_F].astype(np.float64)
     points_F52 = outputs[f"kps_{stride}"].reshape(-1, 5, 2)[good_F].astype(np.float64)
