@@ -140,6 +140,7 @@ def align(
 def clean(
     *,
     data: str | PathLike[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     embeddings_from: str | None = None,
     embeddings: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
@@ -178,7 +179,11 @@ def clean(
     list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
     lose no more than the parts under way: give the same command again.
 
-    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+        identity.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
     embeddings_from: Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...].
     embeddings: An .npy of a row for each image, in the order of the data, instead of a network.
     out: Folder of the run. [default: runs/DATA-clean]
@@ -241,8 +246,8 @@ def mask(
     Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what
     was done with every image), passed-over.csv, report.html, run.json, mask.log.
 
-    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
-        [required but for --layout]
+    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+        identity. [required but for --layout]
     out: Folder of the masked set. [required but for --layout]
     ratio: Share of the images that are masked. [allowed: 0 to 1]
     kinds: Kinds of mask: with commas between, or repeated. [default: all eight; none with --textures]
@@ -263,6 +268,7 @@ def mask(
 def train(
     *,
     data: str | PathLike[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     track: str = "webface-sfr",
     winner: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
@@ -293,7 +299,11 @@ def train(
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+        identity.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
     track: Experiment: a name under experiments/, or a path.
     winner: Candidate (YAML). [default: runs/TRACK/winner-1.yaml]
     out: Folder of the run. [default: runs/TRACK-trained]
@@ -324,6 +334,7 @@ def train(
 def tune(
     *,
     data: str | PathLike[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     track: str = "webface-sfr",
     winner: str | PathLike[str] | None = None,
     embeddings_from: str | None = None,
@@ -351,7 +362,11 @@ def tune(
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
     finished trial is run again.
 
-    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+        identity.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
     track: Experiment: a name under experiments/, or a path.
     winner: Candidate (YAML) whose depth and width are searched. [default: runs/TRACK/winner-1.yaml]
     embeddings_from: Network whose embeddings clean the data, as zennas evaluate takes it:
@@ -378,6 +393,7 @@ def run(
     *,
     experiment: str,
     data: str | PathLike[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     out: str | PathLike[str] | None = None,
     minutes: float | None = None,
     candidates: int | None = None,
@@ -400,7 +416,11 @@ def run(
     options.
 
     experiment: A name under experiments/, or a path.
-    data: Faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity.
+    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+        identity.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
     out: Folder of the search. [default: runs/EXPERIMENT]
     minutes: Of the search. [default: the experiment's]
     candidates: Stop the search after so many scored candidates.
@@ -453,6 +473,7 @@ def evaluate(
     *,
     model: Sequence[str],
     set: Sequence[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
     out: str | PathLike[str] = "runs/evaluation",
     track: str | None = None,
     budget_ms: float | None = None,
@@ -487,6 +508,9 @@ def evaluate(
 
     model: A network; may be repeated. See above.
     set: A set; may be repeated. See above.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
     out: Folder for the results; an earlier evaluation there is written over.
     track: Measure each model's latency too, by this track's rule, against its budget.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]

@@ -11,6 +11,7 @@ from zennas.flags import (
     CommandOptions,
     Data,
     Device,
+    Faces,
     Network,
     flag,
 )
@@ -42,6 +43,7 @@ class Options(CommandOptions):
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
     data: Data
+    faces: Faces = "auto"
     embeddings_from: Annotated[
         Network, flag("Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...].")
     ] = None

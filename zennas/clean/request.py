@@ -22,6 +22,7 @@ class Request:
     out: pathlib.Path
     plan: CleanPlan
     embeddings_from: str | None = None  # a network, as embed/named.py spells it
+    faces: str = "auto"  # what --faces says of the data
     embeddings: pathlib.Path | None = None  # an .npy of N rows instead
     rounds: int = 1
     # Of a round after the first: the labels of the data, or those that the last round left.
@@ -39,7 +40,7 @@ class Request:
         fingerprint: of the network or the file that embeds.
         """
         return {
-            "data": source.fingerprint,
+            "data": source.images.fingerprint,
             "num_images": source.num_images,
             "num_identities": source.num_identities,
             "embeddings": fingerprint,
@@ -74,6 +75,7 @@ def check(options: Options) -> Request:
         raise UserError("--track, --winner and --set are of the training between rounds; give --rounds 2 or more")
     return Request(
         data=data,
+        faces=options.faces,
         out=options.out or pathlib.Path("runs") / f"{data.stem or 'data'}-clean",
         plan=plan,
         embeddings_from=options.embeddings_from,

@@ -34,6 +34,7 @@ from zennas.progress import Progress, silent
 from zennas.provenance import num_cores, provenance
 from zennas.records import ProcessLostError, UserError, some, suggestion
 from zennas.run_folder import kept_run, lock_folder, open_run, same_data, save_run, write_atomically
+from zennas.tasks.face.crops import ALIGNED, DETECT, source_of_crops
 
 LOG, STATE, PARTS = "clean.log", "state.npz", "parts"
 WORTH_WORKERS = 200_000  # images from which on workers pay for the seconds in which they start
@@ -88,6 +89,9 @@ def clean(
         progress.begin(f"opening {request.data}")
         source = open_source(request.data, progress=progress.counting("images"))
         progress.end()
+        # Embeddings of the user's own say nothing of the images: what these are counts where a network looks at them.
+        looks = request.embeddings_from is not None or request.faces == DETECT
+        source = source_of_crops(source, request.faces if looks else ALIGNED, request.data)
         if taken_back:
             kept_run(request.out, what="rounds")
         embedder = _first_embedder(request, source)
@@ -257,7 +261,8 @@ def look_at(request: Request, name: str) -> pathlib.Path:
     """Write OUT/look-NAME.html of a finished cleaning; its path."""
     kept = kept_run(request.out, what="rounds")
     source, num_rounds = open_source(request.data), len(kept["rounds"])
-    if not same_data(kept["settings"]["data"], source.fingerprint):
+    source = source_of_crops(source, DETECT if request.faces == DETECT else ALIGNED, request.data)
+    if not same_data(kept["settings"]["data"], source.images.fingerprint):
         raise UserError(f"{request.out}: is a cleaning of other data than {request.data}")
     if not num_rounds:
         raise UserError(f"{request.out}: its first round is not done; give the command without --look to go on")

@@ -75,6 +75,7 @@ def _trainer(
     # What a network takes of a budget is nothing to a cleaning.
     asked = TrainOptions.of(
         data=request.data,
+        faces=request.faces,
         track=options.track or TRACK,
         winner=options.winner,
         out=request.out,

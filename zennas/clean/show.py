@@ -43,8 +43,14 @@ def show(cleaned: Cleaned | LookPage, options: Options, console: Console) -> int
         f"identities: {identities.before:,} before, {identities.after:,} after; {identities.merges:,} pairs became one"
     )
     page = shlex.join(["open", str(cleaned.out / REPORT)])
-    train = line("zennas.train", spell(TrainOptions, data=options.data, labels=cleaned.out / LABELS))
-    named = {"data": options.data, "embeddings_from": options.embeddings_from, "embeddings": options.embeddings}
+    faces = {} if options.faces == "auto" else {"faces": options.faces}
+    train = line("zennas.train", spell(TrainOptions, data=options.data, **faces, labels=cleaned.out / LABELS))
+    named = {
+        "data": options.data,
+        **faces,
+        "embeddings_from": options.embeddings_from,
+        "embeddings": options.embeddings,
+    }
     look = line("zennas.clean", spell(Options, **named, out=cleaned.out, look="NAME"))
     console.print(
         f"\nNext:\n  {page}\n  {train}\n  {look}",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from zennas.data.images import CorruptImageError, augment, check_augmentations, decode
+from zennas.data.images import CorruptImageError, augment, check_augmentations
 from zennas.data.sources import AnySource
 from zennas.pool import ahead_of
 from zennas.records import UserError
@@ -230,7 +230,7 @@ class ImageReader:
         """(image_HW3, its index) of the first image from `index` on that decodes; those before it join `corrupt`."""
         for _ in range(min(MAX_CORRUPT_IN_A_ROW, self.source.num_images)):
             try:
-                return decode(self.source.read(index), image_px=self.hw), index
+                return self.source.images.pixels(index, self.hw), index
             except CorruptImageError as error:
                 corrupt.append((self.source.where(index), str(error)))
                 index = (index + 1) % self.source.num_images

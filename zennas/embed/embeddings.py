@@ -68,7 +68,7 @@ def of_source(
 
     Rows that are not finite stay so. Arguments as of `precompute`.
     """
-    key = f"{model.fingerprint} {source.fingerprint} {source.num_images} True"
+    key = f"{model.fingerprint} {source.images.fingerprint} {source.num_images} True"
     dtype = np.dtype(dtype)
     path = kept_path(key if dtype == np.float32 else f"{key} {dtype.name}", ".npy")
     precompute(

@@ -5,7 +5,7 @@ import textwrap
 from typing import Annotated
 
 from zennas.evaluate.protocols import protocol_lines
-from zennas.flags import Backend, BudgetMs, CommandOptions, Device, flag
+from zennas.flags import Backend, BudgetMs, CommandOptions, Device, Faces, flag
 
 
 class Options(CommandOptions):
@@ -34,6 +34,7 @@ class Options(CommandOptions):
 
     model: Annotated[tuple[str, ...], flag("A network; may be repeated. See above.")]
     set: Annotated[tuple[str, ...], flag("A set; may be repeated. See above.")]
+    faces: Faces = "auto"
     out: Annotated[pathlib.Path, flag("Folder for the results; an earlier evaluation there is written over.")] = (
         pathlib.Path("runs/evaluation")
     )

@@ -21,6 +21,7 @@ class EvaluationProtocol:
     sets: dict[str, str]  # as `--set` has it -> what comes out, for --help
     flip: bool  # whether the mirrored image's embedding is added
     how: str  # what is done, for people
+    of_faces: bool = True  # whether its images are aligned faces; IJB's are aligned by the landmarks that come with it
     parts: str | None = None  # MODULE:FUNCTION, where -> each set that it means, as `--set` has one; None: itself
 
     @property
@@ -72,6 +73,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         sets={
             "ijb:FOLDER": "IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1",
         },
+        of_faces=False,
         flip=True,
         how="Templates of several images, N1D1F1 as insightface counts it: embeddings are weighted by the "
         "detector's score and not normalised before pooling, averaged over each medium, summed over the "
@@ -105,6 +107,7 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         sets={
             "reid:LIST.csv@IMAGES": "re-identification: mAP, CMC, re-ranked too",
         },
+        of_faces=False,
         flip=False,
         how="Each query against the gallery. Images of the same identity by the same camera, and junk, are passed"
         " over, and so is the query's own image; mAP is the plain mean of average precision, rank-k the share of "

@@ -30,6 +30,8 @@ from zennas.progress import Progress, silent
 from zennas.provenance import provenance
 from zennas.records import UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
+from zennas.tasks.face.crops import set_of_crops
+from zennas.tasks.face.pairs import list_and_images
 from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
@@ -193,6 +195,9 @@ def _opened_sets(options, progress):
             progress.update({})
             try:
                 the_set = protocol.open(part, progress.counting("files"))
+                if protocol.of_faces:
+                    prefix = f"{head}:" if name == head else ""
+                    the_set = the_set._replace(images=_crops(the_set.images, prefix, part, options.faces))
             except UserError as error:
                 raise UserError(f"--set {text}: {error}") from None
             finally:
@@ -200,6 +205,14 @@ def _opened_sets(options, progress):
             opened.append(Opened(text if part == where else part, name, flip, the_set))
     sets = _distinct([opened_set.set for opened_set in opened])
     return [opened_set._replace(set=the_set) for opened_set, the_set in zip(opened, sets, strict=True)]
+
+
+def _crops(images, prefix, where, faces):
+    """The images of a set as --faces says; UserError for photographs. prefix: of its protocol."""
+    path, source = list_and_images(where)
+    path = f"{path}@" if source else ""
+    lies_at = source or (None if where.endswith(".bin") else where)
+    return set_of_crops(images, faces, given="", where=lies_at, then=lambda out: f"--set {prefix}{path}{out}")
 
 
 def _distinct(things):

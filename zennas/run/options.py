@@ -3,7 +3,7 @@
 import pathlib
 from typing import Annotated, ClassVar
 
-from zennas.flags import Address, Backend, BudgetMs, Changes, CommandOptions, Data, Device, Network, flag
+from zennas.flags import Address, Backend, BudgetMs, Changes, CommandOptions, Data, Device, Faces, Network, flag
 
 
 class Options(CommandOptions):
@@ -23,6 +23,7 @@ class Options(CommandOptions):
         str, flag("A name under experiments/, or a path.", values="experiments", metavar="EXPERIMENT", positional=True)
     ]
     data: Data
+    faces: Faces = "auto"
     out: Annotated[pathlib.Path | None, flag("Folder of the search.", unset="runs/EXPERIMENT")] = None
     minutes: Annotated[float | None, flag("Of the search.", unit="minutes", unset="the experiment's")] = None
     candidates: Annotated[int | None, flag("Stop the search after so many scored candidates.")] = None

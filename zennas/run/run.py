@@ -14,6 +14,8 @@ from zennas.search.options import Options as SearchOptions
 from zennas.search.show import NO_WINNER
 from zennas.search.show import show as show_winners
 from zennas.search.stages import Checked
+from zennas.tasks.table import task_of
+from zennas.track import load_experiment
 from zennas.train import run as train_room
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import check_recipe
@@ -46,6 +48,9 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
     """Search, then train the best winner. UserError before the search for what either cannot use."""
     progress = progress or silent()
     asked = check(options)
+    look = task_of(load_experiment(str(asked.training.track))[0].task).look
+    if look is not None and asked.training.faces == "auto":  # now, and not when the search is over
+        look(asked.training.data, progress)
     settled = search_room.search_to_the_end(asked.checked, progress)
     progress.close()
     code = show_winners(settled, asked.search, progress.console)
@@ -64,7 +69,10 @@ def check(options: Options | SearchOptions) -> Request:
         more: dict[str, Any] = {"space": options.space}
     else:
         search, data = _search_of(options), options.data
-        more = {name: getattr(options, name) for name in ("teacher", "verify", "identities", "set", "device", "ray")}
+        more = {
+            name: getattr(options, name)
+            for name in ("faces", "teacher", "verify", "identities", "set", "device", "ray")
+        }
         more["address"] = options.address if options.ray else None
     checked = search_room.check(search)
     training = TrainOptions.of(

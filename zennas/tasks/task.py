@@ -120,9 +120,8 @@ class Task:
 
     open_data: Callable[..., Data]  # (request, progress)
     open_teacher: Callable[..., Any]  # (request, ranks) -> the teacher, which has a fingerprint, or None
-    open_set: Callable[
-        [str], Any
-    ]  # a --verify -> the set, which has a name; UserError where no network could be judged
+    # (request, a --verify) -> the set, which has a name; UserError where no network could be judged
+    open_set: Callable[..., Any]
     check_data: Callable[..., None]  # (request, data, teacher, ranks, progress); UserError before anything is built
     steps_per_epoch: Callable[..., int]  # (plan, data)
 
@@ -140,3 +139,6 @@ class Task:
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
     next_commands: Callable[..., list]  # request -> commands, as lists of words, that use the trained network
     page: Page
+    # (data, progress); UserError where the images at --data are not what the task takes, as --faces says; None where it
+    # takes whatever there is
+    look: Callable[..., None] | None = None

@@ -13,6 +13,7 @@ from zennas.flags import (
     Data,
     Device,
     Experiment,
+    Faces,
     Network,
     Space,
     flag,
@@ -34,6 +35,7 @@ class Options(CommandOptions):
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
     data: Data
+    faces: Faces = "auto"
     track: Experiment = "webface-sfr"
     winner: Annotated[pathlib.Path | None, flag("Candidate (YAML).", unset="runs/TRACK/winner-1.yaml")] = None
     out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/TRACK-trained")] = None

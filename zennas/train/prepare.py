@@ -70,7 +70,7 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
                 f"--from {request.start}: no checkpoint; give a folder such as OUT/checkpoints/step-000000840, or the "
                 "file of a network"
             )
-        sets.extend(task.open_set(text) for text in request.verify)
+        sets.extend(task.open_set(request, text) for text in request.verify)
 
     ranks.on_first(open_them)
     return tuple(sets)

@@ -37,6 +37,7 @@ class Request:
     candidate: Candidate
     data: pathlib.Path
     out: pathlib.Path
+    faces: str = "auto"  # what --faces says of the data and of the sets
     identities: pathlib.Path | None = None
     labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out
     teacher: str | None = None  # FILE[,KEY=VALUE...], as embed/named.py spells it
@@ -105,6 +106,7 @@ def check(options: Options) -> Request:
         plan=plan,
         candidate=candidate,
         data=options.data,
+        faces=options.faces,
         out=options.out or pathlib.Path("runs") / f"{experiment.name}-trained",
         identities=options.identities,
         labels=options.labels,
@@ -156,6 +158,12 @@ def _initial_network(path: pathlib.Path, space: Space) -> BuiltNetwork:
     return network
 
 
+def check_faces(faces: str, task: str) -> None:
+    """UserError for what --faces says where a task is not about faces."""
+    if faces != "auto" and task_of(task).look is None:
+        raise UserError(f"--faces {faces}: is about faces, which the task '{task}' does not take; leave it out")
+
+
 def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]:
     """What `check` does before it needs a winner, so that a search that is to be followed by a training refuses a bad
     one before it begins.
@@ -166,6 +174,7 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     plan = changed_plan(experiment.train, options.changes)
     task = task_of(experiment.task)
     task.check_plan(plan, experiment.name)
+    check_faces(options.faces, experiment.task)
     paths = {"--data": options.data, "--identities": options.identities, "--labels": options.labels}
     if options.teacher is not None:
         paths["--teacher"] = file_named(options.teacher, "--teacher")

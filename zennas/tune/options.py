@@ -11,6 +11,7 @@ from zennas.flags import (
     Data,
     Device,
     Experiment,
+    Faces,
     Network,
     Space,
     flag,
@@ -31,6 +32,7 @@ class Options(CommandOptions):
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
     data: Data
+    faces: Faces = "auto"
     track: Experiment = "webface-sfr"
     winner: Annotated[
         pathlib.Path | None,

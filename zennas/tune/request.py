@@ -37,6 +37,7 @@ class Request:
     data: pathlib.Path
     out: pathlib.Path
     shown_out: pathlib.Path  # as the user gave it
+    faces: str = "auto"  # what --faces says of the data
     embeddings_from: str | None = None
     held_out: pathlib.Path | None = None
     test: pathlib.Path | None = None
@@ -62,6 +63,8 @@ class Request:
             plan=plan,
             candidate=candidate,
             data=self.data,
+            # A trial takes the images as the search took them: what was looked at once is not looked at again.
+            faces=self.faces,
             out=out,
             any_size=True,
             device=self.device,
@@ -91,6 +94,7 @@ def check(options: Options) -> Request:
     trained = check_training(
         TrainOptions.of(
             data=options.data,
+            faces=options.faces,
             track=options.track,
             winner=options.winner,
             out=options.out,
@@ -118,6 +122,7 @@ def check(options: Options) -> Request:
         data=options.data.resolve(),
         out=out.resolve(),
         shown_out=out,
+        faces=options.faces,
         embeddings_from=options.embeddings_from,
         held_out=options.held_out,
         test=options.test,

@@ -49,7 +49,7 @@ class Guide:
         self.uses_attention, needs_bank = self.row.needs == "attention", self.row.needs == "neighbours_BKD"
         self.embedding_ND = self.bank = None
         self._check(network)
-        name = hashlib.sha256(f"{teacher.fingerprint} {source.fingerprint}".encode()).hexdigest()[:12]
+        name = hashlib.sha256(f"{teacher.fingerprint} {source.images.fingerprint}".encode()).hexdigest()[:12]
         if plan.precompute and not self.uses_attention:
             self.embedding_ND = _precomputed(teacher, source, ranks, folder / f"teacher-{name}.npy", progress)
         if needs_bank:

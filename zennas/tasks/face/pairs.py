@@ -19,6 +19,7 @@ from zennas.data.named_images import find_images
 from zennas.data.sources import AnySource, Source, open_source
 from zennas.metrics.verification import contiguous_folds
 from zennas.records import UserError, some
+from zennas.tasks.face.crops import set_of_crops
 from zennas.tasks.face.pair_lists import (
     FORMS,
     PEOPLE,
@@ -77,6 +78,14 @@ def open_pairs(text: str, *, progress: Callable | None = None) -> PairSet:
     if text.endswith((".tar", ".rec")) or os.path.isdir(text):
         raise UserError(f"{text}: faces without pairs; give PAIRS@{text}, or an InsightFace SET.bin")
     return read_bin(pathlib.Path(text))
+
+
+def pair_crops(images: ImageSet, text: str, faces: str, *, option: str) -> ImageSet:
+    """The ImageSet of the set that a user names, as --faces says; UserError for photographs."""
+    path, where = list_and_images(text)
+    return set_of_crops(
+        images, faces, given=f"{option} {text}", where=where or None, then=lambda out: f"{option} {path}@{out}"
+    )
 
 
 def sets_of(text: str) -> list[str]:

@@ -1,5 +1,7 @@
 """From what a user gives to what a training of faces runs on, or one clear error before the first step."""
 
+import pathlib
+
 import numpy as np
 import torch
 
@@ -14,6 +16,7 @@ from zennas.mask.masker import check_mask_plan, masker_of
 from zennas.records import UserError
 from zennas.space.shape import height_and_width, px_text
 from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, centre_knobs
+from zennas.tasks.face.crops import AUTO, source_of_crops
 from zennas.tasks.face.distill import DISTILLATIONS
 from zennas.tasks.face.distill import knobs_of as distill_knobs_of
 from zennas.tasks.face.guide import Guide
@@ -44,6 +47,15 @@ def check_plan(plan: FacePlan, where: str) -> None:
         )
 
 
+def look(data: pathlib.Path, progress) -> None:
+    """UserError where a sample of the images at `data` looks like photographs."""
+    progress.begin(f"looking at {data}")
+    try:
+        source_of_crops(open_source(data, progress=progress.counting("images")), AUTO, data)
+    finally:
+        progress.end()
+
+
 def open_data(request, progress) -> Data:
     """The Data of the faces, its first image looked at."""
     progress.begin(f"opening {request.data}")
@@ -52,11 +64,12 @@ def open_data(request, progress) -> Data:
     )
     progress.end()
     _check_first_images(request.data, source)
+    source = source_of_crops(source, request.faces, request.data)
     # What of the data is trained on, where that is not all of it.
     chosen = "".join(f", as {path} has them" for path in (request.labels or request.identities,) if path)
     return Data(
         source,
-        source.fingerprint,
+        source.images.fingerprint,
         {"num_images": source.num_images, "num_identities": source.num_identities},
         f"{source.num_images:,} images of {source.num_identities:,} identities{chosen}",
         tuple(source.notices),

@@ -2,7 +2,7 @@
 
 from zennas.checker import checker_problems
 from zennas.tasks.face import preparing
-from zennas.tasks.face.pairs import list_and_images
+from zennas.tasks.face.pairs import PairSet, list_and_images
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
 from zennas.tasks.task import Task
@@ -11,6 +11,11 @@ from zennas.tasks.task import Task
 def set_paths(text: str) -> list[str]:
     """The files that a --verify names: SET.bin, or the list and the images of PAIRS@SOURCE."""
     return [path for path in list_and_images(text) if path]
+
+
+def opened_set(request, text: str) -> PairSet:
+    """The PairSet that a --verify of a training names."""
+    return open_set(text, faces=request.faces)
 
 
 def announced(request, head) -> dict[str, str]:
@@ -48,7 +53,7 @@ FACE = Task(
     join_set="@".join,
     open_data=preparing.open_data,
     open_teacher=preparing.open_teacher,
-    open_set=open_set,
+    open_set=opened_set,
     check_data=preparing.check_data,
     steps_per_epoch=preparing.epoch_steps,
     head=preparing.head,
@@ -61,4 +66,5 @@ FACE = Task(
     problems=problems,
     next_commands=next_commands,
     page=PAGE,
+    look=preparing.look,
 )

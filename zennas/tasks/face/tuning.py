@@ -17,6 +17,7 @@ from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
 from zennas.records import UserError
 from zennas.tasks.face.cleaning import CleanLabels, clean_labels
+from zennas.tasks.face.crops import source_of_crops
 from zennas.tasks.face.people import Group, People, few_pairs, rewards, split
 from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tasks.face.tuning_page import PAGE, tpr_title
@@ -58,7 +59,8 @@ def changes(knobs: dict[str, float]) -> tuple[str, ...]:
 
 def open_images(request, progress) -> AnySource:
     """The Source of --data."""
-    return open_source(request.data, progress=progress.counting("images"))
+    source = open_source(request.data, progress=progress.counting("images"))
+    return source_of_crops(source, request.faces, request.data)
 
 
 def split_people(request, source: AnySource) -> People:
@@ -78,7 +80,7 @@ def settings(source: AnySource, people: People, model: Model | None) -> dict[str
     """The data, who is in which group, and by what it is cleaned."""
     groups = {"held_out": people.held_out, "test": people.test}
     return {
-        "data": source.fingerprint,
+        "data": source.images.fingerprint,
         "embeddings_from": model and model.fingerprint,
         **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
     }

@@ -11,7 +11,8 @@ from zennas.data.images import CorruptImageError, decode
 from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.records import Record, UserError
-from zennas.tasks.face.pairs import PairSet, open_pairs
+from zennas.tasks.face.crops import ALIGNED
+from zennas.tasks.face.pairs import PairSet, open_pairs, pair_crops
 from zennas.tasks.task import Judgement
 
 BATCH = 128
@@ -31,10 +32,11 @@ class Verification(Record):
     num_corrupt: int
 
 
-def open_set(text: str) -> PairSet:
+def open_set(text: str, *, faces: str = ALIGNED) -> PairSet:
     """The PairSet that --verify names: SET.bin, or PAIRS@SOURCE, a list of pairs over any source of faces.
 
-    UserError where it is neither, a file is missing, or its first image is none. This is checked before training.
+    faces: as --faces says. UserError where it is neither, a file is missing, its first image is none, or they are
+    photographs. This is checked before training.
     """
     try:
         pair_set = open_pairs(text)
@@ -44,7 +46,7 @@ def open_set(text: str) -> PairSet:
         decode(pair_set.images.read(0))
     except CorruptImageError as error:
         raise UserError(f"{pair_set.name}: {pair_set.images.where(0)}: {error}") from None
-    return pair_set
+    return pair_set._replace(images=pair_crops(pair_set.images, text, faces, option="--verify"))
 
 
 def judge(request, network, pair_set: PairSet, *, device, autocast=None) -> Judgement:
