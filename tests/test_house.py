@@ -40,7 +40,7 @@ ROOMS = [
     {"latency"},
     {"search", "metrics"},
     {"data"},
-    {"tasks.face.align", "tasks.face.detect", "tasks.face.look"},
+    {"tasks.face.align", "tasks.face.detect", "tasks.face.look", "tasks.face.crops"},
     {"align"},
     {"embed"},
     {"clean"},

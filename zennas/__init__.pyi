@@ -170,6 +170,7 @@ def clean(
     """Clean identities: find those that are one person, images that are of somebody else,
     pictures that stand in two of them.
 
+    It takes aligned crops (--faces says more).
     A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
     centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are
     left out, then, by fresh centres, images far from their own. With --rounds N a network is trained on what is left,
@@ -179,7 +180,7 @@ def clean(
     list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
     lose no more than the parts under way: give the same command again.
 
-    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
         identity.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
@@ -236,6 +237,7 @@ def mask(
     """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is
     lit, and written into a training set that `zennas train --data OUT` reads.
 
+    It takes aligned crops (--faces says more).
     Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the
     data. An image in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged
     record, which has no image to hand on, is left out and listed. The same seed gives the same images, with any number
@@ -246,7 +248,7 @@ def mask(
     Under --out: train.rec, train.idx, property; identities.txt (names, where the data has some), masks.parquet (what
     was done with every image), passed-over.csv, report.html, run.json, mask.log.
 
-    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
         identity. [required but for --layout]
     out: Folder of the masked set. [required but for --layout]
     ratio: Share of the images that are masked. [allowed: 0 to 1]
@@ -254,8 +256,9 @@ def mask(
     textures: Folder of RGBA templates of your own, in the layout of --layout.
     seed: Seed of who is masked, with what and how. [allowed: 0 to 2147483647]
     only_masked: Write the masked images alone.
-    faces: Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a square
-        of at most 256 pixels whose face stands where an aligned one does, else a photograph).
+    faces: Where faces stand: aligned (crops on ArcFace's template), detect (photographs, masked as they are), auto
+        (aligned; a sample is looked at first, and photographs are refused. A single image whose face stands elsewhere
+        is looked at as a photograph).
     knob: How far masks vary: angle_deg (4), size (0.05), height (0.015), blur_px (0.3), exposure (0.12); repeatable.
     identities: Text file of identities, one a line: these alone.
     workers: Processes. [allowed: 1 to 4096] [default: one per processor core]
@@ -295,11 +298,12 @@ def train(
     """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it
     to ONNX and measure its latency again by the track's rule, with the trained weights.
 
+    Of faces it takes aligned crops (--faces says more).
     The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
         identity.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
@@ -357,12 +361,13 @@ def tune(
 ) -> Tuned:
     """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
 
+    Of faces it takes aligned crops (--faces says more).
     Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
     proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
     finished trial is run again.
 
-    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
         identity.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
@@ -416,7 +421,7 @@ def run(
     options.
 
     experiment: A name under experiments/, or a path.
-    data: Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
         identity.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
@@ -499,6 +504,8 @@ def evaluate(
       reid:LIST.csv@IMAGES            re-identification: mAP, CMC, re-ranked too
       identification:LIST.csv@IMAGES  1:N: rank-k, TPIR at FPIR
       all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
+
+    Faces are aligned crops (--faces says more); ijb:FOLDER brings its landmarks, reid is of whole persons.
 
     A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept
     in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an

@@ -368,7 +368,9 @@ Device = Annotated[Literal["cpu", "cuda"] | None, flag("cpu or cuda.", unset="cu
 Address = Annotated[
     str | None, flag("Address of a Ray cluster ('auto' inside one).", unset="a private local Ray", metavar="HOST:PORT")
 ]
-DATA = "Aligned faces: a folder with train.rec, a .tar or a folder of .tar shards, or a folder of folders, one per identity."
+DATA = (
+    "Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per identity."
+)
 Data = Annotated[pathlib.Path, flag(DATA)]
 FACES = (
     "What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs; each "

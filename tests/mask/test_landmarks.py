@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from zennas.mask import mesh
-from zennas.mask.landmarks import ALIGNED, AUTO, DETECT, Landmarker, Region, anchors
+from zennas.mask.landmarks import Landmarker, Region, anchors
 from zennas.mask.synthetic import Scene, synthetic_face
+from zennas.tasks.face.crops import ALIGNED, AUTO, DETECT
 
 # Of the network on a drawing that no camera took: real faces have shading that the drawing lacks. At 112 px.
 MOST_PX, MOST_DEG = 3.0, 5.0

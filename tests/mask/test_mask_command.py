@@ -24,11 +24,11 @@ from zennas.data.recordio import RecordWriter
 from zennas.data.sources import Source, open_source
 from zennas.mask.__main__ import main
 from zennas.mask.knobs import KNOBS
-from zennas.mask.landmarks import LOOKS
 from zennas.mask.options import Options
 from zennas.mask.render import vary
 from zennas.mask.textures import KINDS, texture
 from zennas.progress import silent
+from zennas.tasks.face.crops import FACES
 
 
 @pytest.fixture
@@ -273,7 +273,12 @@ def test_photographs(tmp_path, command):
     whole_HW3[120:320, 300:500] = face_HW3
     (tmp_path / "photos" / "somebody").mkdir(parents=True)
     (tmp_path / "photos" / "somebody" / "one.png").write_bytes(as_png(whole_HW3))
-    assert command("--data", tmp_path / "photos", "--ratio", 1, "--out", tmp_path / "out")[0] == 0
+    words = ["--data", tmp_path / "photos", "--ratio", 1, "--out", tmp_path / "out"]
+    code, _, said = command(*words)
+    assert (
+        code == 2 and "holds photographs, not aligned faces" in said and "--faces detect masks the photographs" in said
+    )
+    assert command(*words, "--faces", "detect")[0] == 0
     (after,), _ = images_of(tmp_path / "out")
     changed = np.abs(decode(after).astype(int) - whole_HW3).max(2) > 25
     rows, columns = np.nonzero(changed)
@@ -356,6 +361,7 @@ def slowly(self, image_HW3, rng):
     return once(self, image_HW3, rng)
 Masker.worn = slowly
 from zennas.mask.__main__ import main
+from zennas.tasks.face.crops import FACES
 if __name__ == "__main__":
     main()
 """
@@ -428,7 +434,7 @@ def test_the_module_answers_as_the_room_does():
 
 def test_the_help_says_what_the_tables_hold():
     options = Options.declared()
-    assert options["faces"].choices == LOOKS
+    assert options["faces"].choices == FACES
     assert f"Kinds: {', '.join(KINDS)}." in " ".join(Options.__doc__.split()) and len(KINDS) == 8
     given = {name: knob.default for name, knob in inspect.signature(vary).parameters.items() if name != "rng"}
     assert given == KNOBS and all(f"{name} ({value:g})" in options["knob"].help for name, value in given.items())

@@ -21,6 +21,8 @@ class Options(CommandOptions):
     \b
     {protocols}
 
+    Faces are aligned crops (--faces says more); ijb:FOLDER brings its landmarks, reid is of whole persons.
+
     A LIST is a table with a header: image, label, and what the protocol needs (an error names it). Embeddings are kept
     in $ZENNAS_CACHE/embeddings (or ~/.cache/zennas): the same model on the same set is not asked again, and an
     interrupted evaluation goes on where it was.

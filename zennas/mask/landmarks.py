@@ -16,6 +16,7 @@ import numpy as np
 from zennas.export.onnx_file import open_session
 from zennas.mask.mesh import ASSETS
 from zennas.tasks.face.align import off_template
+from zennas.tasks.face.crops import ALIGNED, AUTO
 from zennas.tasks.face.detect import area_counts
 from zennas.tasks.face.look import MAX_ALIGNED_PX, MAX_OFF
 
@@ -30,8 +31,6 @@ OVERLAP = 0.3  # boxes that share more of their union are one face
 # The detector's maps: their stride in pixels, and the anchors in each of their places.
 ANCHORS = ((8, 2), (16, 6))
 RIGHT_EYE, LEFT_EYE = 0, 1  # of the detector's key points, the person's
-ALIGNED, DETECT, AUTO = "aligned", "detect", "auto"
-LOOKS = (AUTO, ALIGNED, DETECT)
 # The five points of ArcFace's template, left ones first as seen: the vertices they are the mean of.
 FIVE = ((33, 133), (263, 362), (1,), (61,), (291,))
 

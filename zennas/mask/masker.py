@@ -7,10 +7,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from zennas.data.images import check_knobs
-from zennas.mask.landmarks import ALIGNED, LOOKS, Landmarker
+from zennas.mask.landmarks import Landmarker
 from zennas.mask.render import MaskedFace, masked, vary
 from zennas.mask.textures import Wardrobe, load_templates, wardrobe
 from zennas.records import UserError, suggestion
+from zennas.tasks.face.crops import ALIGNED, FACES
 
 TEXTURES = "data.mask.textures"  # of a recipe
 
@@ -91,8 +92,8 @@ def check_mask_plan(plan: Masks | None, where: str) -> None:
 
 def check_look(look: str, where: str) -> None:
     """UserError for a way to look at images that is not known."""
-    if look not in LOOKS:
-        raise UserError(f"{where}: '{look}' is not known; {suggestion(str(look), list(LOOKS))}")
+    if look not in FACES:
+        raise UserError(f"{where}: '{look}' is not known; {suggestion(str(look), list(FACES))}")
 
 
 def templates_fingerprint(folder: pathlib.Path | str, *, where: str = "--textures") -> str:

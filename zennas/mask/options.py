@@ -11,6 +11,7 @@ class Options(CommandOptions):
     """Render masks onto faces: a 3-D face is fitted to the landmarks, the mask is draped over it, lit as the skin is
     lit, and written into a training set that `zennas train --data OUT` reads.
 
+    It takes aligned crops (--faces says more).
     Masked images are encoded anew, all others are written byte for byte, in the order and with the identities of the
     data. An image in which no face can be fitted is written as it is (not with --only-masked) and listed; a damaged
     record, which has no image to hand on, is left out and listed. The same seed gives the same images, with any number
@@ -47,8 +48,9 @@ class Options(CommandOptions):
     faces: Annotated[
         Literal["auto", "aligned", "detect"],
         flag(
-            "Where faces stand: aligned (112 x 112 crops), detect (photographs), auto (a crop where an image is a "
-            "square of at most 256 pixels whose face stands where an aligned one does, else a photograph)."
+            "Where faces stand: aligned (crops on ArcFace's template), detect (photographs, masked as they are), auto "
+            "(aligned; a sample is looked at first, and photographs are refused. A single image whose face stands "
+            "elsewhere is looked at as a photograph)."
         ),
     ] = "auto"
     knob: Annotated[

@@ -26,6 +26,7 @@ from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
 from zennas.space.shape import DEFAULT_HW
+from zennas.tasks.face.crops import AUTO, check_crops
 
 TABLE, PASSED_OVER, IDENTITIES, REPORT, LOG, PARTS = (
     "masks.parquet",
@@ -103,6 +104,14 @@ def _run(request: Request, progress: Progress) -> Masked:
         progress.begin(f"opening {data}")
         source = open_source(data, identities=options.identities, progress=progress.counting("images"))
         progress.end()
+        if options.faces == AUTO:
+            check_crops(
+                source.images,
+                f"--data {data}",
+                data,
+                then=lambda out: f"--data {out}",
+                detect="masks the photographs as they are",
+            )
         if out.resolve() == data.resolve():
             raise UserError(f"--out {out}: holds the data itself; choose another folder")
         state, goes_on = open_run(

@@ -1,5 +1,6 @@
 """Crops: the aligned faces that commands take; looked at first, or found in photographs and aligned on the way."""
 
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,8 @@ def detected(images: ImageSet, detector: Detector) -> ImageSet:
             raise CorruptImageError("no face was found")
         return align(image_HW3, face.points_52, height_width, smooth=True)
 
-    return images._replace(cut=cut, fingerprint=f"{images.fingerprint}-{detector.fingerprint}")
+    key = f"{images.fingerprint} as {detector.fingerprint} finds the faces"
+    return images._replace(cut=cut, fingerprint=hashlib.sha256(key.encode()).hexdigest()[:24])
 
 
 def source_of_crops(source: AnySource, faces: str, data: pathlib.Path) -> AnySource:
@@ -81,22 +83,27 @@ def set_of_crops(
 
 
 def check_crops(
-    images: ImageSet, given: str, where: pathlib.Path | str | None, *, then: Callable[[str], str] = str
+    images: ImageSet,
+    given: str,
+    where: pathlib.Path | str | None,
+    *,
+    then: Callable[[str], str],
+    detect: str = "finds and aligns them on the way",
 ) -> None:
     """UserError with the command to type where a sample of the images looks like photographs.
 
     given: the option and its value, or "". where: what zennas align takes, or None where it takes none of it. then: the
-    path of aligned faces -> the option with them.
+    path of aligned faces -> the option with them. detect: what --faces detect does.
     """
     look = look_at(images)
     if not look.has_photographs:
         return
-    first = "--faces detect finds and aligns them on the way"
+    first = f"--faces {DETECT} {detect}"
     if where is not None:
         out = str(pathlib.Path("runs") / f"{pathlib.Path(where).absolute().stem}-aligned")
         command = line("zennas.align", ["--data", str(where), "--out", out])
         first = f"align them first, {command}, and give {then(out)}; or {first}"
     raise UserError(
         f"{f'{given}: ' if given else ''}holds photographs, not aligned faces: {look.says}; {first}; "
-        "--faces aligned takes the images as they are"
+        f"--faces {ALIGNED} takes the images as they are"
     )
