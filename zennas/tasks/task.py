@@ -139,6 +139,6 @@ class Task:
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
     next_commands: Callable[..., list]  # request -> commands, as lists of words, that use the trained network
     page: Page
-    # (data, progress); UserError where the images at --data are not what the task takes, as --faces says; None where it
+    # (data, progress); UserError where a sample of --data shows that they are not what the task takes; None where it
     # takes whatever there is
     look: Callable[..., None] | None = None
