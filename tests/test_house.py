@@ -412,7 +412,7 @@ TASK_FREE = [
 OF_A_TASK = re.compile(
     r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|tasks\.(?!(?:table|task|tuning)\b)\w+", re.IGNORECASE
 )
-# The published options of `zennas train` and of `zennas tune`, and the requests that they make: their words are those of
+# The published options of `zennas train` and `zennas tune`, and the requests that they make: their words are those of
 # the first task.
 OPTIONS_OF_USERS = {f"zennas/{room}/{name}.py" for room in ("train", "tune") for name in ("options", "request")}
 
