@@ -52,7 +52,7 @@ class Progress:
     def notices(self, sentences: Iterable[str]) -> None:
         """Sentences on the data, below the lines that announce a run."""
         for sentence in sentences:
-            self.say(f"{'note':>8}  {sentence}")
+            self.say(f"{'data':>8}  {sentence}")
 
     def note(self, text: str) -> None:
         """One line, for the log alone."""

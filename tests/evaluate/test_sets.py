@@ -20,7 +20,7 @@ from tests.evaluate.conftest import (
     write_list,
 )
 from tests.tasks.face.test_pairs import hostile
-from tests.train.conftest import drawn_faces, write_records, write_tar
+from tests.train.conftest import drawn_faces, write_folder, write_records, write_tar
 from zennas.data.images import CorruptImageError
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.sets import (
@@ -344,6 +344,10 @@ def test_all_of_a_source(tmp_path, faces, own_embeddings, monkeypatch):
         if num == 48:
             people = [person(the_set.images.where(image)) for image in range(num)]
             assert the_set.column["label_N"].tolist() == people
+        assert the_set.notices == []
+    with_junk = write_folder(tmp_path / "junk", drawn_faces(2, 1, seed=0))
+    (with_junk / "Thumbs.db").touch()
+    assert open_all(str(with_junk)).notices == ["not used: 1 hidden or system files (Thumbs.db)"]
     monkeypatch.chdir(faces)
     assert open_all(".").name == "faces"
     with pytest.raises(UserError, match="no such file or folder; accepted are"):

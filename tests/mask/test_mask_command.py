@@ -160,8 +160,8 @@ def awkward(tmp_path, people):
 
 def test_what_cannot_be_masked_is_listed_and_written_as_it_is(awkward, tmp_path, command):
     data, images = awkward
-    code, said, _ = command("--data", data, "--ratio", 1, "--out", tmp_path / "out", "--json")
-    assert code == 0
+    code, said, told = command("--data", data, "--ratio", 1, "--out", tmp_path / "out", "--json")
+    assert code == 0 and told.count("data  not used: 1 records without an image (record 8)\n") == 1
     summary = json.loads(said)
     table = pd.read_parquet(tmp_path / "out" / "masks.parquet").set_axis(list(images))
     assert table.masked[table.masked].index.tolist() == ["good", "grey", "exchanged"]

@@ -131,6 +131,7 @@ def material(tmp_path_factory):
     (folder / "winner.yaml").write_text(WINNER)
     faces = list(drawn_faces(NUM_IDENTITIES, IMAGES_EACH, seed=0))
     write_folder(folder / "faces", faces)
+    (folder / "faces" / ".DS_Store").write_bytes(b"a system's")
     write_folder(folder / "others", drawn_faces(20, 6, seed=1))
     pairs = write_pairs(folder / "others.txt", num_identities=20, images_each=6)
     return Material(

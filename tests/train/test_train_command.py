@@ -64,6 +64,8 @@ def test_a_run_says_what_it_made(finished, material):
     about = result["training"]
     assert (about["steps"], about["num_images"], about["num_identities"]) == (STEPS_PER_EPOCH, 96, 12)
     assert (about["skipped_steps"], about["corrupt_images"], about["num_ranks"]) == (0, 0, 1)
+    unused = "not used: 1 hidden or system files (.DS_Store)"
+    assert about["data_notices"] == [unused] and ended.stderr.count(unused) == 1
     assert result["plan"]["epochs"] == 1 and result["plan"]["data"]["augment"] == {}
     assert {"metrics.jsonl", "report.html", "train.log", "network.pt", "model.onnx"} <= {
         path.name for path in out.iterdir()
