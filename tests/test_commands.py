@@ -2,12 +2,17 @@
 command to go on with, and a function of Python.
 """
 
+import asyncio
 import importlib
 import inspect
+import os
 import pathlib
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import cloudpickle
 import pytest
@@ -16,9 +21,10 @@ import yaml
 from typer.testing import CliRunner
 
 import zennas
+from tests.processes import forked
 from zennas import COMMANDS, commands
 from zennas.flags import CommandOptions, spelled, words
-from zennas.records import UserError
+from zennas.records import ProcessLostError, UserError
 
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
@@ -198,3 +204,74 @@ def test_a_key_of_the_recipe_is_given_once():
 def test_numbers_by_name_are_told_apart(knob, says):
     with pytest.raises(UserError, match=says):
         options_of("mask").of(knob=knob)
+
+
+# --- how a command ends
+
+
+def program_of(function):
+    app = typer.Typer(**commands.SETTINGS)
+    app.command()(function)
+    return app
+
+
+def code_of(function):
+    with pytest.raises(SystemExit) as ended:
+        commands.run_program(program_of(function), [], "program")
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("no"), 2), (ProcessLostError("no"), 3), (KeyboardInterrupt(), 130)]
+)
+def test_every_end_has_its_exit_code_and_one_line(error, code, capsys):
+    def fails():
+        raise error
+
+    assert code_of(fails) == code
+    assert capsys.readouterr() == ("", "" if code == 130 else "error: no\n")
+
+
+def test_a_command_may_be_called_from_any_thread_several_at_once():
+    codes, together = [], threading.Barrier(3, timeout=60)
+
+    def meets():
+        together.wait()
+        return 7
+
+    threads = [threading.Thread(target=lambda: codes.append(code_of(meets))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [7, 7, 7]
+
+    async def cell():
+        return code_of(lambda: 7)
+
+    assert asyncio.run(cell()) == 7
+
+
+def test_one_sigterm_is_answered_and_the_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def asked_to_stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    assert code_of(asked_to_stop) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_reader_who_leaves_ends_it_quietly():
+    """zennas latency --show | head"""
+    code = """if True:
+        import os, sys
+        from zennas.latency.__main__ import main
+        reader, writer = os.pipe()
+        os.close(reader)
+        sys.stdout = os.fdopen(writer, "w")
+        main(["--show"])
+    """
+    ended = forked(code)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,11 +1,13 @@
 """The folder of a run: which runs go on, and which are refused."""
 
 import json
+import os
+import pwd
 
 import pytest
 
 from zennas.records import UserError
-from zennas.run_folder import lock_folder, open_run
+from zennas.run_folder import cache_folder, lock_folder, open_run
 
 SETTINGS = {"track": "webface-sfr", "seed": 0}
 
@@ -58,3 +60,31 @@ def test_the_current_folder_is_a_folder_too(tmp_path, monkeypatch, folder):
     (tmp_path / "here" / "run.json").write_text("[")
     with pytest.raises(UserError, match="not valid JSON"):
         open_run(folder, SETTINGS, start={})
+
+
+# --- a user whom the system does not know, as in a container
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, tmp_path):
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("ZENNAS_CACHE", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(UserError, match=r"^this user has no home folder: set HOME, or ZENNAS_CACHE$"):
+        cache_folder("faces")
+    monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path))
+    assert cache_folder("faces") == tmp_path / "faces"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="the superuser may write everywhere")
+def test_a_home_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o555)
+    monkeypatch.delenv("ZENNAS_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(UserError, match=r"cannot be made, for .*home cannot be written; set ZENNAS_CACHE to a folder"):
+        cache_folder("faces")
+    home.chmod(0o755)
+    assert cache_folder("faces") == home / ".cache" / "zennas" / "faces"

@@ -3,11 +3,9 @@ mistake, documented exit codes, no traceback.
 """
 
 import ast
-import contextlib
 import importlib
 import inspect
 import json
-import os
 import pathlib
 import signal
 import sys
@@ -98,7 +96,6 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
         with handling(interrupt, [signal.SIGTERM]):
             click_command = typer.main.get_command(app)
             code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
-        _flush()
         sys.exit(code or 0)
     except ProcessLostError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -106,9 +103,6 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
-    except BrokenPipeError:  # whoever read the output wants no more of it: zennas ... | head
-        _leave_output()
-        sys.exit(0)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -116,18 +110,6 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
             print(f"error: {error.format_message()}; see --help", file=sys.stderr)
             sys.exit(WRONG_INPUT)
         raise
-
-
-def _flush() -> None:
-    """Write what is still held back, while somebody can say what is wrong with it."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _leave_output() -> None:
-    """What Python still writes into standard output at its end goes nowhere."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _typed(options: type[CommandOptions]) -> Callable[..., int]:
@@ -153,7 +135,7 @@ def _typed(options: type[CommandOptions]) -> Callable[..., int]:
 def _run(options: CommandOptions, output: str | None) -> int:
     """Do the work of a command and show what came out; its exit code."""
     # Imported here, so that --help answers at once.
-    from zennas.progress import Progress, console_for
+    from zennas.progress import Progress, ReaderLeftError, console_for, leave_output
 
     apart = len(options.OUTPUTS) > 1
     console = console_for(json_output=output is not None)
@@ -162,6 +144,18 @@ def _run(options: CommandOptions, output: str | None) -> int:
         result = work(options, progress)
     finally:
         progress.close()
+    try:
+        code = _shown(result, options, output, None if output is not None and apart else console)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (BrokenPipeError, ReaderLeftError):  # zennas ... | head: all is done, and nobody wants to read it
+        leave_output(sys.stdout)
+        code = 0
+    return code
+
+
+def _shown(result: Any, options: CommandOptions, output: str | None, console: Any) -> int:
+    """Show what came out of a command; its exit code."""
     if output == "json":
         # Of several ranks the first alone has a result; the others print nothing.
         if (content := plain(result)) is not None:
@@ -169,7 +163,7 @@ def _run(options: CommandOptions, output: str | None) -> int:
     elif output is not None:
         getattr(result, f"print_{output}")()
     show = importlib.import_module(f"{options.room()}.show").show
-    return show(result, options, None if output is not None and apart else console) or 0
+    return show(result, options, console) or 0
 
 
 def plain(result: Any) -> Any:

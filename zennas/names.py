@@ -3,6 +3,7 @@
 Python has such a byte as a lone surrogate (os.fsdecode), which no file in UTF-8, no page and no console takes.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -54,5 +55,7 @@ def _opened(path, device, inode):
 def print_any_name() -> None:
     """Let standard output and error print what they have no letters for, escaped: names of any bytes, in any locale."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        # One that became a pipe since Python opened it cannot be set anew.
+        with contextlib.suppress(OSError):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")

@@ -2,10 +2,11 @@
 
 import contextlib
 import datetime
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TextIO
+from typing import IO, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -139,5 +140,22 @@ def progress_at(place: str) -> Progress:
 def console_for(*, json_output: bool) -> Console:
     """Standard output for people, or standard error where standard output is for a script."""
     print_any_name()
-    console = Console(stderr=json_output, highlight=False)
-    return console if console.is_terminal else Console(stderr=json_output, highlight=False, width=120)
+    console = _Console(stderr=json_output, highlight=False)
+    return console if console.is_terminal else _Console(stderr=json_output, highlight=False, width=120)
+
+
+class ReaderLeftError(KeyboardInterrupt):
+    """Whoever read the output wants no more of it, as `head` does: what is under way stops as by Ctrl-C."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich itself would end the process with exit code 1, which has a meaning of its own here."""
+        leave_output(self.file)
+        raise ReaderLeftError
+
+
+def leave_output(stream: IO[str]) -> None:
+    """What is still written to standard output or error, by Python at its end too, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

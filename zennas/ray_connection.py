@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pathlib
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +16,9 @@ from zennas.records import ProcessLostError, UserError, first_line
 from zennas.signals import handling
 
 AHEAD = 3  # parts that wait for each worker, so that none waits for its next one
+# Bytes of a socket's name that the system allows, and those that Ray adds to its folder:
+# /ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store, and some for what it calls them next.
+TMP, MAX_SOCKET, SESSION = "/tmp", 107, 72
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy
 
 
@@ -33,6 +38,8 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
         raise UserError(f"{odd[0]}: Ray cannot start in a folder whose name is no text; begin in another one")
     if address is None:
         options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | private
+        options |= _short_folder()
+        _keep_token()
         where, tries = "a local Ray", STARTS
     else:
         options, where, tries = {"address": address}, f"the Ray cluster at '{address}'", 1
@@ -46,6 +53,36 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
             if attempt == tries:
                 raise UserError(f"{where} could not be reached: {first_line(error)}") from None
             say(f"{where} did not come up ({first_line(error)}): started again")
+
+
+def _short_folder() -> dict[str, str]:
+    """The folder of a private Ray, where the usual one has a name too long for the sockets in it, as a cluster's TMPDIR
+    may have. UserError where no other one can be written.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    usual = os.environ.get(variable, TMP)
+    if len(os.fsencode(usual)) + SESSION <= MAX_SOCKET:
+        return {}
+    if not os.access(TMP, os.W_OK):
+        raise UserError(
+            f"{variable}={usual}: has {len(os.fsencode(usual))} bytes, and Ray's sockets in it would pass the "
+            f"{MAX_SOCKET} that the system allows; set RAY_TMPDIR to a folder of at most {MAX_SOCKET - SESSION}"
+        )
+    return {"_temp_dir": f"{TMP}/ray-{os.getuid()}"}
+
+
+def _keep_token() -> None:
+    """Give a private Ray its token where Ray cannot write it into ~/.ray: it need not outlive this process."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        return
+    try:
+        folder = pathlib.Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (RuntimeError, OSError):
+        writable = False
+    if not writable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def keep_off_standard_output() -> None:

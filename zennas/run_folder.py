@@ -72,8 +72,27 @@ def open_run(
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """The folder `name` of what this user keeps between runs: in $ZENNAS_CACHE, or in ~/.cache/zennas."""
-    return pathlib.Path(os.environ.get("ZENNAS_CACHE") or pathlib.Path.home() / ".cache" / "zennas") / name
+    """The folder `name` of what this user keeps between runs: in $ZENNAS_CACHE, or in ~/.cache/zennas.
+
+    UserError where neither can be: a container's user may have no home folder, or / for one.
+    """
+    if cache := os.environ.get("ZENNAS_CACHE"):
+        return pathlib.Path(cache) / name
+    folder = home(or_set="ZENNAS_CACHE") / ".cache" / "zennas"
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if there != folder and not os.access(there, os.W_OK):
+        raise UserError(
+            f"{folder}: cannot be made, for {there} cannot be written; set ZENNAS_CACHE to a folder that can, or HOME"
+        )
+    return folder / name
+
+
+def home(*, or_set: str) -> pathlib.Path:
+    """The user's home folder; UserError where there is none. or_set: the variable that does without one."""
+    try:
+        return pathlib.Path.home()
+    except RuntimeError:  # no HOME, and no such user in the system's list
+        raise UserError(f"this user has no home folder: set HOME, or {or_set}") from None
 
 
 OF_A_RAY_JOB = (
@@ -94,7 +113,7 @@ def lasting(folder: pathlib.Path | str, *, here: pathlib.Path | str | None = Non
     """
     folder, here = pathlib.Path(folder), pathlib.Path(here or pathlib.Path.cwd())
     copied = all(name in here.parts for name in OF_A_RAY_JOB)
-    return pathlib.Path.home() / folder if copied else folder
+    return home(or_set="an absolute --out") / folder if copied else folder
 
 
 def lasting_url(url: str | None, *, here: pathlib.Path | str | None = None) -> str | None:
