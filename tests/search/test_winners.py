@@ -12,6 +12,7 @@ from zennas.search.scored import Rows
 from zennas.search.winners import (
     correction,
     diverse_best,
+    export_all,
     measure_whole,
     metadata,
     prediction_error,
@@ -138,8 +139,9 @@ def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_pat
         return types.SimpleNamespace(problems=problems)
 
     monkeypatch.setattr(of_winners, "task_of", task_of)
-    exported = types.SimpleNamespace(onnx_bytes=b"a network")
+    exported = types.SimpleNamespace(onnx_bytes=b"a network", proof=None, megabytes=1.0)
     monkeypatch.setattr(of_winners, "export_candidate", lambda *_, **__: exported)
+    workers = types.SimpleNamespace(at_once=lambda function, calls: [function(*call) for call in calls])
     prepared = types.SimpleNamespace(
         space=space,
         track="a track",
@@ -147,7 +149,11 @@ def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_pat
         protocol=types.SimpleNamespace(precision="fp32"),
         ledger=types.SimpleNamespace(state={"made_by": {}}),
         predictor=types.SimpleNamespace(table_ms=lambda candidate: 1.0),
+        workers=workers,
     )
+    candidate = space.cheapest()
+    made = export_all(prepared, {candidate: tmp_path / "f.onnx"})[candidate]
+    assert made.path.read_bytes() == b"a network"
     with pytest.raises(RuntimeError, match="the track's checker would refuse it: it has no wheels"):
-        measure_whole(prepared, space.cheapest(), role="finalist", name="f", score=(1.0, 0.0), path=tmp_path / "f.onnx")
+        measure_whole(prepared, candidate, role="finalist", name="f", score=(1.0, 0.0), exported=made)
     assert asked == [("vehicle", "a track", b"a network")]

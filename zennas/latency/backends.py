@@ -27,7 +27,7 @@ Seen = dict[str, np.ndarray] | None
 def onnxruntime_cpu(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """ONNX Runtime on protocol.threads threads of the processor."""
     session = open_session(
-        _session_source(model, protocol), threads=protocol.threads, flush_denormals=protocol.flush_denormals
+        as_timed(model, protocol), threads=protocol.threads, flush_denormals=protocol.flush_denormals
     )
     feed = _feed(session, protocol, seen)
     return lambda: session.run(None, feed)
@@ -194,7 +194,7 @@ def _onnxruntime_gpu(model, protocol, seen, *providers):
     if protocol.precision == "float16" and "TensorrtExecutionProvider" in providers:
         options[providers.index("TensorrtExecutionProvider")] = {"trt_fp16_enable": "1"}  # else it computes in float32
     session = open_session(
-        _session_source(model, protocol),
+        as_timed(model, protocol),
         providers=[*providers, "CPUExecutionProvider"],
         provider_options=[*options, {}],
         threads=protocol.threads,
@@ -224,9 +224,14 @@ def _onnxruntime_gpu(model, protocol, seen, *providers):
     return run_once
 
 
-def _session_source(model, protocol):
-    """The bytes or the path of an ONNX file, for a session; a network is exported first, in its precision."""
+def as_timed(model: Any, protocol: Protocol) -> Any:
+    """What a backend opens of a model: the file (bytes or path) as it is, a network exported in the protocol's
+    precision, or as it is where the backend times networks.
+    """
     if not isinstance(model, torch.nn.Module):
+        return model
+    check_precision(protocol)
+    if takes_network(protocol.backend):
         return model
     return in_precision(to_onnx(model, inputs_of(model)), protocol.precision)
 

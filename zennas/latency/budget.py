@@ -164,9 +164,12 @@ def reference_here(
 
 
 def kept_network(
-    candidate: Candidate, protocol: Protocol, shape: Shape, *, machine: str | None = None
+    candidate: Candidate, protocol: Protocol, shape: Shape, *, machine: str | None = None, few: bool = False
 ) -> Measurement | None:
-    """The Measurement of a whole network of this Shape that is kept on this machine under this protocol, or None."""
+    """The Measurement of a whole network of this Shape that is kept on this machine under this protocol, or None.
+
+    few: one of fewer runs will do.
+    """
     path = _networks_path(protocol, machine or machine_name())
     if not path.is_file():
         return None
@@ -175,7 +178,8 @@ def kept_network(
     except ValueError:
         raise UserError(f"{path}: not valid JSON; delete the file to measure again") from None
     measurement = Measurement.parse(kept, path) if kept else None
-    current = measurement and measurement.protocol == protocol and runtime_of(protocol, measurement.versions)
+    wanted = protocol.with_runs(measurement.protocol.num_runs) if measurement and few else protocol
+    current = measurement and measurement.protocol == wanted and runtime_of(protocol, measurement.versions)
     return measurement if current and current == runtime_of(protocol, versions()) else None
 
 

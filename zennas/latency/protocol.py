@@ -18,6 +18,7 @@ from zennas.track import Protocol
 SPREAD_WARNING_PCT = 5.0  # quiet machines stay under 2; at 5 two networks that differ by 2 per cent change places
 # Above what was predicted: a table is off by some per cent, a machine that shares its cores by a hundred, evenly.
 UNLIKELY_PCT = 25.0
+FEW_RUNS = 6  # that are looked at before the others are taken, where less than an exact value is asked
 
 
 class Measurement(Record):
@@ -64,16 +65,19 @@ def measure(
     *,
     seen: Seen = None,
     between_runs: Callable | None = None,
+    enough: Callable[[Measurement], bool] | None = None,
     progress: Callable | None = None,
 ) -> Measurement:
     """The Measurement of an ONNX file (bytes) or a network under a Protocol.
+
+    enough(the Measurement of the first FEW_RUNS): whether they say all that is asked; then no others are taken.
 
     seen: {name of an input: one batch} in place of the input that the protocol names (the maps before a part).
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
     `progress(done, total)` too. Whatever of ours scores on this machine stands aside meanwhile (quiet.py).
     """
     run_once = open_backend(model, protocol, seen)
-    raw_ms = []
+    raw_ms: list[float] = []
     with measuring(), _no_garbage_collection():
         load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         for _ in range(protocol.warmup_runs):
@@ -86,6 +90,14 @@ def measure(
             raw_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
             if progress:
                 progress(index + 1, protocol.num_runs)
+            if enough and len(raw_ms) == FEW_RUNS < protocol.num_runs:
+                few = _taken(raw_ms, protocol.with_runs(FEW_RUNS), load_average)
+                if enough(few):
+                    return few
+    return _taken(raw_ms, protocol, load_average)
+
+
+def _taken(raw_ms, protocol, load_average):
     return Measurement(
         raw_ms=tuple(round(value, 4) for value in raw_ms),
         protocol=protocol,
@@ -102,9 +114,12 @@ def measure_calmly(
     *,
     attempts: int = 2,
     expected_ms: float | None = None,
+    enough: Callable[[Measurement], bool] | None = None,
     progress: Callable | None = None,
 ) -> Measurement:
     """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust.
+
+    enough: as `measure` has it.
 
     expected_ms: what was predicted. A Measurement far above it is taken again too, `attempts` times, and the fastest
     counts: other work on the machine only adds time, and spreads nothing where it lasts longer than all runs.
@@ -112,25 +127,24 @@ def measure_calmly(
     most_ms = math.inf if expected_ms is None else expected_ms * (1 + UNLIKELY_PCT / 100)
     taken = []
     for _ in range(1 + attempts):
-        taken.append(_calmest(model, protocol, attempts, progress))
+        taken.append(_calmest(model, protocol, attempts, {"enough": enough, "progress": progress}))
         if taken[-1].measured_ms <= most_ms:
             break
     return min(taken, key=lambda measurement: measurement.measured_ms)
 
 
-def _calmest(model, protocol, attempts, progress):
+def _calmest(model, protocol, attempts, how):
     taken = []
     for _ in range(attempts):
-        taken.append(measure(model, protocol, progress=progress))
-        if taken[-1].warning is None:
+        taken.append(measure(model, protocol, **how))
+        if taken[-1].warning is None or len(taken[-1].raw_ms) < protocol.num_runs:
             break
     return min(taken, key=lambda measurement: measurement.spread_pct)
 
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-    gc.collect()
-    gc.disable()
+    gc.disable()  # not collected first: with torch imported that takes a tenth of a second, more than most runs
     try:
         yield
     finally:

@@ -10,13 +10,17 @@ from zennas.track import EvidencePlan
 
 
 def gather(searched: Searched, entries: list[Measured]) -> dict:
-    """{key: {score's name: value, None where it failed}} of measured networks, by the rows of the plan's `evidence`.
+    """{key: {score's name: value, None where it failed}} of measured networks, by the rows of the plan's `evidence`:
+    all of them where they are asked for (--evidence), else the one that ranks winners, of finalists alone.
 
     Kept in run.json, so that none is computed twice. Scored by the run's workers, with nothing measured beside them.
     """
     plan, known = searched.plan.evidence, dict(searched.ledger.state.get("evidence", {}))
-    todo = [entry for entry in entries if set(known.get(entry.key, {})) != set(plan.names)]
-    if not todo or not plan.names:
+    names = plan.names if searched.evidence else [name for name in plan.names if name == plan.rank_by]
+    asked = [entry for entry in entries if searched.evidence or not entry.is_baseline]
+    todo = {entry.key: [name for name in names if name not in known.get(entry.key, {})] for entry in asked}
+    asked = [entry for entry in asked if todo[entry.key]]
+    if not asked:
         return known
     searched.progress.begin("asking the other scores about the networks")
     count = searched.progress.counting("networks")
@@ -25,19 +29,19 @@ def gather(searched: Searched, entries: list[Measured]) -> dict:
             searched.workers.submit(
                 [entry.candidate], plan.of(name), shape=searched.space.shape, seed=searched.plan.seed
             )
-            for name in plan.names
+            for name in todo[entry.key]
         ]
-        for entry in todo
+        for entry in asked
     ]
-    for index, (entry, of_entry) in enumerate(zip(todo, handles, strict=True)):
-        values = {}
-        for name, handle in zip(plan.names, of_entry, strict=True):
+    for index, (entry, of_entry) in enumerate(zip(asked, handles, strict=True)):
+        values = dict(known.get(entry.key, {}))
+        for name, handle in zip(todo[entry.key], of_entry, strict=True):
             (scored,) = searched.workers.results(handle, 1)
             values[name] = None if scored.value is None else round(scored.value, 5)
             if scored.error is not None:
                 searched.progress.say(f"warning: {entry.name}: no {name}: {scored.error}", style="yellow")
-        known[entry.key] = values
-        count(index + 1, len(todo))
+        known[entry.key] = {name: values[name] for name in plan.names if name in values}
+        count(index + 1, len(asked))
     searched.progress.end()
     searched.ledger.save(evidence=known)
     return known

@@ -15,7 +15,7 @@ from zennas.search.loop import correct, evolve
 from zennas.search.measured import Measured
 from zennas.search.scored import Row
 from zennas.search.stages import Searched
-from zennas.search.winners import diverse_best, measure_whole, measured_correction, metadata
+from zennas.search.winners import diverse_best, export_all, measure_whole, measured_correction, metadata
 from zennas.space.space import distance
 
 # A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one
@@ -37,7 +37,7 @@ def hold_finals(searched: Searched) -> list[Measured]:
     correction, unless the minutes are short, and by a resumed run: what was scored again or measured before is not done
     twice.
     """
-    rounds, measured, slots = 0, 0, []
+    rounds, measured, slots, exports = 0, 0, [], {}
     while len(slots) < searched.plan.num_winners:
         row = _next_finalist(searched, slots)
         if row is None:
@@ -48,7 +48,9 @@ def hold_finals(searched: Searched) -> list[Measured]:
         if measured >= searched.plan.max_finalists:
             break
         measured += 1
-        entry = _measure(searched, row)
+        if row.candidate not in exports:
+            exports |= _export_ahead(searched, slots, exports, num=searched.plan.max_finalists - measured + 1)
+        entry = _measure(searched, row, exports[row.candidate])
         if entry is None:
             continue
         if any(map(_misjudged, entry.latencies)):
@@ -70,7 +72,29 @@ def hold_finals(searched: Searched) -> list[Measured]:
                 _search_again(searched)
             if again or not is_hurried(searched):
                 slots = []
+    for candidate, exported in exports.items():  # those that a correction made nobody ask for
+        if candidate.key not in searched.ledger.measured and not isinstance(exported, Exception):
+            exported.path.unlink(missing_ok=True)
     return crown(searched)
+
+
+def _export_ahead(searched, slots, exports, *, num):
+    """{candidate: Exported} of the next finalists, at most `num`, if all that are measured keep the budget: scored
+    again and exported side by side, before any is measured.
+    """
+    presumed, ahead = list(slots), []
+    while len(presumed) < searched.plan.num_winners and len(ahead) < num:
+        row = _next_finalist(searched, presumed)
+        if row is None:
+            break
+        presumed.append(row.candidate)
+        if row.key not in searched.ledger.measured and row.candidate not in exports:
+            ahead.append(row.candidate)
+    searched.progress.begin(f"exporting {len(ahead)} finalist(s)")
+    searched.progress.update({})
+    exported = export_all(searched, {candidate: searched.folder / f"{candidate.key}.onnx" for candidate in ahead})
+    searched.progress.end()
+    return exported
 
 
 def _misjudged(latency):
@@ -222,14 +246,16 @@ def _rescored(searched, rows):
     return rescored
 
 
-def _measure(searched, row):
+def _measure(searched, row, exported):
     """A row's candidate, measured whole. Where it cannot be measured: None, and it is noted as failed."""
     score = searched.ledger.state["rescored"][row.key]
     searched.progress.begin(f"measuring finalist {row.key} whole")
     searched.progress.update({searched.plan.score.label: f"{score[0]:.2f}"})
     path = searched.folder / f"{row.key}.onnx"
     try:
-        entry = measure_whole(searched, row.candidate, role="finalist", name=row.key, score=score, path=path)
+        if isinstance(exported, Exception):
+            raise exported
+        entry = measure_whole(searched, row.candidate, role="finalist", name=row.key, score=score, exported=exported)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, UserError) or not isinstance(error, Exception):

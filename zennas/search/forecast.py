@@ -1,17 +1,34 @@
-"""How long the stages of a run take: what is left for the search, and what the run says of it at its beginning."""
+"""How long the stages of a run take: what is left for the search, and what the run says of it at its beginning.
 
+The seconds below were measured where IR-100 takes NOMINAL_MS_PER_GMAC on one core. Another machine's are scaled by its
+own speed as soon as that is known, and by how long its table and its baselines took once those are measured.
+"""
+
+import math
+
+from zennas.latency.budget import kept_network
+from zennas.latency.protocol import FEW_RUNS
+from zennas.latency.table import STACK
 from zennas.progress import duration
 from zennas.search.funnel import knows
 from zennas.search.stages import Prepared
+from zennas.search.winners import FAR_PCT
+from zennas.space.cost import cost
 
-EXPORT_S = 5.0  # building, exporting and proving one network; measured 1 s (IR-18) to 8 s ([3,25,88,3])
-FINALIST_S = 14.0  # the same for a finalist, with six candidates scored again; measured 12 to 20 s at 120 blocks
+NOMINAL_MS_PER_GMAC = 20.4
+PART_S = 0.35  # building and exporting one part of the latency table, and opening it, without its runs
+EXPORT_S, EXPORT_BLOCK_S = 1.0, 0.06  # building, exporting and proving a network; and for each of its blocks
+OPEN_BLOCK_S = 0.012  # opening its file to be timed
+SCORE_BLOCK_S = 0.01  # its score with the repeats of the finals
 PUBLISH_S = 5.0
-PART_S = 0.45  # one part of the latency table
+RESCORED = 6  # networks that are scored again for each finalist
 EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
+PART_OVERHEAD = 1.2  # a part's milliseconds per multiply-accumulate, in those of a network: its caches are cold
 # Of the minutes that the search itself gets, however slow the device is. Members of one trunk are scored thirty
 # times as fast.
 MIN_SEARCH_SHARE, MIN_TRUNKS_SHARE = 0.2, 0.12
+LEAST_PACE, MOST_PACE = 0.5, 3.0
+WORTH_SAYING = 0.1  # a forecast that changes by less is not said again
 
 
 def search_seconds(prepared: Prepared) -> float | None:
@@ -30,19 +47,20 @@ def left_for_search(prepared: Prepared, rest_s: float) -> float:
 
 def finalist_seconds(prepared: Prepared) -> float:
     """What one finalist is expected to take: scored again with others of its slot, exported, measured whole."""
-    return FINALIST_S + prepared.protocol.num_runs * prepared.budget.budget_ms / 1000
+    blocks = _deepest(prepared)
+    busy_s = OPEN_BLOCK_S * blocks + (_export_s(blocks) + RESCORED * SCORE_BLOCK_S * blocks) / _side_by_side(prepared)
+    return busy_s * _pace(prepared) + prepared.protocol.num_runs * prepared.budget.budget_ms / 1000
 
 
 def finals_seconds(prepared: Prepared) -> float:
     """What the finals are expected to take: a network measured whole per winner, and one that is over the budget; then
-    what the other scores say of winners and baselines.
+    what other scores say, where they are asked, and the page.
     """
-    plan, space = prepared.plan, prepared.space
-    blocks = [baseline.num_blocks for baseline in space.baselines.values()]
-    deepest = min(space.limits.max_blocks, sum(span.high for span in space.depths))
-    blocks += [deepest] * plan.num_winners  # Zen-Score asks for all there are
-    evidence_s = EVIDENCE_S * sum(blocks) * len(plan.evidence.names) / prepared.workers.num_workers
-    return finalist_seconds(prepared) * (plan.num_winners + 1) + evidence_s + PUBLISH_S
+    plan, blocks = prepared.plan, _deepest(prepared) * prepared.plan.num_winners
+    names = [name for name in plan.evidence.names if prepared.evidence or name == plan.evidence.rank_by]
+    blocks += sum(each.num_blocks for each in prepared.space.baselines.values()) if prepared.evidence else 0
+    scores_s = EVIDENCE_S * blocks * len(names) / _side_by_side(prepared)
+    return finalist_seconds(prepared) * (plan.num_winners + 1) + (scores_s + PUBLISH_S) * _pace(prepared)
 
 
 def is_hurried(prepared: Prepared) -> bool:
@@ -50,16 +68,102 @@ def is_hurried(prepared: Prepared) -> bool:
     return prepared.clock.left_s < finals_seconds(prepared)
 
 
+def knows_the_machine(prepared: Prepared) -> bool:
+    """Whether anything that was measured says how fast the machine is."""
+    return _ms_per_mac(prepared) is not None
+
+
 def say_how_long(prepared: Prepared) -> None:
-    """Say what the run is expected to take from here, stage by stage."""
-    plan, space = prepared.plan, prepared.space
-    table_s = PART_S * len(prepared.predictor.table.missing_for(space))
-    todo = sum(baseline.key not in prepared.ledger.measured for baseline in space.baselines.values())
-    # Hand-made networks take less than the budget, most of them much less.
-    baselines_s = todo * (EXPORT_S + prepared.protocol.num_runs * prepared.budget.budget_ms / 2000)
-    parts = {"latency table": table_s, "baselines": baselines_s, "finals": finals_seconds(prepared)}
+    """Say what the run is expected to take from here, stage by stage, and note it in run.json. Said again, it is a
+    correction, and says so where it is worth it.
+    """
+    plan, ledger = prepared.plan, prepared.ledger
+    parts = {
+        "latency table": table_seconds(prepared),
+        "baselines": baselines_seconds(prepared),
+        "finals": finals_seconds(prepared),
+    }
     if plan.candidates is None:
         parts["search"] = left_for_search(prepared, sum(parts.values()))
-    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0)
-    total = duration(sum(parts.values())) + (f" and {plan.candidates} candidates" if plan.candidates else "")
-    prepared.progress.say(f"   time  about {total} from here: {listed}")
+    here_s, ahead_s = prepared.clock.total_s, sum(parts.values())
+    said = ledger.state.get("promised", [])
+    ledger.save(promised=[*said, {"at_s": round(here_s, 1), "total_s": round(here_s + ahead_s, 1)}])
+    before_s = said[-1]["total_s"] if said else None
+    if before_s is not None and abs(here_s + ahead_s - before_s) <= WORTH_SAYING * before_s:
+        return
+    listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0.5)
+    total = duration(ahead_s) + (f" and {plan.candidates} candidates" if plan.candidates else "")
+    text = f"about {total} from here: {listed}"
+    if before_s is not None:
+        text += f"; {duration(here_s + ahead_s)} in all, corrected from {duration(before_s)} by what was measured"
+    prepared.progress.say(f"   time  {text}")
+
+
+def table_seconds(prepared: Prepared) -> float:
+    """What the missing rows of the latency table are expected to take."""
+    missing, runs = prepared.predictor.table.missing_for(prepared.space), prepared.plan.table_runs + 1
+    macs = sum(part.macs * (1 + STACK * part.keeps_shape) for part in missing)
+    ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) / 2 / _side_by_side(prepared)
+    return ready_s * _pace(prepared) + runs * macs * PART_OVERHEAD * (_ms_per_mac(prepared) or 0.0) / 1000
+
+
+def baselines_seconds(prepared: Prepared) -> float:
+    """What the baselines that are not measured yet are expected to take."""
+    todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
+    busy_s = sum(_export_s(each.num_blocks) + SCORE_BLOCK_S * each.num_blocks for each in todo)
+    timed_s = sum(_timed_s(prepared, each) for each in todo)
+    return busy_s * _pace(prepared) / _side_by_side(prepared) + timed_s
+
+
+def note_pace(prepared: Prepared, expected_s: float, taken_s: float) -> None:
+    """Take note of how long the table and the baselines took, beside what was expected of them: what is to come is
+    scaled by it. Where hardly anything was to be done, that says nothing.
+    """
+    if expected_s < 10:
+        return
+    pace = min(MOST_PACE, max(LEAST_PACE, taken_s / expected_s))
+    prepared.ledger.save(pace=round(pace * prepared.ledger.state.get("pace", 1.0), 3))
+
+
+def _timed_s(prepared, candidate):
+    """Measuring a baseline whole: all runs near the budget, a few far from it, none where this machine kept it."""
+    shape, protocol, table = prepared.space.shape, prepared.protocol, prepared.predictor.table
+    if kept_network(candidate, protocol, shape, machine=prepared.machine, few=True) is not None:
+        return 0.0
+    if table.covers(candidate, shape):
+        ms = table.predict(candidate, shape)
+    else:
+        ms = cost(candidate, shape).macs * (_ms_per_mac(prepared) or 0.0)
+    is_near = abs(math.log(max(ms, 1e-6) / prepared.budget.budget_ms)) <= math.log(1 + FAR_PCT / 100)
+    runs = protocol.num_runs if is_near else min(FEW_RUNS, protocol.num_runs)
+    return runs * ms / 1000 + OPEN_BLOCK_S * candidate.num_blocks * _pace(prepared)
+
+
+def _ms_per_mac(prepared):
+    """Of the track's reference network, where it was measured here; else of the table's rows; else None."""
+    reference, rows = prepared.track.budget.reference, prepared.predictor.table.rows
+    if prepared.budget.reference_ms is not None:
+        return prepared.budget.reference_ms / cost(reference.candidate, reference.shape).macs
+    macs = sum(part.macs for part in rows)
+    return sum(rows.values()) / macs / PART_OVERHEAD if macs else None
+
+
+def _pace(prepared):
+    """By how much everything that is not timed takes longer than noted above."""
+    ms_per_mac = _ms_per_mac(prepared)
+    slowness = 1.0 if ms_per_mac is None else ms_per_mac * 1e9 / NOMINAL_MS_PER_GMAC
+    return prepared.ledger.state.get("pace", 1.0) * slowness
+
+
+def _export_s(num_blocks):
+    return EXPORT_S + EXPORT_BLOCK_S * num_blocks
+
+
+def _deepest(prepared):
+    """Blocks of the deepest network: Zen-Score asks for all there are."""
+    space = prepared.space
+    return min(space.limits.max_blocks or math.inf, sum(span.high for span in space.depths))
+
+
+def _side_by_side(prepared):
+    return prepared.workers.num_workers if prepared.workers.local else 1

@@ -99,7 +99,7 @@ def _calibration(prepared):
     shape = prepared.space.shape
     for entry in prepared.ledger.baselines:
         candidate, latency = entry.candidate, entry.latency
-        kept = kept_network(candidate, prepared.protocol, shape, machine=prepared.machine)
+        kept = kept_network(candidate, prepared.protocol, shape, machine=prepared.machine, few=True)
         if kept is None:
             kept = Measurement(**{name: getattr(latency, name) for name in Measurement.model_fields})
             keep_network(candidate, kept, shape)

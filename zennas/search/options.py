@@ -75,6 +75,10 @@ class Options(CommandOptions):
     score: Annotated[
         str | None, flag("Objective: a row of SCORES.", unset="the experiment's, zen", values="scores")
     ] = None
+    evidence: Annotated[
+        bool,
+        flag("Ask other scores about winners and baselines, for the report; only the one that ranks is asked else."),
+    ] = False
     storage: Annotated[
         str | None,
         flag(

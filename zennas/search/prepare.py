@@ -4,20 +4,31 @@ baselines.
 
 import time
 
-from zennas.latency.budget import LocalBudget, local_budget, measure_detector, read_bytes, reference_here
-from zennas.latency.table import LatencyTable, measure_part
+from zennas.latency.budget import (
+    LocalBudget,
+    keep_network,
+    kept_network,
+    local_budget,
+    measure_detector,
+    read_bytes,
+    reference_here,
+)
+from zennas.latency.protocol import Measurement
+from zennas.latency.table import LatencyTable, measure_part, ready_part, time_part
 from zennas.records import UserError, first_line
 from zennas.search.cost_limits import check_limits, cost_limits
-from zennas.search.forecast import say_how_long
+from zennas.search.forecast import baselines_seconds, knows_the_machine, note_pace, say_how_long, table_seconds
 from zennas.search.measured import Measured
 from zennas.search.opening import connect, open_store
 from zennas.search.predictor import Predictor, ms_text
 from zennas.search.stages import Opened, Prepared, onwards
 from zennas.search.store import Store
-from zennas.search.winners import measure_whole
+from zennas.search.winners import export_all, measure_whole
 from zennas.search.workers import Workers
 from zennas.space.parts import Part
 
+PARTS_AHEAD = 4  # of the latency table that each worker readies before they are timed
+PARTS_TO_KNOW = 8  # of a table, by which the speed of a machine is known that has nothing measured
 ASK_S = 1.0  # between two looks at whether the first island is done with what is done once for all
 
 
@@ -45,11 +56,16 @@ def prepare(opened: Opened) -> Prepared:
             entry = Measured.parse(values, "the store")
             if entry.key not in opened.ledger.measured:
                 opened.ledger.take_measured(entry.changed(onnx=None))
+        if not knows_the_machine(prepared):
+            _fill_table(prepared, table, most=PARTS_TO_KNOW)
         say_how_long(prepared)
+        expected_s, begun = table_seconds(prepared) + baselines_seconds(prepared), time.monotonic()
         _fill_table(prepared, table)
         predictor.check(slack=1.2)  # the table is not corrected yet
         tables = _tables_of_devices(prepared, setup)
         measure_baselines(prepared)
+        note_pace(prepared, expected_s, time.monotonic() - begun)
+        say_how_long(prepared)
         if not setup and opened.storage is not None:
             of_devices = {name: {"machine": each.machine, "table": _rows(each)} for name, each in tables.items()}
             setup = {"budget": opened.ledger.state["budget"], "machine": machine, "table": _rows(table)}
@@ -163,25 +179,37 @@ def _tables_of_devices(prepared, setup):
     return tables
 
 
-def _fill_table(prepared, table, *, device=None):
+def _fill_table(prepared, table, *, device=None, most=None):
     """Measure and keep what a LatencyTable lacks to predict every candidate and baseline of the space.
 
-    device: the name of a further latency device, in place of the run's own.
+    device: the name of a further latency device, in place of the run's own. most: so many parts of it alone.
     """
     missing, progress, workers = table.missing_for(prepared.space), prepared.progress, prepared.workers
-    if missing:
-        of_whom = "this machine" if device is None else f"device {device}"
-        progress.begin(f"measuring the latency table, once for {of_whom}")
-        table.ensure(
-            missing,
-            num_runs=prepared.plan.table_runs,
-            progress=progress.counting("blocks"),
-            measure_one=lambda part, protocol, num_runs: workers.on_device(
-                measure_part, part, protocol, num_runs=num_runs, device=device
-            ),
-        )
-        progress.end()
-        progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
+    if most is not None:  # of all sizes
+        missing = missing[:: max(1, len(missing) // most)][:most]
+    if not missing:
+        return
+    of_whom = "this machine" if device is None else f"device {device}"
+    progress.begin(f"measuring the latency table, once for {of_whom}")
+    count = progress.counting("blocks")
+    # Parts are built and exported side by side, a few at a time, and timed when that is done.
+    size = PARTS_AHEAD * workers.num_workers if workers.local else 1
+    for begun in range(0, len(missing), size):
+        parts, ready = missing[begun : begun + size], {}
+        if workers.local:
+            answers = workers.at_once(ready_part, [(part, table.protocol) for part in parts])
+            ready = {
+                part: answer for part, answer in zip(parts, answers, strict=True) if not isinstance(answer, Exception)
+            }
+
+        def measured(part, protocol, num_runs, ready=ready):
+            what = (time_part, ready[part]) if part in ready else (measure_part, part)
+            return workers.on_device(*what, protocol, num_runs=num_runs, device=device)
+
+        table.ensure(parts, num_runs=prepared.plan.table_runs, measure_one=measured)
+        count(begun + len(parts), len(missing))
+    progress.end()
+    progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
 
 
 def measure_baselines(prepared: Prepared) -> None:
@@ -191,30 +219,48 @@ def measure_baselines(prepared: Prepared) -> None:
     todo = {name: candidate for name, candidate in baselines.items() if candidate.key not in ledger.measured}
     if not todo:
         return
-    progress.begin("measuring the baselines whole")
-    count = progress.counting("networks")
-    for index, (name, candidate) in enumerate(todo.items()):
-        how = {"shape": prepared.space.shape, "seed": plan.seed, "repeats": plan.score.final_repeats}
-        handle = workers.submit([candidate], plan.score, **how)
-        (scored,) = workers.results(handle, 1)
-        if scored.error is not None:
-            raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
-        path = prepared.folder / "baseline.onnx"
-        try:
-            score = scored.value, scored.std
-            entry = measure_whole(prepared, candidate, role="baseline", name=name, score=score, path=path)
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
-            raise UserError(
-                f"baseline {name} ({candidate.text}) cannot be measured: {type(error).__name__}: {first_line(error)}; "
-                f"take it out of space {prepared.space.name}'s baselines to search without it"
-            ) from None
-        finally:
+    progress.begin("exporting and scoring the baselines")
+    progress.update({})
+    how = {"shape": prepared.space.shape, "seed": plan.seed, "repeats": plan.score.final_repeats}
+    handles = [workers.submit([candidate], plan.score, **how) for candidate in todo.values()]
+    paths = {candidate: prepared.folder / f"{candidate.key}.onnx" for candidate in todo.values()}
+    try:
+        exports = export_all(prepared, paths)
+        scores = [workers.results(handle, 1)[0] for handle in handles]
+        progress.begin("measuring the baselines whole")
+        count = progress.counting("networks")
+        for index, ((name, candidate), scored) in enumerate(zip(todo.items(), scores, strict=True)):
+            ledger.add_measured(_baseline(prepared, name, candidate, scored, exports[candidate]))
+            count(index + 1, len(todo))
+    finally:
+        for path in paths.values():  # half a gigabyte each, and a line of Python makes them again
             path.unlink(missing_ok=True)
-        entry = entry.changed(onnx=None)  # half a gigabyte each, and a line of Python makes them again
-        ledger.add_measured(entry)
-        if entry.latency.warning:
-            progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
-        count(index + 1, len(todo))
     progress.end()
+
+
+def _baseline(prepared, name, candidate, scored, exported):
+    """A baseline, measured whole, or as this machine measured it before: the same correction in every run, so that the
+    same seed proposes the same candidates.
+    """
+    if scored.error is not None:
+        raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
+    shape, protocol, machine = prepared.space.shape, prepared.protocol, prepared.machine
+    kept, score = kept_network(candidate, protocol, shape, machine=machine, few=True), (scored.value, scored.std)
+    try:
+        if isinstance(exported, Exception):
+            raise exported
+        how = {"role": "baseline", "name": name, "score": score, "exported": exported, "kept": kept}
+        entry = measure_whole(prepared, candidate, **how)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
+        raise UserError(
+            f"baseline {name} ({candidate.text}) cannot be measured: {type(error).__name__}: {first_line(error)}; "
+            f"take it out of space {prepared.space.name}'s baselines to search without it"
+        ) from None
+    if kept is None:
+        taken = Measurement(**{field: getattr(entry.latency, field) for field in Measurement.model_fields})
+        keep_network(candidate, taken, shape)
+    if entry.latency.warning:
+        prepared.progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
+    return entry.changed(onnx=None)

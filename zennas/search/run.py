@@ -53,6 +53,7 @@ def check(options: Options) -> Checked:
         images=options.images,
         budget_ms=options.budget_ms,
         detector=options.detector,
+        evidence=options.evidence,
         num_workers=options.workers,
         address=options.address,
         device=options.device,

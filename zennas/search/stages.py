@@ -49,6 +49,7 @@ class Checked:
     images: pathlib.Path | None = None  # what networks see while they are timed; None: the track's input
     budget_ms: float | None = None
     detector: pathlib.Path | None = None
+    evidence: bool = False  # ask every score of the plan's evidence, not only the one that decides
     num_workers: int | None = None  # None: one per processor core, here or in the cluster
     address: str | None = None
     device: str | None = None  # the tag of the nodes to measure on; None: those of any

@@ -5,13 +5,15 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
+from zennas.export.onnx_file import Proof
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, judged, timed_network
-from zennas.latency.protocol import measure_calmly
+from zennas.latency.protocol import UNLIKELY_PCT, Measurement, measure_calmly
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.search.measured import Measured
@@ -24,6 +26,8 @@ from zennas.tasks.table import task_of
 
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
+# From the budget, so that a few runs say enough: of a baseline, on either side; of a finalist, above it.
+FAR_PCT, CLEARLY_PCT = 30.0, 8.0
 
 
 def correction(timed: Iterable[tuple[float, float]], budget_ms: float) -> float:
@@ -62,42 +66,73 @@ def metadata(candidate: Candidate, made_by: dict) -> dict[str, str]:
     return {"zennas": json.dumps(made_by), "candidate": candidate.text, "trained": "no"}
 
 
+class Exported(NamedTuple):
+    """A candidate's file, written and proven."""
+
+    path: pathlib.Path
+    proof: Proof
+    problems: tuple[str, ...]  # what the track's checker would refuse in it
+    megabytes: float
+
+
+def export_all(prepared: Prepared, paths: dict[Candidate, pathlib.Path]) -> dict[Candidate, Exported | Exception]:
+    """Each candidate's Exported, or the exception that says why there is none: written to these paths side by side."""
+    made_by, task = prepared.ledger.state["made_by"], prepared.experiment.task
+    calls = [
+        (candidate, prepared.space.shape, prepared.protocol, metadata(candidate, made_by), prepared.track, task, path)
+        for candidate, path in paths.items()
+    ]
+    return dict(zip(paths, prepared.workers.at_once(_exported, calls), strict=True))
+
+
+def _exported(candidate, shape, protocol, metadata, track, task, path):
+    exported = export_candidate(candidate, shape, protocol, metadata=metadata)
+    write_atomically(path, exported.onnx_bytes)
+    problems = task_of(task).problems(track, exported.onnx_bytes)
+    return Exported(path, exported.proof, tuple(problems), exported.megabytes)
+
+
 def measure_whole(
-    prepared: Prepared, candidate: Candidate, *, role: str, name: str, score: tuple[float, float], path: pathlib.Path
+    prepared: Prepared,
+    candidate: Candidate,
+    *,
+    role: str,
+    name: str,
+    score: tuple[float, float],
+    exported: Exported,
+    kept: Measurement | None = None,
 ) -> Measured:
-    """Export a candidate to `path` and measure it whole from that file.
+    """Measure an exported candidate whole, from its file.
 
     `score` is (mean, std). The prediction is the table's, corrected for a finalist as far as it was corrected by then,
-    and uncorrected for a baseline, by which it is corrected.
+    and uncorrected for a baseline, by which it is corrected. Of one far from the budget a few runs are taken.
+    kept: its Measurement on the run's own device, taken before.
     """
     space, made_by, predictor = prepared.space, prepared.ledger.state["made_by"], prepared.predictor
     spent = cost(candidate, space.shape)
     table_ms = predictor.table_ms(candidate)
-    exported = export_candidate(
-        candidate,
-        space.shape,
-        prepared.protocol,
-        metadata=metadata(candidate, made_by),
-    )
-    problems = task_of(prepared.experiment.task).problems(prepared.track, exported.onnx_bytes)
-    if problems and role != "baseline":
-        raise RuntimeError(f"the track's checker would refuse it: {'; '.join(problems)}")
-    write_atomically(path, exported.onnx_bytes)
+    if exported.problems and role != "baseline":
+        raise RuntimeError(f"the track's checker would refuse it: {'; '.join(exported.problems)}")
+    path = exported.path
 
-    def measured(predicted_ms, device=None):
+    def measured(predicted_ms, budget_ms, device=None):
         # A baseline is what shows how far off the table is: nothing is expected of it.
-        measure = functools.partial(measure_calmly, expected_ms=predicted_ms if role == "finalist" else None)
+        expected_ms = predicted_ms if role == "finalist" else None
+        enough = functools.partial(is_far, budget_ms=budget_ms, expected_ms=expected_ms)
+        measure = functools.partial(measure_calmly, expected_ms=expected_ms, enough=enough)
         if takes_network(prepared.protocol.backend):
             network = timed_network(candidate, space.shape, prepared.protocol)
             return prepared.workers.on_device(measure, network, prepared.protocol, device=device)
         return prepared.workers.measure_file(measure, path, prepared.protocol, device=device)
 
     predicted_ms, by_device = table_ms * predictor.factor, {}
-    measurement = measured(predicted_ms)
+    measurement = kept or measured(predicted_ms, prepared.budget.budget_ms)
     for limit in predictor.limits:
         if limit.is_measured:
             predicted = _predicted(limit, candidate, space)
-            by_device[limit.device] = _on_device(measured(predicted["predicted_ms"], limit.device), predicted, limit)
+            by_device[limit.device] = _on_device(
+                measured(predicted["predicted_ms"], limit.most, limit.device), predicted, limit
+            )
     values = {
         "role": role,
         "name": name,
@@ -116,12 +151,24 @@ def measure_whole(
             "table_ms": round(table_ms, 4),
         },
         "elsewhere": by_device,
-        "export": exported.proof.model_dump() | {"checker": problems},
+        "export": exported.proof.model_dump() | {"checker": exported.problems},
         "onnx": path.name,
         "verdict": None,
         "made_by": made_by,
     }
     return Measured.parse(values, f"{role} {name}")
+
+
+def is_far(few: Measurement, *, budget_ms: float, expected_ms: float | None) -> bool:
+    """Whether the first runs of a network already say on which side of the budget it is.
+
+    A baseline (nothing is expected of it) only shows where it stands. A finalist decides: it is out where it is clearly
+    over, and no slower than a prediction can be off; else the machine may have been busy.
+    """
+    if expected_ms is None:
+        return abs(math.log(few.measured_ms / budget_ms)) > math.log(1 + FAR_PCT / 100)
+    is_over = few.measured_ms > budget_ms * (1 + CLEARLY_PCT / 100)
+    return is_over and few.measured_ms <= expected_ms * (1 + UNLIKELY_PCT / 100)
 
 
 def _on_device(measurement, predicted, limit):

@@ -90,6 +90,7 @@ class Workers:
         self.tag, self._nodes, self._machines = tag, {}, {}
         try:
             self._on_device = ray.remote(max_retries=0)(_call)
+            self._beside = ray.remote(num_cpus=1, max_retries=0)(_aside)
             self._find_device(tag)
             self.kinds = self._scorers(num_workers)
             self.num_workers = sum(kind.num for kind in self.kinds)
@@ -276,6 +277,22 @@ class Workers:
                 self.say(f"{reason} while it measured: measured again")
                 self._find_device(tag)
 
+    def at_once(self, function: Callable, calls: Sequence[tuple]) -> list[Any]:
+        """[function(*arguments), or the exception that it raised] of each call, side by side on this machine's
+        processors. One after the other in this process where the workers are a cluster's, which may lack its files.
+        """
+        if not self.local:
+            return [_answer(function, arguments) for arguments in calls]
+        tasks = [self._beside.remote(function, arguments) for arguments in calls]
+        answers = []
+        for arguments, task in zip(calls, tasks, strict=True):
+            try:
+                answers.append(ray.get(task))
+            except ray.exceptions.RayError as error:  # the process died; ours may live
+                self.say(f"{why_lost(error)} beside the search: done again here")
+                answers.append(_answer(function, arguments))
+        return answers
+
     def measure_file(
         self, measure: Callable, path: pathlib.Path, protocol: Protocol, *, device: str | None = None
     ) -> Measurement:
@@ -350,6 +367,21 @@ def _score_batch(candidates, plan, shape, seed, repeats, device, limits):
             limit_s=limits["limit_s"],
             alone=limits["alone"],
         )
+
+
+def _aside(function, arguments):
+    """As `_answer`, on one processor, and not while another run of this machine measures."""
+    torch.set_num_threads(1)
+    with scoring():
+        return _answer(function, arguments)
+
+
+def _answer(function, arguments):
+    """What a call gives, or the exception that it raises: one that fails takes no other with it."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001 - handed to the caller
+        return error
 
 
 def _call(function, arguments, keywords):
