@@ -152,7 +152,7 @@ def calibration(name: str, shape: Sequence[int]) -> torch.Tensor | None:
     images_NCHW = images_of(name) if _is_of_images(shape) else None
     if images_NCHW is None:
         return None
-    return torch.from_numpy(np.stack([_seen(image_CHW, shape) for image_CHW in images_NCHW]))
+    return _batch(images_NCHW, shape)
 
 
 def before_part(name: str, part: Part) -> torch.Tensor | None:
@@ -165,14 +165,12 @@ def before_part(name: str, part: Part) -> torch.Tensor | None:
     if images_NCHW is None:
         return None
     images_NCHW = images_NCHW[:LEAD_IMAGES]
-    kind = part.kind if part.kind in BLOCKS else "ir"
-    by = 1 if part.kind in STEMS else stem_stride(kind)
-    halvings = max(0, int(math.log2(LEAD_PX / by / max(part.in_hw))))
-    hw = tuple(side * by * 2**halvings for side in part.in_hw)
-    channels = part.in_channels if part.kind in STEMS else images_NCHW.shape[1]
-    image_BCHW = torch.from_numpy(np.stack([_seen(image_CHW, (channels, *hw)) for image_CHW in images_NCHW]))
     if part.kind in STEMS:
-        return image_BCHW
+        return _batch(images_NCHW, (part.in_channels, *part.in_hw))
+    kind = part.kind if part.kind in BLOCKS else "ir"
+    by, channels = stem_stride(kind), images_NCHW.shape[1]
+    halvings = max(0, int(math.log2(LEAD_PX / by / max(part.in_hw))))
+    image_BCHW = _batch(images_NCHW, (channels, *(side * by * 2**halvings for side in part.in_hw)))
     with torch.device("meta"):
         lead = nn.Sequential(
             stem(channels, LEAD_CHANNELS, ends(kind).stem),
@@ -196,6 +194,10 @@ def _to_unit(image_HW3):
 
 def _sized(image_CHW, hw):
     return np.ascontiguousarray(resized(image_CHW.transpose(1, 2, 0), hw).reshape(*hw, -1).transpose(2, 0, 1))
+
+
+def _batch(images_NCHW, shape):
+    return torch.from_numpy(np.stack([_seen(image_CHW, shape) for image_CHW in images_NCHW]))
 
 
 def _seen(image_CHW, shape):
