@@ -9,7 +9,9 @@ from tests.shapes import FACE, square
 from zennas.latency import budget
 from zennas.latency.budget import (
     choose_protocol,
+    keep_network,
     keep_reference,
+    kept_network,
     kept_reference,
     local_budget,
     measure_detector,
@@ -157,6 +159,15 @@ def test_the_reference_is_measured_once_and_kept_for_the_machine_that_measures(
         assert found == taken(40.0, machine=machine) == kept_reference(track, CPU, machine=machine)
     assert measured == [(track.budget.reference.candidate, FACE)]
     assert console.file.getvalue().count("reference 40.00 ms measured, and kept") == 1
+
+
+def test_a_network_kept_of_few_runs_is_found_by_who_asks_for_no_more(track, own_folder):
+    rule, here = CPU.model_copy(update={"num_runs": 30}), {"machine": "a-machine"}
+    candidate, shape, few = track.budget.reference.candidate, FACE, taken(40.0, protocol=rule.with_runs(6))
+    keep_network(candidate, few, shape)
+    assert kept_network(candidate, rule, shape, **here) is None
+    assert kept_network(candidate, rule, shape, few=True, **here) == few
+    assert kept_network(candidate, rule.model_copy(update={"io": "device"}), shape, few=True, **here) is None
 
 
 def test_a_network_is_measured_from_its_export():

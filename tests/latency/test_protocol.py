@@ -11,7 +11,7 @@ from tests.shapes import square
 from zennas.latency import protocol as protocols
 from zennas.latency.backends import BACKENDS, Backend
 from zennas.latency.budget import export_candidate
-from zennas.latency.protocol import SPREAD_WARNING_PCT, Measurement, measure, measure_calmly
+from zennas.latency.protocol import FEW_RUNS, SPREAD_WARNING_PCT, Measurement, measure, measure_calmly
 from zennas.provenance import machine_name, versions
 from zennas.space.candidate import Candidate
 from zennas.track import Protocol
@@ -113,7 +113,7 @@ def test_the_calmest_of_several_attempts_counts(monkeypatch, spreads, taken_from
     attempts = [taken([10.0 - spread / 20, 10.0, 10.0 + spread / 20]) for spread in spreads]
     waiting = iter(attempts)
     # Noise cannot be ordered from a machine: the measurements are given, the choice among them is real.
-    monkeypatch.setattr(protocols, "measure", lambda model, protocol, *, progress: next(waiting))
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
     assert measure_calmly("model", attempts[0].protocol, attempts=3) is attempts[taken_from]
     assert len(attempts) - len(list(waiting)) == num_taken
 
@@ -126,6 +126,35 @@ def test_what_took_far_longer_than_predicted_is_measured_again(monkeypatch, time
     """A core shared with another program slows all runs alike, and the spread says nothing."""
     attempts = [taken([ms, ms, ms]) for ms in times_ms]
     waiting = iter(attempts)
-    monkeypatch.setattr(protocols, "measure", lambda model, protocol, *, progress: next(waiting))
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
     assert measure_calmly("model", attempts[0].protocol, expected_ms=10.0) is attempts[taken_from]
     assert len(attempts) - len(list(waiting)) == num_taken
+
+
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_a_few_runs_are_taken_where_they_say_enough(scripted, is_enough):
+    """The first six are shown as a Measurement of six; a rule of no more than six runs is never cut short."""
+    runs, shown = [], []
+
+    def enough(few):
+        shown.append(few)
+        return is_enough
+
+    protocol = scripted.model_copy(update={"num_runs": 20, "kth_fastest": 4})
+    measurement = measure_calmly(lambda: runs.append(1), protocol, enough=enough, attempts=1)
+    (few,) = shown
+    assert len(few.raw_ms) == FEW_RUNS and few.protocol == protocol.with_runs(FEW_RUNS)
+    assert few.protocol.kth_fastest == 2  # the same quantile: a fifth
+    assert len(runs) == len(measurement.raw_ms) == (FEW_RUNS if is_enough else 20)
+    assert measurement.protocol == (few.protocol if is_enough else protocol)
+    short = scripted.model_copy(update={"num_runs": FEW_RUNS})
+    assert len(measure(lambda: None, short, enough=enough).raw_ms) == FEW_RUNS and len(shown) == 1
+
+
+def test_a_few_noisy_runs_are_not_taken_again(monkeypatch):
+    """What is far from a budget is far from it whatever the spread."""
+    noisy = taken([1.0] * 3 + [9.0] * 3).model_copy(update={"protocol": Protocol(backend="a", num_runs=6)})
+    assert noisy.warning is not None
+    waiting = iter([noisy])
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
+    assert measure_calmly("model", Protocol(backend="a"), enough=lambda few: True) is noisy

@@ -3,7 +3,7 @@ import types
 import pytest
 
 from zennas.score.scores import SCORES
-from zennas.search.evidence import ranked
+from zennas.search.evidence import gather, ranked
 from zennas.track import EvidencePlan
 
 SCORES_OF = {"one": 100.0, "two": 99.8, "three": 99.6, "far": 90.0}
@@ -31,6 +31,55 @@ def test_a_network_whose_evidence_is_missing_comes_last_of_those_alike():
 
 def test_nobody_is_ranked_where_nobody_won():
     assert ranked([], {}, EvidencePlan()) == []
+
+
+class Asked:
+    """Workers that answer every score with its name's length, and note what they were asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def submit(self, candidates, plan, **_):
+        self.asked.append((candidates[0], plan.name))
+        return plan.name
+
+    def results(self, handle, num):
+        return [types.SimpleNamespace(value=float(len(handle)), error=None)] * num
+
+
+def searched(*, evidence, known=()):
+    state = {"evidence": dict(known)}
+    count = types.SimpleNamespace(begin=lambda text: None, end=lambda: None, counting=lambda what: lambda *_: None)
+    return types.SimpleNamespace(
+        plan=types.SimpleNamespace(evidence=EvidencePlan(), seed=0),
+        evidence=evidence,
+        ledger=types.SimpleNamespace(state=state, save=state.update),
+        space=types.SimpleNamespace(shape=None),
+        progress=count,
+        workers=Asked(),
+    )
+
+
+def entry(key, *, is_baseline):
+    return types.SimpleNamespace(key=key, candidate=key, name=key, is_baseline=is_baseline)
+
+
+ENTRIES = [entry("winner", is_baseline=False), entry("baseline", is_baseline=True)]
+
+
+def test_only_the_score_that_decides_is_asked_and_only_of_winners():
+    run = searched(evidence=False)
+    assert gather(run, ENTRIES) == {"winner": {"equal_cost": 10.0}}
+    assert run.workers.asked == [("winner", "equal_cost")]
+
+
+def test_all_are_asked_on_request_and_none_twice():
+    run = searched(evidence=True, known={"winner": {"equal_cost": 1.5}})
+    values = gather(run, ENTRIES)
+    names = EvidencePlan().names
+    assert list(values["winner"]) == list(values["baseline"]) == list(names) and values["winner"]["equal_cost"] == 1.5
+    assert len(run.workers.asked) == 2 * len(names) - 1
+    assert gather(run, ENTRIES) == values and len(run.workers.asked) == 2 * len(names) - 1
 
 
 def test_the_plan_asks_scores_that_there_are_and_ranks_by_one_of_them():

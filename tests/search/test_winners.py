@@ -13,6 +13,7 @@ from zennas.search.winners import (
     correction,
     diverse_best,
     export_all,
+    is_far,
     measure_whole,
     metadata,
     prediction_error,
@@ -125,6 +126,26 @@ def test_a_file_says_that_it_is_not_trained(space):
     told = metadata(space.cheapest(), {"zennas": "0.1.0", "seed": 0})
     assert told["trained"] == "no" and told["candidate"] == space.cheapest().text
     assert json.loads(told["zennas"])["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("measured_ms", "expected_ms", "is_known"),
+    [
+        # A baseline: nothing is expected of it, and where it stands is all that it shows.
+        (5.0, None, True),
+        (20.0, None, True),
+        (9.0, None, False),
+        (12.9, None, False),
+        # A finalist is out where it is clearly over, and never in by a few runs.
+        (5.0, 9.9, False),
+        (10.5, 9.9, False),
+        (11.0, 9.9, True),
+        (20.0, 9.9, False),  # twice what was predicted: the machine may have been busy
+    ],
+)
+def test_a_few_runs_say_enough_of_what_is_far_from_the_budget(measured_ms, expected_ms, is_known):
+    few = types.SimpleNamespace(measured_ms=measured_ms)
+    assert is_far(few, budget_ms=10.0, expected_ms=expected_ms) == is_known
 
 
 def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_path, monkeypatch):

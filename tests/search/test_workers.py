@@ -254,3 +254,15 @@ def test_a_process_that_uses_ray_already_keeps_its_connection(workers):
     with pytest.raises(RuntimeError, match="connected to a Ray already"):
         Workers(1, plan=SearchPlan())
     assert workers.on_device(os.getpid) != os.getpid()
+
+
+def _half(number, at_pid):
+    if number == 7 and os.getpid() != at_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number / (number - 4)
+
+
+def test_what_is_done_side_by_side_comes_in_order_and_one_that_fails_or_dies_takes_no_other_with_it(workers, said):
+    answers = workers.at_once(_half, [(number, os.getpid()) for number in (2, 4, 6, 7)])
+    assert answers[0] == -1.0 and isinstance(answers[1], ZeroDivisionError) and answers[2] == 3.0
+    assert answers[3] == 7 / 3 and any("done again here" in text for text in said)
