@@ -18,8 +18,6 @@ from zennas.tasks.face.align import align
 from zennas.tasks.face.detect import Detector, Face
 
 PART_PHOTOGRAPHS = 64  # a second or so: what a kill may cost
-# Where no face is found, one that the detector hardly believes in is better than none: lists of pairs name profiles.
-LEAST_SCORE = 0.3
 ACCEPTED, DOUBTFUL, REFUSED = "accepted", "doubtful", "refused"
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 COORDINATES = [f"{point}_{axis}" for point in POINTS for axis in "xy"]
@@ -118,9 +116,7 @@ def _faces(aligning, image, image_HW3):
         points_52 = aligning.points_N52[image]
         low_2, high_2 = points_52.min(0), points_52.max(0)
         return [Face(*low_2.tolist(), *(high_2 - low_2).tolist(), points_52, 1.0)], True
-    detector = aligning.detector
-    faces = detector.found(image_HW3, every=aligning.every)
-    return faces or detector.found(image_HW3, min_score=LEAST_SCORE), False
+    return aligning.detector.likely(image_HW3, every=aligning.every), False
 
 
 def _one(aligning, image_HW3, faces, number, row):

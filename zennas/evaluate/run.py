@@ -212,7 +212,9 @@ def _crops(images, prefix, where, faces):
     path, source = list_and_images(where)
     path = f"{path}@" if source else ""
     lies_at = source or (None if where.endswith(".bin") else where)
-    return set_of_crops(images, faces, given="", where=lies_at, then=lambda out: f"--set {prefix}{path}{out}")
+    return set_of_crops(
+        images, faces, given="", where=lies_at, is_listed=bool(source), then=lambda out: f"--set {prefix}{path}{out}"
+    )
 
 
 def _distinct(things):

@@ -4,6 +4,8 @@ way; aligned crops never are."""
 import importlib
 import json
 import pickle
+import re
+import shlex
 
 import cv2
 import numpy as np
@@ -153,10 +155,23 @@ def test_photographs_are_refused_with_the_command_to_type(name, photos, material
     assert ended.code == 2, ended.said
     said = " ".join(ended.stderr.split())
     assert "holds photographs, not aligned faces: of " in said
-    command = line("zennas.align", ["--data", str(photos), "--out", out])
+    more = ["--complete"] if "@" in then else []  # a list wants all of its images
+    command = line("zennas.align", ["--data", str(photos), "--out", out, *more])
     assert f"align them first, {command}, and give {then.replace('OUT', out)};" in said
     assert "--faces detect " in said and "--faces aligned takes the images as they are" in said
     assert not list(here.glob("runs/**/*.onnx")) and not list(here.glob("runs/**/winners.json"))  # nothing was begun
+
+
+def test_the_command_to_type_is_the_one_that_helps(photos, network, here):
+    """What an evaluation of photographs says is typed, word by word; what it says to give then is taken."""
+    given = ["--model", network, "--out", here / "out", "--set", pairs_list(here / "pairs.csv", photos)]
+    evaluate = importlib.import_module("zennas.evaluate.__main__").main
+    said = " ".join(ran(*given, command=evaluate).stderr.split())
+    (words, then) = re.search(r"python -m zennas\.align (.*?), and give --set (.*?);", said).groups()
+    assert ran(*shlex.split(words), command=importlib.import_module("zennas.align.__main__").main).code == 0
+    ended = ran(*given[:-1], then, "--json", command=evaluate)
+    assert ended.code == 0, ended.said
+    assert json.loads(ended.stdout)["sets"][0]["num_images"] == 3
 
 
 def test_a_task_that_is_not_about_faces_takes_no_word_on_them(monkeypatch):

@@ -70,15 +70,15 @@ def source_of_crops(source: AnySource, faces: str, data: pathlib.Path) -> AnySou
 
 
 def set_of_crops(
-    images: ImageSet, faces: str, *, given: str, where: str | None, then: Callable[[str], str]
+    images: ImageSet, faces: str, *, given: str, where: str | None, is_listed: bool, then: Callable[[str], str]
 ) -> ImageSet:
     """The same for the ImageSet of an option such as --set: `given` ("" where that is said already), whose images lie
-    at `where`.
+    at `where`, and where a list names them if is_listed.
     """
     if faces == DETECT:
         return detected(images, Detector())
     if faces == AUTO:
-        check_crops(images, given, where, then=then)
+        check_crops(images, given, where, is_listed=is_listed, then=then)
     return images
 
 
@@ -88,12 +88,14 @@ def check_crops(
     where: pathlib.Path | str | None,
     *,
     then: Callable[[str], str],
+    is_listed: bool = False,
     detect: str = "finds and aligns them on the way",
 ) -> None:
     """UserError with the command to type where a sample of the images looks like photographs.
 
     given: the option and its value, or "". where: what zennas align takes, or None where it takes none of it. then: the
-    path of aligned faces -> the option with them. detect: what --faces detect does.
+    path of aligned faces -> the option with them. is_listed: whether a list names them, and wants all. detect: what
+    --faces detect does.
     """
     look = look_at(images)
     if not look.has_photographs:
@@ -101,7 +103,8 @@ def check_crops(
     first = f"--faces {DETECT} {detect}"
     if where is not None:
         out = str(pathlib.Path("runs") / f"{pathlib.Path(where).absolute().stem}-aligned")
-        command = line("zennas.align", ["--data", str(where), "--out", out])
+        more = ["--complete"] if is_listed else []
+        command = line("zennas.align", ["--data", str(where), "--out", out, *more])
         first = f"align them first, {command}, and give {then(out)}; or {first}"
     raise UserError(
         f"{f'{given}: ' if given else ''}holds photographs, not aligned faces: {look.says}; {first}; "

@@ -23,6 +23,8 @@ SHIPPED = pathlib.Path(__file__).parent / "assets" / "yunet.onnx"
 STRIDES_PX = (8, 16, 32)  # of its maps; a side is a multiple of the last
 OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES_PX]
 MIN_SCORE, CLEAR_SCORE = 0.6, 0.8  # in [0, 1]: from which on a face is one, and is one beyond doubt
+# Where no face is found, one that the network hardly believes in is better than none: lists of pairs name profiles.
+LEAST_SCORE = 0.3
 OVERLAP = 0.3  # boxes that share more of their union are one face
 MIN_SIDE_PX = 8  # of an image; below, there is nothing to see
 # The longer side at which a photograph is looked at, one after the other, until a face is there of which there is no
@@ -99,9 +101,13 @@ class Detector:
         faces = faces or self._tight(image_HW3, min_score) or self._turned(image_HW3)
         return sorted(faces, key=lambda face: -counts(face, height, width))
 
+    def likely(self, image_HW3: np.ndarray, *, every: bool = False) -> list[Face]:
+        """As `found`, but where no face is found those that the network hardly believes in."""
+        return self.found(image_HW3, every=every) or self.found(image_HW3, min_score=LEAST_SCORE)
+
     def face(self, image_HW3: np.ndarray) -> Face | None:
         """The Face that counts, with landmarks that are as good as can be; None: there is no face."""
-        faces = self.found(image_HW3)
+        faces = self.likely(image_HW3)
         return self.refined(image_HW3, faces[0]) if faces else None
 
     def refined(self, image_HW3: np.ndarray, face: Face) -> Face:

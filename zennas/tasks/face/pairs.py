@@ -84,7 +84,12 @@ def pair_crops(images: ImageSet, text: str, faces: str, *, option: str) -> Image
     """The ImageSet of the set that a user names, as --faces says; UserError for photographs."""
     path, where = list_and_images(text)
     return set_of_crops(
-        images, faces, given=f"{option} {text}", where=where or None, then=lambda out: f"{option} {path}@{out}"
+        images,
+        faces,
+        given=f"{option} {text}",
+        where=where or None,
+        is_listed=True,
+        then=lambda out: f"{option} {path}@{out}",
     )
 
 
