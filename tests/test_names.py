@@ -15,7 +15,7 @@ from zennas.data.index import Names
 from zennas.data.sources import open_source
 from zennas.export.onnx_file import open_session
 from zennas.mask.run import _write_names
-from zennas.names import shown, text_path, unshown
+from zennas.names import print_any_name, shown, text_path, unshown
 from zennas.progress import Progress, console_for
 from zennas.ray_connection import connect
 from zennas.records import UserError
@@ -124,6 +124,20 @@ def test_a_command_prints_any_name_on_any_console(environment, encoding):
     done = subprocess.run(words, capture_output=True, env=os.environ | environment, check=False)
     name = os.fsencode(given).decode(encoding, "surrogateescape").encode(encoding, "backslashreplace")
     assert (done.returncode, done.stdout, done.stderr) == (2, name + b"\n", b"error: " + name + b": no such file\n")
+
+
+def test_a_stream_that_was_replaced_or_closed_ends_nothing(tmp_path, monkeypatch):
+    """As in a process whose file behind standard output became a pipe."""
+    reader, writer = os.pipe()
+    with open(tmp_path / "x", "w", encoding="utf-8") as stream:
+        stream.write("x")
+        stream.flush()
+        os.dup2(writer, stream.fileno())
+        monkeypatch.setattr(sys, "stdout", stream)
+        print_any_name()
+    print_any_name()  # closed by now
+    for descriptor in (reader, writer):
+        os.close(descriptor)
 
 
 def test_ray_says_where_it_cannot_start(named, monkeypatch):

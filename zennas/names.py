@@ -55,7 +55,7 @@ def _opened(path, device, inode):
 def print_any_name() -> None:
     """Let standard output and error print what they have no letters for, escaped: names of any bytes, in any locale."""
     for stream in (sys.stdout, sys.stderr):
-        # One that became a pipe since Python opened it cannot be set anew.
-        with contextlib.suppress(OSError):
-            if hasattr(stream, "reconfigure"):
+        if getattr(stream, "errors", None) != "backslashreplace" and hasattr(stream, "reconfigure"):
+            # Closed, or not what it was when it was opened: whoever made it so reads it.
+            with contextlib.suppress(OSError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
