@@ -13,7 +13,7 @@ from zennas.mask.synthetic import Scene, synthetic_face
 from zennas.records import UserError
 from zennas.submit.webface import face_detection
 from zennas.tasks.face.align import align, off_template, similarity, template
-from zennas.tasks.face.detect import SHIPPED, Detector, area_counts
+from zennas.tasks.face.detect import SHIPPED, Detector, area_counts, counts
 from zennas.tasks.face.look import MAX_MEDIAN_OFF
 
 # Of a drawn face of 200 pixels; what the detector takes for a corner of the mouth is not quite the vertex that it is.
@@ -76,6 +76,8 @@ def test_the_larger_and_more_central_face_counts():
     faces = Detector().found(image_HW3)
     assert len(faces) == 2
     assert np.abs(faces[0].points_52.mean(0) - five_points(point_V2).mean(0)).max() < MOST_PX
+    doubtful = faces[0]._replace(width=1.5 * faces[0].width, height=1.5 * faces[0].height, score=0.62)
+    assert counts(doubtful, *image_HW3.shape[:2]) < counts(faces[0], *image_HW3.shape[:2]) / 2
     assert area_counts(100, (0, 0), 10, 10) < area_counts(1, (5, 5), 10, 10)
 
 

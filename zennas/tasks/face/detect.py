@@ -221,9 +221,13 @@ class Detector:
 
 
 def counts(face: Face, height: int, width: int) -> float:
-    """How much a face of an image counts: the larger and the nearer to the middle, the more."""
+    """How much a face of an image counts: the larger, the nearer to the middle, and the surer, the more.
+
+    What is no face has a score of 0.6 to 0.7 where a face has 0.9, and is often the larger one.
+    """
     middle = (face.left + face.width / 2, face.top + face.height / 2)
-    return area_counts(face.width * face.height, middle, height, width)
+    sure = max(0.01, min(1.0, (face.score - 0.5) / 0.4))
+    return sure**2 * area_counts(face.width * face.height, middle, height, width)
 
 
 def area_counts(area: float, middle: tuple[float, float], height: int, width: int) -> float:
