@@ -11,7 +11,7 @@ processor's time, because other work on the machine slows the clock; the best ro
 the rounds is beside it.
 
 --pairs, --model: pairs in any form that `zennas evaluate` takes, and a network: its accuracy on the faces as they were,
-on those of all their photographs by either way, and on the photographs themselves.
+and on those of their photographs by either way. Then the photographs are those that the pairs name.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from zennas.data.images import decode, encode, resized
 from zennas.data.sources import open_source
 from zennas.provenance import provenance
 from zennas.tasks.face.align import TEMPLATE_52, align, off_template, similarity
-from zennas.tasks.face.detect import SHIPPED, Detector
+from zennas.tasks.face.detect import MIN_SCORE, SHIPPED, Detector
+from zennas.tasks.face.pairs import open_pairs
 
 REQUIRED = 60  # photographs of 640 x 480 a second and core
 SIZE = (480, 640)
@@ -54,11 +55,14 @@ def main():
     backgrounds = backgrounds_of(arguments.backgrounds)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        which = range(source.num_images) if arguments.pairs else rng.permutation(source.num_images)
-        which = which if arguments.pairs else which[: arguments.photographs]
-        true_52 = {
-            source.name(int(image)): written(folder / "in", source, int(image), backgrounds, rng) for image in which
-        }
+        which = rng.permutation(source.num_images)[: arguments.photographs]
+        if arguments.pairs:
+            pairs = open_pairs(f"{arguments.pairs}@{arguments.data}").images
+            number_of = {source.where(image): image for image in range(source.num_images)}
+            which = [number_of[pairs.where(image)] for image in range(pairs.num_images)]
+        true_52 = {}
+        for image in which:
+            true_52[source.name(int(image))] = written(folder / "in", source, int(image), backgrounds, rng)
         photographs = open_source(folder / "in")
         sample = np.linspace(0, photographs.num_images - 1, arguments.photographs).astype(int)
         result = speed(photographs, sample, true_52, arguments.rounds)
@@ -103,7 +107,7 @@ def ours(source, detector):
 
 def opencv(source):
     """The same by OpenCV's detector on the whole photograph, its largest face and its own landmarks."""
-    detector = cv2.FaceDetectorYN.create(str(SHIPPED), "", SIZE[::-1], 0.6)
+    detector = cv2.FaceDetectorYN.create(str(SHIPPED), "", SIZE[::-1], MIN_SCORE)
 
     def one(image):
         image_HW3 = decode(source.read(image))
@@ -183,13 +187,11 @@ def accuracy(source, folder, arguments):
         "as they were": arguments.data,
         "ours": folder / "ours",
         "opencv, whole photograph": folder / "opencv",
-        "not aligned": folder / "in",
     }
     measured = {}
     for name, images in sets.items():
-        insists = {"faces": "aligned"} if name == "not aligned" else {}
-        result = zennas.evaluate(model=[arguments.model], set=[f"{arguments.pairs}@{images}"], device="cpu", **insists)
-        measured[name] = {metric.name: metric.value for metric in result.metrics}
+        result = zennas.evaluate(model=[arguments.model], set=[f"{arguments.pairs}@{images}"], device="cpu")
+        measured[name] = {metric.name: metric.value for metric in result.results[0].metrics}
     return measured
 
 
