@@ -30,7 +30,7 @@ from zennas.progress import Progress, silent
 from zennas.provenance import provenance
 from zennas.records import UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
-from zennas.tasks.face.crops import set_of_crops
+from zennas.tasks.face.crops import AUTO, set_of_crops
 from zennas.tasks.face.pairs import list_and_images
 from zennas.track import Track, load_experiment
 
@@ -197,21 +197,26 @@ def _opened_sets(options, progress):
                 the_set = protocol.open(part, progress.counting("files"))
                 if protocol.of_faces:
                     prefix = f"{head}:" if name == head else ""
-                    the_set = the_set._replace(images=_crops(the_set.images, prefix, part, options.faces))
+                    the_set = the_set._replace(images=_crops(the_set.images, prefix, where, part, options.faces))
             except UserError as error:
                 raise UserError(f"--set {text}: {error}") from None
             finally:
                 progress.end()
             opened.append(Opened(text if part == where else part, name, flip, the_set))
+    if options.faces != AUTO and not any(PROTOCOLS[opened_set.protocol].of_faces for opened_set in opened):
+        names = [name for name, protocol in PROTOCOLS.items() if protocol.of_faces]
+        raise UserError(f"--faces {options.faces}: says nothing to these sets; it is for {', '.join(names)}")
     sets = _distinct([opened_set.set for opened_set in opened])
     return [opened_set._replace(set=the_set) for opened_set, the_set in zip(opened, sets, strict=True)]
 
 
-def _crops(images, prefix, where, faces):
-    """The images of a set as --faces says; UserError for photographs. prefix: of its protocol."""
-    path, source = list_and_images(where)
-    path = f"{path}@" if source else ""
-    lies_at = source or (None if where.endswith(".bin") else where)
+def _crops(images, prefix, where, part, faces):
+    """The images of a set as --faces says; UserError for photographs. prefix: of its protocol; where: as the user gave
+    it; part: the set itself, where that means several.
+    """
+    _, source = list_and_images(part)
+    path = f"{list_and_images(where)[0]}@" if source else ""
+    lies_at = source or (None if part.endswith(".bin") else part)
     return set_of_crops(
         images, faces, given="", where=lies_at, is_listed=bool(source), then=lambda out: f"--set {prefix}{path}{out}"
     )

@@ -14,6 +14,7 @@ import pytest
 from tests.evaluate.conftest import saved, squares, write_list
 from tests.mask.test_landmarks import photograph
 from tests.tasks import toy
+from tests.tasks.face.test_pair_lists import write_cfp
 from tests.train.conftest import ran, words_of
 from zennas.data.labels import relabelled, write_labels
 from zennas.data.sources import open_source
@@ -174,6 +175,43 @@ def test_the_command_to_type_is_the_one_that_helps(photos, network, here):
     assert json.loads(ended.stdout)["sets"][0]["num_images"] == 3
 
 
+def test_sets_that_are_not_asked_take_no_word_on_faces(photos, network, here):
+    """IJB's faces are aligned by their landmarks; re-identification is of whole persons, photographs or not."""
+    rows = [
+        (file.relative_to(photos), file.parent.name, n, ("query", "gallery")[n % 2])
+        for n, file in enumerate(sorted(photos.rglob("*.png")))
+    ]
+    where = f"reid:{write_list(here / 'reid.csv', ('image', 'label', 'camera', 'role'), rows)}@{photos}"
+    given, main = ["--model", network, "--set", where], importlib.import_module("zennas.evaluate.__main__").main
+    assert ran(*given, command=main).code == 0
+    ended = ran(*given, "--faces", "detect", command=main)
+    assert (
+        ended.code == 2 and "--faces detect: says nothing to these sets; it is for pairs, mfr, webface" in ended.stderr
+    )
+
+
+def test_a_bin_of_photographs_is_refused_without_a_command(photos, network, here):
+    """zennas align takes no .bin, so that none is named."""
+    encoded = [(photos / name_of(person, 1)).read_bytes() for person in (0, 1)]
+    (here / "photos.bin").write_bytes(pickle.dumps((encoded * 2, [True, False])))
+    given = ["--model", network, "--set", here / "photos.bin", "--out", here / "out"]
+    main = importlib.import_module("zennas.evaluate.__main__").main
+    ended = ran(*given, command=main)
+    said = " ".join(ended.stderr.split())
+    assert ended.code == 2 and "holds photographs" in said and "zennas.align" not in said and "--faces detect" in said
+    assert ran(*given, "--faces", "detect", command=main).code == 0
+
+
+def test_both_sets_of_cfp_are_named_as_they_were_given(network, here):
+    cfp = write_cfp(here / "cfp")
+    for path in cfp.rglob("*.jpg"):
+        write(path, png(photograph(size=(180, 260), at=(60, 40), face_px=110)[0]))
+    given = ["--model", network, "--set", cfp / "Protocol"]
+    ended = ran(*given, command=importlib.import_module("zennas.evaluate.__main__").main)
+    assert ended.code == 2
+    assert f"give --set {cfp / 'Protocol'}@runs/cfp-aligned;" in " ".join(ended.stderr.split())
+
+
 def test_a_task_that_is_not_about_faces_takes_no_word_on_them(monkeypatch):
     monkeypatch.setitem(TASKS, "toy", toy.ROW)
     check_faces(AUTO, "toy")
@@ -265,8 +303,8 @@ def test_evaluating_on_the_way_is_evaluating_crops(photos, crops, network, here)
 
 def test_masked_faces_are_no_photographs(here):
     for person in range(2):
-        for number in range(4):
-            face_HW3, _ = synthetic_face(Scene(yaw_deg=8 * number - 12, skin=0.7 + 0.3 * person))
+        for number in range(2):
+            face_HW3, _ = synthetic_face(Scene(yaw_deg=12 * number - 6, skin=0.7 + 0.3 * person))
             write(here / "faces" / f"p{person}" / f"{number}.png", png(face_HW3))
     main = importlib.import_module("zennas.mask.__main__").main
     assert ran("--data", here / "faces", "--ratio", 1, "--workers", 1, "--out", here / "masked", command=main).code == 0
