@@ -296,6 +296,13 @@ def figures():
     for page in (index, "zennas/mask/README.md"):
         yield page, f"{masked['rendered, landmarks known']:.0f} images"
         yield page, f"{masked['rendered, with landmarks']:.0f}"
+    aligned = benchmark("aligning")
+    ours, opencv = aligned["ways"]
+    yield index, f"{aligned['times_opencv']:.2f} times OpenCV's detector"
+    for page in (index, "zennas/align/README.md"):
+        yield page, f"{ours['photographs_per_s']:.0f} "
+        yield page, f"{100 * aligned['accuracy']['ours']['accuracy']:.2f} "
+    yield "zennas/align/README.md", f"{opencv['off_median']:.3f}, {opencv['off_95']:.3f}"
     anchored = json.loads(read("experiments/lfw-anchor/anchor.json"))
     best = row(anchored["variants"], normalise="imagenet", colour="rgb", flip=True)
     for page in (index, "zennas/evaluate/README.md"):
