@@ -60,6 +60,35 @@ def deadly(folder, number):
     return doubled(folder, number)
 
 
+def killed_as_it_sends(folder, number):
+    """A large result; at part 2, the first time, the process is killed while it sends it."""
+    if number == 2 and not (folder / "killed").exists():
+        (folder / "killed").touch()
+        killed_while_it_sends()
+    return number, bytes(BIG)
+
+
+def killed_together(folder, number):
+    """The first three processes end when all of them have begun."""
+    if len(list(folder.glob("began-*"))) < 3:
+        (folder / f"began-{os.getpid()}").touch()
+        while len(list(folder.glob("began-*"))) < 3:
+            time.sleep(0.01)
+        killed()
+    return number
+
+
+def unpicklable():
+    return lambda: None
+
+
+def without_memory(folder, number):
+    if number == 1 and not (folder / "tried").exists():
+        (folder / "tried").touch()
+        raise MemoryError("1 GiB")
+    return number
+
+
 def unreadable(number):
     raise OSError(f"part {number} lies on a disk that is gone")
 
@@ -126,7 +155,7 @@ def test_a_worker_that_dies_is_replaced_and_its_part_is_done_again(tmp_path):
     with Pool(2, progress=said) as pool:
         results = pool.kept("doubling", deadly_twice, parts, folder=tmp_path / "parts")
         assert [int(part["double"]) for part in results] == [0, 2, 4, 6, 8, 10]
-        assert sum("died" in line for line in said.lines) == 2
+        assert sum("ended with exit code 9: what it was doing is done again" in line for line in said.lines) == 2
         # The new workers do what comes next.
         assert dict(pool.results(os.path.basename, [("a/b",)])) == {0: "b"}
 
@@ -138,6 +167,79 @@ def test_a_part_that_kills_every_worker_ends_the_run_and_the_others_are_kept(tmp
         pool.kept("doubling", deadly, [(tmp_path, number) for number in range(4)], folder=tmp_path / "parts")
     kept = {path.name for path in (tmp_path / "parts").glob("*.npz")}
     assert kept == {f"doubling-{number:06d}.npz" for number in (0, 1, 3)}
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_result_is_replaced(tmp_path):
+    """Nobody waits for the rest of it."""
+    said, done = Said(), []
+    with Pool(2, progress=said) as pool:
+        for number, (again, data) in pool.results(killed_as_it_sends, [(tmp_path, number) for number in range(5)]):
+            assert again == number and len(data) == BIG
+            done.append(number)
+            time.sleep(0.5)  # what no pipe holds waits meanwhile for whoever takes it
+    assert sorted(done) == [0, 1, 2, 3, 4] and [line for line in said.lines if "SIGKILL" in line] == said.lines
+    assert (tmp_path / "killed").exists() and len(said.lines) == 1
+
+
+def test_workers_that_die_together_are_one_death(tmp_path, monkeypatch):
+    """As a machine without memory ends them; afterwards one alone may do it."""
+    monkeypatch.setattr(pool, "MAX_DEATHS", 3)
+    said = Said()
+    with Pool(3, progress=said) as workers:
+        done = dict(workers.results(killed_together, [(tmp_path, number) for number in range(3)]))
+    assert done == {0: 0, 1: 1, 2: 2} and sum("SIGKILL" in line for line in said.lines) == 3
+
+
+def test_a_worker_that_hangs_is_told_of_and_the_run_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "PATIENCE_S", 0.05)
+    said, before = Said(), set(multiprocessing.active_children())
+
+    def say(text, *, style):
+        said.lines.append(text)
+        raise KeyboardInterrupt
+
+    said.say = say
+    with Pool(2, progress=said) as workers, pytest.raises(KeyboardInterrupt):
+        list(workers.results(endless, [(tmp_path, 0)]))
+    assert said.lines == ["waiting for 1 worker process(es) for 0 s, which have a part each"]
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_a_worker_without_memory_is_replaced(tmp_path):
+    said = Said()
+    with Pool(2, progress=said) as pool:
+        assert dict(pool.results(without_memory, [(tmp_path, number) for number in range(3)])) == {0: 0, 1: 1, 2: 2}
+    assert len(said.lines) == 1 and "has no memory left: 1 GiB: what it was doing is done again" in said.lines[0]
+
+
+def test_a_result_that_cannot_be_sent_is_a_mistake_of_ours():
+    with Pool(2) as pool, pytest.raises(RuntimeError, match=r"(?s)^in a worker:\nTraceback.*pickle"):
+        list(pool.results(unpicklable, [()]))
+
+
+FULL = """
+import ctypes, os, sys
+from tests.test_pool import Pool, SHARED_MEMORY, sent
+libc = ctypes.CDLL(None, use_errno=True)
+namespace, private, recursive = 0x20000, 1 << 18, 1 << 14
+if libc.unshare(namespace) or libc.mount(b"none", b"/", None, recursive | private, None):
+    sys.exit("not allowed")
+if libc.mount(b"tmpfs", SHARED_MEMORY.encode(), b"tmpfs", 0, b"size=4k"):
+    sys.exit("not allowed")
+with open(f"{SHARED_MEMORY}/full", "wb", buffering=0) as file:
+    file.write(bytes(4096))
+with Pool(2) as pool:
+    print(sorted(len(data) for _, (_, data) in pool.results(sent, [(0,), (1,)])))
+"""
+SHARED_MEMORY = "/dev/shm"
+
+
+def test_no_shared_memory_is_needed():
+    """A container may have none left."""
+    ended = forked(FULL)
+    if "not allowed" in ended.stderr:
+        pytest.skip("this user may not mount")
+    assert ended.stdout == f"[{BIG}, {BIG}]\n", ended.stderr
 
 
 def test_a_script_is_not_run_again_by_its_workers(tmp_path):
@@ -321,10 +423,10 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         next(ahead(divmod, [(1, 0)]))
 
 
-@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the limit is inherited")
 def test_a_process_that_cannot_begin_is_one_line():
     code = """if True:
-        import resource
+        import multiprocessing, resource
+        multiprocessing.set_start_method("fork", force=True)  # as where no server of forks began this process
         from tests.test_pool import ahead, sent
         from zennas.records import ProcessLostError
         resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
@@ -339,12 +441,15 @@ def test_a_process_that_cannot_begin_is_one_line():
     )
 
 
-def test_processes_end_with_a_run_that_is_killed():
-    code = """if True:
+@pytest.mark.parametrize("parts", ["[(0,), (1,), (2, functools.partial(time.sleep, 60)), (3,), (4,)]", "[(0,), (1,)]"])
+def test_processes_end_with_a_run_that_is_killed(parts):
+    """Those at work, and those that wait for a part."""
+    code = f"""if True:
         import functools, multiprocessing, time
+        multiprocessing.set_start_method("fork", force=True)  # as where no server of forks began this process
         from tests.test_pool import ahead, sent
-        results = ahead(sent, [(0,), (1,), (2, functools.partial(time.sleep, 60)), (3,), (4,)])
-        next(results)
+        results = ahead(sent, {parts})
+        next(results), next(results)
         print(*[process.pid for process in multiprocessing.active_children()], flush=True)
         time.sleep(60)
     """

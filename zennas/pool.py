@@ -7,8 +7,8 @@ again.
 """
 
 import collections
-import concurrent.futures
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, reduction
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,14 @@ class Pool:
     ):
         self.num_workers, self.address, self.num_threads = num_workers, address, num_threads
         self.shared, self.progress = shared, progress
-        self._executor = self._life = self._ray = None
+        self._ray = None
+        self._given: dict[_Worker, collections.deque[int]] = {}  # the numbers of the parts of each worker, in order
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
-        self.close(at_once=error is not None)
+        self.close()
 
     def results(self, function: Callable, parts: Sequence[tuple], *, here: bool = False) -> Iterator[tuple[int, Any]]:
         """(number of the part, function(*shared, *part)) of each part, in the order in which they are done.
@@ -99,12 +100,12 @@ class Pool:
             self.progress.end()
         return [results[number] for number in range(len(parts))]
 
-    def close(self, *, at_once: bool = False) -> None:
-        """End the workers. at_once: with whatever they are doing."""
+    def close(self) -> None:
+        """End the workers, with whatever they are doing; parts are written whole or not at all."""
         if self._ray is not None:
             self._ray.close()
             self._ray = None
-        self._end_processes(at_once=at_once)
+        self._end(list(self._given))
 
     def _counting(self, name):
         if not self.progress:
@@ -119,55 +120,80 @@ class Pool:
     # --- processes of this machine
 
     def _by_processes(self, function, parts):
-        todo, deaths = set(range(len(parts))), 0
+        todo, deaths, beside = collections.deque(range(len(parts))), 0, set()
         try:
-            while todo:
-                numbers = _after(deaths, sorted(todo))
-                with _without_script():  # the executor begins a process when it is given something to do
-                    futures = {self._process_pool().submit(_do, function, parts[number]): number for number in numbers}
-                is_broken = False
-                for future in concurrent.futures.as_completed(futures):
+            while todo or any(self._given.values()):
+                self._give(function, parts, todo, deaths)
+                for worker in self._answering():
+                    numbers = self._given[worker]
                     try:
-                        result = future.result()
-                    except BrokenProcessPool:  # one process died, and took the parts of all the others with it
-                        is_broken = True
+                        result = worker.receive()
+                    except ProcessLostError as error:
+                        # What ends several at once, as a lack of memory does, counts once.
+                        deaths += worker not in beside
+                        beside |= {busy for busy, given in self._given.items() if given}
+                        todo.append(numbers.popleft())  # at this part it died: the others have a chance before it
+                        todo.extendleft(reversed(numbers))
+                        self._end([worker])
+                        if deaths == MAX_DEATHS:
+                            raise ProcessLostError(
+                                f"{error}; workers died {deaths} times in a row, perhaps for want of memory; finished "
+                                "parts are kept: give the same command again, with fewer --workers"
+                            ) from None
+                        self._say(f"{error}: what it was doing is done again")
                         continue
-                    except OSError as error:
-                        raise UserError(f"a worker: {first_line(error)}") from None
                     deaths = 0
-                    todo.remove(futures[future])
-                    yield futures[future], result
-                if is_broken:
-                    self._end_processes(at_once=True)
-                    deaths += 1
-                    if deaths == MAX_DEATHS:
-                        raise ProcessLostError(
-                            f"a worker process died {deaths} times in a row, perhaps for want of memory; finished "
-                            "parts are kept: give the same command again, with fewer --workers"
-                        )
-                    self._say("a worker process died: what it was doing is done again")
+                    beside.discard(worker)
+                    yield numbers.popleft(), result
         finally:
-            if todo:
-                self._end_processes(at_once=True)
+            self._end([worker for worker, numbers in self._given.items() if numbers])
 
-    def _process_pool(self):
-        """The executor. Its processes are begun anew, not forked: this process has threads."""
-        if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            life, self._life = context.Pipe(duplex=False)
-            given = (life, self.num_threads, self.shared)
-            self._executor = _executor(self.num_workers, context, _begin, given, instead="--workers 1")
-        return self._executor
+    def _give(self, function, parts, todo, deaths):
+        """Give the workers some of what is left to do, after so many deaths in a row.
 
-    def _end_processes(self, *, at_once=False):
-        """End the processes. at_once: with whatever they are doing; parts are written whole or not at all."""
-        if self._executor is None:
+        From the second death on a part is tried alone, from either end, so that one that always kills its worker does
+        not keep the others from being done; alone it also has the memory to itself.
+        """
+        if deaths >= MAX_DEATHS - 2:
+            if not any(self._given.values()):
+                self._end(list(self._given))
+                self._give_one(self._begin(), function, parts, todo.popleft if deaths < MAX_DEATHS - 1 else todo.pop)
             return
-        if at_once:
-            self._life.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        self._life.close()
-        self._executor = self._life = None
+        num_busy = sum(map(bool, self._given.values()))
+        while len(self._given) < min(self.num_workers, num_busy + len(todo)):  # all begin before one is waited for
+            self._begin()
+        for num_given in range(AHEAD):
+            for worker, numbers in self._given.items():
+                # Near the end none waits behind another: a worker without work would look on.
+                if len(numbers) == num_given and len(todo) > num_given * self.num_workers:
+                    self._give_one(worker, function, parts, todo.popleft)
+
+    def _give_one(self, worker, function, parts, take):
+        number = take()
+        self._given[worker].append(number)
+        worker.give((function, parts[number]))
+
+    def _begin(self):
+        """A further worker. Its process is begun anew, not forked: this process has threads."""
+        begin = functools.partial(_keep, self.num_threads, self.shared)
+        with _beginning("a worker", "--workers 1"):
+            worker = _Worker(_do, begin, "a worker", multiprocessing.get_context("spawn"))
+        self._given[worker] = collections.deque()
+        return worker
+
+    def _answering(self):
+        """The workers that have a result, or are gone. Says each minute that they are waited for."""
+        worker_of = {worker.results: worker for worker, numbers in self._given.items() if numbers}
+        begun = time.monotonic()
+        while not (ready := connection.wait(list(worker_of), PATIENCE_S)):
+            waited_s = time.monotonic() - begun
+            self._say(f"waiting for {len(worker_of)} worker process(es) for {waited_s:.0f} s, which have a part each")
+        return [worker_of[results] for results in ready]
+
+    def _end(self, workers):
+        for worker in workers:
+            del self._given[worker]
+            worker.end()
 
     # --- a Ray cluster
 
@@ -214,11 +240,9 @@ def ahead_of(
     """
     workers, todo, given = [], iter(parts), collections.deque()
     try:
-        try:
+        with _beginning(what, instead):
             for _ in range(num_workers):
-                workers.append(_Worker(function, begin, what))
-        except OSError as error:
-            raise _cannot_begin(what, error, instead) from None
+                workers.append(_Worker(function, begin, what, multiprocessing.get_context()))
         for worker, part in zip(AHEAD * workers, todo):  # noqa: B905 - there may be fewer parts
             worker.give(part)
             given.append(worker)
@@ -242,12 +266,14 @@ class _Worker:
     the middle of a result: an executor of concurrent.futures, whose workers share a pipe, would wait for the rest.
     """
 
-    def __init__(self, function, begin, what):
-        context = multiprocessing.get_context()
+    def __init__(self, function, begin, what, context):
         self.what = what
         parts, self._parts = context.Pipe(duplex=False)
-        self._results, results = context.Pipe(duplex=False)
-        self._process = context.Process(target=_work_ahead, args=(parts, results, function, begin), daemon=True)
+        self.results, results = context.Pipe(duplex=False)
+        # A forked process has these ends, too. If it kept them it would not see this one end.
+        inherited = (self._parts, self.results) if context.get_start_method() == "fork" else ()
+        given = (parts, results, inherited, function, begin)
+        self._process = context.Process(target=_work, args=given, daemon=True)
         try:
             with _without_script():
                 self._process.start()
@@ -262,12 +288,16 @@ class _Worker:
     def take(self, say):
         """What came of the part that it was given first. Says each minute that it is waited for."""
         begun = time.monotonic()
-        while not self._results.poll(PATIENCE_S):
+        while not self.results.poll(PATIENCE_S):
             if say:
                 waited_s = time.monotonic() - begun
                 say(f"waiting for {self.what} for {waited_s:.0f} s: does the storage of the data answer?")
+        return self.receive()
+
+    def receive(self):
+        """As `take`, where there is something to receive: a result or the end of the process."""
         try:
-            kind, value = self._results.recv()
+            kind, value = self.results.recv()
         except (EOFError, OSError):
             self._process.join(ENDING_S)
             code = self._process.exitcode
@@ -288,29 +318,36 @@ class _Worker:
         self._process.kill()
         self._process.join(ENDING_S)
         self._parts.close()
-        self._results.close()
+        self.results.close()
 
 
-def _work_ahead(parts, results, function, begin):
+def _work(parts, results, inherited, function, begin):
     """The whole life of a _Worker's process."""
+    for end in inherited:
+        end.close()
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
     waiting = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(parts, waiting), daemon=True).start()
     begin()
     while True:
-        part = waiting.get()
+        answer = _answer(function, waiting.get())
         try:
-            answer = None, function(*part)
-        except (UserError, OSError, MemoryError) as error:
-            kind = next(kind for kind in (UserError, OSError, MemoryError) if isinstance(error, kind))
-            answer = kind, str(error) if kind is UserError else first_line(error)
-        except Exception:  # noqa: BLE001 - the run raises it
-            answer = Exception, traceback.format_exc()
-        try:
-            results.send(answer)
+            results.send_bytes(answer)
         except OSError:
             os._exit(1)
+
+
+def _answer(function, part):
+    """(None, what the function gives) or (kind of its error, what it says), pickled."""
+    try:
+        return reduction.ForkingPickler.dumps((None, function(*part)))
+    except (UserError, OSError, MemoryError) as error:
+        kind = next(kind for kind in (UserError, OSError, MemoryError) if isinstance(error, kind))
+        answer = kind, str(error) if kind is UserError else first_line(error)
+    except Exception:  # noqa: BLE001 - the run raises it
+        answer = Exception, traceback.format_exc()
+    return reduction.ForkingPickler.dumps(answer)
 
 
 def _receive(parts, waiting):
@@ -322,18 +359,13 @@ def _receive(parts, waiting):
     os._exit(1)
 
 
-def _executor(num_workers, context, begin, given, *, instead):
-    """A ProcessPoolExecutor; ProcessLostError where the system has no room for what its processes meet at."""
+@contextlib.contextmanager
+def _beginning(what, instead):
+    """ProcessLostError where a process cannot begin in the block."""
     try:
-        return concurrent.futures.ProcessPoolExecutor(
-            num_workers, mp_context=context, initializer=begin, initargs=given
-        )
+        yield
     except OSError as error:
-        raise _cannot_begin("a worker process", error, instead) from None
-
-
-def _cannot_begin(what, error, instead):
-    return ProcessLostError(f"{what} cannot begin: {first_line(error)}; make room, or give {instead}")
+        raise ProcessLostError(f"{what} cannot begin: {first_line(error)}; make room, or give {instead}") from None
 
 
 def how_it_ended(code: int) -> str:
@@ -358,17 +390,6 @@ def how_it_ended(code: int) -> str:
     return f"was killed ({name}){hints.get(name, '')}"
 
 
-def _after(deaths, numbers):
-    """What of these parts is tried next, after so many deaths in a row.
-
-    A death takes the parts beside it along. From the second one on a part is tried alone, from either end, so that one
-    that always kills its worker does not keep the others from being done; alone it also has the memory to itself.
-    """
-    if deaths < MAX_DEATHS - 2:
-        return numbers
-    return numbers[:1] if deaths < MAX_DEATHS - 1 else numbers[-1:]
-
-
 def _limited(num_threads, function, *values):
     """function(*values), by so many threads. Only here the function's module is there, and the libraries it uses."""
     if num_threads is not None:
@@ -379,21 +400,8 @@ def _limited(num_threads, function, *values):
 _process: list[Any] = []  # of a worker process: the threads that it may use, and the values that its pool shares
 
 
-def _begin(life, num_threads, shared):
-    """Begin a worker process. Ctrl-C is for the run to answer.
-
-    life: a pipe that the run holds open; it closes when the run ends the worker and when the run itself is killed.
-    """
+def _keep(num_threads, shared):
     _process[:] = num_threads, shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-
-
-def _end_with(life):
-    with contextlib.suppress(OSError):
-        life.poll(None)
-    os._exit(1)
 
 
 def _do(function, part):
