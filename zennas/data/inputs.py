@@ -36,11 +36,16 @@ def in_channels(image_B3HW: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def first_inputs(images: ImageSet, shape: Shape, num: int) -> torch.Tensor:
-    """The first `num` images that decode, as a network for this Shape sees them, on the processor."""
+    """The first `num` images that decode, as a network for this Shape sees them, on the processor.
+
+    CorruptImageError where none does.
+    """
     pixels = []
     for number in range(images.num_images):
         with contextlib.suppress(CorruptImageError):
             pixels.append(torch.from_numpy(images.pixels(number, shape.hw)))
         if len(pixels) == num:
             break
+    if not pixels:
+        raise CorruptImageError(f"none of {images.num_images} images decodes")
     return normalised(torch.stack(pixels), torch.device("cpu"), channels=shape.channels)

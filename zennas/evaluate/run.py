@@ -1,6 +1,7 @@
 """The whole path of an evaluation: read `run` first."""
 
 import collections
+import contextlib
 import csv
 import io
 import itertools
@@ -11,6 +12,9 @@ import time
 from typing import Any, NamedTuple
 
 from zennas.checker import with_dynamic_batch
+from zennas.data.image_set import ImageSet
+from zennas.data.images import CorruptImageError
+from zennas.data.inputs import first_inputs
 from zennas.embed.checkpoint import load_network
 from zennas.embed.embeddings import kept_path
 from zennas.embed.model import usable_device
@@ -25,6 +29,7 @@ from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Fa
 from zennas.export.onnx_file import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import LocalBudget, choose_protocol, judged, local_budget, measure_onnx_file, reference_here
+from zennas.latency.inputs import seeing
 from zennas.latency.protocol import measure_calmly
 from zennas.progress import Progress, silent
 from zennas.provenance import provenance
@@ -37,6 +42,7 @@ from zennas.track import Track, load_experiment
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
 THUMBNAIL_PX = 112
 PAGE_EVERY_S = 60.0
+NUM_SEEN = 16  # images of the first set from which the one is chosen that networks see while they are timed
 
 
 class Opened(NamedTuple):
@@ -96,7 +102,9 @@ def _evaluate(request: Request, progress: Progress) -> Evaluation:
             if model.notice:
                 progress.say(model.notice, style="yellow")
         if request.track is not None:
-            models, budget = _with_latencies(models, named_models, request.track, options, progress)
+            models, budget = _with_latencies(
+                models, named_models, request.track, options, progress, images=opened[0].set.images
+            )
         begun = Evaluation(
             made_by=provenance(),
             track=options.track,
@@ -299,14 +307,24 @@ def _thumbnails(images, shown):
 
 
 def _with_latencies(
-    models: list[EvaluatedModel], named_models: list[Any], track: Track, options: Options, progress: Progress
+    models: list[EvaluatedModel],
+    named_models: list[Any],
+    track: Track,
+    options: Options,
+    progress: Progress,
+    *,
+    images: ImageSet,
 ) -> tuple[list[EvaluatedModel], LocalBudget]:
-    """(the models with the latency of each that could be measured, the budget here)."""
+    """(the models with the latency of each that could be measured, on the images they are judged on; the budget
+    here).
+    """
     protocol, stand_in = choose_protocol(track, options.backend)
     if stand_in:
         progress.say(stand_in, style="yellow")
     reference = None if options.budget_ms is not None else reference_here(track, protocol, progress)
     budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
+    with contextlib.suppress(CorruptImageError):  # then on the track's own input
+        protocol = seeing(protocol, first_inputs(images, track.budget.reference.shape, NUM_SEEN))
     timed = []
     for model, named in zip(models, named_models, strict=True):
         progress.begin(f"measuring {named.name}")
