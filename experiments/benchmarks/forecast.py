@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/forecast.py --work FOLDER
 
-Five searches, each twice: on a machine that has measured nothing yet (an empty $ZENNAS_CACHE), then once more in a folder
-of its own on the same machine, which by then keeps table, reference and baselines. What is promised is the first line
-"time about ..." of a run plus what had passed by then; what it took is the wall time of its process, start and imports
-included. FOLDER keeps every run: a stopped benchmark goes on. Other work on the machine is welcome: its load stands
-beside each run. Takes about forty minutes of two cores; writes forecast.json beside this file.
+Five searches, each twice: on a machine that has measured nothing yet (an empty $ZENNAS_CACHE), then once more in a
+folder of its own on the same machine, which by then keeps table, reference and baselines. What is promised is the first
+line "time about ..." of a run plus what had passed by then; what it took is the wall time of its process, start and
+imports included. FOLDER keeps every run: a stopped benchmark goes on. Other work on the machine is welcome: its load
+stands beside each run. Takes about forty minutes of two cores; writes forecast.json beside this file.
 """
 
 import argparse

@@ -3,10 +3,12 @@
 import json
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from tests.train.conftest import ran
+from zennas.data.images import as_jpeg
 from zennas.run import run as run_room
 from zennas.run.__main__ import main as run_main
 from zennas.search import run as search_room
@@ -61,7 +63,9 @@ def begun(monkeypatch):
 @pytest.fixture
 def both(tiny, tmp_path):
     """both(*more, data=...) -> what `search --then-train` and `zennas run` left behind, each as (name, Ended)."""
-    (tmp_path / "faces").mkdir()
+    for identity in ("a", "b"):
+        (tmp_path / "faces" / identity).mkdir(parents=True)
+        (tmp_path / "faces" / identity / "1.jpg").write_bytes(as_jpeg(np.full((32, 32, 3), 127, np.uint8)))
 
     def made(*more, data=None, which=("search", "run")):
         data = data or tmp_path / "faces"
