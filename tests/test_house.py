@@ -48,6 +48,7 @@ ROOMS = [
     {"tasks"},
     {"train"},
     {"run"},
+    {"faces"},
     {"export", "evaluate"},
     {"submit"},
     {"tune"},

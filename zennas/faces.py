@@ -1,0 +1,17 @@
+"""What `zennas.data` was called in 0.1.0: scripts that import `zennas.faces.sources` or another of its files go on."""
+
+import importlib
+import sys
+import warnings
+
+MOVED = {name: f"zennas.data.{name}" for name in "image_set images index labels recordio shards sources stream".split()}
+MOVED["pairs"] = "zennas.tasks.face.pairs"
+
+for _name, _where in MOVED.items():
+    # Python looks here again once the parent is imported, so no folder of files is needed that only import.
+    sys.modules[f"{__name__}.{_name}"] = importlib.import_module(_where)
+warnings.warn(
+    "zennas.faces is zennas.data now, and zennas.faces.pairs is zennas.tasks.face.pairs: import from there",
+    DeprecationWarning,
+    stacklevel=2,
+)
