@@ -4,8 +4,8 @@ import importlib
 import sys
 import warnings
 
-MOVED = {name: f"zennas.data.{name}" for name in "image_set images index labels recordio shards sources stream".split()}
-MOVED["pairs"] = "zennas.tasks.face.pairs"
+DATA = ("image_set", "images", "index", "labels", "recordio", "shards", "sources", "stream")
+MOVED = {name: f"zennas.data.{name}" for name in DATA} | {"pairs": "zennas.tasks.face.pairs"}
 
 for _name, _where in MOVED.items():
     # Python looks here again once the parent is imported, so no folder of files is needed that only import.
