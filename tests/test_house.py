@@ -109,7 +109,7 @@ PRIVATE = {
     "_private": "zennas/ray_connection.py",  # ray's
     "_dynamo": "zennas/compiled.py",  # torch's
     "_BatchNorm": "zennas/score/proxies.py",
-    "_exit": "zennas/ranks.py zennas/pool.py",  # os._exit, which is documented
+    "_exit": "zennas/ranks.py zennas/pool.py zennas/signals.py",  # os._exit, which is documented
 }
 NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # documented, for all their underscore
 MAX_LINES = 480

@@ -19,7 +19,7 @@ from zennas.api import work
 from zennas.flags import CommandOptions, Option, spelled
 from zennas.names import print_any_name
 from zennas.records import EXPERIMENTS, SPACES, ProcessLostError, UserError, names
-from zennas.signals import handling
+from zennas.signals import always_answered, handling
 
 WRONG_INPUT, LOST, INTERRUPTED = 2, 3, 130
 SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
@@ -93,7 +93,7 @@ def run_program(app: typer.Typer, arguments: list[str] | None, prog_name: str | 
 
     print_any_name()
     try:
-        with handling(interrupt, [signal.SIGTERM]):
+        with always_answered(INTERRUPTED), handling(interrupt, [signal.SIGTERM]):
             click_command = typer.main.get_command(app)
             code = click_command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
         sys.exit(code or 0)

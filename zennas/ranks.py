@@ -1,10 +1,13 @@
 """Ranks: the processes that train one network together, and what they say to each other (the only file that speaks to
 torch.distributed). One process alone is a Ranks too, whose sums and gathers change nothing."""
 
+import contextlib
 import datetime
 import inspect
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,8 @@ _all_gather = getattr(distributed, "all_gather_single", None) or distributed.all
 # As long as the first rank may take to ask the teacher about every image; a rank that dies is torchrun's and Ray's to
 # see.
 TIMEOUT = datetime.timedelta(hours=24)
+# Nobody waits so long in silence, or without an ear for a signal. Of the latter Python hears between two slices only.
+PATIENCE_S, SLICE = 60.0, datetime.timedelta(seconds=1)
 
 
 class EveryRankError(UserError):
@@ -25,10 +30,28 @@ class EveryRankError(UserError):
 
 
 class Ranks:
-    """Rank `rank` of `num_ranks`, of which `num_local` share this machine; its tensors lie on `device`."""
+    """Rank `rank` of `num_ranks`, of which `num_local` share this machine; its tensors lie on `device`.
 
-    def __init__(self, rank: int = 0, num_ranks: int = 1, device: str | torch.device = "cpu", num_local: int = 1):
+    say(text): told each minute that the other ranks are waited for (on GPUs torch's own watchdog does that).
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        num_ranks: int = 1,
+        device: str | torch.device = "cpu",
+        num_local: int = 1,
+        *,
+        say: Callable[[str], None] | None = None,
+    ):
         self.rank, self.num_ranks, self.device, self.num_local = rank, num_ranks, torch.device(device), num_local
+        self.waiting_since: float | None = None  # of time.monotonic(): while the other ranks are waited for
+        self._say = say
+
+    @property
+    def who(self) -> str:
+        """What the others are called in a message, seen from here."""
+        return "another rank" if self.is_first or self.num_ranks > 2 else "the first rank"
 
     @property
     def is_first(self) -> bool:
@@ -53,7 +76,7 @@ class Ranks:
         if self.num_ranks == 1:
             return x
         everyone = x.new_empty((self.num_ranks * len(x), *x.shape[1:]))
-        _all_gather(everyone, x.contiguous())
+        self._wait(_all_gather(everyone, x.contiguous(), async_op=True))
         return everyone
 
     def sum_of_mine(self, everyone: torch.Tensor) -> torch.Tensor:
@@ -71,6 +94,7 @@ class Ranks:
         """A list of what every rank gives, in their order (small values: they are pickled)."""
         if self.num_ranks == 1:
             return [value]
+        self._meet()
         everyone = [None] * self.num_ranks
         distributed.all_gather_object(everyone, value)
         return everyone
@@ -85,6 +109,7 @@ class Ranks:
                 outcome[0] = function()
             except UserError as error:
                 outcome[1] = str(error)
+        self._meet()
         distributed.broadcast_object_list(outcome)
         if outcome[1] is not None:
             raise EveryRankError(outcome[1])
@@ -93,6 +118,7 @@ class Ranks:
     def barrier(self) -> None:
         """Return once every rank has come here."""
         if self.num_ranks > 1:
+            self._meet()
             distributed.barrier()
 
     def parallel(self, network: torch.nn.Module) -> torch.nn.Module:
@@ -109,14 +135,39 @@ class Ranks:
         return DistributedDataParallel(network, device_ids=on_gpu, gradient_as_bucket_view=True, **{sync: False})
 
     def close(self) -> None:
-        """Leave the group that `join` made."""
-        if self.num_ranks > 1 and distributed.is_initialized():
+        """Leave the group that `join` made. Where an exchange was given up, this process must end: the group would wait
+        for the rest of it."""
+        if self.num_ranks > 1 and distributed.is_initialized() and self.waiting_since is None:
             distributed.destroy_process_group()
 
     def _reduce_(self, x, how):
         if self.num_ranks > 1:
-            distributed.all_reduce(x, op=getattr(distributed.ReduceOp, how))
+            self._wait(distributed.all_reduce(x, op=getattr(distributed.ReduceOp, how), async_op=True))
         return x
+
+    def _meet(self):
+        """Return once every rank has come here. Before what torch offers no wait in slices for."""
+        if distributed.get_backend() != "nccl":
+            self._reduce_(torch.zeros(1), "SUM")
+
+    def _wait(self, work):
+        """Return once an exchange is done; RuntimeError where another rank is gone.
+
+        Where the ranks speak through gloo, signals are answered meanwhile. NCCL's waits are the GPU's, not ours.
+        """
+        if distributed.get_backend() == "nccl":
+            work.wait()
+            return
+        begun = told = self.waiting_since = time.monotonic()
+        while not work.is_completed():
+            with contextlib.suppress(RuntimeError):  # the slice is over, or the exchange failed: then it is completed
+                work.wait(SLICE)
+            if (now := time.monotonic()) - told >= PATIENCE_S:
+                told = now
+                if self._say and self.rank < 2:  # one speaks for all, and one of the first where that one hangs
+                    self._say(f"rank {self.rank}: waiting for {self.who} for {now - begun:.0f} s")
+        self.waiting_since = None
+        work.wait()
 
 
 def another_is_lost(error: BaseException) -> bool:
@@ -139,10 +190,16 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
-def join(device: str | None = None) -> Ranks:
+def say_on_standard_error(text: str) -> None:
+    """For a rank that has no terminal of its own."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def join(device: str | None = None, *, say: Callable[[str], None] = say_on_standard_error) -> Ranks:
     """The Ranks this process belongs to: those that torchrun or Ray Train started, or itself alone.
 
-    `device`: 'cpu' or 'cuda'; None takes a GPU where there is one. UserError where there is none for this rank.
+    `device`: 'cpu' or 'cuda'; None takes a GPU where there is one. say(text): told when other ranks are waited for
+    long. UserError where there is no GPU for this rank.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -157,6 +214,28 @@ def join(device: str | None = None) -> Ranks:
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Ranks(device=device)
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+        _begin("nccl" if device.startswith("cuda") else "gloo", say)
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), device, num_local)
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), device, num_local, say=say)
+
+
+def _begin(backend, say):
+    """Meet the other ranks. In a thread, while this one has an ear for signals: torch waits in one piece."""
+    outcome = []
+
+    def meet():
+        try:
+            distributed.init_process_group(backend, timeout=TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - raised below
+            outcome.append(error)
+
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    begun = told = time.monotonic()
+    while thread.is_alive():
+        thread.join(SLICE.total_seconds())
+        if (now := time.monotonic()) - told >= PATIENCE_S:
+            told, rank, num_ranks = now, os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+            say(f"rank {rank}: waiting for all {num_ranks} ranks to begin, for {now - begun:.0f} s")
+    if outcome:
+        raise outcome[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,12 +11,14 @@ import time
 import pytest
 import torch
 
+from tests.processes import MODULE, Forked
 from tests.train.conftest import STEPS_PER_EPOCH, kept_tensors, ran, tensors, trained
 from tests.train.test_training import teacher_file, with_corrupt
 from zennas.run.__main__ import main as run_command
 from zennas.search.__main__ import main as search_command
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
+from zennas.train.loop import GRACE_S
 
 pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -126,6 +129,50 @@ def test_two_ranks_take_the_step_of_one(on_ranks, arguments, options, tmp_path):
     kept = kept_tensors(checkpoints_in(tmp_path / "run" / "checkpoints")[-1])
     cosine_C = torch.cosine_similarity(kept["head.centre"].flatten(1), tensors(whole)["head.centre"].flatten(1))
     assert cosine_C.min() > 0.8  # random directions of 64 numbers are within 0.4 of zero
+
+
+@pytest.fixture
+def two(arguments, tmp_path):
+    """two(*words) -> two ranks, as a scheduler starts them that looks after none of them; 600 epochs."""
+    begun = []
+
+    def begin(*words):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        words = arguments("--any-size", "--device", "cpu", "--epochs", 600, *words)
+        for rank in range(2):
+            numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+            begun.append(Forked(MODULE, "zennas.train", *words, cwd=tmp_path, env=os.environ | where | numbers))
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() or len(train_losses(tmp_path / "run")) < 2:
+            assert all(rank.poll() is None for rank in begun) and time.monotonic() < deadline
+            time.sleep(0.05)
+        return begun
+
+    yield begin
+    for process in begun:
+        process.kill()
+
+
+def test_a_rank_that_is_killed_ends_the_others_with_one_line(two):
+    first, second = two("--set", "data.workers=1")
+    second.kill()
+    _, said = first.communicate(60)
+    (line,) = [line for line in said.splitlines() if "error" in line]
+    assert line.startswith("error: another rank is gone (") and line.endswith("goes on from the last checkpoint")
+    assert first.returncode == 3 and "Traceback" not in said
+
+
+def test_a_signal_ends_a_rank_that_waits_for_one_that_hangs(two):
+    """Without a checkpoint, which none can write alone."""
+    first, second = two()
+    second.send_signal(signal.SIGSTOP)
+    time.sleep(3.0)
+    begun = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(GRACE_S + 40)
+    assert first.returncode == 130 and time.monotonic() - begun > GRACE_S and "Traceback" not in said
 
 
 def test_bad_input_is_said_once_by_all_ranks(on_ranks, arguments):

@@ -11,7 +11,7 @@ import torch
 from zennas.embed.named import resolved
 from zennas.progress import Progress, console_for, silent
 from zennas.provenance import num_cores
-from zennas.ranks import TIMEOUT, another_is_lost, join
+from zennas.ranks import TIMEOUT, another_is_lost, join, say_on_standard_error
 from zennas.ray_address import keep_ray_on_loopback
 from zennas.records import ProcessLostError, UserError, first_line
 from zennas.tasks.table import task_of
@@ -27,7 +27,7 @@ def launch(request, progress, *, num_ray_workers=None, address=None):
     """
     if num_ray_workers is not None:
         return _on_ray(request, progress, num_ray_workers, address)
-    ranks = join(request.device)
+    ranks = join(request.device, say=progress.say if is_first_process() else say_on_standard_error)
     try:
         return train_on(request, ranks, progress if ranks.is_first else silent())
     except RuntimeError as error:

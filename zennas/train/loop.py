@@ -5,6 +5,9 @@ import copy
 import functools
 import json
 import math
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +32,7 @@ from zennas.train.prepare import Job
 MAX_POINTS = 2000  # of a curve
 CHECKPOINTS = "checkpoints"
 CALIBRATION_SAMPLES = 64
+GRACE_S = 20.0  # that what waits for other ranks still has after a signal; torchrun kills after 30
 MAX_LISTED = 1000  # corrupt samples written down; more are counted, until the run is started again
 
 
@@ -72,6 +76,8 @@ class Training:
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.stopping, self.aside_s = False, 0.0
         self.between_steps = False  # nothing is half done: what is asked to stop may stop at once
+        self.batch_since: float | None = None  # of time.monotonic(): while several ranks wait for a batch of this one
+        self.saving = False
         self.step = self.saved_step = 0  # of the last step, and of the last checkpoint
 
     def run(self) -> Trained:
@@ -143,7 +149,10 @@ class Training:
     def _next(self, batches):
         """The next batch, or None behind the last one."""
         with self._between_steps():
-            return next(batches, None)
+            self.batch_since = time.monotonic()
+            batch = next(batches, None)
+            self.batch_since = None
+            return batch
 
     @contextlib.contextmanager
     def _between_steps(self):
@@ -327,25 +336,45 @@ class Training:
     @contextlib.contextmanager
     def _interruptible(self):
         """Ctrl-C and SIGTERM end the step under way, or at once what is between two, and a checkpoint is written; a
-        second one ends at once."""
+        second one ends at once.
+
+        Of several ranks none can write a checkpoint alone. One that waits GRACE_S for what does not come, for another
+        rank or for its own batch, ends without: the last checkpoint holds.
+        """
+        ended = threading.Event()
 
         def ask(number, frame):
-            at_once, self.stopping = self.stopping or self.between_steps, True
+            is_first, at_once, self.stopping = not self.stopping, self.stopping or self.between_steps, True
             # No more than that: the handler may interrupt the process in the middle of a line on the terminal.
             if at_once:
                 raise KeyboardInterrupt
+            if is_first and self.ranks.num_ranks > 1:
+                threading.Thread(target=self._insist, args=(ended,), daemon=True).start()
 
-        with handling(ask):
-            yield
+        try:
+            with handling(ask):
+                yield
+        finally:
+            ended.set()
+
+    def _insist(self, ended):
+        """Ask a second time where the first does not help."""
+        asked = time.monotonic()
+        while not ended.wait(1.0):
+            since = self.ranks.waiting_since or self.batch_since
+            if since is not None and not self.saving and time.monotonic() - max(asked, since) > GRACE_S:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, step):
         now = self._clock()
         self.seconds, self.counted_at = self.seconds + now - self.counted_at, now
+        self.saving = True
         with self._aside():
             self._write_checkpoint(step)
-        self.saved_step = step
+        self.saved_step, self.saving = step, False
 
     def _write_checkpoint(self, step):
         common = {
