@@ -249,6 +249,9 @@ def row(table, **wanted):
     return chosen
 
 
+LOOP_ROWS = (1000, 3000, 10_000)
+
+
 def figures():
     """(page, the words in it that are a figure) with the figure from its file."""
     index = "experiments/README.md"
@@ -268,8 +271,17 @@ def figures():
     yield index, f"of {time['total_s']:.0f} s"
     setting = row(benchmark("score_settings")["settings"], image_px=32, batch=2)
     yield index, f"tau {setting['kendall_tau']:.3f}, {setting['times_faster_than_reference']:.0f} times faster"
+    speeds = [f"{setting['times_faster_as_searched']:.3g}" for setting in benchmark("score_speed")["settings"]]
+    for page in (index, "README.md", "zennas/score/README.md"):
+        for speed in speeds:
+            yield page, speed
+    same = [setting["times_faster_at_the_same"] for setting in benchmark("score_speed")["settings"]]
+    yield index, "{}, {} and {} times as fast".format(*same)
     funnel = benchmark("funnel")
     yield index, f"{funnel['families']['per_second']:.0f} a second"
+    more = f"{funnel['families']['per_second'] / funnel['alone']['per_second']:.0f} times"
+    yield "zennas/score/README.md", f"{more} as fast again"
+    yield "README.md", f"{more} that in families"
     yield index, f"{funnel['families']['times_the_reference'] + 1:,.0f}"[:-1] + "0 times the reference"
     yield index, f"One by one, our score does {funnel['alone']['per_second']:.1f} candidates"
     load = benchmark("load")["long"]
@@ -285,6 +297,12 @@ def figures():
     for page in (index, "zennas/metrics/README.md"):
         yield page, f"{pairs['ours_s']:.1f} s"
         yield page, f"{pairs['ratio_to_float32']:.2f} times the"
+    loops = benchmark("plain_loops")
+    times = [row(loops["all_pairs"], rows=rows, fars="default")["times_the_loop"] for rows in LOOP_ROWS]
+    for page in (index, "zennas/metrics/README.md"):
+        yield page, "{:.2f}, {:.2f} and {:.2f} times the better".format(*times)
+        yield page, f"at most {max(pairs['times_the_loop'] for pairs in loops['all_pairs']):.2f}"
+    yield index, f"given pairs: {row(loops['given_pairs'], pairs=2_000_000)['times_sklearn']:.2f} times scikit-learn"
     ways = {way["way"]: way for way in benchmark("decoding")["ways"]}
     for page in (index, "zennas/data/README.md"):
         yield page, f"{ways['opencv']['images_per_s']:,}"[:-2] + "00 images per second and core"

@@ -19,6 +19,7 @@ from zennas.evaluate.judges import JudgeTools
 from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.results import Result
 from zennas.evaluate.sets import EvaluationSet, open_identification, open_reid
+from zennas.metrics import all_to_all
 from zennas.metrics.verification import contiguous_folds, grid_accuracy, roc, tar_at_far
 from zennas.records import UserError
 
@@ -636,22 +637,15 @@ def test_what_is_kept_of_all_pairs_has_a_file_for_each_subset(tmp_path, faces):
     assert list(tmp_path.glob("*.pairs")) == []  # what is done needs no state
 
 
-def test_a_far_that_accepts_too_many_pairs_is_left_to_the_curve(tmp_path, faces, monkeypatch):
+def test_a_far_that_accepts_more_pairs_than_are_held_is_answered_all_the_same(tmp_path, faces, monkeypatch):
     monkeypatch.setattr(judges, "ALL_FARS", (0.001, 0.01, 0.1))
-    monkeypatch.setattr(judges, "ALL_HEADLINE", 0.1)
     the_set = PROTOCOLS["all"].open(SETS["all"](tmp_path, faces))
     rows_ND = some_good_rows(the_set)
-    whole = by_name(PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools()))
-    num_different = next(iter(whole.values())).num_different
-    monkeypatch.setattr(judges, "MAX_KEPT", int(0.1 * num_different))
-    assessment = PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools())
-    found = by_name(assessment)
-    assert (
-        found["TAR@FAR=1e-1", ""].value is None and "the curve goes there by a sample" in found["TAR@FAR=1e-1", ""].note
-    )
-    assert found["TAR@FAR=1e-2", ""].value == whole["TAR@FAR=1e-2", ""].value
-    assert [metric.name for metric in assessment.metrics if metric.headline] == ["TAR@FAR=1e-2"]
-    assert assessment.curves[0].x_K[-1] == 1
+    whole = PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools()).metrics
+    monkeypatch.setattr(all_to_all, "SAMPLE_SIDE", 0)
+    monkeypatch.setattr(all_to_all, "MAX_KEPT", int(0.01 * whole[0].num_different))
+    assert PROTOCOLS["all"].judge(the_set, rows_ND, JudgeTools()).metrics == whole
+    assert [metric.value for metric in whole].count(None) == 0
 
 
 def test_ijb_leaves_out_what_cannot_be_used(tmp_path, faces):

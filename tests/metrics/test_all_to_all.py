@@ -99,7 +99,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_all_pairs_at_once_are_all_pairs_one_by_one(case, plan):
     embedding_ND, label_N = CASES[case]
-    assert_naive(all_to_all(embedding_ND, label_N, FARS, _plan=plan), FARS, *naive(embedding_ND, label_N))
+    found, pairs = all_to_all(embedding_ND, label_N, FARS, _plan=plan), naive(embedding_ND, label_N)
+    assert_naive(found, FARS, *pairs)
+    different_B, _ = np.histogram(np.clip(pairs[0][~pairs[1]], -1, 1), found.histogram[0])  # of few pairs, of all
+    np.testing.assert_array_equal(found.histogram[2], different_B / max(different_B.sum(), 1))
 
 
 @pytest.mark.parametrize("plan", SMALL, ids=["7x12", "64x16", "bfloat16"])
@@ -145,6 +148,11 @@ def test_ties_of_small_whole_numbers(data):
         patch.setattr(scan, "WAITING", data.draw(st.integers(0, 20)))
         patch.setattr(module, "MAX_KEPT", data.draw(st.integers(0, 60)))  # some are counted
         patch.setattr(module, "SAMPLE_SIDE", data.draw(st.sampled_from([0, 2048])))  # and not all are held
+        patch.setattr(module, "SMALL_IDENTITY", data.draw(st.integers(0, 4)))  # tiles of large ones
+        patch.setattr(module, "TILE_ROWS", data.draw(st.integers(1, 3)))
+        patch.setattr(module, "TILE_COLUMNS", data.draw(st.integers(3, 5)))
+        patch.setattr(scan, "WHOLE_ROWS", data.draw(st.integers(1, 5)))
+        patch.setattr(scan, "STRIP", data.draw(st.integers(1, 30)))
         found = all_to_all(embedding_ND, label_N, fars, against=against, num_hardest=3, _plan=plan)
     assert_naive(found, fars, *naive(embedding_ND, label_N, against), num_hardest=3)
 
@@ -194,6 +202,17 @@ def test_bounds_misjudged_cost_another_scan_and_no_more(monkeypatch, ends):
     monkeypatch.setattr(scan, "bounds", lambda *given: seen.append(1) or (bounds(*given) if given[-1] else ends))
     assert all_to_all(embedding_ND, label_N, [0.5], _plan=SMALL[0]).points == expected
     assert len(seen) == 2
+
+
+def test_pairs_at_the_edges_of_bins_lie_where_they_belong():
+    """Similarities at the edges of bins, or as near to them as rows of unit length come."""
+    angle_N = np.arccos(np.repeat(np.linspace(-1, 1, 201), 2)) + np.tile([0, 1e-9], 201)
+    row_ND = np.stack([np.cos(angle_N), np.sin(angle_N)], 1)
+    against = (np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([-1, -2]))
+    found = all_to_all(row_ND, np.arange(402), [0.5], against=against)
+    exact = unit_rows(row_ND) @ unit_rows(against[0]).T
+    expected_B, _ = np.histogram(np.clip(exact, -1, 1), found.histogram[0])
+    np.testing.assert_array_equal(found.histogram[2], expected_B / 804)
 
 
 def test_more_same_pairs_than_may_be_held_are_counted_again(monkeypatch):
@@ -362,6 +381,7 @@ def interrupted(kept, embedding_ND, label_N, fars=(0.01,), at=5, **options):
 def test_the_state_of_other_inputs_is_no_state(tmp_path, monkeypatch, change):
     monkeypatch.setattr(scan, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(scan, "SAVE_PAUSE", 0)
+    monkeypatch.setattr(module, "SAMPLE_SIDE", 60)
     (embedding_ND, label_N), kept, said, fars, options = clustered(90), tmp_path / "state", [], [0.01], {}
     interrupted(kept, embedding_ND.copy(), label_N)
     if change == "embedding":

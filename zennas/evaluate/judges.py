@@ -12,12 +12,11 @@ import numpy as np
 
 from zennas.evaluate.assessment import NUM_PAIRS, Assessment, Curve, Histogram, Metric, Pair
 from zennas.evaluate.sets import RACES, SCENES, EvaluationSet
-from zennas.metrics.all_to_all import MAX_KEPT, all_to_all
+from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
 from zennas.metrics.templates import pool_templates, tars_at_nearest_fars, template_pairs
 from zennas.metrics.verification import (
     grid_accuracy,
-    num_allowed,
     roc,
     tars_at_fars,
     ten_fold_accuracy,
@@ -101,20 +100,7 @@ def judge_ijb(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTool
 
 def judge_all(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
     """TAR at FARs over all pairs of the images."""
-    _, count_C = np.unique(the_set.column["label_N"], return_counts=True)
-    num_different = (len(embedding_ND) ** 2 - int((count_C.astype(np.int64) ** 2).sum())) // 2
-    fars = [far for far in ALL_FARS if num_allowed(far, num_different) < MAX_KEPT] or [min(ALL_FARS)]
-    assessment = _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, fars, "", tools)])
-    note = (
-        f"would accept {MAX_KEPT:,} of the {num_different:,} different pairs and more; the curve goes there by a sample"
-    )
-    left_out = [Metric(name=_name(far), value=None, note=note) for far in ALL_FARS if far not in fars]
-    heads = {_name(fars[-1])} if ALL_HEADLINE not in fars else ()
-    metrics = [
-        metric.model_copy(update={"headline": True}) if metric.name in heads else metric
-        for metric in assessment.metrics
-    ]
-    return assessment._replace(metrics=metrics + left_out)
+    return _joined([_all_pairs(the_set, embedding_ND, np.arange(len(embedding_ND)), None, ALL_FARS, "", tools)])
 
 
 def judge_mfr(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:

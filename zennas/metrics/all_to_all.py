@@ -21,16 +21,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from zennas.metrics.blocks import GRID, Plan, exact, in_float32, paired
-from zennas.metrics.held import EMPTY, cells_of, counted, first, ranked
-from zennas.metrics.scan import DENSE, WAITING, Journal, in_reach, scanned
+from zennas.metrics.blocks import GRID, READ_ROWS, Plan, exact, in_float32, paired
+from zennas.metrics.held import EMPTY, cells_of, counted, deciding, first, ranked
+from zennas.metrics.scan import DENSE, WAITING, Journal, in_reach, scanned, whole
 from zennas.metrics.verification import num_allowed
 from zennas.records import UserError
 
 # Different pairs that a FAR may accept for them to be held; and where they are more than the share DENSE. Others are
 # counted.
-MAX_KEPT, FEW_KEPT = 20_000_000, 2_000_000
-TILE_ROWS, TILE_COLUMNS = 64, 4096  # of same pairs: narrow, because most of a tile are different ones
+MAX_KEPT, FEW_KEPT = 20_000_000, 200_000
+SMALL_IDENTITY = 64  # rows and columns at most: the same pairs of many such identities are multiplied together
+TILE_ROWS, TILE_COLUMNS = 512, 4096  # of larger ones
 SAMPLE_SIDE, NUM_BINS, NUM_POINTS = 2048, 200, 200  # of so many rows on either side all pairs are held
 SAMPLED_ONE_IN, SAMPLED_PAIRS = 512, (2**16, 2**26)  # of all pairs are sampled, within limits
 SAMPLED_SIDE = 64  # of a tile of them, at least: smaller products take longer
@@ -113,22 +114,35 @@ def all_to_all(
         if small := _is_small(pairs):  # all pairs are held
             held, wide, need = list(fars), [], total
         sample_S = np.empty(0) if small else _sampled(pairs, seed)
-        if pairs.plan.screening != torch.float32 and (wide or in_reach(pairs, sample_S, need) > DENSE):
+        if pairs.plan.screening != torch.float32 and (small or wide or in_reach(pairs, sample_S, need) > DENSE):
             pairs = in_float32(pairs)
-        inputs = kept and _fingerprint(pairs, rank_of, seed, need)
-        journal = Journal(kept, inputs, progress, len(pairs.blocks) * bool(need or wide))
-        strong, at_rank = scanned(pairs, need, wide, sample_S, journal) if need or wide else (EMPTY, {})
-        cells = cells_of(pairs, strong) if need else None
-        at_rank |= ranked(pairs, strong, cells, {rank for rank in rank_of.values() if rank <= need}) if need else {}
-        hardest = first(pairs, strong, cells, num_hardest) if need else (np.empty(0), np.empty(0, np.int64))
-        at_far = {far: at_rank.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
         same_P, same_B, weakest = _same_pairs(pairs, num_hardest)
-        threshold_T = np.array([threshold for threshold, _ in at_far.values()])
-        above_T = _above(pairs, same_P, threshold_T)
-        far_K = np.geomspace(1 / total, 1, NUM_POINTS) if total else np.empty(0)
-        above_K = _curve(pairs, far_K, sample_S, (strong, cells, need), same_P)
         edge_E = np.linspace(-1, 1, NUM_BINS + 1)
-        different_B = counted(pairs, strong, edge_E) if small else np.histogram(np.clip(sample_S, -1, 1), edge_E)[0]
+        strong, cells, at_rank, hardest = EMPTY, None, {}, (np.empty(0), np.empty(0, np.int64))
+        if small and need:
+            strong, cells = whole(pairs, edge_E)
+            (progress or (lambda *_: None))(1, 1)
+        elif need or wide:
+            inputs = kept and _fingerprint(pairs, rank_of, seed, need)
+            journal = Journal(kept, inputs, progress, len(pairs.blocks))
+            strong, at_rank = scanned(pairs, need, wide, sample_S, journal)
+            cells = cells_of(pairs, strong) if need else None
+        far_K = np.geomspace(1 / total, 1, NUM_POINTS) if total else np.empty(0)
+        rank_K = np.array([num_allowed(far, total) + 1 for far in far_K], np.int64)
+        near_K, unsure_K = _near_thresholds(pairs, rank_K, cells, need, same_P)
+        if need:
+            ranks = {need, *rank_K[unsure_K].tolist(), *(rank for rank in rank_of.values() if rank <= need)}
+            if small:
+                strong, cells = deciding(pairs, strong, cells, ranks, num_hardest, edge_E)
+            at_rank |= ranked(pairs, strong, cells, ranks)
+            hardest = first(pairs, strong, cells, num_hardest)
+        at_far = {far: at_rank.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
+        above_T = _above(pairs, same_P, np.array([threshold for threshold, _ in at_far.values()]))
+        near_K[unsure_K] = [at_rank[rank][0] for rank in rank_K[unsure_K].tolist()]
+        above_K = _curve(pairs, far_K, sample_S, near_K, at_rank.get(need, (math.inf,))[0], same_P)
+        different_B = np.histogram(np.clip(sample_S, -1, 1), edge_E)[0]
+        if small and need:
+            different_B = counted(pairs, strong, cells, edge_E)
     tar_of = {
         far: above / pairs.num_same if pairs.num_same and not math.isnan(threshold) else math.nan
         for (far, (threshold, _)), above in zip(at_far.items(), above_T.tolist(), strict=True)
@@ -158,27 +172,29 @@ def _exact_up_to(pairs, held, need):
     return max([*held, (need - 1) / pairs.num_different])
 
 
-def _curve(pairs, far_K, sample_S, strong, same_P):
+def _near_thresholds(pairs, rank_K, cells, need, same_P):
+    """(about the similarity of each rank of the curve, NaN beyond the pairs held; where that does not say enough).
+
+    Where no same pair lies near a threshold, its product in float32 says as much as the threshold itself.
+    """
+    near_K, held_K = np.where(rank_K > pairs.num_different, -math.inf, math.nan), rank_K <= need
+    unsure_K = np.zeros(len(rank_K), bool)
+    if held_K.any():
+        low_K, high_K = cells.around(cells.of_rank(rank_K[held_K]))
+        near_K[held_K] = low_K
+        unsure_K[held_K] = _above(pairs, same_P, low_K) != _above(pairs, same_P, high_K)
+    return near_K, unsure_K
+
+
+def _curve(pairs, far_K, sample_S, threshold_K, last, same_P):
     """How many same pairs each FAR of the curve accepts.
 
-    Exact where the pairs held reach; beyond, by the sample, but never above the last exact threshold. Where no same
-    pair lies near a threshold, its product in float32 says as much as the threshold itself.
+    threshold_K: NaN beyond the pairs held; there by the sample, but never above `last`, the last exact threshold.
     """
-    (held, cells, need), total = strong, pairs.num_different
-    rank_K = np.array([num_allowed(far, total) + 1 for far in far_K], np.int64)
-    threshold_K = np.full(len(far_K), -math.inf)
-    if need:
-        cell_K = cells.of_rank(np.minimum(rank_K, need))
-        low_K, high_K = cells.around(cell_K)
-        unsure_K = _above(pairs, same_P, low_K) != _above(pairs, same_P, high_K)
-        at_rank = ranked(pairs, held, cells, {need, *rank_K[unsure_K & (rank_K <= need)].tolist()})
-        threshold_K = np.where(rank_K <= need, low_K, threshold_K)
-        for place in np.flatnonzero(unsure_K & (rank_K <= need)):
-            threshold_K[place] = at_rank[rank_K[place]][0]
-    for place in np.flatnonzero((rank_K > need) & (rank_K <= total)):
+    for place in np.flatnonzero(np.isnan(threshold_K)) if len(sample_S) else ():
         guess = num_allowed(far_K[place], len(sample_S))
         sampled = sample_S[guess] if guess < len(sample_S) else -math.inf
-        threshold_K[place] = min([sampled, *([at_rank[need][0]] if need else ())]) if len(sample_S) else math.nan
+        threshold_K[place] = min(sampled, last)
     return np.where(np.isnan(threshold_K), math.nan, _above(pairs, same_P, threshold_K))
 
 
@@ -219,19 +235,44 @@ def _strongest(similarity_P, key_P, num):
 
 
 def _same_tiles(pairs):
-    """(similarities, rows, columns) of the same pairs, tile by tile."""
-    for row in range(0, len(pairs.left.label_N), TILE_ROWS):
-        row_end = min(row + TILE_ROWS, len(pairs.left.label_N))
-        span_U4 = pairs.spans(row, row_end)
-        low, high = max(int(span_U4[0, 2]), row * pairs.alone), int(span_U4[-1, 3])
-        for column in range(low, high, TILE_COLUMNS):
-            column_end = min(column + TILE_COLUMNS, high)
-            same_RC = pairs.left.label_N[row:row_end, None] == pairs.right.label_N[column:column_end]
-            if pairs.alone:
-                same_RC &= np.arange(row, row_end)[:, None] < np.arange(column, column_end)
-            exact_RC = exact(pairs, slice(row, row_end), slice(column, column_end)).cpu().numpy()
-            row_P, column_P = same_RC.nonzero()
-            yield exact_RC[row_P, column_P] + 0.0, row_P + row, column_P + column
+    """(similarities, rows, columns) of the same pairs: of small identities at once, of large ones tile by tile."""
+    start_U, end_U, low_U, high_U = pairs.span_U4.T
+    low_U = start_U if pairs.alone else low_U
+    small_U = np.maximum(end_U - start_U, high_U - low_U) <= SMALL_IDENTITY
+    kind_U = (end_U - start_U) * (SMALL_IDENTITY + 1) + high_U - low_U  # those of a kind have equal sizes
+    for kind in np.unique(kind_U[small_U]).tolist():
+        kind_V = np.flatnonzero(small_U & (kind_U == kind))
+        yield from _same_of_kind(pairs, start_U[kind_V], low_U[kind_V], divmod(kind, SMALL_IDENTITY + 1))
+    for start, end, low, high in np.stack([start_U, end_U, low_U, high_U], 1)[~small_U].tolist():
+        for row in range(start, end, TILE_ROWS):
+            for column in range(row if pairs.alone else low, high, TILE_COLUMNS):
+                place_R, place_C = (
+                    slice(row, min(row + TILE_ROWS, end)),
+                    slice(column, min(column + TILE_COLUMNS, high)),
+                )
+                exact_RC = exact(pairs, place_R, place_C).cpu().numpy()
+                row_P, column_P = _pairs_of(exact_RC.shape, diagonal=pairs.alone and row == column)
+                yield exact_RC[row_P, column_P] + 0.0, row_P + row, column_P + column
+
+
+def _same_of_kind(pairs, start_V, low_V, sizes):
+    """As _same_tiles, of identities that have so many rows and columns each, from these places on."""
+    row_P, column_P = _pairs_of(sizes, diagonal=pairs.alone)
+    for part in range(0, len(start_V) if len(row_P) else 0, step := max(1, READ_ROWS // max(sizes))):
+        start_W, low_W = start_V[part : part + step, None], low_V[part : part + step, None]
+        left_WRD = _rows_of(pairs.left, start_W, sizes[0])
+        right_WCD = left_WRD if pairs.alone else _rows_of(pairs.right, low_W, sizes[1])
+        exact_WRC = (left_WRD @ right_WCD.mT).cpu().numpy()
+        yield exact_WRC[:, row_P, column_P].ravel() + 0.0, (start_W + row_P).ravel(), (low_W + column_P).ravel()
+
+
+def _rows_of(side, start_W, num_rows):
+    return side.unit((start_W + np.arange(num_rows)).ravel()).double().unflatten(0, (-1, num_rows))
+
+
+def _pairs_of(shape, *, diagonal):
+    """(rows, columns) of all places of a tile; above its diagonal alone, where it lies on that of all pairs."""
+    return np.triu_indices(shape[0], 1, shape[1]) if diagonal else np.indices(shape).reshape(2, -1)
 
 
 def _same_pairs(pairs, num_hardest):

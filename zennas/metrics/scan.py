@@ -18,10 +18,26 @@ import numpy as np
 import torch
 
 from zennas.metrics.blocks import Pairs, masked
-from zennas.metrics.held import EMPTY, NORM, Held, cells_of, joined, near_error, products, ranked, rounding, strongest
+from zennas.metrics.held import (
+    EMPTY,
+    NORM,
+    Cells,
+    Held,
+    Whole,
+    cells_between,
+    cells_of,
+    joined,
+    near_error,
+    products,
+    ranked,
+    rounding,
+    strongest,
+)
 from zennas.run_folder import write_atomically
 
 SLACK, WAITING = 65_536, 131_072  # held beyond twice the need; candidates that are computed together
+WHOLE_ROWS = 128  # of a table multiplied together where all pairs are held: less below the diagonal, in a near cache
+STRIP = 2**16  # products looked at together: they stay in the processor's cache
 DENSE = 1 / 100  # a share of a block: more pairs are cheaper as a product than one by one
 SAVE_EVERY_S, SAVE_PAUSE = 10.0, 20  # and no sooner than so many times what the last writing took
 
@@ -102,13 +118,15 @@ def scanned(pairs, need, wide, sample_S, journal, attempt=0):
                 masked(near_RC, block, pairs, -math.inf)
             elif len(row_P):
                 waiting.append((row_P + row, column_P + column))
-        if near_RC is not None and need:
-            fresh.append(_picked(near_RC, near_RC >= float(state["floor"]) - slack, block))
-        for number, (held_L, (low, high)) in enumerate(zip(between, bounds_L, strict=True)):
-            above_RC = near_RC > high
-            num_above = np.count_nonzero(above_RC.numpy()) if above_RC.device.type == "cpu" else int(above_RC.sum())
-            state["above_L"][number] += num_above
-            held_L.setdefault("fresh", []).append(_picked(near_RC, (near_RC >= low) ^ above_RC, block))
+        for strip_RC, corner in _strips(near_RC, block):
+            lowest = float(state["floor"]) - slack
+            if need and float(strip_RC.max()) >= lowest:  # of a few strongest, most strips have none
+                fresh.append(_picked(strip_RC, strip_RC >= lowest, corner))
+            for number, (held_L, (low, high)) in enumerate(zip(between, bounds_L, strict=True)):
+                above_RC = strip_RC > high
+                count = np.count_nonzero if isinstance(above_RC, np.ndarray) else torch.count_nonzero
+                state["above_L"][number] += int(count(above_RC))
+                held_L.setdefault("fresh", []).append(_picked(strip_RC, (strip_RC >= low) ^ above_RC, corner))
         if sum(len(held[0]) for held in waiting + fresh) > WAITING + need // 4:
             settle()
     at_rank = {}
@@ -116,7 +134,7 @@ def scanned(pairs, need, wide, sample_S, journal, attempt=0):
         held = Held(*(held_L[name] for name in Held._fields))
         cells = cells_of(pairs, held, limits)
         cell = int(cells.of_rank(rank - above)) if 0 < rank - above <= len(held.near_P) else 0
-        if cells.reach <= cell < len(cells.above_C) - cells.reach:  # all that decides was held
+        if cells.reach <= cell < len(cells.above_C) - cells.reach - 1:  # all that decides was held
             ((value, num_above),) = ranked(pairs, held, cells, [rank - above]).values()
             at_rank[rank] = value, above + num_above
     held = Held(*(tail[name] for name in Held._fields))
@@ -128,6 +146,25 @@ def scanned(pairs, need, wide, sample_S, journal, attempt=0):
         journal.total += len(pairs.blocks)
         return scanned(pairs, need, wide, sample_S, journal, attempt + 1)
     return held, at_rank
+
+
+def whole(pairs: Pairs, edge_E: np.ndarray) -> tuple[Whole, Cells]:
+    """All different pairs, and their Cells, which keep to the edges of bins: of few pairs that is sooner than a scan.
+
+    Rows lie by identity, so that the different pairs of a row are two runs of columns. Products of all in float64 would
+    need no error at all, but take longer from about 1,000 rows on.
+    """
+    left, right = pairs.left, pairs.right
+    num_columns, parts, empty = len(right.label_N), [], cells_between(pairs, edge_E)
+    low_N, high_N = (np.searchsorted(right.label_N, left.label_N, way) for way in ("left", "right"))
+    low_N = low_N * (not pairs.alone)  # alone, there is nothing before the diagonal
+    for row in range(0, len(left.label_N), WHOLE_ROWS):
+        place, start = slice(row, min(row + WHOLE_ROWS, len(left.label_N))), row * pairs.alone
+        near_RC = left.table_ND[place] @ right.table_ND[start:num_columns].T
+        cell_RC = empty.of(near_RC.cpu().numpy())
+        for cell_C, low, high in zip(cell_RC, low_N[place].tolist(), (high_N[place] - start).tolist(), strict=True):
+            parts += [cell_C[:low], cell_C[high:]]
+    return Whole(low_N, high_N, num_columns), empty.filled(np.concatenate(parts))
 
 
 def screened(pairs: Pairs, block: tuple[int, int, int, int], buffer: torch.Tensor) -> torch.Tensor:
@@ -142,17 +179,32 @@ def screened(pairs: Pairs, block: tuple[int, int, int, int], buffer: torch.Tenso
     return masked(block_RC, block, pairs, -math.inf)
 
 
-def _picked(near_RC, chosen_RC, block):
-    """What is chosen of a block's products in float32, as Held."""
-    if near_RC.device.type == "cpu":  # several times as fast as in torch
-        flat = np.flatnonzero(chosen_RC.numpy())
+def _strips(near_RC, block):
+    """(some rows of a block's products, their first row and column): so few that they stay in the processor's cache.
+
+    On the processor they are numpy's, which takes a fraction of torch's time for them.
+    """
+    if near_RC is None:
+        return
+    num_rows, (row, _, column, _) = len(near_RC), block
+    on_device = near_RC.device.type != "cpu"
+    step = num_rows if on_device else max(1, STRIP // max(near_RC.shape[1], 1))
+    for start in range(0, num_rows, step):
+        strip_RC = near_RC[start : start + step]
+        yield strip_RC if on_device else strip_RC.numpy(), (row + start, column)
+
+
+def _picked(near_RC, chosen_RC, corner):
+    """What is chosen of products in float32, as Held; corner: their first row and column."""
+    if isinstance(near_RC, np.ndarray):
+        flat = np.flatnonzero(chosen_RC)
         row_P = flat // chosen_RC.shape[1]
         column_P = flat - row_P * chosen_RC.shape[1]
-        near_P = near_RC.view(-1).numpy()[flat] if near_RC.is_contiguous() else near_RC.numpy()[row_P, column_P]
+        near_P = near_RC[row_P, column_P]
     else:
         row_P, column_P = chosen_RC.nonzero(as_tuple=True)
         near_P, row_P, column_P = (array_P.cpu().numpy() for array_P in (near_RC[row_P, column_P], row_P, column_P))
-    return Held(near_P, (row_P + block[0]).astype(np.int32), (column_P + block[2]).astype(np.int32))
+    return Held(near_P, (row_P + corner[0]).astype(np.int32), (column_P + corner[1]).astype(np.int32))
 
 
 def possible_pairs(
