@@ -300,7 +300,7 @@ def train(
     """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it
     to ONNX and measure its latency again by the track's rule, with the trained weights.
 
-    Of faces it takes aligned crops (--faces says more).
+    Where the task is faces, --data are aligned crops (--faces says more).
     The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
@@ -363,7 +363,7 @@ def tune(
 ) -> Tuned:
     """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
 
-    Of faces it takes aligned crops (--faces says more).
+    Where the task is faces, --data are aligned crops (--faces says more).
     Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
     proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no

@@ -28,7 +28,7 @@ def unshown(text: str) -> str:
     >>> unshown(shown("\\udcbc\\udcd7 Zoë")) == "\\udcbc\\udcd7 Zoë"
     True
     """
-    return ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+    return ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 def text_path(path: os.PathLike | str) -> str:

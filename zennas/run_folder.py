@@ -79,10 +79,10 @@ def cache_folder(name: str) -> pathlib.Path:
     if cache := os.environ.get("ZENNAS_CACHE"):
         return pathlib.Path(cache) / name
     folder = home(or_set="ZENNAS_CACHE") / ".cache" / "zennas"
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if there != folder and not os.access(there, os.W_OK):
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if nearest != folder and not os.access(nearest, os.W_OK):
         raise UserError(
-            f"{folder}: cannot be made, for {there} cannot be written; set ZENNAS_CACHE to a folder that can, or HOME"
+            f"{folder}: cannot be made, for {nearest} cannot be written; set ZENNAS_CACHE to a folder that can, or HOME"
         )
     return folder / name
 
@@ -178,7 +178,7 @@ def lock_folder(
 
 def write_atomically(path: pathlib.Path | str, content: str | bytes) -> None:
     """Write text or bytes to a file that is there whole or not at all. What of a name is no text is escaped, as
-    records.shown does it."""
+    names.shown does it."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with explaining(path.parent):

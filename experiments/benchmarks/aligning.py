@@ -77,7 +77,7 @@ def backgrounds_of(path):
     """Pictures of SIZE in which the detector sees no face."""
     source, detector = open_source(path), Detector()
     pictures = (resized(decode(source.read(image)), SIZE) for image in range(min(source.num_images, 60)))
-    return [picture for picture in pictures if not detector.found(picture, min_score=0.4)]
+    return [picture for picture in pictures if not detector.faces(picture, min_score=0.4)]
 
 
 def written(folder, source, image, backgrounds, rng):
@@ -109,7 +109,7 @@ def opencv(source):
     """The same by OpenCV's detector on the whole photograph, its largest face and its own landmarks."""
     detector = cv2.FaceDetectorYN.create(str(SHIPPED), "", SIZE[::-1], MIN_SCORE)
 
-    def one(image):
+    def aligned_by_opencv(image):
         image_HW3 = decode(source.read(image))
         _, faces_F15 = detector.detect(cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))
         if faces_F15 is None:
@@ -117,25 +117,25 @@ def opencv(source):
         points_52 = max(faces_F15, key=lambda row: row[2] * row[3])[4:14].reshape(5, 2)
         return encode(align(image_HW3, points_52), ".jpg"), points_52
 
-    return one
+    return aligned_by_opencv
 
 
 def speed(source, sample, true_52, rounds):
     """Photographs a second of either way, and how far it moves faces from where they are."""
     ways = {"ours": ours(source, Detector()), "opencv, whole photograph": opencv(source)}
-    spent, clock, found = {name: [] for name in ways}, {name: [] for name in ways}, {}
+    spent, clock, answers_of = {name: [] for name in ways}, {name: [] for name in ways}, {}
     for _ in range(rounds):
         for name, way in ways.items():
             begun = time.process_time(), time.perf_counter()
             answers = [way(int(image)) for image in sample]
             spent[name].append(time.process_time() - begun[0])
             clock[name].append(time.perf_counter() - begun[1])
-            found[name] = answers
+            answers_of[name] = answers
     rows = []
     for name in ways:
         off = [
             off_place(answer[1], true_52[source.name(int(image))])
-            for image, answer in zip(sample, found[name], strict=True)
+            for image, answer in zip(sample, answers_of[name], strict=True)
         ]
         off = np.array([share for share in off if share is not None])
         rows.append(

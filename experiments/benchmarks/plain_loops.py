@@ -83,12 +83,12 @@ def all_pairs(embedding_ND, label_N, name):
     }
     if num_rows <= SKLEARN_ROWS:
         ways["sklearn"] = lambda: by_sklearn(embedding_ND, label_N, fars)
-    found = timed(5 if num_rows <= 3000 else 2 if num_rows <= 10_000 else 1, ways)
-    np.testing.assert_allclose(found["ours"][1], found["strongest"][1], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(*(np.array(found[way][1])[:, 0] for way in ("ours", "strongest")), rtol=0, atol=1e-5)
-    seconds = {f"{way}_s": round(found[way][0], 5) for way in ways}
-    loops_s = min(found[way][0] for way in ("strongest", "histogram"))
-    return {"rows": num_rows, "fars": name, **seconds, "times_the_loop": round(found["ours"][0] / loops_s, 2)}
+    timings = timed(5 if num_rows <= 3000 else 2 if num_rows <= 10_000 else 1, ways)
+    np.testing.assert_allclose(timings["ours"][1], timings["strongest"][1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(*(np.array(timings[way][1])[:, 0] for way in ("ours", "strongest")), rtol=0, atol=1e-5)
+    seconds = {f"{way}_s": round(timings[way][0], 5) for way in ways}
+    loops_s = min(timings[way][0] for way in ("strongest", "histogram"))
+    return {"rows": num_rows, "fars": name, **seconds, "times_the_loop": round(timings["ours"][0] / loops_s, 2)}
 
 
 def ours(embedding_ND, label_N, fars):
@@ -165,7 +165,7 @@ def given_pairs(num_pairs, seed):
         far_K, tar_K, _ = roc_curve(same_P, similarity_P)
         return [float(tar_K[len(far_K) - 1 - np.argmin(np.abs(far_K - far)[::-1])]) for far in IJB_FARS]
 
-    found = timed(
+    timings = timed(
         5,
         {
             "nearest": lambda: tars_at_nearest_fars(similarity_P, same_P, IJB_FARS),
@@ -173,9 +173,9 @@ def given_pairs(num_pairs, seed):
             "sklearn": by_curve,
         },
     )
-    assert found["nearest"][1] == found["sklearn"][1]
-    seconds = {f"{way}_s": round(least_s, 5) for way, (least_s, _) in found.items()}
-    return {"pairs": num_pairs, **seconds, "times_sklearn": round(found["nearest"][0] / found["sklearn"][0], 2)}
+    assert timings["nearest"][1] == timings["sklearn"][1]
+    seconds = {f"{way}_s": round(least_s, 5) for way, (least_s, _) in timings.items()}
+    return {"pairs": num_pairs, **seconds, "times_sklearn": round(timings["nearest"][0] / timings["sklearn"][0], 2)}
 
 
 if __name__ == "__main__":

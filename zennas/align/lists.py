@@ -12,7 +12,7 @@ from zennas.data.named_images import from_its_folder
 from zennas.data.sources import AnySource
 from zennas.records import UserError, some
 
-NUM_LANDMARKS = 10  # numbers of five points
+NUM_COORDINATES = 10  # x and y of five landmarks
 MOST_HEAD_LINES = 2  # CelebA: how many, then the names of the columns
 
 
@@ -66,7 +66,7 @@ def _fields(line, num_values):
 
 def _is_head(fields, num_values):
     """Whether fields name columns: numbers are expected and are none, or the words are those of a head."""
-    if num_values == NUM_LANDMARKS:
+    if num_values == NUM_COORDINATES:
         return not any(_is_number(field) for field in fields[1:])
     return bool(re.fullmatch(r"(?i)(image|file|photo)?[_ ]?(id|name|file|path|image)?", fields[0]))
 
@@ -123,26 +123,26 @@ def _numbers(source):
 
 def known_landmarks(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """(points_N52, NaN where a photograph has no line; notices) of a file of landmarks."""
-    listed = read_lines(path, num_values=NUM_LANDMARKS, expected="a name and ten numbers")
-    found = known(source, listed, what="landmarks")
+    listed = read_lines(path, num_values=NUM_COORDINATES, expected="a name and ten numbers")
+    known_lines = known(source, listed, what="landmarks")
     points_N52 = np.full((source.num_images, 5, 2), np.nan)
-    for image, values in found.of_image.items():
+    for image, values in known_lines.of_image.items():
         if not all(map(_is_number, values)):
             name = source.name(image) or source.where(image)
             raise UserError(f"{path}: {name}: expected ten numbers, got {' '.join(values)[:80]}")
         points_N52[image] = np.array(values, np.float64).reshape(5, 2)
-    return points_N52, found.notices
+    return points_N52, known_lines.notices
 
 
 def known_identities(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, list[str], list[str]]:
     """(label_N, -1 where a photograph has no line; names of the identities, numbers in their order; notices)."""
-    found = known(source, read_lines(path, num_values=1, expected="a name and its identity"), what="identity")
-    names = sorted({value for (value,) in found.of_image.values()}, key=_as_numbers)
+    known_lines = known(source, read_lines(path, num_values=1, expected="a name and its identity"), what="identity")
+    names = sorted({value for (value,) in known_lines.of_image.values()}, key=_as_numbers)
     label_of = {name: label for label, name in enumerate(names)}
     label_N = np.full(source.num_images, -1, np.int64)
-    for image, (value,) in found.of_image.items():
+    for image, (value,) in known_lines.of_image.items():
         label_N[image] = label_of[value]
-    return label_N, names, found.notices
+    return label_N, names, known_lines.notices
 
 
 def _as_numbers(name):

@@ -106,8 +106,8 @@ def aligned_of(aligning: Aligning, image: int) -> list[tuple[bytes | None, dict]
     if not faces:
         middle = encode(_middle(image_HW3, aligning.height_width), ".jpg") if aligning.complete else None
         return [(middle, row | {"why": "no face is found" + (": its middle stands in" if middle else "")})]
-    num = len(faces) if aligning.every else 1
-    return [_one(aligning, image_HW3, faces, number, row) for number in range(num)]
+    num_kept = len(faces) if aligning.every else 1
+    return [_aligned_face(aligning, image_HW3, faces, number, row) for number in range(num_kept)]
 
 
 def _faces(aligning, image, image_HW3):
@@ -119,7 +119,7 @@ def _faces(aligning, image, image_HW3):
     return aligning.detector.likely(image_HW3, every=aligning.every), False
 
 
-def _one(aligning, image_HW3, faces, number, row):
+def _aligned_face(aligning, image_HW3, faces, number, row):
     """(bytes or None, row) of one face."""
     face = faces[number]
     if not row["known"]:

@@ -33,6 +33,6 @@ def show(result: Aligned, options: Options, console: Console) -> int:
         following.append(line("zennas.clean", [*spell(CleanOptions, data=out), "--embeddings-from", "MODEL"]) + " ...")
         following.append(line("zennas.train", spell(TrainOptions, data=out)) + " ...")
     if result.format != "recordio":
-        following.append(line("zennas.evaluate", spell(EvaluateOptions, set=(f"PAIRS.txt@{out}",))) + " --model MODEL")
+        following.append(line("zennas.evaluate", spell(EvaluateOptions, set=(f"PAIRS@{out}",))) + " --model MODEL")
     console.print("Next:\n  " + "\n  ".join(following), markup=False, soft_wrap=True)
     return 0

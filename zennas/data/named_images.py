@@ -134,7 +134,7 @@ def _placed(path, name_N, lookups, where, *, near=""):
         if dropped is None or (best is not None and not any(_looked_up(dropped[:TRIED], lookup).values())):
             continue
         places = _looked_up(dropped, lookup)
-        num_placed = sum(len(found) == 1 for found in places.values())
+        num_placed = sum(len(of_name) == 1 for of_name in places.values())
         if best is None or num_placed > best[0]:
             best = num_placed, [places[name] for name in dropped]
         if num_placed == len(names):

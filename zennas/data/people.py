@@ -24,9 +24,9 @@ class People(NamedTuple):
         >>> people_of([({"", "lfw/Ada", "lfw/Zoe"}, set())]).with_all("photographs").label_of
         {'lfw/Ada': 0, 'lfw/Zoe': 1, '': 2}
         """
-        others = sorted(self.why_not)
-        label_of = self.label_of | {folder: len(self.names) + number for number, folder in enumerate(others)}
-        return People(label_of, [*self.names, *(folder or root for folder in others)], {}, self.notices)
+        outside = sorted(self.why_not)
+        label_of = self.label_of | {folder: len(self.names) + number for number, folder in enumerate(outside)}
+        return People(label_of, [*self.names, *(folder or root for folder in outside)], {}, self.notices)
 
 
 def people_of(trees: Sequence[tuple[Collection[str], Collection[str]]]) -> People:

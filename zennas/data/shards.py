@@ -33,7 +33,7 @@ class Members(NamedTuple):
     notices: list[str]
 
 
-class _Found:
+class _Collected:
     """The images while their number is not known; a folder is a number."""
 
     def __init__(self):
@@ -59,34 +59,34 @@ def list_members(paths: Sequence[pathlib.Path | str], *, progress: Callable[[int
     image. progress(done, total) counts bytes. UserError for a file that is no plain tar, is cut short, labels only some
     of its images, or holds a name of another file: these are no shards of one data set.
     """
-    found, done = _Found(), 0
+    collected, done = _Collected(), 0
     total = sum(pathlib.Path(path).stat().st_size for path in paths)
     for shard, path in enumerate(paths):
-        _list_shard(found, shard, path, progress and (lambda offset, done=done: progress(done + offset, total)))
+        _list_shard(collected, shard, path, progress and (lambda offset, done=done: progress(done + offset, total)))
         done += pathlib.Path(path).stat().st_size
-    names, kept_N = found.names.names(), _newest(found)
+    names, kept_N = collected.names.names(), _newest(collected)
     for image in np.flatnonzero(~kept_N):
-        found.left_out.add(REPLACED, names[image])
+        collected.left_out.add(REPLACED, names[image])
     if not kept_N.any():
         raise UserError(
-            f"{paths[0]}: no image among the members{found.left_out.aside()}; expected names ending in "
+            f"{paths[0]}: no image among the members{collected.left_out.aside()}; expected names ending in "
             + ", ".join(IMAGE_SUFFIXES)
         )
-    class_N, folder_N, shard_N = (found.array(name) for name in ("class", "folder", "shard"))
+    class_N, folder_N, shard_N = (collected.array(name) for name in ("class", "folder", "shard"))
     if (class_N[kept_N] < 0).any():
         without = int(np.flatnonzero(kept_N & (class_N < 0))[0])
         where = f"{paths[shard_N[without]]}, member {names[without]}"
         if (class_N[kept_N] >= 0).any():
             raise UserError(f"{where}: has no .cls member beside it, while other images have; label all or none")
-        _check_distinct(found, names, kept_N, paths)
-        folders = list(found.number_of)
-        people = people_of([tuple({folders[number] for number in part} for part in tree) for tree in found.trees])
+        _check_distinct(collected, names, kept_N, paths)
+        folders = list(collected.number_of)
+        people = people_of([tuple({folders[number] for number in part} for part in tree) for tree in collected.trees])
         if not people.names:
             raise UserError(
                 f"{where}: has neither a .cls member nor a folder to name its identity (Name/Name_0001.jpg)"
             )
-        for image in np.flatnonzero(kept_N & np.isin(folder_N, [found.number_of[name] for name in people.why_not])):
-            found.left_out.add(people.why_not[folders[folder_N[image]]], names[image])
+        for image in np.flatnonzero(kept_N & np.isin(folder_N, [collected.number_of[name] for name in people.why_not])):
+            collected.left_out.add(people.why_not[folders[folder_N[image]]], names[image])
         label_N = np.array([people.label_of.get(folder, -1) for folder in folders], np.int64)[folder_N]
         kept_N &= label_N >= 0
         identities, notices = (
@@ -99,19 +99,19 @@ def list_members(paths: Sequence[pathlib.Path | str], *, progress: Callable[[int
         names = names.taken(np.flatnonzero(kept_N))
     return Members(
         shard_N[kept_N],
-        found.array("offset")[kept_N],
-        found.array("size")[kept_N],
+        collected.array("offset")[kept_N],
+        collected.array("size")[kept_N],
         names,
         label_N[kept_N],
         identities,
-        found.left_out,
+        collected.left_out,
         notices,
     )
 
 
-def _list_shard(found, shard, path, progress):
+def _list_shard(collected, shard, path, progress):
     """Add what one tar holds."""
-    first, left_out = len(found.column["shard"]), found.left_out
+    first, left_out = len(collected.column["shard"]), collected.left_out
     classes, pending, links, folders, hidden = {}, [], [], set(), set()  # a sample's members lie in one shard
     for number, member in enumerate(_members(path)):
         name = posixpath.normpath(member.name)
@@ -139,15 +139,15 @@ def _list_shard(found, shard, path, progress):
             left_out.add(EMPTY, name)
         else:
             pending.append((head, key))
-            found.add(shard, member.name, name, (member.offset_data, member.size))
+            collected.add(shard, member.name, name, (member.offset_data, member.size))
         if progress and number % SAY_EVERY == 0:
             progress(member.offset)
-    pending += _add_links(found, shard, first, links)
-    found.column["class"][first:] = array.array("q", (classes.get(key, -1) for key in pending))
-    with_images = set(found.column["folder"][first:])
-    folders = {found.number_of.setdefault(folder, len(found.number_of)) for folder in folders}
+    pending += _add_links(collected, shard, first, links)
+    collected.column["class"][first:] = array.array("q", (classes.get(key, -1) for key in pending))
+    with_images = set(collected.column["folder"][first:])
+    folders = {collected.number_of.setdefault(folder, len(collected.number_of)) for folder in folders}
     if with_images:
-        found.trees.append((with_images, folders | with_images))
+        collected.trees.append((with_images, folders | with_images))
 
 
 def _hidden_part(name):
@@ -165,27 +165,27 @@ def _target(member, head):
     return posixpath.normpath(member.linkname if member.islnk() else below(head, member.linkname))
 
 
-def _add_links(found, shard, first, links):
+def _add_links(collected, shard, first, links):
     """Add the links to images of the same shard, also through other links; [(head, key)] of those."""
     if not links:
         return []
-    place_of = {path: at for at, path in enumerate(found.column["path"][first:], start=first)}
+    place_of = {path: at for at, path in enumerate(collected.column["path"][first:], start=first)}
     target_of, added = {path: target for _, path, target in links}, []
     for name, path, target in links:
         for _ in range(MAX_LINKS):
             target = target_of.get(target, target)
         if (at := place_of.get(hash(target))) is None:
-            found.left_out.add(DEAD_LINK, path)
+            collected.left_out.add(DEAD_LINK, path)
             continue
-        found.add(shard, name, path, (found.column["offset"][at], found.column["size"][at]))
+        collected.add(shard, name, path, (collected.column["offset"][at], collected.column["size"][at]))
         head, _, base = path.rpartition("/")
         added.append((head, base.partition(".")[0]))
     return added
 
 
-def _newest(found):
+def _newest(collected):
     """kept_N: which images no later one of their shard and name replaces."""
-    shard_N, path_N = found.array("shard"), found.array("path")
+    shard_N, path_N = collected.array("shard"), collected.array("path")
     kept_N = np.ones(len(path_N), bool)
     order = np.lexsort((np.arange(len(path_N)), path_N, shard_N))  # the last of equal ones is the newest
     same = (np.diff(path_N[order]) == 0) & (np.diff(shard_N[order]) == 0)
@@ -193,17 +193,17 @@ def _newest(found):
     return kept_N
 
 
-def _check_distinct(found, names, kept_N, paths):
+def _check_distinct(collected, names, kept_N, paths):
     """UserError where two shards hold one name: their folders are those of different people."""
     if len(paths) == 1:
         return
     which_M = np.flatnonzero(kept_N)
-    path_M = found.array("path")[which_M]
+    path_M = collected.array("path")[which_M]
     order = np.argsort(path_M, kind="stable")
     twice = np.flatnonzero(np.diff(path_M[order]) == 0)
     if len(twice):
         pair = which_M[order[twice[0] : twice[0] + 2]]
-        first, second = (pathlib.Path(paths[found.column["shard"][image]]).name for image in pair)
+        first, second = (pathlib.Path(paths[collected.column["shard"][image]]).name for image in pair)
         where = f"{pathlib.Path(paths[0]).parent}: {first} and {second}"
         raise UserError(
             f"{where} both hold {names[int(pair[0])]} ({len(twice):,} such names): shards of one data set have "

@@ -50,9 +50,9 @@ def backbones_in(content: Any) -> list[Backbone]:
         for naming in NAMINGS:
             for before in sorted({match["before"] for name in names if (match := naming.mark.fullmatch(name))}):
                 own = {name.removeprefix(before): state[name] for name in names if name.startswith(before)}
-                rest = tuple(str(key) for key in state if key not in names or not key.startswith(before))
+                left = tuple(str(key) for key in state if key not in names or not key.startswith(before))
                 where = ".".join(filter(None, [*place, before.removesuffix(".")]))
-                backbones.append(Backbone(naming, where, own, beside + rest))
+                backbones.append(Backbone(naming, where, own, beside + left))
     return backbones
 
 
@@ -69,8 +69,8 @@ def _states(content):
             yield place, mapping, beside
         keys = [key for key, value in mapping.items() if isinstance(value, Mapping)]
         for key in keys:
-            others = tuple(str(other) for other in mapping if other != key)
-            todo.append(((*place, str(key)), mapping[key], beside + others))
+            siblings = tuple(str(name) for name in mapping if name != key)
+            todo.append(((*place, str(key)), mapping[key], beside + siblings))
 
 
 def network_of(backbone: Backbone) -> BuiltNetwork:
@@ -145,9 +145,9 @@ def _shape(candidate, first, last):
         raise UserError("its first convolution or its fully connected layer has another number of sides")
     if first.shape[1] not in (1, 3):
         raise UserError(f"takes images of {first.shape[1]} channels; allowed: 3 (RGB), or 1 (grey)")
-    positions, rest = divmod(last.shape[1], candidate.widths[-1])
+    positions, remainder = divmod(last.shape[1], candidate.widths[-1])
     side = math.isqrt(positions)
-    if rest or not positions or side * side != positions:
+    if remainder or not positions or side * side != positions:
         raise UserError(
             f"its fully connected layer reads {last.shape[1]} numbers, which are no square maps of "
             f"{candidate.widths[-1]} channels; export it to ONNX"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from zennas.metrics.blocks import GRID, READ_ROWS, Plan, exact, in_float32, paired
-from zennas.metrics.held import EMPTY, cells_of, counted, deciding, first, ranked
+from zennas.metrics.held import EMPTY, cells_of, counted, deciding, leading, ranked
 from zennas.metrics.scan import DENSE, WAITING, Journal, in_reach, scanned, whole
 from zennas.metrics.verification import num_allowed
 from zennas.records import UserError
@@ -135,7 +135,7 @@ def all_to_all(
             if small:
                 strong, cells = deciding(pairs, strong, cells, ranks, num_hardest, edge_E)
             at_rank |= ranked(pairs, strong, cells, ranks)
-            hardest = first(pairs, strong, cells, num_hardest)
+            hardest = leading(pairs, strong, cells, num_hardest)
         at_far = {far: at_rank.get(rank_of[far], (-math.inf if total else math.nan, total)) for far in fars}
         above_T = _above(pairs, same_P, np.array([threshold for threshold, _ in at_far.values()]))
         near_K[unsure_K] = [at_rank[rank][0] for rank in rank_K[unsure_K].tolist()]

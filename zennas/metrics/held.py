@@ -28,6 +28,7 @@ class Held(NamedTuple):
     column_P: np.ndarray
 
     def at(self, chosen: np.ndarray) -> "Held":
+        """Those at these places, or where a mask is true."""
         return Held(*(array_P[chosen] for array_P in self))
 
 
@@ -49,6 +50,7 @@ class Whole(NamedTuple):
 
 
 def joined(parts: Iterable[Held]) -> Held:
+    """The pairs of all parts, one part after the other."""
     return Held(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -118,6 +120,7 @@ class Cells(NamedTuple):
     reach: int
 
     def of(self, value_R: np.ndarray) -> np.ndarray:
+        """The cell of each value; of one beyond the ends, the last cell there."""
         cell_R = ((value_R - np.float32(self.low)) * np.float32(self.per_unit)).astype(np.int32)
         return np.clip(cell_R, 0, len(self.above_C) - 1, out=cell_R)
 
@@ -219,7 +222,7 @@ def ranked(pairs: Pairs, held: Held, cells: Cells, ranks: Iterable[int]) -> dict
     return result
 
 
-def first(pairs: Pairs, held: Held, cells: Cells, num: int) -> tuple[np.ndarray, np.ndarray]:
+def leading(pairs: Pairs, held: Held, cells: Cells, num: int) -> tuple[np.ndarray, np.ndarray]:
     """(similarities, keys) of the few strongest pairs held, strongest first; of equal ones the lowest keys first."""
     few = held.at(cells.inside(cells.window_of_strongest(num))) if num else EMPTY
     exact_P, key_P = products(pairs, *few[1:], torch.float64), pairs.key(*few[1:])

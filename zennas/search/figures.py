@@ -13,7 +13,7 @@ from zennas.space.shape import px_text
 if TYPE_CHECKING:
     from zennas.search.report import RunSummary
 
-MAX_BARS = 20  # the rest is one bar more
+MAX_BARS = 20  # all further ones are one bar
 MAX_POINTS = 5000  # of the scored cloud: more only slow the browser; the front is always kept whole
 LABEL_GAP_PX = 17  # between the middles of two labels of 12 px type
 
@@ -171,9 +171,9 @@ def _drawing(row, *, num_bars, top, map_hw):
 def bars(title: str, counts: dict[str, int]) -> str:
     """Counts as bars under a title, in HTML; nothing where there are none."""
     names, shown = list(counts), dict(counts)
-    if rest := names[MAX_BARS:]:
+    if further := names[MAX_BARS:]:
         shown = {name: counts[name] for name in names[:MAX_BARS]}
-        shown[f"{len(rest):,} more"] = sum(counts[name] for name in rest)
+        shown[f"{len(further):,} more"] = sum(counts[name] for name in further)
     most, row = max([1, *shown.values()]), "<div>{}</div><div>{:,}</div><div><span style='width:{:.2f}%'></span></div>"
     rows = "".join(row.format(html.escape(name), num, 100 * num / most) for name, num in shown.items())
     return f"<h3>{title}</h3><div class='bars'>{rows}</div>" if counts else ""

@@ -86,9 +86,9 @@ def say_how_long(prepared: Prepared) -> None:
     if plan.candidates is None:
         parts["search"] = left_for_search(prepared, sum(parts.values()))
     here_s, ahead_s = prepared.clock.total_s, sum(parts.values())
-    said = ledger.state.get("promised", [])
-    ledger.save(promised=[*said, {"at_s": round(here_s, 1), "total_s": round(here_s + ahead_s, 1)}])
-    before_s = said[-1]["total_s"] if said else None
+    earlier = ledger.state.get("promised", [])
+    ledger.save(promised=[*earlier, {"at_s": round(here_s, 1), "total_s": round(here_s + ahead_s, 1)}])
+    before_s = earlier[-1]["total_s"] if earlier else None
     if before_s is not None and abs(here_s + ahead_s - before_s) <= WORTH_SAYING * before_s:
         return
     listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds > 0.5)

@@ -47,13 +47,13 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
     metadata = {"zennas": json.dumps(made_by), "candidate": request.candidate.text, "trained": "yes"}
     precision = choose_protocol(track, request.backend)[0].precision
     task = task_of(request.task)
-    some_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
+    sample_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
     # What the ranges of its activations are told from.
-    calibration_BCHW = None if precision == "float32" else some_BCHW
+    calibration_BCHW = None if precision == "float32" else sample_BCHW
     exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW)
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
-    latency = measured(request, network, exported.onnx_bytes, progress, seen_BCHW=some_BCHW)
+    latency = measured(request, network, exported.onnx_bytes, progress, seen_BCHW=sample_BCHW)
     progress.end()
     result = {
         "experiment": request.name,

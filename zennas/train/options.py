@@ -24,7 +24,7 @@ class Options(CommandOptions):
     """Train a winner of a search: margin loss over sampled class centres, distillation from a teacher; then export it
     to ONNX and measure its latency again by the track's rule, with the trained weights.
 
-    Of faces it takes aligned crops (--faces says more).
+    Where the task is faces, --data are aligned crops (--faces says more).
     The recipe is the `train:` part of the track's experiment; --set changes a value of it. Ctrl-C ends it with a
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.

@@ -21,7 +21,7 @@ from zennas.flags import (
 class Options(CommandOptions):
     """Search the recipe: thresholds that clean the data, the unified margin loss, depth against width of the backbone.
 
-    Of faces it takes aligned crops (--faces says more).
+    Where the task is faces, --data are aligned crops (--faces says more).
     Every trial is a short run of `zennas train`, judged after every epoch on people it does not train on; Optuna
     proposes, and poor trials are stopped early. The first trial is the recipe as it stands. What may vary is the
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no

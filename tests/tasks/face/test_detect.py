@@ -23,7 +23,7 @@ MOST_PX = 200 * 8 / 112
 def test_what_opencv_and_a_submission_find():
     """The same network, decoded by other hands, at the same size."""
     image_HW3, _ = photograph(size=(240, 320), at=(90, 40), face_px=140)
-    (face,) = Detector().found(image_HW3)
+    (face,) = Detector().faces(image_HW3)
     opencv = cv2.FaceDetectorYN.create(str(SHIPPED), "", (320, 240), 0.6)
     (row,) = opencv.detect(image_HW3[..., ::-1].copy())[1]
     box_N4, points_N52, score_N = face_detection.get_detector(str(SHIPPED)).detect(image_HW3[..., ::-1], threshold=0.6)
@@ -63,7 +63,7 @@ def test_reading_again_brings_landmarks_nearer():
     detector, away = Detector(), []
     for turn_deg in (-30, -15, 15, 30):
         image_HW3, point_V2 = photograph(size=(960, 1280), at=(500, 300), turn_deg=turn_deg)
-        first, true_52 = detector.found(image_HW3)[0], five_points(point_V2)
+        first, true_52 = detector.faces(image_HW3)[0], five_points(point_V2)
         away.append([np.linalg.norm(f.points_52 - true_52, axis=1).mean() for f in (first, detector.face(image_HW3))])
     first, again = np.mean(away, axis=0)
     assert again < first
@@ -73,7 +73,7 @@ def test_the_larger_and_more_central_face_counts():
     image_HW3, point_V2 = photograph(at=(200, 100), face_px=220)
     small_HW3, _ = synthetic_face(Scene(), image_px=130)
     image_HW3[20:150, 500:630] = small_HW3
-    faces = Detector().found(image_HW3)
+    faces = Detector().faces(image_HW3)
     assert len(faces) == 2
     assert np.abs(faces[0].points_52.mean(0) - five_points(point_V2).mean(0)).max() < MOST_PX
     doubtful = faces[0]._replace(width=1.5 * faces[0].width, height=1.5 * faces[0].height, score=0.62)
@@ -86,7 +86,7 @@ def test_every_face_is_looked_for_where_it_is_asked():
     image_HW3, _ = photograph(size=(960, 1280), at=(100, 100), face_px=500)
     small_HW3, _ = synthetic_face(Scene(), image_px=56)
     image_HW3[800:856, 1100:1156] = small_HW3
-    assert [len(Detector().found(image_HW3, every=every)) for every in (False, True)] == [1, 2]
+    assert [len(Detector().faces(image_HW3, every=every)) for every in (False, True)] == [1, 2]
 
 
 def test_where_there_is_no_face_none_is_found():
@@ -107,7 +107,7 @@ def test_a_detector_travels_and_another_file_is_taken(tmp_path):
     assert Detector(copied).fingerprint == detector.fingerprint
     for path, text in ((tmp_path / "none.onnx", "none.onnx"), (__file__, "test_detect.py")):
         with pytest.raises(UserError, match=text):
-            Detector(path).found(image_HW3)
+            Detector(path).faces(image_HW3)
 
 
 def test_a_smooth_alignment_averages_what_it_shrinks():

@@ -56,8 +56,8 @@ class Face(NamedTuple):
 
 
 class Detector:
-    """Finds faces: `found`, `refined`, `face`. The network is opened where it is first asked, on one thread, so that a
-    Detector may be pickled or forked into workers.
+    """Finds faces: `faces`, `likely`, `refined`, `face`. The network is opened where it is first asked, on one thread,
+    so that a Detector may be pickled or forked into workers.
 
     path: another YuNet (ONNX), as of OpenCV's zoo, of a fixed or a free size. UserError where it is none.
     """
@@ -81,7 +81,7 @@ class Detector:
         """Open the network now. UserError where it is no YuNet."""
         self._opened()
 
-    def found(self, image_HW3: np.ndarray, *, every: bool = False, min_score: float = MIN_SCORE) -> list[Face]:
+    def faces(self, image_HW3: np.ndarray, *, every: bool = False, min_score: float = MIN_SCORE) -> list[Face]:
         """The Faces of an RGB image (uint8), that which counts most first: the largest and most central.
 
         every: small faces are looked for also where a clear one is found already. min_score: from which on a face is
@@ -102,8 +102,8 @@ class Detector:
         return sorted(faces, key=lambda face: -counts(face, height, width))
 
     def likely(self, image_HW3: np.ndarray, *, every: bool = False) -> list[Face]:
-        """As `found`, but where no face is found those that the network hardly believes in."""
-        return self.found(image_HW3, every=every) or self.found(image_HW3, min_score=LEAST_SCORE)
+        """As `faces`, but where no face is found those that the network hardly believes in."""
+        return self.faces(image_HW3, every=every) or self.faces(image_HW3, min_score=LEAST_SCORE)
 
     def face(self, image_HW3: np.ndarray) -> Face | None:
         """The Face that counts, with landmarks that are as good as can be; None: there is no face."""
@@ -179,11 +179,15 @@ class Detector:
         """Faces of a photograph that lies on its side or on its head; only those of which there is no doubt."""
         scale = min(1.0, LOOK_PX[0] / max(image_HW3.shape[:2]))
         small_HW3 = resized(image_HW3, tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2]))
-        found = []
+        turned = []
         for quarters in (1, 3, 2):
-            faces = self._seen(np.ascontiguousarray(np.rot90(small_HW3, quarters)))
-            found += [_turned_back(face, quarters, *small_HW3.shape[:2]) for face in faces if face.score >= CLEAR_SCORE]
-        return _scaled(_apart(sorted(found, key=lambda face: -face.score)), small_HW3, image_HW3)
+            clear = [
+                face
+                for face in self._seen(np.ascontiguousarray(np.rot90(small_HW3, quarters)))
+                if face.score >= CLEAR_SCORE
+            ]
+            turned += [_turned_back(face, quarters, *small_HW3.shape[:2]) for face in clear]
+        return _scaled(_apart(sorted(turned, key=lambda face: -face.score)), small_HW3, image_HW3)
 
     def _seen(self, image_HW3, min_score=MIN_SCORE):
         """The Faces of an image as it is, those with the highest score first."""

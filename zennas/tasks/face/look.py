@@ -71,7 +71,7 @@ def look_at(images: ImageSet, *, detector: Detector | None = None, num: int = NU
         except CorruptImageError:
             num_undecodable += 1
             continue
-        faces = detector.found(image_HW3)
+        faces = detector.faces(image_HW3)
         if faces:
             off.append(off_template(faces[0].points_52, image_HW3.shape[:2]))
             is_sharp.append(faces[0].score >= MIN_SHARP_SCORE)

@@ -145,15 +145,15 @@ def readings(text: str) -> list[tuple[tuple[str, int], tuple[str, int]]]:
         return [((fields[0], int(fields[1])), (fields[2], int(fields[3])))]
     if len(fields) < 3 or not fields[-1].isdecimal():
         return []
-    found = [
+    means = [
         ((" ".join(fields[:place]), int(fields[place])), (" ".join(fields[place + 1 : -1]), int(fields[-1])))
         for place in range(1, len(fields) - 2)
         if fields[place].isdecimal()
     ]
     if fields[-2].isdecimal():
         name = " ".join(fields[:-2])
-        found.append(((name, int(fields[-2])), (name, int(fields[-1]))))
-    return found
+        means.append(((name, int(fields[-2])), (name, int(fields[-1]))))
+    return means
 
 
 def _read_as(line, path, known):
@@ -215,8 +215,8 @@ def read_paths(lines: Sequence[Line], path: pathlib.Path) -> ListedPairs:
 
 def _check_no_header(rows, path):
     """UserError where the first line names columns, and none of them says who is the same person."""
-    (line, first), *others = rows
-    if others and not _has_label(first) and _has_label(others[0][1]):
+    (line, first), *below = rows
+    if below and not _has_label(first) and _has_label(below[0][1]):
         raise UserError(
             f"{path}, line {line}: a header ({shortened(', '.join(first), 120)}) in which no "
             f"column says who is the same person; name it {SAME_COLUMNS[0]}, "
