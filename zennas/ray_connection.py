@@ -5,6 +5,7 @@ import os
 import pathlib
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ AHEAD = 3  # parts that wait for each worker, so that none waits for its next on
 # Bytes of a socket's name that the system allows, and those that Ray adds to its folder:
 # /ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store, and some for what it calls them next.
 TMP, MAX_SOCKET, SESSION = "/tmp", 107, 72
+PATIENCE_S = 60.0  # of waiting in silence for what a cluster does
 STARTS = 3  # of a private Ray, whose processes may be too slow for each other on a machine that is busy
 
 
@@ -99,11 +101,20 @@ def why_lost(error: Exception) -> str:
     """What happened to a worker, in a few words."""
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "a worker was ended because its machine ran out of memory"
-    if isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)):
+    gone = ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError, ray.exceptions.TaskUnschedulableError
+    if isinstance(error, gone):
         return "a node of the cluster was lost"
     if isinstance(error, ray.exceptions.WorkerCrashedError):
         return "a worker died or had to be stopped"
     return f"a worker was lost ({type(error).__name__}: {first_line(error)})"
+
+
+def result_of(task: ray.ObjectRef, what: str, say: Callable[[str], object]) -> Any:
+    """What a task gives; raises what it raises. say(text): told each minute that `what` is waited for."""
+    begun = time.monotonic()
+    while not ray.wait([task], timeout=PATIENCE_S)[0]:
+        say(f"waiting for {what} for {time.monotonic() - begun:.0f} s")
+    return ray.get(task)
 
 
 class RayPool:
@@ -114,7 +125,7 @@ class RayPool:
         keep_off_standard_output()
         connect(address, say=say)
         self.num_workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._shared = [ray.put(value) for value in shared]
+        self._shared, self._say = [ray.put(value) for value in shared], say
 
     def results(self, function: Callable, first: tuple, parts: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
         """(number of the part, function(*first, *shared, *part)), as they are done. Ray gives the part of a worker that
@@ -125,7 +136,11 @@ class RayPool:
                 while todo and len(under_way) < AHEAD * self.num_workers:
                     number = todo.pop()
                     under_way[remote.remote(*first, *self._shared, *parts[number])] = number
-                (task,), _ = ray.wait(list(under_way), num_returns=1)
+                begun = time.monotonic()
+                while not (done := ray.wait(list(under_way), num_returns=1, timeout=PATIENCE_S)[0]):
+                    waited_s = time.monotonic() - begun
+                    self._say(f"waiting for the cluster for {waited_s:.0f} s: others may hold its processors")
+                (task,) = done
                 number = under_way.pop(task)
                 yield number, _result(task, number)
         finally:

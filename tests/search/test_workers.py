@@ -13,8 +13,10 @@ import time
 
 import pytest
 
+from tests.processes import forked
 from tests.search.hosts import without_loopback
 from tests.shapes import FACE
+from zennas import ray_connection
 from zennas.latency.quiet import measuring
 from zennas.records import UserError
 from zennas.search import workers as of_workers
@@ -130,6 +132,64 @@ def test_a_measurement_whose_process_was_killed_is_made_again(workers, said, tmp
     thread.join(60)
     assert found and found[0] != first
     assert said == ["a worker died or had to be stopped while it measured: measured again"]
+
+
+def test_whoever_waits_for_long_says_so(workers, said, monkeypatch):
+    monkeypatch.setattr(ray_connection, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(of_workers, "PATIENCE_S", 0.2)
+    said.clear()
+    workers.on_device(time.sleep, 0.5)
+    assert said and all(text.startswith(f"waiting for a measurement on {workers.machine}, ") for text in said)
+    said.clear()
+    assert workers.at_once(time.sleep, [(0.5,)]) == [None]
+    assert said and all(text.startswith("waiting for what is made beside the search for 0 s") for text in said)
+    said.clear()
+    with measuring():  # scorers stand aside
+        job = workers.submit(candidates(8), PLAN, shape=FACE, seed=0)
+        while not said:
+            workers.wait(job, 0.05)
+    assert said[0].startswith("waiting for a scorer for 0 s: another run that measures")
+    workers.results(job, 1)
+
+
+def test_a_device_that_is_gone_ends_a_run_and_one_that_is_held_is_waited_for_in_words(cluster, tmp_path):
+    """Nodes of a cluster, of which one alone owns the device."""
+    cluster.head("--num-cpus", 1)
+    owner = cluster.join("--num-cpus", 0, "--resources", '{"latency_device:own": 1}')
+    ended = forked(DRIVER, cluster.address, owner.process.pid, tmp_path / "began", timeout=240)
+    assert ended.stdout.splitlines()[-2:] == ["held: waiting for a measurement on", "gone: UserError"], ended.stderr
+    assert "no node of the cluster carries the resource 'latency_device:own'" in ended.stderr
+
+
+DRIVER = """
+import os, pathlib, sys, threading, time
+from tests.search.hosts import below
+from tests.search.test_workers import slowly_then
+from zennas import ray_connection
+from zennas.records import UserError
+from zennas.search.workers import Workers
+from zennas.track import SearchPlan
+ray_connection.PATIENCE_S = 1.0
+said = []
+workers = Workers(1, address=sys.argv[1], device="own", plan=SearchPlan(), say=said.append)
+other = threading.Thread(target=workers.on_device, args=(time.sleep, 4), daemon=True)
+other.start()
+time.sleep(1.0)
+workers.on_device(os.getpid)
+print("held:", " ".join(said[0].split()[:5]))
+def lose():
+    while not pathlib.Path(sys.argv[3]).exists():
+        time.sleep(0.1)
+    for process in [*below(int(sys.argv[2])), int(sys.argv[2])]:
+        os.kill(process, 9)
+threading.Thread(target=lose, daemon=True).start()
+try:
+    workers.on_device(slowly_then, sys.argv[3])
+except UserError as error:
+    print("gone:", type(error).__name__)
+    print(error, file=sys.stderr)
+workers.close()
+"""
 
 
 def test_what_a_measurement_raises_is_raised(workers):

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from zennas.latency.protocol import Measurement
 from zennas.latency.quiet import scoring, trouble
 from zennas.provenance import machine_name, num_cores
-from zennas.ray_connection import connect, keep_off_standard_output, why_lost
+from zennas.ray_connection import PATIENCE_S, connect, keep_off_standard_output, result_of, why_lost
 from zennas.records import UserError, first_line
 from zennas.score.limits import memory_limit
 from zennas.score.scores import Scored, score_batch
@@ -88,6 +88,7 @@ class Workers:
             num_workers = num_workers or num_cores()
         connect(address, say=self.say, num_cpus=num_workers, resources={tag: 1})
         self.tag, self._nodes, self._machines = tag, {}, {}
+        self._waited_s = self._told_s = 0.0  # since a scorer last answered; of it until this was said
         try:
             self._on_device = ray.remote(max_retries=0)(_call)
             self._beside = ray.remote(num_cpus=1, max_retries=0)(_aside)
@@ -110,9 +111,9 @@ class Workers:
         tasks = [
             kind.run.remote([], None, None, 0, None, kind.device, None) for kind in self.kinds for _ in range(kind.num)
         ]
-        for task in tasks:
+        for number, task in enumerate(tasks):
             try:
-                ray.get(task)
+                result_of(task, f"scorers to begin ({number} of {len(tasks)} did)", self.say)
             except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
                 raise UserError(
                     f"a worker cannot run zennas: {first_line(getattr(error, 'cause', None) or error)}; every node of "
@@ -148,9 +149,17 @@ class Workers:
         return not job.pieces
 
     def wait(self, job: Job, seconds: float) -> None:
-        """Wait for some of a Job, at most this long."""
+        """Wait for some of a Job, at most this long. Says each minute that no scorer answers."""
         if job.pieces:
+            begun = time.monotonic()
             ray.wait([piece.task for piece in job.pieces], timeout=max(0, seconds))
+            self._waited_s += time.monotonic() - begun
+            if self._waited_s - self._told_s >= PATIENCE_S:
+                self._told_s = self._waited_s
+                self.say(
+                    f"waiting for a scorer for {self._waited_s:.0f} s: another run that measures, or holds the "
+                    "processors, makes it wait, too"
+                )
 
     def _send(self, job, piece):
         piece.kind = min(self.kinds, key=lambda kind: kind.under_way / kind.num)
@@ -162,6 +171,7 @@ class Workers:
 
     def _receive(self, job, piece):
         piece.kind.under_way -= 1
+        self._waited_s = self._told_s = 0.0
         try:
             scored = ray.get(piece.task)
         except ray.exceptions.RayTaskError as error:
@@ -266,8 +276,10 @@ class Workers:
             }
             only_there = NodeAffinitySchedulingStrategy(self._nodes[tag]["NodeID"], soft=False)
             task = self._on_device.options(**held, scheduling_strategy=only_there)
+            machine = self._machines.get(tag, f"the node with '{tag}'")
+            what = f"a measurement on {machine}, which is long or waits until another run leaves the device"
             try:
-                return ray.get(task.remote(function, arguments, keywords))
+                return result_of(task.remote(function, arguments, keywords), what, self.say)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayError as error:
@@ -287,7 +299,7 @@ class Workers:
         answers = []
         for arguments, task in zip(calls, tasks, strict=True):
             try:
-                answers.append(ray.get(task))
+                answers.append(result_of(task, "what is made beside the search", self.say))
             except ray.exceptions.RayError as error:  # the process died; ours may live
                 self.say(f"{why_lost(error)} beside the search: done again here")
                 answers.append(_answer(function, arguments))
