@@ -16,6 +16,7 @@ from zennas.records import (
     first_line,
     names,
     parse_yaml,
+    read_lines,
     read_yaml,
     resolve,
     some,
@@ -144,6 +145,15 @@ def test_an_unreadable_file_says_why(tmp_path):
     assert error_of(read_yaml, tmp_path).startswith(f"{tmp_path}: cannot be read: ")
     (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
     assert error_of(read_yaml, tmp_path / "latin.yaml").startswith(f"{tmp_path / 'latin.yaml'}: cannot be read: ")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])
+def test_lines_of_a_users_text(tmp_path, mark):
+    """As editors of other systems save it, too; with the numbers of the lines, and names of any bytes."""
+    (tmp_path / "list.txt").write_bytes(mark + b"Ada\r\n\n  Zo\xeb\n")
+    assert read_lines(tmp_path / "list.txt") == [(1, "Ada"), (3, "  Zo\udceb")]
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}: cannot be read: Is a directory")):
+        read_lines(tmp_path)
 
 
 def test_suggestion():

@@ -133,6 +133,24 @@ def suggestion(given: str, known: Collection[str]) -> str:
     return (f"did you mean '{near[0]}'? " if near else "") + "known: " + (some(sorted(known), most=KNOWN) or "none")
 
 
+class Line(typing.NamedTuple):
+    """A line of a text that is not blank."""
+
+    number: int  # from 1
+    text: str
+
+
+def read_lines(path: pathlib.Path | str) -> list[Line]:
+    """The Lines of a user's text in UTF-8, with or without a byte order mark; a byte that is no text is kept, as
+    os.fsdecode keeps it. UserError where it cannot be read.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return [Line(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
 def read_yaml(path: pathlib.Path | str) -> Any:
     """What the YAML file holds; UserError with file and line where it is broken, missing or unreadable."""
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zennas.align.lists import known_identities, known_landmarks, read_lines
+from zennas.align.lists import known_identities, known_landmarks, named_lines
 from zennas.records import UserError
 
 NUMBERS = [30, 40, 60, 40, 45, 60, 33, 80, 58, 80]
@@ -74,4 +74,4 @@ def test_wrong_lines_are_named(text, message, tmp_path):
     with pytest.raises(UserError, match=message):
         known_landmarks(Named("a.jpg", "b.jpg"), tmp_path / "list.txt")
     with pytest.raises(UserError, match="cannot be read"):
-        read_lines(tmp_path, num_values=1, expected="")
+        named_lines(tmp_path, num_values=1, expected="")

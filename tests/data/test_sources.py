@@ -166,7 +166,7 @@ def test_only_some_identities(tmp_path, layout):
     path = layout(tmp_path / "data")
     whole = open_source(path)
     named = whole.identity_names is not None
-    (tmp_path / "who.txt").write_text("Chen\nAda\n\nAda\n" if named else "2\n0\n", encoding="utf-8")
+    (tmp_path / "who.txt").write_text("Chen\nAda\n\nAda\n" if named else "2\n0\n", encoding="utf-8-sig")
     some = open_source(path, identities=tmp_path / "who.txt")
     assert list(some.identity_names) == (["Ada", "Chen"] if named else ["0", "2"])
     kept = {0: 0, 2: 1}

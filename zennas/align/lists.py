@@ -10,13 +10,13 @@ import numpy as np
 
 from zennas.data.named_images import from_its_folder
 from zennas.data.sources import AnySource
-from zennas.records import UserError, some
+from zennas.records import UserError, read_lines, some
 
 NUM_COORDINATES = 10  # x and y of five landmarks
 MOST_HEAD_LINES = 2  # CelebA: how many, then the names of the columns
 
 
-class Listed(NamedTuple):
+class NamedLines(NamedTuple):
     """Lines of a file that name photographs."""
 
     path: pathlib.Path
@@ -31,17 +31,12 @@ class Known(NamedTuple):
     notices: list[str]
 
 
-def read_lines(path: pathlib.Path, *, num_values: int, expected: str) -> Listed:
-    """The Listed of a text file: a name and so many values on a line, parted by commas, tabs or spaces. Up to
+def named_lines(path: pathlib.Path, *, num_values: int, expected: str) -> NamedLines:
+    """The NamedLines of a text file: a name and so many values on a line, parted by commas, tabs or spaces. Up to
     MOST_HEAD_LINES before the first such line are its head. UserError where a line is of another form.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     names, values = [], []
-    for place, (number, line) in enumerate(lines):
+    for place, (number, line) in enumerate(read_lines(path)):
         fields = _fields(line, num_values)
         if fields is not None and not (place < MOST_HEAD_LINES and not names and _is_head(fields, num_values)):
             names.append(from_its_folder(fields[0]))
@@ -50,7 +45,7 @@ def read_lines(path: pathlib.Path, *, num_values: int, expected: str) -> Listed:
             raise UserError(f"{path}, line {number}: expected {expected}, got '{line.strip()[:80]}'")
     if not names:
         raise UserError(f"{path}: holds no line of {expected}")
-    return Listed(pathlib.Path(path), names, values)
+    return NamedLines(pathlib.Path(path), names, values)
 
 
 def _fields(line, num_values):
@@ -79,9 +74,11 @@ def _is_number(text):
     return True
 
 
-def known(source: AnySource, listed: Listed, *, what: str) -> Known:
-    """What Listed says of the images of a source. A name is looked for as a path, then without its suffix, then by its
-    last part where that is one image's alone; records are called by their numbers. UserError where no name is there.
+def known(source: AnySource, listed: NamedLines, *, what: str) -> Known:
+    """What NamedLines say of the images of a source.
+
+    A name is looked for as a path, then without its suffix, then by its last part where that is one image's alone;
+    records are called by their numbers. UserError where no name is there.
     """
     number_of = _numbers(source)
     of_image, missing = {}, []
@@ -123,7 +120,7 @@ def _numbers(source):
 
 def known_landmarks(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """(points_N52, NaN where a photograph has no line; notices) of a file of landmarks."""
-    listed = read_lines(path, num_values=NUM_COORDINATES, expected="a name and ten numbers")
+    listed = named_lines(path, num_values=NUM_COORDINATES, expected="a name and ten numbers")
     known_lines = known(source, listed, what="landmarks")
     points_N52 = np.full((source.num_images, 5, 2), np.nan)
     for image, values in known_lines.of_image.items():
@@ -136,7 +133,7 @@ def known_landmarks(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, 
 
 def known_identities(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, list[str], list[str]]:
     """(label_N, -1 where a photograph has no line; names of the identities, numbers in their order; notices)."""
-    known_lines = known(source, read_lines(path, num_values=1, expected="a name and its identity"), what="identity")
+    known_lines = known(source, named_lines(path, num_values=1, expected="a name and its identity"), what="identity")
     names = sorted({value for (value,) in known_lines.of_image.values()}, key=_as_numbers)
     label_of = {name: label for label, name in enumerate(names)}
     label_N = np.full(source.num_images, -1, np.int64)

@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from zennas.align.quality import doubts, face_px_of, pose_of, sharpness_of
-from zennas.data.images import CorruptImageError, UnreadableImageError, decode, encode, resized
-from zennas.data.parts import Parts, Span
+from zennas.data.images import CorruptImageError, decode, encode, resized
+from zennas.data.parts import Parts, Span, encoded_now
 from zennas.data.sources import AnySource
 from zennas.names import shown
-from zennas.records import UserError
 from zennas.tasks.face.align import align
 from zennas.tasks.face.detect import Detector, Face
 
@@ -92,12 +91,7 @@ def aligned_of(aligning: Aligning, image: int) -> list[tuple[bytes | None, dict]
     if row["identity"] < 0:
         return [(None, row | {"why": "no identity is given for it"})]
     try:
-        image_HW3 = decode(source.read(image))
-    except UnreadableImageError as error:  # which may pass: the part is not done
-        raise UserError(
-            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: "
-            "give the same command again to go on"
-        ) from None
+        image_HW3 = decode(encoded_now(source, image))
     except CorruptImageError as error:
         return [(None, row | {"why": shown(f"does not decode: {error}")})]
     row |= {"height_px": image_HW3.shape[0], "width_px": image_HW3.shape[1]}

@@ -17,11 +17,10 @@ from zennas.align.options import Options
 from zennas.align.parts import ACCEPTED, DOUBTFUL, PART_PHOTOGRAPHS, REFUSED, Aligning, do_part
 from zennas.align.report import write_report
 from zennas.align.sinks import SINKS, Names
-from zennas.data.parts import spans_of
+from zennas.data.parts import do_all, spans_of, told_when_stopped
 from zennas.data.sources import AnySource, open_source
 from zennas.flags import spelled
 from zennas.names import shown, text_path
-from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
@@ -84,12 +83,8 @@ def run(options: Options, *, progress: Progress | None = None) -> Aligned:
     """Write the aligned faces."""
     progress = progress or silent()
     request = check(options)
-    try:
+    with told_when_stopped(request.options.out, progress):
         return _run(request, progress)
-    except KeyboardInterrupt:
-        progress.end()
-        progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
-        raise
 
 
 def _run(request: Request, progress: Progress) -> Aligned:
@@ -162,25 +157,8 @@ def _digest(path: pathlib.Path | None) -> str | None:
 
 def _align(request, source, format, state, goes_on, progress):
     """Align what is not aligned yet, then write all of it; the summary."""
-    options, notices = request.options, list(source.notices)
-    points_N52 = label_N = identities = None
-    if options.landmarks is not None:
-        points_N52, told = known_landmarks(source, options.landmarks)
-        notices += told
-    if options.identity_of is not None:
-        label_N, identities, told = known_identities(source, options.identity_of)
-        notices += told
-    aligning = Aligning(
-        source,
-        request.detector,
-        options.out / PARTS,
-        request.height_width,
-        points_N52,
-        label_N,
-        every=options.all,
-        only_accepted=options.only_accepted,
-        complete=options.complete,
-    )
+    options = request.options
+    aligning, identities, notices = _aligning(request, source)
     spans, parts = spans_of(source.num_images, part_images=PART_PHOTOGRAPHS), aligning.parts
     parts.begin()
     todo = parts.todo(spans)
@@ -193,12 +171,15 @@ def _align(request, source, format, state, goes_on, progress):
     )
     progress.notices(notices)
     progress.begin("aligning")
-    num_done = source.num_images - sum(span.last - span.first for span in todo)
-    count = progress.counting("photographs")
-    with Pool(num_workers, shared=(aligning,), progress=progress) as pool:
-        for _, num in pool.results(do_part, [(span,) for span in todo]):
-            num_done += num
-            count(num_done, source.num_images)
+    do_all(
+        do_part,
+        aligning,
+        todo,
+        num_images=source.num_images,
+        num_workers=num_workers,
+        unit="photographs",
+        progress=progress,
+    )
     progress.begin("writing the faces")
     num_identities = len(identities) if identities is not None else source.num_identities
     names = Names(source, identities)
@@ -224,6 +205,30 @@ def _align(request, source, format, state, goes_on, progress):
     save_run(options.out, state | {"summary": summary.model_dump(mode="json")})
     shutil.rmtree(parts.folder, ignore_errors=True)
     return summary
+
+
+def _aligning(request, source):
+    """(the Aligning, names of the identities of --identity-of or None, sentences on the data)."""
+    options, notices = request.options, list(source.notices)
+    points_N52 = label_N = identities = None
+    if options.landmarks is not None:
+        points_N52, told = known_landmarks(source, options.landmarks)
+        notices += told
+    if options.identity_of is not None:
+        label_N, identities, told = known_identities(source, options.identity_of)
+        notices += told
+    aligning = Aligning(
+        source,
+        request.detector,
+        options.out / PARTS,
+        request.height_width,
+        points_N52,
+        label_N,
+        every=options.all,
+        only_accepted=options.only_accepted,
+        complete=options.complete,
+    )
+    return aligning, identities, notices
 
 
 def _written(parts, span, sink):

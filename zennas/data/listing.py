@@ -1,6 +1,7 @@
 """The images of a folder, found folder by folder; names that are nobody's are passed by, all others counted."""
 
 import os
+import pathlib
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -47,6 +48,15 @@ def is_image(name: str) -> bool:
     (True, False)
     """
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_users_image(path: pathlib.PurePath) -> bool:
+    """Whether a path below a folder, or in a tar, is an image's, and no part of it a system's or hidden.
+
+    >>> is_users_image(pathlib.PurePath("Ada/1.jpg")), is_users_image(pathlib.PurePath("__MACOSX/Ada/1.jpg"))
+    (True, False)
+    """
+    return is_image(path.name) and not any(map(is_hidden, path.parts))
 
 
 def _walk(root, folder, above, left_out):

@@ -10,12 +10,17 @@ import os
 import pathlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zennas.data.images import UnreadableImageError
+from zennas.data.sources import AnySource
 from zennas.names import text_path
+from zennas.pool import Pool
+from zennas.progress import Progress
+from zennas.records import UserError
 from zennas.run_folder import explaining
 
 PART_IMAGES = 256
@@ -118,6 +123,53 @@ class Parts(NamedTuple):
                     if progress:
                         progress(span.number + 1, len(spans))
             os.replace(temporary, path)
+
+
+def do_all(
+    do_part: Callable[[Any, Span], int],
+    work: Any,
+    todo: Sequence[Span],
+    *,
+    num_images: int,
+    num_workers: int,
+    unit: str,
+    progress: Progress,
+) -> None:
+    """Do these parts of a work over so many images, by so many processes of this machine.
+
+    do_part(work, span) -> the number of the part's images. unit: what they are called.
+    """
+    num_done = num_images - sum(span.last - span.first for span in todo)
+    count = progress.counting(unit)
+    with Pool(num_workers, shared=(work,), progress=progress) as pool:
+        for _, num in pool.results(do_part, [(span,) for span in todo]):
+            num_done += num
+            count(num_done, num_images)
+
+
+def encoded_now(source: AnySource, image: int) -> bytes:
+    """The encoded bytes of an image; CorruptImageError where there are none.
+
+    UserError where they cannot be had now, which may pass: the part is not done.
+    """
+    try:
+        return source.read(image)
+    except UnreadableImageError as error:
+        raise UserError(
+            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: "
+            "give the same command again to go on"
+        ) from None
+
+
+@contextlib.contextmanager
+def told_when_stopped(out: pathlib.Path, progress: Progress) -> Iterator[None]:
+    """Ctrl-C in the block is answered by a line that says how to go on, before it is handed on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.end()
+        progress.say(f"stopped; finished parts are kept in {out}: give the same command again to go on")
+        raise
 
 
 class PartWriter(NamedTuple):

@@ -23,7 +23,7 @@ from zennas.data.listing import IMAGE_SUFFIXES, below, walk
 from zennas.data.people import people_of
 from zennas.data.shards import list_members
 from zennas.names import unshown
-from zennas.records import UserError, some, suggestion
+from zennas.records import UserError, read_lines, some, suggestion
 
 ACCEPTED = (
     "accepted are a folder with train.rec (or a .rec file), a .tar file or a folder of .tar files, "
@@ -329,11 +329,7 @@ def _dense(label_N):
 
 
 def _wanted_names(path):
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    wanted = {unshown(line.strip()) for line in lines} - {""}
+    wanted = {unshown(line.text.strip()) for line in read_lines(path)}
     if not wanted:
         raise UserError(f"{path}: names no identity; expected one per line")
     return wanted

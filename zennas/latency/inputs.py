@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from zennas.data.images import CorruptImageError, decode, resized
+from zennas.data.listing import IMAGE_SUFFIXES, is_users_image
 from zennas.records import UserError, suggestion
 from zennas.run_folder import cache_folder
 from zennas.space.blocks import BLOCKS, STEMS, block, ends, stem, stem_stride
@@ -31,7 +32,6 @@ INPUT_SEED = 7
 KEPT = re.compile(rf"{IMAGES}:[0-9a-f]{{12}}")
 NUM_KEPT = 8  # of the images that a user gives: enough to set norms by
 MOST_LOOKED_AT = 64
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LUMA_3 = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue in grey
 # Of the small network that leads to a part: the largest side of its image, its channels, and how many images it sees.
 LEAD_PX, LEAD_CHANNELS, LEAD_IMAGES = 112, 32, 2
@@ -68,7 +68,8 @@ def given_images(path: pathlib.Path | str) -> str:
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"--images {path}: is not there")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)))
+    below = path.rglob("*")
+    files = [path] if path.is_file() else sorted(file for file in below if is_users_image(file.relative_to(path)))
     images, why = [], f"no file ends in {', '.join(IMAGE_SUFFIXES)}"
     for file in files:
         try:
@@ -207,11 +208,6 @@ def _seen(image_CHW, shape):
         return image_CHW
     grey_HW = np.tensordot(LUMA_3, image_CHW, 1) if len(image_CHW) == 3 else image_CHW[0]
     return np.repeat(grey_HW[None], shape[0], axis=0)
-
-
-def _is_image(path):
-    hidden = any(name.startswith(".") for name in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _kept_path(name):

@@ -7,12 +7,11 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from zennas.data.images import CorruptImageError, UnreadableImageError, decode, encode
-from zennas.data.parts import Parts, Span
+from zennas.data.images import CorruptImageError, decode, encode
+from zennas.data.parts import Parts, Span, encoded_now
 from zennas.data.sources import AnySource
 from zennas.mask.masker import Masker
 from zennas.names import shown
-from zennas.records import UserError
 
 STREAM = 3  # what the random numbers are for; those of a training are in data/stream.py
 PNG_START = b"\x89PNG"
@@ -86,12 +85,7 @@ def _masked(masking, image):
     rng = np.random.default_rng([masking.seed, STREAM, image])
     row["chosen"] = bool(rng.random() < masking.masker.ratio)
     try:
-        encoded = source.read(image)
-    except UnreadableImageError as error:  # which may pass: the part is not done
-        raise UserError(
-            f"{source.path}: {source.where(image)}: {error}; finished parts are kept: "
-            "give the same command again to go on"
-        ) from None
+        encoded = encoded_now(source, image)
     except CorruptImageError as error:
         return None, row | {"damaged": True, "why": f"damaged: {error}"}
     if not row["chosen"]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from zennas.data.images import CorruptImageError, check_knobs, decode
-from zennas.data.parts import spans_of
+from zennas.data.parts import do_all, spans_of, told_when_stopped
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import open_source
 from zennas.flags import spelled
@@ -20,7 +20,6 @@ from zennas.mask.parts import Masking, do_part
 from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import Wardrobe, wardrobe, write_layout
-from zennas.pool import Pool
 from zennas.progress import Progress, silent
 from zennas.provenance import num_cores
 from zennas.records import Record, UserError
@@ -88,12 +87,8 @@ def run(options: Options, *, progress: Progress | None = None) -> Masked | Writt
         write_layout(options.layout)
         return WrittenLayout(layout=options.layout)
     request = check(options)
-    try:
+    with told_when_stopped(request.out, progress):
         return _run(request, progress)
-    except KeyboardInterrupt:
-        progress.end()
-        progress.say(f"stopped; finished parts are kept in {options.out}: give the same command again to go on")
-        raise
 
 
 def _run(request: Request, progress: Progress) -> Masked:
@@ -163,12 +158,15 @@ def _mask(masking, options, state, goes_on, progress):
     )
     progress.notices(source.notices)
     progress.begin("masking")
-    num_done = source.num_images - sum(span.last - span.first for span in todo)
-    count = progress.counting("images")
-    with Pool(num_workers, shared=(masking,), progress=progress) as pool:
-        for _, num in pool.results(do_part, [(span,) for span in todo]):
-            num_done += num
-            count(num_done, source.num_images)
+    do_all(
+        do_part,
+        masking,
+        todo,
+        num_images=source.num_images,
+        num_workers=num_workers,
+        unit="images",
+        progress=progress,
+    )
     progress.begin("writing the records")
     num_written = _write_records(masking, spans, options.out, progress.counting("parts"))
     progress.end()

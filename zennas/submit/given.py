@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from zennas.checker import outside_files, parse
-from zennas.data.left_out import is_hidden
-from zennas.data.listing import IMAGE_SUFFIXES, is_image
+from zennas.data.listing import IMAGE_SUFFIXES, is_users_image
 from zennas.records import UserError, first_line
 
 MAX_UNPACKED = 4 * 2**30  # bytes, of all members together; the largest model that any track takes has 1 GiB
@@ -204,7 +203,7 @@ def copy_images(images: list[tuple[str, Callable[[], bytes]]], folder: pathlib.P
 def _images_of(path):
     """[(name, function that reads it)]"""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _is_the_users(file.relative_to(path)) and file.is_file())
+        files = sorted(file for file in path.rglob("*") if is_users_image(file.relative_to(path)) and file.is_file())
         return [(str(file), file.read_bytes) for file in files]
     if not path.is_file():
         raise UserError(f"--images {path}: no such file or folder")
@@ -212,15 +211,10 @@ def _images_of(path):
         return [(str(path), path.read_bytes)]
     try:
         with tarfile.open(path) as tar:
-            members = [member for member in tar if member.isreg() and _is_the_users(pathlib.PurePath(member.name))]
+            members = [member for member in tar if member.isreg() and is_users_image(pathlib.PurePath(member.name))]
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"--images {path}: not a tar that can be read: {first_line(error)}") from None
     return [(f"{path}, member {member.name}", functools.partial(_read_member, path, member)) for member in members]
-
-
-def _is_the_users(name):
-    """Whether a path in a folder or a tar is an image that no system left there."""
-    return is_image(name.name) and not any(map(is_hidden, name.parts))
 
 
 def _read_member(path, member):

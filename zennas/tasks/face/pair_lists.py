@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from zennas.data.named_images import from_its_folder
-from zennas.records import UserError, shortened
+from zennas.records import Line, UserError, read_lines, shortened
 
 SAME = ("1", "1.0", "true", "yes", "same", "match", "genuine")
 DIFFERENT = ("0", "0.0", "-1", "-1.0", "false", "no", "different", "diff", "mismatch", "impostor")
@@ -37,22 +37,11 @@ class ListedPairs(NamedTuple):
     fold_P: list[int] | None  # None: the list says none
 
 
-class Line(NamedTuple):
-    """A line of a list that is not blank."""
-
-    number: int  # from 1
-    text: str
-
-
-def read_lines(path: pathlib.Path | str) -> list[Line]:
-    """The lines of a list; UserError where it cannot be read or holds no text."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if "\0" in text:
+def list_lines(path: pathlib.Path | str) -> list[Line]:
+    """The Lines of a list; UserError where it cannot be read or holds no text."""
+    lines = read_lines(path)
+    if any("\0" in line.text for line in lines):
         raise UserError(f"{path}: not a list of pairs: it holds no text; {FORMS}")
-    lines = [Line(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
         raise UserError(f"{path}: is empty; expected pairs: {FORMS}")
     return lines
@@ -348,7 +337,7 @@ def read_protocol(folder: pathlib.Path) -> ListedPairs:
     listed = ListedPairs([], [], [], [])
     for number, fold in enumerate(folds):
         for name, same in (("same.txt", True), ("diff.txt", False)):
-            for line in read_lines(fold / name):
+            for line in list_lines(fold / name):
                 first, second = _protocol_pair(line, lists, fold / name)
                 for column, value in zip(listed, (first, second, same, number), strict=True):
                     column.append(value)
@@ -358,7 +347,7 @@ def read_protocol(folder: pathlib.Path) -> ListedPairs:
 def _protocol_list(path):
     """{number: path of the image} of a Pair_list."""
     images = {}
-    for line in read_lines(path):
+    for line in list_lines(path):
         words = line.text.split(maxsplit=1)
         if len(words) != 2 or not words[0].isdecimal():
             raise UserError(

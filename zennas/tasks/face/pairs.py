@@ -26,8 +26,8 @@ from zennas.tasks.face.pair_lists import (
     TWO_LINES,
     ListedPairs,
     form_of,
+    list_lines,
     protocol_sets,
-    read_lines,
     read_paths,
     read_people,
     read_protocol,
@@ -253,7 +253,7 @@ def read_pairs(
             raise UserError(f"{pairs_path}: is a folder, and not CFP's Protocol or a set of it; {FORMS}")
         listed, name = read_protocol(pairs_path), f"CFP-{pairs_path.name}"
         return _pair_set(name, listed, *_by_path(pairs_path, listed, images, progress))
-    lines = read_lines(pairs_path)
+    lines = list_lines(pairs_path)
     form = form_of(lines)
     if form == PEOPLE:
         source = images if not isinstance(images, pathlib.Path | str) else open_source(images, progress=progress)

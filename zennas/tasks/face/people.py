@@ -15,7 +15,7 @@ from zennas.data.sources import AnySource
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.verification import num_allowed
 from zennas.names import unshown
-from zennas.records import UserError, some
+from zennas.records import UserError, read_lines, some
 from zennas.tasks.face.verify import embed
 
 FEW = 10  # different pairs that set a threshold; fewer, and one wrong label moves it
@@ -85,11 +85,7 @@ def split(
 
 def _named(path, source):
     """Numbers of the identities in a file."""
-    try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    wanted = list(dict.fromkeys(filter(None, map(unshown, map(str.strip, lines)))))
+    wanted = list(dict.fromkeys(unshown(line.text.strip()) for line in read_lines(path)))
     names = source.identity_names if source.identity_names is not None else map(str, range(source.num_identities))
     numbers = {name: number for number, name in enumerate(names)}
     if missing := [name for name in wanted if name not in numbers]:
