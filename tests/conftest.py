@@ -179,6 +179,35 @@ def tiny(tmp_path):
     return folder / "experiment.yaml"
 
 
+@pytest.fixture
+def ended(capsys):
+    """ended(main, *words) -> (exit code, standard output, standard error) of a command."""
+
+    def run(main, *words):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return stopped.value.code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def ended_cleanly(ended):
+    """ended_cleanly(main, *words, code) -> (standard output, standard error) of a command that ends with this exit
+    code: without a traceback, and with one line of what was wrong where that is 2.
+    """
+
+    def run(main, *words, code):
+        got, out, err = ended(main, *words)
+        assert got == code and "Traceback" not in out + err, (got, out, err)
+        if code == 2:
+            assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+        return out, err
+
+    return run
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """The folder in which what the tests measure is kept for the session, and nowhere else."""

@@ -1,5 +1,6 @@
 """Photographs of faces that are nobody's: of every kind that cameras and programs write."""
 
+import functools
 import io
 
 import cv2
@@ -81,13 +82,6 @@ def photographs(tmp_path_factory, drawn):
 
 
 @pytest.fixture
-def command(capsys):
+def command(ended):
     """command(*words) -> (exit code, standard output, standard error)."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+    return functools.partial(ended, main)

@@ -18,20 +18,10 @@ from zennas.space.candidate import read_candidates
 
 
 @pytest.fixture
-def command(capsys, tiny, cache, tmp_path, monkeypatch):
+def command(ended_cleanly, tiny, cache, tmp_path, monkeypatch):
     """command(*words, code=0) -> (standard output, standard error) of `zennas export --track TINY ...`."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words, code=0):
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, words), "--track", str(tiny)])
-        out, err = capsys.readouterr()
-        assert ended.value.code == code and "Traceback" not in out + err, (ended.value.code, out, err)
-        if code == 2:
-            assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
-        return out, err
-
-    return run
+    return lambda *words, code=0: ended_cleanly(main, *words, "--track", tiny, code=code)
 
 
 def fitting():

@@ -1,5 +1,6 @@
 """`zennas mask` from end to end, in this process and in one that is killed."""
 
+import functools
 import importlib
 import inspect
 import json
@@ -32,16 +33,9 @@ from zennas.tasks.face.crops import FACES
 
 
 @pytest.fixture
-def command(capsys):
+def command(ended):
     """command(*words) -> (exit code, standard output, standard error)."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+    return functools.partial(ended, main)
 
 
 def images_of(folder):

@@ -42,7 +42,7 @@ DENSE = 1 / 100  # a share of a block: more pairs are cheaper as a product than 
 SAVE_EVERY_S, SAVE_PAUSE = 10.0, 20  # and no sooner than so many times what the last writing took
 
 
-def in_reach(pairs, sample_S, need):
+def in_reach(pairs: Pairs, sample_S: np.ndarray, need: int) -> float:
     """The share of different pairs that the screening would leave to be computed again, by the sample."""
     if not need or not len(sample_S):
         return 0.0
@@ -64,7 +64,7 @@ def _doubt(place):
     return 8 * math.sqrt(place) + 10
 
 
-def bounds(sample_S, rank, num_different, attempt):
+def bounds(sample_S: np.ndarray, rank: int, num_different: int, attempt: int) -> tuple[float, float]:
     """Products between which the pair of a rank that is counted lies, by the sample; wider in each attempt."""
     place = rank / num_different * len(sample_S)
     first, last = (place + 8**attempt * way * _doubt(place) for way in (-1, 1))
@@ -73,7 +73,9 @@ def bounds(sample_S, rank, num_different, attempt):
     return float(low) - 1e-3, float(high) + 1e-3  # what decides lies within, where the sample is of few values
 
 
-def scanned(pairs, need, wide, sample_S, journal, attempt=0):
+def scanned(
+    pairs: Pairs, need: int, wide: Sequence[int], sample_S: np.ndarray, journal: "Journal", attempt: int = 0
+) -> tuple[Held, dict[int, tuple[float, int]]]:
     """(pairs with the `need` strongest different ones, rank -> (similarity, how many lie above it) of each of `wide`).
 
     The floor rises to the need-th largest similarity held whenever too many are held: more pairs can only raise that
@@ -96,13 +98,13 @@ def scanned(pairs, need, wide, sample_S, journal, attempt=0):
             row_P, column_P = map(np.concatenate, zip(*waiting, strict=True))
             waiting.clear()
             hold(products(pairs, row_P, column_P, torch.float32), row_P, column_P)
-        held = joined([Held(*(tail[name] for name in Held._fields)), *fresh])
+        held = joined([_held(tail), *fresh])
         fresh.clear()
         if len(held.near_P) > 2 * need + SLACK:
             held, state["floor"] = strongest(pairs, held, need)
         tail.update(held._asdict())
         for held_L in between:
-            held_L.update(joined([Held(*(held_L[name] for name in Held._fields)), *held_L.pop("fresh", [])])._asdict())
+            held_L.update(joined([_held(held_L), *held_L.pop("fresh", [])])._asdict())
 
     for block in journal.left(state, pairs.blocks, settle):
         row, row_end, column, column_end = block
@@ -129,23 +131,39 @@ def scanned(pairs, need, wide, sample_S, journal, attempt=0):
                 held_L.setdefault("fresh", []).append(_picked(strip_RC, (strip_RC >= low) ^ above_RC, corner))
         if sum(len(held[0]) for held in waiting + fresh) > WAITING + need // 4:
             settle()
+    held = _held(tail)
+    at_rank = _counted_ranks(pairs, wide, map(_held, between), state["above_L"].tolist(), bounds_L)
+    if not _has_all(pairs, held, need, float(state["floor"])) or len(at_rank) < len(wide):  # a guess was wrong
+        journal.total += len(pairs.blocks)
+        return scanned(pairs, need, wide, sample_S, journal, attempt + 1)
+    return held, at_rank
+
+
+def _held(state):
+    """What a stage's state holds."""
+    return Held(*(state[name] for name in Held._fields))
+
+
+def _counted_ranks(pairs, wide, held_of, above_of, bounds_of):
+    """rank -> (similarity, how many pairs lie above it), by the pairs held between bounds and the number above them; of
+    those ranks alone whose bounds hold all that decides.
+    """
     at_rank = {}
-    for rank, held_L, above, limits in zip(wide, between, state["above_L"].tolist(), bounds_L, strict=True):
-        held = Held(*(held_L[name] for name in Held._fields))
+    for rank, held, above, limits in zip(wide, held_of, above_of, bounds_of, strict=True):
         cells = cells_of(pairs, held, limits)
         cell = int(cells.of_rank(rank - above)) if 0 < rank - above <= len(held.near_P) else 0
         if cells.reach <= cell < len(cells.above_C) - cells.reach - 1:  # all that decides was held
             ((value, num_above),) = ranked(pairs, held, cells, [rank - above]).values()
             at_rank[rank] = value, above + num_above
-    held = Held(*(tail[name] for name in Held._fields))
-    enough = len(held.near_P) >= need
-    if enough and need and state["floor"] > -2:  # below the floor not all are held
-        ((value, _),) = ranked(pairs, held, cells_of(pairs, held), [need]).values()
-        enough = value >= state["floor"]
-    if not enough or len(at_rank) < len(wide):  # a guess was wrong
-        journal.total += len(pairs.blocks)
-        return scanned(pairs, need, wide, sample_S, journal, attempt + 1)
-    return held, at_rank
+    return at_rank
+
+
+def _has_all(pairs, held, need, floor):
+    """Whether the `need` strongest pairs are among those held: below the floor not all are."""
+    if len(held.near_P) < need or not need or floor <= -2:
+        return len(held.near_P) >= need
+    ((value, _),) = ranked(pairs, held, cells_of(pairs, held), [need]).values()
+    return value >= floor
 
 
 def whole(pairs: Pairs, edge_E: np.ndarray) -> tuple[Whole, Cells]:
@@ -223,7 +241,7 @@ def possible_pairs(
     return flat // width, flat % width
 
 
-def least(pairs, floor):
+def least(pairs: Pairs, floor: float) -> torch.Tensor:
     """The least screened value of a pair of similarity `floor`, in the screening's precision.
 
     Unit rows x, y lie in the tables as x', y' with |x - x'| <= e, |y - y'| <= f, which were measured. By Cauchy-Schwarz
