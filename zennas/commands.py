@@ -18,6 +18,7 @@ from zennas import COMMANDS
 from zennas.api import work
 from zennas.flags import CommandOptions, Option, spelled
 from zennas.names import print_any_name
+from zennas.ray_address import keep_ray_on_loopback  # noqa: F401 - scripts of 0.1.0 import it from here
 from zennas.records import EXPERIMENTS, SPACES, ProcessLostError, UserError, names
 from zennas.signals import always_answered, handling
 
