@@ -7,6 +7,7 @@ import pytest
 
 from zennas.data.images import decode
 from zennas.data.sources import open_source
+from zennas.data.stream import image_stream
 from zennas.tasks.face import pairs
 
 
@@ -23,6 +24,7 @@ def test_scripts_of_old_go_on_and_are_told_the_new_name(anew):
 
     assert sources.open_source is open_source and decode_of_old is decode
     assert importlib.import_module("zennas.faces.pairs") is pairs
+    assert importlib.import_module("zennas.faces.stream").FaceStream is image_stream
 
 
 def test_a_name_that_never_was_is_not_there(anew):
