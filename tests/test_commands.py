@@ -142,6 +142,15 @@ def test_a_script_gets_records_and_hears_nothing(capsys, tiny):
     assert scores.rows[0].predicted_ms is None and capsys.readouterr() == ("", "")
 
 
+def test_a_candidate_whose_stages_do_not_fit_the_images_is_named_with_its_file(tiny):
+    """Before the first is scored; with the sizes that are allowed."""
+    (tiny.parent / "mine.yaml").write_text("{block: ir_se, stem: 16, widths: [16, 32], depths: [1, 2]}")
+    deep = tiny.parent / "deep.yaml"
+    deep.write_text(f"{{block: ir_se, stem: 16, widths: {[16] * 8}, depths: {[1] * 8}}}")
+    with pytest.raises(UserError, match=r"^\S*deep\.yaml: .*px do not allow it; allowed: multiples of 256 px"):
+        zennas.score(files=[tiny.parent / "mine.yaml", deep], track=tiny, latency=False, repeats=1)
+
+
 def test_python_may_give_mappings_and_single_values():
     train, mask = options_of("train"), options_of("mask")
     assert train.of(data="x", set={"optimizer.lr": 0.05, "data.augment": {"flip": {}}}).set == (

@@ -16,7 +16,7 @@ import pytest
 import zennas
 from tests.align.conftest import KINDS, SIZE, encoded
 from tests.processes import Forked
-from zennas.align import run
+from zennas.align import report, run
 from zennas.align.parts import COORDINATES
 from zennas.data.images import UnreadableImageError, decode
 from zennas.data.sources import Source, open_source
@@ -82,9 +82,13 @@ def test_what_it_writes_is_a_set_of_aligned_faces(done):
 
 
 @pytest.mark.parametrize("format", ["tar", "recordio"])
-def test_every_format_holds_the_same_faces(done, photographs, tmp_path, format, command):
+def test_every_format_holds_the_same_faces(done, photographs, tmp_path, format, command, monkeypatch):
+    monkeypatch.setattr(report, "NUM_SHOWN", 2)  # a page that cannot show all faces says so
     code, said, _ = command("--data", photographs, "--out", tmp_path / "out", "--format", format, "--workers", 1)
     assert code == 0 and "Next:" in said and "zennas.train" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"2 of {done[1].num_accepted}, evenly over the data" in page and page.count("<figure>") < len(KINDS)
+    assert ", evenly" not in (done[0] / "report.html").read_text()
     first, second = (open_source(folder) for folder in (done[0], tmp_path / "out"))
     assert first.num_images == second.num_images and np.array_equal(first.label_N, second.label_N)
     assert [first.read(image) for image in range(first.num_images)] == [

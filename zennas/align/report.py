@@ -35,7 +35,7 @@ MEASURES = {
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MARK_RGB = (16, 185, 129)
 STYLE = """
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 12px; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 12px; margin-top: 12px; }
 .faces.both { grid-template-columns: repeat(auto-fill, minmax(236px, 1fr)); }
 .faces figure { margin: 0; } .faces img { height: 112px; max-width: 232px; object-fit: contain; margin-right: 4px; }
 figcaption { font-size: 12px; color: #64748b; overflow-wrap: anywhere; }
@@ -108,7 +108,10 @@ def _sheet(rows, verdict, aligning, spans):
         return "<p class='empty'>None.</p>"
     places = np.unique(np.linspace(0, chosen.num_rows - 1, NUM_SHOWN).astype(int))
     figures = "".join(_figure(chosen.slice(int(place), 1).to_pylist()[0], aligning, spans) for place in places)
-    return f"<div class='faces{'' if verdict == ACCEPTED else ' both'}'>{figures}</div>"
+    shown = (
+        f"<p>{len(places):,} of {chosen.num_rows:,}, evenly over the data.</p>" if len(places) < chosen.num_rows else ""
+    )
+    return f"{shown}<div class='faces{'' if verdict == ACCEPTED else ' both'}'>{figures}</div>"
 
 
 def _figure(key, aligning, spans):

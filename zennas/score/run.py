@@ -15,7 +15,7 @@ from zennas.score.options import Options
 from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.cost import cost
-from zennas.space.families.table import check_known
+from zennas.space.families.table import check_known, layout_of
 from zennas.space.parts import parts_of
 from zennas.space.space import Space
 from zennas.track import Experiment, Track, load_experiment, lookup
@@ -96,15 +96,16 @@ def check(options: Options) -> Opened:
             candidates += read_candidates(source)
     for name in options.score or ("",):
         lookup(SCORES, name, "score")
-    _check_candidates(candidates)
+    _check_candidates(candidates, space)
     return Opened(experiment=experiment, track=track, space=space, candidates=tuple(candidates), typed_at=typed_at)
 
 
-def _check_candidates(candidates: list[tuple[str, Candidate]]) -> None:
-    """UserError where this zennas does not know a candidate's block or family."""
+def _check_candidates(candidates: list[tuple[str, Candidate]], space: Space) -> None:
+    """UserError where this zennas does not know a candidate's block or family, or images of the Space do not fit it."""
     for name, candidate in candidates:
         try:
             check_known(candidate)
+            layout_of(candidate, space.shape)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
@@ -126,7 +127,7 @@ def _with_typed(opened: Opened, progress: Progress) -> Opened:
     if sys.stdin.isatty():  # someone would wait for an answer without knowing that zennas waits for them
         progress.say("candidates are read from standard input; Ctrl-D ends them")
     typed, at = read_candidates(STANDARD_INPUT), opened.typed_at
-    _check_candidates(typed)
+    _check_candidates(typed, opened.space)
     candidates = (*opened.candidates[:at], *typed, *opened.candidates[at:])
     return opened.model_copy(update={"candidates": candidates, "typed_at": None})
 

@@ -28,8 +28,12 @@ def check_known(candidate: Any) -> None:
 def layout_of(candidate: Candidate, shape: Shape) -> Layout:
     """The Layout of a Candidate's network for a Shape; UserError where its stages cannot shrink such images."""
     num_stages = len(candidate.widths)
-    if any(px % divisor_of(candidate) for px in shape.hw):
-        raise UserError(f"{candidate.text}: {divided(candidate)}; {px_text(shape.hw)} px do not allow it")
+    divisor = divisor_of(candidate)
+    if any(px % divisor for px in shape.hw):
+        raise UserError(
+            f"{candidate.text}: {divided(candidate)}; {px_text(shape.hw)} px do not allow it; allowed: multiples of "
+            f"{divisor} px"
+        )
     return family_of(candidate).layout(candidate.block, num_stages, shape)
 
 
