@@ -111,8 +111,9 @@ def align(
 
     The largest and most central face of each photograph counts. Images may be of any size and kind that OpenCV reads;
     EXIF's rotation is heeded. Every face is accepted, doubtful (and why) or refused: no face, no image. Doubtful ones
-    are written, too, but with --only-accepted. A name keeps its path, with the suffix .jpg, so that lists of pairs find
-    their images in --out. Ctrl-C and kill -9 lose no more than the parts under way: give the same command again.
+    are written, too, unless --only-accepted leaves them out. A name keeps its path, with the suffix .jpg, so that lists
+    of pairs find their images in --out. Ctrl-C and kill -9 lose no more than the parts under way: give the same command
+    again.
 
     Under --out: the faces as --format says; faces.parquet (of every face its box, landmarks, score, pose, sharpness,
     verdict and reason), passed-over.csv (those not accepted), report.html, run.json, align.log.
@@ -131,8 +132,8 @@ def align(
     identity_of: Lines of a name and its identity, as CelebA has them, in place of the folders. Photographs without a
         line are refused.
     only_accepted: Leave out doubtful faces.
-    complete: An image for every photograph: where no face is found, the square in its middle stands in. For lists of
-        pairs, which name all of a set.
+    complete: An image for every photograph: where no face is found, its middle stands in. For lists of pairs, which
+        name all of a set.
     workers: Processes. [allowed: 1 to 4096] [default: one per processor core]
     resume: Go on with an alignment; an error where there is none.
     fresh: Move an alignment that is there aside and begin anew.

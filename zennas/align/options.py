@@ -12,8 +12,9 @@ class Options(CommandOptions):
 
     The largest and most central face of each photograph counts. Images may be of any size and kind that OpenCV reads;
     EXIF's rotation is heeded. Every face is accepted, doubtful (and why) or refused: no face, no image. Doubtful ones
-    are written, too, but with --only-accepted. A name keeps its path, with the suffix .jpg, so that lists of pairs find
-    their images in --out. Ctrl-C and kill -9 lose no more than the parts under way: give the same command again.
+    are written, too, unless --only-accepted leaves them out. A name keeps its path, with the suffix .jpg, so that lists
+    of pairs find their images in --out. Ctrl-C and kill -9 lose no more than the parts under way: give the same command
+    again.
 
     Under --out: the faces as --format says; faces.parquet (of every face its box, landmarks, score, pose, sharpness,
     verdict and reason), passed-over.csv (those not accepted), report.html, run.json, align.log.
@@ -64,7 +65,7 @@ class Options(CommandOptions):
     complete: Annotated[
         bool,
         flag(
-            "An image for every photograph: where no face is found, the square in its middle stands in. For lists of "
+            "An image for every photograph: where no face is found, its middle stands in. For lists of "
             "pairs, which name all of a set."
         ),
     ] = False

@@ -113,26 +113,15 @@ def measure_whole(
     table_ms = predictor.table_ms(candidate)
     if exported.problems and role != "baseline":
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(exported.problems)}")
-    path = exported.path
-
-    def measured(predicted_ms, budget_ms, device=None):
-        # A baseline is what shows how far off the table is: nothing is expected of it.
-        expected_ms = predicted_ms if role == "finalist" else None
-        enough = functools.partial(is_far, budget_ms=budget_ms, expected_ms=expected_ms)
-        measure = functools.partial(measure_calmly, expected_ms=expected_ms, enough=enough)
-        if takes_network(prepared.protocol.backend):
-            network = timed_network(candidate, space.shape, prepared.protocol)
-            return prepared.workers.on_device(measure, network, prepared.protocol, device=device)
-        return prepared.workers.measure_file(measure, path, prepared.protocol, device=device)
-
+    # A baseline is what shows how far off the table is: nothing is expected of it.
+    measured = functools.partial(_measured, prepared, candidate, exported.path, is_expected=role == "finalist")
     predicted_ms, by_device = table_ms * predictor.factor, {}
     measurement = kept or measured(predicted_ms, prepared.budget.budget_ms)
     for limit in predictor.limits:
         if limit.is_measured:
             predicted = _predicted(limit, candidate, space)
-            by_device[limit.device] = _on_device(
-                measured(predicted["predicted_ms"], limit.most, limit.device), predicted, limit
-            )
+            on_device = measured(predicted["predicted_ms"], limit.most, device=limit.device)
+            by_device[limit.device] = _on_device(on_device, predicted, limit)
     values = {
         "role": role,
         "name": name,
@@ -152,11 +141,24 @@ def measure_whole(
         },
         "elsewhere": by_device,
         "export": exported.proof.model_dump() | {"checker": exported.problems},
-        "onnx": path.name,
+        "onnx": exported.path.name,
         "verdict": None,
         "made_by": made_by,
     }
     return Measured.parse(values, f"{role} {name}")
+
+
+def _measured(prepared, candidate, path, predicted_ms, budget_ms, *, is_expected, device=None):
+    """The Measurement of a candidate's file, or of its network where the backend times those, on the run's own device
+    or a further one.
+    """
+    protocol, expected_ms = prepared.protocol, predicted_ms if is_expected else None
+    enough = functools.partial(is_far, budget_ms=budget_ms, expected_ms=expected_ms)
+    measure = functools.partial(measure_calmly, expected_ms=expected_ms, enough=enough)
+    if takes_network(protocol.backend):
+        network = timed_network(candidate, prepared.space.shape, protocol)
+        return prepared.workers.on_device(measure, network, protocol, device=device)
+    return prepared.workers.measure_file(measure, path, protocol, device=device)
 
 
 def is_far(few: Measurement, *, budget_ms: float, expected_ms: float | None) -> bool:
