@@ -130,6 +130,31 @@ def test_what_yaml_cannot_make_a_value_of_is_one_line(text):
     assert message.startswith("x.yaml") and "\n" not in message and len(message) < 300
 
 
+ALIASES = {
+    "doubling": "a: &a [x, x]\n"
+    + "".join(f"k{n}: &k{n} [*k{n - 1}, *k{n - 1}]\n" for n in range(1, 40)).replace("*k0", "*a"),
+    "merging": "a: &a {x: 1}\n"
+    + "".join(f"k{n}: &k{n} {{<<: [*k{n - 1}, *k{n - 1}]}}\n" for n in range(1, 40)).replace("*k0", "*a"),
+    "itself": "a: &a [1, *a]",
+    "a mapping in itself": "&a {b: {c: *a}}",
+}
+
+
+@pytest.mark.parametrize("kind", ALIASES)
+def test_aliases_that_stand_for_too_much_are_refused(kind):
+    message = error_of(parse_yaml, ALIASES[kind], "x.yaml")
+    assert message.startswith("x.yaml, line ") and "(*name)" in message and "\n" not in message
+    # As YAML means them they are allowed: a few that say what is written above.
+    assert parse_yaml("a: &a [1]\nb: *a\nc: {<<: {d: 1}, e: *a}", "x") == {"a": [1], "b": [1], "c": {"d": 1, "e": [1]}}
+
+
+def test_a_key_that_is_given_twice_is_refused():
+    assert error_of(parse_yaml, "a: {b: 1,\n c: 2,\n b: 3}", "x.yaml") == (
+        "x.yaml, line 3: key 'b' is given twice in one mapping; give it once"
+    )
+    assert parse_yaml("{1: a, '1': b}", "x") == {1: "a", "1": "b"}
+
+
 def test_parse_yaml_reads_json_too_and_names_its_origin():
     assert parse_yaml('{"a": [1, 2.5, null]}', "x") == {"a": [1, 2.5, None]}
     assert error_of(parse_yaml, "a: [1", "standard input").startswith("standard input, line 1: not valid YAML")

@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:  # without it --help answers sooner
 SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "experiments", "latency/measured"
 NAMED = 5  # of many wrong things, a message names so many
 KNOWN = 40  # of the names that are known, where another one was given
+REPEATED = 100_000  # values of a YAML file that aliases may add to those that stand in it
 SHOWN = 300  # characters of what a stranger says
 FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
 
@@ -163,13 +164,52 @@ def read_yaml(path: pathlib.Path | str) -> Any:
 def parse_yaml(text: str, where: object) -> Any:
     """The value of a YAML (or JSON) text; `where` names it in the UserError of a broken one."""
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_node(node, {}, where)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except (ValueError, RecursionError) as error:  # a 13th month, a number of 5,000 digits, brackets without end
         raise UserError(f"{where}: holds what cannot be read: {first_line(error)}") from None
+
+
+def _check_node(node, sizes, where):
+    """How many values a node of YAML stands for; UserError for a key that is given twice in a mapping, for what holds
+    itself, and for aliases (*name) that repeat too much: a few lines may stand for more than a memory holds.
+
+    sizes: of the nodes so far, by their id; None of those that the walk is inside of.
+    """
+    line = f"{where}, line {node.start_mark.line + 1}"
+    if id(node) in sizes:
+        if sizes[id(node)] is None:
+            raise UserError(f"{line}: holds itself, by an alias (*name); write it out")
+        return sizes[id(node)]
+    sizes[id(node)], size, inside = None, 1, node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, _ in inside:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
+                at = f"{where}, line {key.start_mark.line + 1}"
+                raise UserError(f"{at}: key '{key.value}' is given twice in one mapping; give it once")
+            keys.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key)
+        inside = [part for pair in inside for part in pair]
+    if not isinstance(node, yaml.ScalarNode):
+        for part in inside:
+            size += _check_node(part, sizes, where)
+    if size > len(sizes) + REPEATED:
+        raise UserError(f"{line}: its aliases (*name) stand for more than {REPEATED:,} values; write them out")
+    sizes[id(node)] = size
+    return size
 
 
 def data_root() -> pathlib.Path:

@@ -10,7 +10,7 @@ from zennas.records import Record
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, pydantic.Field(ge=1)]
+Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # as far as the numbers of every library below reach
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
 TRUST = 0.001  # LARS's coefficient for networks of convolutions (You et al. 2017, section 5)

@@ -188,6 +188,20 @@ def test_names_that_would_be_one(drawn, tmp_path):
     assert {"deep/out/Ada/1.png.jpg", "deep/out/Ada/1.bmp.jpg"} <= set(written)
 
 
+def test_people_whose_names_would_be_one_folder_stay_apart(photographs, tmp_path):
+    """And photographs of one name in two folders, which are one person by the list, do not replace each other."""
+    for folder in ("a", "b", "c", "d"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(photographs / "Ada" / "plain.jpg", tmp_path / "in" / folder / "1.jpg")
+    shutil.copy(photographs / "Ada" / "plain.jpg", tmp_path / "in" / "a" / "2.jpg")
+    listed = tmp_path / "identity.csv"
+    listed.write_text("a/1.jpg,x/y\nb/1.jpg,x_y\na/2.jpg,.x\nc/1.jpg,..\nd/1.jpg,..\n")
+    result = zennas.align(data=tmp_path / "in", out=tmp_path / "out", identity_of=listed, workers=1)
+    source = open_source(tmp_path / "out")
+    assert result.num_written == source.num_images == 5 and source.num_identities == 4
+    assert sorted(np.bincount(source.label_N)) == [1, 1, 1, 2]
+
+
 def test_no_face_at_all_is_said(tmp_path, command):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encoded(np.full((64, 64, 3), 77, np.uint8), "PNG"))
@@ -218,6 +232,8 @@ def test_what_cannot_be_used_is_one_line(photographs, tmp_path, command, words, 
 def test_the_data_itself_is_no_out(photographs, command):
     code, _, error = command("--data", photographs, "--out", photographs)
     assert code == 2 and "holds the data itself" in error
+    code, _, error = command("--data", photographs, "--out", photographs / "Ada" / "aligned")
+    assert code == 2 and "lies in the data" in error and not list(photographs.rglob("*.lock"))
 
 
 # In a process of its own, slowly: a script, so that workers find it, or a forked one.

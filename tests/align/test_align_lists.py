@@ -66,6 +66,8 @@ def test_identities_are_numbered_in_their_order(tmp_path):
         ("a.jpg 1 2 3\n" * 3, "line 3: expected a name and ten numbers"),
         ("a.jpg " + " ".join(WORDS) + "\nb.jpg 1 2\n", "line 2: expected"),
         ("a.jpg " + " ".join([*WORDS[:-1], "x"]), "expected ten numbers"),
+        *((f"a.jpg {' '.join([*WORDS[:-1], odd])}", "expected ten numbers") for odd in ("nan", "inf", "1e30")),
+        (f"a.jpg {' '.join(WORDS)}\na.jpg {' '.join(WORDS[::-1])}", "a.jpg: has two lines that differ: 30 40"),
         ("z.jpg " + " ".join(WORDS), "none of its 1 names is an image of photographs: z.jpg; a name there: a.jpg"),
     ],
 )

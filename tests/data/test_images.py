@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -47,6 +48,14 @@ def test_grey_and_palette_become_rgb():
         stream = io.BytesIO()
         Image.fromarray(face()).convert(mode).save(stream, "PNG")
         assert decode(stream.getvalue()).shape == (112, 112, 3)
+
+
+def test_more_pixels_than_a_memory_should_hold_are_said_in_words():
+    data = bytearray(encoded(face(), "PNG"))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height, and the checksum of both with what follows
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(CorruptImageError, match=r"^more pixels than 67,108,864; OPENCV_IO_MAX_IMAGE_PIXELS in the env"):
+        decode(bytes(data))
 
 
 def test_resizing():

@@ -1,5 +1,7 @@
 """What a network sees while it is timed."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,23 @@ def test_hidden_files_and_those_that_do_not_decode_are_passed_over(tmp_path):
     photograph(tmp_path / "images" / "._b.jpg", 2)
     (tmp_path / "images" / "c.jpg").write_bytes(b"no image")
     assert given_images(tmp_path / "images") == given_images(tmp_path / "images" / "deep" / "a.jpg")
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (20, 24)])
+def test_a_single_image_sets_all_norms(tmp_path, hw):
+    """Behind the pooling a map is one number: of one image it has no spread."""
+    name = given_images(photograph(tmp_path / "a.jpg", 1, hw=hw))
+    taken = measure_network(SMALL, seen(name), square(16, 8))
+    assert taken.measured_ms > 0 and sample(name, (1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    for part in parts_of_space(load_space("ir_se_lfw"))[:2]:
+        assert np.isfinite(before_part(name, part).numpy()).all()
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    """To read one waits for somebody who writes."""
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="holds no image"):
+        given_images(tmp_path)
 
 
 @pytest.mark.parametrize("content", [{}, {"a.txt": b"text"}, {"a.jpg": b""}], ids=str)

@@ -76,6 +76,7 @@ def test_yaml_and_json_bring_it_back(candidate):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"depths": [3, 10**12, 1, 1]}, "depths.1: given 1000000000000, allowed: less than or equal to 65536"),
         ({"stem": 0}, "stem: given 0, allowed: greater than or equal to 1"),
         ({"widths": [64, -1, 256, 512]}, "widths.1: given -1"),
         ({"depths": [3, 13, 0, 3]}, "depths.2: given 0"),

@@ -44,7 +44,7 @@ def test_a_space_says_everything_of_its_shape():
 def test_what_is_no_size_is_one_clear_line(given):
     with pytest.raises(UserError) as error:
         space(image_px=given)
-    allowed = "a whole number greater than or equal to 8, or [height, width] of such numbers"
+    allowed = "a whole number from 8 to 65536, or [height, width] of such numbers"
     assert str(error.value) == f"here: image_px: given {given!r}, allowed: {allowed}"
 
 

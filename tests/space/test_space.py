@@ -325,6 +325,13 @@ def test_the_cheapest_has_every_gene_at_its_lowest(space):
         ("stem", {"low": 8, "high": 30, "step": 8}, "high must be low plus a multiple of step 8"),
         ("stem", {"low": 0, "high": 8, "step": 8}, "stem.low: given 0, allowed: greater than or equal to 1"),
         ("stem", {"low": 8, "high": 32, "step": 0}, "stem.step: given 0"),
+        (
+            "stem",
+            {"low": 8, "high": 8 * 10**12},
+            "stem.high: given 8000000000000, allowed: less than or equal to 65536",
+        ),
+        ("embedding_size", 10**12, "embedding_size: given 1000000000000, allowed: less than or equal to 65536"),
+        ("image_px", 10**9, "image_px: given 1000000000, allowed: a whole number from 8 to 65536"),
         ("stem", {"low": 8, "hihg": 32}, "key 'stem.hihg' is not known; did you mean 'high'?"),
         ("widths", [{"low": 8, "hihg": 32}] * 2, "key 'widths.0.hihg' is not known; did you mean 'high'?"),
         ("image_px", 34, "image_px must be divisible by 4: each of the 2 stages halves the image"),

@@ -281,7 +281,7 @@ BAD = {
     "wrong value": (lambda f, m: ["--set", "epochs=many"], "epochs.*many"),
     "no value": (lambda f, m: ["--set", "epochs"], "--set epochs: expected KEY=VALUE"),
     "no key": (lambda f, m: ["--set", "=3"], "--set =3: expected KEY=VALUE"),
-    "no yaml": (lambda f, m: ["--set", "data.augment={flip"], "is not a value"),
+    "no yaml": (lambda f, m: ["--set", "data.augment={flip"], "not valid YAML"),
     "a key of a value": (lambda f, m: ["--set", "epochs.of=3"], "'epochs' holds a value"),
     "endless": (lambda f, m: ["--set", "epochs=.inf"], "epochs: given inf, allowed: a finite number"),
     "never verified": (

@@ -10,9 +10,10 @@ import numpy as np
 
 from zennas.data.named_images import from_its_folder
 from zennas.data.sources import AnySource
-from zennas.records import UserError, read_lines, some
+from zennas.records import UserError, read_lines, shortened, some
 
 NUM_COORDINATES = 10  # x and y of five landmarks
+FURTHEST_PX = 1e6  # from the corner of a photograph: no photograph is so large
 MOST_HEAD_LINES = 2  # CelebA: how many, then the names of the columns
 
 
@@ -78,7 +79,8 @@ def known(source: AnySource, listed: NamedLines, *, what: str) -> Known:
     """What NamedLines say of the images of a source.
 
     A name is looked for as a path, then without its suffix, then by its last part where that is one image's alone;
-    records are called by their numbers. UserError where no name is there.
+    records are called by their numbers. UserError where no name is there, or one has two lines that
+    differ.
     """
     number_of = _numbers(source)
     of_image, missing = {}, []
@@ -86,8 +88,9 @@ def known(source: AnySource, listed: NamedLines, *, what: str) -> Known:
         number = next((number_of[key] for key in _keys(name) if number_of.get(key) is not None), None)
         if number is None:
             missing.append(name)
-        else:
-            of_image[number] = values
+        elif of_image.setdefault(number, values) != values:
+            both = shortened(f"{' '.join(of_image[number])} and {' '.join(values)}", 160)
+            raise UserError(f"{listed.path}: {name}: has two lines that differ: {both}; give it one")
     if not of_image:
         raise UserError(
             f"{listed.path}: none of its {len(listed.names):,} names is an image of {source.path}: "
@@ -124,9 +127,13 @@ def known_landmarks(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray, 
     known_lines = known(source, listed, what="landmarks")
     points_N52 = np.full((source.num_images, 5, 2), np.nan)
     for image, values in known_lines.of_image.items():
-        if not all(map(_is_number, values)):
+        # NaN and infinity are words for numbers, and no place in a photograph.
+        if not all(_is_number(value) and abs(float(value)) <= FURTHEST_PX for value in values):
             name = source.name(image) or source.where(image)
-            raise UserError(f"{path}: {name}: expected ten numbers, got {' '.join(values)[:80]}")
+            raise UserError(
+                f"{path}: {name}: expected ten numbers of pixels, got {shortened(' '.join(values), 80)}; a photograph "
+                "without a line is looked at"
+            )
         points_N52[image] = np.array(values, np.float64).reshape(5, 2)
     return points_N52, known_lines.notices
 

@@ -17,6 +17,7 @@ from zennas.align.options import Options
 from zennas.align.parts import ACCEPTED, DOUBTFUL, PART_PHOTOGRAPHS, REFUSED, Aligning, do_part
 from zennas.align.report import write_report
 from zennas.align.sinks import SINKS, Names
+from zennas.data.named_images import is_plain_folder
 from zennas.data.parts import do_all, spans_of, told_when_stopped
 from zennas.data.sources import AnySource, open_source
 from zennas.flags import spelled
@@ -90,10 +91,15 @@ def run(options: Options, *, progress: Progress | None = None) -> Aligned:
 def _run(request: Request, progress: Progress) -> Aligned:
     """What became of the photographs, as run.json keeps it."""
     options = request.options
+    data, out = options.data.resolve(), options.out.resolve()
+    if out == data:
+        raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
+    if out.is_relative_to(data) and is_plain_folder(data):
+        raise UserError(
+            f"--out {options.out}: lies in the data, where its faces would count as photographs; choose another folder"
+        )
     lock = lock_folder(options.out)
     try:
-        if options.out.resolve() == options.data.resolve():
-            raise UserError(f"--out {options.out}: holds the data itself; choose another folder")
         progress.begin(f"opening {options.data}")
         source = open_source(options.data, loose=True, progress=progress.counting("images"))
         progress.end()

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import Any
 
+from zennas.data.left_out import is_hidden
 from zennas.data.named_images import from_its_folder
 from zennas.data.recordio import RecordWriter
 from zennas.data.sources import AnySource
@@ -25,7 +26,8 @@ class Names:
 
     def __init__(self, source: AnySource, identities: Sequence[str] | None):
         self.source, self.identities = source, identities
-        self._stems, self._twice = set(), set()
+        self._folders = None if identities is None else _folders(identities)
+        self._stems, self._twice, self._owners = set(), set(), {}
         for image in range(source.num_images):
             stem = os.path.splitext(self._path(image))[0]
             (self._twice if stem in self._stems else self._stems).add(stem)
@@ -36,21 +38,24 @@ class Names:
             return f"{self.source.record(image):09d}"
         # In a tar of a stranger a name may lead anywhere.
         path = "/".join(part for part in from_its_folder(name).split("/") if part != "..")
-        return path if self.identities is None else path.rpartition("/")[2]
+        return path if self._folders is None else path.rpartition("/")[2]
 
     def path(self, image: int, identity: int, face: int) -> str:
         """face: of the photograph, from 0."""
         path = self._path(image)
         stem = os.path.splitext(path)[0]
-        if stem in self._twice:
+        is_twice = stem in self._twice
+        if is_twice:
             stem = self._free(path)
         if face > 0:
             stem = self._free(f"{stem}-{face + 1}")
-        if self.identities is not None:
-            folder = self.identities[identity].replace("/", "_")
-            stem = f"{'_' if folder in ('.', '..') else folder}/{stem}"
+        if self._folders is not None:
+            stem = f"{self._folders[identity]}/{stem}"
         elif self.source.name(image) is None:
             stem = f"{identity:07d}/{stem}"
+        # Two of one whole name: of two folders whose photographs are one identity, or of a tar whose names lead out.
+        while is_twice and self._owners.setdefault(stem, (image, face)) != (image, face):
+            stem += "-"
         return f"{stem}.jpg"
 
     def _free(self, stem):
@@ -58,6 +63,24 @@ class Names:
         while stem in self._stems:
             stem += "-"
         return stem
+
+
+def _folders(identities):
+    """A folder for each identity: of its name where a folder can have it and is read again. No two share one.
+
+    >>> _folders(["Zoe", "..", "_", "a/b", "a_b", ".Zoe"])
+    ['Zoe', '_-', '_', 'a_b-', 'a_b', '_.Zoe']
+    """
+    safe = [name.replace("/", "_") for name in identities]
+    safe = ["_" if name in (".", "..") else f"_{name}" if is_hidden(name) else name for name in safe]
+    taken = {name for name, folder in zip(identities, safe, strict=True) if name == folder}
+    folders = []
+    for name, folder in zip(identities, safe, strict=True):
+        while folder != name and folder in taken:
+            folder += "-"
+        taken.add(folder)
+        folders.append(folder)
+    return folders
 
 
 class FolderSink:

@@ -7,15 +7,17 @@ the image itself. Values are normalised later, on the device, to (x - 127.5) / 1
 import base64
 import inspect
 import math
+import os
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 
-from zennas.records import UserError, suggestion
+from zennas.records import UserError, first_line, suggestion
 from zennas.space.shape import height_and_width
 
+MOST_PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"  # of one image, as zennas.data sets it
 GREY = 127  # nearest to zero after normalisation
 JPEG_QUALITY = 95  # of what goes into a data set
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -45,10 +47,17 @@ def decode(encoded: bytes, *, image_px: int | tuple[int, int] | None = None) -> 
     try:
         image_HW3 = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
-        raise CorruptImageError(str(error).strip().splitlines()[0]) from None
+        raise CorruptImageError(_why(error)) from None
     if image_HW3 is None:
         raise CorruptImageError(f"{len(encoded)} bytes that are no image, or only part of one")
     return image_HW3 if image_px is None else resized(image_HW3, height_and_width(image_px))
+
+
+def _why(error):
+    """What OpenCV says of bytes that it refuses; in words where they hold too many pixels."""
+    if MOST_PIXELS.removeprefix("OPEN") not in str(error):
+        return first_line(error)
+    return f"more pixels than {int(os.environ[MOST_PIXELS]):,}; {MOST_PIXELS} in the environment allows more"
 
 
 def resized(image_HW3: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:

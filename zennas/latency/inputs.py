@@ -68,8 +68,9 @@ def given_images(path: pathlib.Path | str) -> str:
     path = pathlib.Path(path)
     if not path.exists():
         raise UserError(f"--images {path}: is not there")
-    below = path.rglob("*")
-    files = [path] if path.is_file() else sorted(file for file in below if is_users_image(file.relative_to(path)))
+    # Only files: to read a pipe would wait for ever.
+    below = (file for file in path.rglob("*") if is_users_image(file.relative_to(path)) and file.is_file())
+    files = [path] if path.is_file() else sorted(below)
     images, why = [], f"no file ends in {', '.join(IMAGE_SUFFIXES)}"
     for file in files:
         try:
@@ -153,7 +154,7 @@ def calibration(name: str, shape: Sequence[int]) -> torch.Tensor | None:
     images_NCHW = images_of(name) if _is_of_images(shape) else None
     if images_NCHW is None:
         return None
-    return _batch(images_NCHW, shape)
+    return _batch(_for_norms(images_NCHW), shape)
 
 
 def before_part(name: str, part: Part) -> torch.Tensor | None:
@@ -165,7 +166,7 @@ def before_part(name: str, part: Part) -> torch.Tensor | None:
     images_NCHW = images_of(name)
     if images_NCHW is None:
         return None
-    images_NCHW = images_NCHW[:LEAD_IMAGES]
+    images_NCHW = _for_norms(images_NCHW)[:LEAD_IMAGES]
     if part.kind in STEMS:
         return _batch(images_NCHW, (part.in_channels, *part.in_hw))
     kind = part.kind if part.kind in BLOCKS else "ir"
@@ -181,6 +182,13 @@ def before_part(name: str, part: Part) -> torch.Tensor | None:
         )
     with torch.no_grad():
         return calibrate(initialise(lead), image_BCHW)(image_BCHW)
+
+
+def _for_norms(images_NCHW):
+    """The images, and a single one mirrored, too: behind the pooling, where a map is one number, one image has no
+    spread that a norm could be set by.
+    """
+    return np.concatenate([images_NCHW, images_NCHW[..., ::-1]]) if len(images_NCHW) == 1 else images_NCHW
 
 
 def _is_of_images(shape):

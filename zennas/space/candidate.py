@@ -5,16 +5,15 @@ import hashlib
 import pathlib
 import shlex
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
 from zennas.records import Record, UserError, parse_yaml
 from zennas.space.genes import genes_of_stages
-from zennas.space.shape import without_defaults
+from zennas.space.shape import Count, without_defaults
 
-Width = Annotated[int, pydantic.Field(ge=1)]
-Depth = Annotated[int, pydantic.Field(ge=1)]
+Width = Depth = Count
 
 
 class Candidate(Record):

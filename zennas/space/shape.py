@@ -6,7 +6,8 @@ import pydantic
 
 from zennas.records import Record
 
-Count = Annotated[int, pydantic.Field(ge=1)]
+MOST = 2**16  # channels, numbers of an embedding, pixels of a side, blocks: far beyond what is built
+Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
 LEAST_PX = 8  # of an image's side, in a file
 
 
@@ -99,11 +100,11 @@ def _image_px(least):
 
     def checked(px):
         values = px if isinstance(px, list | tuple) else [px, px]
-        if len(values) != 2 or any(type(side) is not int or side < least for side in values):
-            raise ValueError(f"a whole number greater than or equal to {least}, or [height, width] of such numbers")
+        if len(values) != 2 or any(type(side) is not int or not least <= side <= MOST for side in values):
+            raise ValueError(f"a whole number from {least} to {MOST}, or [height, width] of such numbers")
         return values[0] if len(set(values)) == 1 else tuple(values)
 
-    number = {"type": "integer", "minimum": least}
+    number = {"type": "integer", "minimum": least, "maximum": MOST}
     pair = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
     return pydantic.PlainValidator(checked, json_schema_input_type=Any), pydantic.WithJsonSchema(
         {"anyOf": [number, pair]}

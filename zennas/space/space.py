@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -14,7 +14,7 @@ from zennas.space.candidate import Candidate, kind_of
 from zennas.space.cost import fan_ins
 from zennas.space.families.table import divided, divisor_of, family_of
 from zennas.space.genes import Genes, genes_of_stages
-from zennas.space.shape import Sized, without_defaults
+from zennas.space.shape import MOST, Count, Sized, without_defaults
 
 # Factors of one width mutation, as in ZenNAS (Lin et al. 2021, code); depths move by one or two blocks.
 WIDTH_FACTORS = (2.5, 2.0, 1.5, 1.25, 1 / 1.25, 1 / 1.5, 1 / 2.0, 1 / 2.5)
@@ -25,8 +25,8 @@ MAX_DRAWS, MAX_NEIGHBOURS = 100_000, 100  # before a space counts as empty, a ca
 class Range(Record):
     """The integers low, low + step, ... up to high."""
 
-    low: int = pydantic.Field(ge=1)
-    high: int
+    low: Count
+    high: Annotated[int, pydantic.Field(le=MOST)]
     step: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")

@@ -4,13 +4,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import yaml
-
 from zennas.embed.checkpoint import holds_network, load_network
 from zennas.embed.model import fingerprint_of
 from zennas.embed.named import file_named
 from zennas.provenance import command_line
-from zennas.records import UserError
+from zennas.records import UserError, parse_yaml
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.families.family import BuiltNetwork
 from zennas.space.families.table import layout_of
@@ -225,10 +223,7 @@ def _parsed(change):
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise UserError(f"--set {change}: expected KEY=VALUE, such as optimizer.lr=0.05")
-    try:
-        return key.split("."), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set {change}: '{text}' is not a value") from None
+    return key.split("."), parse_yaml(text, f"--set {change}")
 
 
 def _of_row(name, values, part, plan):

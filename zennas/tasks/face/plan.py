@@ -75,7 +75,8 @@ class FaceDataPlan(DataPlan):
 
     augment: dict[str, Knobs] = {"flip": {"p": 0.5}}  # rows of AUGMENTATIONS, in order, with their knobs
     mask: MaskPlan | None = None  # None: nobody is masked
-    images_per_identity: Count | None = None  # identity-balanced: so many of everyone an epoch; None: every image once
+    # Identity-balanced: so many of everyone an epoch; None: every image once.
+    images_per_identity: Annotated[int, pydantic.Field(ge=1, le=100_000)] | None = None
 
 
 class FacePlan(TrainPlan):
