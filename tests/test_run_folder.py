@@ -50,6 +50,13 @@ def test_what_differs_is_named_by_its_path_however_long_the_rest_is(tmp_path):
         open_run(tmp_path / "run", SETTINGS | {"loss": other}, start={})
 
 
+@pytest.mark.parametrize("text", ["[1]", "3", '{"format": 1}', '{"format": 1, "settings": []}', "[" * 100_000])
+def test_what_is_no_state_of_a_run_is_refused(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run.json: .*choose another --out, or --fresh"):
+        open_run(tmp_path, SETTINGS, start={})
+
+
 @pytest.mark.parametrize("folder", ["", "."])
 def test_the_current_folder_is_a_folder_too(tmp_path, monkeypatch, folder):
     (tmp_path / "here").mkdir()

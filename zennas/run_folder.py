@@ -206,13 +206,20 @@ class explaining:
 def _load_state(folder):
     try:
         state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(
             f"{folder}/run.json: not valid JSON; choose another --out, or --fresh to move it aside"
         ) from None
-    if state.get("format") != FORMAT:
+    except OSError as error:
+        raise UserError(f"{folder}/run.json: cannot be read: {error.strerror}; choose another --out") from None
+    if isinstance(state, dict) and state.get("format") != FORMAT:
         raise UserError(
             f"{folder}/run.json: format {state.get('format')}, this version reads {FORMAT}; choose another --out"
+        )
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+        raise UserError(
+            f"{folder}/run.json: holds no run of zennas: its settings are missing; choose another --out, or --fresh to "
+            "move it aside"
         )
     return state
 
