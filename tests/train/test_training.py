@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from tests.shapes import square
 from tests.train.conftest import (
@@ -31,6 +32,7 @@ from zennas.data.inputs import normalised
 from zennas.embed.checkpoint import save_network
 from zennas.embed.model import open_model
 from zennas.export.onnx_file import export
+from zennas.progress import Progress, duration
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
@@ -403,3 +405,25 @@ def test_a_step_with_images_that_are_grey_or_no_squares(options, material, tmp_p
     exported = export(made.job.network, made.job.network.shape).onnx_bytes
     (tmp_path / "model.onnx").write_bytes(exported)
     assert torch.allclose(open_model(tmp_path / "model.onnx")(images).embedding_BD, expected, atol=1e-4)
+
+
+class Shown(Progress):
+    """Keeps what a training says of its steps."""
+
+    def __init__(self):
+        super().__init__(Console(quiet=True))
+        self.fields = []
+
+    def update(self, fields):
+        self.fields.append(dict(fields))
+
+
+def test_the_time_that_is_left_heeds_no_first_step(options, monkeypatch):
+    """The first one compiles the network: 1,000 seconds here, where all others take one."""
+    monkeypatch.setattr(loop.Training, "_clock", lambda self: 1000.0 * (self.step > 0) + self.step)
+    one = training(options("epochs=1"), progress=Shown())
+    one.run()
+    steps = [fields for fields in one.progress.fields if "step" in fields]
+    assert "left" not in steps[0] and len(steps) == STEPS_PER_EPOCH
+    lefts = [fields["left"] for fields in steps[1:]]
+    assert lefts == [duration(STEPS_PER_EPOCH - step) for step in range(2, STEPS_PER_EPOCH + 1)]

@@ -133,6 +133,8 @@ class Training:
                 if self.ranks.is_first and (step % log_steps == 0 or step == job.num_steps):
                     self._log(step, sums)
                     sums = _Sums(self._clock())
+                if step == self.first_step + 1:
+                    began = self._clock()  # what the first step compiles says nothing of the pace
                 self._show(step, taken.loss, self._clock() - began)
                 is_last = step == job.num_steps
                 if step % verify_steps == 0 or is_last:
@@ -276,14 +278,11 @@ class Training:
         )
 
     def _show(self, step, loss, elapsed_s):
-        done, todo = step - self.first_step, self.job.num_steps - step
-        state = {
-            "step": f"{step}/{self.job.num_steps}",
-            "epoch": f"{step / self.job.steps_per_epoch:.2f}",
-            "loss": f"{loss:.3f}",
-            "images/s": f"{done * self.plan.batch / max(elapsed_s, 1e-9):.0f}",
-            "left": duration(elapsed_s / max(1, done) * todo),
-        }
+        job, done = self.job, step - self.first_step - 1  # elapsed_s begins behind the first step
+        state = {"step": f"{step}/{job.num_steps}", "epoch": f"{step / job.steps_per_epoch:.2f}", "loss": f"{loss:.3f}"}
+        if done > 0:
+            state["images/s"] = f"{done * self.plan.batch / max(elapsed_s, 1e-9):.0f}"
+            state["left"] = duration(elapsed_s / done * (job.num_steps - step))
         self.progress.update(state | ({"skipped": self.num_skipped} if self.num_skipped else {}))
 
     def _verify(self, step):
