@@ -112,8 +112,8 @@ def sparse_map(weight):
     return weight.to_sparse() if weight.ndim == 4 else weight
 
 
-HUGE = Candidate(block="ir", stem=8, widths=(8, 16), depths=(10**9, 2)).plain()
-WIDE = Candidate(block="ir_cbam", stem=10**7, widths=(10**7, 16), depths=(1, 2)).plain()
+HUGE = Candidate(block="ir", stem=8, widths=(8, 16), depths=(60_000, 2)).plain()
+WIDE = Candidate(block="ir_cbam", stem=2**16, widths=(2**16, 16), depths=(1, 2)).plain()
 WRONG = {
     "another dict": (lambda: {"state_dict": {}}, "one holds candidate, image_px, embedding_size, weights"),
     "a tensor": (lambda: torch.zeros(3), "not a network of zennas; one holds"),
@@ -140,7 +140,7 @@ WRONG = {
     "a size below one": (lambda: content(embedding_size=0), "embedding_size: given 0"),
     "another image size": (lambda: content(image_px=32), "not those of"),
     "an odd image size": (lambda: content(image_px=18), "18 px do not allow it"),
-    "a hostile depth": (lambda: content(candidate=HUGE), r"\d+ weights cannot be those of 1000000002 blocks"),
+    "a hostile depth": (lambda: content(candidate=HUGE), r"\d+ weights cannot be those of 60002 blocks"),
     "a hostile width": (lambda: content(candidate=WIDE), "not those of"),
 }
 

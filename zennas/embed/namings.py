@@ -174,6 +174,7 @@ def iresnet_candidate(weights: State) -> Candidate:
     stages = range(1, max(depths) + 1)
     widths = tuple(_width(weights, f"layer{stage}.0.bn3.weight") for stage in stages)
     depths_of = tuple(depths[stage] for stage in stages)
+    _check_count(sum(depths_of), weights, "blocks")
     return Candidate(block="ir", stem=_width(weights, "bn1.weight"), widths=widths, depths=depths_of)
 
 
