@@ -29,7 +29,7 @@ from zennas.evaluate.results import EvaluatedModel, EvaluatedSet, Evaluation, Fa
 from zennas.export.onnx_file import export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import LocalBudget, choose_protocol, judged, local_budget, measure_onnx_file, reference_here
-from zennas.latency.inputs import seeing
+from zennas.latency.inputs import calibration, seeing
 from zennas.latency.protocol import measure_calmly
 from zennas.progress import Progress, silent
 from zennas.provenance import provenance
@@ -349,7 +349,8 @@ def _measured(named, protocol):
     if takes_network(protocol.backend):
         return measure_calmly(fold(network), protocol)
     try:
-        exported = export(network, network.shape)
+        seen_BCHW = calibration(protocol.input, network.shape.image)
+        exported = export(network, network.shape, calibration_BCHW=seen_BCHW)
     except RuntimeError as error:
         # Numbers so large that ONNX Runtime and PyTorch differ: no reason to lose all results.
         raise UserError(f"{named.file}: {first_line(error)}") from None

@@ -15,6 +15,7 @@ from zennas.export.onnx_file import Export, Proof, export, fold
 from zennas.export.options import Options
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import JudgedLatency, choose_protocol, judged
+from zennas.latency.inputs import calibration
 from zennas.latency.protocol import measure_calmly
 from zennas.progress import Progress, silent
 from zennas.provenance import Provenance, provenance
@@ -22,6 +23,7 @@ from zennas.records import Record, UserError, first_line
 from zennas.run_folder import lock_folder, open_run, write_atomically
 from zennas.space.cost import cost
 from zennas.space.families.family import BuiltNetwork
+from zennas.space.space import Space
 from zennas.tasks.table import task_of
 from zennas.track import Track, load_experiment
 from zennas.train.finish import MODEL, budget_here, zero_tiny
@@ -37,6 +39,7 @@ class Request:
     model: pathlib.Path  # a file
     asked_track: str  # as the user gave it
     track: Track
+    space: Space  # the experiment's, for whose images other commands take candidates
     task: str  # a row of TASKS
     out: pathlib.Path
     colour: str
@@ -75,7 +78,7 @@ class Exported(Record):
 
 def check(options: Options) -> Request:
     """The Request of these options; UserError for what cannot be used. No weight is read, nothing is written."""
-    experiment, track, _ = load_experiment(options.track)
+    experiment, track, space = load_experiment(options.track)
     choose_protocol(track, options.backend)
     if not options.latency and (options.budget_ms is not None or options.backend is not None):
         raise UserError("--budget-ms and --backend are about the latency; leave --no-latency out")
@@ -87,6 +90,7 @@ def check(options: Options) -> Request:
         model=file,
         asked_track=options.track,
         track=track,
+        space=space,
         task=experiment.task,
         out=options.out or pathlib.Path("runs") / f"{name_of(file)}-exported",
         colour=options.colour,
@@ -146,21 +150,22 @@ def _export(request: Request, progress: Progress) -> Exported:
         latency=latency,
         budget_origin=origin,
         files={"candidate": str(out / CANDIDATE), "checkpoint": str(out / NETWORK), "onnx": str(out / MODEL)},
-        next=_next(request),
+        next=_next(request, network),
         made_by=provenance(),
     )
     write_atomically(out / RECORD, json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
     return record
 
 
-def _next(request: Request) -> tuple[tuple[str, ...], ...]:
-    """Commands to go on with, as words."""
+def _next(request: Request, network: BuiltNetwork) -> tuple[tuple[str, ...], ...]:
+    """Commands to go on with, as words: those that take a candidate at the track's own images, where it is for such."""
     out, track = request.out, ["--track", request.asked_track]
-    commands = [
-        *task_of(request.task).next_commands(request),
-        ["python", "-m", "zennas.train", *track, "--from", str(out / NETWORK), "--data", "DATA"],
-        ["python", "-m", "zennas.score", str(out / CANDIDATE), *track],
-    ]
+    commands = [*task_of(request.task).next_commands(request)]
+    if network.shape.image == request.space.shape.image:
+        commands += [
+            ["python", "-m", "zennas.train", *track, "--from", str(out / NETWORK), "--data", "DATA"],
+            ["python", "-m", "zennas.score", str(out / CANDIDATE), *track],
+        ]
     return tuple(map(tuple, commands))
 
 
@@ -189,7 +194,13 @@ def _as_onnx(request: Request, network: BuiltNetwork) -> Export:
         "trained": "yes",
     }
     try:
-        return export(network, network.shape, metadata=metadata, precision=protocol.precision)
+        return export(
+            network,
+            network.shape,
+            metadata=metadata,
+            precision=protocol.precision,
+            calibration_BCHW=calibration(protocol.input, network.shape.image),
+        )
     except RuntimeError as error:
         raise UserError(f"--model {request.model}: cannot be exported: {first_line(error)}") from None
 

@@ -70,6 +70,28 @@ def calibrate(module: Module, image_BCHW: torch.Tensor) -> Module:
     return module
 
 
+def calibrate_embedding(module: Module, image_BCHW: torch.Tensor) -> Module:
+    """Set the statistics of the norms behind the last map to those of one batch, whose images are as unlike as can be.
+
+    Embeddings of images that are alike, such as faces by an untrained network, differ by little more than rounding: a
+    norm that is set by them alone hands out rounding. Changes `module`, gives it back in eval mode.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        with torch.no_grad():
+            module(image_BCHW)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+    return module
+
+
 def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
     """The plain paths of a candidate's network for images of so many channels.
 

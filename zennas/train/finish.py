@@ -34,8 +34,8 @@ TINY = 1e-8
 def finish(request, network, *, spent, accuracy, training, progress, data=None):
     """Export the trained network, measure it by the track's rule, and write and give the result (a plain dict).
 
-    spent: its Cost. accuracy, training: what goes into the result as it is. data: its Data, of which some
-    calibrate a network whose track asks for another precision than float32.
+    spent: its Cost. accuracy, training: what goes into the result as it is. data: its Data: on some of it the file is
+    proven and timed, and another precision than float32 is calibrated.
     """
     space, track, out = request.space, request.track, request.out
     network = copy.deepcopy(network).cpu().float().eval().to(memory_format=torch.contiguous_format)
@@ -48,9 +48,7 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
     precision = choose_protocol(track, request.backend)[0].precision
     task = task_of(request.task)
     sample_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
-    # What the ranges of its activations are told from.
-    calibration_BCHW = None if precision == "float32" else sample_BCHW
-    exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=calibration_BCHW)
+    exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=sample_BCHW)
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(request, network, exported.onnx_bytes, progress, seen_BCHW=sample_BCHW)
