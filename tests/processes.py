@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
@@ -99,3 +100,16 @@ def forked(program, *arguments, timeout=120, **options):
     finally:
         process.kill()
     return subprocess.CompletedProcess(["-c", *arguments], process.returncode, stdout, stderr)
+
+
+def stopped_between_parts(child, out, number, code):
+    """{table of a part: when it was written} of a run in parts that gets a signal once two parts are done, and ends
+    with a code and without a traceback.
+    """
+    tables, deadline = (out / "parts").glob, time.monotonic() + 60
+    while len(list(tables("part-??????.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(number)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == code and "Traceback" not in error
+    return {path: path.stat().st_mtime_ns for path in tables("part-??????.parquet")}

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ import pytest
 
 import zennas
 from tests.align.conftest import KINDS, SIZE, encoded
-from tests.processes import Forked
+from tests.processes import Forked, stopped_between_parts
 from zennas.align import report, run
 from zennas.align.parts import COORDINATES
 from zennas.data.images import UnreadableImageError, decode
@@ -268,13 +267,7 @@ def test_an_alignment_that_is_stopped_goes_on(done, photographs, tmp_path, comma
         (tmp_path / "slow.py").write_text(SLOW)
         script = [sys.executable, tmp_path / "slow.py", *words]
         child = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out" / "parts").glob("part-??????.parquet"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(number)
-    _, error = child.communicate(timeout=60)
-    assert child.returncode == code and "Traceback" not in error
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").glob("part-??????.parquet")}
+    kept = stopped_between_parts(child, tmp_path / "out", number, code)
     assert 2 <= len(kept) < 6
     monkeypatch.setattr(run, "PART_PHOTOGRAPHS", 2)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the parts stay, to be looked at

@@ -84,6 +84,21 @@ def test_what_it_prints_names_the_files_and_goes_on(command):
         assert text in words, (text, out)
 
 
+def test_a_network_of_other_images_is_not_sent_where_it_is_refused(command):
+    """`train --from` and `score` take a candidate at the images of the track's space alone."""
+    fits = fitting()
+    other = IResNet((1, 2), stem=16, widths=(16, 32), size=64, px=64)
+    seeded_state(other)
+    for name, network in (("fits", fits), ("other", other.eval())):
+        torch.save(network.state_dict(), f"{name}.pth")
+    rooms = {
+        name: [words[2] for words in json.loads(command("--model", f"{name}.pth", "--no-latency", "--json")[0])["next"]]
+        for name in ("fits", "other")
+    }
+    assert {"zennas.train", "zennas.score"} <= set(rooms["fits"])
+    assert rooms["other"] and not {"zennas.train", "zennas.score"} & set(rooms["other"])
+
+
 def test_the_same_network_again_is_the_same_and_another_is_moved_aside_when_asked(command):
     torch.save(fitting().state_dict(), "backbone.pth")
     words = ("--out", "mine", "--no-latency")

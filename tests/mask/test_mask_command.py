@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ import pytest
 
 import zennas
 from tests.mask.conftest import as_png
+from tests.processes import stopped_between_parts
 from zennas.data import parts
 from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.data.recordio import RecordWriter
@@ -379,13 +379,7 @@ def test_a_masking_that_is_stopped_goes_on(people, tmp_path, command, monkeypatc
     child = subprocess.Popen(
         [sys.executable, tmp_path / "slow.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out" / "parts").glob("part-??????.parquet"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(number)
-    _, error = child.communicate(timeout=60)
-    assert child.returncode == code and "Traceback" not in error
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "parts").glob("part-??????.parquet")}
+    done = stopped_between_parts(child, tmp_path / "out", number, code)
     assert 2 <= len(done) < 6
     monkeypatch.setattr(parts, "PART_IMAGES", 4)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the parts stay, to be looked at

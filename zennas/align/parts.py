@@ -68,11 +68,7 @@ class Aligning(NamedTuple):
 def do_part(aligning: Aligning, span: Span) -> int:
     """Does one part; the number of its photographs. UserError where one cannot be had now, or the disk is full."""
     cv2.setNumThreads(0)  # processes share the cores out already
-    with aligning.parts.writing(span) as writer:
-        for image in range(span.first, span.last):
-            for encoded, row in aligned_of(aligning, image):
-                writer.add(encoded, row)
-    return span.last - span.first
+    return aligning.parts.fill(span, lambda image: aligned_of(aligning, image))
 
 
 def aligned_of(aligning: Aligning, image: int) -> list[tuple[bytes | None, dict]]:

@@ -23,7 +23,6 @@ from zennas.data.sources import AnySource, open_source
 from zennas.flags import spelled
 from zennas.names import shown, text_path
 from zennas.progress import Progress, silent
-from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
 from zennas.space.shape import parsed_px, px_text
@@ -166,23 +165,16 @@ def _align(request, source, format, state, goes_on, progress):
     options = request.options
     aligning, identities, notices = _aligning(request, source)
     spans, parts = spans_of(source.num_images, part_images=PART_PHOTOGRAPHS), aligning.parts
-    parts.begin()
-    todo = parts.todo(spans)
-    if goes_on and len(todo) < len(spans):
-        progress.say(f"going on: {len(spans) - len(todo)} of {len(spans)} parts are done")
-    num_workers = max(1, min(options.workers or num_cores(), len(todo)))
-    progress.say(
-        f"aligning {source.num_images:,} photographs to {px_text(request.height_width)} pixels, "
-        f"{num_workers} process(es)"
-    )
-    progress.notices(notices)
-    progress.begin("aligning")
+    text = f"aligning {source.num_images:,} photographs to {px_text(request.height_width)} pixels"
     do_all(
         do_part,
         aligning,
-        todo,
-        num_images=source.num_images,
-        num_workers=num_workers,
+        spans,
+        workers=options.workers,
+        goes_on=goes_on,
+        doing="aligning",
+        says=lambda num_workers: f"{text}, {num_workers} process(es)",
+        notices=notices,
         unit="photographs",
         progress=progress,
     )

@@ -9,7 +9,7 @@ import contextlib
 import os
 import pathlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from zennas.data.sources import AnySource
 from zennas.names import text_path
 from zennas.pool import Pool
 from zennas.progress import Progress
+from zennas.provenance import num_cores
 from zennas.records import UserError
 from zennas.run_folder import explaining
 
@@ -87,6 +88,17 @@ class Parts(NamedTuple):
             pq.write_table(pa.Table.from_pylist(writer.rows, schema=self.columns), text_path(temporary))
             os.replace(temporary, table)
 
+    def fill(self, span: Span, done: Callable[[int], Iterable[tuple[bytes | None, dict]]]) -> int:
+        """Write a part: what `done` gives for each of its images, (encoded bytes or None, its row) once or more often.
+
+        The number of its images.
+        """
+        with self.writing(span) as writer:
+            for image in range(span.first, span.last):
+                for encoded, row in done(image):
+                    writer.add(encoded, row)
+        return span.last - span.first
+
     def images_of(self, span: Span) -> Iterator[bytes | None]:
         """The encoded images of a finished part, one for each row; None for those that were left out."""
         with open(self.images(span), "rb") as file:
@@ -128,18 +140,31 @@ class Parts(NamedTuple):
 def do_all(
     do_part: Callable[[Any, Span], int],
     work: Any,
-    todo: Sequence[Span],
+    spans: Sequence[Span],
     *,
-    num_images: int,
-    num_workers: int,
+    workers: int | None,
+    goes_on: bool,
+    doing: str,
+    says: Callable[[int], str],
+    notices: Iterable[str],
     unit: str,
     progress: Progress,
 ) -> None:
-    """Do these parts of a work over so many images, by so many processes of this machine.
+    """Do what is not done yet of a work (whose `parts` are Parts) over all images, by processes of this machine.
 
-    do_part(work, span) -> the number of the part's images. unit: what they are called.
+    do_part(work, span) -> the number of the part's images, which are called `unit`. workers: processes; None: one a
+    core. doing: what the progress is of. says(number of processes): the line before it, behind which notices stand.
     """
+    work.parts.begin()
+    todo = work.parts.todo(spans)
+    if goes_on and len(todo) < len(spans):
+        progress.say(f"going on: {len(spans) - len(todo)} of {len(spans)} parts are done")
+    num_workers = max(1, min(workers or num_cores(), len(todo)))
+    progress.say(says(num_workers))
+    progress.notices(notices)
+    num_images = spans[-1].last if spans else 0
     num_done = num_images - sum(span.last - span.first for span in todo)
+    progress.begin(doing)
     count = progress.counting(unit)
     with Pool(num_workers, shared=(work,), progress=progress) as pool:
         for _, num in pool.results(do_part, [(span,) for span in todo]):

@@ -62,12 +62,12 @@ class Masking(NamedTuple):
 def do_part(masking: Masking, span: Span) -> int:
     """Does one part; the number of its images. UserError where an image cannot be had now, or the disk is full."""
     cv2.setNumThreads(0)  # processes share the cores out already
-    with masking.parts.writing(span) as writer:
-        for image in range(span.first, span.last):
-            encoded, row = _masked(masking, image)
-            row["written"] = encoded is not None
-            writer.add(encoded, row)
-    return span.last - span.first
+
+    def done(image):
+        encoded, row = _masked(masking, image)
+        return [(encoded, row | {"written": encoded is not None})]
+
+    return masking.parts.fill(span, done)
 
 
 def _masked(masking, image):

@@ -21,7 +21,6 @@ from zennas.mask.render import vary
 from zennas.mask.report import rows_of, write_report
 from zennas.mask.textures import Wardrobe, wardrobe, write_layout
 from zennas.progress import Progress, silent
-from zennas.provenance import num_cores
 from zennas.records import Record, UserError
 from zennas.run_folder import explaining, lock_folder, open_run, save_run, write_atomically
 from zennas.space.shape import DEFAULT_HW
@@ -146,24 +145,20 @@ def _settings(options: Options, source: Any) -> dict[str, Any]:
 
 def _mask(masking, options, state, goes_on, progress):
     """Mask what is not masked yet, then write all of it; the summary."""
-    source, spans, parts = masking.source, spans_of(masking.source.num_images), masking.parts
-    parts.begin()
-    todo = parts.todo(spans)
-    if goes_on and len(todo) < len(spans):
-        progress.say(f"going on: {len(spans) - len(todo)} of {len(spans)} parts are done")
-    num_workers = max(1, min(options.workers or num_cores(), len(todo)))
-    progress.say(
+    source, spans = masking.source, spans_of(masking.source.num_images)
+    text = (
         f"masking {options.ratio:.0%} of {source.num_images:,} images of {source.num_identities:,} identities with "
-        f"{', '.join(masking.masker.dressing.names)}; {num_workers} process(es), seed {options.seed}"
+        f"{', '.join(masking.masker.dressing.names)}"
     )
-    progress.notices(source.notices)
-    progress.begin("masking")
     do_all(
         do_part,
         masking,
-        todo,
-        num_images=source.num_images,
-        num_workers=num_workers,
+        spans,
+        workers=options.workers,
+        goes_on=goes_on,
+        doing="masking",
+        says=lambda num_workers: f"{text}; {num_workers} process(es), seed {options.seed}",
+        notices=source.notices,
         unit="images",
         progress=progress,
     )
