@@ -19,6 +19,7 @@ from zennas.space.shape import height_and_width
 
 MOST_PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"  # of one image, as zennas.data sets it
 GREY = 127  # nearest to zero after normalisation
+LUMA_3 = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as OpenCV has it
 JPEG_QUALITY = 95  # of what goes into a data set
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)

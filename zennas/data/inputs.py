@@ -7,11 +7,9 @@ import contextlib
 import torch
 
 from zennas.data.image_set import ImageSet
-from zennas.data.images import CorruptImageError
+from zennas.data.images import LUMA_3, CorruptImageError
 from zennas.records import UserError
 from zennas.space.shape import Shape
-
-LUMA_3 = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as OpenCV has it
 
 
 def normalised(

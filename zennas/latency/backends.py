@@ -1,8 +1,9 @@
 """Where a network runs while it is timed. One row of BACKENDS is all that a new backend takes.
 
-Each row is a Backend. It opens a model, the bytes or the path (str) of an ONNX file or a network, with what it is to
-see ({name of an input: one batch}; None: what the protocol names), as a function that returns only when the work is
-done. It raises UserError, saying what is installed and what to install, where its device or library is missing.
+Each row is a Backend. It opens the bytes or the path (str) of an ONNX file, or a network where it times those, with
+what it is to see ({name of an input: one batch}; None: what the protocol names), as a function that returns only when
+the work is done. It raises UserError, saying what is installed and what to install, where its device or library is
+missing.
 """
 
 import copy
@@ -26,9 +27,7 @@ Seen = dict[str, np.ndarray] | None
 
 def onnxruntime_cpu(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[], Any]:
     """ONNX Runtime on protocol.threads threads of the processor."""
-    session = open_session(
-        as_timed(model, protocol), threads=protocol.threads, flush_denormals=protocol.flush_denormals
-    )
+    session = open_session(model, threads=protocol.threads, flush_denormals=protocol.flush_denormals)
     feed = _feed(session, protocol, seen)
     return lambda: session.run(None, feed)
 
@@ -77,8 +76,8 @@ def torch_cuda(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[[]
 class Backend:
     """Where a network runs while it is timed."""
 
-    # (onnx bytes, onnx path or network, protocol, what it sees or None) -> run_once(), which returns only when the work
-    # is done. A network is exported in the protocol's precision first; a file is timed as it is.
+    # (what `as_timed` makes of a model, protocol, what it sees or None) -> run_once(), which returns only when the work
+    # is done.
     open: Callable[[Any, Any, Any], Callable[[], Any]]
     device: Literal["cpu", "cuda"]
     libraries: tuple[str, ...]  # whose version a latency does not outlive: the first of these that is installed
@@ -111,10 +110,7 @@ def open_backend(model: Any, protocol: Protocol, seen: Seen = None) -> Callable[
     """run_once for this model under this protocol; `seen` ({name: one batch}) replaces the input that the protocol
     names.
     """
-    backend = backend_of(protocol.backend)
-    if isinstance(model, torch.nn.Module):
-        check_precision(protocol)
-    return backend.open(model, protocol, seen)
+    return backend_of(protocol.backend).open(as_timed(model, protocol), protocol, seen)
 
 
 def check_precision(protocol: Protocol) -> None:
@@ -194,7 +190,7 @@ def _onnxruntime_gpu(model, protocol, seen, *providers):
     if protocol.precision == "float16" and "TensorrtExecutionProvider" in providers:
         options[providers.index("TensorrtExecutionProvider")] = {"trt_fp16_enable": "1"}  # else it computes in float32
     session = open_session(
-        as_timed(model, protocol),
+        model,
         providers=[*providers, "CPUExecutionProvider"],
         provider_options=[*options, {}],
         threads=protocol.threads,

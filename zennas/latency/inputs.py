@@ -1,13 +1,14 @@
 """What a network sees while it is timed. One row of INPUTS is all that a new input takes.
 
-How long a network takes depends on the values: ONNX Runtime's PReLU goes by the sign of every number, three times
-faster where neighbours agree, as they do behind a face, than behind noise (experiments/latency-input). So a protocol
-names its input, and untrained networks and their parts get norms that fit it.
+How long a network takes depends on the values: ONNX Runtime's PReLU goes by the sign of every number, and is faster
+where neighbours agree, as they do behind a face. Behind noise whole networks took up to a third longer
+(experiments/latency-input). So a protocol names its input, and untrained networks and their parts get norms that fit.
 
 B of a batch, N images, C channels, H height, W width
 """
 
 import hashlib
+import io
 import math
 import pathlib
 import re
@@ -17,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from zennas.data.images import CorruptImageError, decode, resized
+from zennas.data.images import LUMA_3, CorruptImageError, decode, resized
 from zennas.data.listing import IMAGE_SUFFIXES, is_users_image
 from zennas.records import UserError, suggestion
-from zennas.run_folder import cache_folder
+from zennas.run_folder import cache_folder, write_atomically
 from zennas.space.blocks import BLOCKS, STEMS, block, ends, stem, stem_stride
 from zennas.space.network import calibrate, initialise
 from zennas.space.parts import Part
@@ -32,7 +33,6 @@ INPUT_SEED = 7
 KEPT = re.compile(rf"{IMAGES}:[0-9a-f]{{12}}")
 NUM_KEPT = 8  # of the images that a user gives: enough to set norms by
 MOST_LOOKED_AT = 64
-LUMA_3 = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue in grey
 # Of the small network that leads to a part: the largest side of its image, its channels, and how many images it sees.
 LEAD_PX, LEAD_CHANNELS, LEAD_IMAGES = 112, 32, 2
 
@@ -94,11 +94,11 @@ def keep_images(images: Sequence[np.ndarray]) -> str:
     order_N = np.argsort(np.abs(contrast_N - np.median(contrast_N)), kind="stable")[:NUM_KEPT]
     hw = images[order_N[0]].shape[1:]
     image_NCHW = np.stack([_sized(images[at], hw) for at in order_N]).astype(np.float16)
-    name = hashlib.sha256(image_NCHW.tobytes() + repr(image_NCHW.shape).encode()).hexdigest()[:12]
-    path = _kept_path(name)
-    if not path.is_file():
-        hold_images(f"{IMAGES}:{name}", image_NCHW)
-    return f"{IMAGES}:{name}"
+    digest = hashlib.sha256(image_NCHW.tobytes() + repr(image_NCHW.shape).encode()).hexdigest()
+    name = f"{IMAGES}:{digest[:12]}"
+    if not _kept_path(name).is_file():
+        hold_images(name, image_NCHW)
+    return name
 
 
 def seeing(protocol: Protocol, image_BCHW: torch.Tensor) -> Protocol:
@@ -112,16 +112,14 @@ def seeing(protocol: Protocol, image_BCHW: torch.Tensor) -> Protocol:
 
 def hold_images(name: str, image_NCHW: np.ndarray) -> None:
     """Keep images under the input that stands for them already: those of another machine, which is to measure."""
-    path = _kept_path(name.removeprefix(f"{IMAGES}:"))
+    path, content = _kept_path(name), io.BytesIO()
+    np.save(content, image_NCHW)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".part"), "wb") as file:
-            np.save(file, image_NCHW)
-        path.with_suffix(".part").replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the images cannot be kept: {error.strerror}; set ZENNAS_CACHE to a writable folder"
-        ) from None
+        write_atomically(path, content.getvalue())
+    except (OSError, UserError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: the images cannot be kept: {why}; set ZENNAS_CACHE to a writable folder") from None
 
 
 def images_of(name: str) -> np.ndarray | None:
@@ -130,7 +128,7 @@ def images_of(name: str) -> np.ndarray | None:
         make = INPUTS[name]
         return None if make is None else np.stack([_to_unit(image_HW3) for image_HW3 in make()])
     check_input(name)
-    path = _kept_path(name.removeprefix(f"{IMAGES}:"))
+    path = _kept_path(name)
     try:
         return np.load(path).astype(np.float32)
     except (OSError, ValueError):
@@ -214,9 +212,9 @@ def _seen(image_CHW, shape):
     image_CHW = _sized(image_CHW, shape[1:])
     if len(image_CHW) == shape[0]:
         return image_CHW
-    grey_HW = np.tensordot(LUMA_3, image_CHW, 1) if len(image_CHW) == 3 else image_CHW[0]
+    grey_HW = np.tensordot(np.float32(LUMA_3), image_CHW, 1) if len(image_CHW) == 3 else image_CHW[0]
     return np.repeat(grey_HW[None], shape[0], axis=0)
 
 
 def _kept_path(name):
-    return cache_folder("inputs") / f"{name}.npy"
+    return cache_folder("inputs") / f"{name.removeprefix(f'{IMAGES}:')}.npy"

@@ -70,9 +70,8 @@ def measure(
 ) -> Measurement:
     """The Measurement of an ONNX file (bytes) or a network under a Protocol.
 
-    enough(the Measurement of the first FEW_RUNS): whether they say all that is asked; then no others are taken.
-
     seen: {name of an input: one batch} in place of the input that the protocol names (the maps before a part).
+    enough(the Measurement of the first FEW_RUNS): whether they say all that is asked; then no others are taken.
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
     `progress(done, total)` too. Whatever of ours scores on this machine stands aside meanwhile (quiet.py).
     """
@@ -120,7 +119,6 @@ def measure_calmly(
     """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust.
 
     enough: as `measure` has it.
-
     expected_ms: what was predicted. A Measurement far above it is taken again too, `attempts` times, and the fastest
     counts: other work on the machine only adds time, and spreads nothing where it lasts longer than all runs.
     """

@@ -132,7 +132,8 @@ def announce(opened: Opened) -> None:
     plan, track, space, protocol = opened.plan, opened.track, opened.space, opened.protocol
     ledger, machine = opened.ledger, opened.workers.machine if opened.workers else machine_name()
     done = f"; {len(ledger.rows)} scored and {len(ledger.measured)} measured before" if ledger.rows else ""
-    until = f"{plan.candidates} candidates" if plan.candidates else f"about {plan.minutes:g} minutes in all"
+    minutes = f"about {plan.minutes:g} minute{'s' * (plan.minutes != 1)} in all"
+    until = f"{plan.candidates} candidates" if plan.candidates else minutes
     for name, text in (
         ("track", f"{track.name}: {track.title}"),
         (

@@ -6,14 +6,12 @@ import time
 
 from zennas.latency.budget import (
     LocalBudget,
-    keep_network,
     kept_network,
     local_budget,
     measure_detector,
     read_bytes,
     reference_here,
 )
-from zennas.latency.protocol import Measurement
 from zennas.latency.table import LatencyTable, measure_part, ready_part, time_part
 from zennas.records import UserError, first_line
 from zennas.search.cost_limits import check_limits, cost_limits
@@ -258,9 +256,6 @@ def _baseline(prepared, name, candidate, scored, exported):
             f"baseline {name} ({candidate.text}) cannot be measured: {type(error).__name__}: {first_line(error)}; "
             f"take it out of space {prepared.space.name}'s baselines to search without it"
         ) from None
-    if kept is None:
-        taken = Measurement(**{field: getattr(entry.latency, field) for field in Measurement.model_fields})
-        keep_network(candidate, taken, shape)
     if entry.latency.warning:
         prepared.progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
     return entry.changed(onnx=None)
