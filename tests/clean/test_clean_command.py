@@ -299,7 +299,8 @@ def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
         "--track",
         material.experiment,
     ]
-    words += ["--winner", material.winner, "--tau-merge", "none", "--tau-intra", "0.1", "--set", "epochs=2", "--json"]
+    words += ["--tau-merge", "none", "--tau-intra", "0.1", "--set", "epochs=2"]
+    without, words = words, [*words, "--winner", material.winner, "--json"]
     ended = ran(*words, "--rounds", "2", command=main)
     assert ended.code == 0, ended.said
     summary = json.loads(ended.stdout)
@@ -327,7 +328,7 @@ def test_rounds_train_the_next_network(faces, material, tmp_path, monkeypatch):
     assert "steps in" in ended.stderr and ended.stderr.index("steps in") > ended.stderr.index("round 2:")
     assert os.stat(trained / "network.pt").st_mtime_ns == before
     assert (tmp_path / "out" / "round-2" / "trained" / "network.pt").is_file()
-    refused = ran(*words[:-1], "--rounds", "2", "--winner", tmp_path / "none.yaml", "--fresh", command=main)
+    refused = ran(*without, "--rounds", "2", "--winner", tmp_path / "none.yaml", "--fresh", command=main)
     assert refused.code == 2 and "no such file" in refused.stderr and len(list(tmp_path.glob("out.old-*"))) == 0
 
 

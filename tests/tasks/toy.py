@@ -38,6 +38,7 @@ class Pictures(NamedTuple):
     name: str
     image_NHW: np.ndarray
     target_N2: np.ndarray
+    notices: tuple[str, ...] = ()
 
 
 class ToyBatch(NamedTuple):
@@ -117,8 +118,8 @@ class Reader:
         self.pictures = pictures
 
     def __call__(self, step, epoch, start, index_B):
-        _, image_NHW, target_N2 = self.pictures
-        return ToyBatch(step, epoch, torch.from_numpy(image_NHW[index_B]), torch.from_numpy(target_N2[index_B]))
+        image_BHW, target_B2 = self.pictures.image_NHW[index_B], self.pictures.target_N2[index_B]
+        return ToyBatch(step, epoch, torch.from_numpy(image_BHW), torch.from_numpy(target_B2))
 
 
 def stream(options, data, *, first_step, last_step, ranks, num_workers):

@@ -72,7 +72,7 @@ class Tuning:
     recipe: Callable[[Any], str]  # the recipe's plan -> the part of it that the factors move, in words
     changes: Callable[[dict], tuple[str, ...]]  # knobs -> KEY=VALUE of the recipe, as --set takes them
 
-    open_source: Callable[..., Any]  # (request, progress) -> the source; every trial opens it where it runs
+    open_source: Callable[..., Any]  # (request, progress) -> the source, with its `notices`; each trial opens it anew
     split: Callable[..., Groups]  # (request, source); UserError for groups that say nothing
     open_model: Callable[..., Any]  # request -> a network that knobs need beside the data, or None
     # (source, groups, model) -> entries of run.json: what makes a search this search
