@@ -95,3 +95,8 @@ def test_a_home_that_cannot_be_written_is_told(monkeypatch, tmp_path):
         cache_folder("faces")
     home.chmod(0o755)
     assert cache_folder("faces") == home / ".cache" / "zennas" / "faces"
+
+
+def test_a_place_where_nothing_can_be_made_is_not_called_in_use():
+    with pytest.raises(UserError, match=r"^/proc/foo: cannot be written: no file can be made there"):
+        lock_folder("/proc/foo")

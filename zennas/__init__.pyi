@@ -66,8 +66,8 @@ def search(
     workers: Scorers. [allowed: 1 to 4096] [default: one per processor core]
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
-    images: Time networks on this image, or on those of this folder: a latency depends on what is seen. [default: the
-        track's input]
+    images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
+        depends on what is seen. [default: the track's input]
     detector: Detector ONNX, measured in place of the track's reserve.
     space: Search space: a name or path. [default: the experiment's]
     max_mb: Most megabytes (2^20) of the file. [allowed: more than 0] [default: the track's]
@@ -557,8 +557,8 @@ def score(
     track: Track (experiment) whose budget, rule and space apply.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
-    images: Time networks on this image, or on those of this folder: a latency depends on what is seen. [default: the
-        track's input]
+    images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
+        depends on what is seen. [default: the track's input]
     measure: Measure each candidate whole, from its exported ONNX file.
     latency: Predict latency (fills this machine's table once).
     repeats: Scores averaged per candidate. [allowed: 1 or more]
@@ -603,8 +603,8 @@ def latency(
     track: Track (experiment) whose rule and space apply.
     space: Search space: a name or path. [default: the experiment's]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
-    images: Time networks on this image, or on those of this folder: a latency depends on what is seen. [default: the
-        track's input]
+    images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
+        depends on what is seen. [default: the track's input]
     table: Fill the table of block latencies of the space.
     show: Show all tables, or the one that is named.
     compare: Compare two tables, over the space's candidates too.

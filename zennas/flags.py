@@ -359,7 +359,8 @@ Backend = Annotated[
 Images = Annotated[
     pathlib.Path | None,
     flag(
-        "Time networks on this image, or on those of this folder: a latency depends on what is seen.",
+        "Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency "
+        "depends on what is seen.",
         metavar="PATH",
         unset="the track's input",
     ),

@@ -90,11 +90,20 @@ class Progress:
             self.note(line) if self._live else self.say(line)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback (done, total) that shows how far a stage is and how long it will still take."""
+        """A callback (done, total) that shows how far a stage is and, by the pace since its first call, how long it
+        will still take: what came before that, such as the start of processes, is not repeated.
+        """
+        since = latest = (0, 0.0)
 
         def progress(done: int, total: int) -> None:
-            left_s = (time.monotonic() - self._start) / max(1, done) * (total - done)
-            self.update({what: f"{done}/{total}", "left": duration(left_s)})
+            nonlocal since, latest
+            before, latest = latest, (done, time.monotonic())
+            if not since[1] or done < before[0]:  # it begins, or begins another count
+                since = latest
+            fields: dict[str, object] = {what: f"{done}/{total}"}
+            if done > since[0]:
+                fields["left"] = duration((latest[1] - since[1]) / (done - since[0]) * (total - done))
+            self.update(fields)
 
         return progress
 

@@ -172,6 +172,8 @@ def lock_folder(
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
+            if not os.path.exists(lock.lock_file):  # nobody holds what cannot even be made
+                raise OSError(None, "no file can be made there") from None
             raise UserError(f"{folder}: another run is under way there; {otherwise}") from None
     return lock
 

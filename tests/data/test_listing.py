@@ -236,3 +236,14 @@ def test_what_lies_beside_shards_or_records_is_said(tmp_path):
     assert source.left_out == {"files and folders beside what is read": [2, ["3.tar.gz", "Bob"]]}
     (folder / "Cas").mkdir()  # after the index was made
     assert open_source(folder).left_out == {"files and folders beside what is read": [3, ["3.tar.gz", "Bob", "Cas"]]}
+
+
+def test_what_a_command_wrote_beside_its_images_is_not_counted_against_the_user(tmp_path):
+    ours = {"run.json": JUNK, "report.html": JUNK, "align.log": JUNK, "faces.parquet": JUNK, "passed-over.csv": JUNK}
+    out = lay(tmp_path / "out", {name: IMAGE for name in TWO} | ours | {"notes.txt": JUNK, "Ada/report.html": JUNK})
+    assert open_source(out).left_out == {"files without an image's suffix": [2, [".html 1", ".txt 1"]]}
+    (out / "run.json").unlink()
+    assert counts(open_source(out)) == {"files without an image's suffix": 6}
+    shards = lay(tmp_path / "shards", ours | {"notes.txt": JUNK})
+    packed(lay(tmp_path / "people", TWO)).rename(shards / "1.tar")
+    assert open_source(shards).left_out == {"files and folders beside what is read": [1, ["notes.txt"]]}

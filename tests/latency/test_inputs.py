@@ -249,3 +249,11 @@ def test_a_trained_network_sees_its_data_unless_the_rule_is_noise():
     kept = images_of(seeing(seen("face"), faces_BCHW).input)
     assert kept.shape == (8, 3, 16, 16)
     assert np.abs(kept[0] - faces_BCHW.numpy()).reshape(9, -1).max(1).min() < 1e-3
+
+
+def test_a_track_whose_images_are_gone_is_refused_before_anything_is_timed(monkeypatch):
+    track = load_track("webface-sfr")
+    gone = track.protocol.model_copy(update={"input": "images:0123456789ab"})
+    track = track.model_copy(update={"protocol": gone})
+    with pytest.raises(UserError, match=r"tracks/webface-sfr.yaml: .* are gone; give them again with --images"):
+        choose_protocol(track, "onnxruntime-cpu")

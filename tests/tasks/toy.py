@@ -228,7 +228,7 @@ TOY = Task(
     judge_teacher=None,
     announced=lambda options, head: {"loss": f"smooth L1, beta {head.beta:g}"},
     problems=lambda track, onnx_bytes: [],
-    next_commands=lambda options: [],
+    next_commands=lambda request, sets=(): [],
     page=Page(
         facts=lambda result: [("Pictures", f"{result['training']['num_pictures']}")],
         accuracy=lambda result, metrics: f"<h2>How far off</h2><p>{html.escape(_told(result))}</p>",

@@ -2,12 +2,16 @@
 
 import collections
 import os
+from collections.abc import Collection
 
 # Names that programs and systems leave beside a user's files; compared in lower case.
 OF_OTHERS = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
     | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
+# What our own commands write beside the images that they make: there it is nobody's data either.
+RUN = "run.json"
+OF_OURS = frozenset({RUN, "report.html", "passed-over.csv", "identities.txt"})
 NAMED = 3  # of what is left out for one reason
 # The reasons, as the line says them.
 HIDDEN = "hidden or system files"
@@ -30,6 +34,15 @@ def is_hidden(name: str) -> bool:
     (True, True, False, False)
     """
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in OF_OTHERS
+
+
+def is_of_a_run(name: str, names: Collection[str]) -> bool:
+    """Whether a file beside others of these names is what a run of our own wrote there.
+
+    >>> [is_of_a_run("align.log", names) for names in (("align.log", "run.json"), ("align.log",))]
+    [True, False]
+    """
+    return RUN in names and (name in OF_OURS or name.endswith((".log", ".parquet")))
 
 
 class LeftOut:

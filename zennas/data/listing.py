@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from zennas.data.left_out import DEAD_LINK, EMPTY, HIDDEN, NO_IMAGE, UNREADABLE, LeftOut, is_hidden
+from zennas.data.left_out import DEAD_LINK, EMPTY, HIDDEN, NO_IMAGE, UNREADABLE, LeftOut, is_hidden, is_of_a_run
 
 # What OpenCV decodes, under the names that people give it; compared in lower case.
 IMAGE_SUFFIXES = (
@@ -67,6 +67,7 @@ def _walk(root, folder, above, left_out):
         left_out.add(UNREADABLE, f"{folder}/: {error.strerror}")
         return
     names, stats, inner = [], [], []
+    beside = () if folder else {entry.name for entry in entries}
     for entry in entries:
         path = below(folder, entry.name)
         if is_hidden(entry.name):
@@ -74,7 +75,8 @@ def _walk(root, folder, above, left_out):
         elif _is_folder(entry):
             inner.append(entry)
         elif not is_image(entry.name):
-            left_out.add(NO_IMAGE, path)
+            if not is_of_a_run(entry.name, beside):
+                left_out.add(NO_IMAGE, path)
         elif (status := _status(entry)) is None or not stat.S_ISREG(status.st_mode):
             left_out.add(DEAD_LINK if entry.is_symlink() else UNREADABLE, path)
         elif status.st_size == 0:

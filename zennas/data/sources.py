@@ -18,7 +18,7 @@ from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
-from zennas.data.left_out import BESIDE, LeftOut, is_hidden, line_of
+from zennas.data.left_out import BESIDE, LeftOut, is_hidden, is_of_a_run, line_of
 from zennas.data.listing import IMAGE_SUFFIXES, below, walk
 from zennas.data.people import people_of
 from zennas.data.shards import list_members
@@ -180,7 +180,8 @@ def _what_lies_at(path, progress):
         else:
             return "folders", [path], _folder_key(path, progress), left_out
         for name in beside:
-            left_out.add(BESIDE, name)
+            if not is_of_a_run(name, names):
+                left_out.add(BESIDE, name)
     parts = [files[0].with_suffix(".idx"), files[0].with_name("property")] if kind == "records" else []
     return kind, files, file_key([*files, *(file for file in parts if file.is_file())]), left_out
 

@@ -11,7 +11,7 @@ import torch
 from zennas.checker import precision_of
 from zennas.export.onnx_file import Export, export, fold
 from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
-from zennas.latency.inputs import calibration, check_input, given_images
+from zennas.latency.inputs import calibration, check_input, given_images, images_of
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.latency.table import kept_folder, runtime_of, table_name
 from zennas.progress import Progress
@@ -66,7 +66,7 @@ def choose_protocol(
     wanted = track.protocol
     try:
         device = device_of(wanted.backend)
-        check_input(wanted.input)
+        check_input(wanted.input) if images is not None else images_of(wanted.input)  # kept images may be gone
     except UserError as error:
         raise UserError(f"latency/tracks/{track.name}.yaml: {error}") from None
     if images is not None:

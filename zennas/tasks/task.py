@@ -137,7 +137,8 @@ class Task:
 
     announced: Callable[..., dict]  # (request, head) -> {name: a line} printed before the first step
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
-    next_commands: Callable[..., list]  # request -> commands, as lists of words, that use the trained network
+    # (request, sets that it was verified on) -> commands, as lists of words, that use the trained network
+    next_commands: Callable[..., list]
     page: Page
     # (data, progress); UserError where a sample of --data shows that they are not what the task takes; None where it
     # takes whatever there is

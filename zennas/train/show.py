@@ -21,7 +21,7 @@ def show(trained: TrainedNetwork, options: Options, console: Console) -> int:
     print_result(trained.result, request, console)
     commands_next = (
         ["tensorboard", "--logdir", str(request.out / "tensorboard")],
-        *task_of(request.task).next_commands(request),
+        *task_of(request.task).next_commands(request, request.verify),
     )
     console.print(
         f"\nNext:\n  open {request.out / 'report.html'}\n  " + "\n  ".join(map(shlex.join, commands_next)),

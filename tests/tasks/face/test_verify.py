@@ -1,6 +1,7 @@
 """What a network in training is judged on: sets that can be used, and the same embeddings whatever the batch."""
 
 import pickle
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from zennas.records import UserError
+from zennas.tasks.face.task import FACE
 from zennas.tasks.face.verify import embed, open_set
+from zennas.track import load_track
 
 PX = 6
 
@@ -50,3 +53,10 @@ def test_an_embedding_is_that_of_the_image_and_its_mirror_and_a_corrupt_image_ha
     expected = torch.tensor([*values, 0, 70, 80]) * 2.0
     assert corrupt == [5] and torch.equal(embedding_ND, expected[:, None].expand(-1, 3))
     assert counts == [(min(start + batch, 8), 8) for start in range(0, 8, batch)]
+
+
+def test_the_next_command_judges_on_the_sets_that_were_verified_on():
+    request = SimpleNamespace(asked_track="webface-sfr", track=load_track("webface-sfr"), out="runs/a")
+    evaluate = FACE.next_commands(request, ("my.csv@faces", "cfp.bin"))[0]
+    assert evaluate[5:] == ["--set", "my.csv@faces", "--set", "cfp.bin", "--track", "webface-sfr"]
+    assert FACE.next_commands(request)[0][5:7] == ["--set", "lfw.bin"]

@@ -1,5 +1,7 @@
 """FACE: the recognition of faces, as a row of TASKS."""
 
+from collections.abc import Sequence
+
 from zennas.checker import checker_problems
 from zennas.tasks.face import preparing
 from zennas.tasks.face.pairs import PairSet, list_and_images
@@ -35,13 +37,14 @@ def problems(track, onnx_bytes: bytes) -> list[str]:
     return checker_problems(onnx_bytes, **track.limits.of_a_file)
 
 
-def next_commands(request) -> list[list[str]]:
-    """Commands that judge and submit what was trained."""
+def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
+    """Commands that judge, on the sets that it was verified on, and submit what was trained."""
+    judged = [word for text in sets or ("lfw.bin",) for word in ("--set", text)]
     track = ["--track", request.asked_track]
     # What a track of whole systems asks for beside the network.
     needed = ["--detector", "YUNET.onnx", "--images", "PHOTOGRAPHS"] if request.track.budget.of_a_system else []
     return [
-        ["python", "-m", "zennas.evaluate", "--model", str(request.out), "--set", "lfw.bin", *track],
+        ["python", "-m", "zennas.evaluate", "--model", str(request.out), *judged, *track],
         ["python", "-m", "zennas.submit", *track, "--model", str(request.out), *needed],
     ]
 
