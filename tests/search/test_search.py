@@ -353,7 +353,8 @@ def test_a_storage_that_cannot_be_used_is_refused_and_nothing_is_lost(finished, 
 
 def test_a_full_disk_is_one_message_and_with_more_room_the_run_goes_on(finished, start, small_disk):
     out = small_disk.path / "run"
-    arguments = ["--track", finished.experiment, "--out", out, "--candidates", 20, "--budget-ms", BUDGET_MS]
+    # A budget that a finalist keeps also where other work makes it three times as slow.
+    arguments = ["--track", finished.experiment, "--out", out, "--candidates", 20, "--budget-ms", 4 * BUDGET_MS]
     line = refused(start("search", *arguments).end())
     assert "No space left" in line or "disk is full" in line
     assert str(out) in line and "what was computed before is kept" in line
