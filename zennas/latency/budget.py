@@ -279,7 +279,7 @@ def _untrained(candidate, shape, protocol):
     image_BCHW, noise_BCHW = calibration(protocol.input, shape.image), torch.randn(4, *shape.image, generator=generator)
     if image_BCHW is None:
         return calibrate(network, noise_BCHW)
-    return calibrate_embedding(calibrate(network, image_BCHW), torch.cat([image_BCHW, noise_BCHW]))
+    return calibrate_embedding(calibrate(network, image_BCHW), torch.cat([image_BCHW[:2], noise_BCHW[:2]]))
 
 
 def measure_detector(

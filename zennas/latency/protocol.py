@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zennas.latency.backends import Seen, open_backend
-from zennas.latency.quiet import measuring
+from zennas.latency.quiet import measuring, scoring
 from zennas.provenance import machine_name, provenance, versions
 from zennas.records import Record
 from zennas.track import Protocol
@@ -75,7 +75,8 @@ def measure(
     The clock runs only around finished work (the backends synchronise). `between_runs()` is called outside the clock;
     `progress(done, total)` too. Whatever of ours scores on this machine stands aside meanwhile (quiet.py).
     """
-    run_once = open_backend(model, protocol, seen)
+    with scoring():  # opening it is work, which disturbs what another process times
+        run_once = open_backend(model, protocol, seen)
     raw_ms: list[float] = []
     with measuring(), _no_garbage_collection():
         load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

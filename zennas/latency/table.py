@@ -14,7 +14,6 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from zennas.export.onnx_file import INPUT_NAME, fold
 from zennas.latency.backends import as_timed, library_version
 from zennas.latency.inputs import NOISE, before_part
 from zennas.latency.protocol import Measurement, measure
+from zennas.latency.quiet import scoring
 from zennas.provenance import machine_name, versions
 from zennas.records import MEASURED, UserError, data_root
 from zennas.run_folder import cache_folder
@@ -230,38 +230,25 @@ class LatencyTable:
             ) from None
 
 
-class ReadyPart(NamedTuple):
-    """A part that waits to be timed: what a backend opens, alone and as a stack, and the maps before it."""
-
-    single: Any  # the bytes of an ONNX file, or a network where the backend times those
-    stack: Any  # None for a part that cannot follow itself
-    seen: dict[str, np.ndarray] | None  # None: noise
-
-
-def ready_part(part: Part, protocol: Protocol) -> ReadyPart:
-    """The ReadyPart of a Part: all that takes time and need not be quiet."""
-    map_BCHW = before_part(protocol.input, part)
-    single = as_timed(_part_network(part, 1, map_BCHW), protocol)
-    stack = as_timed(_part_network(part, STACK, map_BCHW), protocol) if part.keeps_shape else None
-    return ReadyPart(single, stack, None if map_BCHW is None else {INPUT_NAME: map_BCHW.numpy()})
-
-
-def time_part(ready: ReadyPart, protocol: Protocol, *, num_runs: int = TABLE_RUNS) -> tuple[float, Measurement]:
-    """(milliseconds of one such part inside a network, the Measurement behind it)."""
-    protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
-    how = {"seen": ready.seen, "between_runs": _evict_caches}
-    single = measure(ready.single, protocol, **how)
-    if ready.stack is None:
-        return single.measured_ms, single
-    stack = measure(ready.stack, protocol, **how)
-    # Below zero only where noise is larger than the part; then the stack itself is the better bound.
-    marginal_ms = (stack.measured_ms - single.measured_ms) / (STACK - 1)
-    return max(marginal_ms, stack.measured_ms / STACK / 2), stack
-
-
 def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) -> tuple[float, Measurement]:
-    """(milliseconds of one such part inside a network, the Measurement behind it)."""
-    return time_part(ready_part(part, protocol), protocol, num_runs=num_runs)
+    """(milliseconds of one such part inside a network, the Measurement behind it).
+
+    It stands aside while another process of this machine times something, so several may be measured side by side: all
+    but the timing overlaps.
+    """
+    with scoring():
+        map_BCHW = before_part(protocol.input, part)
+        single = as_timed(_part_network(part, 1, map_BCHW), protocol)
+        stack = as_timed(_part_network(part, STACK, map_BCHW), protocol) if part.keeps_shape else None
+    seen = None if map_BCHW is None else {INPUT_NAME: map_BCHW.numpy()}
+    protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
+    alone = measure(single, protocol, seen=seen, between_runs=_evict_caches)
+    if stack is None:
+        return alone.measured_ms, alone
+    stacked = measure(stack, protocol, seen=seen, between_runs=_evict_caches)
+    # Below zero only where noise is larger than the part; then the stack itself is the better bound.
+    marginal_ms = (stacked.measured_ms - alone.measured_ms) / (STACK - 1)
+    return max(marginal_ms, stacked.measured_ms / STACK / 2), stacked
 
 
 def kept_folder(machine: str) -> pathlib.Path:

@@ -10,7 +10,7 @@ from zennas.latency.budget import export_candidate
 from zennas.records import UserError, first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
-from zennas.search.forecast import finalist_seconds, is_hurried
+from zennas.search.forecast import finalist_seconds, is_hurried, side_by_side
 from zennas.search.loop import correct, evolve
 from zennas.search.measured import Measured
 from zennas.search.scored import Row
@@ -49,7 +49,9 @@ def hold_finals(searched: Searched) -> list[Measured]:
             break
         measured += 1
         if row.candidate not in exports:
-            exports |= _export_ahead(searched, slots, exports, num=searched.plan.max_finalists - measured + 1)
+            # As many as take no longer than one: where the first is over the budget, the next ones are others.
+            num = min(side_by_side(searched), searched.plan.max_finalists - measured + 1)
+            exports |= _export_ahead(searched, slots, exports, num=num)
         entry = _measure(searched, row, exports[row.candidate])
         if entry is None:
             continue

@@ -48,7 +48,7 @@ def left_for_search(prepared: Prepared, rest_s: float) -> float:
 def finalist_seconds(prepared: Prepared) -> float:
     """What one finalist is expected to take: scored again with others of its slot, exported, measured whole."""
     blocks = _deepest(prepared)
-    busy_s = OPEN_BLOCK_S * blocks + (_export_s(blocks) + RESCORED * SCORE_BLOCK_S * blocks) / _side_by_side(prepared)
+    busy_s = OPEN_BLOCK_S * blocks + (_export_s(blocks) + RESCORED * SCORE_BLOCK_S * blocks) / side_by_side(prepared)
     return busy_s * _pace(prepared) + prepared.protocol.num_runs * prepared.budget.budget_ms / 1000
 
 
@@ -59,7 +59,7 @@ def finals_seconds(prepared: Prepared) -> float:
     plan, blocks = prepared.plan, _deepest(prepared) * prepared.plan.num_winners
     names = [name for name in plan.evidence.names if prepared.evidence or name == plan.evidence.rank_by]
     blocks += sum(each.num_blocks for each in prepared.space.baselines.values()) if prepared.evidence else 0
-    scores_s = EVIDENCE_S * blocks * len(names) / _side_by_side(prepared)
+    scores_s = EVIDENCE_S * blocks * len(names) / side_by_side(prepared)
     return finalist_seconds(prepared) * (plan.num_winners + 1) + (scores_s + PUBLISH_S) * _pace(prepared)
 
 
@@ -103,7 +103,7 @@ def table_seconds(prepared: Prepared) -> float:
     """What the missing rows of the latency table are expected to take."""
     missing, runs = prepared.predictor.table.missing_for(prepared.space), prepared.plan.table_runs + 1
     macs = sum(part.macs * (1 + STACK * part.keeps_shape) for part in missing)
-    ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) / 2 / _side_by_side(prepared)
+    ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) / 2 / side_by_side(prepared)
     return ready_s * _pace(prepared) + runs * macs * PART_OVERHEAD * (_ms_per_mac(prepared) or 0.0) / 1000
 
 
@@ -112,7 +112,12 @@ def baselines_seconds(prepared: Prepared) -> float:
     todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
     busy_s = sum(_export_s(each.num_blocks) + SCORE_BLOCK_S * each.num_blocks for each in todo)
     timed_s = sum(_timed_s(prepared, each) for each in todo)
-    return busy_s * _pace(prepared) / _side_by_side(prepared) + timed_s
+    return busy_s * _pace(prepared) / side_by_side(prepared) + timed_s
+
+
+def side_by_side(prepared: Prepared) -> int:
+    """How many tasks that need not be quiet are done at one time."""
+    return prepared.workers.num_workers if prepared.workers.local else 1
 
 
 def note_pace(prepared: Prepared, expected_s: float, taken_s: float) -> None:
@@ -163,7 +168,3 @@ def _deepest(prepared):
     """Blocks of the deepest network: Zen-Score asks for all there are."""
     space = prepared.space
     return min(space.limits.max_blocks or math.inf, sum(span.high for span in space.depths))
-
-
-def _side_by_side(prepared):
-    return prepared.workers.num_workers if prepared.workers.local else 1

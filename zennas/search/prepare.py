@@ -2,8 +2,10 @@
 baselines.
 """
 
+import functools
 import time
 
+from zennas.latency.backends import device_of
 from zennas.latency.budget import (
     LocalBudget,
     kept_network,
@@ -12,7 +14,7 @@ from zennas.latency.budget import (
     read_bytes,
     reference_here,
 )
-from zennas.latency.table import LatencyTable, measure_part, ready_part, time_part
+from zennas.latency.table import LatencyTable, measure_part
 from zennas.records import UserError, first_line
 from zennas.search.cost_limits import check_limits, cost_limits
 from zennas.search.forecast import baselines_seconds, knows_the_machine, note_pace, say_how_long, table_seconds
@@ -25,7 +27,7 @@ from zennas.search.winners import export_all, measure_whole
 from zennas.search.workers import Workers
 from zennas.space.parts import Part
 
-PARTS_AHEAD = 4  # of the latency table that each worker readies before they are timed
+PARTS_AHEAD = 4  # of the latency table that each worker is given at once
 PARTS_TO_KNOW = 8  # of a table, by which the speed of a machine is known that has nothing measured
 ASK_S = 1.0  # between two looks at whether the first island is done with what is done once for all
 
@@ -190,20 +192,26 @@ def _fill_table(prepared, table, *, device=None, most=None):
     of_whom = "this machine" if device is None else f"device {device}"
     progress.begin(f"measuring the latency table, once for {of_whom}")
     count = progress.counting("blocks")
-    # Parts are built and exported side by side, a few at a time, and timed when that is done.
-    size = PARTS_AHEAD * workers.num_workers if workers.local else 1
+    # Side by side, but for the timing. A GPU is given to one task alone, and another machine measures by itself.
+    beside = workers.local and device is None and device_of(table.protocol.backend) == "cpu"
+    size = PARTS_AHEAD * workers.num_workers if beside else 1
     for begun in range(0, len(missing), size):
-        parts, ready = missing[begun : begun + size], {}
-        if workers.local:
-            answers = workers.at_once(ready_part, [(part, table.protocol) for part in parts])
-            ready = {
-                part: answer for part, answer in zip(parts, answers, strict=True) if not isinstance(answer, Exception)
-            }
+        parts, answers = missing[begun : begun + size], {}
+        if beside:
+            timed = functools.partial(measure_part, num_runs=prepared.plan.table_runs)
+            calls = [(part, table.protocol) for part in parts]
+            answers = dict(zip(parts, workers.at_once(timed, calls, measures=True), strict=True))
 
-        def measured(part, protocol, num_runs, ready=ready):
-            what = (time_part, ready[part]) if part in ready else (measure_part, part)
-            return workers.on_device(*what, protocol, num_runs=num_runs, device=device)
+        def measured(part, protocol, num_runs, answers=answers):
+            answer = answers.get(part) or workers.on_device(
+                measure_part, part, protocol, num_runs=num_runs, device=device
+            )
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
+        # What was measured is kept before what was not is told.
+        parts.sort(key=lambda part, answers=answers: isinstance(answers.get(part), Exception))
         table.ensure(parts, num_runs=prepared.plan.table_runs, measure_one=measured)
         count(begun + len(parts), len(missing))
     progress.end()

@@ -27,7 +27,7 @@ from zennas.tasks.table import task_of
 # How much more a network says about the table's error near the budget than one at half of it or twice.
 NEARNESS = 3.0
 # From the budget, so that a few runs say enough: of a baseline, on either side; of a finalist, above it.
-FAR_PCT, CLEARLY_PCT = 30.0, 8.0
+FAR_PCT, CLEARLY_PCT = 15.0, 8.0
 
 
 def correction(timed: Iterable[tuple[float, float]], budget_ms: float) -> float:

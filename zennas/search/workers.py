@@ -6,6 +6,7 @@ machine), one measurement at a time (for the node's GPUs and all of its tags are
 machine beside it (latency/quiet.py).
 """
 
+import contextlib
 import math
 import pathlib
 import time
@@ -289,13 +290,15 @@ class Workers:
                 self.say(f"{reason} while it measured: measured again")
                 self._find_device(tag)
 
-    def at_once(self, function: Callable, calls: Sequence[tuple]) -> list[Any]:
+    def at_once(self, function: Callable, calls: Sequence[tuple], *, measures: bool = False) -> list[Any]:
         """[function(*arguments), or the exception that it raised] of each call, side by side on this machine's
         processors. One after the other in this process where the workers are a cluster's, which may lack its files.
+
+        measures: it times something itself, and stands aside itself where it does not.
         """
         if not self.local:
             return [_answer(function, arguments) for arguments in calls]
-        tasks = [self._beside.remote(function, arguments) for arguments in calls]
+        tasks = [self._beside.remote(function, arguments, measures) for arguments in calls]
         answers = []
         for arguments, task in zip(calls, tasks, strict=True):
             try:
@@ -381,10 +384,10 @@ def _score_batch(candidates, plan, shape, seed, repeats, device, limits):
         )
 
 
-def _aside(function, arguments):
-    """As `_answer`, on one processor, and not while another run of this machine measures."""
+def _aside(function, arguments, measures):
+    """As `_answer`, on one processor, and not while anything on this machine is measured."""
     torch.set_num_threads(1)
-    with scoring():
+    with contextlib.nullcontext() if measures else scoring():
         return _answer(function, arguments)
 
 
