@@ -131,6 +131,21 @@ def test_what_took_far_longer_than_predicted_is_measured_again(monkeypatch, time
     assert len(attempts) - len(list(waiting)) == num_taken
 
 
+@pytest.mark.parametrize(
+    "times_ms, measured_ms, num_taken",
+    [((10.4,), 10.4, 1), ((11.0, 10.1), 10.1, 2), ((11.0, 10.9, 11.1), 10.9, 3), ((11.0, 10.2, 9.0), 10.2, 2)],
+)
+def test_a_few_runs_that_are_a_little_slower_than_predicted_are_taken_again(
+    monkeypatch, times_ms, measured_ms, num_taken
+):
+    """A finalist is not out, and the table not corrected, by seconds in which another program ran."""
+    few = [taken([ms] * 6).model_copy(update={"protocol": Protocol(backend="a", num_runs=6)}) for ms in times_ms]
+    waiting = iter(few)
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
+    measurement = measure_calmly("model", Protocol(backend="a"), expected_ms=10.0, enough=lambda few: True)
+    assert measurement.measured_ms == measured_ms and len(few) - len(list(waiting)) == num_taken
+
+
 @pytest.mark.parametrize("is_enough", [True, False])
 def test_a_few_runs_are_taken_where_they_say_enough(scripted, is_enough):
     """The first six are shown as a Measurement of six; a rule of no more than six runs is never cut short."""

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 import yaml
 
+from zennas.export.onnx_file import Proof
+from zennas.provenance import provenance
 from zennas.search import winners as of_winners
 from zennas.search.scored import Rows
 from zennas.search.winners import (
+    Exported,
     correction,
     diverse_best,
     export_all,
     is_far,
+    keep_export,
+    kept_export,
     measure_whole,
     metadata,
     prediction_error,
@@ -21,6 +26,7 @@ from zennas.search.winners import (
 )
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.space import distance
+from zennas.track import load_track
 
 milliseconds = st.floats(0.1, 1000)
 
@@ -179,3 +185,36 @@ def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_pat
     with pytest.raises(RuntimeError, match="the track's checker would refuse it: it has no wheels"):
         measure_whole(prepared, candidate, role="finalist", name="f", score=(1.0, 0.0), exported=made)
     assert asked == [("vehicle", "a track", b"a network")]
+
+
+@pytest.fixture
+def prepared(space, monkeypatch, tmp_path):
+    track = load_track("webface-sfr")
+    monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path / "cache"))
+    return types.SimpleNamespace(
+        space=space,
+        track=track,
+        protocol=track.protocol,
+        experiment=types.SimpleNamespace(task="face"),
+        ledger=types.SimpleNamespace(state={"made_by": provenance().model_dump()}),
+    )
+
+
+def test_what_an_export_said_is_kept_until_what_decides_it_changes(prepared, tmp_path):
+    candidate, path = prepared.space.cheapest(), tmp_path / "f.onnx"
+    assert kept_export(prepared, candidate, path) is None
+    exported = Exported(path, Proof(max_abs_difference=1e-6, max_abs_output=2.0, min_cosine=0.5), ("too large",), 7.25)
+    keep_export(prepared, candidate, exported)
+    assert kept_export(prepared, candidate, path) == exported
+    prepared.protocol = prepared.protocol.model_copy(update={"input": "noise"})
+    assert kept_export(prepared, candidate, path) is None
+    keep_export(prepared, candidate, exported)
+    prepared.ledger.state["made_by"]["versions"]["torch"] = "1.0"
+    assert kept_export(prepared, candidate, path) is None
+
+
+def test_where_nothing_can_be_kept_a_search_goes_on(prepared, tmp_path):
+    (tmp_path / "cache").write_text("a file, no folder")
+    candidate, path = prepared.space.cheapest(), tmp_path / "f.onnx"
+    keep_export(prepared, candidate, Exported(path, Proof(max_abs_difference=0.0, max_abs_output=1.0), (), 1.0))
+    assert kept_export(prepared, candidate, path) is None

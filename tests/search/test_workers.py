@@ -17,7 +17,7 @@ from tests.processes import forked
 from tests.search.hosts import without_loopback
 from tests.shapes import FACE
 from zennas import ray_connection
-from zennas.latency.quiet import measuring
+from zennas.latency.quiet import measuring, scoring
 from zennas.records import UserError
 from zennas.search import workers as of_workers
 from zennas.search.workers import Workers
@@ -326,3 +326,21 @@ def test_what_is_done_side_by_side_comes_in_order_and_one_that_fails_or_dies_tak
     answers = workers.at_once(_half, [(number, os.getpid()) for number in (2, 4, 6, 7)])
     assert answers[0] == -1.0 and isinstance(answers[1], ZeroDivisionError) and answers[2] == 3.0
     assert answers[3] == 7 / 3 and any("done again here" in text for text in said)
+
+
+def _timed(path):
+    """What stands aside itself, and times something."""
+    with scoring():
+        time.sleep(0.1)
+    with measuring():
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("begun\n")
+        time.sleep(0.1)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("ended\n")
+    return True
+
+
+def test_what_times_something_is_done_side_by_side_and_timed_one_after_the_other(workers, tmp_path):
+    assert workers.at_once(_timed, [(tmp_path / "times",)] * 6, measures=True) == [True] * 6
+    assert (tmp_path / "times").read_text().split() == ["begun", "ended"] * 6

@@ -110,7 +110,8 @@ def table_seconds(prepared: Prepared) -> float:
 def baselines_seconds(prepared: Prepared) -> float:
     """What the baselines that are not measured yet are expected to take."""
     todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
-    busy_s = sum(_export_s(each.num_blocks) + SCORE_BLOCK_S * each.num_blocks for each in todo)
+    new = [each for each in todo if not _is_kept(prepared, each)]  # of the others nothing is made but their score
+    busy_s = sum(_export_s(each.num_blocks) for each in new) + SCORE_BLOCK_S * sum(each.num_blocks for each in todo)
     timed_s = sum(_timed_s(prepared, each) for each in todo)
     return busy_s * _pace(prepared) / side_by_side(prepared) + timed_s
 
@@ -133,7 +134,7 @@ def note_pace(prepared: Prepared, expected_s: float, taken_s: float) -> None:
 def _timed_s(prepared, candidate):
     """Measuring a baseline whole: all runs near the budget, a few far from it, none where this machine kept it."""
     shape, protocol, table = prepared.space.shape, prepared.protocol, prepared.predictor.table
-    if kept_network(candidate, protocol, shape, machine=prepared.machine, few=True) is not None:
+    if _is_kept(prepared, candidate):
         return 0.0
     if table.covers(candidate, shape):
         ms = table.predict(candidate, shape)
@@ -142,6 +143,12 @@ def _timed_s(prepared, candidate):
     is_near = abs(math.log(max(ms, 1e-6) / prepared.budget.budget_ms)) <= math.log(1 + FAR_PCT / 100)
     runs = protocol.num_runs if is_near else min(FEW_RUNS, protocol.num_runs)
     return runs * ms / 1000 + OPEN_BLOCK_S * candidate.num_blocks * _pace(prepared)
+
+
+def _is_kept(prepared, candidate):
+    """Whether this machine keeps a measurement of a baseline."""
+    shape = prepared.space.shape
+    return kept_network(candidate, prepared.protocol, shape, machine=prepared.machine, few=True) is not None
 
 
 def _ms_per_mac(prepared):

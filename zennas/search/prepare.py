@@ -23,7 +23,7 @@ from zennas.search.opening import connect, open_store
 from zennas.search.predictor import Predictor, ms_text
 from zennas.search.stages import Opened, Prepared, onwards
 from zennas.search.store import Store
-from zennas.search.winners import export_all, measure_whole
+from zennas.search.winners import export_all, keep_export, kept_export, measure_whole
 from zennas.search.workers import Workers
 from zennas.space.parts import Part
 
@@ -231,7 +231,7 @@ def measure_baselines(prepared: Prepared) -> None:
     handles = [workers.submit([candidate], plan.score, **how) for candidate in todo.values()]
     paths = {candidate: prepared.folder / f"{candidate.key}.onnx" for candidate in todo.values()}
     try:
-        exports = export_all(prepared, paths)
+        exports = _exports(prepared, paths)
         scores = [workers.results(handle, 1)[0] for handle in handles]
         progress.begin("measuring the baselines whole")
         count = progress.counting("networks")
@@ -244,14 +244,31 @@ def measure_baselines(prepared: Prepared) -> None:
     progress.end()
 
 
+def _exports(prepared, paths):
+    """{candidate: Exported or exception} of baselines: made now, or what is kept of those that nothing measures."""
+    kept = {}
+    if not any(limit.is_measured for limit in prepared.predictor.limits):
+        timed = [candidate for candidate in paths if _kept_baseline(prepared, candidate) is not None]
+        kept = {candidate: kept_export(prepared, candidate, paths[candidate]) for candidate in timed}
+        kept = {candidate: exported for candidate, exported in kept.items() if exported is not None}
+    made = export_all(prepared, {candidate: path for candidate, path in paths.items() if candidate not in kept})
+    for candidate, exported in made.items():
+        if not isinstance(exported, Exception):
+            keep_export(prepared, candidate, exported)
+    return kept | made
+
+
+def _kept_baseline(prepared, candidate):
+    return kept_network(candidate, prepared.protocol, prepared.space.shape, machine=prepared.machine, few=True)
+
+
 def _baseline(prepared, name, candidate, scored, exported):
     """A baseline, measured whole, or as this machine measured it before: the same correction in every run, so that the
     same seed proposes the same candidates.
     """
     if scored.error is not None:
         raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
-    shape, protocol, machine = prepared.space.shape, prepared.protocol, prepared.machine
-    kept, score = kept_network(candidate, protocol, shape, machine=machine, few=True), (scored.value, scored.std)
+    kept, score = _kept_baseline(prepared, candidate), (scored.value, scored.std)
     try:
         if isinstance(exported, Exception):
             raise exported

@@ -1,6 +1,8 @@
 """From what was scored to what is handed on: choosing finalists, measuring them whole, writing the winners down."""
 
+import contextlib
 import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -15,7 +17,8 @@ from zennas.latency.backends import takes_network
 from zennas.latency.budget import export_candidate, judged, timed_network
 from zennas.latency.protocol import UNLIKELY_PCT, Measurement, measure_calmly
 from zennas.provenance import provenance
-from zennas.run_folder import write_atomically
+from zennas.records import UserError
+from zennas.run_folder import cache_folder, write_atomically
 from zennas.search.measured import Measured
 from zennas.search.scored import Row, Rows
 from zennas.search.stages import Prepared
@@ -83,6 +86,39 @@ def export_all(prepared: Prepared, paths: dict[Candidate, pathlib.Path]) -> dict
         for candidate, path in paths.items()
     ]
     return dict(zip(paths, prepared.workers.at_once(_exported, calls), strict=True))
+
+
+def kept_export(prepared: Prepared, candidate: Candidate, path: pathlib.Path) -> Exported | None:
+    """The Exported that an earlier run of this machine had of the same candidate, but for the file, which is not at
+    `path`; None where there was none, or anything that decides what is in the file has changed since.
+    """
+    try:
+        kept = json.loads(_kept_export(prepared, candidate).read_text(encoding="utf-8"))
+        return Exported(path, Proof(**kept["proof"]), tuple(kept["problems"]), kept["megabytes"])
+    except (OSError, ValueError, TypeError, KeyError):  # it is made again
+        return None
+
+
+def keep_export(prepared: Prepared, candidate: Candidate, exported: Exported) -> None:
+    """Write down what `kept_export` finds. Where nothing can be kept, the next run exports again."""
+    path, plain = _kept_export(prepared, candidate), exported._asdict() | {"proof": exported.proof.model_dump()}
+    del plain["path"]
+    with contextlib.suppress(OSError, UserError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(plain))
+
+
+def _kept_export(prepared, candidate):
+    made_by = prepared.ledger.state["made_by"]
+    decides = {
+        "candidate": candidate.text,
+        "shape": prepared.space.shape.text,
+        "protocol": [prepared.protocol.precision, prepared.protocol.input],
+        "checker": [prepared.experiment.task, prepared.track.limits.model_dump()],
+        "versions": [made_by["zennas"], made_by["versions"]],
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+    return cache_folder("exports") / f"{digest[:24]}.json"
 
 
 def _exported(candidate, shape, protocol, metadata, track, task, path):
@@ -154,7 +190,8 @@ def _measured(prepared, candidate, path, predicted_ms, budget_ms, *, is_expected
     """
     protocol, expected_ms = prepared.protocol, predicted_ms if is_expected else None
     enough = functools.partial(is_far, budget_ms=budget_ms, expected_ms=expected_ms)
-    measure = functools.partial(measure_calmly, expected_ms=expected_ms, enough=enough)
+    attempts = 2 if is_expected else 1  # a baseline decides nothing, and its sixth fastest run stands much noise
+    measure = functools.partial(measure_calmly, expected_ms=expected_ms, enough=enough, attempts=attempts)
     if takes_network(protocol.backend):
         network = timed_network(candidate, prepared.space.shape, protocol)
         return prepared.workers.on_device(measure, network, protocol, device=device)
