@@ -13,14 +13,16 @@ from zennas.progress import duration
 from zennas.search.funnel import knows
 from zennas.search.stages import Prepared
 from zennas.search.winners import FAR_PCT
-from zennas.space.cost import cost
+from zennas.space.cost import cost, part_cost
 
 NOMINAL_MS_PER_GMAC = 20.4
-PART_S = 0.35  # building and exporting one part of the latency table, and opening it, without its runs
-EXPORT_S, EXPORT_BLOCK_S = 1.0, 0.06  # building, exporting and proving a network; and for each of its blocks
-OPEN_BLOCK_S = 0.012  # opening its file to be timed
-SCORE_BLOCK_S = 0.01  # its score with the repeats of the finals
-PUBLISH_S = 5.0
+# Of a core, while the other one does the same:
+PART_S, PART_MPARAM_S = 0.18, 0.05  # one network of the latency table, without its runs; and for a million weights
+EXPORT_S, EXPORT_BLOCK_S, EXPORT_MPARAM_S = 0.1, 0.09, 0.1  # exporting a network; and for a block, a million weights
+SCORE_BLOCK_S = 0.008  # one block's score with the repeats of the finals
+# Of all cores:
+OPEN_BLOCK_S = 0.012  # opening a file to be timed, for each block
+PUBLISH_S = 6.0
 RESCORED = 6  # networks that are scored again for each finalist
 EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
 PART_OVERHEAD = 1.2  # a part's milliseconds per multiply-accumulate, in those of a network: its caches are cold
@@ -47,8 +49,8 @@ def left_for_search(prepared: Prepared, rest_s: float) -> float:
 
 def finalist_seconds(prepared: Prepared) -> float:
     """What one finalist is expected to take: scored again with others of its slot, exported, measured whole."""
-    blocks = _deepest(prepared)
-    busy_s = OPEN_BLOCK_S * blocks + (_export_s(blocks) + RESCORED * SCORE_BLOCK_S * blocks) / side_by_side(prepared)
+    blocks, rescored_s = _deepest(prepared), RESCORED * SCORE_BLOCK_S * _deepest(prepared)
+    busy_s = OPEN_BLOCK_S * blocks + (_finalist_export_s(prepared) + rescored_s) / side_by_side(prepared)
     return busy_s * _pace(prepared) + prepared.protocol.num_runs * prepared.budget.budget_ms / 1000
 
 
@@ -103,15 +105,19 @@ def table_seconds(prepared: Prepared) -> float:
     """What the missing rows of the latency table are expected to take."""
     missing, runs = prepared.predictor.table.missing_for(prepared.space), prepared.plan.table_runs + 1
     macs = sum(part.macs * (1 + STACK * part.keeps_shape) for part in missing)
-    ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) / 2 / side_by_side(prepared)
-    return ready_s * _pace(prepared) + runs * macs * PART_OVERHEAD * (_ms_per_mac(prepared) or 0.0) / 1000
+    mparams = sum(part_cost(*part).params * (1 + STACK * part.keeps_shape) for part in missing) / 1e6
+    ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) + PART_MPARAM_S * mparams
+    timed_s = runs * macs * PART_OVERHEAD * (_ms_per_mac(prepared) or 0.0) / 1000
+    return ready_s / side_by_side(prepared) * _pace(prepared) + timed_s
 
 
 def baselines_seconds(prepared: Prepared) -> float:
     """What the baselines that are not measured yet are expected to take."""
     todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
     new = [each for each in todo if not _is_kept(prepared, each)]  # of the others nothing is made but their score
-    busy_s = sum(_export_s(each.num_blocks) for each in new) + SCORE_BLOCK_S * sum(each.num_blocks for each in todo)
+    shape = prepared.space.shape
+    busy_s = sum(_export_s(each.num_blocks, cost(each, shape).params) for each in new)
+    busy_s += SCORE_BLOCK_S * sum(each.num_blocks for each in todo)
     timed_s = sum(_timed_s(prepared, each) for each in todo)
     return busy_s * _pace(prepared) / side_by_side(prepared) + timed_s
 
@@ -167,8 +173,18 @@ def _pace(prepared):
     return prepared.ledger.state.get("pace", 1.0) * slowness
 
 
-def _export_s(num_blocks):
-    return EXPORT_S + EXPORT_BLOCK_S * num_blocks
+def _export_s(num_blocks, params):
+    return EXPORT_S + EXPORT_BLOCK_S * num_blocks + EXPORT_MPARAM_S * params / 1e6
+
+
+def _finalist_export_s(prepared):
+    """Exporting a finalist: the deepest, with the weights that the largest baseline would have at the budget."""
+    ms_per_mac, space = _ms_per_mac(prepared), prepared.space
+    costs = [cost(each, space.shape) for each in space.baselines.values()]
+    if not costs or ms_per_mac is None:
+        return _export_s(_deepest(prepared), 0)
+    largest = max(costs, key=lambda each: each.macs)
+    return _export_s(_deepest(prepared), largest.params * prepared.budget.budget_ms / (largest.macs * ms_per_mac))
 
 
 def _deepest(prepared):
