@@ -152,7 +152,8 @@ def _table(measured, label):
     names += ("GMACs", "Params, M", "Blocks", "MB")
     rows = ""
     for row in measured.itertuples():
-        look, name, share_pct = ROLES[row.role], html.escape(row.name), 100 * row.measured_ms / row.budget_ms
+        look, share_pct = ROLES[row.role], 100 * row.measured_ms / row.budget_ms
+        name = html.escape(row.role if row.name == row.key else row.name)  # the key stands below the candidate
         name = f"<a href='{urllib.parse.quote(row.onnx)}'>{name}</a>" if row.onnx else name
         notes = "".join(f"<small>{html.escape(note)}</small>" for note in (row.verdict, row.warning) if note)
         rows += (
