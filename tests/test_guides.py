@@ -269,6 +269,13 @@ def figures():
     share = {name.split(" ")[0]: f"{value - 0.001:.1f} %" for name, value in time["share_pct"].items()}
     yield index, f"finals {share['finals']}, measuring {share['measuring']}, scoring {share['scoring']}"
     yield index, f"of {time['total_s']:.0f} s"
+    forecast = benchmark("forecast")
+    assert (forecast["within_20_pct"], forecast["of"]) == (9, 10)
+    yield index, f"{forecast['mean_abs_off_pct']} % off on average, {forecast['max_abs_off_pct']} % at most"
+    first, second = (row(forecast["runs"], search="webface-sfr", run=turn)["taken_s"] for turn in ("first", "second"))
+    yield index, f"a first `make search` took {first:.0f} s, a second one {second:.0f} s"
+    for seconds in (first, second):
+        yield "zennas/search/README.md", f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
     setting = row(benchmark("score_settings")["settings"], image_px=32, batch=2)
     yield index, f"tau {setting['kendall_tau']:.3f}, {setting['times_faster_than_reference']:.0f} times faster"
     speeds = [f"{setting['times_faster_as_searched']:.3g}" for setting in benchmark("score_speed")["settings"]]

@@ -115,28 +115,30 @@ def measure_calmly(
     attempts: int = 2,
     expected_ms: float | None = None,
     enough: Callable[[Measurement], bool] | None = None,
+    decided: Callable[[Measurement], bool] | None = None,
     progress: Callable | None = None,
 ) -> Measurement:
     """The calmest of up to `attempts` Measurements: taken again only while the spread is too wide to trust.
 
-    enough: as `measure` has it.
+    enough: as `measure` has it. decided(a Measurement of wide spread): whether a calmer one would decide nothing else.
     expected_ms: what was predicted. A Measurement far above it is taken again too, `attempts` times, and the fastest
     counts: other work on the machine only adds time, and spreads nothing where it lasts longer than all runs.
     """
     taken = []
     for _ in range(1 + attempts):
-        taken.append(_calmest(model, protocol, attempts, {"enough": enough, "progress": progress}))
+        taken.append(_calmest(model, protocol, attempts, decided, {"enough": enough, "progress": progress}))
         unlikely_pct = UNLIKELY_PCT if _is_whole(taken[-1], protocol) else FEW_UNLIKELY_PCT
         if expected_ms is None or taken[-1].measured_ms <= expected_ms * (1 + unlikely_pct / 100):
             break
     return min(taken, key=lambda measurement: measurement.measured_ms)
 
 
-def _calmest(model, protocol, attempts, how):
+def _calmest(model, protocol, attempts, decided, how):
     taken = []
     for _ in range(attempts):
         taken.append(measure(model, protocol, **how))
-        if taken[-1].warning is None or not _is_whole(taken[-1], protocol):
+        is_calm = taken[-1].warning is None or not _is_whole(taken[-1], protocol)
+        if is_calm or (decided and decided(taken[-1])):
             break
     return min(taken, key=lambda measurement: measurement.spread_pct)
 
