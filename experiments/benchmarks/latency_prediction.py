@@ -63,6 +63,7 @@ def main():
     # The correction of a search comes from networks measured whole; here from the first third, judged on the others.
     third = len(rows) // 3
     factor = correction([(row["measured_ms"], row["table_ms"]) for row in rows[:third]], budget_ms)
+    noise_factor = correction([(row["measured_ms"], row["noise_table_ms"]) for row in rows[:third]], budget_ms)
     ms_per_mac = statistics.median(row["measured_ms"] / row["macs"] for row in rows[:third])
     judged = rows[third:]
     result = {
@@ -76,6 +77,7 @@ def main():
         f"table_corrected_x_{factor}_by_the_first_{third}_on_the_others": errors(
             judged, lambda row: row["table_ms"] * factor
         ),
+        "table_of_noise_corrected_on_the_others": errors(judged, lambda row: row["noise_table_ms"] * noise_factor),
         "baseline_macs_alone_on_the_others": errors(judged, lambda row: row["macs"] * ms_per_mac),
         "rows": rows,
         "made_by": provenance(seed=SEED).model_dump(),
