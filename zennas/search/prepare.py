@@ -14,6 +14,7 @@ from zennas.latency.budget import (
     read_bytes,
     reference_here,
 )
+from zennas.latency.quiet import trouble
 from zennas.latency.table import LatencyTable, measure_part
 from zennas.records import UserError, first_line
 from zennas.search.cost_limits import check_limits, cost_limits
@@ -192,8 +193,10 @@ def _fill_table(prepared, table, *, device=None, most=None):
     of_whom = "this machine" if device is None else f"device {device}"
     progress.begin(f"measuring the latency table, once for {of_whom}")
     count = progress.counting("blocks")
-    # Side by side, but for the timing. A GPU is given to one task alone, and another machine measures by itself.
-    beside = workers.local and device is None and device_of(table.protocol.backend) == "cpu"
+    # Side by side, but for the timing, of which the locks see to it that nothing else is done. A GPU is given to one
+    # task alone, and another machine measures by itself.
+    on_processor = workers.local and device is None and device_of(table.protocol.backend) == "cpu"
+    beside = on_processor and trouble() is None
     size = PARTS_AHEAD * workers.num_workers if beside else 1
     for begun in range(0, len(missing), size):
         parts, answers = missing[begun : begun + size], {}
