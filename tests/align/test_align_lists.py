@@ -77,3 +77,10 @@ def test_wrong_lines_are_named(text, message, tmp_path):
         known_landmarks(Named("a.jpg", "b.jpg"), tmp_path / "list.txt")
     with pytest.raises(UserError, match="cannot be read"):
         named_lines(tmp_path, num_values=1, expected="")
+
+
+def test_an_identity_whose_name_no_folder_can_have_is_told_before_anything_is_aligned(tmp_path):
+    (tmp_path / "list.csv").write_text(f"a.jpg,{'é' * 125}\nb.jpg,{'é' * 126}\n")
+    source = Named("a.jpg", "b.jpg")
+    with pytest.raises(UserError, match=r"list.csv: 1 identities have names of more than 250 bytes.*: é{70}"):
+        known_identities(source, tmp_path / "list.csv")

@@ -13,6 +13,7 @@ from zennas.data.sources import AnySource
 from zennas.records import UserError, read_lines, shortened, some
 
 NUM_COORDINATES = 10  # x and y of five landmarks
+MOST_NAME_BYTES = 250  # of an identity: a system's folders have names of up to 255, and a name may get a few more
 FURTHEST_PX = 1e6  # from the corner of a photograph: no photograph is so large
 MOST_HEAD_LINES = 2  # CelebA: how many, then the names of the columns
 
@@ -142,6 +143,11 @@ def known_identities(source: AnySource, path: pathlib.Path) -> tuple[np.ndarray,
     """(label_N, -1 where a photograph has no line; names of the identities, numbers in their order; notices)."""
     known_lines = known(source, named_lines(path, num_values=1, expected="a name and its identity"), what="identity")
     names = sorted({value for (value,) in known_lines.of_image.values()}, key=_as_numbers)
+    if too_long := [name for name in names if len(os.fsencode(name)) > MOST_NAME_BYTES]:
+        raise UserError(
+            f"{path}: {len(too_long):,} identities have names of more than {MOST_NAME_BYTES} bytes, which no folder "
+            f"can have: {shortened(too_long[0], 80)}"
+        )
     label_of = {name: label for label, name in enumerate(names)}
     label_N = np.full(source.num_images, -1, np.int64)
     for image, (value,) in known_lines.of_image.items():
