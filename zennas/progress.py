@@ -27,7 +27,7 @@ class Progress:
         self.console = console or console_for(json_output=True)
         self._log: TextIO | None = None
         self._live: Live | None = None
-        self._stage, self._last_line, self._start = "", 0.0, 0.0
+        self._stage, self._last_line = "", 0.0
 
     @property
     def place(self) -> str:
@@ -67,7 +67,7 @@ class Progress:
     def begin(self, stage: str) -> None:
         """Begin a stage whose state `update` shows."""
         self.end()
-        self._stage, self._start, self._last_line = stage, time.monotonic(), time.monotonic()
+        self._stage, self._last_line = stage, time.monotonic()
         if self.console.is_terminal:
             self._live = Live(Text(stage), console=self.console, refresh_per_second=4, transient=True)
             self._live.start()

@@ -126,5 +126,5 @@ def test_what_the_table_took_scales_what_is_to_come(run, expected_s, taken_s, pa
 
 def test_a_baseline_that_this_machine_kept_is_not_timed(run, monkeypatch):
     before_s = baselines_seconds(run(filled=True))
-    monkeypatch.setattr(forecast, "kept_network", lambda *_, **__: "a Measurement")
+    monkeypatch.setattr(forecast, "kept_baseline", lambda *_: "a Measurement")
     assert 0 < baselines_seconds(run(filled=True)) < before_s

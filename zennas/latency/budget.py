@@ -66,7 +66,9 @@ def choose_protocol(
     wanted = track.protocol
     try:
         device = device_of(wanted.backend)
-        check_input(wanted.input) if images is not None else images_of(wanted.input)  # kept images may be gone
+        check_input(wanted.input)
+        if images is None:  # those that are kept for it may be gone
+            images_of(wanted.input)
     except UserError as error:
         raise UserError(f"latency/tracks/{track.name}.yaml: {error}") from None
     if images is not None:

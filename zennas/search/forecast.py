@@ -6,13 +6,12 @@ own speed as soon as that is known, and by how long its table and its baselines 
 
 import math
 
-from zennas.latency.budget import kept_network
 from zennas.latency.protocol import FEW_RUNS
 from zennas.latency.table import STACK
 from zennas.progress import duration
 from zennas.search.funnel import knows
 from zennas.search.stages import Prepared
-from zennas.search.winners import FAR_PCT
+from zennas.search.winners import FAR_PCT, kept_baseline
 from zennas.space.cost import cost, part_cost
 
 NOMINAL_MS_PER_GMAC = 20.4
@@ -114,7 +113,9 @@ def table_seconds(prepared: Prepared) -> float:
 def baselines_seconds(prepared: Prepared) -> float:
     """What the baselines that are not measured yet are expected to take."""
     todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
-    new = [each for each in todo if not _is_kept(prepared, each)]  # of the others nothing is made but their score
+    new = [
+        each for each in todo if kept_baseline(prepared, each) is None
+    ]  # of the others nothing is made but their score
     shape = prepared.space.shape
     busy_s = sum(_export_s(each.num_blocks, cost(each, shape).params) for each in new)
     busy_s += SCORE_BLOCK_S * sum(each.num_blocks for each in todo)
@@ -140,7 +141,7 @@ def note_pace(prepared: Prepared, expected_s: float, taken_s: float) -> None:
 def _timed_s(prepared, candidate):
     """Measuring a baseline whole: all runs near the budget, a few far from it, none where this machine kept it."""
     shape, protocol, table = prepared.space.shape, prepared.protocol, prepared.predictor.table
-    if _is_kept(prepared, candidate):
+    if kept_baseline(prepared, candidate) is not None:
         return 0.0
     if table.covers(candidate, shape):
         ms = table.predict(candidate, shape)
@@ -149,12 +150,6 @@ def _timed_s(prepared, candidate):
     is_near = abs(math.log(max(ms, 1e-6) / prepared.budget.budget_ms)) <= math.log(1 + FAR_PCT / 100)
     runs = protocol.num_runs if is_near else min(FEW_RUNS, protocol.num_runs)
     return runs * ms / 1000 + OPEN_BLOCK_S * candidate.num_blocks * _pace(prepared)
-
-
-def _is_kept(prepared, candidate):
-    """Whether this machine keeps a measurement of a baseline."""
-    shape = prepared.space.shape
-    return kept_network(candidate, prepared.protocol, shape, machine=prepared.machine, few=True) is not None
 
 
 def _ms_per_mac(prepared):

@@ -2,7 +2,7 @@
 
 import time
 
-from zennas.latency.budget import keep_network, kept_network
+from zennas.latency.budget import keep_network
 from zennas.latency.protocol import Measurement
 from zennas.progress import duration
 from zennas.search.batches import Batches
@@ -14,7 +14,7 @@ from zennas.search.ledger import Ledger
 from zennas.search.scored import Row
 from zennas.search.stages import Prepared, Searched, onwards
 from zennas.search.storage import PATIENCE_S
-from zennas.search.winners import correction
+from zennas.search.winners import correction, kept_baseline
 from zennas.space.shape import height_and_width, px_text
 
 
@@ -96,13 +96,12 @@ def _calibration(prepared):
     and the same correction in every run, so that the same seed proposes the same candidates.
     """
     timed = []
-    shape = prepared.space.shape
     for entry in prepared.ledger.baselines:
         candidate, latency = entry.candidate, entry.latency
-        kept = kept_network(candidate, prepared.protocol, shape, machine=prepared.machine, few=True)
+        kept = kept_baseline(prepared, candidate)
         if kept is None:
             kept = Measurement(**{name: getattr(latency, name) for name in Measurement.model_fields})
-            keep_network(candidate, kept, shape)
+            keep_network(candidate, kept, prepared.space.shape)
         timed.append((kept.measured_ms, latency.table_ms))
     return timed
 

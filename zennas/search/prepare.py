@@ -8,7 +8,6 @@ import time
 from zennas.latency.backends import device_of
 from zennas.latency.budget import (
     LocalBudget,
-    kept_network,
     local_budget,
     measure_detector,
     read_bytes,
@@ -24,7 +23,7 @@ from zennas.search.opening import connect, open_store
 from zennas.search.predictor import Predictor, ms_text
 from zennas.search.stages import Opened, Prepared, onwards
 from zennas.search.store import Store
-from zennas.search.winners import export_all, keep_export, kept_export, measure_whole
+from zennas.search.winners import export_all, keep_export, kept_baseline, kept_export, measure_whole
 from zennas.search.workers import Workers
 from zennas.space.parts import Part
 
@@ -251,7 +250,7 @@ def _exports(prepared, paths):
     """{candidate: Exported or exception} of baselines: made now, or what is kept of those that nothing measures."""
     kept = {}
     if not any(limit.is_measured for limit in prepared.predictor.limits):
-        timed = [candidate for candidate in paths if _kept_baseline(prepared, candidate) is not None]
+        timed = [candidate for candidate in paths if kept_baseline(prepared, candidate) is not None]
         kept = {candidate: kept_export(prepared, candidate, paths[candidate]) for candidate in timed}
         kept = {candidate: exported for candidate, exported in kept.items() if exported is not None}
     made = export_all(prepared, {candidate: path for candidate, path in paths.items() if candidate not in kept})
@@ -261,17 +260,13 @@ def _exports(prepared, paths):
     return kept | made
 
 
-def _kept_baseline(prepared, candidate):
-    return kept_network(candidate, prepared.protocol, prepared.space.shape, machine=prepared.machine, few=True)
-
-
 def _baseline(prepared, name, candidate, scored, exported):
     """A baseline, measured whole, or as this machine measured it before: the same correction in every run, so that the
     same seed proposes the same candidates.
     """
     if scored.error is not None:
         raise UserError(f"baseline {name} ({candidate.text}) cannot be scored: {scored.error}")
-    kept, score = _kept_baseline(prepared, candidate), (scored.value, scored.std)
+    kept, score = kept_baseline(prepared, candidate), (scored.value, scored.std)
     try:
         if isinstance(exported, Exception):
             raise exported

@@ -14,7 +14,7 @@ import yaml
 
 from zennas.export.onnx_file import Proof
 from zennas.latency.backends import takes_network
-from zennas.latency.budget import export_candidate, judged, timed_network
+from zennas.latency.budget import export_candidate, judged, kept_network, timed_network
 from zennas.latency.protocol import UNLIKELY_PCT, Measurement, measure_calmly
 from zennas.provenance import provenance
 from zennas.records import UserError
@@ -86,6 +86,12 @@ def export_all(prepared: Prepared, paths: dict[Candidate, pathlib.Path]) -> dict
         for candidate, path in paths.items()
     ]
     return dict(zip(paths, prepared.workers.at_once(_exported, calls), strict=True))
+
+
+def kept_baseline(prepared: Prepared, candidate: Candidate) -> Measurement | None:
+    """The Measurement of a baseline, of all runs or of a few, that an earlier run of this machine kept."""
+    shape, machine = prepared.space.shape, prepared.machine
+    return kept_network(candidate, prepared.protocol, shape, machine=machine, few=True)
 
 
 def kept_export(prepared: Prepared, candidate: Candidate, path: pathlib.Path) -> Exported | None:

@@ -56,18 +56,7 @@ def calibrate(module: Module, image_BCHW: torch.Tensor) -> Module:
     Without it the sums of a deep residual network grow by a factor per block, up to infinity: neither its latency nor
     its export could be believed. Changes `module`, gives it back in eval mode.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 1.0
-        with torch.no_grad():
-            module.train()(image_BCHW)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        module.eval()
-    return module
+    return _with_statistics(module, nn.BatchNorm1d | nn.BatchNorm2d, image_BCHW)
 
 
 def calibrate_embedding(module: Module, image_BCHW: torch.Tensor) -> Module:
@@ -76,20 +65,7 @@ def calibrate_embedding(module: Module, image_BCHW: torch.Tensor) -> Module:
     Embeddings of images that are alike, such as faces by an untrained network, differ by little more than rounding: a
     norm that is set by them alone hands out rounding. Changes `module`, gives it back in eval mode.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
-    momenta = [norm.momentum for norm in norms]
-    module.eval()
-    try:
-        for norm in norms:
-            norm.momentum = 1.0
-            norm.train()
-        with torch.no_grad():
-            module(image_BCHW)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        module.eval()
-    return module
+    return _with_statistics(module, nn.BatchNorm1d, image_BCHW)
 
 
 def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
@@ -110,3 +86,20 @@ def plain(path: Iterable[PlainPart]) -> nn.Sequential:
 def candidate_of(network: nn.Module) -> Candidate | None:
     """The Candidate that a network of ours was built from; None for any other module."""
     return network.candidate if isinstance(network, BuiltNetwork) else None
+
+
+def _with_statistics(module, kind, image_BCHW):
+    """The module in eval mode, its norms of this kind with the statistics of one batch."""
+    norms = [part for part in module.eval().modules() if isinstance(part, kind)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        with torch.no_grad():
+            module(image_BCHW)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+    return module
