@@ -43,13 +43,16 @@ def main():
     parser.add_argument("--teacher", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/equal-latency"))
     parser.add_argument("--threads", type=int, default=1, help="of a training")
+    parser.add_argument("--target-ms", type=float, default=TARGET_MS, help="choose: the latency of all candidates")
+    parser.add_argument("--candidates", type=int, default=NUM_CANDIDATES, help="choose: how many are kept")
+    parser.add_argument("--measured", type=int, default=NUM_MEASURED, help="choose: how many are measured for them")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     {"choose": choose, "train": train, "publish": publish}[options.what](options)
 
 
 def choose(options):
-    """candidates.json: NUM_CANDIDATES of equal measured latency, as different as they come."""
+    """candidates.json: candidates of equal measured latency, as different as they come."""
     from zennas.latency.budget import choose_protocol
     from zennas.latency.table import LatencyTable
     from zennas.track import load_experiment
@@ -65,25 +68,25 @@ def choose(options):
     known = measure_in_rounds(drawn[:20], protocol, sizes, num=FIRST_ROUNDS)
     factor = float(np.median([median(rounds) / table.predict(one, **sizes) for one, rounds in known]))
     predicted = {one: factor * table.predict(one, **sizes) for one in drawn}
-    pool = [one for one, ms in predicted.items() if abs(ms / TARGET_MS - 1) < 3 * NEAR_PCT / 100]
+    pool = [one for one, ms in predicted.items() if abs(ms / options.target_ms - 1) < 3 * NEAR_PCT / 100]
     print(f"factor {factor:.3f}, pool {len(pool)}", flush=True)
-    first = measure_in_rounds(spread_out(pool, NUM_MEASURED, table, sizes), protocol, sizes, num=FIRST_ROUNDS)
+    first = measure_in_rounds(spread_out(pool, options.measured, table, sizes), protocol, sizes, num=FIRST_ROUNDS)
     off = [100 * abs(predicted[one] / median(rounds) - 1) for one, rounds in first]
     print(f"predictions of {len(off)} off by {np.mean(off):.1f} % on average, {max(off):.1f} % at worst", flush=True)
-    near = [one for one, rounds in first if abs(median(rounds) / TARGET_MS - 1) < 2 * NEAR_PCT / 100]
+    near = [one for one, rounds in first if abs(median(rounds) / options.target_ms - 1) < 2 * NEAR_PCT / 100]
     near = [
         (one, rounds)
         for one, rounds in measure_in_rounds(near, protocol, sizes, num=MORE_ROUNDS)
-        if abs(median(rounds) / TARGET_MS - 1) < NEAR_PCT / 100
+        if abs(median(rounds) / options.target_ms - 1) < NEAR_PCT / 100
     ]
-    kept = {one.key for one in spread_out([one for one, _ in near], NUM_CANDIDATES, table, sizes)}
+    kept = {one.key for one in spread_out([one for one, _ in near], options.candidates, table, sizes)}
     entries = [
         {"text": one.text, "candidate": one.plain(), "measured_ms": median(rounds), "rounds_ms": rounds}
         for one, rounds in near
         if one.key in kept
     ]
     np.random.default_rng(1).shuffle(entries)
-    print(f"{len(entries)} of {len(near)} within {NEAR_PCT} % of {TARGET_MS} ms")
+    print(f"{len(entries)} of {len(near)} within {NEAR_PCT} % of {options.target_ms} ms")
     (options.out / "candidates.json").write_text(json.dumps(entries, indent=1))
 
 
