@@ -1,0 +1,1 @@
+"""What each gene is worth on a user's own data, learned from a few trainings: the command `learn`."""
