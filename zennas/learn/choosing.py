@@ -1,15 +1,20 @@
 """Whom to train: those that fill the space, those that a prior puts first, then one by one where most is to be gained.
 
-Candidates are rows of features (log genes); nothing here knows what the features are.
+Candidates are rows of features (log genes); nothing here knows what the features are. All of a pool are equally costly.
 """
 
-# N candidates, F features, K chosen
+# N candidates, F features, K trained
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from zennas.learn.model import LEAST_TRAINED, SAME, Fitted, fit, two_dimensional
+from zennas.records import UserError
+
+# Trained before any model is fitted; experiments/learned/results.md says what fewer and more are worth.
+NUM_FIRST = 12
 # In standard deviations of the features: two candidates that are nearer are one choice of the prior's, not two.
 DIFFERENT = 1.0
 # Of the normal distribution: an interval of 95 %.
@@ -25,20 +30,23 @@ class Line(Protocol):
 
 def standardised(feature_NF: np.ndarray) -> np.ndarray:
     """The features with mean 0 and standard deviation 1 each; one that does not vary is 0."""
+    feature_NF = two_dimensional(feature_NF)
     std_F = feature_NF.std(0)
-    return (feature_NF - feature_NF.mean(0)) / np.where(std_F > 0, std_F, 1.0)
+    return (feature_NF - feature_NF.mean(0)) / np.where(std_F > SAME, std_F, 1.0)
 
 
-def fill_space(feature_NF: np.ndarray, num: int) -> list[int]:
-    """Rows of `num` candidates that fill the space: the one nearest to the middle, then always the one farthest from
-    all before it, in standard deviations (Gonzalez 1985).
+def fill_space(feature_NF: np.ndarray, num: int, *, first: int | None = None) -> list[int]:
+    """Rows of `num` candidates that fill the space: `first`, or else the one nearest to the middle, then always the one
+    farthest from all before it, in standard deviations (Gonzalez 1985). All of them where there are fewer.
 
     >>> fill_space(np.array([[0.0], [4.0], [5.0], [10.0]]), 3)
-    [2, 0, 1]
+    [2, 0, 3]
     """
-    unit_NF = standardised(np.asarray(feature_NF, float))
+    unit_NF = standardised(feature_NF)
     chosen: list[int] = []
     distance_N = -np.linalg.norm(unit_NF, axis=1)
+    if first is not None:
+        distance_N[first] = np.inf
     while len(chosen) < min(num, len(unit_NF)):
         chosen.append(int(np.argmax(distance_N)))
         from_last_N = np.linalg.norm(unit_NF - unit_NF[chosen[-1]], axis=1)
@@ -48,37 +56,91 @@ def fill_space(feature_NF: np.ndarray, num: int) -> list[int]:
 
 
 def first_by_prior(feature_NF: np.ndarray, prior_N: np.ndarray, num: int, *, beside: Sequence[int] = ()) -> list[int]:
-    """Rows of the `num` candidates with the highest prior that differ from one another and from those `beside`.
+    """Rows of the `num` candidates with the highest prior that differ from one another and from those `beside`, which
+    are not chosen again. All the others where there are fewer.
 
     Where fewer differ by DIFFERENT, half of that is asked for, and so on.
 
     >>> first_by_prior(np.array([[0.0], [0.1], [5.0], [10.0]]), np.array([4.0, 3.0, 2.0, 1.0]), 2)
     [0, 2]
     """
-    unit_NF = standardised(np.asarray(feature_NF, float))
-    order = [int(row) for row in np.argsort(-np.asarray(prior_N), kind="stable") if row not in set(beside)]
+    unit_NF = standardised(feature_NF)
+    prior_N = np.asarray(prior_N, float)
+    if prior_N.shape != unit_NF.shape[:1] or not np.isfinite(prior_N).all():
+        raise UserError(f"a finite prior for each of {len(unit_NF)} candidates is needed; given shape {prior_N.shape}")
+    order = [int(row) for row in np.argsort(-prior_N, kind="stable") if row not in set(beside)]
     num, least = min(num, len(order)), DIFFERENT
-    while True:
-        taken: list[int] = []
+    taken: list[int] = []
+    while len(taken) < num:
+        taken = []
         for row in order:
-            others_KF = unit_NF[[*beside, *taken]]
-            if not len(others_KF) or np.linalg.norm(others_KF - unit_NF[row], axis=1).min() >= least:
+            before_KF = unit_NF[[*beside, *taken]]
+            if not len(before_KF) or np.linalg.norm(before_KF - unit_NF[row], axis=1).min() >= least:
                 taken.append(row)
             if len(taken) == num:
-                return taken
-        least = least / 2 if least > 1e-3 else -1.0
+                break
+        least = least / 2 if least > 1e-3 else 0.0  # candidates with the same features do not differ at all
+    return taken
 
 
-def first_to_train(feature_NF: np.ndarray, prior_N: np.ndarray, num: int) -> list[int]:
-    """Rows of the `num` candidates that are trained before any model is: half fill the space, half are the prior's."""
-    filling = fill_space(feature_NF, num - num // 2)
+def first_to_train(
+    feature_NF: np.ndarray, prior_N: np.ndarray | None, num: int = NUM_FIRST, *, first: int | None = None
+) -> list[int]:
+    """Rows of the `num` candidates that are trained before any model is: half fill the space (see fill_space), half are
+    the prior's. All fill the space where prior_N is None.
+    """
+    if prior_N is None:
+        return fill_space(feature_NF, num, first=first)
+    filling = fill_space(feature_NF, num - num // 2, first=first)
     return [*filling, *first_by_prior(feature_NF, prior_N, num // 2, beside=filling)]
 
 
 def next_to_train(line: Line, feature_NF: np.ndarray, trained: Sequence[int]) -> int | None:
     """The row of the candidate whose interval reaches highest, of those not trained; None where all are."""
-    mean_N, std_N = line.predict(np.asarray(feature_NF, float))
+    if len(feature_NF) <= len(set(trained)):
+        return None
+    mean_N, std_N = line.predict(two_dimensional(feature_NF))
     reach_N = mean_N + WIDE * std_N
     reach_N[list(trained)] = -np.inf
-    row = int(np.argmax(reach_N)) if len(reach_N) else 0
-    return row if len(reach_N) and np.isfinite(reach_N[row]) else None
+    return int(np.argmax(reach_N))
+
+
+class Trained(NamedTuple):
+    """Those of a pool that were trained, in the order of their training, and the line through them."""
+
+    rows: list[int]
+    truth_K: np.ndarray  # what was measured of each, more is better
+    line: Fitted
+
+
+def train_few(
+    feature_NF: np.ndarray,
+    prior_N: np.ndarray | None,
+    train: Callable[[int], float],
+    num: int,
+    *,
+    num_first: int = NUM_FIRST,
+    first: int | None = None,
+) -> Trained:
+    """`num` of the candidates, chosen as above and trained one after another, and the line that orders all of them.
+
+    train(row) trains a candidate and gives its measure (or looks it up in a table). Fewer than num_first are all chosen
+    before the first training. UserError as `fit`, and for a pool of fewer than `num`.
+
+    >>> feature_NF = np.log([[width, depth] for width in (8, 16, 24, 32) for depth in (1, 2, 4)])
+    >>> truth_N = feature_NF @ [1, -0.5]  # a table of what training would give
+    >>> trained = train_few(feature_NF, feature_NF[:, 0], truth_N.item, num=6)
+    >>> trained.rows, int(np.argmax(trained.line.predict(feature_NF)[0])), int(np.argmax(truth_N))
+    ([4, 0, 2, 9, 10, 11], 9, 9)
+    """
+    feature_NF = two_dimensional(feature_NF)
+    if not LEAST_TRAINED <= num <= len(feature_NF):
+        raise UserError(f"{num} candidates to train; possible are {LEAST_TRAINED} to {len(feature_NF)}, the whole pool")
+    rows = first_to_train(feature_NF, prior_N, min(num, num_first), first=first)
+    truth = [float(train(row)) for row in rows]
+    while len(rows) < num:
+        row = next_to_train(fit(feature_NF[rows], np.array(truth)), feature_NF, rows)
+        assert row is not None  # num <= N
+        rows.append(row)
+        truth.append(float(train(row)))
+    return Trained(rows, np.array(truth), fit(feature_NF[rows], np.array(truth)))

@@ -11,11 +11,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import chi2, kendalltau
+from scipy.stats import chi2
 from sklearn.linear_model import BayesianRidge
 
 from zennas.records import UserError
 
+SAME = 1e-12  # standard deviation of a feature up to which it does not vary: rounding alone
 LEAST_TRAINED = 4  # fewer, and there is a line through any of them
 NUM_RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # per cent
@@ -37,7 +38,7 @@ class Fitted(NamedTuple):
         a single training."""
         unit_MF = self.standardised(feature_MF)
         variance_M = np.einsum("mf,fg,mg->m", unit_MF, self.covariance_FF, unit_MF)
-        return self.intercept + unit_MF @ self.coefficient_F, np.sqrt(variance_M)
+        return self.intercept + unit_MF @ self.coefficient_F, np.sqrt(np.maximum(variance_M, 0.0))
 
     def standardised(self, feature_MF: np.ndarray) -> np.ndarray:
         """The features of candidates, in standard deviations of the trained from their centre."""
@@ -48,17 +49,39 @@ class Fitted(NamedTuple):
         return np.linalg.norm(self.standardised(feature_MF), axis=1)
 
 
+def two_dimensional(feature_NF: np.ndarray) -> np.ndarray:
+    """The features as numbers: one row for each candidate, all finite. UserError otherwise."""
+    feature_NF = np.asarray(feature_NF, float)
+    if feature_NF.ndim != 2:
+        raise UserError(f"features are rows of candidates by columns; given shape {feature_NF.shape}")
+    if not np.isfinite(feature_NF).all():
+        row, column = np.argwhere(~np.isfinite(feature_NF))[0]
+        raise UserError(f"candidate {row}, feature {column}: {feature_NF[row, column]} is no number (ln of nothing?)")
+    return feature_NF
+
+
 def fit(feature_NF: np.ndarray, truth_N: np.ndarray) -> Fitted:
     """The line through trained candidates. truth_N: what was measured of each, more is better.
 
     A feature that does not vary among them has a coefficient of 0, and no interval. UserError for fewer than
-    LEAST_TRAINED candidates, or where all measured the same.
+    LEAST_TRAINED candidates, where all measured the same or have the same features, and for what is not finite.
+
+    >>> line = fit(np.log([[8, 4], [16, 2], [32, 4], [16, 1], [64, 2]]), np.array([0.4, 0.6, 0.7, 0.65, 0.9]))
+    >>> mean_M, std_M = line.predict(np.log([[64, 1], [8, 8]]))
+    >>> mean_M.round(2).tolist()
+    [0.95, 0.35]
     """
-    feature_NF, truth_N = np.asarray(feature_NF, float), np.asarray(truth_N, float)
+    feature_NF, truth_N = two_dimensional(feature_NF), np.asarray(truth_N, float)
+    if truth_N.shape != feature_NF.shape[:1]:
+        raise UserError(f"{len(feature_NF)} candidates by their features, measures of shape {truth_N.shape}")
+    if not np.isfinite(truth_N).all():
+        raise UserError(f"trained candidate {np.argmin(np.isfinite(truth_N))} has no measure: {truth_N.tolist()}")
     if len(truth_N) < LEAST_TRAINED:
         raise UserError(f"{len(truth_N)} trained candidates; a line through them takes at least {LEAST_TRAINED}")
     centre_F, std_F = feature_NF.mean(0), feature_NF.std(0)
-    varies_F = std_F > 1e-12
+    varies_F = std_F > SAME
+    if not varies_F.any():
+        raise UserError(f"all {len(truth_N)} trained candidates have the same features: none can be told apart")
     scale_F = np.where(varies_F, std_F, 1.0)
     unit_NF = np.where(varies_F, (feature_NF - centre_F) / scale_F, 0.0)
     # In standard deviations of the truth: the precisions' priors are of that size.
@@ -94,16 +117,30 @@ def order_of(predicted_N: np.ndarray, truth_N: np.ndarray, *, seed: int = 0) -> 
     The candidates are drawn again and again with replacement. A resample in which one does not vary says nothing.
     """
     rng, num = np.random.default_rng(seed), len(truth_N)
-    draws_RN = rng.integers(num, size=(NUM_RESAMPLES, num))
-    taus_R = np.array([_tau(predicted_N[draw_N], truth_N[draw_N]) for draw_N in draws_RN])
+    times_RN = np.zeros((NUM_RESAMPLES, num))  # how often each is in a resample
+    np.add.at(times_RN, (np.arange(NUM_RESAMPLES)[:, None], rng.integers(num, size=(NUM_RESAMPLES, num))), 1)
+    taus_R = _taus(predicted_N, truth_N, times_RN)
     low, high = np.nanpercentile(taus_R, INTERVAL) if np.isfinite(taus_R).any() else (math.nan, math.nan)
-    return Order(_tau(predicted_N, truth_N), float(low), float(high))
+    return Order(kendall(predicted_N, truth_N), float(low), float(high))
 
 
-def _tau(first_N, second_N):
-    if np.ptp(first_N) == 0 or np.ptp(second_N) == 0:
-        return math.nan
-    return float(kendalltau(first_N, second_N).statistic)
+def kendall(first_N: np.ndarray, second_N: np.ndarray) -> float:
+    """Kendall's tau-b of two orders of the same candidates; NaN where either does not vary.
+
+    >>> kendall(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0]))
+    0.3333333333333333
+    """
+    return float(_taus(first_N, second_N, np.ones((1, len(first_N))))[0])
+
+
+def _taus(first_N, second_N, times_RN):
+    """tau_R of tables in which each candidate stands so many times: all pairs at once, each as often as it occurs."""
+    first_NN, second_NN = (np.sign(np.subtract.outer(value_N, value_N)) for value_N in (first_N, second_N))
+    agreed_R, first_R, second_R = (
+        ((times_RN @ pairs_NN) * times_RN).sum(1) for pairs_NN in (first_NN * second_NN, first_NN**2, second_NN**2)
+    )
+    both_R = np.sqrt(first_R * second_R)
+    return np.where(both_R > 0, agreed_R / np.where(both_R > 0, both_R, 1.0), np.nan)
 
 
 def left_out(feature_NF: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
@@ -126,7 +163,7 @@ class Noise(NamedTuple):
     @property
     def tells_nothing(self) -> bool:
         """Whether seeds differ as much as candidates, so that no order of these trainings can be believed."""
-        return self.reliability < 0.5  # noqa: PLR2004 - half of the variance
+        return self.reliability < 0.5
 
 
 def noise_of(truth_N: np.ndarray, twice: list[tuple[float, float]]) -> Noise | None:
