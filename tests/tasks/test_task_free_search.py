@@ -15,11 +15,12 @@ from tests.tasks.test_task_free import options, with_the_toy  # noqa: F401
 from zennas.records import UserError
 from zennas.space.cost import cost
 from zennas.train.journal import read_metrics
+from zennas.trials.trial import curve, read_json
 from zennas.tune.options import Options
 from zennas.tune.request import check, tune_plan
 from zennas.tune.run import run, to_confirm
 from zennas.tune.show import show
-from zennas.tune.trial import Setting, curve, read_json, run_trial
+from zennas.tune.trial import Setting, run_trial
 
 TUNE = {
     "trials": 4,

@@ -17,11 +17,12 @@ from zennas.tasks.face.cleaning import clean_labels
 from zennas.tasks.face.tuning import TUNING
 from zennas.train import checkpoints
 from zennas.train.prepare import initial_network
+from zennas.trials.trial import ENDED, FAILED, curve, end, read_json
 from zennas.tune.backbone import equal_macs
 from zennas.tune.options import Options
 from zennas.tune.proposal import Proposal
 from zennas.tune.request import check
-from zennas.tune.trial import ENDED, FAILED, Setting, curve, end, read_json, run_trial
+from zennas.tune.trial import Setting, run_trial
 
 MARGIN = {"m1": 1.0, "m2_rad": 0.2, "m3": 0.0, "s_p": 16.0, "s_n": 16.0}
 

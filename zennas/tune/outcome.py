@@ -12,9 +12,10 @@ from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
 from zennas.tasks.tuning import Tuning
 from zennas.train.options import Options as TrainOptions
+from zennas.trials.trial import FACTS, REWARD, TEST, curve, numbers_of, read_json
 from zennas.tune.proposal import SHAPE, Proposal, knobs_of
 from zennas.tune.report import spread, write_report
-from zennas.tune.trial import FACTS, REWARD, TEST, Setting, curve, numbers_of, read_json
+from zennas.tune.trial import Setting
 from zennas.tune.trials import BROKEN, FINISHED, STOPPED, Tried
 
 TRIALS, BEST, REPORT = "trials.csv", "best.yaml", "report.html"
@@ -30,7 +31,7 @@ def table_of(setting: Setting, tried: list[Tried]) -> pd.DataFrame:
         candidate = facts.pop("candidate", None)
         rows.append(
             {"trial": trial.number, "state": trial.state, "epochs": last.get("epoch", 0)}
-            | numbers_of(last, setting.tuning)
+            | numbers_of(last, setting.tuning.title)
             | {name: trial.proposal.plain.get(name) for name in knobs}
             | {"candidate": backbone_text(candidate)}
             | facts
@@ -73,7 +74,7 @@ def _told(setting, trial):
     return {
         "trial": trial.number,
         "knobs": trial.proposal.plain,
-        **numbers_of(last, setting.tuning),
+        **numbers_of(last, setting.tuning.title),
         **read_json(trial.folder / FACTS),
     }
 

@@ -9,6 +9,7 @@ from zennas.progress import Progress, silent
 from zennas.records import Record
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.tasks.table import FIRST, task_of, tuning_of
+from zennas.trials.engine import workers
 from zennas.tune import trials
 from zennas.tune.backbone import equal_macs
 from zennas.tune.options import Options
@@ -79,9 +80,7 @@ def _search(request: Request, progress: Progress) -> dict[str, Any]:
             setting.plan(Proposal(), request.tune.seed), request.name
         )  # a short run of the recipe is a recipe
         _announce(setting, source, progress)
-        with trials.workers(
-            request.num_workers, say=progress.say, threads=request.num_threads, address=request.address
-        ):
+        with workers(request.num_workers, say=progress.say, threads=request.num_threads, address=request.address):
             tried = trials.search(setting, place=progress.place, log=request.out / LOG)
             summary = summary_of(setting, source, tried)
             if summary["best"] is not None and request.tune.confirm_seeds:

@@ -2,34 +2,27 @@
 ray).
 """
 
-import contextlib
 import functools
 import importlib
 import json
-import logging
-import os
 import pathlib
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from zennas.progress import Progress, duration, progress_at
-from zennas.ray_connection import connect
+from zennas.progress import Progress
 from zennas.records import first_line
+from zennas.trials.engine import METRIC, NUMBER, RUN, TIME, Speaker, fair_share, run_each
+from zennas.trials.trial import FAILED, curve, end, read_json, read_lines_of_json
 from zennas.tune.proposal import Proposal, suggest
-from zennas.tune.trial import FAILED, Setting, curve, end, read_json, run_trial
+from zennas.tune.trial import Setting, run_trial
 
-METRIC, TIME, NUMBER = "reward", "epoch", "number"
-RUN, RUNGS = "ray", "rungs.jsonl"
-# Ray's state is written so often: what a kill may cost of the searcher's memory. A trial's own is its checkpoints.
-SAVE_EVERY_S = 1
+RUNGS = "rungs.jsonl"
 FINISHED, STOPPED, BROKEN = "finished", "stopped early", "failed"
 
 
@@ -41,24 +34,6 @@ class Tried(NamedTuple):
     state: str  # FINISHED, STOPPED or BROKEN
     error: str | None
     folder: pathlib.Path
-
-
-@contextlib.contextmanager
-def workers(num_workers: int, *, say: Callable, threads: int = 1, address: str | None = None) -> Iterator[None]:
-    """A connection to Ray: a private one on this machine with processors for so many workers, or the cluster at
-    `address`.
-    """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failing trial's traceback; Teller says what it was
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the trial's own journal says more
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is commands.py's
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other one prints a table however silent it is asked to be
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(SAVE_EVERY_S)
-    connect(address, say=say, num_cpus=num_workers * threads)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def search(setting: Setting, *, place: str, log: pathlib.Path) -> list[Tried]:
@@ -104,26 +79,19 @@ def confirm(setting: Setting, proposals: list[Proposal], seeds: Sequence[int], p
 
     What of it is done is not done again. A UserError of one of them is said, and its row is missing.
     """
-    resources = {f"num_{kind}s": share for kind, share in _share(setting).items()}
-    remote = ray.remote(max_calls=1, max_retries=1, **resources)(run_trial)
-    waiting = {
-        remote.remote(setting, proposal, seed=seed, report=_unheard, with_test=True): (proposal, seed)
-        for seed in seeds
-        for proposal in proposals
-    }
-    total = len(waiting)
+    pairs = [(proposal, seed) for seed in seeds for proposal in proposals]
+
+    def failed(place, error):
+        proposal, seed = pairs[place]
+        reason = read_json(setting.folder(proposal, seed) / FAILED).get("error", first_line(error))
+        progress.say(f"warning: {proposal.key} with seed {seed} failed: {reason}", style="yellow")
+
+    calls = [
+        functools.partial(run_trial, setting, proposal, seed=seed, report=_unheard, with_test=True)
+        for proposal, seed in pairs
+    ]
     progress.begin("training again with other seeds")
-    counting = progress.counting("trainings")
-    while waiting:
-        done, _ = ray.wait(list(waiting), timeout=1.0)
-        for handle in done:
-            proposal, seed = waiting.pop(handle)
-            try:
-                ray.get(handle)
-            except ray.exceptions.RayError as error:
-                reason = read_json(setting.folder(proposal, seed) / FAILED).get("error", first_line(error))
-                progress.say(f"warning: {proposal.key} with seed {seed} failed: {reason}", style="yellow")
-        counting(total - len(waiting), total)
+    run_each(calls, share=_share(setting), what="trainings", failed=failed, progress=progress)
     progress.end()
 
 
@@ -132,11 +100,7 @@ def _unheard(epoch, numbers):
 
 
 def _share(setting):
-    """What a trial takes of the machines: its threads, and of GPUs, where there are some, as much as lets all trials
-    run.
-    """
-    gpus = 0 if setting.request.device == "cpu" else ray.cluster_resources().get("GPU", 0)
-    return {"cpu": setting.num_threads} | ({"gpu": min(1, gpus / setting.request.num_workers)} if gpus else {})
+    return fair_share(setting.request.num_workers, setting.num_threads, setting.request.device)
 
 
 def _trial(config, *, setting):
@@ -217,7 +181,7 @@ class Asha(ASHAScheduler):
 
     def _replay(self, controller):
         under_way = set()
-        for entry in _lines(self.path):
+        for entry in read_lines_of_json(self.path):
             trial, result = PastTrial(entry["trial"]), {TIME: entry[TIME], METRIC: entry[METRIC]}
             if trial not in under_way:
                 super().on_trial_add(controller, trial)
@@ -242,43 +206,19 @@ class PastTrial(NamedTuple):
     trial_id: str
 
 
-def _lines(path):
-    """The entries of a file of JSON lines; one that a kill tore is left out."""
-    entries = []
-    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if os.path.isfile(path) else []:
-        with contextlib.suppress(ValueError):
-            entries.append(json.loads(line))
-    return entries
+class Teller(Speaker):
+    """Says how the search goes."""
 
-
-class Teller(tune.Callback):
-    """Says how the search goes. Ray pickles it with the run, so it holds values, and opens what it speaks to at the
-    start.
-    """
+    stage = "searching"
 
     def __init__(self, setting: Setting, place: str, log: str):
-        self.setting, self.place, self.log, self.progress = setting, place, log, None
-
-    def __getstate__(self):
-        return self.__dict__ | {"progress": None}
-
-    def setup(self, **info: Any) -> None:
-        self.started = time.monotonic()
-        self.progress = progress_at(self.place)
-        self.progress.log_to(self.log)
-        self.progress.begin("searching")
+        super().__init__(place, log)
+        self.setting = setting
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        plan = self.setting.request.tune
-        ended = [trial for trial in trials if trial.is_finished()]
-        running = [trial for trial in trials if trial.status == "RUNNING"]
-        state = {"trials": f"{len(ended)}/{plan.trials}", "under way": len(running)}
-        if best := self._best(trials):
-            state["best"] = f"{best.last_result[METRIC]:.4f} (trial {best.config[NUMBER]})"
-        if ended:
-            so_far = time.monotonic() - self.started
-            state["left"] = f"about {duration(so_far / len(ended) * (plan.trials - len(ended)))}"
-        self.progress.update(state)
+        best = self._best(trials)
+        told = best and f"{best.last_result[METRIC]:.4f} (trial {best.config[NUMBER]})"
+        self.show("trials", trials, self.setting.request.tune.trials, best=told)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         plan, number = self.setting.request.tune, trial.config[NUMBER]
@@ -296,9 +236,6 @@ class Teller(tune.Callback):
         folder = self.setting.folder(_proposal(self.setting, trial.config), seed)
         reason = read_json(folder / FAILED).get("error", "its worker died")
         self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
-
-    def on_experiment_end(self, trials: list, **info: Any) -> None:
-        self.progress.close()
 
     def _best(self, trials, just_ended=None):
         """The best of the trials that were run to their end, or None. Ray says of the one that just ended that it
