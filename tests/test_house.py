@@ -26,8 +26,8 @@ ROOMS = [
     {"records"},
     {"flags"},
     {"provenance", "signals"},
-    {"progress", "api", "commands", "ray_address", "run_folder", "train_plan", "tune_plan", "page"},
-    {"tasks.table", "tasks.task", "tasks.tuning"},
+    {"progress", "api", "commands", "ray_address", "run_folder", "train_plan", "tune_plan", "learn_plan", "page"},
+    {"tasks.table", "tasks.task", "tasks.judging", "tasks.tuning", "tasks.learning"},
     {"ray_connection", "compiled", "devices"},
     {"ranks", "pool"},
     {"space"},
@@ -388,7 +388,7 @@ def test_the_search_above_sees_what_it_should():
 # far (align, clean, mask, evaluate, submit). Data reads labelled images of anything; its labels it calls identities.
 TASK_FREE = [
     *(path for room in ("train", "trials", "tune") for path in FILES if path.is_relative_to(PACKAGE / room)),
-    *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task", "tuning")),
+    *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task", "judging", "tuning", "learning")),
     *(
         PACKAGE / f"{name}.py"
         for name in (
@@ -407,13 +407,16 @@ TASK_FREE = [
             "devices",
             "train_plan",
             "tune_plan",
+            "learn_plan",
         )
     ),
 ]
 # Of a face, an identity, an embedding. `embedding_size` is how many numbers come out: a word of Space and of files.
 # --embeddings-from is an option of `zennas tune` that users know by this name.
 OF_A_TASK = re.compile(
-    r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|tasks\.(?!(?:table|task|tuning)\b)\w+", re.IGNORECASE
+    r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|"
+    r"tasks\.(?!(?:table|task|judging|tuning|learning)\b)\w+",
+    re.IGNORECASE,
 )
 # The published options of `zennas train` and `zennas tune`, and the requests that they make: their words are those of
 # the first task.

@@ -10,7 +10,7 @@ from zennas.records import UserError, data_root
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
-from zennas.tasks.table import FIRST, plan_of, tune_plan_of
+from zennas.tasks.table import FIRST, learn_plan_of, plan_of, tune_plan_of
 from zennas.track import (
     Budget,
     Experiment,
@@ -231,6 +231,7 @@ def test_an_experiment_names_its_task_and_old_ones_are_of_the_first(tmp_path):
     new = Experiment.load(path)
     assert old.task == new.task == FIRST
     assert type(old.train) is type(new.train) is plan_of("face") and type(old.tune) is tune_plan_of("face")
+    assert type(old.learn) is type(new.learn) is learn_plan_of("face")
     assert new.train.loss.name == "arcface" and new.train.model_dump()["loss"]["name"] == "arcface"
     assert Experiment.parse(new.model_dump(mode="json"), "again") == new
 
@@ -245,6 +246,11 @@ def test_an_experiment_names_its_task_and_old_ones_are_of_the_first(tmp_path):
             "key 'train.loss.nmae' is not known; did you mean 'name'? known: correct_sampling",
         ),
         ("train: {los: {}}", "key 'train.los' is not known; did you mean 'loss'"),
+        ("learn: {firts: 1}", "key 'learn.firts' is not known; did you mean 'first'? known: below_pct"),
+        ("learn: {trainings: 8}", "first 12 must not exceed trainings 8, of which they are"),
+        ("learn: {twice: 13}", "twice 13 must not exceed first 12"),
+        ("learn: {pool: 15}", "pool 15 must be at least trainings 16, which are chosen from it"),
+        ("learn: {trainings: 3}", "learn.trainings: given 3, allowed: greater than or equal to 4"),
         ("tune: {margin: {m9: 1}}", "key 'tune.margin.m9' is not known; did you mean 'm3'? known: m1"),
         ("train: 3", "train: given 3, allowed: a valid dictionary"),
     ],

@@ -49,7 +49,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _add_plans(made: dict[str, Any]) -> None:
-    """What `train:` and `tune:` hold is the task's own: any task's plan."""
+    """What `train:`, `tune:` and `learn:` hold is the task's own: any task's plan."""
     for field, plan_of in PLANS.items():
         plans = []
         for task in TASKS:

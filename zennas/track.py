@@ -4,12 +4,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from zennas.learn_plan import LearnPlan
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, names, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import check_known
 from zennas.space.shape import ImagePx, Shape, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
-from zennas.tasks.table import FIRST, plan_of, row_of, tune_plan_of
+from zennas.tasks.table import FIRST, learn_plan_of, plan_of, row_of, tune_plan_of
 from zennas.train_plan import Count, Positive, TrainPlan
 from zennas.tune_plan import TunePlan
 
@@ -215,7 +216,11 @@ class SearchPlan(Record):
     evidence: EvidencePlan = EvidencePlan()
 
 
-PLANS = {"train": plan_of, "tune": tune_plan_of}  # parts of an experiment -> task -> their Record
+PLANS = {
+    "train": plan_of,
+    "tune": tune_plan_of,
+    "learn": learn_plan_of,
+}  # parts of an experiment -> task -> their Record
 
 
 class Experiment(Record):
@@ -224,10 +229,11 @@ class Experiment(Record):
     name: str
     space: str
     track: str
-    task: str = FIRST  # a row of TASKS: what the network is for, and so what `train` and `tune` hold
+    task: str = FIRST  # a row of TASKS: what the network is for, and so what the parts below hold but `search`
     search: SearchPlan = SearchPlan()
     train: pydantic.SerializeAsAny[TrainPlan] = pydantic.Field({}, validate_default=True)
     tune: pydantic.SerializeAsAny[TunePlan] = pydantic.Field({}, validate_default=True)
+    learn: pydantic.SerializeAsAny[LearnPlan] = pydantic.Field({}, validate_default=True)
 
     @pydantic.field_validator("task")
     @classmethod
@@ -244,7 +250,7 @@ class Experiment(Record):
 
     @classmethod
     def annotation_of(cls, field, values):
-        """As Record; `train` and `tune` are the task's own."""
+        """As Record; the parts of PLANS are the task's own."""
         task = values.get("task", FIRST) if isinstance(values, dict) else FIRST
         return PLANS[field](task) if field in PLANS else super().annotation_of(field, values)
 

@@ -3,22 +3,42 @@
 A new row needs an entry in WITH: a function that gives the Options of a training of seconds.
 """
 
+import dataclasses
+import functools
+import math
+import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from tests.tasks import toy
 from tests.tasks.test_task_free import options as toy_options  # noqa: F401
+from zennas.learn_plan import LearnPlan
 from zennas.progress import silent
 from zennas.ranks import Ranks
-from zennas.tasks.table import FIRST, TASKS, plan_of, row_of, task_of, tune_plan_of, tuning_of
+from zennas.tasks.judging import Unit
+from zennas.tasks.learning import Learning
+from zennas.tasks.table import (
+    FIRST,
+    TASKS,
+    learn_plan_of,
+    learning_of,
+    plan_of,
+    row_of,
+    task_of,
+    tune_plan_of,
+    tuning_of,
+)
 from zennas.tasks.task import Judgement, Page, Step, Task
 from zennas.tasks.tuning import Best, Tuning, TuningPage
 from zennas.train import prepare
 from zennas.train.options import Options as TrainOptions
+from zennas.train.request import changed_plan
 from zennas.train_plan import TrainPlan
+from zennas.trials.trial import REWARD, Opened, read_json, train_judged
 from zennas.tune.proposal import SHAPE, knobs_of
 from zennas.tune.trials import NUMBER
 from zennas.tune_plan import TunePlan
@@ -70,7 +90,7 @@ def test_a_plan_is_a_record_that_says_what_a_run_is(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_plans_import_without_what_takes_seconds(name):
-    modules = {place.partition(":")[0] for place in (row_of(name).plan, row_of(name).tune) if place}
+    modules = {place.partition(":")[0] for place in (row_of(name).plan, row_of(name).tune, row_of(name).learn)}
     code = f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'cv2', 'ray', 'scipy') if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ended.stdout.strip() == "[]"
@@ -99,6 +119,66 @@ def test_a_tuning_is_whole_and_fits_its_plan(name):
     # Columns of trials.csv and entries of a journal: no number of a task may have their name.
     taken = ["reward", "trial", "state", "epoch", "epochs", "step", "kind", "seconds", "error", "candidate", "macs"]
     assert [name for name in (*taken, "params", *knobs) if tuning.title(name)] == []
+
+
+# --- what is learned from a few trainings
+
+each_learned = pytest.mark.parametrize("name", [name for name in NAMES if name == "toy" or TASKS[name].learning])
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What a Learning asks the request of `zennas learn` for."""
+
+    learn: Any
+    data: pathlib.Path
+    space: Any
+    device: str | None = None
+    task: str = FIRST
+    faces: str = "auto"
+    held_out: pathlib.Path | None = None
+    test: pathlib.Path | None = None
+
+
+@each_learned
+def test_a_learning_is_whole_and_fits_its_plan(name):
+    plan_class, learning = learn_plan_of(name), learning_of(name)
+    plan = plan_class()
+    assert issubclass(plan_class, LearnPlan) and isinstance(learning, Learning) and isinstance(learning.unit, Unit)
+    assert plan_class.parse(plan.model_dump(mode="json"), "again") == plan
+    assert isinstance(learning.measure(plan), str) and learning.measure(plan)
+    taken = ["reward", "step", "kind", "epoch", "seconds", "candidate", "macs", "params", "latency_ms", "error"]
+    assert [name for name in taken if learning.title(name)] == []
+
+
+@each_learned
+def test_a_learning_judges_on_what_is_not_trained_on(name, request, tmp_path):
+    learning, training = learning_of(name), WITH[name](request)
+    asked = Learned(learn_plan_of(name)(), training.data, training.space, task=name)
+    source = learning.open_source(asked, silent())
+    groups = learning.split(asked, source)
+    again = learning.split(asked, learning.open_source(asked, silent()))
+    assert learning.settings(source, groups) == learning.settings(source, again)
+    assert learning.announced(asked, groups) and learning.described(asked.learn, groups)
+    folder, told = tmp_path / "trial", []
+
+    def opened(progress):
+        fields = learning.trained(asked, source, groups, folder)
+        plan = changed_plan(training.plan, ["epochs=2", "verify_epochs=1"])
+        begun = dataclasses.replace(training, out=folder, verify=(), plan=plan, any_size=True, **fields)
+        return Opened(begun, functools.partial(learning.judge, asked, source), groups.held_out, groups.test)
+
+    train = functools.partial(train_judged, opened, folder, title=learning.title, num_threads=1)
+    train(report=lambda *given: told.append(given), with_test=True)
+    assert [epoch for epoch, _ in told] == [1, 2]
+    assert all(math.isfinite(numbers[REWARD]) for _, numbers in told)
+    assert all(key == REWARD or learning.title(key) for _, numbers in told for key in numbers)
+    whole = task_of(name).open_data(training, silent()).counts
+    assert all(read_json(folder / "trial.json")[count] < whole[count] for count in whole)
+    assert read_json(folder / "test.json").keys() == told[-1][1].keys()
+    # Again: what is done is told, and nothing is opened.
+    train_judged(None, folder, report=lambda *given: told.append(given), title=learning.title, num_threads=1)
+    assert told[2] == told[1]
 
 
 def batches(job, ranks, first, last):

@@ -17,7 +17,7 @@ from tests.train.test_checkpoints import Pressing
 from zennas.progress import silent
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.tasks.table import TASKS, task_of, tuning_of
+from zennas.tasks.table import TASKS, learning_of, task_of, tuning_of
 from zennas.train import prepare
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
@@ -153,3 +153,9 @@ def test_a_task_whose_recipes_are_not_searched_says_so(options, monkeypatch):
     for ask in (lambda: tune_plan(options().asked_track), lambda: tuning_of("toy")):
         with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face are"):
             ask()
+
+
+def test_a_task_of_which_nothing_is_learned_says_so(monkeypatch):
+    monkeypatch.setitem(TASKS, "toy", toy.ROW._replace(learning=""))
+    with pytest.raises(UserError, match="task 'toy': nothing is learned from its trainings; from those of face it is"):
+        learning_of("toy")

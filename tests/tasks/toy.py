@@ -23,6 +23,8 @@ ROW = Row(
     task="tests.tasks.toy:TOY",
     tune="tests.tasks.toy_tuning:ToyTunePlan",
     tuning="tests.tasks.toy_tuning:TOY_TUNING",
+    learn="tests.tasks.toy_learning:ToyLearnPlan",
+    learning="tests.tasks.toy_learning:TOY_LEARNING",
 )
 
 

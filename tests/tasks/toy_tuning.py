@@ -8,8 +8,9 @@ import pydantic
 
 from tests.tasks import toy
 from zennas.records import Record, UserError
+from zennas.tasks.judging import Unit
 from zennas.tasks.table import TASKS
-from zennas.tasks.tuning import Best, Trained, Tuning, TuningPage, Unit
+from zennas.tasks.tuning import Best, Trained, Tuning, TuningPage
 from zennas.tune_plan import Positive, Span, TunePlan
 
 
@@ -41,23 +42,31 @@ class Parts(NamedTuple):
     test: np.ndarray
 
 
+LEVELS = Unit(times=1.0, sign="", name="", differences="levels")
+
+
 def check(options, plan):
     for name in ("embeddings_from", "held_out", "test"):
         if (value := getattr(options, name)) is not None:
             raise UserError(f"--{name.replace('_', '-')} {value}: is not for pictures")
 
 
-def split(request, source):
+def split(plan, source):
     num = len(source.image_NHW)
-    part = round(request.tune.held_out_share * num)
-    order = np.random.default_rng(request.tune.seed).permutation(num)
+    part = round(plan.held_out_share * num)
+    order = np.random.default_rng(plan.seed).permutation(num)
     return Parts(order[2 * part :], order[:part], order[part : 2 * part])
 
 
-def trained(request, source, groups, prepared, knobs, folder):
+def kept(source, groups, folder):
+    """{field of a training's Request: the pictures that may be trained on}."""
     path = folder / "pictures.npz"
     np.savez(path, image_NHW=source.image_NHW[groups.trained], target_N2=source.target_N2[groups.trained])
-    return Trained({"data": path}, {"num_kept_back": len(source.image_NHW) - len(groups.trained)})
+    return {"data": path}
+
+
+def trained(request, source, groups, prepared, knobs, folder):
+    return Trained(kept(source, groups, folder), {"num_kept_back": len(source.image_NHW) - len(groups.trained)})
 
 
 def judge(request, source, network, group, *, device, autocast=None):
@@ -71,7 +80,7 @@ TOY_TUNING = Tuning(
     recipe=lambda plan: f"beta {plan.beta:g}",
     changes=lambda knobs: (f"beta={knobs['beta']!r}",) if "beta" in knobs else (),
     open_source=lambda request, progress: toy.opened(request.data),
-    split=split,
+    split=lambda request, source: split(request.tune, source),
     open_model=lambda request: None,
     settings=lambda source, groups, model: {"data": f"{source.target_N2.sum():.6f}"},
     prepare=lambda request, source, model, progress: None,
@@ -97,6 +106,6 @@ TOY_TUNING = Tuning(
         unchosen="pictures by which nothing was chosen",
         tested="The test is of other pictures.",
         meaning=("<b>It is a toy.</b>",),
-        unit=Unit(times=1.0, sign="", name="", differences="levels"),
     ),
+    unit=LEVELS,
 )

@@ -14,7 +14,7 @@ from tests.trials import jobs
 from tests.trials.jobs import job, run, starts
 from zennas.progress import silent
 from zennas.records import UserError
-from zennas.tasks.tuning import Unit
+from zennas.tasks.judging import Unit
 from zennas.trials.engine import JOBS, Book, fair_share, run_each, workers
 
 pytestmark = pytest.mark.slow

@@ -234,7 +234,7 @@ def _strongest(similarity_P, key_P, num):
     return similarity_P[chosen], key_P[chosen]
 
 
-def _same_tiles(pairs):
+def same_tiles(pairs):
     """(similarities, rows, columns) of the same pairs: of small identities at once, of large ones tile by tile."""
     start_U, end_U, low_U, high_U = pairs.span_U4.T
     low_U = start_U if pairs.alone else low_U
@@ -256,7 +256,7 @@ def _same_tiles(pairs):
 
 
 def _same_of_kind(pairs, start_V, low_V, sizes):
-    """As _same_tiles, of identities that have so many rows and columns each, from these places on."""
+    """As same_tiles, of identities that have so many rows and columns each, from these places on."""
     row_P, column_P = _pairs_of(sizes, diagonal=pairs.alone)
     for part in range(0, len(start_V) if len(row_P) else 0, step := max(1, READ_ROWS // max(sizes))):
         start_W, low_W = start_V[part : part + step, None], low_V[part : part + step, None]
@@ -281,7 +281,7 @@ def _same_pairs(pairs, num_hardest):
     """
     same_B, kept, waiting, num_waiting = np.zeros(NUM_BINS, np.int64), [], [], 0
     negative_P, key_P = np.empty(0), np.empty(0, np.int64)
-    for tile in itertools.chain(_same_tiles(pairs), [None]):
+    for tile in itertools.chain(same_tiles(pairs), [None]):
         waiting += [tile] if tile else []
         num_waiting += len(tile[0]) if tile else 0
         if waiting and (tile is None or num_waiting > WAITING):
@@ -302,7 +302,7 @@ def _above(pairs, same_P, threshold_T):
         return pairs.num_same - np.searchsorted(same_P, threshold_T, side="right")
     order_T = np.argsort(threshold_T)
     place_T = np.zeros(len(threshold_T) + 1, np.int64)
-    for tile_P, _, _ in _same_tiles(pairs):
+    for tile_P, _, _ in same_tiles(pairs):
         place_T += np.bincount(np.searchsorted(threshold_T[order_T], tile_P), minlength=len(place_T))
     above_T = np.empty(len(threshold_T), np.int64)
     above_T[order_T] = np.cumsum(place_T[:0:-1])[::-1]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from zennas.records import UserError, suggestion
 
 if TYPE_CHECKING:
+    from zennas.learn_plan import LearnPlan
+    from zennas.tasks.learning import Learning
     from zennas.tasks.task import Task
     from zennas.tasks.tuning import Tuning
     from zennas.train_plan import TrainPlan
@@ -23,6 +25,8 @@ class Row(NamedTuple):
     task: str  # the Task
     tune: str = "zennas.tune_plan:TunePlan"  # the Record that `tune:` holds
     tuning: str = ""  # the Tuning; "": recipes of this task are not searched
+    learn: str = "zennas.learn_plan:LearnPlan"  # the Record that `learn:` holds
+    learning: str = ""  # the Learning; "": nothing is learned from a few trainings of this task
 
 
 TASKS = {
@@ -31,6 +35,8 @@ TASKS = {
         task="zennas.tasks.face.task:FACE",
         tune="zennas.tasks.face.tune_plan:FaceTunePlan",
         tuning="zennas.tasks.face.tuning:TUNING",
+        learn="zennas.tasks.face.learn_plan:FaceLearnPlan",
+        learning="zennas.tasks.face.learning:LEARNING",
     ),
 }
 FIRST = "face"  # the task of what names none: experiments and runs of before there was a second
@@ -64,6 +70,24 @@ def tuning_of(name: str) -> "Tuning":
     """The Tuning of the task of this name. UserError where it has none."""
     check_tuned(name)
     return _loaded(row_of(name).tuning)
+
+
+def learn_plan_of(name: str) -> "type[LearnPlan]":
+    """The Record that `learn:` holds in an experiment of this task."""
+    return _loaded(row_of(name).learn)
+
+
+def check_learned(name: str) -> None:
+    """UserError for a task from whose trainings nothing is learned."""
+    if not row_of(name).learning:
+        learned = ", ".join(task for task, row in TASKS.items() if row.learning)
+        raise UserError(f"task '{name}': nothing is learned from its trainings; from those of {learned} it is")
+
+
+def learning_of(name: str) -> "Learning":
+    """The Learning of the task of this name. UserError where it has none."""
+    check_learned(name)
+    return _loaded(row_of(name).learning)
 
 
 def task_of(name: str) -> "Task":

@@ -1,21 +1,15 @@
 """Tuning: all that a comprehensive search asks of what its networks are for, beside the Task. A record of functions
 over frozen values, named by the task's row of TASKS.
 
-Throughout, `request` is a search's Request, `plan` the TunePlan of the task, `source` what the task reads its data
-from, `groups` its Groups, `knobs` {knob: value} of what differs from the recipe as it stands.
+Throughout, `plan` is the TunePlan of the task, `knobs` {knob: value} of what differs from the recipe as it stands; the
+rest is as in judging.py.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-
-class Groups(Protocol):
-    """How the data is shared out. It travels to other processes and machines, so it holds values only; what is trained
-    on is the task's own matter."""
-
-    held_out: Any  # what the reward is taken on
-    test: Any  # what is asked when the search is over; None: nothing
+from zennas.tasks.judging import Judging
 
 
 class Trained(NamedTuple):
@@ -30,18 +24,6 @@ class Best(NamedTuple):
 
     content: dict[str, Any]  # entries of best.yaml
     files: dict[str, str]  # option of `zennas train` -> the name of a file beside best.yaml
-
-
-class Unit(NamedTuple):
-    """How a page and the terminal show a reward: times a factor, with a sign behind it."""
-
-    times: float = 100.0
-    sign: str = "%"  # "": none
-    name: str = "per cent"  # "": none
-    differences: str = "points"  # what a difference of two is counted in
-
-
-PER_CENT = Unit()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +43,16 @@ class TuningPage:
     unchosen: str  # the same in "on ..., is the figure to quote"
     tested: str  # a sentence on the test
     meaning: tuple[str, ...]  # what to know before concluding anything, beside what is true of every search
-    unit: Unit = PER_CENT
 
 
-@dataclasses.dataclass(frozen=True)
-class Tuning:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning(Judging):
     """What the recipes of a task are searched by. Its factors and their knobs are FACTORS of its TunePlan."""
 
     check: Callable[..., None]  # (options, plan); UserError for options that do not fit one another
     recipe: Callable[[Any], str]  # the recipe's plan -> the part of it that the factors move, in words
     changes: Callable[[dict], tuple[str, ...]]  # knobs -> KEY=VALUE of the recipe, as --set takes them
 
-    open_source: Callable[..., Any]  # (request, progress) -> the source, with its `notices`; each trial opens it anew
-    split: Callable[..., Groups]  # (request, source); UserError for groups that say nothing
     open_model: Callable[..., Any]  # request -> a network that knobs need beside the data, or None
     # (source, groups, model) -> entries of run.json: what makes a search this search
     settings: Callable[..., dict]
@@ -82,14 +61,8 @@ class Tuning:
 
     # (request, source, groups, prepared, knobs, folder), which may write into the trial's folder
     trained: Callable[..., Trained]
-    # (request, source, network, group, *, device, autocast) -> {"reward": more is better, numbers that have a title}
-    judge: Callable[..., dict[str, float]]
-    # The name of a number beside the reward -> its title; None for other names, such as columns of trials.csv.
-    title: Callable[[str], str | None]
 
     reward: Callable[[Any], Any]  # plan -> what the reward is, for the summary
-    described: Callable[..., dict]  # (plan, groups) -> entries of the summary: held_out, test, and the task's own
-    announced: Callable[..., dict]  # (request, groups) -> {name: a line} printed before the first trial
 
     handed_on: tuple[str, ...]  # options of `zennas train` for which `best` may name a file
     best: Callable[[dict], Best]  # knobs ->

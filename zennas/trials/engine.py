@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from zennas.progress import Progress, duration, progress_at
 from zennas.ray_connection import connect
-from zennas.tasks.tuning import PER_CENT, Unit
+from zennas.tasks.judging import PER_CENT, Unit
 from zennas.trials.trial import FAILED, REWARD, curve, end, is_done, read_json, read_lines_of_json
 
 METRIC, TIME, NUMBER = REWARD, "epoch", "number"

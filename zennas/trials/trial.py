@@ -72,7 +72,8 @@ def _train(opened, folder, report, title, *, num_threads, with_test):
     trial = opened(progress)
     training = trial.training
     ranks = join(training.device)
-    data = task_of(training.task).open_data(training, progress)
+    task = task_of(training.task)
+    data, teacher = task.open_data(training, progress), task.open_teacher(training, ranks)
     spent = cost(training.candidate, training.space.shape)
     facts = {
         "candidate": training.candidate.plain(),
@@ -82,7 +83,7 @@ def _train(opened, folder, report, title, *, num_threads, with_test):
         **trial.facts,
     }
     write_atomically(folder / FACTS, json.dumps(facts))
-    job = prepare.prepare(training, data, None, ranks, progress)
+    job = prepare.prepare(training, data, teacher, ranks, progress)
     reported = False
 
     def judged(network, group):

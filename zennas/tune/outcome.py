@@ -146,7 +146,7 @@ def confirmation(summary: dict[str, Any], tuning: Tuning) -> list[str]:
         return []
     if summary["best"]["trial"] == 0:
         return ["No trial was better than the recipe as it stands."]
-    sentences, page, unit = [], tuning.page, tuning.page.unit
+    sentences, page, unit = [], tuning.page, tuning.unit
     for name, differences in summary["confirmed"]["differences"].items():
         told = [
             f"{spread(differences[group], times=unit.times)} {unit.differences} on {who}"

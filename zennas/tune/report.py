@@ -16,7 +16,8 @@ from plotly.subplots import make_subplots
 from zennas.page import FADED, INK, Look, definitions, document, drawn, legend, notices, number, origin, span, table
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
-from zennas.tasks.tuning import Tuning, Unit
+from zennas.tasks.judging import Unit
+from zennas.tasks.tuning import Tuning
 from zennas.tune.proposal import SHAPE
 
 STATES = {
@@ -59,15 +60,15 @@ def page(
 <p>In the order in which they began; the line is the best so far of those that were run to their end, the dashes the
 recipe.
 What was stopped early stands at its last reward, after fewer epochs.</p>
-{legend({"the recipe": RECIPE, **STATES})}{_course(summary, rows, words.unit)}</section>
+{legend({"the recipe": RECIPE, **STATES})}{_course(summary, rows, tuning.unit)}</section>
 <section><h2>How they learned</h2>
 <p>Every line is a trial, after each of its epochs. One that ends early was among the worse of those that came as
 far.</p>
-{_curves(rows, curves, words.unit)}</section>
+{_curves(rows, curves, tuning.unit)}</section>
 <section><h2>Reward over each knob</h2>
 <p>All knobs move at once, so a cloud without a slope does not say that a knob is worth nothing. Dashes: the recipe's
 reward.</p>
-{_knobs(summary, rows, words)}</section>
+{_knobs(summary, rows, tuning)}</section>
 <section><h2>All trials</h2>{notices(failed, "note")}{_trials(rows, tuning)}</section>
 <section><h2>What the numbers mean, and what they do not</h2><ul>
 <li><b>The best of many was lucky, too.</b> Its reward here is the largest of {summary["trials"]}, and part of that is
@@ -106,7 +107,7 @@ def _comparison(summary, tuning):
     names = ["", "Reward", *titles.values(), *map(_column, counts), "MMACs", "Backbone and knobs"]
     body = ""
     for name, row in rows.items():
-        cells = [number(tuning.page.unit.times * row[key], ".2f") for key in ("reward", *titles)]
+        cells = [number(tuning.unit.times * row[key], ".2f") for key in ("reward", *titles)]
         cells += [*(f"{row[name]:,}" for name in counts), f"{row['macs'] / 1e6:.1f}"]
         candidate = row["candidate"]
         text = f"{candidate['stem']}; widths {candidate['widths']}, depths {candidate['depths']}"
@@ -130,7 +131,7 @@ def _column(name):
 
 
 def _confirmation(summary, tuning):
-    confirmed, unit = summary["confirmed"], tuning.page.unit
+    confirmed, unit = summary["confirmed"], tuning.unit
     if not confirmed or summary["best"]["trial"] == 0:
         return ""
     body = ""
@@ -204,8 +205,8 @@ def _curves(rows, curves, unit):
     return drawn(figure, "curves", height_px=380)
 
 
-def _knobs(summary, rows, words):
-    titles, unit = words.knobs | {SHAPE: BLOCKS}, words.unit
+def _knobs(summary, rows, tuning):
+    titles, unit = tuning.page.knobs | {SHAPE: BLOCKS}, tuning.unit
     searched = [name for name in titles if name in rows and rows[name].notna().any()]
     if not searched:
         return "<p class='empty'>Nothing was searched.</p>"
@@ -270,7 +271,7 @@ def _trials(rows, tuning):
         cells = [
             row["state"],
             row["epochs"],
-            *(number(_float(row.get(name), words.unit.times), ".2f") for name in ("reward", *titles)),
+            *(number(_float(row.get(name), tuning.unit.times), ".2f") for name in ("reward", *titles)),
         ]
         cells += [number(_float(row[name]), ".3g") for name in knobs]
         cells += [number(_float(row[name]), ",.0f") for name in counts]

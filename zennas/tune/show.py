@@ -19,7 +19,7 @@ def show(tuned: Tuned, options: Options, console: Console) -> int:
         return NOTHING_FOUND
     summary = tuned.summary
     best, recipe, tuning = summary["best"], summary["recipe"], tuning_of(tuned.task)
-    unit, counts = tuning.page.unit, tuning.page.counts
+    unit, counts = tuning.unit, tuning.page.counts
     named = f", {unit.name}" if unit.name else ""
     table = Table(
         title=f"{summary['experiment']}: reward after {summary['epochs']} epochs{named}", title_justify="left"

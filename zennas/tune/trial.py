@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zennas.space.candidate import Candidate
+from zennas.tasks.judging import Groups
 from zennas.tasks.table import tuning_of
-from zennas.tasks.tuning import Groups, Tuning
+from zennas.tasks.tuning import Tuning
 from zennas.train import prepare
 from zennas.train.request import changed_plan
 from zennas.trials.trial import Opened, train_judged

@@ -97,7 +97,7 @@ def test_pairs_are_counted():
 
 def test_fprs_that_few_pairs_cannot_tell_are_said():
     group = split(many(), RewardPlan(), seed=3).held_out
-    (said,) = few_pairs(group, RewardPlan(fprs=(0.5, 1e-5), weights=(1, 1)))
+    (said,) = few_pairs(group, (0.5, 1e-5))
     assert said.startswith("FPR 1e-05: 0 of ")
 
 

@@ -5,17 +5,19 @@ N images of the source, M of them, P pairs, D embedding size
 
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zennas.data.labels import DROPPED
-from zennas.data.sources import AnySource
+from zennas.data.sources import AnySource, open_source
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.verification import num_allowed
 from zennas.names import unshown
+from zennas.progress import Progress
 from zennas.records import UserError, read_lines, some
+from zennas.tasks.face.crops import source_of_crops
 from zennas.tasks.face.verify import embed
 
 FEW = 10  # different pairs that set a threshold; fewer, and one wrong label moves it
@@ -38,6 +40,26 @@ class Group(NamedTuple):
         same, total = int((count_C * (count_C - 1) // 2).sum()), len(self.label_M) * (len(self.label_M) - 1) // 2
         return same, total - same
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much it is, for run.json."""
+        same, different = self.num_pairs
+        return {
+            "num_images": len(self.index_M),
+            "num_identities": self.num_identities,
+            "same_pairs": same,
+            "different_pairs": different,
+        }
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        same, different = self.num_pairs
+        return (
+            f"{len(self.index_M):,} images of {self.num_identities:,} others, "
+            f"{same:,} pairs of one person, {different:,} of two"
+        )
+
 
 class People(NamedTuple):
     """label_N: identity of the images that may be trained on, DROPPED for all others. test: None where there is
@@ -48,19 +70,40 @@ class People(NamedTuple):
     test: Group | None
 
 
+def open_images(request: Any, progress: Progress) -> AnySource:
+    """The Source of --data."""
+    source = open_source(request.data, progress=progress.counting("images"))
+    return source_of_crops(source, request.faces, request.data)
+
+
+def listed(people: People) -> dict[str, list[int] | None]:
+    """Who is in which group, for the settings of a run."""
+    groups = {"held_out": people.held_out, "test": people.test}
+    return {name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()}
+
+
 def split(
-    source: AnySource, plan: Any, *, seed: int, held_out: pathlib.Path | None = None, test: pathlib.Path | None = None
+    source: AnySource,
+    plan: Any,
+    *,
+    seed: int,
+    held_out: pathlib.Path | None = None,
+    test: pathlib.Path | None = None,
+    max_people: int | None = None,
+    where: str = "tune.reward",
 ) -> People:
     """The People of a Source. held_out, test: files of identities, one a line; without, plan's shares of all, drawn by
-    `seed`.
+    `seed`, at most max_people of them.
 
-    plan: a RewardPlan. No identity is in two groups. UserError for names that are not there, or a group without a pair
-    of one kind.
+    plan: has held_out_share, test_share and max_images (of an identity); where: it stands in an experiment. No identity
+    is in two groups. UserError for names that are not there, or a group without a pair of one kind.
     """
     rng = np.random.default_rng(seed)
     label_N = np.asarray(source.label_N)
     order_C = rng.permutation(np.unique(label_N))
-    sizes = (max(2, round(share * len(order_C))) if share else 0 for share in (plan.held_out_share, plan.test_share))
+    most = len(order_C) if max_people is None else max_people
+    shares = (plan.held_out_share, plan.test_share)
+    sizes = (min(most, max(2, round(share * len(order_C)))) if share else 0 for share in shares)
     sets, taken = {}, set()
     for name, path, size in zip(("held-out", "test"), (held_out, test), sizes, strict=True):
         free = [number for number in order_C.tolist() if number not in taken]
@@ -75,7 +118,7 @@ def split(
             raise UserError(
                 f"{source.path}: the {len(numbers)} {name} identities have {pairs[0]} pairs of one person and "
                 f"{pairs[1]} of two; "
-                "a reward needs both: name others, or raise the share in tune.reward"
+                f"a reward needs both: name others, or raise the share in {where}"
             )
     trained_N = np.where(np.isin(label_N, list(taken)), DROPPED, label_N)
     if len(np.unique(trained_N[trained_N >= 0])) < 2:
@@ -105,13 +148,13 @@ def _group(label_N, numbers, max_images, rng):
     return Group(kept_M, label_N[kept_M].astype(np.int64))
 
 
-def few_pairs(group: Group, plan: Any) -> list[str]:
+def few_pairs(group: Group, fprs: Iterable[float]) -> list[str]:
     """Sentences on FPRs that so few pairs cannot tell."""
     _, different = group.num_pairs
     return [
         f"FPR {fpr:g}: {num_allowed(fpr, different)} of {different:,} pairs of different people may be accepted; "
         f"below {FEW} the TPR there hangs on single images"
-        for fpr in plan.fprs
+        for fpr in fprs
         if num_allowed(fpr, different) < FEW
     ]
 

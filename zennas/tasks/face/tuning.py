@@ -11,14 +11,13 @@ import numpy as np
 
 from zennas.clean.centres import unit_rows
 from zennas.data.labels import DROPPED, write_labels
-from zennas.data.sources import AnySource, open_source
+from zennas.data.sources import AnySource
 from zennas.embed.embeddings import of_source, sidecar_of
 from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
 from zennas.records import UserError
 from zennas.tasks.face.cleaning import CleanLabels, clean_labels
-from zennas.tasks.face.crops import source_of_crops
-from zennas.tasks.face.people import Group, People, few_pairs, rewards, split
+from zennas.tasks.face.people import Group, People, few_pairs, listed, open_images, rewards, split
 from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tasks.face.tuning_page import PAGE, tpr_title
 from zennas.tasks.face.verify import in_eval
@@ -57,12 +56,6 @@ def changes(knobs: dict[str, float]) -> tuple[str, ...]:
     return (f"loss.name={LOSS}", f"loss.knobs={{{', '.join(margin)}}}") if margin else ()
 
 
-def open_images(request, progress) -> AnySource:
-    """The Source of --data."""
-    source = open_source(request.data, progress=progress.counting("images"))
-    return source_of_crops(source, request.faces, request.data)
-
-
 def split_people(request, source: AnySource) -> People:
     """The People of a search: those of --held-out and --test, or shares that its seed draws."""
     plan = request.tune
@@ -78,12 +71,8 @@ def open_model(request) -> Model | None:
 
 def settings(source: AnySource, people: People, model: Model | None) -> dict[str, Any]:
     """The data, who is in which group, and by what it is cleaned."""
-    groups = {"held_out": people.held_out, "test": people.test}
-    return {
-        "data": source.images.fingerprint,
-        "embeddings_from": model and model.fingerprint,
-        **{name: None if group is None else sorted(set(group.label_M.tolist())) for name, group in groups.items()},
-    }
+    cleaned_by = model and model.fingerprint
+    return {"data": source.images.fingerprint, "embeddings_from": cleaned_by} | listed(people)
 
 
 def embeddings(request, source: AnySource, model: Model | None, progress) -> pathlib.Path | None:
@@ -127,19 +116,9 @@ def judge(request, source: AnySource, network, group: Group, *, device, autocast
 def described(plan: FaceTunePlan, people: People) -> dict[str, Any]:
     """How many images, people and pairs there are in each group, and what they cannot tell."""
     return {
-        "held_out": _counts(people.held_out),
-        "test": None if people.test is None else _counts(people.test),
-        "few_pairs": few_pairs(people.held_out, plan.reward),
-    }
-
-
-def _counts(group):
-    same, different = group.num_pairs
-    return {
-        "num_images": len(group.index_M),
-        "num_identities": group.num_identities,
-        "same_pairs": same,
-        "different_pairs": different,
+        "held_out": people.held_out.counts,
+        "test": None if people.test is None else people.test.counts,
+        "few_pairs": few_pairs(people.held_out, plan.reward.fprs),
     }
 
 
@@ -149,17 +128,9 @@ def announced(request, people: People) -> dict[str, str]:
     fprs, weights = (", ".join(f"{value:g}" for value in values) for values in (plan.fprs, plan.weights))
     return {
         "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {request.data}",
-        "reward": f"{_told(people.held_out)}: TPR at FPR {fprs}, weighted {weights}",
-        "test": "nobody" if people.test is None else f"{_told(people.test)}, when the search is over",
+        "reward": f"{people.held_out.text}: TPR at FPR {fprs}, weighted {weights}",
+        "test": "nobody" if people.test is None else f"{people.test.text}, when the search is over",
     }
-
-
-def _told(group):
-    same, different = group.num_pairs
-    return (
-        f"{len(group.index_M):,} images of {group.num_identities:,} others, "
-        f"{same:,} pairs of one person, {different:,} of two"
-    )
 
 
 def best(knobs: dict[str, float]) -> Best:

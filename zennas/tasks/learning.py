@@ -1,0 +1,20 @@
+"""Learning: all that `zennas learn` asks of what its networks are for, beside the Task. It is named by the task's row
+of TASKS; its plan is the row's LearnPlan, which a request holds as `request.learn`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from zennas.tasks.judging import Judging
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning(Judging):
+    """What the worth of a candidate's genes is learned by: a measure on what no candidate was trained on."""
+
+    # (request, source, groups, folder) -> fields of the Request of a training by which it leaves the groups out; it may
+    # write into the training's folder
+    trained: Callable[..., dict[str, Any]]
+    settings: Callable[..., dict]  # (source, groups) -> entries of run.json: what makes a learning this learning
+    measure: Callable[[Any], str]  # plan -> the name of its reward, in words: "AUC"
