@@ -347,6 +347,12 @@ def figures():
     for name in ("params", "equal_cost", "zen"):
         for page in (index, "zennas/score/README.md"):
             yield page, f"{truth[name]['AUC'][0]:.2f}"
+    tables = json.loads(read("experiments/learned/tables.json"))["pieces"]
+    ways = {name: at["12"]["ways"] for name, at in tables.items()}
+    macro = ("macro_object", "macro_scene")
+    learned, plain = ([f"{ways[name][way]['tau']['mean']:.2f}" for name in macro] for way in ("learned", "S"))
+    sizes = f"tau {ways['sss_cifar10']['learned']['tau']['mean']:.2f} on NATS-Bench size"
+    yield index, f"{sizes}, {' and '.join(learned)} on TransNAS-Bench macro, where S has {' and '.join(plain)}"
 
 
 @pytest.mark.parametrize(("page", "figure"), sorted(set(figures())))

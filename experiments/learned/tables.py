@@ -247,7 +247,7 @@ def main():
     about = {name: about_table(load(name, options.data)) for name in TABLES}
     made_by = provenance(seed=options.seed).model_dump()
     published = {"made_by": made_by, "settings": settings_of(options), "tables": about, "pieces": pieces}
-    write_atomically(options.results / "tables.json", json.dumps(published, indent=1) + "\n")
+    write_atomically(options.results / "tables.json", json.dumps(rounded(published), indent=1) + "\n")
     from tables_page import as_page
 
     write_atomically(options.out / "tables.html", as_page(published))
@@ -258,6 +258,19 @@ def main():
         for heading, table in tables.items():
             text = with_table(text, f"### {heading}", table(pieces))
         write_atomically(notes, text)
+
+
+def rounded(value):
+    """The same with five decimals, which is more than 200 groups can tell."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return (
+        [rounded(each) for each in value]
+        if isinstance(value, list)
+        else round(value, 5)
+        if isinstance(value, float)
+        else value
+    )
 
 
 def about_table(table):

@@ -70,8 +70,7 @@ def _at_twelve(pieces, tables, names):
 def _by_num(pieces, tables, names):
     num_columns = 4
     num_rows = -(-len(names) // num_columns)
-    titles = [tables[name]["title"].replace(", ", ",<br>", 1) for name in names]
-    figure = make_subplots(rows=num_rows, cols=num_columns, subplot_titles=titles, shared_yaxes="all")
+    figure = make_subplots(rows=num_rows, cols=num_columns, subplot_titles=names, shared_yaxes="all")
     for place, name in enumerate(names):
         nums = {int(num): at["ways"] for num, at in pieces[name].items() if at["draws"]}
         for way in ("random", "learned"):
