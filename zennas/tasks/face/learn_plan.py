@@ -22,7 +22,7 @@ class FaceLearnPlan(LearnPlan):
     # Shares of the identities, where --held-out and --test name none. Test is looked at when all is chosen.
     held_out_share: Share = 0.2
     test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    # Of either share at most so many: 20,000 images, of which all pairs take seconds. The others are trained on.
+    # Of either share at most so many; the others are trained on. All pairs of 20,000 images take 18 s of one core.
     max_people: Annotated[int, pydantic.Field(ge=2)] = 5000
     # Of a person: pairs grow with the square of them. One person with 530 images would be nine of ten same pairs of
     # LFW, and the measure one of how well that one is known.
