@@ -7,6 +7,7 @@ A further table takes one function and its row in TABLES.
 # N networks, F features
 
 import csv
+import functools
 import math
 import pathlib
 from typing import NamedTuple
@@ -114,6 +115,11 @@ def macro_object(folder):
 
 def macro_scene(folder):
     return _macro(folder, "class_scene")
+
+
+def macro_of_task(task):
+    """The reader of another of its tasks; of all, more is better."""
+    return functools.partial(_macro, task=task)
 
 
 def _macro(folder, task):
@@ -244,8 +250,13 @@ TABLES = {
     "sss_imagenet16_nearest": nearest(sss_imagenet16),
     "landmarks_nearest": nearest(landmarks),
 }
+# Other tasks of TransNAS-Bench, for what was found afterwards
+FURTHER = {
+    f"macro_{task}": macro_of_task(task)
+    for task in ("jigsaw", "room_layout", "segmentsemantic", "normal", "autoencoder")
+}
 
 
 def load(name, folder):
     """The Table of a name, from the folder of the files."""
-    return TABLES[name](pathlib.Path(folder))
+    return (TABLES | FURTHER)[name](pathlib.Path(folder))

@@ -12,6 +12,7 @@ tables.html to --out (tables.png is a picture of it).
 # N networks of a group, K trained, D draws
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import zlib
 import numpy as np
 from table_files import TABLES, ZEN, load
 
-from zennas.learn.choosing import train_few
+from zennas.learn.choosing import fill_space, train_few
 from zennas.learn.model import fit, kendall
 from zennas.provenance import provenance
 from zennas.run_folder import write_atomically
@@ -111,10 +112,15 @@ def best_of_random(truth_N, num):
     return float(np.sort(truth_N) @ chance_N)
 
 
-def one_draw(table, rows, num, rng, *, first=None):
+def frozen(first):
+    """How protocol.md chooses: half fill the space, each the farthest from those before it, half are S's."""
+    return {"prior_share": 0.5, "filling": functools.partial(fill_space, first=first)}
+
+
+def one_draw(table, rows, num, rng, *, first=None, choose=frozen):
     """{way: its figures} in one group: the learned choice, random choices, and what is known without any training."""
     feature_NF, truth_N, prior_N = table.feature_NF[rows], table.truth_N[rows], table.known["S"][rows]
-    trained = train_few(feature_NF, prior_N, truth_N.item, num, first=first)
+    trained = train_few(feature_NF, prior_N, truth_N.item, num, **choose(first))
     learned_N = trained.line.predict(feature_NF)[0]
     learned, at_random = judged(learned_N, truth_N, trained.rows, MORE, rng), []
     for _ in range(NUM_RANDOM):
@@ -148,13 +154,13 @@ def mean_of(values):
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def piece(table, name, num, options):
+def piece(table, name, num, options, *, choose=frozen):
     """What all draws say of a table and a K."""
     groups = groups_of(table, num, draws=options.draws, seed=options.seed, name=name)
     draws = []
     for number, (rows, first) in enumerate(groups):
         rng = np.random.default_rng([options.seed, zlib.crc32(name.encode()), num, number])
-        draws.append(one_draw(table, rows, num, rng, first=first))
+        draws.append(one_draw(table, rows, num, rng, first=first, choose=choose))
     if not draws:
         return {"draws": 0}
     different = {tuple(sorted(rows.tolist())) if first is None else first for rows, first in groups}
@@ -238,7 +244,10 @@ def compute(options):
 
 
 def main():
-    options = arguments()
+    parser = arguments(__doc__, out="runs/learned/tables")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME")
+    parser.add_argument("--num", nargs="+", type=int, default=list(NUMS), metavar="K", help="networks trained")
+    options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pieces = compute(options)
     print(as_tau_table(pieces))
@@ -284,17 +293,15 @@ def about_table(table):
     }
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description, *, out):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder = pathlib.Path(os.environ["ZENNAS_DATA"], "nas", "truth") if "ZENNAS_DATA" in os.environ else None
     parser.add_argument("--data", type=pathlib.Path, default=folder, required=folder is None, help="folder of the CSVs")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/learned/tables"), help="of the pieces")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="of the pieces")
     parser.add_argument("--results", type=pathlib.Path, default=HERE, help="folder of tables.json and results.md")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="NAME")
-    parser.add_argument("--num", nargs="+", type=int, default=list(NUMS), metavar="K", help="networks trained")
     parser.add_argument("--draws", type=int, default=200, help="groups of each table")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser
 
 
 # --- what is written

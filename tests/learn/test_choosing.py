@@ -1,5 +1,7 @@
 """Whom to train: that the choices are what they say, on any pool, and that few trainings find what is best."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from zennas.learn.choosing import (
     fill_space,
     first_by_prior,
     first_to_train,
+    medoids,
     next_to_train,
     standardised,
     train_few,
@@ -41,6 +44,8 @@ def test_choices_are_different_rows_and_as_many_as_asked_for(rows, num):
         first_by_prior(feature_NF, prior_N, num),
         first_to_train(feature_NF, prior_N, num),
         first_to_train(feature_NF, None, num),
+        medoids(feature_NF, num),
+        first_to_train(feature_NF, prior_N, num, prior_share=0.25, filling=medoids),
     ):
         assert len(chosen) == len(set(chosen)) == min(num, len(rows)) and set(chosen) <= set(range(len(rows)))
 
@@ -59,10 +64,49 @@ def test_each_that_fills_is_the_farthest_from_those_before(rows):
 
 def test_filling_begins_where_it_is_told_and_knows_no_units():
     feature_NF, _ = pool(30)
-    assert fill_space(feature_NF, 5, first=7)[0] == first_to_train(feature_NF, feature_NF.sum(1), 8, first=7)[0] == 7
+    assert fill_space(feature_NF, 5, first=7)[0] == 7
     assert fill_space(feature_NF * [1.0, 1e3, 1e-3] + 5.0, 12) == fill_space(feature_NF, 12)
     beside_NF = np.column_stack([feature_NF, np.full(30, np.log(3))])  # a gene that does not vary
     assert fill_space(beside_NF, 12) == fill_space(feature_NF, 12)
+
+
+def distance_to(unit_NF, rows):
+    """What k-medoids makes least: the sum over all of the distance to the nearest of these rows."""
+    return np.linalg.norm(unit_NF[:, None] - unit_NF[list(rows)], axis=2).min(1).sum()
+
+
+@given(POOLS, st.integers(1, 5))
+@settings(deadline=None, max_examples=50)
+def test_no_exchange_of_one_medoid_brings_the_others_nearer(rows, num):
+    unit_NF = standardised(np.array(rows))
+    chosen = medoids(np.array(rows), num)
+    best = distance_to(unit_NF, chosen)
+    for place in range(len(chosen)):
+        for row in range(len(rows)):
+            assert distance_to(unit_NF, [*chosen[:place], row, *chosen[place + 1 :]]) >= best - 1e-6
+
+
+def test_medoids_of_clusters_are_their_middles_and_lie_within_those_that_fill():
+    rng = np.random.default_rng(0)
+    middle_KF = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    feature_NF = np.concatenate([middle_KF, *(middle_KF + rng.normal(0, 1, (4, 2)) for _ in range(10))])
+    chosen = medoids(feature_NF, 4)
+    assert {tuple(np.round(row / 10)) for row in feature_NF[chosen]} == {(0, 0), (1, 0), (0, 1), (1, 1)}
+    every = min(distance_to(standardised(feature_NF), rows) for rows in itertools.combinations(range(20), 4))
+    assert distance_to(standardised(feature_NF), chosen) <= every + 1e-9
+    pool_NF, _ = pool(50)
+    reach = [
+        np.linalg.norm(standardised(pool_NF)[rows], axis=1).max()
+        for rows in (medoids(pool_NF, 8), fill_space(pool_NF, 8))
+    ]
+    assert reach[0] < reach[1]
+
+
+def test_the_share_of_the_prior_is_what_it_is_told():
+    feature_NF, _ = pool(40)
+    prior_N = feature_NF.sum(1)
+    rows = first_to_train(feature_NF, prior_N, 12, prior_share=0.25, filling=medoids)
+    assert rows[:9] == medoids(feature_NF, 9) and rows[9:] == first_by_prior(feature_NF, prior_N, 3, beside=rows[:9])
 
 
 def test_the_prior_chooses_its_first_among_different_ones():

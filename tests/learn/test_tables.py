@@ -54,7 +54,8 @@ def folder(tmp_path, files):
         macro = files.macro_of(code)
         truth = -2 * math.log(macro.zen) + math.log(macro.activations) + 0.1 * rng.standard_normal()
         row = {"code": code, "blocks": 2 * len(code), "params": int(macro.zen * 1e4), "macs": macro.macs}
-        rows.append({**row, "class_object": 40 + truth, "class_scene": 50 + truth})
+        rows.append({**row, **{name.removeprefix("macro_"): truth for name in files.FURTHER}})
+        rows[-1] |= {"class_object": 40 + truth, "class_scene": 50 + truth}
     write(folder / "tnb101_macro.csv", rows)
     rows = []
     for _ in range(200):
@@ -116,6 +117,22 @@ def test_a_part_is_printed_and_no_result(program, folder, monkeypatch, capsys):
     assert "| regnetx |" in capsys.readouterr().out and not (folder / "tables.json").exists()
     run(program, monkeypatch, folder, "--tables", "regnetx", "--num", "8", "12", "--seed", "1")
     assert capsys.readouterr().out.count("minutes left") == 2  # of another seed
+
+
+def test_what_was_found_afterwards_is_kept_beside_it(program, folder, monkeypatch, capsys):
+    afterwards = importlib.import_module("tables_afterwards")
+    (folder / "results.md").write_text("### Found afterwards\n\n|\n\nIt is.\n\n#### At K = 12\n\n|\n\nProse.\n")
+    monkeypatch.setattr(afterwards, "NUMS", (12,))
+    run(afterwards, monkeypatch, folder)
+    pieces = json.loads((folder / "tables_afterwards.json").read_text())["pieces"]
+    assert set(pieces) == {*program.TABLES, *afterwards.FURTHER}
+    assert all(set(ways) == set(afterwards.WAYS) for ways in pieces.values())
+    text = (folder / "results.md").read_text()
+    assert "| macro_jigsaw | medoids alone |" in text and "| 5 further | as frozen |" in text and "Prose." in text
+    # The frozen way is the same choice, beside the same random ones, as in the proof itself.
+    run(program, monkeypatch, folder, "--tables", "sss_cifar10", "--num", "12")
+    kept = json.loads((folder / "out" / "sss_cifar10-12.json").read_text())["piece"]
+    assert pieces["sss_cifar10"]["as frozen"]["12"]["less_random"] == afterwards.rounded(kept["less_random"])
 
 
 # --- groups

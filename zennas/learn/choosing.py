@@ -20,6 +20,8 @@ DIFFERENT = 1.0
 # Of the normal distribution: an interval of 95 %.
 WIDE = 1.96
 
+Filling = Callable[[np.ndarray, int], list[int]]  # (feature_NF, num) -> rows
+
 
 class Line(Protocol):
     """What is asked of a fitted model; see model.py."""
@@ -83,16 +85,60 @@ def first_by_prior(feature_NF: np.ndarray, prior_N: np.ndarray, num: int, *, bes
     return taken
 
 
-def first_to_train(
-    feature_NF: np.ndarray, prior_N: np.ndarray | None, num: int = NUM_FIRST, *, first: int | None = None
-) -> list[int]:
-    """Rows of the `num` candidates that are trained before any model is: half fill the space (see fill_space), half are
-    the prior's. All fill the space where prior_N is None.
+def medoids(feature_NF: np.ndarray, num: int) -> list[int]:
+    """Rows of `num` candidates that stand for all: those to the nearest of which the distances of all candidates, in
+    standard deviations, add up to least, until no exchange of one makes them less (k-medoids, Kaufman & Rousseeuw
+    1990). All of them where there are fewer. For pools of up to some thousand.
+
+    They lie where candidates are, not at the ends of the pool as those of fill_space do.
+
+    >>> medoids(np.array([[0.0], [4.0], [5.0], [6.0], [20.0]]), 2)
+    [2, 4]
     """
-    if prior_N is None:
-        return fill_space(feature_NF, num, first=first)
-    filling = fill_space(feature_NF, num - num // 2, first=first)
-    return [*filling, *first_by_prior(feature_NF, prior_N, num // 2, beside=filling)]
+    unit_NF = standardised(feature_NF)
+    distance_NN = np.linalg.norm(unit_NF[:, None] - unit_NF, axis=2)
+    chosen: list[int] = []
+    nearest_N = np.full(len(unit_NF), np.inf)
+    while len(chosen) < min(num, len(unit_NF)):
+        chosen.append(_best_beside(distance_NN, nearest_N, chosen)[1])
+        nearest_N = np.minimum(nearest_N, distance_NN[chosen[-1]])
+    total, place = nearest_N.sum(), 0
+    while chosen and place < len(chosen):  # as many places in a row that cannot be filled better
+        others = chosen[1:]
+        least_N = distance_NN[others].min(0) if others else np.full(len(unit_NF), np.inf)
+        exchanged, row = _best_beside(distance_NN, least_N, others)
+        better = exchanged < total - 1e-9 * max(1.0, total)
+        total, place = (exchanged, 0) if better else (total, place + 1)
+        chosen = [*others, row if better else chosen[0]]
+    return chosen
+
+
+def _best_beside(distance_NN, nearest_N, chosen):
+    """(sum of all distances to the nearest, row) with the one more that makes this sum least."""
+    total_N = np.minimum(nearest_N, distance_NN).sum(1)
+    total_N[chosen] = np.inf
+    row = int(np.argmin(total_N))
+    return float(total_N[row]), row
+
+
+def first_to_train(
+    feature_NF: np.ndarray,
+    prior_N: np.ndarray | None,
+    num: int = NUM_FIRST,
+    *,
+    prior_share: float = 0.5,
+    filling: Filling = fill_space,
+) -> list[int]:
+    """Rows of the `num` candidates that are trained before any model is: those that fill the space (fill_space, or
+    medoids), then those that the prior puts first. All fill the space where prior_N is None.
+
+    >>> feature_NF = np.array([[0.0], [1.0], [2.0], [7.0], [8.0], [20.0]])
+    >>> first_to_train(feature_NF, feature_NF[:, 0], 4, prior_share=0.25)
+    [3, 5, 0, 2]
+    """
+    num_prior = 0 if prior_N is None else int(num * prior_share)
+    rows = filling(feature_NF, num - num_prior)
+    return rows if prior_N is None else [*rows, *first_by_prior(feature_NF, prior_N, num_prior, beside=rows)]
 
 
 def next_to_train(line: Line, feature_NF: np.ndarray, trained: Sequence[int]) -> int | None:
@@ -120,12 +166,13 @@ def train_few(
     num: int,
     *,
     num_first: int = NUM_FIRST,
-    first: int | None = None,
+    prior_share: float = 0.5,
+    filling: Filling = fill_space,
 ) -> Trained:
     """`num` of the candidates, chosen as above and trained one after another, and the line that orders all of them.
 
-    train(row) trains a candidate and gives its measure (or looks it up in a table). Fewer than num_first are all chosen
-    before the first training. UserError as `fit`, and for a pool of fewer than `num`.
+    train(row) trains a candidate and gives its measure (or looks it up in a table). The first num_first are chosen
+    before any training, by first_to_train. UserError as `fit`, and for a pool of fewer than `num`.
 
     >>> feature_NF = np.log([[width, depth] for width in (8, 16, 24, 32) for depth in (1, 2, 4)])
     >>> truth_N = feature_NF @ [1, -0.5]  # a table of what training would give
@@ -136,7 +183,7 @@ def train_few(
     feature_NF = two_dimensional(feature_NF)
     if not LEAST_TRAINED <= num <= len(feature_NF):
         raise UserError(f"{num} candidates to train; possible are {LEAST_TRAINED} to {len(feature_NF)}, the whole pool")
-    rows = first_to_train(feature_NF, prior_N, min(num, num_first), first=first)
+    rows = first_to_train(feature_NF, prior_N, min(num, num_first), prior_share=prior_share, filling=filling)
     truth = [float(train(row)) for row in rows]
     while len(rows) < num:
         row = next_to_train(fit(feature_NF[rows], np.array(truth)), feature_NF, rows)
