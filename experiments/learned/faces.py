@@ -131,6 +131,7 @@ def train_one(options):
     folder = folder_of((options.candidate, options.epochs, options.seed), options.out)
     folder.mkdir(parents=True, exist_ok=True)
     identities, _ = split(options)
+    take_over_teacher(folder, options.out)
     winner = folder / "candidate.yaml"
     write_atomically(winner, json.dumps(candidate_of(options.candidate).plain()))
     changes = [f"epochs={options.epochs}", f"seed={options.seed}", "verify_epochs=1", "data.workers=0"]
@@ -180,6 +181,15 @@ def train_one(options):
     trained = Training(job, ranks, progress, after_verify=after_verify).run()
     save_network(folder / "network.pt", job.network)
     write_atomically(folder / DONE, json.dumps(judged(job.network) | {"seconds": trained.seconds}))
+
+
+def take_over_teacher(folder, out):
+    """The teacher's embeddings that a training before made: they are the same for all."""
+    for done in out.glob(f"*/{DONE}"):
+        for path in done.parent.glob("teacher-*.npy*"):
+            if not (folder / path.name).exists():
+                os.link(path, folder / path.name)
+        return
 
 
 def candidate_of(text):
