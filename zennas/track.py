@@ -8,6 +8,7 @@ from zennas.learn_plan import LearnPlan
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, names, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import check_known
+from zennas.space.learned import LearnedScore
 from zennas.space.shape import ImagePx, Shape, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, learn_plan_of, plan_of, row_of, tune_plan_of
@@ -140,16 +141,46 @@ class Track(Record):
 class ScorePlan(Record):
     """How a score is computed: more of everything is quieter and slower."""
 
-    name: str = "zen"  # a row of SCORES
+    name: str = "zen"  # a row of SCORES, or "learned"
     image_px: ImagePx = 32  # of the random images, whatever the network is for: a side, or [height, width]
     batch: Count = 2
     repeats: Count = 1
     final_repeats: Count = 8  # for finalists and baselines
+    learned: LearnedScore | None = None  # what `learned` means: the model of --score learned:OUT
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("learned",))
+
+    @pydantic.model_validator(mode="after")
+    def _learned_has_its_model(self):
+        if (self.name == "learned") != (self.learned is not None):
+            raise ValueError("score 'learned' together with its model; on the command line: --score learned:OUT")
+        return self
 
     @property
     def label(self) -> str:
         """What people read."""
+        if self.learned is not None:
+            return f"learned {self.learned.measure}"
         return "Zen-Score" if self.name == "zen" else f"score {self.name}"
+
+    @property
+    def text(self) -> str:
+        """How it is computed, in words."""
+        if self.learned is not None:
+            return f"{self.label}, {self.learned.text}"
+        return ", ".join(f"{name} {value}" for name, value in self.model_dump().items())
+
+    @property
+    def caution(self) -> str:
+        """What a reader must not take it for."""
+        if self.learned is not None:
+            return (
+                f"A {self.label} is what {self.learned.num_trained} short trainings lead to expect, not what was "
+                "measured: train the winners."
+            )
+        return f"A {self.label} is not an accuracy: it ranks untrained networks of one space."
 
     def shape(self, shape: Shape) -> Shape:
         """A space's Shape with images as this score sees them."""

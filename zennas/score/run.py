@@ -11,6 +11,7 @@ from zennas.latency.protocol import Measurement
 from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, silent
 from zennas.records import Record, UserError
+from zennas.score.learned import named_score
 from zennas.score.options import Options
 from zennas.score.scores import SCORES, score_batch
 from zennas.space.candidate import Candidate, read_candidates
@@ -95,7 +96,11 @@ def check(options: Options) -> Opened:
         else:
             candidates += read_candidates(source)
     for name in options.score or ("",):
-        lookup(SCORES, name, "score")
+        named = named_score(name)
+        if named["learned"] is None:
+            lookup(SCORES, name, "score")
+        else:
+            named["learned"].check_space(space, f"--score {name}")
     _check_candidates(candidates, space)
     return Opened(experiment=experiment, track=track, space=space, candidates=tuple(candidates), typed_at=typed_at)
 
@@ -158,7 +163,7 @@ def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[s
             ),
         }
         for score_name in options.score:
-            named_plan = plan.model_copy(update={"name": score_name})
+            named_plan = plan.model_copy(update=named_score(score_name))
             (scored,) = score_batch([candidate], named_plan, space.shape, seed=options.seed, device=device)
             row["scores"][score_name] = scored.value
             row["error"] = row["error"] or (f"score {score_name}: {scored.error}" if scored.error else None)

@@ -113,6 +113,8 @@ def score_candidate(
     The random numbers depend on `seed` alone, not on the candidate: what two candidates have in common, they score
     alike, and any worker of the same kind, in any order, gives the same score.
     """
+    if plan.learned is not None:  # of the genes alone, and as sure as its line is
+        return plan.learned.of_candidate(candidate)
     function = lookup(SCORES, plan.name, "score")
     seen = shape if plan.name in COUNTED else plan.shape(shape)
     values = [

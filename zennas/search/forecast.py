@@ -59,7 +59,7 @@ def finals_seconds(prepared: Prepared) -> float:
     """
     plan, blocks = prepared.plan, _deepest(prepared) * prepared.plan.num_winners
     names = [name for name in plan.evidence.names if prepared.evidence or name == plan.evidence.rank_by]
-    blocks += sum(each.num_blocks for each in prepared.space.baselines.values()) if prepared.evidence else 0
+    blocks += sum(each.num_blocks for each in prepared.baselines.values()) if prepared.evidence else 0
     scores_s = EVIDENCE_S * blocks * len(names) / side_by_side(prepared)
     return finalist_seconds(prepared) * (plan.num_winners + 1) + (scores_s + PUBLISH_S) * _pace(prepared)
 
@@ -112,7 +112,7 @@ def table_seconds(prepared: Prepared) -> float:
 
 def baselines_seconds(prepared: Prepared) -> float:
     """What the baselines that are not measured yet are expected to take."""
-    todo = [each for each in prepared.space.baselines.values() if each.key not in prepared.ledger.measured]
+    todo = [each for each in prepared.baselines.values() if each.key not in prepared.ledger.measured]
     new = [
         each for each in todo if kept_baseline(prepared, each) is None
     ]  # of the others nothing is made but their score

@@ -43,6 +43,8 @@ TOURNAMENT = 2
 
 def knows(space: Space, plan: SearchPlan) -> bool:
     """Whether there is a closed form of what this search maximises."""
+    if plan.score.learned is not None:
+        return True
     return plan.score.name == "zen" and plain_layers(space.cheapest(), space.channels) is not None
 
 
@@ -60,7 +62,11 @@ class Funnel:
     ):
         """part_ms: of the table; limits: the run's; share: (island, number of islands)."""
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
-        self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
+        learned = plan.score.learned
+        if learned is None:
+            self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
+        else:
+            self.score = learned.sums(space)
         self.costs = [Constraint("latency (ms)", sums(space, part_ms), np.inf)]
         self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
         self.costs += self._costs_of_limits(limits)
@@ -79,7 +85,11 @@ class Funnel:
         ]
 
     def _costs_of_limits(self, limits):
-        return [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
+        costs = [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
+        # A line in logs runs to the corner of the space where it is maximised: it holds among what was trained alone.
+        if (learned := self.plan.score.learned) is not None:
+            costs.append(Constraint("distance", learned.distance_sums(self.space), learned.radius**2))
+        return costs
 
     def set_budget(self, most_ms: float, *, margin_pct: float, limits: Iterable[CostLimit] | None = None) -> None:
         """Prove and propose from now on under a budget in the table's own, uncorrected milliseconds.

@@ -73,7 +73,12 @@ class Options(CommandOptions):
         ),
     ] = {}
     score: Annotated[
-        str | None, flag("Objective: a row of SCORES.", unset="the experiment's, zen", values="scores")
+        str | None,
+        flag(
+            "Objective: a row of SCORES, or learned:OUT, what zennas learn left in OUT.",
+            unset="the experiment's, zen",
+            values="scores",
+        ),
     ] = None
     evidence: Annotated[
         bool,

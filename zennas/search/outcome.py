@@ -53,7 +53,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
             f"{looked_at:,} candidates {'screened' if counters['screened'] else 'seen'}, {counters['scored']:,} "
             f"scored in {duration(state['search_s'])}, {counters['failed']:,} failed",
         ),
-        ("score", ", ".join(f"{name} {value}" for name, value in searched.plan.score.model_dump().items())),
+        ("score", searched.plan.score.text),
         *_proof(searched, winners),
         *(("limit", _limit(limit, winners)) for limit in searched.predictor.limits),
     ]
@@ -157,9 +157,7 @@ def note(searched: Searched, winners: list[Measured]) -> str:
             f"| {entry.name} | {entry.candidate.text} | {entry.score_mean:.2f} | "
             f"{entry.latency.measured_ms:.2f} | {entry.macs / 1e9:.2f} | {entry.params / 1e6:.1f} |"
         )
-    return "\n".join(
-        [*lines, "", f"A {searched.plan.score.label} is not an accuracy: it ranks untrained networks of one space."]
-    )
+    return "\n".join([*lines, "", searched.plan.score.caution])
 
 
 def _in_order(searched, winners):

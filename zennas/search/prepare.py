@@ -223,7 +223,7 @@ def _fill_table(prepared, table, *, device=None, most=None):
 def measure_baselines(prepared: Prepared) -> None:
     """Measure whole and score every baseline of the space that the ledger does not have yet."""
     ledger, workers, progress, plan = prepared.ledger, prepared.workers, prepared.progress, prepared.plan
-    baselines = prepared.space.baselines
+    baselines = prepared.baselines
     todo = {name: candidate for name, candidate in baselines.items() if candidate.key not in ledger.measured}
     if not todo:
         return

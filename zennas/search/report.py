@@ -20,6 +20,7 @@ from zennas.page import (
 )
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
+from zennas.score.learned import LEARNED
 from zennas.score.scores import WORTH
 from zennas.search.figures import ROLES, bars, course, drawings, pareto, prediction
 from zennas.search.measured import Measured
@@ -47,6 +48,20 @@ class RunSummary:
     evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     rank_by: str | None = None  # the one of them that ranked winners that score alike
     optimum: dict | None = None  # as run.json has it, where one was proven
+
+
+SCORE_MEANING = """<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features
+answer to its input. Among networks of equal size it says little about which will be better once trained; only training
+does.</li>
+<li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts
+it, and a difference smaller than its standard deviation is none.</li>
+<li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for
+its width will not train. The limits of the space stand for that: where a winner touches them, they chose it.</li>"""
+LEARNED_MEANING = """<li><b>What is learned is expected, not measured.</b> A line through a few short trainings says
+what each gene is worth; behind ± stands how sure the line is. Only training the winners says how good they are.</li>
+<li><b>It holds for one set of data, one recipe and one latency.</b> Another length of training can turn it.</li>
+<li><b>It holds among what was trained.</b> The search stays in there; the best lies at the edge, as that of every
+line does.</li>"""
 
 
 def write_report(path: pathlib.Path, summary: RunSummary) -> None:
@@ -88,12 +103,7 @@ networks are drawn to the same scale. Below each: blocks × channels @ side of t
 {drawings(summary, measured)}</section>
 <section><h2>What the numbers mean, and what they do not</h2>
 <p>Five things to know before concluding anything from this page.</p><ul>
-<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features answer to its
-input. Among networks of equal size it says little about which will be better once trained; only training does.</li>
-<li><b>It compares within one space and one setting.</b> Another block, image size, batch or number of repeats shifts
-it, and a difference smaller than its standard deviation is none.</li>
-<li><b>It favours depth.</b> It always asks for more and thinner blocks, and does not know that a network too deep for
-its width will not train. The limits of the space stand for that: where a winner touches them, they chose it.</li>
+{LEARNED_MEANING if summary.score_name == LEARNED else SCORE_MEANING}
 <li><b>A latency here is of untrained weights,</b> with denormal numbers flushed to zero where the protocol says so. The
 same network can be several times slower with other weights: measure it again once trained, where it counts.</li>
 <li><b>Predicted is not measured.</b> While searching, a latency is a sum over a table of measured blocks. The networks

@@ -5,6 +5,7 @@ import pathlib
 from zennas.progress import Progress, silent
 from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import lasting, lasting_url
+from zennas.score.learned import LEARNED, named_score
 from zennas.score.scores import SCORES
 from zennas.search.finals import hold_finals, take_from_islands
 from zennas.search.loop import search
@@ -43,10 +44,13 @@ def check(options: Options) -> Checked:
         )
     if options.detector is not None and not options.detector.is_file():
         raise UserError(f"--detector {options.detector}: no such file")
+    space = load_space(options.space) if options.space else space
+    if plan.score.learned is not None:
+        plan.score.learned.check_space(space, f"--score {options.score}")
     return Checked(
         experiment=experiment,
         track=track,
-        space=load_space(options.space) if options.space else space,
+        space=space,
         plan=plan,
         out=lasting(options.out or pathlib.Path("runs") / experiment.name),
         backend=options.backend,
@@ -74,10 +78,11 @@ def _plan(options: Options, experiment: Experiment) -> SearchPlan:
     asked["devices"] = options.also or None
     values = experiment.search.model_dump() | {name: value for name, value in asked.items() if value is not None}
     if options.score is not None:
-        values["score"] = values["score"] | {"name": options.score}
+        values["score"] = values["score"] | named_score(options.score)
     plan = SearchPlan.parse(values, "command line")
-    for name in (plan.score.name, *plan.evidence.names):
-        lookup(SCORES, name, "score")
+    for name in dict.fromkeys((plan.score.name, *plan.evidence.names)):
+        if name != LEARNED:  # its model was read
+            lookup(SCORES, name, "score")
     return plan
 
 

@@ -31,8 +31,7 @@ def show(settled: Settled, options: Options, console: Console) -> int:
             style="yellow",
         )
     console.print(
-        f"A {settled.plan.score.label} is not an accuracy: it ranks untrained networks of one space.\n\nNext:\n  "
-        + "\n  ".join(_next_commands(settled, options)),
+        f"{settled.plan.score.caution}\n\nNext:\n  " + "\n  ".join(_next_commands(settled, options)),
         markup=False,
         soft_wrap=True,
     )
@@ -44,7 +43,7 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
     folder, winner = settled.folder, str(settled.folder / "winner-1.yaml")
     study, password = settled.study.removeprefix("journal:"), "    # the password from ~/.pgpass"
     same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend}
-    name = settled.plan.score.name
+    name = options.score or settled.plan.score.name
     score = None if (name,) == ScoreOptions.model_fields["score"].default else (name,)
     more: dict[str, float] = {"minutes": 2 * settled.plan.minutes}
     if options.candidates:

@@ -24,6 +24,7 @@ from zennas.search.predictor import Predictor
 from zennas.search.resources import Resources
 from zennas.search.store import Store
 from zennas.search.workers import Workers
+from zennas.space.candidate import Candidate
 from zennas.space.space import Space
 from zennas.track import Experiment, Protocol, SearchPlan, Track
 
@@ -58,6 +59,16 @@ class Checked:
     num_islands: int = 1
     resume: bool = False
     fresh: bool = False
+
+    @property
+    def baselines(self) -> dict[str, Candidate]:
+        """{name: hand-made network of the space} that the score can judge: a learned one knows one block alone."""
+        learned = self.plan.score.learned
+        return {
+            name: candidate
+            for name, candidate in self.space.baselines.items()
+            if learned is None or candidate.kind == learned.kind
+        }
 
     @property
     def trained_out(self) -> pathlib.Path:

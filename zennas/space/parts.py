@@ -144,6 +144,18 @@ def sums(space: Space, value_of: Callable[[Part], float], *, along_path: bool = 
     return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, np.array(neck_W, float))
 
 
+def sums_of_genes(space: Space, terms: Sequence[np.ndarray], *, constant: float = 0.0) -> Sums:
+    """The Sums of what each gene is worth by itself: terms[gene][place of its value in the gene's range]."""
+    genes, blank = space.layout, sums(space, lambda part: 0.0)
+    widths = [np.asarray(terms[gene], float) for gene in genes.widths]
+    return blank._replace(
+        stem_W=np.asarray(terms[genes.stem], float) + constant,
+        # The width of a stage is that of its first block, whatever the width before it.
+        first=tuple(width_W + first_WW for width_W, first_WW in zip(widths, blank.first, strict=True)),
+        depth=tuple(np.asarray(terms[gene], float) for gene in genes.depths),
+    )
+
+
 def combined(sums: Sequence[Sums], weights: Sequence[float]) -> Sums:
     """The Sums that are worth this weighted sum of some Sums of one space."""
     return _joined(sums, lambda values: sum(weight * value for weight, value in zip(weights, values, strict=True)))
