@@ -74,7 +74,7 @@ def search(
     max_gmacs: Most billions of multiply-accumulates. [allowed: more than 0]
     also: Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, as
         that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.
-    score: Objective: a row of SCORES. [default: the experiment's, zen]
+    score: Objective: a row of SCORES, or learned:OUT, what zennas learn left in OUT. [default: the experiment's, zen]
     evidence: Ask other scores about winners and baselines, for the report; only the one that ranks is asked else.
     storage: Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE that
         holds the URL. No passwords here: they go into @FILE or $ZENNAS_STORAGE. [default: sqlite:///OUT/study.db]

@@ -153,14 +153,18 @@ def train_one(options):
     assert Candidate(**json.loads(winner.read_text())) == request.candidate
 
     source = open_source(options.faces)
-    fold_of = {name: fold for fold, people in enumerate(folds_of_people(options.folds / "people.txt")) for name in people}
+    fold_of = {
+        name: fold for fold, people in enumerate(folds_of_people(options.folds / "people.txt")) for name in people
+    }
     fold_N = np.array([fold_of.get(source.identity_names[label], -1) for label in source.label_N])
     order_N = np.random.default_rng(0).permutation(source.num_images)
     label_N = np.asarray(source.label_N)
     held = np.flatnonzero(np.isin(fold_N, GROUPS["AUC"]))
     taken = [order_N[label_N[order_N] == label][:MOST_IMAGES] for label in np.unique(label_N[held])]
     index_M = np.sort(np.concatenate(taken))
-    pixels = torch.from_numpy(np.stack([p for _, some in source.images.batches(index_M, request.space.shape.hw, 128) for p in some]))
+    pixels = torch.from_numpy(
+        np.stack([p for _, some in source.images.batches(index_M, request.space.shape.hw, 128) for p in some])
+    )
 
     def judged(network):
         embed = in_eval(network, ranks.device)
