@@ -1,0 +1,178 @@
+"""The pool: candidates of one latency, each measured whole, that differ as much as the space allows.
+
+All are within 2 x near_pct of one another, so that none is better because it is slower. Three of four fill the space,
+the fourth is one that the prior puts first: whom to train is chosen among them.
+"""
+
+# N candidates drawn, G genes
+
+import numpy as np
+
+from zennas.learn.choosing import fill_space, first_by_prior
+from zennas.learn_plan import LearnPlan
+from zennas.records import UserError, first_line
+from zennas.score.learned import width_prior
+from zennas.search.forecast import side_by_side
+from zennas.search.measured import Measured
+from zennas.search.optimum import Constraint, Problem
+from zennas.search.stages import Searched
+from zennas.search.winners import export_all, measured_correction, measure_whole
+from zennas.space.parts import sums, sums_of_genes
+
+NUM_DRAWS, DRAWN_AT_ONCE = 2_000_000, 200_000  # candidates drawn for the pool
+ENOUGH = 4_000  # near the latency, as predicted: no more are drawn
+PRIOR_EVERY = 4  # one of so many is the prior's
+TRIES = 6  # measured for one that is kept; small networks are predicted badly, and cost little to measure
+WIDER = 3.0  # times near_pct: as far as a prediction may be off the middle where none is nearer
+
+
+def middle_of(plan: LearnPlan, budget_ms: float) -> float:
+    """The latency, in ms, about which the candidates lie: the slowest of them still keeps the budget.
+
+    >>> round(middle_of(LearnPlan(near_pct=2.5, below_pct=1.0), 100.0), 3)
+    96.5
+    """
+    return budget_ms * (1 - (plan.near_pct + plan.below_pct) / 100)
+
+
+def equal_pool(searched: Searched, plan: LearnPlan) -> list[Measured]:
+    """The pool, in the order in which it was found: what was measured before is not measured again.
+
+    UserError where fewer than `plan.trainings` candidates of the space have this latency.
+    """
+    middle_ms, ledger, progress = middle_of(plan, searched.budget.budget_ms), searched.ledger, searched.progress
+    progress.begin(f"drawing candidates of about {middle_ms:.4g} ms")
+    progress.update({})
+    genes_NG, table_N = _drawn(searched, middle_ms, plan)
+    progress.end()
+    tried = {entry.key for entry in ledger.finalists}
+    kept = [entry for entry in ledger.finalists if _is_near(entry, middle_ms, plan)]
+    untried_N = np.array([searched.space.candidate(genes_G).key not in tried for genes_G in genes_NG], bool)
+    num_tries = TRIES * plan.pool
+    progress.begin("measuring candidates of equal latency")
+    count = progress.counting("candidates")
+    while len(kept) < plan.pool and len(tried) < num_tries:
+        rows = _next(searched, plan, genes_NG, table_N, untried_N, kept, middle_ms, num=side_by_side(searched))
+        if not rows:
+            break
+        untried_N[rows] = False
+        for entry in _measured(searched, [searched.space.candidate(genes_NG[row]) for row in rows]):
+            tried.add(entry.key)
+            if _is_near(entry, middle_ms, plan):
+                kept.append(entry)
+        count(len(kept), plan.pool)
+    progress.end()
+    if len(kept) < plan.trainings:
+        raise UserError(
+            f"space {searched.space.name}: {len(kept)} candidates were found within {plan.near_pct:g} % of "
+            f"{middle_ms:.4g} ms, and {plan.trainings} are to be trained ({len(tried)} were measured); give another "
+            "--budget-ms, fewer --trainings, or a larger learn.near_pct"
+        )
+    progress.say(
+        f"   pool  {len(kept)} candidates of {min(map(_ms, kept)):.4g} to {max(map(_ms, kept)):.4g} ms, of "
+        f"{len(tried)} measured"
+    )
+    return kept
+
+
+def latency_sums(searched: Searched):
+    """The Sums of the uncorrected table over the space."""
+    return sums(searched.space, searched.predictor.table.part_ms)
+
+
+def corrected(searched: Searched) -> float:
+    """The factor of the table's predictions, by the candidates that were measured, or, before any, by the baselines."""
+    if searched.ledger.finalists:
+        return measured_correction(searched.ledger.finalists, searched.budget.budget_ms)
+    return searched.predictor.factor
+
+
+def _ms(entry):
+    return entry.latency.measured_ms
+
+
+def _is_near(entry, middle_ms, plan):
+    return abs(_ms(entry) / middle_ms - 1) <= plan.near_pct / 100
+
+
+def _drawn(searched, middle_ms, plan):
+    """(genes_NG, table_N): different candidates of the space whose prediction may come near the middle, with the
+    table's uncorrected milliseconds."""
+    space, latency = searched.space, latency_sums(searched)
+    nothing = sums_of_genes(space, [np.zeros(len(span.values())) for span in space.genes.values()])
+    limits = [Constraint(limit.name, sums(space, limit.of_part), limit.most) for limit in searched.predictor.limits]
+    problem = Problem(space, nothing, [Constraint("latency (ms)", latency, np.inf), *limits])
+    low_G, high_G, step_G = np.array([(span.low, span.high, span.step) for span in space.genes.values()]).T
+    rng, found, num = np.random.default_rng((plan.seed, 0)), [], 0
+    for _ in range(0, NUM_DRAWS, DRAWN_AT_ONCE):
+        genes_NG = low_G + step_G * rng.integers((high_G - low_G) // step_G + 1, size=(DRAWN_AT_ONCE, len(low_G)))
+        table_N = latency.of(space, genes_NG)
+        # As wide as corrections by what is measured may move the predictions.
+        near_N = np.abs(searched.predictor.factor * table_N / middle_ms - 1) <= 4 * WIDER * plan.near_pct / 100
+        genes_NG = genes_NG[near_N]
+        genes_NG = genes_NG[problem.judged(genes_NG)[1]] if len(genes_NG) else genes_NG
+        found.append(genes_NG)
+        num += len(genes_NG)
+        if num >= ENOUGH:
+            break
+    genes_NG = np.unique(np.concatenate(found), axis=0)
+    rng.shuffle(genes_NG)
+    return genes_NG, latency.of(space, genes_NG) if len(genes_NG) else np.zeros(0)
+
+
+def _next(searched, plan, genes_NG, table_N, untried_N, kept, middle_ms, *, num):
+    """Rows of the next candidates to measure, predicted to be near the middle; fewer than `num` where no more are."""
+    off_N = np.abs(corrected(searched) * table_N / middle_ms - 1)
+    for wider in (0.5, 1.0, WIDER):
+        place_N = np.flatnonzero(untried_N & (off_N <= wider * plan.near_pct / 100))
+        if len(place_N) >= num:
+            break
+    if not len(place_N):
+        return []
+    kept_KG = np.array([entry.candidate.genes for entry in kept], int).reshape(-1, genes_NG.shape[1])
+    all_NG = np.concatenate([kept_KG, genes_NG[place_N]])
+    feature_NF, beside = np.log(all_NG), list(range(len(kept)))
+    if len(kept) % PRIOR_EVERY == PRIOR_EVERY - 1:
+        rows = first_by_prior(feature_NF, width_prior(all_NG, searched.space), num, beside=beside)
+    else:
+        rows = fill_space(feature_NF, num, beside=beside)
+    return [int(place_N[row - len(kept)]) for row in rows]
+
+
+def _measured(searched, candidates):
+    """[Measured] of candidates, exported side by side and measured one by one; one that cannot be is said and left
+    out."""
+    paths = {candidate: searched.folder / f"{candidate.key}.onnx" for candidate in candidates}
+    handles = {
+        candidate: searched.workers.submit(
+            [candidate], searched.plan.score, shape=searched.space.shape, seed=searched.plan.seed
+        )
+        for candidate in candidates
+    }
+    entries = []
+    try:
+        exports = export_all(searched, paths)
+        for candidate, exported in exports.items():
+            (scored,) = searched.workers.results(handles[candidate], 1)
+            try:
+                if isinstance(exported, Exception):
+                    raise exported
+                entry = measure_whole(
+                    searched,
+                    candidate,
+                    role="finalist",
+                    name=candidate.key,
+                    score=(scored.value or 0.0, scored.std),
+                    exported=exported,
+                )
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
+                searched.progress.say(f"{candidate.text} cannot be measured: {first_line(error)}", style="yellow")
+                continue
+            searched.ledger.add_measured(entry.changed(onnx=None))
+            entries.append(entry)
+    finally:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+    return entries
