@@ -37,23 +37,29 @@ def standardised(feature_NF: np.ndarray) -> np.ndarray:
     return (feature_NF - feature_NF.mean(0)) / np.where(std_F > SAME, std_F, 1.0)
 
 
-def fill_space(feature_NF: np.ndarray, num: int, *, first: int | None = None) -> list[int]:
+def fill_space(feature_NF: np.ndarray, num: int, *, first: int | None = None, beside: Sequence[int] = ()) -> list[int]:
     """Rows of `num` candidates that fill the space: `first`, or else the one nearest to the middle, then always the one
     farthest from all before it, in standard deviations (Gonzalez 1985). All of them where there are fewer.
+
+    beside: rows that are there already, from which the others keep their distance; they are not chosen again.
 
     >>> fill_space(np.array([[0.0], [4.0], [5.0], [10.0]]), 3)
     [2, 0, 3]
     """
     unit_NF = standardised(feature_NF)
     chosen: list[int] = []
-    distance_N = -np.linalg.norm(unit_NF, axis=1)
+    nearest_N = np.full(len(unit_NF), np.inf)
+    for row in beside:
+        nearest_N = np.minimum(nearest_N, np.linalg.norm(unit_NF - unit_NF[row], axis=1))
+    distance_N = nearest_N.copy() if len(beside) else -np.linalg.norm(unit_NF, axis=1)
+    distance_N[list(beside)] = -np.inf
     if first is not None:
         distance_N[first] = np.inf
-    while len(chosen) < min(num, len(unit_NF)):
+    while len(chosen) < min(num, len(unit_NF) - len(set(beside))):
         chosen.append(int(np.argmax(distance_N)))
-        from_last_N = np.linalg.norm(unit_NF - unit_NF[chosen[-1]], axis=1)
-        distance_N = from_last_N if len(chosen) == 1 else np.minimum(distance_N, from_last_N)
-        distance_N[chosen] = -np.inf
+        nearest_N = np.minimum(nearest_N, np.linalg.norm(unit_NF - unit_NF[chosen[-1]], axis=1))
+        distance_N = nearest_N.copy()
+        distance_N[[*beside, *chosen]] = -np.inf
     return chosen
 
 

@@ -16,7 +16,7 @@ from zennas.search.forecast import side_by_side
 from zennas.search.measured import Measured
 from zennas.search.optimum import Constraint, Problem
 from zennas.search.stages import Searched
-from zennas.search.winners import export_all, measured_correction, measure_whole
+from zennas.search.winners import export_all, measure_whole, measured_correction
 from zennas.space.parts import sums, sums_of_genes
 
 NUM_DRAWS, DRAWN_AT_ONCE = 2_000_000, 200_000  # candidates drawn for the pool

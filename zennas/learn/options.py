@@ -52,9 +52,9 @@ class Options(CommandOptions):
     trainings: Annotated[
         int | None, flag("Candidates to train.", unset="the experiment's learn.trainings, 16", ge=4, le=512)
     ] = None
-    epochs: Annotated[
-        int | None, flag("Epochs of a short training.", unset="the experiment's learn.epochs", ge=1)
-    ] = None
+    epochs: Annotated[int | None, flag("Epochs of a short training.", unset="the experiment's learn.epochs", ge=1)] = (
+        None
+    )
     seed: Annotated[
         int | None, flag("Seed of all draws and trainings.", unset="the experiment's, 0", ge=0, le=2**31 - 2)
     ] = None

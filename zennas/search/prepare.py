@@ -32,11 +32,11 @@ PARTS_TO_KNOW = 8  # of a table, by which the speed of a machine is known that h
 ASK_S = 1.0  # between two looks at whether the first island is done with what is done once for all
 
 
-def prepare(opened: Opened) -> Prepared:
+def prepare(opened: Opened, *, tells: bool = True) -> Prepared:
     """The run with its store and its workers, its budget, its latency table and its measured baselines.
 
     They come from the store where another driver was there before; else they are measured now. Of several islands the
-    first that lives measures, and the others wait for it.
+    first that lives measures, and the others wait for it. tells: say how long a search will take.
     """
     store, workers = _start(opened)
     with opened.clock.timed("measuring"):
@@ -58,14 +58,16 @@ def prepare(opened: Opened) -> Prepared:
                 opened.ledger.take_measured(entry.changed(onnx=None))
         if not knows_the_machine(prepared):
             _fill_table(prepared, table, most=PARTS_TO_KNOW)
-        say_how_long(prepared)
+        if tells:
+            say_how_long(prepared)
         expected_s, begun = table_seconds(prepared) + baselines_seconds(prepared), time.monotonic()
         _fill_table(prepared, table)
         predictor.check(slack=1.2)  # the table is not corrected yet
         tables = _tables_of_devices(prepared, setup)
         measure_baselines(prepared)
         note_pace(prepared, expected_s, time.monotonic() - begun)
-        say_how_long(prepared)
+        if tells:
+            say_how_long(prepared)
         if not setup and opened.storage is not None:
             of_devices = {name: {"machine": each.machine, "table": _rows(each)} for name, each in tables.items()}
             setup = {"budget": opened.ledger.state["budget"], "machine": machine, "table": _rows(table)}

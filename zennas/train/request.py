@@ -35,6 +35,7 @@ class Request:
     candidate: Candidate
     data: pathlib.Path
     out: pathlib.Path
+    shared: pathlib.Path | None = None  # where trainings with one teacher share its answers; None: each has its own
     faces: str = "auto"  # what --faces says of the data and of the sets
     identities: pathlib.Path | None = None
     labels: pathlib.Path | None = None  # a file of data/labels.py: what every image counts as, or that it is left out

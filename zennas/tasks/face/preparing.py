@@ -168,7 +168,7 @@ def head(request, data: Data, network, teacher: Model | None, ranks, progress) -
             source,
             network,
             ranks=ranks,
-            folder=request.out,
+            folder=request.shared or request.out,
             seed=plan.seed,
             progress=progress,
         )

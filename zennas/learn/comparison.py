@@ -1,0 +1,119 @@
+"""What a user would have got instead: Zen-Score's winner, the prior's, and a hand-made shape of the same latency."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zennas.learn.equal import corrected, latency_sums
+from zennas.records import Record
+from zennas.score.learned import width_prior_sums
+from zennas.search.optimum import Constraint, NoProofError, Problem
+from zennas.search.stages import Searched
+from zennas.space.candidate import Candidate
+from zennas.space.learned import LearnedScore
+from zennas.space.parts import sums
+from zennas.space.space import Space
+
+LEARNED, ZEN, PRIOR, BY_HAND = "learned", "Zen-Score", "widest (S)", "by hand, scaled"
+# Factors of a hand-made network's widths, from narrow to wide.
+SCALES = np.geomspace(0.25, 4.0, 65)
+
+
+class Rival(Record):
+    """A network within the budget that one way of choosing puts first, and what the learned line expects of it."""
+
+    name: str
+    how: str  # it was chosen
+    candidate: Candidate
+    predicted_ms: float
+    expected: float | None = None
+    expected_std: float | None = None
+    within: bool | None = None  # whether it is where the line is believed
+
+
+class Device(NamedTuple):
+    """What decides about latency: the space's costs with their limits, latency first, and what corrects it."""
+
+    space: Space
+    costs: list[Constraint]  # the first is the latency, in the table's milliseconds
+    zen: Candidate | None  # the proven optimum of Zen-Score's closed form; None where there is none
+    factor: float
+
+    @property
+    def budget_ms(self) -> float:
+        """The most that the latency may be."""
+        return self.factor * self.costs[0].most
+
+    def ms(self, candidate: Candidate) -> float:
+        """The predicted latency of a candidate."""
+        (table_ms,) = self.costs[0].sums.of(self.space, np.array([candidate.genes]))
+        return self.factor * float(table_ms)
+
+
+def device_of(searched: Searched) -> Device:
+    """The Device of a search that has measured a pool."""
+    factor, optimum = corrected(searched), searched.funnel and searched.funnel.optimum
+    space, limits = searched.space, searched.predictor.limits
+    costs = [Constraint("latency (ms)", latency_sums(searched), searched.budget.budget_ms / factor)]
+    costs += [Constraint(limit.name, sums(space, limit.of_part), limit.most / limit.factor) for limit in limits]
+    return Device(space, costs, optimum.candidate if optimum else None, factor)
+
+
+def rivals(device: Device, score: LearnedScore) -> list[Rival]:
+    """The Rivals that there are, the learned winner first."""
+    space = device.space
+    found: list[tuple[str, str, Candidate | None]] = [
+        (LEARNED, "the most that the line expects, where it is believed", learned_optimum(device, score)),
+        (ZEN, "the proven optimum of Zen-Score", device.zen),
+        (PRIOR, "the largest sum of log widths", _best(space, width_prior_sums(space), device.costs)),
+        (BY_HAND, "the hand-made network nearest to the budget, all widths times one factor", scaled_by_hand(device)),
+    ]
+    rows = []
+    for name, how, candidate in found:
+        if candidate is None:
+            continue
+        mean, std = score.of_candidate(candidate)
+        rows.append(
+            Rival(
+                name=name,
+                how=how,
+                candidate=candidate,
+                predicted_ms=round(device.ms(candidate), 4),
+                expected=round(mean, 4),
+                expected_std=round(std, 4),
+                within=score.is_within(candidate),
+            )
+        )
+    return rows
+
+
+def learned_optimum(device: Device, score: LearnedScore) -> Candidate | None:
+    """The candidate within the budget and the line's region of which the line expects most, proven."""
+    region = Constraint("distance", score.distance_sums(device.space), score.radius**2)
+    return _best(device.space, score.sums(device.space), [*device.costs, region])
+
+
+def scaled_by_hand(device: Device) -> Candidate | None:
+    """The hand-made network of the space whose latency is nearest to the budget, all its widths times the one factor
+    that brings it as near below the budget as they come; None where there is none."""
+    space, most_ms = device.space, device.budget_ms
+    own = [candidate for candidate in space.baselines.values() if candidate.kind == space.kind]
+    for candidate in sorted(own, key=lambda candidate: abs(np.log(device.ms(candidate) / most_ms))):
+        scaled = {_scaled(space, candidate, factor) for factor in SCALES}
+        fitting = [each for each in scaled if space.contains(each) and device.ms(each) <= most_ms]
+        if fitting:
+            return max(fitting, key=lambda each: (device.ms(each), each.key))
+    return None
+
+
+def _scaled(space, candidate, factor) -> Candidate:
+    widths = [span.nearest(factor * width) for span, width in zip(space.widths, candidate.widths, strict=True)]
+    return candidate.model_copy(update={"stem": space.stem.nearest(factor * candidate.stem), "widths": tuple(widths)})
+
+
+def _best(space, score: Any, costs) -> Candidate | None:
+    try:
+        optimum = Problem(space, score, costs).solve()
+    except NoProofError:
+        return None
+    return optimum.candidate if optimum else None

@@ -1,0 +1,184 @@
+"""From what a user asks to the Request of a learning run, and what makes it this run."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from zennas.learn.options import Options
+from zennas.learn_plan import LearnPlan
+from zennas.provenance import command_line, num_cores
+from zennas.records import UserError
+from zennas.search.options import Options as SearchOptions
+from zennas.search.run import check as check_search
+from zennas.search.stages import Checked
+from zennas.space.candidate import Candidate
+from zennas.space.space import Space
+from zennas.tasks.table import FIRST, check_learned, learning_of
+from zennas.track import Track, load_experiment
+from zennas.train.options import Options as TrainOptions
+from zennas.train.prepare import MAX_WORKERS
+from zennas.train.request import Request as TrainRequest
+from zennas.train.request import changed_plan, check_recipe
+from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
+
+LATENCY, SHARED, TRIALS = "latency", "shared", "trials"  # folders in that of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A learning run as it is done. It travels to other processes and machines, so it holds values only; paths are
+    absolute."""
+
+    name: str  # of the experiment
+    asked_track: str  # as the user gave it: a name or a path
+    track: Track
+    space: Space
+    plan: TrainPlan  # the recipe as it stands
+    learn: LearnPlan  # of the task
+    data: pathlib.Path
+    out: pathlib.Path
+    shown_out: pathlib.Path  # as the user gave it
+    faces: str = "auto"  # what --faces says of the data
+    teacher: str | None = None
+    held_out: pathlib.Path | None = None
+    test: pathlib.Path | None = None
+    device: str | None = None
+    num_workers: int = 1  # trainings at once
+    num_threads: int = 1  # of each
+    address: str | None = None
+    resume: bool = False
+    fresh: bool = False
+    command: str = ""
+    task: str = FIRST  # a row of TASKS
+
+    def training(
+        self, candidate: Candidate, *, seed: int, out: pathlib.Path, fields: Mapping[str, Any]
+    ) -> TrainRequest:
+        """The Request of one short training. fields: those by which the task says what is trained on."""
+        values: dict[str, Any] = {"epochs": self.learn.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
+        if self.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
+            values["data.workers"] = min(self.num_threads - 1, MAX_WORKERS)
+        training = TrainRequest(
+            name=self.name,
+            asked_track=self.asked_track,
+            track=self.track,
+            space=self.space,
+            plan=changed_plan(self.plan, [f"{key}={value}" for key, value in values.items()]),
+            candidate=candidate,
+            data=self.data,
+            faces=self.faces,
+            teacher=self.teacher,
+            out=out,
+            shared=self.out / SHARED,
+            any_size=True,
+            device=self.device,
+            task=self.task,
+        )
+        return dataclasses.replace(training, **fields)
+
+    def settings(self, of_the_task: Mapping[str, Any], latency: Mapping[str, Any]) -> dict[str, Any]:
+        """What makes this run this run: a resumed one must agree in all of it. of_the_task: what its data and groups
+        are; latency: what the candidates' latencies are of."""
+        task = {} if self.task == FIRST else {"task": self.task}
+        return {
+            "experiment": self.name,
+            "space": self.space.model_dump(mode="json"),
+            **of_the_task,
+            **task,
+            **latency,
+            "teacher": self.teacher,
+            "learn": self.learn.model_dump(mode="json"),
+            "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A learning run, checked, and the search that measures its candidates."""
+
+    request: Request
+    latency: Checked
+
+
+def check(options: Options) -> Asked:
+    """What the options ask for; UserError for what cannot be used. Nothing is touched."""
+    out = options.out or pathlib.Path("runs") / f"{load_experiment(options.track)[0].name}-learned"
+    experiment, track, space, recipe = check_recipe(
+        TrainOptions.of(
+            data=options.data,
+            faces=options.faces,
+            track=options.track,
+            out=out,
+            teacher=options.teacher,
+            set=options.set,
+            space=options.space,
+            device=options.device,
+        )
+    )
+    check_learned(experiment.task)
+    plan = learn_plan(options, experiment)
+    for name, path in (("--held-out", options.held_out), ("--test", options.test)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{name} {path}: no such file")
+    workers = options.workers or num_cores()
+    # Of a cluster's machines nothing is known here.
+    threads = options.threads or (1 if options.address else max(1, num_cores() // workers))
+    latency = check_search(
+        SearchOptions.of(
+            track=options.track,
+            out=out / LATENCY,
+            candidates=1,  # nothing is searched here
+            seed=plan.seed,
+            budget_ms=options.budget_ms,
+            backend=options.backend,
+            images=options.images,
+            space=options.space,
+            address=options.address,
+            device=options.latency_device,
+        )
+    )
+    learning_of(experiment.task)
+    request = Request(
+        name=experiment.name,
+        asked_track=options.track,
+        track=track,
+        space=space,
+        plan=recipe,
+        learn=plan,
+        data=options.data.resolve(),
+        out=out.resolve(),
+        shown_out=out,
+        faces=options.faces,
+        teacher=_absolute(options.teacher),
+        held_out=options.held_out and options.held_out.resolve(),
+        test=options.test and options.test.resolve(),
+        device=options.device,
+        num_workers=workers,
+        num_threads=threads,
+        address=options.address,
+        command=command_line(),
+        task=experiment.task,
+        resume=options.resume,
+        fresh=options.fresh,
+    )
+    return Asked(request, latency)
+
+
+def learn_plan(options: Options, experiment) -> LearnPlan:
+    """The experiment's LearnPlan, changed by the command line."""
+    given = {name: getattr(options, name) for name in ("trainings", "epochs", "seed")}
+    values = experiment.learn.model_dump() | {name: value for name, value in given.items() if value is not None}
+    # Fewer trainings than the first ones are all of them; more than the pool want a larger one.
+    values["first"] = min(values["first"], values["trainings"])
+    values["twice"] = min(values["twice"], values["first"])
+    values["pool"] = max(values["pool"], values["trainings"])
+    return type(experiment.learn).parse(values, "command line")
+
+
+def _absolute(teacher: str | None) -> str | None:
+    """A --teacher whose file every worker finds, whatever folder it stands in."""
+    if teacher is None:
+        return None
+    path, comma, rest = teacher.partition(",")
+    return f"{pathlib.Path(path).resolve()}{comma}{rest}"
