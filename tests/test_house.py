@@ -48,6 +48,7 @@ ROOMS = [
     {"tasks"},
     {"train"},
     {"trials"},
+    {"learn"},
     {"run"},
     {"faces"},
     {"export", "evaluate"},
@@ -101,7 +102,7 @@ FENCES = {
         f"{WEBFACE}/timed_runs.py",
     },
     "faiss": {"zennas/clean/index.py"},
-    "sklearn": {"zennas/clean/centres.py"},
+    "sklearn": {"zennas/clean/centres.py", "zennas/learn/model.py"},
     "torch.utils.tensorboard": {"zennas/train/journal.py"},
     "torch.distributed": {"zennas/ranks.py"},
 }

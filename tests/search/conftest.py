@@ -227,49 +227,52 @@ def make_row(space):
     return made
 
 
+def measured_entry(
+    candidate, space, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, stand_in=None, **changes
+):
+    """A Measured of a candidate, as winners.measure_whole makes it."""
+    spent = cost(candidate, space.shape)
+    made_by = provenance(seed=0).model_dump()
+    latency = {
+        "measured_ms": ms,
+        "median_ms": ms,
+        "spread_pct": 1.0,
+        "budget_ms": budget_ms,
+        "within_budget": ms <= budget_ms,
+        "stand_in": stand_in,
+        "warning": None,
+        "raw_ms": [ms],
+        "protocol": Protocol(backend="onnxruntime-cpu", num_runs=1, kth_fastest=1).model_dump(),
+        "machine": made_by["machine"],
+        "date": made_by["date"],
+        "versions": made_by["versions"],
+        "load_average": 0.5,
+        "predicted_ms": ms,
+        "table_ms": ms,
+    }
+    entry = {
+        "role": role,
+        "name": name or candidate.key,
+        "key": candidate.key,
+        "candidate": candidate.plain(),
+        "score": ScorePlan().model_dump(),
+        "score_mean": score,
+        "score_std": 0.1,
+        "params": spent.params,
+        "macs": spent.macs,
+        "num_blocks": candidate.num_blocks,
+        "megabytes": 1.0,
+        "latency": latency,
+        "elsewhere": {},
+        "export": {"max_abs_difference": 0.0, "max_abs_output": 1.0, "min_cosine": 1.0, "checker": []},
+        "onnx": None,
+        "verdict": None,
+        "made_by": made_by,
+    }
+    return Measured.parse(entry, entry["name"]).changed(**changes)
+
+
 @pytest.fixture
 def make_entry(space):
     """make_entry(candidate, **changes) -> Measured, as winners.measure_whole makes it."""
-
-    def made(candidate, *, role="finalist", name=None, ms=1.0, score=1.0, budget_ms=2.0, stand_in=None, **changes):
-        spent = cost(candidate, space.shape)
-        made_by = provenance(seed=0).model_dump()
-        latency = {
-            "measured_ms": ms,
-            "median_ms": ms,
-            "spread_pct": 1.0,
-            "budget_ms": budget_ms,
-            "within_budget": ms <= budget_ms,
-            "stand_in": stand_in,
-            "warning": None,
-            "raw_ms": [ms],
-            "protocol": Protocol(backend="onnxruntime-cpu", num_runs=1, kth_fastest=1).model_dump(),
-            "machine": made_by["machine"],
-            "date": made_by["date"],
-            "versions": made_by["versions"],
-            "load_average": 0.5,
-            "predicted_ms": ms,
-            "table_ms": ms,
-        }
-        entry = {
-            "role": role,
-            "name": name or candidate.key,
-            "key": candidate.key,
-            "candidate": candidate.plain(),
-            "score": ScorePlan().model_dump(),
-            "score_mean": score,
-            "score_std": 0.1,
-            "params": spent.params,
-            "macs": spent.macs,
-            "num_blocks": candidate.num_blocks,
-            "megabytes": 1.0,
-            "latency": latency,
-            "elsewhere": {},
-            "export": {"max_abs_difference": 0.0, "max_abs_output": 1.0, "min_cosine": 1.0, "checker": []},
-            "onnx": None,
-            "verdict": None,
-            "made_by": made_by,
-        }
-        return Measured.parse(entry, entry["name"]).changed(**changes)
-
-    return made
+    return lambda candidate, **changes: measured_entry(candidate, space, **changes)

@@ -109,7 +109,8 @@ def _noise(learned):
     return (
         f"<p>Between seeds of one candidate {noise.between_seeds_std:.2f}, between candidates "
         f"{noise.between_candidates_std:.2f} points (standard deviations). {100 * noise.reliability:.0f} % of what "
-        f"differs between single trainings is the candidates' own ({100 * noise.low:.0f} to {100 * noise.high:.0f} %).</p>"
+        f"differs between single trainings is the candidates' own ({100 * noise.low:.0f} to {100 * noise.high:.0f} %)."
+        "</p>"
     )
 
 

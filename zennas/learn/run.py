@@ -2,6 +2,7 @@
 Read `run` first.
 """
 
+import pathlib
 from typing import Any
 
 from zennas.latency.budget import LocalBudget
@@ -9,7 +10,7 @@ from zennas.learn.comparison import Device, device_of
 from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
 from zennas.learn.outcome import Learned, learned_of, write_outcome
-from zennas.learn.request import SHARED, Asked, check
+from zennas.learn.request import SHARED, Asked, Request, check
 from zennas.learn.trainings import Setting, ready_teacher, train_few
 from zennas.progress import Progress, silent
 from zennas.run_folder import lock_folder, open_run, save_run
@@ -76,6 +77,14 @@ def learn(asked: Asked, progress: Progress) -> Learned:
     finally:
         progress.close()
         lock.release()
+
+
+def labels_of(request: Request) -> pathlib.Path | None:
+    """The labels by which a training leaves out the people who judge; None where the task has no such file."""
+    learning = learning_of(request.task)
+    source = learning.open_source(request, silent())
+    fields = learning.trained(request, source, learning.split(request, source), request.out / SHARED)
+    return fields.get("labels")
 
 
 def _of_latency(checked: Checked) -> dict[str, Any]:

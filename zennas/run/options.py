@@ -8,7 +8,7 @@ from zennas.flags import Address, Backend, BudgetMs, Changes, CommandOptions, Da
 
 class Options(CommandOptions):
     """Search, then train the best winner: from a track's name to a trained ONNX file, measured again by the track's
-    rule.
+    rule. With --learn the whole way: learn from a few trainings, search by that, train the winners, crown the best.
 
     Every stage is skipped where it is done, and goes on where it stopped: give the same command again. The search lies
     in OUT, the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their
@@ -31,6 +31,24 @@ class Options(CommandOptions):
         Network, flag("Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...].", unset="none")
     ] = None
     verify: Annotated[tuple[str, ...], flag("SET.bin or PAIRS@SOURCE; may be repeated.")] = ()
+    learn: Annotated[
+        bool,
+        flag(
+            "First learn from a few trainings on --data which networks are the better ones (zennas learn), search by "
+            "that, train all winners by the full recipe and crown the one that measures best."
+        ),
+    ] = False
+    trainings: Annotated[
+        int | None, flag("With --learn: candidates to train.", unset="the experiment's learn.trainings", ge=4, le=512)
+    ] = None
+    held_out: Annotated[
+        pathlib.Path | None,
+        flag("With --learn: text file of identities that the trainings are judged on.", unset="a share, drawn"),
+    ] = None
+    test: Annotated[
+        pathlib.Path | None,
+        flag("With --learn: identities by whom the winner is crowned.", unset="another share, drawn"),
+    ] = None
     identities: Annotated[pathlib.Path | None, flag("Text file of identities to train on.")] = None
     set: Annotated[Changes, flag("KEY=VALUE of the training recipe; may be repeated.")] = ()
     budget_ms: BudgetMs = None

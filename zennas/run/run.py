@@ -1,13 +1,23 @@
-"""The work of `zennas run`, and of `zennas search --then-train`: a search, then its best winner trained."""
+"""The work of `zennas run`, of `zennas search --then-train` and of `--learn-from`: a search, then its best winner
+trained; or the order learned first, the search by it, all winners trained and the best one crowned.
+"""
 
 import dataclasses
 from typing import Any
 
 import torch
 
+from zennas.learn import run as learn_room
+from zennas.learn.options import Options as LearnOptions
+from zennas.learn.outcome import Learned
+from zennas.learn.request import Asked
+from zennas.learn.show import show as show_learned
 from zennas.progress import Progress, silent
 from zennas.records import UserError
+from zennas.run.crowning import Crowned, crown
 from zennas.run.options import Options
+from zennas.run.show import show_crowned
+from zennas.score.learned import LEARNED
 from zennas.search import run as search_room
 from zennas.search.measured import Measured
 from zennas.search.options import Options as SearchOptions
@@ -29,10 +39,16 @@ class Trained:
     winners: tuple[Measured, ...]  # of the search, best first
     trained: dict[str, Any] | None  # the result of the training; None without a winner
     code: int  # exit code
+    learned: Learned | None = None  # None where nothing was learned
+    crowned: Crowned | None = None  # of several trainings, which is the best; `trained` is its result
 
     def plain(self) -> dict[str, Any]:
         """What JSON says of it."""
-        return {"winners": [entry.plain() for entry in self.winners], "trained": self.trained}
+        plain = {"winners": [entry.plain() for entry in self.winners], "trained": self.trained}
+        for name, record in (("learned", self.learned), ("crowned", self.crowned)):
+            if record is not None:
+                plain[name] = record.model_dump(mode="json")
+        return plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +58,7 @@ class Request:
     search: SearchOptions
     checked: Checked
     training: TrainOptions  # without its winner, which is not known yet
+    learning: tuple[LearnOptions, Asked] | None = None  # what is learned before; None: nothing
 
 
 def run(options: Options | SearchOptions, *, progress: Progress | None = None) -> Trained:
@@ -51,6 +68,8 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
     look = task_of(load_experiment(str(asked.training.track))[0].task).look
     if look is not None and asked.training.faces == "auto":  # now, and not when the search is over
         look(asked.training.data, progress)
+    if asked.learning is not None:
+        return _learned(asked, progress)
     settled = search_room.search_to_the_end(asked.checked, progress)
     progress.close()
     code = show_winners(settled, asked.search, progress.console)
@@ -62,11 +81,45 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
     return Trained(winners=settled.winners, trained=trained.result, code=code)
 
 
+def _learned(asked: Request, progress: Progress) -> Trained:
+    """Learn, search by what was learned, train every winner by the full recipe, crown the best."""
+    assert asked.learning is not None
+    options, learning = asked.learning
+    learned = learn_room.learn(learning, progress)
+    progress.close()
+    show_learned(learned, options, progress.console)
+    search = asked.search.model_copy(update={"score": f"{LEARNED}:{learned.out}"})
+    settled = search_room.search_to_the_end(search_room.check(search), Progress(progress.console))
+    code = show_winners(settled, search, progress.console)
+    if code == NO_WINNER:
+        return Trained(winners=(), trained=None, code=code, learned=learned)
+    request, trained = learning.request, []
+    for entry in settled.winners:
+        training = asked.training.model_copy(
+            update={
+                "winner": settled.folder / f"{entry.name}.yaml",
+                "out": asked.checked.trained_out / entry.name,
+                # The people who judge are left out of these trainings, too.
+                "labels": learn_room.labels_of(request),
+            }
+        )
+        network = train_room.run(training, progress=Progress(progress.console))
+        code = show_network(network, training, progress.console)
+        trained.append((entry, network))
+    last = Progress(progress.console)
+    crowned = crown(request, learned, trained, last)
+    last.close()
+    show_crowned(crowned, progress.console)
+    result = next(network.result for entry, network in trained if entry.name == crowned.best.name)
+    code = 0 if crowned.best.accepted else 1
+    return Trained(winners=settled.winners, trained=result, code=code, learned=learned, crowned=crowned)
+
+
 def check(options: Options | SearchOptions) -> Request:
     """The search and the training that are asked for; UserError for what either cannot use. Nothing is touched."""
     if isinstance(options, SearchOptions):
-        search, data = options, options.then_train
-        more: dict[str, Any] = {"space": options.space}
+        search, data = options, options.learn_from or options.then_train
+        more: dict[str, Any] = {"space": options.space, "teacher": options.teacher}
     else:
         search, data = _search_of(options), options.data
         more = {
@@ -87,7 +140,33 @@ def check(options: Options | SearchOptions) -> Request:
     check_recipe(training)
     if training.device == "cuda" and training.ray is None and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU on this machine; give --device cpu")
-    return Request(search=search, checked=checked, training=training)
+    learning = _learning_of(options, search, training, checked) if _learns(options) else None
+    return Request(search=search, checked=checked, training=training, learning=learning)
+
+
+def _learns(options: Options | SearchOptions) -> bool:
+    return options.learn_from is not None if isinstance(options, SearchOptions) else options.learn
+
+
+def _learning_of(
+    options: Options | SearchOptions, search: SearchOptions, training: TrainOptions, checked: Checked
+) -> tuple[LearnOptions, Asked]:
+    """What is to be learned before the search; UserError for what goes with no learning."""
+    if search.score is not None:
+        raise UserError(f"--score {search.score}: the score is what is learned; leave it out, or do not learn")
+    if training.identities is not None:
+        raise UserError(
+            f"--identities {training.identities}: who is trained on, and who judges, is drawn from all of --data; give "
+            "data of these alone, or name who judges with --held-out and --test"
+        )
+    same = {name: getattr(training, name) for name in ("data", "faces", "track", "teacher", "set", "space", "device")}
+    same |= {name: getattr(search, name) for name in ("budget_ms", "backend", "images", "seed", "fresh", "address")}
+    if not isinstance(options, SearchOptions):
+        same |= {name: getattr(options, name) for name in ("trainings", "held_out", "test")}
+    asked = LearnOptions.of(
+        out=checked.out.with_name(f"{checked.out.name}-learned"), latency_device=search.device, **same
+    )
+    return asked, learn_room.check(asked)
 
 
 def _search_of(options: Options) -> SearchOptions:

@@ -11,6 +11,7 @@ from zennas.flags import (
     CommandOptions,
     Experiment,
     Images,
+    Network,
     Space,
     flag,
 )
@@ -29,7 +30,7 @@ class Options(CommandOptions):
     that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
-    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = (*RESUME_OR_FRESH, ("learn_from", "then_train"))
     OUTPUTS: ClassVar[dict[str, str]] = {
         "json": "Print the winners as JSON on standard output; all else on standard error."
     }
@@ -117,9 +118,22 @@ class Options(CommandOptions):
             unset="search alone",
         ),
     ] = None
+    learn_from: Annotated[
+        pathlib.Path | None,
+        flag(
+            "First learn from a few trainings on these faces which networks are the better ones, search by that, train "
+            "all winners, crown the one that measures best: zennas run --learn with its options.",
+            metavar="DATA",
+            unset="Zen-Score, nothing trained",
+        ),
+    ] = None
+    teacher: Annotated[
+        Network,
+        flag("Teacher of the trainings of --learn-from and --then-train: FILE[,normalise=...][,px=...].", unset="none"),
+    ] = None
     resume: Annotated[bool, flag("Go on with a run; an error where there is none.")] = False
     fresh: Annotated[bool, flag("Move a run that is there aside and begin anew.")] = False
 
     def room(self) -> str:
-        """That of `zennas run` where a training follows."""
-        return "zennas.search" if self.then_train is None else "zennas.run"
+        """That of `zennas run` where trainings belong to it."""
+        return "zennas.search" if self.then_train is None and self.learn_from is None else "zennas.run"

@@ -32,6 +32,8 @@ def check(options: Options) -> Checked:
     experiment, track, space = load_experiment(options.track)
     plan = _plan(options, experiment)
     storage = asked_storage(options.storage)
+    if options.teacher is not None and options.learn_from is None and options.then_train is None:
+        raise UserError(f"--teacher {options.teacher}: nothing is trained; give --learn-from or --then-train too")
     if options.islands > 1 and storage is None:
         raise UserError(
             f"--islands {options.islands}: islands meet in a store that all reach, and the default is a SQLite file of "
