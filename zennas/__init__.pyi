@@ -10,6 +10,7 @@ from zennas.evaluate.results import Evaluation
 from zennas.export.run import Exported
 from zennas.latency.comparison import Comparison
 from zennas.latency.run import Measured, OneTable, Predicted, Tables
+from zennas.learn.outcome import Learned
 from zennas.mask.run import Masked, WrittenLayout
 from zennas.progress import Progress
 from zennas.run.run import Trained
@@ -47,6 +48,8 @@ def search(
     address: str | None = None,
     device: str | None = None,
     then_train: str | PathLike[str] | None = None,
+    learn_from: str | PathLike[str] | None = None,
+    teacher: str | None = None,
     resume: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
@@ -84,6 +87,10 @@ def search(
     device: Measure on nodes of the cluster tagged latency_device:NAME. [default: those tagged latency_device]
     then_train: Then train the best winner on these faces, into OUT-trained: zennas run with its options. [default:
         search alone]
+    learn_from: First learn from a few trainings on these faces which networks are the better ones, search by that,
+        train all winners, crown the one that measures best: zennas run --learn with its options. [default: Zen-Score,
+        nothing trained]
+    teacher: Teacher of the trainings of --learn-from and --then-train: FILE[,normalise=...][,px=...]. [default: none]
     resume: Go on with a run; an error where there is none.
     fresh: Move a run that is there aside and begin anew.
     progress: told how far it is; without one nothing is printed.
@@ -338,6 +345,71 @@ def train(
     progress: told how far it is; without one nothing is printed.
     """
 
+def learn(
+    *,
+    data: str | PathLike[str],
+    faces: Literal["auto", "aligned", "detect"] = "auto",
+    track: str = "webface-sfr",
+    out: str | PathLike[str] | None = None,
+    teacher: str | None = None,
+    trainings: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    held_out: str | PathLike[str] | None = None,
+    test: str | PathLike[str] | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    space: str | None = None,
+    budget_ms: float | None = None,
+    backend: str | None = None,
+    images: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    address: str | None = None,
+    latency_device: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Learned:
+    """Learn from a few short trainings which networks of a space are the better ones on your own data.
+
+    Measures candidates of equal latency at the track's budget, trains some of them by a short run of the experiment's
+    recipe, judges each on people whom nobody was trained on, and fits what each width and depth is worth. Then
+    `zennas search --score learned:OUT` finds the best network that this foretells within the budget. Where the task is
+    faces, --data are aligned crops (--faces says more). Ctrl-C ends it; the same command with the same --out goes on,
+    and no finished training is run again.
+
+    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
+        identity.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
+    track: Experiment: a name under experiments/, or a path.
+    out: Folder of the run. [default: runs/TRACK-learned]
+    teacher: Teacher of every training, as zennas train takes it: FILE[,normalise=...][,px=...]. Give the one that the
+        winner will be trained with. [default: none]
+    trainings: Candidates to train. [allowed: 4 to 512] [default: the experiment's learn.trainings, 16]
+    epochs: Epochs of a short training. [allowed: 1 or more] [default: the experiment's learn.epochs]
+    seed: Seed of all draws and trainings. [allowed: 0 to 2147483646] [default: the experiment's, 0]
+    held_out: Text file of identities, one a line, that trainings are judged on. [default: a share, drawn]
+    test: Identities that nothing is chosen by; `zennas run` crowns its winner on them. [default: another, drawn]
+    set: KEY=VALUE of the recipe of all trainings; may be repeated.
+    space: Search space: a name or path. [default: the experiment's]
+    budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
+    backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
+        depends on what is seen. [default: the track's input]
+    workers: Trainings at once. [allowed: 1 to 4096] [default: one per processor core]
+    threads: Threads of a training. [allowed: 1 to 4096] [default: the cores shared out; 1 with --address]
+    device: Of the trainings: cpu or cuda. [default: cuda where there is a GPU]
+    address: Address of a Ray cluster ('auto' inside one). [default: a private local Ray]
+    latency_device: Measure latency on nodes of the cluster tagged latency_device:NAME. [default: those tagged
+        latency_device]
+    resume: Go on with a run; an error where there is none.
+    fresh: Move a run that is there aside and begin anew.
+    progress: told how far it is; without one nothing is printed.
+    """
+
 def tune(
     *,
     data: str | PathLike[str],
@@ -407,6 +479,10 @@ def run(
     candidates: int | None = None,
     teacher: str | None = None,
     verify: Sequence[str] = (),
+    learn: bool = False,
+    trainings: int | None = None,
+    held_out: str | PathLike[str] | None = None,
+    test: str | PathLike[str] | None = None,
     identities: str | PathLike[str] | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),
     budget_ms: float | None = None,
@@ -417,7 +493,7 @@ def run(
     progress: Progress | None = None,
 ) -> Trained:
     """Search, then train the best winner: from a track's name to a trained ONNX file, measured again by the track's
-    rule.
+    rule. With --learn the whole way: learn from a few trainings, search by that, train the winners, crown the best.
 
     Every stage is skipped where it is done, and goes on where it stopped: give the same command again. The search lies
     in OUT, the training in OUT-trained. `zennas search` and `zennas train` do the same in two steps, with all their
@@ -434,6 +510,11 @@ def run(
     candidates: Stop the search after so many scored candidates.
     teacher: Teacher of the training, as zennas train takes it: FILE[,normalise=...][,px=...]. [default: none]
     verify: SET.bin or PAIRS@SOURCE; may be repeated.
+    learn: First learn from a few trainings on --data which networks are the better ones (zennas learn), search by that,
+        train all winners by the full recipe and crown the one that measures best.
+    trainings: With --learn: candidates to train. [allowed: 4 to 512] [default: the experiment's learn.trainings]
+    held_out: With --learn: text file of identities that the trainings are judged on. [default: a share, drawn]
+    test: With --learn: identities by whom the winner is crowned. [default: another share, drawn]
     identities: Text file of identities to train on.
     set: KEY=VALUE of the training recipe; may be repeated.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]

@@ -26,21 +26,12 @@ TRIES = 6  # measured for one that is kept; small networks are predicted badly, 
 WIDER = 3.0  # times near_pct: as far as a prediction may be off the middle where none is nearer
 
 
-def middle_of(plan: LearnPlan, budget_ms: float) -> float:
-    """The latency, in ms, about which the candidates lie: the slowest of them still keeps the budget.
-
-    >>> round(middle_of(LearnPlan(near_pct=2.5, below_pct=1.0), 100.0), 3)
-    96.5
-    """
-    return budget_ms * (1 - (plan.near_pct + plan.below_pct) / 100)
-
-
 def equal_pool(searched: Searched, plan: LearnPlan) -> list[Measured]:
     """The pool, in the order in which it was found: what was measured before is not measured again.
 
     UserError where fewer than `plan.trainings` candidates of the space have this latency.
     """
-    middle_ms, ledger, progress = middle_of(plan, searched.budget.budget_ms), searched.ledger, searched.progress
+    middle_ms, ledger, progress = plan.middle_ms(searched.budget.budget_ms), searched.ledger, searched.progress
     progress.begin(f"drawing candidates of about {middle_ms:.4g} ms")
     progress.update({})
     genes_NG, table_N = _drawn(searched, middle_ms, plan)

@@ -17,9 +17,9 @@ from zennas.records import UserError
 from zennas.score.learned import width_prior
 from zennas.search.measured import Measured
 from zennas.space.candidate import Candidate
+from zennas.tasks.judging import Groups
 from zennas.tasks.learning import Learning
 from zennas.tasks.table import learning_of, task_of
-from zennas.tasks.tuning import Groups
 from zennas.train.prepare import prepare
 from zennas.trials.engine import Job, Outcome, fair_share, run_jobs, workers
 from zennas.trials.trial import REWARD, Opened, train_judged
