@@ -50,7 +50,10 @@ def slim(figures):
     """What is published of a piece: the choice beside a random one."""
     if not figures["draws"]:
         return figures
-    ways = {way: figures["ways"][way] for way in ("learned", "random", "chance")}
+    ways = {
+        way: {key: figure["mean"] for key, figure in figures["ways"][way].items()}
+        for way in ("learned", "random", "chance")
+    }
     return {"draws": figures["draws"], "different": figures["different"], "ways": ways} | {
         key: figures[key] for key in ("less_random", "less_chance")
     }
