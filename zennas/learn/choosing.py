@@ -119,10 +119,10 @@ def medoids(feature_NF: np.ndarray, num: int) -> list[int]:
     return chosen
 
 
-def _best_beside(distance_NN, nearest_N, chosen):
+def _best_beside(distance_NN: np.ndarray, nearest_N: np.ndarray, chosen: Sequence[int]) -> tuple[float, int]:
     """(sum of all distances to the nearest, row) with the one more that makes this sum least."""
     total_N = np.minimum(nearest_N, distance_NN).sum(1)
-    total_N[chosen] = np.inf
+    total_N[list(chosen)] = np.inf
     row = int(np.argmin(total_N))
     return float(total_N[row]), row
 

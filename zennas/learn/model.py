@@ -133,7 +133,7 @@ def kendall(first_N: np.ndarray, second_N: np.ndarray) -> float:
     return float(_taus(first_N, second_N, np.ones((1, len(first_N))))[0])
 
 
-def _taus(first_N, second_N, times_RN):
+def _taus(first_N: np.ndarray, second_N: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
     """tau_R of tables in which each candidate stands so many times: all pairs at once, each as often as it occurs."""
     first_NN, second_NN = (np.sign(np.subtract.outer(value_N, value_N)) for value_N in (first_N, second_N))
     agreed_R, first_R, second_R = (
