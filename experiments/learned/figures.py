@@ -105,8 +105,10 @@ def length(options):
     print(json.dumps(slopes, indent=1))
     for entry in orders:
         if entry["after"] in (1, 2, 4, 6, 8, 12, 16, 20, 24, 36, 48, 60, 72):
-            print(f"{entry['epochs']:>3} epochs, after {entry['after']:>2}: tau {entry['tau']:.2f} "
-                  f"({entry['low']:.2f} to {entry['high']:.2f}) with {longest}")  # fmt: skip
+            print(
+                f"{entry['epochs']:>3} epochs, after {entry['after']:>2}: tau {entry['tau']:.2f} "
+                f"({entry['low']:.2f} to {entry['high']:.2f}) with {longest}"
+            )
 
 
 def slope_of(blocks_N, auc_N):

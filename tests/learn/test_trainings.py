@@ -10,9 +10,9 @@ from zennas.learn.choosing import first_to_train
 from zennas.learn.outcome import rows_of
 from zennas.learn.request import Request
 from zennas.learn.trainings import first_jobs, job_of, next_job, rewards
-from zennas.learn_plan import LearnPlan
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
+from zennas.tasks.face.learn_plan import FaceLearnPlan
 from zennas.trials.engine import Outcome
 
 
@@ -29,7 +29,7 @@ def request_of(**plan):
     space = Space.parse(yaml.safe_load(TINY_SPACE), "the tests")
     values = {"trainings": 10, "first": 8, "twice": 2, "pool": 20} | plan
     nothing = dict.fromkeys(("track", "plan", "data", "out", "shown_out"))
-    return Request(name="tiny", asked_track="tiny", space=space, learn=LearnPlan(**values), **nothing)
+    return Request(name="tiny", asked_track="tiny", space=space, learn=FaceLearnPlan(**values), **nothing)
 
 
 def ended(job, reward, *, error=None, tmp_path):

@@ -12,7 +12,6 @@ import pandas as pd
 import pydantic
 import yaml
 
-from zennas.latency.budget import LocalBudget
 from zennas.learn.comparison import LEARNED, Device, Rival, rivals
 from zennas.learn.model import LEAST_TRAINED, Fitted, Noise, Order, fit, left_out, noise_of, order_of
 from zennas.learn.report import write_report
@@ -127,7 +126,6 @@ def learned_of(
     outcomes: dict[str, Outcome],
     *,
     device: Device,
-    budget: LocalBudget,
     groups: Any,
 ) -> Learned:
     """The Learned of trainings that are over. UserError where too few ran to their end."""
@@ -154,7 +152,7 @@ def learned_of(
         task=request.task,
         measure=learning.measure(plan),
         unit=learning.unit.sign,
-        budget_ms=budget.budget_ms,
+        budget_ms=device.budget_ms,
         epochs=plan.epochs,
         score=score,
         noise=noise and noise._asdict(),
@@ -181,7 +179,7 @@ def rows_of(
             row["rewards"][seed] = times * outcome.numbers[REWARD]
         else:
             row["error"] = outcome.error
-    num_filling = plan.first - plan.first // 2
+    num_filling = plan.first - plan.num_by_prior
     rows = []
     for place, (key, row) in enumerate(found.items()):
         entry = entries[key]

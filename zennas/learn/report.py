@@ -1,7 +1,6 @@
 """report.html of a learning run: what a doubling of each width and depth is worth, and what can be believed of it."""
 
 import html
-import math
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -124,7 +123,7 @@ def _doublings(learned):
             x=[mean],
             y=[named(name)],
             mode="markers",
-            marker={"color": look.colour, "size": 11, "symbol": look.symbol or "circle"},
+            marker={"color": look.colour, "size": 11, "symbol": look.symbol},
             error_x={"type": "data", "array": [high - mean], "arrayminus": [mean - low], "color": look.colour},
             hovertemplate=f"{named(name)}: %{{x:+.3f}} ({low:+.3f} to {high:+.3f})<extra></extra>",
         )
@@ -157,7 +156,7 @@ def _against(learned):
                 x=[row.foretold] * len(values),
                 y=values,
                 mode="markers+lines",
-                marker={"color": look.colour, "symbol": look.symbol, "size": look.size},
+                marker={"color": look.colour, "symbol": look.symbol, "size": look.size_px},
                 line={"color": look.colour, "width": 1},
                 hovertemplate=f"{row.text}<br>foretold %{{x:.2f}}, measured %{{y:.2f}}<extra></extra>",
             )
@@ -173,24 +172,14 @@ def _against(learned):
 def _rivals(learned):
     body = ""
     for rival in learned.rivals:
-        within = "yes" if rival.within else "no: not believed"
-        cells = (
-            rival.name,
-            rival.how,
-            f"<code>{html.escape(rival.candidate.text)}</code>",
+        cells = [
+            _text(rival.candidate.text),
             number(rival.predicted_ms, ".4g"),
             f"{number(rival.expected, '.2f')} ± {number(rival.expected_std, '.2f')}",
-            within,
-        )
-        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    names = (
-        "Network",
-        "How it is chosen",
-        "Candidate",
-        "ms, predicted",
-        f"{learned.measure} expected",
-        "Among the trained",
-    )
+            "yes" if rival.within else "no: not believed",
+        ]
+        body += _row(f"{rival.name}<small>{rival.how}</small>", cells)
+    names = ("Network", "Candidate", "ms, predicted", f"{learned.measure} expected", "Among the trained")
     return table(names, body)
 
 
@@ -198,16 +187,35 @@ def _trained(learned):
     body = ""
     for row in learned.trained:
         seeds = ", ".join(f"{value:.2f}" for value in row.rewards.values()) if len(row.rewards) > 1 else ""
-        cells = (
-            f"<code>{html.escape(row.text)}</code>",
+        cells = [
+            _text(row.text),
             number(row.measured_ms, ".4g"),
-            f"{row.reward:.2f}",
             seeds,
             number(row.expected, ".2f"),
             number(row.foretold, ".2f"),
-            number(row.zen if math.isfinite(row.zen) else None, ".1f"),
-            row.chosen,
-        )
-        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    names = ("Candidate", "ms", learned.measure, "Seeds", "Expected", "Foretold by the others", "Zen-Score", "Chosen")
+            number(row.zen, ".1f"),
+            _text(row.chosen),
+        ]
+        body += _row(f"{row.reward:.2f}", cells)
+    names = (
+        learned.measure,
+        "Candidate",
+        "ms",
+        "Two seeds",
+        "Expected",
+        "Foretold by the others",
+        "Zen-Score",
+        "Chosen",
+    )
     return table(names, body)
+
+
+def _row(first, cells):
+    """A row of a table; a cell that is HTML of its own stays as it is."""
+    return (
+        f"<tr><th>{first}</th>{''.join(cell if cell.startswith('<td') else f'<td>{cell}</td>' for cell in cells)}</tr>"
+    )
+
+
+def _text(text):
+    return f"<td class='text'>{html.escape(text)}</td>"

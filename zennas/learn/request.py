@@ -121,6 +121,11 @@ def check(options: Options) -> Asked:
     for name, path in (("--held-out", options.held_out), ("--test", options.test)):
         if path is not None and not path.is_file():
             raise UserError(f"{name} {path}: no such file")
+    if options.latency_device is not None and options.address is None:
+        raise UserError(
+            f"--latency-device {options.latency_device}: names nodes of a cluster, so give its --address; without one "
+            "this machine measures"
+        )
     workers = options.workers or num_cores()
     # Of a cluster's machines nothing is known here.
     threads = options.threads or (1 if options.address else max(1, num_cores() // workers))

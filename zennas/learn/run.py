@@ -5,7 +5,6 @@ Read `run` first.
 import pathlib
 from typing import Any
 
-from zennas.latency.budget import LocalBudget
 from zennas.learn.comparison import Device, device_of
 from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
@@ -67,10 +66,10 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         fields = learning.trained(request, source, groups, request.out / SHARED)
         setting = Setting(request, groups, dict(fields))
         _announce(setting, source, progress)
-        pool, device, budget = _measured_pool(asked, progress)
+        pool, device = _measured_pool(asked, progress)
         ready_teacher(setting, pool[0].candidate, progress)
         outcomes = train_few(setting, pool, progress, log=request.out / LOG)
-        learned = learned_of(request, pool, outcomes, device=device, budget=budget, groups=groups)
+        learned = learned_of(request, pool, outcomes, device=device, groups=groups)
         write_outcome(request, learned)
         save_run(request.out, state | {"learned": learned.plain()})
         return learned
@@ -97,8 +96,8 @@ def _of_latency(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _measured_pool(asked, progress) -> tuple[list[Measured], Device, LocalBudget]:
-    """(the pool, what the learned winner is compared with, the budget here): measured by the beginning of a search,
+def _measured_pool(asked, progress) -> tuple[list[Measured], Device]:
+    """(the pool, what decides about latency): measured by the beginning of a search,
     whose folder keeps every measurement."""
     plan = asked.request.learn
     resources = Resources(asked.latency.out, progress)
@@ -107,7 +106,7 @@ def _measured_pool(asked, progress) -> tuple[list[Measured], Device, LocalBudget
         opened.ledger.go_on()
         searched = begin(prepare(opened, tells=False))
         pool = equal_pool(searched, plan)
-        return pool, device_of(searched), searched.budget
+        return pool, device_of(searched)
 
 
 def _announce(setting, source, progress):

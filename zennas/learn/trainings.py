@@ -72,10 +72,10 @@ def first_jobs(request: Request, pool: Sequence[Measured]) -> list[Job]:
     """The trainings that are chosen before any model is; then some of their candidates again, with another seed: of
     those that fill the space and of the prior's in turn."""
     plan = request.learn
-    rows = first_to_train(*features_and_prior(request, pool), plan.first)
-    filling, by_prior = rows[: plan.first - plan.first // 2], rows[plan.first - plan.first // 2 :]
+    rows = first_to_train(*features_and_prior(request, pool), plan.first, prior_share=plan.prior_share)
+    filling, by_prior = rows[: plan.first - plan.num_by_prior], rows[plan.first - plan.num_by_prior :]
     in_turn = [row for pair in zip(filling, by_prior, strict=False) for row in pair]
-    again = [*in_turn, *filling[len(by_prior) :]][: plan.twice]
+    again = [*in_turn, *filling[len(by_prior) :], *by_prior[len(filling) :]][: plan.twice]
     seeds = [(row, plan.seed) for row in rows] + [(row, plan.seed + 1) for row in again]
     return [job_of(pool[row].candidate, seed) for row, seed in seeds]
 
