@@ -1,4 +1,4 @@
-"""Whole runs with the real Ray, ONNX Runtime and trainings: learned, gone on with after a kill -9, searched by, crowned."""
+"""Whole runs with the real Ray, ONNX Runtime and trainings: learned, killed and gone on with, searched by, crowned."""
 
 import json
 import math
