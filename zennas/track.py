@@ -188,7 +188,9 @@ class ScorePlan(Record):
 
 
 class EvidencePlan(Record):
-    """Which other scores are asked about the networks of the finals, and what they decide there."""
+    """Which other scores are asked about the networks of the finals, and what they decide there: by default nothing,
+    for none of them has ordered networks of equal latency on every table that was tried.
+    """
 
     names: tuple[str, ...] = (
         "equal_cost",
@@ -205,7 +207,9 @@ class EvidencePlan(Record):
     )  # rows of SCORES
     image_px: ImagePx = 32
     batch: Count = 4
-    rank_by: str | None = "equal_cost"  # ranks winners that score alike; None: the search's own score alone
+    # Ranks winners that score alike, where there are no bands; None: the search's own score alone. equal_cost did so
+    # until it was worth -0.03 on faces and -0.26 at equal MACs on a table that it had not seen.
+    rank_by: str | None = None
     near_pct: Annotated[float, pydantic.Field(ge=0, lt=100)] = 0.5  # of the best score: alike
 
     @pydantic.model_validator(mode="after")
@@ -219,6 +223,9 @@ class EvidencePlan(Record):
         return ScorePlan(name=name, image_px=self.image_px, batch=self.batch)
 
 
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+
+
 class SearchPlan(Record):
     """The evolutionary search and what happens around it."""
 
@@ -230,7 +237,12 @@ class SearchPlan(Record):
     batches_in_flight: Count = 2  # per worker
     num_winners: Count = 3
     max_finalists: Count = 6  # measured whole before the run settles for what it has
-    min_distance: Annotated[float, pydantic.Field(ge=0)] = 0.15  # between two winners: mean |log ratio| over the genes
+    # Each winner is the best of its band, {name: the most effectiveness (depth against width), as a share of the proven
+    # optimum's}: the best of all of them is one deep network many times, and nothing tells what depth is worth once
+    # trained. Of the Zen-Score alone, which asks for depth; None, or another score: winners differ by min_distance.
+    bands: dict[str, Share] | None = {"deep": 1.0, "middle": 0.5, "wide": 0.25}
+    # Between two winners of one band, or of all where there are none: mean |log ratio| over the genes.
+    min_distance: Annotated[float, pydantic.Field(ge=0)] = 0.15
     margin_pct: Annotated[float, pydantic.Field(ge=0, lt=50)] = 1.0  # kept free under the budget while only predicting
     table_runs: Count = 8  # runs per block in the latency table
     max_failures_in_a_row: Count = 25
@@ -245,6 +257,14 @@ class SearchPlan(Record):
     devices: dict[str, Positive] = {}  # another machine's latency table, as zennas.latency --show names it -> ms there
     score: ScorePlan = ScorePlan()
     evidence: EvidencePlan = EvidencePlan()
+
+    @pydantic.field_validator("bands")
+    @classmethod
+    def _narrower_and_narrower(cls, bands):
+        shares = list((bands or {}).values())
+        if bands is not None and (shares[:1] != [1.0] or sorted(set(shares), reverse=True) != shares):
+            raise ValueError(f"null, or shares that begin with 1 and become smaller; given {shares}")
+        return bands
 
 
 PLANS = {

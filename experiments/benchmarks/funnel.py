@@ -137,7 +137,7 @@ def timed(candidates, plan, shape, *, score=score_candidate):
 
 def proposals(funnel, plan, num, values_of, counters):
     """So many batches as a search proposes them, where values_of(batch) are the scores."""
-    population, seen = Niches(plan.population), set()
+    population, seen = Niches(plan.population, funnel.bands), set()
     for batch in range(num):
         some = funnel.propose(population, batch=batch, most=plan.batch_size, seen=seen, counters=counters)
         for one, value in zip(some, values_of(some), strict=True):

@@ -131,7 +131,7 @@ def scorer_times(space, plan, table):
     funnel.set_budget(BUDGET_MS, margin_pct=plan.margin_pct)
     from zennas.search.funnel import Niches
 
-    population, seen, found = Niches(plan.population), set(), []
+    population, seen, found = Niches(plan.population, funnel.bands), set(), []
     for batch in range(SCORED_BATCHES):
         candidates = funnel.propose(
             population, batch=batch, most=plan.batch_size, seen=seen, counters=collections.Counter()

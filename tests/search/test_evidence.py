@@ -10,8 +10,8 @@ SCORES_OF = {"one": 100.0, "two": 99.8, "three": 99.6, "far": 90.0}
 WINNERS = [types.SimpleNamespace(key=key, score_mean=score) for key, score in SCORES_OF.items()]
 
 
-def keys(evidence, **plan):
-    plan = EvidencePlan(names=("equal_cost",), near_pct=0.5, **plan)
+def keys(evidence, *, rank_by="equal_cost"):
+    plan = EvidencePlan(names=("equal_cost",), near_pct=0.5, rank_by=rank_by)
     found = {key: {"equal_cost": value} for key, value in evidence.items()}
     return [entry.key for entry in ranked(WINNERS, found, plan)]
 
@@ -47,11 +47,11 @@ class Asked:
         return [types.SimpleNamespace(value=float(len(handle)), error=None)] * num
 
 
-def searched(*, evidence, known=()):
+def searched(*, evidence, known=(), rank_by=None):
     state = {"evidence": dict(known)}
     count = types.SimpleNamespace(begin=lambda text: None, end=lambda: None, counting=lambda what: lambda *_: None)
     return types.SimpleNamespace(
-        plan=types.SimpleNamespace(evidence=EvidencePlan(), seed=0),
+        plan=types.SimpleNamespace(evidence=EvidencePlan(rank_by=rank_by), seed=0),
         evidence=evidence,
         ledger=types.SimpleNamespace(state=state, save=state.update),
         space=types.SimpleNamespace(shape=None),
@@ -67,8 +67,14 @@ def entry(key, *, is_baseline):
 ENTRIES = [entry("winner", is_baseline=False), entry("baseline", is_baseline=True)]
 
 
-def test_only_the_score_that_decides_is_asked_and_only_of_winners():
+def test_by_default_no_score_decides_and_none_is_asked():
     run = searched(evidence=False)
+    assert gather(run, ENTRIES) == {} and run.workers.asked == []
+    assert ranked(WINNERS, {"two": {"equal_cost": 9.0}}, EvidencePlan()) == WINNERS
+
+
+def test_only_the_score_that_decides_is_asked_and_only_of_winners():
+    run = searched(evidence=False, rank_by="equal_cost")
     assert gather(run, ENTRIES) == {"winner": {"equal_cost": 10.0}}
     assert run.workers.asked == [("winner", "equal_cost")]
 
@@ -83,6 +89,6 @@ def test_all_are_asked_on_request_and_none_twice():
 
 
 def test_the_plan_asks_scores_that_there_are_and_ranks_by_one_of_them():
-    assert set(EvidencePlan().names) <= set(SCORES) and EvidencePlan().rank_by in EvidencePlan().names
+    assert "equal_cost" in EvidencePlan().names and set(EvidencePlan().names) <= set(SCORES)
     with pytest.raises(ValueError, match="rank_by must be one of names; given naswot"):
         EvidencePlan(names=("equal_cost",), rank_by="naswot")

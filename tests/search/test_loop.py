@@ -118,7 +118,7 @@ def test_what_to_type_next_has_what_was_asked_and_twice_as_much_time(checked):
         "python -m zennas.search --track 'a track.yaml' --budget-ms 2.5 --also phone=40 --storage @secret "
         "--out runs/tiny --minutes 5    # search on",
         "python -m zennas.train --track 'a track.yaml' --winner runs/tiny/island-1/winner-1.yaml --budget-ms 2.5 "
-        "--out runs/tiny-trained --data DATA    # train the best one",
+        "--out runs/tiny-trained --data DATA    # train the first one",
     ]
     other = dataclasses.replace(settled, plan=checked.plan.model_copy(update={"score": ScorePlan(name="naswot")}))
     assert "--score naswot --track" in _next_commands(other, Options.of(score="naswot"))[2]

@@ -1,6 +1,7 @@
 """A run that an older version began goes on as it began."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,16 +12,18 @@ from zennas.records import UserError
 from zennas.search.opening import open_search
 from zennas.search.resources import Resources
 from zennas.search.stages import Checked
-from zennas.track import load_experiment
+from zennas.track import EvidencePlan, load_experiment
 
 
 @pytest.fixture
 def opened(tiny, tmp_path, monkeypatch):
-    """opened(input, **values) -> the protocol by which a search with that input of its track is opened, and closed."""
+    """opened(input, **values) -> the protocol by which a search with that input of its track is opened, and closed;
+    whole: all that is known of it then.
+    """
     monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path / "cache"))
     experiment, track, space = load_experiment(str(tiny))
 
-    def made(name, **values):
+    def made(name, *, whole=False, **values):
         rule = track.protocol.model_copy(update={"input": name})
         checked = Checked(
             experiment=experiment,
@@ -31,7 +34,8 @@ def opened(tiny, tmp_path, monkeypatch):
         )
         checked = dataclasses.replace(checked, **values)
         with Resources(checked.out, silent()) as resources:
-            return open_search(checked, resources, silent()).protocol
+            state = open_search(checked, resources, silent())
+            return state if whole else state.protocol
 
     return made
 
@@ -51,3 +55,46 @@ def test_images_cannot_be_compared_with_noise(opened, tmp_path):
     assert opened("face", images=tmp_path / "mine.jpg", fresh=True).input.startswith("images:")
     with pytest.raises(UserError, match=r"protocol.input: .images:.*, now .face."):
         opened("face")
+
+
+@pytest.fixture
+def plans(tiny):
+    """(What the plan of an experiment is that says nothing of bands and of evidence, what it was before there were
+    bands.)"""
+    plan = load_experiment(str(tiny))[0].search
+    now = plan.model_copy(update={"evidence": EvidencePlan()})
+    return now, now.model_copy(update={"bands": None, "evidence": EvidencePlan(rank_by="equal_cost")})
+
+
+def begun_before_bands(opened, plan, folder):
+    """A run with these settings, as a version left it that knew no bands."""
+    opened("face", plan=plan)
+    state = json.loads((folder / "run.json").read_text())
+    assert state["settings"].pop("bands") is None
+    (folder / "run.json").write_text(json.dumps(state))
+
+
+def test_a_run_that_knows_no_bands_goes_on_without_them(opened, plans, tmp_path):
+    now, before = plans
+    begun_before_bands(opened, before, tmp_path / "run")
+    plan = opened("face", whole=True, plan=now).plan
+    assert (plan.bands, plan.evidence.rank_by) == (None, "equal_cost")
+    plan = opened("face", whole=True, plan=now, fresh=True).plan
+    assert (plan.bands, plan.evidence.rank_by) == (now.bands, None)
+
+
+def test_what_orders_the_winners_of_a_run_without_bands_cannot_change(opened, plans, tmp_path):
+    now, before = plans
+    begun_before_bands(opened, before, tmp_path / "run")
+    other = now.model_copy(update={"evidence": EvidencePlan(rank_by="naswot")})
+    with pytest.raises(UserError, match=r"evidence.rank_by: .equal_cost., now .naswot."):
+        opened("face", plan=other)
+
+
+def test_the_bands_of_a_run_cannot_change(opened, plans):
+    now, _ = plans
+    opened("face", plan=now)
+    assert opened("face", whole=True, plan=now).plan.bands == now.bands
+    for bands, said in ((None, "bands: .*, now null"), ({"deep": 1.0, "wide": 0.2}, "bands.wide: 0.25, now 0.2")):
+        with pytest.raises(UserError, match=said):
+            opened("face", plan=now.model_copy(update={"bands": bands}))

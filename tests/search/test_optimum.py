@@ -8,9 +8,11 @@ import pytest
 from tests.conftest import all_genes
 from zennas.score.meanfield import mean_field_sums
 from zennas.search import optimum
+from zennas.search.bands import Band
 from zennas.search.optimum import Constraint, NoProofError, Problem, best, completions, front
 from zennas.space.parts import combined, indices, sums
 from zennas.space.space import Range, Space, effectiveness
+from zennas.track import load_space
 
 ROUNDING = 1e-9  # of a sum, relative: what `best` promises
 
@@ -243,6 +245,61 @@ def test_a_limit_of_effectiveness_that_the_best_one_just_keeps(seed, unaided):
         tight_brute = Brute(tight, score, [cost.sums for cost in costs])
         check(best(tight, score, loose), tight, score, loose, tight_brute)
         assert (Problem(tight, score, []).judged(brute.genes_NG)[1] == tight_brute.contained_N).all()
+
+
+def random_band(rng, effectiveness_N):
+    """A Band between two of these, below one, above one, or above all."""
+    least, most = np.sort(rng.choice(effectiveness_N, 2)) * (1 + 1e-9)
+    ends = [(-math.inf, most), (least, math.inf), (least, most), (effectiveness_N.max() * (1 + 1e-9), math.inf)]
+    return Band("random", *map(float, ends[rng.integers(4)]))
+
+
+def random_banded(seed):
+    """Four times (Problem within a random band, brute's score_N, which of brute's candidates are within it and all
+    limits)."""
+    space, score, costs, brute = random_problem(seed)
+    rng = np.random.default_rng(seed)
+    effectiveness_N = np.array([effectiveness(space.candidate(genes)) for genes in brute.genes_NG])
+    for _ in range(4):
+        band = random_band(rng, effectiveness_N[brute.contained_N])
+        like = space.candidate(rng.choice(brute.genes_NG[brute.contained_N]))  # any will do; a good one helps
+        within_N = brute.within([cost.most for cost in costs]) & (effectiveness_N > band.least)
+        yield Problem(space, score, costs).within(band, like=like), brute, within_N & (effectiveness_N <= band.most)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_best_of_a_band_is_the_best_of_its_candidates(seed, unaided):
+    """Whatever the score wants: it may lie anywhere in the band, of which the bound knows the upper end alone."""
+    for problem, brute, within_N in random_banded(seed):
+        assert (problem.judged(brute.genes_NG)[1] == within_N).all()
+        found = problem.solve()
+        assert (found is None) == (not within_N.any())
+        if found is not None:
+            best_score = brute.score_N[within_N].max()
+            assert found.score == pytest.approx(best_score, abs=ROUNDING * max(1, abs(best_score)))
+            (place,) = np.flatnonzero((brute.genes_NG == found.candidate.genes).all(1))
+            assert within_N[place]
+
+
+def test_a_guess_keeps_the_band_and_the_limits():
+    problems = [known for seed in range(4) for known in random_banded(seed)]
+    guesses = [(problem.guess(), brute, within_N) for problem, brute, within_N in problems]
+    guesses = [known for known in guesses if known[0] is not None]
+    assert len(guesses) >= 4
+    for guess, brute, within_N in guesses:
+        (place,) = np.flatnonzero((brute.genes_NG == guess.candidate.genes).all(1))
+        assert within_N[place] and guess.score == pytest.approx(brute.score_N[place])
+
+
+def test_the_bound_of_a_band_is_near_its_best():
+    """The lines that stand for its upper end are tight where it is; by those of the whole space it is 11 % off."""
+    space = load_space("ir_se")
+    score, cost = mean_field_sums(space, (32, 32), 2), sums(space, lambda part: part.macs / 1e9)
+    problem = Problem(space, score, [Constraint("GMACs", cost, 12.0)])
+    whole = problem.guess().candidate
+    band = Band("wide", -math.inf, 0.25 * effectiveness(whole))
+    _, _, bound, known = problem.within(band, like=whole)._beginning()
+    assert known.score <= bound < 1.03 * known.score
 
 
 def test_a_space_of_one_candidate_has_that_one(unaided):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,49 @@ def test_the_proven_optimum_has_its_mark_in_the_figure(written):
     assert ([109.0], [987.0]) in [(list(trace["x"]), list(trace["y"])) for trace in traces if len(trace["x"]) == 1]
     assert layout["yaxis"]["range"][0] < 987.0 < layout["yaxis"]["range"][1]
     assert "proven optimum" not in written(summary())
+
+
+def test_each_band_has_its_optimum_in_the_figure_and_its_winner_in_the_table(written):
+    made = summary()
+    optima = [
+        {
+            "band": "deep",
+            "text": "deep (effectiveness above 0.05)",
+            "optimum": {"text": "ir_se-1", "closed_form": 987.0, "predicted_ms": 109.0},
+        },
+        {
+            "band": "wide",
+            "text": "wide (effectiveness up to 0.05)",
+            "optimum": {"text": "ir_se-2", "closed_form": 654.0, "predicted_ms": 108.0},
+        },
+        {"band": "<empty>", "text": "<empty>", "optimum": None},
+    ]
+    winner = made.entries[1].changed(band="wide", gap=1.5, gap_pct=0.25)
+    text = written(dataclasses.replace(made, optima=optima, entries=[made.entries[0], winner, made.entries[2]]))
+    traces, layout = figure(text, "pareto")
+    marks = {(trace["x"][0], trace["y"][0]): trace["hovertemplate"] for trace in traces if len(trace["x"]) == 1}
+    assert "proven optimum of band deep<br>ir_se-1" in marks[109.0, 987.0]
+    assert "proven optimum of band wide<br>ir_se-2" in marks[108.0, 654.0]
+    low, high = layout["yaxis"]["range"]
+    assert low < 654.0 and high > 987.0
+    assert "<th>Band</th>" in text and "<td>wide</td>" in text and "&lt;empty&gt;" in text and "<empty>" not in text
+    assert "wide (effectiveness up to 0.05)" in text and "the network's band holds within the" in text
+    without = written(made)
+    assert "<th>Band</th>" not in without and "the space holds within the" in without
+
+
+def test_worth_on_the_table_that_nobody_had_seen_is_shown(written):
+    made = summary()
+    text = written(dataclasses.replace(made, evidence={made.entries[0].key: {"equal_cost": 1.0, "meco": 1.0}}))
+    # The objective's own column, Zen-Score's, has no figure there, and neither has meco's.
+    cells = {
+        title: re.search(rf"<i>{title}</i></th><td></td>(.*?)</tr>", text)[1].replace("<td>", " ").replace("</td>", "")
+        for title in ("worth, on faces", "worth, unseen table", "worth, unseen table, at equal MACs")
+    }
+    assert cells["worth, on faces"].split()[1:] == ["-0.03", "-0.12"]
+    assert cells["worth, unseen table"].split()[1] == "0.28"
+    assert cells["worth, unseen table, at equal MACs"].split()[1] == "-0.26"
+    assert "run by another hand on a table that we had not seen" in " ".join(text.split())
 
 
 def test_worth_is_that_of_the_objective(written):

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from zennas.search import resources
+from zennas.search.bands import Bands
 from zennas.search.clock import Clock
 from zennas.search.front import Front
 from zennas.search.resources import Resources
 from zennas.search.scored import Rows
 from zennas.search.stages import Checked, Opened, Prepared, Searched, Settled, onwards
+from zennas.space.space import effectiveness
 from zennas.track import load_experiment
 
 ROOM = pathlib.Path(resources.__file__).parent
@@ -89,7 +91,7 @@ def test_the_front_is_what_no_other_beats_however_the_rows_come(space, make_row,
     rows = [make_row(space.sample(rng), score=score, predicted_ms=float(rng.integers(20))) for score in scores]
     first = Rows()
     first.extend(rows[:20])
-    front, shown = Front(first), set()
+    front, shown = Front(first, Bands(space)), set()
     for at in range(20, len(rows), size):
         shown |= {(row.score, row.predicted_ms) for row in front.take(rows[at : at + size])}
     points = {(row.score, row.predicted_ms) for row in rows}
@@ -98,9 +100,24 @@ def test_the_front_is_what_no_other_beats_however_the_rows_come(space, make_row,
         for score, ms in points
         if not any(other >= score and fast <= ms and (other, fast) != (score, ms) for other, fast in points)
     }
-    assert set(front._points) == best
+    assert set(front._points[0]) == best
     before = {(row.score, row.predicted_ms) for row in rows[:20]}
     assert best - before <= shown
+
+
+def test_each_band_has_a_front_of_its_own(space, make_row):
+    """The best of a narrow band is shown to other islands, whatever a deeper one scores."""
+    rng = np.random.default_rng(1)
+    rows = [make_row(space.sample(rng), score=score, predicted_ms=1.0) for score in rng.permutation(40).astype(float)]
+    middle = float(np.median([effectiveness(row.candidate) for row in rows]))
+    bands, first = Bands(space, {"deep": None, "wide": middle}), Rows()
+    first.extend(rows[:20])
+    front = Front(first, bands)
+    shown = front.take(rows[20:])
+    for place in (0, 1):
+        of_band = [row for row in rows if bands.of_candidate(row.candidate) == place]
+        best = max(of_band, key=lambda row: row.score)
+        assert front._points[place] == [(best.score, 1.0)] and (best in shown or best in rows[:20])
 
 
 class Held:

@@ -161,12 +161,15 @@ def test_a_scored_candidate_that_fails_later_is_a_failed_trial_too(open_store, u
 def test_what_was_measured_stands_beside_what_was_scored(open_store, url, sampled, make_row, make_entry):
     store = open_store()
     store.add_scored(make_row(sampled[0], score=5.0), latency_ms=1.0, budget_ms=BUDGET_MS)
-    store.add_measured(make_entry(sampled[0], ms=1.25, score=5.5, verdict="fits, but a winner scores higher"))
+    measured = make_entry(sampled[0], ms=1.25, score=5.5, verdict="fits, but a winner scores higher")
+    store.add_measured(measured.changed(band="wide", gap=0.5))
     store.add_measured(make_entry(sampled[1], role="baseline", name="IR-SE-small", ms=9.0, budget_ms=BUDGET_MS))
     closed(store)
     scored, finalist, baseline = trials_of(url)
     assert (scored.values, finalist.values, baseline.values) == ([5.0, 1.0], [5.5, 1.25], [1.0, 9.0])
     assert [trial.user_attrs["role"] for trial in (scored, finalist, baseline)] == ["scored", "measured", "baseline"]
+    assert (finalist.user_attrs["band"], finalist.user_attrs["below optimum"]) == ("wide", 0.5)
+    assert "band" not in baseline.user_attrs  # of a run without bands, or of other blocks
     assert baseline.user_attrs["name"] == "IR-SE-small" and finalist.user_attrs["measured_ms"] == 1.25
     front = {tuple(trial.values) for trial in optuna.load_study(study_name="run", storage=url).best_trials}
     assert (1.0, 9.0) not in front  # over the budget

@@ -123,6 +123,18 @@ def test_what_is_written_loads_again_as_candidates(tmp_path, space, make_entry, 
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == written
 
 
+def test_the_file_of_a_winner_says_its_band_and_how_far_it_is_from_its_optimum(tmp_path, space, make_entry):
+    entry = make_entry(space.cheapest(), role="winner", name="winner-1")
+    write_winners(tmp_path, [entry], seed=7)
+    assert "band" not in (tmp_path / "winner-1.yaml").read_text() and "band" not in entry.plain()
+    write_winners(tmp_path, [entry.changed(band="wide", gap=1.5, gap_pct=0.25)], seed=7)
+    text = (tmp_path / "winner-1.yaml").read_text()
+    assert "# the best of band wide, 1.50 (0.25 %) below the proven optimum of the band\n" in text
+    assert json.loads((tmp_path / "winners.json").read_text())[0]["band"] == "wide"
+    write_winners(tmp_path, [entry.changed(band="wide")], seed=7)  # whose optimum is not proven
+    assert "# the best of band wide\n" in (tmp_path / "winner-1.yaml").read_text()
+
+
 def test_no_winner_is_an_empty_list(tmp_path):
     write_winners(tmp_path, [], seed=0)
     assert json.loads((tmp_path / "winners.json").read_text()) == []

@@ -73,7 +73,8 @@ class Batches:
 
     def rebuild(self) -> None:
         """Choose the population again from all rows: after a correction other candidates fit the budget."""
-        self.population = (Niches if self.funnel else Population)(self.plan.population)
+        size = self.plan.population
+        self.population = Niches(size, self.funnel.bands) if self.funnel else Population(size)
         rows = self.ledger.rows
         waiting_N = self.ledger.own_N & np.isin(rows.column("batch"), [batch.index for batch in self.in_flight])
         self.population.fill(rows, self.fit(rows.column("predicted_ms"), rows.genes_NG) & ~waiting_N)

@@ -1,7 +1,7 @@
 """Other scores of finalists and baselines; none needs labels.
 
-Zen-Score says next to nothing about which of two networks of equal cost is the better one (experiments/equal-latency).
-So winners that score alike are ranked by the score that says most about it.
+Zen-Score says next to nothing about which of two networks of equal cost is the better one, and no other score here has
+said it on every table (experiments/equal-latency). So they order nothing, unless a plan asks for it.
 """
 
 from zennas.search.measured import Measured
@@ -11,7 +11,7 @@ from zennas.track import EvidencePlan
 
 def gather(searched: Searched, entries: list[Measured]) -> dict:
     """{key: {score's name: value, None where it failed}} of measured networks, by the rows of the plan's `evidence`:
-    all of them where they are asked for (--evidence), else the one that ranks winners, of finalists alone.
+    all of them where they are asked for (--evidence), else the one that ranks winners, if any, of finalists alone.
 
     Kept in run.json, so that none is computed twice. Scored by the run's workers, with nothing measured beside them.
     """

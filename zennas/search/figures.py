@@ -35,19 +35,21 @@ def pareto(summary: "RunSummary", scored: pd.DataFrame, measured: pd.DataFrame) 
         return "<p class='empty'>No network has both a score and a latency.</p>"
     rows = rows.sort_values(["predicted_ms", "score"], ascending=[True, False])
     front = rows[rows["score"] > rows["score"].cummax().shift(fill_value=-math.inf)]
-    proven = [(summary.optimum["predicted_ms"], summary.optimum["closed_form"])] if summary.optimum else []
-    span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms, *(ms for ms, _ in proven))
+    proven = [(f"proven optimum of band {each['band']}", each["optimum"]) for each in summary.optima if each["optimum"]]
+    proven = proven or ([("proven optimum", summary.optimum)] if summary.optimum else [])
+    proven_ms = [optimum["predicted_ms"] for _, optimum in proven]
+    span_ms = span(*rows["predicted_ms"], *measured["measured_ms"], summary.budget_ms, *proven_ms)
     figure, hover = panels([1.0]), COSTS + f"{summary.score_label} %{{y:.2f}}, %{{x:.1f}} ms"
     _dots(figure, rows, "predicted_ms", "score", look=SCORED, hover=hover)
     _dots(figure, front, "predicted_ms", "score", look=FRONT, hover=hover, mode="lines+markers")
     _dots_by_role(figure, measured, "measured_ms", "score", hover=hover + " measured")
-    for ms, score in proven:
+    for name, optimum in proven:
         figure.add_scatter(
-            x=[ms],
-            y=[score],
+            x=[optimum["predicted_ms"]],
+            y=[optimum["closed_form"]],
             mode="markers",
             marker={"color": OPTIMUM.colour, "symbol": OPTIMUM.symbol, "size": OPTIMUM.size_px, "line": {"width": 2}},
-            hovertemplate=f"proven optimum<br>{html.escape(summary.optimum['text'])}<br>closed form %{{y:.2f}}, "
+            hovertemplate=f"{html.escape(name)}<br>{html.escape(optimum['text'])}<br>closed form %{{y:.2f}}, "
             "%{x:.1f} ms<extra></extra>",
         )
     side = "left" if summary.budget_ms > sum(span_ms) / 2 else "right"
@@ -60,7 +62,7 @@ def pareto(summary: "RunSummary", scored: pd.DataFrame, measured: pd.DataFrame) 
         annotation_font_color=BUDGET.colour,
     )
     figure.update_xaxes(title="Latency, ms", range=span_ms)
-    scores = span(*rows["score"], *measured["score"], *(score for _, score in proven))
+    scores = span(*rows["score"], *measured["score"], *(optimum["closed_form"] for _, optimum in proven))
     figure.update_yaxes(title=summary.score_label, range=scores)
     _add_names(figure, measured, "measured_ms", "score", height_px=560)
     looks = {"scored, at predicted latency": SCORED, "front of the scored": FRONT, "budget": BUDGET}

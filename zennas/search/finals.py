@@ -1,9 +1,10 @@
-"""The finals: the best and most different candidates are scored again, measured whole, and become winners or do not.
+"""The finals: the best candidates of each band are scored again, measured whole, and become winners or do not.
 
 Nobody becomes a winner on a prediction. Where a measurement shows that the table misjudged its candidate, the table is
 corrected, and the search goes on where what it has scored falls short of what is now within the budget.
 """
 
+import collections
 import os
 
 from zennas.latency.budget import export_candidate
@@ -31,22 +32,26 @@ RESCORED_PER_SLOT = 6
 
 
 def hold_finals(searched: Searched) -> list[Measured]:
-    """Fill the slots of winners one by one; the winners, best first.
+    """Fill the slots of winners one by one; the winners, in their order.
 
-    A slot takes the best candidate that differs enough from those in the slots before it. Begun again after a
-    correction, unless the minutes are short, and by a resumed run: what was scored again or measured before is not done
-    twice.
+    A slot takes the best candidate of its band that differs enough from those in the slots before it of the same band,
+    and stays empty where none is within the budget. Begun again after a correction, unless the minutes are short, and
+    by a resumed run: what was scored again or measured before is not done twice.
     """
     rounds, measured, slots, exports = 0, 0, [], {}
     while len(slots) < searched.plan.num_winners:
         row = _next_finalist(searched, slots)
         if row is None:
-            break
+            slots.append(None)
+            continue
         if row.key in searched.ledger.measured:
             slots.append(row.candidate)
             continue
-        if measured >= searched.plan.max_finalists:
-            break
+        # Each band behind this one keeps a measurement for itself.
+        num_behind = searched.plan.num_winners - len(slots) - 1 if searched.bands.ends else 0
+        if measured >= max(1, searched.plan.max_finalists - num_behind):
+            slots.append(None)
+            continue
         measured += 1
         if row.candidate not in exports:
             # As many as take no longer than one: where the first is over the budget, the next ones are others.
@@ -57,9 +62,11 @@ def hold_finals(searched: Searched) -> list[Measured]:
             continue
         if any(map(_misjudged, entry.latencies)):
             factor = measured_correction(searched.ledger.finalists, searched.budget.budget_ms)
-            correct(searched, factor, why="misjudged")
+            correct(searched, factor, of_bands=_factors_of_bands(searched, entry), why="misjudged")
+            factor = searched.predictor.factor_of(entry.candidate)
             searched.progress.say(
-                f"the table misjudged {entry.key} by {entry.latency.off_pct:+.1f} %: corrected to x {factor:.4f}"
+                f"the table misjudged {_named(searched, entry)} by {entry.latency.off_pct:+.1f} %: corrected to x "
+                f"{factor:.4f}"
             )
             for limit in searched.predictor.limits:
                 if (latency := entry.by_device.get(limit.device)) is not None:
@@ -80,6 +87,20 @@ def hold_finals(searched: Searched) -> list[Measured]:
     return crown(searched)
 
 
+def _factors_of_bands(searched, entry):
+    """{band: factor}: that of a misjudged entry's band by all that was measured of it; the others that were measured
+    keep theirs, so that their finalists stay what they are.
+    """
+    if searched.bands.ends is None:
+        return {}
+    finalists = collections.defaultdict(list)
+    for finalist in searched.ledger.finalists:
+        finalists[searched.bands.band_of(finalist.candidate).name].append(finalist)
+    name = searched.bands.band_of(entry.candidate).name
+    kept = {name: searched.predictor.factor_of(those[0].candidate) for name, those in finalists.items()}
+    return kept | {name: measured_correction(finalists[name], searched.budget.budget_ms)}
+
+
 def _export_ahead(searched, slots, exports, *, num):
     """{candidate: Exported} of the next finalists, at most `num`, if all that are measured keep the budget: scored
     again and exported side by side, before any is measured.
@@ -87,10 +108,8 @@ def _export_ahead(searched, slots, exports, *, num):
     presumed, ahead = list(slots), []
     while len(presumed) < searched.plan.num_winners and len(ahead) < num:
         row = _next_finalist(searched, presumed)
-        if row is None:
-            break
-        presumed.append(row.candidate)
-        if row.key not in searched.ledger.measured and row.candidate not in exports:
+        presumed.append(row and row.candidate)
+        if row is not None and row.key not in searched.ledger.measured and row.candidate not in exports:
             ahead.append(row.candidate)
     searched.progress.begin(f"exporting {len(ahead)} finalist(s)")
     searched.progress.update({})
@@ -126,26 +145,39 @@ def take_from_islands(searched: Searched) -> None:
 
 
 def crown(searched: Searched) -> list[Measured]:
-    """The winners among all finalists measured so far, best first.
+    """The winners among all finalists measured so far: one of each band in turn, the best that keeps the budgets; best
+    first where there are no bands.
 
     Role, name, verdict and file of every finalist are settled.
     """
-    winners = []
-    for entry in sorted(searched.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key)):
-        differs = all(distance(entry.candidate, winner.candidate) >= searched.plan.min_distance for winner in winners)
-        if entry.keeps_budgets and differs and len(winners) < searched.plan.num_winners:
-            winners.append(entry)
-    winners = ranked(winners, gather(searched, [*winners, *searched.ledger.baselines]), searched.plan.evidence)
+    best_first = sorted(searched.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key))
+    winners, bands = [], searched.bands
+    for band in bands.slots(searched.plan.num_winners):
+        others = [winner for winner in winners if bands.of_candidate(winner.candidate) == band]
+        open_to = (
+            entry
+            for entry in best_first
+            if entry.keeps_budgets and entry not in winners and bands.of_candidate(entry.candidate) == band
+            if all(distance(entry.candidate, other.candidate) >= searched.plan.min_distance for other in others)
+        )
+        winners += [entry for entry in [next(open_to, None)] if entry is not None]
+    evidence = gather(searched, [*winners, *searched.ledger.baselines])
+    if bands.ends is None:  # else their order is that of the bands
+        winners = ranked(winners, evidence, searched.plan.evidence)
     for entry in searched.ledger.finalists:
         if entry not in winners:
             (searched.folder / f"{entry.key}.onnx").unlink(missing_ok=True)
-            verdict = entry.over or _outdone(entry, winners, min_distance=searched.plan.min_distance)
+            verdict = entry.over or _outdone(entry, winners, bands=bands, min_distance=searched.plan.min_distance)
             _settle(searched, entry, role="finalist", name=entry.key, verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
         path, before = searched.folder / f"{entry.key}.onnx", searched.folder / (entry.onnx or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
+    for place, band in enumerate(bands.bands):
+        if band.name and place not in [bands.of_candidate(entry.candidate) for entry in winners]:
+            why = "it holds nothing" if searched.funnel.proven[place].is_empty else "nothing of it was measured"
+            searched.progress.say(f"no winner of band {band.text}: {why} within the budget", style="yellow")
     crowned = []
     for rank, entry in enumerate(winners, start=1):
         path = searched.folder / f"{entry.key}.onnx"
@@ -168,12 +200,23 @@ def crown(searched: Searched) -> list[Measured]:
     return crowned
 
 
-def _outdone(entry, winners, *, min_distance):
-    """Why a finalist within the budget is no winner."""
+def _named(searched, entry):
+    """The key of a network, and its band where there are some."""
+    name = searched.bands.band_of(entry.candidate).name
+    return f"{entry.key} ({name})" if name else entry.key
+
+
+def _outdone(entry, winners, *, bands, min_distance):
+    """Why a finalist within the budget is no winner: others of its band are."""
+    band = bands.band_of(entry.candidate)
     for rank, winner in enumerate(winners, start=1):
-        if distance(entry.candidate, winner.candidate) < min_distance:
+        if bands.band_of(winner.candidate) == band and distance(entry.candidate, winner.candidate) < min_distance:
             return f"fits, but is too like winner-{rank}"
-    return "fits, but the winners score higher"
+    return (
+        f"fits, but the winners of band {band.name} score higher"
+        if band.name
+        else ("fits, but the winners score higher")
+    )
 
 
 def _settle(searched, entry, **changes):
@@ -185,7 +228,7 @@ def _settle(searched, entry, **changes):
 
 
 def _next_finalist(searched, slots):
-    """The row for the next slot: the best by its re-scored mean, among the best that differ from `slots`."""
+    """The row for the next slot: the best by its re-scored mean, of the best of its band that differ from `slots`."""
     while True:
         pool = _diverse_best(searched, slots, num=RESCORED_PER_SLOT)
         rescored = _rescored(searched, pool)
@@ -196,14 +239,18 @@ def _next_finalist(searched, slots):
             return None
 
 
-def _diverse_best(searched, taken, *, num):
-    """The best `num` scored candidates that fit and differ enough from `taken`: by measurement where they were
-    measured, by prediction where not. Without the baselines themselves, which the search starts from: a winner is new.
+def _diverse_best(searched, slots, *, num):
+    """The best `num` scored candidates of the next slot's band that fit and differ enough from those in `slots`: by
+    measurement where they were measured, by prediction where not. Without the baselines themselves, which the search
+    starts from: a winner is new.
     """
-    rows = searched.ledger.rows
+    rows, bands = searched.ledger.rows, searched.bands
+    band_N, band = bands.of(rows.genes_NG), bands.slots(len(slots) + 1)[-1]
+    taken = [candidate for candidate in slots if candidate is not None and bands.of_candidate(candidate) == band]
     fits_N = searched.predictor.fits(rows.column("predicted_ms"), rows.genes_NG)
     for entry in searched.ledger.measured.values():
         fits_N[rows.column("key") == entry.key.encode()] = not entry.is_baseline and entry.keeps_budgets
+    fits_N &= band_N == band
     return diverse_best(rows, taken, num=num, min_distance=searched.plan.min_distance, fits_N=fits_N)
 
 
@@ -267,9 +314,8 @@ def _measure(searched, row, exported):
     finally:
         searched.progress.end()
     searched.ledger.add_measured(entry)
-    searched.progress.say(
-        f"finalist {row.key}: {searched.plan.score.label} {entry.score_mean:.2f}, {_beside_budget(entry.latency)}"
-    )
+    score_text = f"{searched.plan.score.label} {entry.score_mean:.2f}"
+    searched.progress.say(f"finalist {_named(searched, entry)}: {score_text}, {_beside_budget(entry.latency)}")
     for name, latency in entry.by_device.items():
         searched.progress.say(f"finalist {row.key} on {name}: {_beside_budget(latency)}")
     for latency in entry.latencies:
@@ -285,17 +331,21 @@ def _beside_budget(latency):
 
 
 def _falls_short(searched, off_pct, *, hurried):
-    """Whether the best that is scored lies too far below the optimum of the corrected table.
+    """Whether the best that is scored of a band lies too far below its optimum by the corrected table.
 
     Where no optimum is proven, a prediction that was far off says so.
     """
-    optimum, best = searched.funnel and searched.funnel.optimum, searched.batches.population.best
-    if best is None:
+    if searched.batches.population.best is None:
         return True
-    if optimum is None:
+    if searched.funnel is None or searched.funnel.optimum is None:
         return abs(off_pct) > MISJUDGED_PCT
-    short_pct = PROMISED_PCT if hurried else SHORT_PCT
-    return best[0] < optimum.score - short_pct / 100 * abs(optimum.score)
+    share = (PROMISED_PCT if hurried else SHORT_PCT) / 100
+    bests, optima = searched.batches.population.bests, [proven.optimum for proven in searched.funnel.proven]
+    return any(
+        best is None or best[0] < optimum.score - share * abs(optimum.score)
+        for best, optimum in zip(bests, optima, strict=True)
+        if optimum is not None
+    )
 
 
 def _search_again(searched):

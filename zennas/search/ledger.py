@@ -198,8 +198,8 @@ class Ledger:
     def counters(self) -> collections.Counter:
         return collections.Counter(self.state["counters"])
 
-    def frame(self, *, factor: float = 1.0) -> pandas.DataFrame:
-        """The scored candidates as a DataFrame, predicted_ms corrected by `factor`."""
+    def frame(self, *, factor: float | np.ndarray = 1.0) -> pandas.DataFrame:
+        """The scored candidates as a DataFrame, predicted_ms corrected by `factor`, one for all or one for each."""
         frame = self.rows.frame()
         return frame.assign(predicted_ms=frame["predicted_ms"] * factor)
 

@@ -1,10 +1,12 @@
 """The search itself: the table corrected by the baselines, the optimum proven, then batch after batch to the end."""
 
 import time
+from collections.abc import Mapping
 
 from zennas.latency.budget import keep_network
 from zennas.latency.protocol import Measurement
 from zennas.progress import duration
+from zennas.search.bands import Bands
 from zennas.search.batches import Batches
 from zennas.search.cost_limits import CostLimit
 from zennas.search.forecast import search_seconds
@@ -37,17 +39,20 @@ def begin(prepared: Prepared) -> Searched:
     if knows(space, plan):
         prepared.progress.begin(f"closed form of the score at {px_text(height_and_width(plan.score.image_px))} px")
         with prepared.clock.timed("proving the optimum"):
-            funnel = Funnel(space, plan, predictor.table.part_ms, limits=predictor.limits, share=prepared.share)
+            known = {"limits": predictor.limits, "share": prepared.share, "ends": ledger.state.get("bands")}
+            funnel = Funnel(space, plan, predictor.table.part_ms, **known)
         prepared.progress.end()
     if corrections := ledger.corrections:
         factor, factors = corrections[-1]["factor"], corrections[-1].get("factors", {})
-        predictor.correct(factor, [limit.corrected(factors.get(limit.device, 1.0)) for limit in predictor.limits])
+        limits = [limit.corrected(factors.get(limit.device, 1.0)) for limit in predictor.limits]
+        of_bands = {"bands": funnel and funnel.bands, "of_bands": corrections[-1].get("of_bands")}
+        predictor.correct(factor, limits, **of_bands)
     else:
         factor = correction(_calibration(prepared), prepared.budget.budget_ms)
         _correct_table(prepared, factor, why="baselines", after_batch=-1)
     _prove(prepared, funnel)
     predictor.check()
-    front = Front(ledger.rows)
+    front = Front(ledger.rows, funnel.bands if funnel else Bands(space))
     batches = Batches(
         space,
         plan,
@@ -62,20 +67,25 @@ def begin(prepared: Prepared) -> Searched:
     return onwards(prepared, Searched, funnel=funnel, batches=batches, front=front)
 
 
-def correct(searched: Searched, factor: float, *, why: str) -> None:
-    """Correct the table's predictions from here on; the population is chosen again under the new one."""
-    _correct_table(searched, factor, why=why, after_batch=searched.batches.next_index - 1)
+def correct(searched: Searched, factor: float, *, of_bands: Mapping[str, float], why: str) -> None:
+    """Correct the table's predictions from here on; the population is chosen again under the new one. of_bands: the
+    factors of bands that have one of their own.
+    """
+    after_batch = searched.batches.next_index - 1
+    _correct_table(searched, factor, why=why, after_batch=after_batch, bands=searched.bands, of_bands=of_bands)
     _prove(searched, searched.funnel)
     searched.batches.rebuild()
 
 
-def _correct_table(prepared, factor, *, why, after_batch):
+def _correct_table(prepared, factor, *, why, after_batch, bands=None, of_bands=None):
     """Correct the predictions, here and on the further devices, and write down that it was done after this batch."""
     ledger, predictor = prepared.ledger, prepared.predictor
-    predictor.correct(factor, [_corrected(limit, ledger) for limit in predictor.limits])
+    limits = [_corrected(limit, ledger) for limit in predictor.limits]
+    predictor.correct(factor, limits, bands=bands, of_bands=of_bands)
     ledger.event(
         why=why,
         factor=factor,
+        **({"of_bands": of_bands} if of_bands else {}),
         factors={limit.device: limit.factor for limit in predictor.limits if limit.is_measured},
         after_batch=after_batch,
         elapsed_s=round(ledger.state["search_s"], 2),
@@ -107,26 +117,35 @@ def _calibration(prepared):
 
 
 def _prove(prepared, funnel):
-    """Prove the optimum under the corrected budget, where there is a closed form of the score, and say it if it is
-    another than before.
+    """Prove the optimum of every band under the corrected budget, where there is a closed form of the score, and say
+    those that are others than before.
     """
     if funnel is None:
         return
-    before, predictor, progress = funnel.optimum, prepared.predictor, prepared.progress
+    before, predictor, progress = funnel.proven, prepared.predictor, prepared.progress
     progress.begin("proving the optimum")
     with prepared.clock.timed("proving the optimum"):
-        most_ms = prepared.budget.budget_ms / predictor.factor
-        funnel.set_budget(most_ms, margin_pct=prepared.plan.margin_pct, limits=predictor.limits)
-    progress.end()
-    optimum = funnel.optimum
-    if optimum is None:
-        progress.say(f"optimum  not proven: {funnel.why_not or 'no candidate is within the limits'}")
-    elif before is None or before.candidate != optimum.candidate:
-        progress.say(
-            f"optimum  {optimum.candidate.text}: closed form {optimum.score:.2f} at "
-            f"{optimum.costs[0] * predictor.factor:.2f} ms; "
-            "nothing else in the space has more within the budget, as table and closed form have it"
+        budget_ms = prepared.budget.budget_ms
+        funnel.set_budget(
+            budget_ms / predictor.factor,
+            of_bands={name: budget_ms / factor for name, factor in predictor.of_bands.items()},
+            margin_pct=prepared.plan.margin_pct,
+            limits=predictor.limits,
         )
+    progress.end()
+    if funnel.bands.ends != prepared.ledger.state.get("bands"):
+        prepared.ledger.save(bands=funnel.bands.ends)
+    for place, (band, proven) in enumerate(zip(funnel.bands.bands, funnel.proven, strict=True)):
+        optimum, name = proven.optimum, f"{band.text}: " if band.name else ""
+        if optimum is None:
+            progress.say(f"optimum  {name}not proven: {proven.why_not or 'no candidate is within the limits'}")
+        elif len(before) <= place or not (known := before[place].optimum) or known.candidate != optimum.candidate:
+            where = "of this band" if band.name else "in the space"
+            progress.say(
+                f"optimum  {name}{optimum.candidate.text}: closed form {optimum.score:.2f} at "
+                f"{optimum.costs[0] * predictor.factor_of(optimum.candidate):.2f} ms; "
+                f"nothing else {where} has more within the budget, as table and closed form have it"
+            )
 
 
 def evolve(searched: Searched, *, seconds: float | None = None, num_scored: int | None = None) -> None:
@@ -166,17 +185,27 @@ def evolve(searched: Searched, *, seconds: float | None = None, num_scored: int 
 
 def store_scored(searched: Searched, row: Row) -> None:
     """A scored candidate into the study, at its corrected prediction."""
-    latency_ms = row.predicted_ms * searched.predictor.factor
+    latency_ms = row.predicted_ms * searched.predictor.factor_of(row.candidate)
     searched.store.add_scored(row, latency_ms=latency_ms, budget_ms=searched.budget.budget_ms)
 
 
 def _state_of(searched):
     """{name: text} that the progress display shows of a search."""
-    counters, best = searched.ledger.counters, searched.batches.population.best
+    counters = searched.ledger.counters
     rejected = {
         name.removeprefix("rejected: "): count for name, count in counters.items() if name.startswith("rejected")
     }
     state = {name: counters[name] for name in ("screened", "seen") if counters[name]}
     state |= {"scored": counters["scored"], "failed": counters["failed"]}
     state |= {f"rejected ({why})": count for why, count in sorted(rejected.items())}
-    return state | ({"best": f"{best[0]:.2f}"} if best else {})
+    bests = _bests_of(searched)
+    return state | ({"best": bests} if bests else {})
+
+
+def _bests_of(searched):
+    """The best score so far, of each band by its name."""
+    population = searched.batches.population
+    if len(searched.bands.bands) == 1:
+        return f"{population.best[0]:.2f}" if population.best else ""
+    named = zip(searched.bands.bands, population.bests, strict=True)
+    return " ".join(f"{band.name} {best[0]:.2f}" for band, best in named if best)

@@ -87,8 +87,9 @@ class Measured(Record):
     # What is known once the search is over; see proof.py.
     other_costs: dict[str, SpentCost] = {}
     closed_form: float | None = None
-    gap: float | None = None  # below the proven optimum, in points of the score
+    gap: float | None = None  # below the proven optimum of its band, in points of the score
     gap_pct: float | None = None
+    band: str | None = None  # of effectiveness; None where the run has none, or the network other blocks
 
     @property
     def is_baseline(self) -> bool:
@@ -113,7 +114,7 @@ class Measured(Record):
 
     @property
     def gap_text(self) -> str:
-        """How far it is below the proven optimum, in points and per cent of the score.
+        """How far it is below the proven optimum of its band, in points and per cent of the score.
 
         '-' where nothing is known, or where it is over the budget that the optimum keeps.
         """

@@ -62,8 +62,11 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     if note := note_on_places(checked):
         progress.say(f"   note  {note}", style="yellow")
     resources.lock(folder)
-    if not checked.fresh and _saw_noise(folder, kept):
+    before = None if checked.fresh else _settings_before(folder, kept)
+    if before is not None and before.get("protocol", {}).get("input", NOISE) == NOISE:
         checked, protocol = _seeing_noise(checked), _with_noise(protocol)
+    if before is not None and "bands" not in before:
+        checked = _without_bands(checked, before)
     ledger = open_ledger(
         folder,
         checked.settings(protocol, devices=devices),
@@ -101,15 +104,13 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     )
 
 
-def _saw_noise(folder, kept):
-    """Whether the run that is there was begun by a version whose protocols named no input: its times are of noise."""
+def _settings_before(folder, kept):
+    """The settings of the run that is there; None where there is none. Of one that an older version began they lack
+    what it did not know: the input of its protocol (its times are of noise), the bands of its winners.
+    """
     if kept and kept.get("run"):
-        settings = kept["run"]["settings"]
-    elif (folder / "run.json").is_file():
-        settings = kept_run(folder, what="settings")["settings"]
-    else:
-        return False
-    return settings.get("protocol", {}).get("input", NOISE) == NOISE
+        return kept["run"]["settings"]
+    return kept_run(folder, what="settings")["settings"] if (folder / "run.json").is_file() else None
 
 
 def _seeing_noise(checked):
@@ -121,6 +122,15 @@ def _seeing_noise(checked):
         )
     track = checked.track.model_copy(update={"protocol": _with_noise(checked.track.protocol)})
     return dataclasses.replace(checked, track=track)
+
+
+def _without_bands(checked, before):
+    """What was asked for, with the winners of older versions: they differ by a distance, and equal_cost orders them."""
+    evidence = checked.plan.evidence
+    if evidence.rank_by is None:
+        evidence = evidence.model_copy(update={"rank_by": before.get("evidence", {}).get("rank_by")})
+    plan = checked.plan.model_copy(update={"bands": None, "evidence": evidence})
+    return dataclasses.replace(checked, plan=plan)
 
 
 def _with_noise(protocol):

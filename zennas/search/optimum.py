@@ -22,17 +22,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.search.bands import WHOLE, Band, effectiveness_of, effectiveness_sums
 from zennas.space.candidate import Candidate
 from zennas.space.genes import Genes
 from zennas.space.parts import Sums, combined, stacked, sums
-from zennas.space.space import Space, fan_in
+from zennas.space.space import Space, effectiveness
 
 TOLERANCE = 1e-9  # of a sum in floating point, relative
 CHUNK = 2_000_000  # choices looked at together
 MAX_LISTED = 100_000  # beginnings of candidates in a box, before it is halved
 MAX_BOXES = 20_000  # before the proof is given up; seen: 1 to 15 at budgets of webface-sfr
 PRICE_STEPS, MORE_PRICE_STEPS = 200, 40  # of the whole space; of a box, from the prices of the box that it was part of
-TANGENTS = (1.0, 0.65)  # of the most blocks: where the limit of effectiveness is replaced by a line
+TANGENTS = (1.0, 0.65)  # of the convolutions expected: where the limit of effectiveness is replaced by a line
 CLIMBS, CLIMB_STEPS = 40, 4000
 FIRST_STEP, STEP_S = 0.002, 2.0  # of the front: the share of a cost that one listing covers at first; how long it takes
 
@@ -139,20 +140,14 @@ class Problem:
 
     def __init__(self, space: Space, score: Sums, costs: Sequence[Constraint]):
         self.space, self.score, self.num_given, self.genes = space, score, len(costs), space.layout
-        # Three limits of the space join the costs given: blocks, and effectiveness as a line at each of the TANGENTS.
-        self.convolutions, log_fan_in = (
-            sums(space, lambda part, of=of: fan_in(part)[of], along_path=True) for of in (0, 1)
-        )
+        self.convolutions, self.log_fan_in = effectiveness_sums(space)
+        self.band = WHOLE
         blocks = Constraint(
             "blocks", sums(space, lambda part: float(part.is_block), along_path=True), space.limits.max_blocks
         )
-        costs = [*costs, blocks, *(self._effectiveness(share, log_fan_in) for share in TANGENTS)]
-        self.costs = [cost.sums for cost in costs]
-        # Side by side, so that one look-up gives all that is asked of a candidate: score, L and S of the effectiveness
-        # (see _effectiveness), then the costs.
-        self.columns = stacked([score, self.convolutions, log_fan_in, *self.costs])
-        # Where there is no limit, no price times it must be nothing, not NaN.
-        self.most_K = np.minimum([cost.most for cost in costs], 1e30)
+        most = space.limits.max_blocks * max(float(width_W.max()) for width_W in self.convolutions.repeated)
+        # Three limits of the space join the costs given: blocks, and effectiveness as a line at each of the TANGENTS.
+        self._set_costs([*costs, blocks], space.limits.max_effectiveness, most)
         self.lows, self.steps = np.array([(span.low, span.step) for span in space.genes.values()]).T
         self.sizes = tuple(len(span.values()) for span in space.genes.values())
 
@@ -167,26 +162,58 @@ class Problem:
         other.most_K = np.array([min(most, 1e30), *self.most_K[1:]])
         return other
 
-    def _effectiveness(self, share, log_fan_in):
-        """A cost that every candidate within the limit of effectiveness keeps, and some beyond it.
+    def within(self, band: Band, *, like: Candidate) -> "Problem":
+        """The same problem among the candidates of a Band of effectiveness alone.
+
+        like: one that costs about as much; it says where the lines that stand for the band's upper end are tight. The
+        lower end is asked of candidates, not of the bound: the best of a band is near the upper one.
+        """
+        other = copy.copy(self)
+        other.band = band
+        if band.most < self.space.limits.max_effectiveness:
+            # Of networks of one cost L w^2 that are L convolutions deep and w wide, L goes with (L / w)^(2/3).
+            (num,) = self.convolutions.of(self.space, [like.genes])
+            near = float(num) * (band.most / effectiveness(like)) ** (2 / 3)
+            costs = map(Constraint, [""] * len(self.costs), self.costs, self.most_K.tolist())
+            other._set_costs(list(costs)[: -len(TANGENTS)], band.most, near)
+        return other
+
+    def _set_costs(self, costs, most_effectiveness, near):
+        """Take these costs, and lines that stand for a limit of effectiveness, about so many convolutions."""
+        costs = [*costs, *(self._tangent(max(1.0, share * near), most_effectiveness) for share in TANGENTS)]
+        self.costs = [cost.sums for cost in costs]
+        # Side by side, so that one look-up gives all that is asked of a candidate: score, L and S of the effectiveness
+        # (see _tangent), then the costs.
+        self.columns = stacked([self.score, self.convolutions, self.log_fan_in, *self.costs])
+        # Where there is no limit, no price times it must be nothing, not NaN.
+        self.most_K = np.minimum([cost.most for cost in costs], 1e30)
+
+    def _tangent(self, at, most_effectiveness):
+        """A cost that every candidate within a limit of effectiveness keeps, and some beyond it.
 
         The limit says L log(L / rho) <= S, with L convolutions and S the sum of their log fan-ins. The left side is
-        convex in L, so its tangents lie below it. This one touches it at a share of the most convolutions.
+        convex in L, so its tangents lie below it. This one touches it at so many convolutions.
         """
-        per_block = max(float(width_W.max()) for width_W in self.convolutions.repeated)
-        at = max(1.0, share * self.space.limits.max_blocks * per_block)
-        slope = 1.0 + math.log(at / self.space.limits.max_effectiveness)
-        return Constraint("effectiveness", combined([self.convolutions, log_fan_in], [slope, -1.0]), at)
+        slope = 1.0 + math.log(at / most_effectiveness)
+        return Constraint("effectiveness", combined([self.convolutions, self.log_fan_in], [slope, -1.0]), at)
+
+    def guess(self) -> Optimum | None:
+        """The Optimum, or a candidate nearly as good: nothing is proven of it."""
+        return self._beginning()[-1]
+
+    def _beginning(self):
+        """(the box of all candidates, its prices, its bound, a good Optimum or None)."""
+        whole = _Box((0,) * len(self.sizes), self.sizes)
+        price_K, bound = self._prices(whole, np.zeros(len(self.costs)), -math.inf)
+        return whole, price_K, bound, self._climbed(self._highest(whole, price_K))
 
     def solve(self, max_boxes: int = MAX_BOXES) -> Optimum | None:
         """The Optimum, or None; NoProofError as `best`.
 
         Best first: the heap gives the box with the highest bound, so that its bound is above all that is left.
         """
-        whole = _Box((0,) * len(self.sizes), self.sizes)
-        price_K, bound = self._prices(whole, np.zeros(len(self.costs)), -math.inf)
-        known = self._climbed(self._highest(whole, price_K))
-        boxes, num_boxes, top = [(-bound, 0, whole, price_K)], 0, bound
+        whole, price_K, top, known = self._beginning()
+        boxes, num_boxes = [(-top, 0, whole, price_K)], 0
         while boxes:
             negative, _, box, price_K = heapq.heappop(boxes)
             if known is not None and -negative <= known.score + self._rounding(known.score):
@@ -315,12 +342,13 @@ class Problem:
 
     def _judged(self, value_NK, genes_at):
         score_N, counted_N, log_fan_in_N, cost_NK = *value_NK[:, :3].T, value_NK[:, 3:]
-        share_N = counted_N / np.exp(log_fan_in_N / np.maximum(counted_N, 1)) / self.space.limits.max_effectiveness
+        effectiveness_N = effectiveness_of(counted_N, log_fan_in_N)
+        share_N = effectiveness_N / self.space.limits.max_effectiveness
         kept_N = share_N <= 1
         # So near the limit the order of the sums decides: there it is the space's own that does.
         for place in np.flatnonzero(np.abs(share_N - 1) < TOLERANCE):
             kept_N[place] = self.space.contains(self.space.candidate(genes_at(place)))
-        return score_N, kept_N & (cost_NK <= self.allowed).all(1)
+        return score_N, kept_N & self.band.holds(effectiveness_N) & (cost_NK <= self.allowed).all(1)
 
     def _costs_of(self, genes_NG):
         return self.columns.of(self.space, genes_NG)[:, 3:]

@@ -83,7 +83,7 @@ class Options(CommandOptions):
     ] = None
     evidence: Annotated[
         bool,
-        flag("Ask other scores about winners and baselines, for the report; only the one that ranks is asked else."),
+        flag("Ask other scores about winners and baselines, for the report; without it none is asked."),
     ] = False
     storage: Annotated[
         str | None,

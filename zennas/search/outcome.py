@@ -7,7 +7,7 @@ from zennas.provenance import Provenance
 from zennas.search.loop import store_scored
 from zennas.search.measured import Measured
 from zennas.search.predictor import ms_text
-from zennas.search.proof import closed_form_error, optimum_of, with_gap
+from zennas.search.proof import closed_form_error, optima_of, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.stages import Searched
 from zennas.search.store import MAX_FAILED_TRIALS
@@ -16,13 +16,14 @@ from zennas.space.families.table import maps_of
 
 
 def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
-    """Write all that people and scripts look at. The winners, with their distance from the optimum."""
+    """Write all that people and scripts look at. The winners, with their distance from the optimum of their band."""
     for entry in _in_order(searched, winners):
         judged = with_gap(searched, entry)
         if judged.plain() != entry.plain():  # a gap that is not known is written down as such
             searched.ledger.add_measured(judged)
     winners = [searched.ledger.measured[entry.key] for entry in winners]
-    searched.ledger.save(optimum=optimum_of(searched), closed_form_error=closed_form_error(searched))
+    optima = {"optimum": optimum_of(searched), "optima": optima_of(searched)}
+    searched.ledger.save(**optima, closed_form_error=closed_form_error(searched))
     write_winners(searched.folder, winners, seed=searched.plan.seed)
     write_report(searched.folder / "report.html", summary(searched, winners))
     fill_study(searched, winners)
@@ -68,7 +69,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         facts=facts,
         budget_ms=budget.budget_ms,
         stand_in=budget.stand_in,
-        scored=searched.ledger.frame(factor=searched.predictor.factor),
+        scored=searched.ledger.frame(factor=searched.predictor.factors_of(searched.ledger.rows.genes_NG)),
         entries=entries,
         counters=dict(counters),
         corrections=searched.ledger.corrections,
@@ -80,6 +81,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         provenance=Provenance(**state["made_by"]),
         map_hw=maps_of(searched.space),
         optimum=state.get("optimum"),
+        optima=state.get("optima", []),
     )
 
 
@@ -94,21 +96,22 @@ def _limit(limit, winners):
 
 
 def _proof(searched, winners):
-    """What the report says about the proven optimum and the closed form."""
-    optimum, error = searched.ledger.state.get("optimum"), searched.ledger.state.get("closed_form_error")
+    """What the report says about the proven optimum of each band and the closed form."""
+    state, error = searched.ledger.state, searched.ledger.state.get("closed_form_error")
     facts = []
-    if optimum:
-        best = f"; {winners[0].name} is {winners[0].gap_text} below it" if winners else ""
-        facts.append(
-            (
-                "optimum",
+    whole = {"band": None, "optimum": state.get("optimum"), "why_not": searched.funnel and searched.funnel.why_not}
+    for proven in (state.get("optima") or [whole]) if searched.funnel is not None else []:
+        optimum, where = proven["optimum"], f"{proven['text']}: " if proven["band"] else ""
+        if optimum is None:
+            text = f"not proven: {proven['why_not'] or 'no candidate is within the limits'}"
+        else:
+            best = next((entry for entry in winners if entry.band == proven["band"]), None)
+            text = (
                 f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms "
-                "predicted: proven, nothing in the space has more within the budget, as closed form and table have "
-                f"it{best}",
+                f"predicted: proven, nothing {'of this band' if where else 'in the space'} has more within the budget, "
+                f"as closed form and table have it{f'; {best.name} is {best.gap_text} below it' if best else ''}"
             )
-        )
-    elif searched.funnel is not None:
-        facts.append(("optimum", f"not proven: {searched.funnel.why_not or 'no candidate is within the limits'}"))
+        facts.append(("optimum", where + text))
     if error:
         text = (
             f"off by {error['mean_abs_pct']} % on average, {error['max_abs_pct']} % at worst, over "
@@ -149,12 +152,13 @@ def note(searched: Searched, winners: list[Measured]) -> str:
         f"{len(searched.ledger.rows)} scored candidates are in scored.parquet",
         "- latency of a trial with role *scored* is predicted by the table, of all others measured",
         "",
-        f"| winner | candidate | {searched.plan.score.label} | ms | GMACs | M params |",
-        "|---|---|---|---|---|---|",
+        f"| winner | band | candidate | {searched.plan.score.label} | below optimum | ms | GMACs | M params |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for entry in winners:
         lines.append(
-            f"| {entry.name} | {entry.candidate.text} | {entry.score_mean:.2f} | "
+            f"| {entry.name} | {entry.band or '-'} | {entry.candidate.text} | {entry.score_mean:.2f} | "
+            f"{entry.gap_text} | "
             f"{entry.latency.measured_ms:.2f} | {entry.macs / 1e9:.2f} | {entry.params / 1e6:.1f} |"
         )
     return "\n".join([*lines, "", searched.plan.score.caution])

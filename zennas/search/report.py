@@ -48,6 +48,7 @@ class RunSummary:
     evidence: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
     rank_by: str | None = None  # the one of them that ranked winners that score alike
     optimum: dict | None = None  # as run.json has it, where one was proven
+    optima: list[dict] = dataclasses.field(default_factory=list)  # of the bands, as run.json has them
 
 
 SCORE_MEANING = """<li><b>A Zen-Score is not an accuracy.</b> It measures how strongly the untrained network's features
@@ -78,8 +79,8 @@ def page(summary: RunSummary) -> str:
     sections = f"""<section><h2>Winners beside the hand-made networks</h2>{note}
 <p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
 deviation of a score over its repeats, and the distance between the quartiles of a latency's runs. "Below optimum" is
-the distance to the best candidate that the space holds within the budget, proven under the closed form of the score and
-the latency table.</p>
+the distance to the best candidate that {"the network's band" if summary.optima else "the space"} holds within the
+budget, proven under the closed form of the score and the latency table.</p>{_bands(summary)}
 {_table(measured, summary.score_label)}</section>
 {_evidence(summary, measured)}
 <section><h2>Score against latency</h2>{note}
@@ -138,7 +139,10 @@ def _measured(summary):
     entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry.role))
     numbers = ["score_mean", "score_std", "params", "macs", "num_blocks", "megabytes", "gap", "gap_pct"]
     timings = ["measured_ms", "predicted_ms", "budget_ms", "spread_pct"]
-    texts, notes = ["role", "name", "key", "onnx", "verdict"], ["within_budget", "warning", "stand_in", "machine"]
+    texts, notes = (
+        ["role", "name", "key", "onnx", "verdict", "band"],
+        ["within_budget", "warning", "stand_in", "machine"],
+    )
     rows = []
     for entry in entries:
         row = {name: getattr(entry, name) for name in (*texts, *numbers)}
@@ -158,7 +162,8 @@ def _table(measured, label):
     lead = "" if has_winner else "<p class='empty'>No winner: no new network was measured within the budget.</p>"
     if measured.empty:
         return lead
-    names = ("Network", "Candidate", label, "below optimum", "Latency, ms", "of budget")
+    has_bands = bool(measured["band"].notna().any())
+    names = ("Network", "Candidate", *["Band"] * has_bands, label, "below optimum", "Latency, ms", "of budget")
     names += ("GMACs", "Params, M", "Blocks", "MB")
     rows = ""
     for row in measured.itertuples():
@@ -169,6 +174,7 @@ def _table(measured, label):
         rows += (
             f"<tr class='{row.role}'><th><b style='color:{look.colour}'>{look.glyph}</b> {name}{notes}</th>"
             f"<td class='text'>{html.escape(row.candidate.text)}<small>{html.escape(row.key)}</small></td>"
+            f"{f'<td>{html.escape(row.band)}</td>' if row.band else '<td>–</td>' * has_bands}"
             f"<td>{number(row.score, '.2f')} <i>± {number(row.score_std, '.2f')}</i></td>"
             f"<td>{_distance(row)}</td>"
             f"<td>{number(row.measured_ms, '.2f')} <i>± {number(row.spread_pct)} %</i></td>"
@@ -177,6 +183,16 @@ def _table(measured, label):
             f"<td>{number(row.num_blocks, '.0f')}</td><td>{number(row.megabytes)}</td></tr>"
         )
     return lead + table(names, rows)
+
+
+def _bands(summary):
+    """What the bands are, and why there are some."""
+    if not summary.optima:
+        return ""
+    named = "; ".join(html.escape(each["text"]) for each in summary.optima)
+    return f"""
+<p>Each winner is the best of its band: {named}. Zen-Score asks for depth, so that without bands all winners would be
+one deep network. No score tells which of these will be better once trained: train more than one of them.</p>"""
 
 
 def _distance(row):
@@ -204,6 +220,7 @@ def _evidence(summary, measured):
         cells = [number(row.score, ".2f"), *(_value(values.get(name), ".4g") for name in names)]
         lines.append((f" class='{row.role}'", f"{mark} {html.escape(row.name)}", cells))
     kinds = {"overall": "worth, among all", "equal_latency": "worth, at equal latency", "faces": "worth, on faces"}
+    kinds |= {"unseen": "worth, unseen table", "unseen_equal_macs": "worth, unseen table, at equal MACs"}
     for kind, title in kinds.items():
         worth = [
             _value(getattr(WORTH[name], kind) if name in WORTH else None, ".2f")
@@ -217,11 +234,12 @@ def _evidence(summary, measured):
     label, rank_by = html.escape(summary.score_label), html.escape(summary.rank_by or "")
     ranked = f"Winners whose {label} is about the same stand in the order of <b>{rank_by}</b>." if rank_by else ""
     return f"""<section><h2>What other scores say</h2>
-<p>Other scores that need neither labels nor training, of the networks as they are built. The last three rows say what a
+<p>Other scores that need neither labels nor training, of the networks as they are built. The last five rows say what a
 score is worth: Kendall's tau with the trained accuracy of architectures of NAS-Bench-201 (CIFAR-10), among all and
-among those of about the same latency, and of small IR-SE networks of the same latency that were trained on faces for
-eight epochs; 1 is the same order, 0 is chance, below 0 the opposite. A column can only rank networks of about equal
-cost, and on faces none has yet done so reliably. {ranked}</p>
+among those of about the same latency; of small IR-SE networks of the same latency that were trained on faces for eight
+epochs; and of TransNAS-Bench macro, run by another hand on a table that we had not seen, among all and at equal
+multiply-accumulates. 1 is the same order, 0 is chance, below 0 the opposite. A column can only rank networks of about
+equal cost, and none has done so on all three tables. {ranked}</p>
 {table(("Network", "", summary.score_label, *names), body)}</section>"""
 
 

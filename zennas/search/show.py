@@ -57,7 +57,7 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
         f"optuna-dashboard {study} --artifact-dir {folder / 'artifacts'}{password if settled.needs_password else ''}",
         line("zennas.score", spell(ScoreOptions, files=[winner], score=score, **same, measure=True)),
         line("zennas.search", words(options, **again | more)) + "    # search on",
-        line("zennas.train", train) + "    # train the best one",
+        line("zennas.train", train) + "    # train the first one",
     ]
 
 
@@ -67,7 +67,10 @@ def print_winners(settled: Settled, console: Console) -> None:
         title=f"{settled.experiment}: winners and hand-made baselines, measured in this run",
         title_justify="left",
     )
+    has_bands = any(entry.band is not None for entry in settled.winners)
     table.add_column("network", no_wrap=True)
+    if has_bands:
+        table.add_column("band", no_wrap=True)
     for name in (
         settled.plan.score.label,
         "below optimum",
@@ -84,6 +87,7 @@ def print_winners(settled: Settled, console: Console) -> None:
         latency = entry.latency
         table.add_row(
             Text(entry.name),
+            *([entry.band or "-"] if has_bands else []),
             f"{entry.score_mean:.2f} ±{entry.score_std:.2f}",
             entry.gap_text,
             f"{latency.measured_ms:.2f}",

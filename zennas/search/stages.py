@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from zennas.latency.budget import LocalBudget
 from zennas.progress import Progress
+from zennas.search.bands import Bands
 from zennas.search.batches import Batches
 from zennas.search.clock import Clock
 from zennas.search.cost_limits import CostLimit
@@ -140,6 +141,11 @@ class Searched(Prepared):
     funnel: Funnel | None  # None where the score has no closed form
     batches: Batches
     front: Front
+
+    @property
+    def bands(self) -> Bands:
+        """The bands of effectiveness that its winners are of."""
+        return self.funnel.bands if self.funnel else Bands(self.space)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -237,6 +237,7 @@ class Store:
         latency, role = entry.latency, "baseline" if entry.is_baseline else "measured"
         attributes = {"key": f"{entry.key} {role}", "role": role, "name": entry.name} | _costs(entry)
         attributes |= {name: getattr(latency, name) for name in ("measured_ms", "predicted_ms", "spread_pct")}
+        attributes |= {"band": entry.band, "below optimum": entry.gap}
         self._add(entry.candidate, [entry.score_mean, latency.measured_ms], latency.budget_ms, attributes)
 
     def show_files(self, paths: list[pathlib.Path]) -> None:

@@ -157,7 +157,7 @@ def measure_whole(
         raise RuntimeError(f"the track's checker would refuse it: {'; '.join(exported.problems)}")
     # A baseline is what shows how far off the table is: nothing is expected of it.
     measured = functools.partial(_measured, prepared, candidate, exported.path, is_expected=role == "finalist")
-    predicted_ms, by_device = table_ms * predictor.factor, {}
+    predicted_ms, by_device = table_ms * predictor.factor_of(candidate), {}
     measurement = kept or measured(predicted_ms, prepared.budget.budget_ms)
     for limit in predictor.limits:
         if limit.is_measured:
@@ -270,6 +270,9 @@ def write_winners(folder: str | pathlib.Path, winners: list[Measured], *, seed: 
             f"{entry.score.label} {entry.score_mean} (untrained; not an accuracy), "
             f"{latency.measured_ms} ms of {latency.budget_ms} ms",
         ]
+        if entry.band is not None:
+            below = f", {entry.gap_text} below the proven optimum of the band" if entry.gap is not None else ""
+            lines.append(f"the best of band {entry.band}{below}")
         lines += [latency.stand_in] if latency.stand_in else []
         header = "".join(f"# {line}\n" for line in lines)
         body = yaml.safe_dump(entry.candidate.plain(), sort_keys=False, default_flow_style=None)
