@@ -160,7 +160,8 @@ def crown(searched: Searched) -> list[Measured]:
             if entry.keeps_budgets and entry not in winners and bands.of_candidate(entry.candidate) == band
             if all(distance(entry.candidate, other.candidate) >= searched.plan.min_distance for other in others)
         )
-        winners += [entry for entry in [next(open_to, None)] if entry is not None]
+        if (entry := next(open_to, None)) is not None:
+            winners.append(entry)
     evidence = gather(searched, [*winners, *searched.ledger.baselines])
     if bands.ends is None:  # else their order is that of the bands
         winners = ranked(winners, evidence, searched.plan.evidence)
@@ -174,10 +175,7 @@ def crown(searched: Searched) -> list[Measured]:
         path, before = searched.folder / f"{entry.key}.onnx", searched.folder / (entry.onnx or "none")
         if not path.exists() and before.exists():
             os.replace(before, path)
-    for place, band in enumerate(bands.bands):
-        if band.name and place not in [bands.of_candidate(entry.candidate) for entry in winners]:
-            why = "it holds nothing" if searched.funnel.proven[place].is_empty else "nothing of it was measured"
-            searched.progress.say(f"no winner of band {band.text}: {why} within the budget", style="yellow")
+    _say_what_is_missing(searched, winners)
     crowned = []
     for rank, entry in enumerate(winners, start=1):
         path = searched.folder / f"{entry.key}.onnx"
@@ -200,6 +198,15 @@ def crown(searched: Searched) -> list[Measured]:
     return crowned
 
 
+def _say_what_is_missing(searched, winners):
+    """Say which bands have no winner, and why."""
+    bands = searched.bands
+    for place, band in enumerate(bands.bands if bands.ends else ()):
+        if place not in [bands.of_candidate(entry.candidate) for entry in winners]:
+            why = "it holds nothing" if searched.funnel.proven[place].is_empty else "nothing of it was measured"
+            searched.progress.say(f"no winner of band {band.text}: {why} within the budget", style="yellow")
+
+
 def _named(searched, entry):
     """The key of a network, and its band where there are some."""
     name = searched.bands.band_of(entry.candidate).name
@@ -212,11 +219,7 @@ def _outdone(entry, winners, *, bands, min_distance):
     for rank, winner in enumerate(winners, start=1):
         if bands.band_of(winner.candidate) == band and distance(entry.candidate, winner.candidate) < min_distance:
             return f"fits, but is too like winner-{rank}"
-    return (
-        f"fits, but the winners of band {band.name} score higher"
-        if band.name
-        else ("fits, but the winners score higher")
-    )
+    return f"fits, but the winners {f'of band {band.name} ' if band.name else ''}score higher"
 
 
 def _settle(searched, entry, **changes):

@@ -41,7 +41,7 @@ BEST_TRUNKS = 12  # of the mutants: one of them is taken
 LOOK = 4096  # members at a time, best first, until enough of them are far from what is to be avoided
 MOST_TRIES = 3  # for a trunk, whose members may all have been seen
 TOURNAMENT = 2
-MAX_BAND_BOXES = 400  # of the proof of one band, about a minute; seen: 1 to 90 for ir_se
+MAX_BAND_BOXES = 200  # of the proof of one band, half a minute; seen: 1 to 90 for ir_se
 
 
 def knows(space: Space, plan: SearchPlan) -> bool:
