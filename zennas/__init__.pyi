@@ -78,7 +78,7 @@ def search(
     also: Keep a second device's budget too: its latency table (see zennas latency --show) and milliseconds there, as
         that table predicts them; measured there where a node of the cluster is tagged latency_device:TABLE. Repeatable.
     score: Objective: a row of SCORES, or learned:OUT, what zennas learn left in OUT. [default: the experiment's, zen]
-    evidence: Ask other scores about winners and baselines, for the report; only the one that ranks is asked else.
+    evidence: Ask other scores about winners and baselines, for the report; without it none is asked.
     storage: Where the study is kept: postgresql://USER@HOST/DATABASE, grpc://HOST:PORT, journal:FILE, or @FILE that
         holds the URL. No passwords here: they go into @FILE or $ZENNAS_STORAGE. [default: sqlite:///OUT/study.db]
     table: Where the scored candidates go: a folder or a URL of fsspec. [default: OUT/scored.parquet]
