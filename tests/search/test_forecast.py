@@ -40,6 +40,7 @@ def run(tiny, tmp_path, monkeypatch):
         return types.SimpleNamespace(
             track=track,
             space=space,
+            baselines=space.baselines,
             plan=SearchPlan(minutes=minutes),
             protocol=Protocol(backend="onnxruntime-cpu"),
             machine="a-machine",
