@@ -94,7 +94,18 @@ def _facts(learned):
         ("Measure", f"{learned.measure}, on people whom nobody was trained on"),
         ("Order", f"tau {score.tau_text}, each foretold by the others"),
     ]
-    return [*facts, *((name, str(text)) for name, text in learned.described.items() if isinstance(text, str))]
+    return [*facts, *((name.replace("_", "-"), _counted(group)) for name, group in learned.described.items() if group)]
+
+
+def _counted(group):
+    """A group of the task's in words: what it counts of it, as `num_images`, or the sentences themselves.
+
+    >>> _counted({"num_images": 1200, "same_pairs": 30})
+    '1,200 images, 30 same pairs'
+    """
+    if not isinstance(group, dict):
+        return "; ".join(group)
+    return ", ".join(f"{number:,} {name.removeprefix('num_').replace('_', ' ')}" for name, number in group.items())
 
 
 def _unit(learned):
