@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+import torch
+
 from zennas.embed.checkpoint import load_network
 from zennas.embed.model import usable_device
 from zennas.learn.outcome import Learned
@@ -56,7 +58,7 @@ def crown(
     source = learning.open_source(request, progress)
     groups = learning.split(request, source)
     judged_on, group = ("held-out", groups.held_out) if groups.test is None else ("test", groups.test)
-    device, finalists = usable_device(request.device), []
+    device, finalists = torch.device(usable_device(request.device)), []
     for entry, network in trained:
         assert network.result is not None
         weights = load_network(network.out / "network.pt").to(device)
