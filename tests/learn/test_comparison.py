@@ -47,14 +47,15 @@ def test_every_rival_is_what_it_is_called(space, device):
     rows = {rival.name: rival for rival in rivals(device, score)}
     assert list(rows) == [LEARNED, ZEN, PRIOR, BY_HAND]
     all_fitting = fitting(device)
-    believed = [each for each in all_fitting if score.is_within(each)]
+    least_ms = score.least_share * device.budget_ms
+    believed = [each for each in all_fitting if score.is_within(each) and device.ms(each) >= least_ms]
     assert rows[LEARNED].expected == pytest.approx(max(score.of_candidate(each)[0] for each in believed), abs=1e-4)
     widest = max(width_prior(np.array([each.genes]), space)[0] for each in all_fitting)
     assert width_prior(np.array([rows[PRIOR].candidate.genes]), space)[0] == pytest.approx(widest)
     for rival in rows.values():
         mean, std = score.of_candidate(rival.candidate)
         assert (rival.expected, rival.expected_std) == pytest.approx((mean, std), abs=1e-4)
-        assert rival.within == score.is_within(rival.candidate)
+        assert rival.within == (score.is_within(rival.candidate) and device.ms(rival.candidate) >= least_ms)
         assert rival.predicted_ms == pytest.approx(device.ms(rival.candidate), abs=1e-4)
         assert rival.name == ZEN or rival.predicted_ms <= device.budget_ms + 1e-4
 

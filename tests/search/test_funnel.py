@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from tests.space.test_learned import learned_in
 from zennas.search.bands import Bands
 from zennas.search.funnel import FRESH_EVERY, PER_TRUNK, SHORTER, Funnel, Niches, knows
 from zennas.search.optimum import NoProofError, Problem, best
@@ -317,3 +318,28 @@ def test_without_a_proof_and_without_baselines_the_search_begins_anywhere(monkey
     funnel.set_budget(BUDGET, margin_pct=MARGIN_PCT)
     assert funnel.optimum is None and funnel.why_not == "20 boxes looked at"
     assert any(proposed(funnel, Niches(PLAN.population, ONE_BAND), batch=batch)[0] for batch in range(4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_learned_score_is_maximised_where_it_is_believed(seed):
+    """Among what was trained, in genes and in latency: a line is highest at a corner of the space, and knows nothing of
+    networks that cost less."""
+    learned, _, _ = learned_in(SPACE, seed=seed)
+    plan = SearchPlan(score=ScorePlan(name="learned", learned=learned), min_distance=0.3)
+    funnel = Funnel(SPACE, plan, mega_macs)
+    funnel.set_budget(BUDGET, margin_pct=MARGIN_PCT)
+    least = learned.least_share * BUDGET
+    proposals, _ = proposed(funnel, Niches(plan.population, ONE_BAND), most=200)
+    assert proposals and proposals[0] == SPACE.candidate(funnel.seeds[0])
+    for candidate in proposals:
+        assert learned.is_within(candidate) and least * (1 - 1e-9) <= cost_of(candidate) <= BUDGET
+    rng, best_drawn = np.random.default_rng(seed), -math.inf
+    for candidate in (SPACE.sample(rng) for _ in range(4000)):
+        if learned.is_within(candidate) and least <= cost_of(candidate) <= BUDGET:
+            best_drawn = max(best_drawn, learned.of_candidate(candidate)[0])
+    assert funnel.optimum.score >= best_drawn > -math.inf
+    assert learned.of_candidate(funnel.optimum.candidate)[0] == pytest.approx(funnel.optimum.score)
+    free = best(SPACE, funnel.score, [funnel.costs[0]._replace(most=BUDGET)])
+    assert free.score >= funnel.optimum.score and not (
+        learned.is_within(free.candidate) and cost_of(free.candidate) >= least and free.score > funnel.optimum.score
+    )

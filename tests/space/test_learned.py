@@ -42,6 +42,7 @@ def learned_in(space, *, num=12, seed=0, **changes):
         "coefficients": (line.coefficient_F / line.scale_F).tolist(),
         "covariance": (line.covariance_FF / np.outer(line.scale_F, line.scale_F)).tolist(),
         "radius": line.radius,
+        "least_share": 0.8,
         "num_trained": num,
         "tau": 0.6,
         "tau_low": 0.3,

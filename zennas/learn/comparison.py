@@ -7,6 +7,7 @@ import numpy as np
 from zennas.learn.equal import corrected, latency_sums
 from zennas.records import Record
 from zennas.score.learned import width_prior_sums
+from zennas.search.funnel import region_of
 from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.search.stages import Searched
 from zennas.space.candidate import Candidate
@@ -81,7 +82,7 @@ def rivals(device: Device, score: LearnedScore) -> list[Rival]:
                 predicted_ms=round(device.ms(candidate), 4),
                 expected=round(mean, 4),
                 expected_std=round(std, 4),
-                within=score.is_within(candidate),
+                within=score.is_within(candidate) and device.ms(candidate) >= score.least_share * device.budget_ms,
             )
         )
     return rows
@@ -89,8 +90,9 @@ def rivals(device: Device, score: LearnedScore) -> list[Rival]:
 
 def learned_optimum(device: Device, score: LearnedScore) -> Candidate | None:
     """The candidate within the budget and the line's region of which the line expects most, proven."""
-    region = Constraint("distance", score.distance_sums(device.space), score.radius**2)
-    return _best(device.space, score.sums(device.space), [*device.costs, region])
+    latency = device.costs[0]
+    region = region_of(score, device.space, latency.sums, latency.most)
+    return _best(device.space, score.sums(device.space), [*device.costs, *region])
 
 
 def scaled_by_hand(device: Device) -> Candidate | None:

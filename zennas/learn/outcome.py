@@ -138,7 +138,10 @@ def learned_of(
     line = fit(feature_NF, reward_N)
     foretold_N = left_out(feature_NF, reward_N) if len(trained) > LEAST_TRAINED else np.full(len(trained), np.nan)
     order = order_of(foretold_N, reward_N) if np.isfinite(foretold_N).all() else None
-    score = score_of(request, line, order, trained, measure=learning.measure(plan), unit=learning.unit.sign)
+    least_share = min(1.0, min(row.measured_ms for row in trained) / device.budget_ms)
+    score = score_of(
+        request, line, order, trained, least_share=least_share, measure=learning.measure(plan), unit=learning.unit.sign
+    )
     expected_N, _ = line.predict(feature_NF)
     told = {
         row.text: {"expected": float(expected), "foretold": None if math.isnan(foretold) else float(foretold)}
@@ -198,9 +201,17 @@ def rows_of(
 
 
 def score_of(
-    request: Request, line: Fitted, order: Order | None, trained: Sequence[LearnedRow], *, measure: str, unit: str
+    request: Request,
+    line: Fitted,
+    order: Order | None,
+    trained: Sequence[LearnedRow],
+    *,
+    least_share: float,
+    measure: str,
+    unit: str,
 ) -> LearnedScore:
-    """The LearnedScore of a line: its coefficients per e-fold of a gene."""
+    """The LearnedScore of a line: its coefficients per e-fold of a gene. least_share: what the fastest of the trained
+    takes of the budget."""
     genes_NG = np.array([row.candidate.genes for row in trained])
 
     def known(value):
@@ -219,6 +230,7 @@ def score_of(
         coefficients=tuple(map(float, line.coefficient_F / line.scale_F)),
         covariance=tuple(tuple(map(float, row)) for row in line.covariance_FF / np.outer(line.scale_F, line.scale_F)),
         radius=line.radius,
+        least_share=least_share,
         num_trained=len(trained),
         tau=known(order.tau) if order else None,
         tau_low=known(order.low) if order else None,

@@ -24,7 +24,8 @@ from zennas.search.scored import Rows
 from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost
 from zennas.space.genes import genes_of_vector
-from zennas.space.parts import Part, stacked, sums
+from zennas.space.learned import LearnedScore
+from zennas.space.parts import Part, Sums, combined, stacked, sums
 from zennas.space.space import Space, distances, effectiveness
 from zennas.track import SearchPlan
 
@@ -49,6 +50,20 @@ def knows(space: Space, plan: SearchPlan) -> bool:
     if plan.score.learned is not None:
         return True
     return plan.score.name == "zen" and plain_layers(space.cheapest(), space.channels) is not None
+
+
+def region_of(learned: LearnedScore, space: Space, latency: Sums, most_ms: float) -> list[Constraint]:
+    """The limits within which a learned score is believed: among what was trained, in its genes and in its latency.
+
+    latency: of the space, in the milliseconds of `most_ms`, the budget. A line in logs runs to the corner of the space
+    where it is maximised. And as all that was trained had one latency, the line does not know that a cheaper network is
+    a worse one: it would be named for the genes in which it is small.
+    """
+    at_least = -learned.least_share * most_ms if np.isfinite(most_ms) else np.inf
+    return [
+        Constraint("distance", learned.distance_sums(space), learned.radius**2),
+        Constraint("latency, at least", combined([latency], [-1.0]), at_least),
+    ]
 
 
 class Proven(NamedTuple):
@@ -98,7 +113,7 @@ class Funnel:
         self.costs += self._costs_of_limits(limits)
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
-        self.problem, self.bands = Problem(space, self.score, self.costs), Bands(space, ends)
+        self.problem, self.bands = self._problem(), Bands(space, ends)
         self.optimum, self.why_not, self.seeds = None, None, []
         self.proven, self.problems = [], []  # by band
         self.free = list(space.layout.tail)
@@ -112,11 +127,13 @@ class Funnel:
         ]
 
     def _costs_of_limits(self, limits):
-        costs = [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
-        # A line in logs runs to the corner of the space where it is maximised: it holds among what was trained alone.
-        if (learned := self.plan.score.learned) is not None:
-            costs.append(Constraint("distance", learned.distance_sums(self.space), learned.radius**2))
-        return costs
+        return [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
+
+    def _problem(self, most_ms=np.inf):
+        """The Problem of the costs as they are; a learned score is believed near the budget alone."""
+        learned = self.plan.score.learned
+        region = [] if learned is None else region_of(learned, self.space, self.costs[0].sums, most_ms)
+        return Problem(self.space, self.score, [*self.costs, *region])
 
     def set_budget(
         self,
@@ -133,7 +150,7 @@ class Funnel:
         """
         if limits is not None:
             self.costs = [self.costs[0], *self._costs_of_limits(limits)]
-            self.problem = Problem(self.space, self.score, self.costs)
+        self.problem = self._problem(most_ms)
         most_of = [(of_bands or {}).get(band.name, most_ms) for band in self.bands.bands]
         share = 1 - margin_pct / 100
         self.problem = self.problem.limited(max(most_of) * share)

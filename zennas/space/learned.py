@@ -18,8 +18,8 @@ from zennas.space.space import Space
 
 OUTSIDE = 100.0  # times the region's radius: how far a gene counts that no trained candidate reached
 REGION = (
-    "every gene within what was trained, and no farther from the centre of the trained than the farthest of them, in "
-    "standard deviations of the log genes"
+    "every gene within what was trained, no farther from the centre of the trained than the farthest of them, in "
+    "standard deviations of the log genes, and of their latency"
 )
 
 
@@ -41,6 +41,8 @@ class LearnedScore(Record):
     coefficients: tuple[float, ...]
     covariance: tuple[tuple[float, ...], ...]  # of the coefficients
     radius: float = pydantic.Field(gt=0)
+    # The latency of the fastest of the trained over the budget: below, nothing is known.
+    least_share: float = pydantic.Field(ge=0, le=1)
     num_trained: int
     tau: float | None  # Kendall's, each trained candidate foretold by the others; with its interval of 95 %
     tau_low: float | None
