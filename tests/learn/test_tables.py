@@ -119,6 +119,7 @@ def test_a_part_is_printed_and_no_result(program, folder, monkeypatch, capsys):
     assert capsys.readouterr().out.count("minutes left") == 2  # of another seed
 
 
+@pytest.mark.slow
 def test_what_was_found_afterwards_is_kept_beside_it(program, folder, monkeypatch, capsys):
     afterwards = importlib.import_module("tables_afterwards")
     (folder / "results.md").write_text("### Found afterwards\n\n|\n\nIt is.\n\n#### At K = 12\n\n|\n\nProse.\n")

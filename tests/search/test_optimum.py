@@ -291,6 +291,7 @@ def test_a_guess_keeps_the_band_and_the_limits():
         assert within_N[place] and guess.score == pytest.approx(brute.score_N[place])
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_band_is_near_its_best():
     """The lines that stand for its upper end are tight where it is; by those of the whole space it is 11 % off."""
     space = load_space("ir_se")

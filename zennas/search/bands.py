@@ -96,8 +96,8 @@ def shares_of(plan: SearchPlan) -> dict[str, float]:
 def ends_of(shares: Mapping[str, float], effectiveness: float) -> dict[str, float | None] | None:
     """The upper ends of bands that are given as shares of an optimum's effectiveness, as Bands takes them.
 
-    >>> ends_of({"deep": 1.0, "wide": 0.25}, 0.1)
-    {'deep': None, 'wide': 0.025000000025}
+    >>> {name: end and round(end, 6) for name, end in ends_of({"deep": 1.0, "wide": 0.25}, 0.1).items()}
+    {'deep': None, 'wide': 0.025}
     """
     ends = {name: share * effectiveness * (1 + ROUNDING) for name, share in shares.items()}
     return ends | {name: None for name in list(ends)[:1]} or None
