@@ -11,6 +11,7 @@ from zennas.learn import run as learn_room
 from zennas.learn.options import Options as LearnOptions
 from zennas.learn.outcome import Learned
 from zennas.learn.request import Asked
+from zennas.learn.request import check as check_learning
 from zennas.learn.show import show as show_learned
 from zennas.progress import Progress, silent
 from zennas.records import UserError
@@ -166,7 +167,7 @@ def _learning_of(
     asked = LearnOptions.of(
         out=checked.out.with_name(f"{checked.out.name}-learned"), latency_device=search.device, **same
     )
-    return asked, learn_room.check(asked)
+    return asked, check_learning(asked)
 
 
 def _search_of(options: Options) -> SearchOptions:
