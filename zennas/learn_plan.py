@@ -30,7 +30,7 @@ class LearnPlan(Record):
     # So many of the first are trained with a second seed as well: how much of the spread is the candidates' own? 0: it
     # is not asked.
     twice: Annotated[int, pydantic.Field(ge=0)] = 2
-    epochs: Count = 8  # of the short recipe; from experiments/learned: its figure decides
+    epochs: Count = 8  # of the short recipe: a choice, until experiments/learned (2. Length) has its figure
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = (
         0  # of choices and of all trainings: they differ in nothing else
     )

@@ -1,5 +1,6 @@
 """What the trainings of faces.py say: pieces 2 to 5 of protocol.md. Nothing here trains.
 
+    python experiments/learned/figures.py keep    --runs RUNS    # trainings.json: every epoch of all that is done
     python experiments/learned/figures.py length  --runs RUNS    # length.json: AUC after every epoch, orders, slopes
     python experiments/learned/figures.py predict --runs RUNS    # predictions.json, before the others are trained
     python experiments/learned/figures.py sealed  --runs RUNS    # sealed-results.json, and what carries over
@@ -36,6 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(COMMANDS))
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
+    parser.add_argument("--precision", default="bf16", help="of the trainings, as faces.py was asked")
     options = parser.parse_args()
     COMMANDS[options.what](options)
 
@@ -244,7 +246,20 @@ def paired(ways, truth_N, best):
     return found
 
 
-COMMANDS = {"length": length, "predict": predict, "sealed": sealed}
+def keep(options):
+    """trainings.json: every training that is done, beside those that it holds already."""
+    path = HERE / "trainings.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
+    for done in sorted(options.runs.glob(f"*/{faces.DONE}")):
+        entries = [entry for entry in read_metrics(done.parent) if entry["kind"] == "auc"]
+        known[f"{options.precision} {done.parent.name}"] = {
+            group: [round(entry[group], 5) for entry in entries] for group in faces.GROUPS
+        } | {"seconds": round(json.loads(done.read_text(encoding="utf-8"))["seconds"])}
+    write("trainings.json", {"trainings": known}, options)
+    print(f"{len(known)} trainings are kept in {path}")
+
+
+COMMANDS = {"keep": keep, "length": length, "predict": predict, "sealed": sealed}
 
 
 if __name__ == "__main__":
