@@ -388,7 +388,7 @@ def test_the_search_above_sees_what_it_should():
 # every room stands on. Not here: tasks/table.py, which is the list of the tasks, and the rooms that serve one task so
 # far (align, clean, mask, evaluate, submit). Data reads labelled images of anything; its labels it calls identities.
 TASK_FREE = [
-    *(path for room in ("train", "trials", "tune") for path in FILES if path.is_relative_to(PACKAGE / room)),
+    *(path for room in ("train", "trials", "learn", "tune") for path in FILES if path.is_relative_to(PACKAGE / room)),
     *(PACKAGE / "tasks" / f"{name}.py" for name in ("__init__", "task", "judging", "tuning", "learning")),
     *(
         PACKAGE / f"{name}.py"
@@ -419,9 +419,11 @@ OF_A_TASK = re.compile(
     r"tasks\.(?!(?:table|task|judging|tuning|learning)\b)\w+",
     re.IGNORECASE,
 )
-# The published options of `zennas train` and `zennas tune`, and the requests that they make: their words are those of
-# the first task.
-OPTIONS_OF_USERS = {f"zennas/{room}/{name}.py" for room in ("train", "tune") for name in ("options", "request")}
+# The published options of `zennas train`, `zennas learn` and `zennas tune`, and the requests that they make: their
+# words are those of the first task.
+OPTIONS_OF_USERS = {
+    f"zennas/{room}/{name}.py" for room in ("train", "learn", "tune") for name in ("options", "request")
+}
 
 
 def task_words(text):

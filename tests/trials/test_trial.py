@@ -10,7 +10,7 @@ import torch
 from tests.train.conftest import material, one_thread, options, untrained  # noqa: F401
 from zennas.progress import silent
 from zennas.records import UserError
-from zennas.train.journal import read_metrics
+from zennas.train.journal import read_lines_of_json, read_metrics
 from zennas.trials.trial import (
     ENDED,
     FAILED,
@@ -20,7 +20,6 @@ from zennas.trials.trial import (
     is_done,
     numbers_of,
     read_json,
-    read_lines_of_json,
     train_judged,
 )
 

@@ -7,79 +7,47 @@ from typing import Any
 
 from zennas.learn.options import Options
 from zennas.learn_plan import LearnPlan
-from zennas.provenance import command_line, num_cores
+from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.search.options import Options as SearchOptions
 from zennas.search.run import check as check_search
 from zennas.search.stages import Checked
 from zennas.space.candidate import Candidate
-from zennas.space.space import Space
-from zennas.tasks.table import FIRST, check_learned, learning_of
-from zennas.track import Track, load_experiment
+from zennas.tasks.table import FIRST, check_learned
+from zennas.track import load_experiment
 from zennas.train.options import Options as TrainOptions
-from zennas.train.prepare import MAX_WORKERS
 from zennas.train.request import Request as TrainRequest
-from zennas.train.request import changed_plan, check_recipe
-from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
+from zennas.train.request import check_recipe
+from zennas.train_plan import NOT_OF_THE_RUN
+from zennas.trials.request import TrialsRequest, at_once, check_groups
 
-LATENCY, SHARED, TRIALS = "latency", "shared", "trials"  # folders in that of a run
+LATENCY, SHARED = "latency", "shared"  # folders in that of a run
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A learning run as it is done. It travels to other processes and machines, so it holds values only; paths are
-    absolute."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(TrialsRequest):
+    """A learning run as it is done."""
 
-    name: str  # of the experiment
-    asked_track: str  # as the user gave it: a name or a path
-    track: Track
-    space: Space
-    plan: TrainPlan  # the recipe as it stands
     learn: LearnPlan  # of the task
-    data: pathlib.Path
-    out: pathlib.Path
-    shown_out: pathlib.Path  # as the user gave it
     faces: str = "auto"  # what --faces says of the data
     teacher: str | None = None
-    held_out: pathlib.Path | None = None
-    test: pathlib.Path | None = None
-    device: str | None = None
-    num_workers: int = 1  # trainings at once
-    num_threads: int = 1  # of each
-    address: str | None = None
-    resume: bool = False
-    fresh: bool = False
-    command: str = ""
-    task: str = FIRST  # a row of TASKS
 
-    def training(
+    def of_every_training(self) -> dict[str, Any]:
+        """A training takes the images as the run took them, and its teacher's answers from one place."""
+        return {"faces": self.faces, "teacher": self.teacher, "shared": self.out / SHARED}
+
+    def short_training(
         self, candidate: Candidate, *, seed: int, out: pathlib.Path, fields: Mapping[str, Any]
     ) -> TrainRequest:
         """The Request of one short training. fields: those by which the task says what is trained on."""
-        values: dict[str, Any] = {"epochs": self.learn.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
-        if self.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
-            values["data.workers"] = min(self.num_threads - 1, MAX_WORKERS)
-        training = TrainRequest(
-            name=self.name,
-            asked_track=self.asked_track,
-            track=self.track,
-            space=self.space,
-            plan=changed_plan(self.plan, [f"{key}={value}" for key, value in values.items()]),
-            candidate=candidate,
-            data=self.data,
-            faces=self.faces,
-            teacher=self.teacher,
-            out=out,
-            shared=self.out / SHARED,
-            any_size=True,
-            device=self.device,
-            task=self.task,
-        )
-        return dataclasses.replace(training, **fields)
+        plan = self.short_plan(epochs=self.learn.epochs, seed=seed)
+        return self.training(plan=plan, candidate=candidate, out=out, options=fields)
 
-    def settings(self, of_the_task: Mapping[str, Any], latency: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(
+        self, of_the_task: Mapping[str, Any], latency: Mapping[str, Any], teacher_print: str | None
+    ) -> dict[str, Any]:
         """What makes this run this run: a resumed one must agree in all of it. of_the_task: what its data and groups
-        are; latency: what the candidates' latencies are of."""
+        are; latency: what the candidates' latencies are of; teacher_print: the teacher's fingerprint, or None."""
         task = {} if self.task == FIRST else {"task": self.task}
         return {
             "experiment": self.name,
@@ -87,7 +55,7 @@ class Request:
             **of_the_task,
             **task,
             **latency,
-            "teacher": self.teacher,
+            "teacher": teacher_print,
             "learn": self.learn.model_dump(mode="json"),
             "train": self.plan.model_dump(mode="json", exclude=NOT_OF_THE_RUN),
         }
@@ -118,17 +86,12 @@ def check(options: Options) -> Asked:
     )
     check_learned(experiment.task)
     plan = learn_plan(options, experiment)
-    for name, path in (("--held-out", options.held_out), ("--test", options.test)):
-        if path is not None and not path.is_file():
-            raise UserError(f"{name} {path}: no such file")
+    check_groups(options)
     if options.latency_device is not None and options.address is None:
         raise UserError(
             f"--latency-device {options.latency_device}: names nodes of a cluster, so give its --address; without one "
             "this machine measures"
         )
-    workers = options.workers or num_cores()
-    # Of a cluster's machines nothing is known here.
-    threads = options.threads or (1 if options.address else max(1, num_cores() // workers))
     latency = check_search(
         SearchOptions.of(
             track=options.track,
@@ -143,7 +106,6 @@ def check(options: Options) -> Asked:
             device=options.latency_device,
         )
     )
-    learning_of(experiment.task)
     request = Request(
         name=experiment.name,
         asked_track=options.track,
@@ -159,8 +121,7 @@ def check(options: Options) -> Asked:
         held_out=options.held_out and options.held_out.resolve(),
         test=options.test and options.test.resolve(),
         device=options.device,
-        num_workers=workers,
-        num_threads=threads,
+        **at_once(options),
         address=options.address,
         command=command_line(),
         task=experiment.task,

@@ -10,7 +10,7 @@ from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
 from zennas.learn.outcome import Learned, learned_of, write_outcome
 from zennas.learn.request import SHARED, Asked, Request, check
-from zennas.learn.trainings import Setting, ready_teacher, train_few
+from zennas.learn.trainings import Setting, opened_teacher, ready_teacher, train_few
 from zennas.progress import Progress, silent
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.search.loop import begin
@@ -47,7 +47,10 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         source = learning.open_source(request, progress)
         progress.end()
         groups = learning.split(request, source)
-        settings = request.settings(learning.settings(source, groups), _of_latency(asked.latency))
+        teacher = opened_teacher(request)
+        settings = request.settings(
+            learning.settings(source, groups), _of_latency(asked.latency), teacher.fingerprint if teacher else None
+        )
         state, _ = open_run(
             request.out,
             settings,
@@ -67,7 +70,7 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         setting = Setting(request, groups, dict(fields))
         _announce(setting, source, progress)
         pool, device = _measured_pool(asked, progress)
-        ready_teacher(setting, pool[0].candidate, progress)
+        ready_teacher(setting, teacher, pool[0].candidate, progress)
         outcomes = train_few(setting, pool, progress, log=request.out / LOG)
         learned = learned_of(request, pool, outcomes, device=device, groups=groups)
         write_outcome(request, learned)

@@ -111,15 +111,21 @@ def rewards(pool: Sequence[Measured], outcomes: dict[str, Outcome], *, seed: int
     return {row: float(ended[key]) for row, key in keys.items() if key in ended}
 
 
-def ready_teacher(setting: Setting, candidate: Candidate, progress: Progress) -> None:
+def opened_teacher(request: Request) -> Any:
+    """The teacher of all trainings, which has a fingerprint; None where there is none. UserError where it cannot be
+    used."""
+    candidate = request.space.cheapest()  # whichever: a teacher is the same for all
+    training = request.short_training(candidate, seed=request.learn.seed, out=request.out, fields={})
+    return task_of(request.task).open_teacher(training, join(request.device))
+
+
+def ready_teacher(setting: Setting, teacher: Any, candidate: Candidate, progress: Progress) -> None:
     """Ask the teacher once about all that is trained on, before several trainings would ask at the same time. UserError
     for what no training could use."""
     request, task = setting.request, task_of(setting.request.task)
-    training = request.training(candidate, seed=request.learn.seed, out=request.out, fields=setting.fields)
+    training = request.short_training(candidate, seed=request.learn.seed, out=request.out, fields=setting.fields)
     task.check_plan(training.plan, request.name)
-    ranks = join(request.device)
-    data, teacher = task.open_data(training, progress), task.open_teacher(training, ranks)
-    prepare(training, data, teacher, ranks, progress)
+    prepare(training, task.open_data(training, progress), teacher, join(request.device), progress)
 
 
 def _train(job, folder, report, *, setting):
@@ -130,7 +136,7 @@ def _train(job, folder, report, *, setting):
         source = learning.open_source(request, progress)
         candidate = Candidate(**job.values["candidate"])
         return Opened(
-            request.training(candidate, seed=job.values["seed"], out=folder, fields=setting.fields),
+            request.short_training(candidate, seed=job.values["seed"], out=folder, fields=setting.fields),
             functools.partial(learning.judge, request, source),
             setting.groups.held_out,
         )

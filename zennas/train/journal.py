@@ -41,18 +41,18 @@ class Journal:
 
 def read_metrics(folder: pathlib.Path | str) -> list[dict]:
     """The entries of metrics.jsonl, in order."""
-    return _entries(pathlib.Path(folder) / METRICS)
+    return read_lines_of_json(pathlib.Path(folder) / METRICS)
 
 
 def known_corrupt(folder: pathlib.Path | str) -> set[str]:
     """Where the images lie that a rank noted as corrupt before this run was resumed."""
     paths = pathlib.Path(folder).glob(CORRUPT.format(rank="*"))
-    return {entry["where"] for path in paths for entry in _entries(path)}
+    return {entry["where"] for path in paths for entry in read_lines_of_json(path)}
 
 
-def _entries(path):
-    """The lines of a file of JSON lines; one that a kill tore is left out."""
-    entries = []
+def read_lines_of_json(path: pathlib.Path | str) -> list[dict]:
+    """The entries of a file of JSON lines, [] where there is none; one that a kill tore is left out."""
+    path, entries = pathlib.Path(path), []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             entries.append(json.loads(line))

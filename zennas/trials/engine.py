@@ -22,7 +22,8 @@ from zennas.progress import Progress, duration, progress_at
 from zennas.ray_connection import connect
 from zennas.run_folder import write_atomically
 from zennas.tasks.judging import PER_CENT, Unit
-from zennas.trials.trial import FAILED, REWARD, curve, end, is_done, read_json, read_lines_of_json
+from zennas.train.journal import read_lines_of_json
+from zennas.trials.trial import FAILED, REWARD, curve, end, is_done, read_json
 
 METRIC, TIME, NUMBER = REWARD, "epoch", "number"
 RUN, JOBS, TRIALS = "ray", "jobs.jsonl", "trials"  # in the folder of a run

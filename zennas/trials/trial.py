@@ -118,17 +118,6 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return (json.loads(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
-def read_lines_of_json(path: pathlib.Path | str) -> list[dict[str, Any]]:
-    """The entries of a file of JSON lines, [] where there is none; one that a kill tore is left out."""
-    path, entries = pathlib.Path(path), []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
-
-
 def end(folder: pathlib.Path) -> None:
     """Let a trial be what it is: it is not gone on with, and what that would take is removed."""
     write_atomically(folder / ENDED, "")

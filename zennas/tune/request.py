@@ -5,72 +5,32 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zennas.provenance import command_line, num_cores
+from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
-from zennas.space.space import Space
 from zennas.tasks.table import FIRST, check_tuned, tuning_of
-from zennas.track import Track, load_experiment
+from zennas.track import load_experiment
 from zennas.train.options import Options as TrainOptions
-from zennas.train.request import Request as TrainRequest
 from zennas.train.request import check as check_training
-from zennas.train_plan import NOT_OF_THE_RUN, TrainPlan
+from zennas.train_plan import NOT_OF_THE_RUN
+from zennas.trials.request import TrialsRequest, at_once, check_groups
 from zennas.tune.options import Options
 from zennas.tune.proposal import factors_of
 from zennas.tune_plan import TunePlan
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A comprehensive search as it is done.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(TrialsRequest):
+    """A comprehensive search as it is done."""
 
-    It travels to other processes and machines, so it holds values only; paths are absolute.
-    """
-
-    name: str  # of the experiment
-    asked_track: str  # as the user gave it: a name or a path
-    track: Track
-    space: Space
-    plan: TrainPlan  # the recipe as it stands
     tune: Any  # the TunePlan of the task
     candidate: Candidate
-    data: pathlib.Path
-    out: pathlib.Path
-    shown_out: pathlib.Path  # as the user gave it
     faces: str = "auto"  # what --faces says of the data
     embeddings_from: str | None = None
-    held_out: pathlib.Path | None = None
-    test: pathlib.Path | None = None
-    device: str | None = None
-    num_workers: int = 1  # trials at once
-    num_threads: int = 1  # of each
-    address: str | None = None
-    resume: bool = False
-    fresh: bool = False
-    command: str = ""
-    task: str = FIRST  # a row of TASKS
 
-    def training(
-        self, *, plan: TrainPlan, candidate: Candidate, out: pathlib.Path, options: Mapping[str, Any]
-    ) -> TrainRequest:
-        """The Request of one training of this search. options: fields of it by which the task says what is trained
-        on."""
-        training = TrainRequest(
-            name=self.name,
-            asked_track=self.asked_track,
-            track=self.track,
-            space=self.space,
-            plan=plan,
-            candidate=candidate,
-            data=self.data,
-            # A trial takes the images as the search took them: what was looked at once is not looked at again.
-            faces=self.faces,
-            out=out,
-            any_size=True,
-            device=self.device,
-            task=self.task,
-        )
-        return dataclasses.replace(training, **options)
+    def of_every_training(self) -> dict[str, Any]:
+        """A trial takes the images as the search took them: what was looked at once is not looked at again."""
+        return {"faces": self.faces}
 
     def settings(self, of_the_task: Mapping[str, Any]) -> dict[str, Any]:
         """What makes this run this run: a resumed one must agree in all of it. of_the_task: what its data, groups and
@@ -103,12 +63,7 @@ def check(options: Options) -> Request:
             device=options.device,
         )
     )
-    workers = options.workers or num_cores()
-    # Of a cluster's machines nothing is known here.
-    threads = options.threads or (1 if options.address else max(1, num_cores() // workers))
-    for name, path in (("--held-out", options.held_out), ("--test", options.test)):
-        if path is not None and not path.is_file():
-            raise UserError(f"{name} {path}: no such file")
+    check_groups(options)
     tuning_of(trained.task).check(options, tune)
     out = options.out or pathlib.Path("runs") / f"{trained.name}-tuned"
     return Request(
@@ -127,8 +82,7 @@ def check(options: Options) -> Request:
         held_out=options.held_out,
         test=options.test,
         device=options.device,
-        num_workers=workers,
-        num_threads=threads,
+        **at_once(options),
         address=options.address,
         command=command_line(),
         task=trained.task,

@@ -10,8 +10,6 @@ from zennas.space.candidate import Candidate
 from zennas.tasks.judging import Groups
 from zennas.tasks.table import tuning_of
 from zennas.tasks.tuning import Tuning
-from zennas.train import prepare
-from zennas.train.request import changed_plan
 from zennas.trials.trial import Opened, train_judged
 from zennas.tune.proposal import SHAPE, Proposal
 from zennas.tune.request import Request
@@ -50,11 +48,9 @@ class Setting:
 
     def plan(self, proposal: Proposal, seed: int) -> Any:
         """The TrainPlan of a Proposal: the recipe, as long as a trial is, changed by it."""
-        values = {"epochs": self.request.tune.epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
-        if self.request.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
-            values["data.workers"] = min(self.num_threads - 1, prepare.MAX_WORKERS)
-        changes = [*self.tuning.changes(proposal.plain), *(f"{key}={value}" for key, value in values.items())]
-        return changed_plan(self.request.plan, changes)
+        return self.request.short_plan(
+            epochs=self.request.tune.epochs, seed=seed, changes=self.tuning.changes(proposal.plain)
+        )
 
 
 def run_trial(

@@ -17,8 +17,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from zennas.progress import Progress
 from zennas.records import first_line
+from zennas.train.journal import read_lines_of_json
 from zennas.trials.engine import METRIC, NUMBER, RUN, TIME, Speaker, fair_share, run_each
-from zennas.trials.trial import FAILED, curve, end, read_json, read_lines_of_json
+from zennas.trials.trial import FAILED, curve, end, read_json
 from zennas.tune.proposal import Proposal, suggest
 from zennas.tune.trial import Setting, run_trial
 
