@@ -128,6 +128,9 @@ def check(options: Options | SearchOptions) -> Request:
             for name in ("faces", "teacher", "verify", "identities", "set", "device", "ray")
         }
         more["address"] = options.address if options.ray else None
+        for name in () if options.learn else ("trainings", "held_out", "test"):
+            if (value := getattr(options, name)) is not None:
+                raise UserError(f"--{name.replace('_', '-')} {value}: is for --learn; give it too, or leave it out")
     checked = search_room.check(search)
     training = TrainOptions.of(
         data=data,
