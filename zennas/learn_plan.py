@@ -24,8 +24,8 @@ class LearnPlan(Record):
     # Chosen before any is trained: some fill the space, the others are the prior's. The rest are chosen one by one,
     # where the model says that most is to be gained.
     first: Annotated[int, pydantic.Field(ge=LEAST, lt=2**31)] = 12
-    # Of the first: those that the prior S puts first. Half, as experiments/learned (1. Tables) was frozen with; there it
-    # named better networks than random choice did. Other shares were measured with another way of filling alone.
+    # Of the first: those that the prior S puts first. Half, as experiments/learned (1. Tables) was frozen with; there
+    # it named better networks than random choice did. Other shares were measured with another way of filling alone.
     prior_share: Annotated[float, pydantic.Field(ge=0, le=0.75)] = 0.5
     # So many of the first are trained with a second seed as well: how much of the spread is the candidates' own? 0: it
     # is not asked.
