@@ -131,19 +131,33 @@ def test_two_ranks_take_the_step_of_one(on_ranks, arguments, options, tmp_path):
     assert cosine_C.min() > 0.8  # random directions of 64 numbers are within 0.4 of zero
 
 
+HANGS_IN_BACKWARD = f"""
+import os, signal, torch
+backward, num_steps = torch.Tensor.backward, []
+def hang(*words, **named):
+    num_steps.append(1)
+    if len(num_steps) == 6:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    backward(*words, **named)
+torch.Tensor.backward = hang
+{MODULE}
+"""
+
+
 @pytest.fixture
 def two(arguments, tmp_path):
-    """two(*words) -> two ranks, as a scheduler starts them that looks after none of them; 600 epochs."""
+    """two(*words, second=MODULE) -> two ranks, as a scheduler starts them that looks after none of them; 600 epochs."""
     begun = []
 
-    def begin(*words):
+    def begin(*words, second=MODULE):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
         words = arguments("--any-size", "--device", "cpu", "--epochs", 600, *words)
         for rank in range(2):
             numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-            begun.append(Forked(MODULE, "zennas.train", *words, cwd=tmp_path, env=os.environ | where | numbers))
+            program = second if rank else MODULE
+            begun.append(Forked(program, "zennas.train", *words, cwd=tmp_path, env=os.environ | where | numbers))
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "metrics.jsonl").exists() or len(train_losses(tmp_path / "run")) < 2:
             assert all(rank.poll() is None for rank in begun) and time.monotonic() < deadline
@@ -165,9 +179,8 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line(two):
 
 
 def test_a_signal_ends_a_rank_that_waits_for_one_that_hangs(two):
-    """Without a checkpoint, which none can write alone."""
-    first, second = two()
-    second.send_signal(signal.SIGSTOP)
+    """Without a checkpoint, which none can write alone. Where its gradients are waited for, no handler of Python runs."""
+    first, _ = two(second=HANGS_IN_BACKWARD)
     time.sleep(3.0)
     begun = time.monotonic()
     first.send_signal(signal.SIGTERM)

@@ -20,7 +20,7 @@ from zennas.progress import Progress, duration
 from zennas.ranks import Ranks
 from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import explaining
-from zennas.signals import handling
+from zennas.signals import asked_at, handling
 from zennas.space.network import calibrate
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Step
@@ -76,7 +76,10 @@ class Training:
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.stopping, self.aside_s = False, 0.0
         self.between_steps = False  # nothing is half done: what is asked to stop may stop at once
-        self.batch_since: float | None = None  # of time.monotonic(): while several ranks wait for a batch of this one
+        # Of time.monotonic(): since when a batch of this rank, or the end of a backward pass, in which the gradients of
+        # all ranks meet, is waited for; and when the first signal was answered.
+        self.waiting_since: float | None = None
+        self.asked_at: float | None = None
         self.saving = False
         self.step = self.saved_step = 0  # of the last step, and of the last checkpoint
 
@@ -151,10 +154,14 @@ class Training:
     def _next(self, batches):
         """The next batch, or None behind the last one."""
         with self._between_steps():
-            self.batch_since = time.monotonic()
-            batch = next(batches, None)
-            self.batch_since = None
-            return batch
+            with self._waiting():
+                return next(batches, None)
+
+    @contextlib.contextmanager
+    def _waiting(self):
+        self.waiting_since = time.monotonic()
+        yield
+        self.waiting_since = None
 
     @contextlib.contextmanager
     def _between_steps(self):
@@ -204,7 +211,8 @@ class Training:
             with contextlib.nullcontext() if last or ranks.num_ranks == 1 else self.parallel.no_sync():
                 numbers = dict(head.loss(self._forward, batch.micro(number, plan.accumulate), about))
                 loss = numbers.pop("loss")
-                self.scaler.scale(loss).backward()
+                with self._waiting():
+                    self.scaler.scale(loss).backward()
             total += loss.detach()
             beside.append({name: value.detach() for name, value in numbers.items()})
         self.scaler.unscale_(self.optimizer)
@@ -343,13 +351,14 @@ class Training:
         ended = threading.Event()
 
         def ask(number, frame):
-            is_first, at_once, self.stopping = not self.stopping, self.stopping or self.between_steps, True
+            at_once, self.stopping = self.stopping or self.between_steps, True
+            self.asked_at = self.asked_at or time.monotonic()
             # No more than that: the handler may interrupt the process in the middle of a line on the terminal.
             if at_once:
                 raise KeyboardInterrupt
-            if is_first and self.ranks.num_ranks > 1:
-                threading.Thread(target=self._insist, args=(ended,), daemon=True).start()
 
+        if self.ranks.num_ranks > 1:
+            threading.Thread(target=self._insist, args=(ended,), daemon=True).start()
         try:
             with handling(ask):
                 yield
@@ -357,11 +366,13 @@ class Training:
             ended.set()
 
     def _insist(self, ended):
-        """Ask a second time where the first does not help."""
-        asked = time.monotonic()
+        """Ask a second time where the first does not help. While torch waits for the gradients of another rank, no
+        handler runs, so a first signal may be one that only `always_answered` has heard.
+        """
         while not ended.wait(1.0):
-            since = self.ranks.waiting_since or self.batch_since
-            if since is not None and not self.saving and time.monotonic() - max(asked, since) > GRACE_S:
+            asked = self.asked_at or asked_at()
+            since = self.ranks.waiting_since or self.waiting_since
+            if asked and since and not self.saving and time.monotonic() - max(asked, since) > GRACE_S:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
