@@ -19,12 +19,12 @@ from typing import Any
 STOP = (signal.SIGINT, signal.SIGTERM)
 SIGACTION_BYTES = 1024  # more than any system's struct sigaction has; Linux's has 152
 SOON_S, AT_ONCE_S = 5.0, 3.0  # that a first signal is answered in without a word, and that a second one leaves at most
-_asked_at: float | None = None
+_heard_at: list[float] = []  # by time.monotonic(), in the block of always_answered
 
 
 def asked_at() -> float | None:
     """time.monotonic() of the first signal that `always_answered` heard; None before one, and outside of its block."""
-    return _asked_at
+    return _heard_at[0] if _heard_at else None
 
 
 @contextlib.contextmanager
@@ -85,14 +85,9 @@ def always_answered(exit_code: int) -> Iterator[None]:
         signal.set_wakeup_fd(before)
         os.write(writer, b"\0")
         listener.join()
-        _hear(None)
+        _heard_at.clear()
         os.close(reader)
         os.close(writer)
-
-
-def _hear(at):
-    global _asked_at
-    _asked_at = at
 
 
 def _listen(reader, exit_code):
@@ -105,8 +100,7 @@ def _listen(reader, exit_code):
                 return
             if number in STOP:
                 heard += 1
-                if heard == 1:
-                    _hear(time.monotonic())
+                _heard_at.append(time.monotonic())
                 wait_s = {1: SOON_S, 2: AT_ONCE_S}.get(heard, wait_s)
         elif heard == 1:
             wait_s = None

@@ -1,11 +1,9 @@
-"""What the trainings of faces.py say: pieces 2 to 5 of protocol.md. Nothing here trains.
+"""What the trainings of faces.py say: pieces 2 to 4 of protocol.md (5: race.py). Nothing here trains.
 
     python experiments/learned/figures.py keep    --runs RUNS    # trainings.json: every epoch of all that is done
     python experiments/learned/figures.py length  --runs RUNS    # length.json: AUC after every epoch, orders, slopes
     python experiments/learned/figures.py predict --runs RUNS    # predictions.json, before the others are trained
     python experiments/learned/figures.py sealed  --runs RUNS    # sealed-results.json, and what carries over
-    python experiments/learned/figures.py choose-race --runs RUNS --budget-ms 1.5    # race.json
-    python experiments/learned/figures.py race    --runs RUNS    # race-results.json
 
 RUNS is --out of faces.py. Each writes its JSON beside this file and prints its tables.
 """
@@ -42,8 +40,8 @@ def main():
     COMMANDS[options.what](options)
 
 
-def write(name, values, options):
-    made_by = provenance(seed=0, command=f"python experiments/learned/figures.py {options.what} --runs RUNS")
+def write(name, values, options, *, by="figures.py"):
+    made_by = provenance(seed=0, command=f"python experiments/learned/{by} {options.what} --runs RUNS")
     path = HERE / name
     path.write_text(json.dumps({"made_by": made_by.model_dump(), **values}, indent=1) + "\n", encoding="utf-8")
 
@@ -54,10 +52,10 @@ def judged(run, options):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def curve(run, options):
-    """[AUC after each epoch] of a training."""
+def curve(run, options, group="AUC"):
+    """[AUC after each epoch] of a training, on a group of people."""
     entries = read_metrics(faces.folder_of(run, options.runs))
-    return [entry["AUC"] for entry in entries if entry["kind"] == "auc"]
+    return [entry[group] for entry in entries if entry["kind"] == "auc"]
 
 
 def genes_of(texts):

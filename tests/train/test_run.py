@@ -179,7 +179,7 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line(two):
 
 
 def test_a_signal_ends_a_rank_that_waits_for_one_that_hangs(two):
-    """Without a checkpoint, which none can write alone. Where its gradients are waited for, no handler of Python runs."""
+    """Without a checkpoint, which none can write alone. No handler of Python runs while gradients are waited for."""
     first, _ = two(second=HANGS_IN_BACKWARD)
     time.sleep(3.0)
     begun = time.monotonic()

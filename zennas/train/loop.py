@@ -153,15 +153,16 @@ class Training:
 
     def _next(self, batches):
         """The next batch, or None behind the last one."""
-        with self._between_steps():
-            with self._waiting():
-                return next(batches, None)
+        with self._between_steps(), self._waiting():
+            return next(batches, None)
 
     @contextlib.contextmanager
     def _waiting(self):
         self.waiting_since = time.monotonic()
-        yield
-        self.waiting_since = None
+        try:
+            yield
+        finally:
+            self.waiting_since = None
 
     @contextlib.contextmanager
     def _between_steps(self):

@@ -1,0 +1,211 @@
+"""The race of protocol.md's piece 5: which of four networks of one latency is best, once trained?
+
+    python experiments/learned/race.py choose --runs RUNS    # race.json; run it on a quiet machine
+    python experiments/learned/faces.py race ... --out RUNS
+    python experiments/learned/race.py judge  --runs RUNS    # race-results.json, race.png
+
+RUNS is --out of faces.py, which has trained the sealed candidates.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import faces  # noqa: E402
+
+sys.path.insert(0, str(faces.OLD))
+import truth  # noqa: E402
+from figures import SPACE, curve, genes_of, judged, sealed_texts, write  # noqa: E402
+
+from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
+from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, scaled_by_hand  # noqa: E402
+from zennas.learn.model import fit, left_out, order_of  # noqa: E402
+from zennas.learn.outcome import score_of  # noqa: E402
+from zennas.score.learned import width_prior_sums  # noqa: E402
+from zennas.score.meanfield import mean_field_sums  # noqa: E402
+from zennas.search.optimum import Constraint, Problem  # noqa: E402
+from zennas.space.parts import sums  # noqa: E402
+
+TARGET_MS, NEAR_PCT, MAX_TRIES = 1.5, 2.5, 12
+TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
+NUM_TRAINED, NUM_SEEDS = 16, 3
+CHOSEN_BY, JUDGED_BY = "AUC of folds 8 and 9", "AUC of fold 10"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["choose", "judge"])
+    parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
+    parser.add_argument("--epochs", type=int, default=24, help="choose: how long each is trained in the race")
+    options = parser.parse_args()
+    {"choose": choose, "judge": judge}[options.what](options)
+
+
+def choose(options):
+    """race.json: the four networks, each brought to the same measured latency."""
+    from zennas.latency.budget import choose_protocol
+    from zennas.latency.table import LatencyTable
+    from zennas.track import load_experiment
+
+    experiment, track, _ = load_experiment(faces.EXPERIMENT)
+    protocol, _ = choose_protocol(track)
+    table = LatencyTable(protocol)
+    table.ensure(table.missing_for(SPACE))
+    table_ms = sums(SPACE, table.part_ms)
+    score, trained, order = learned_score(options)
+    plan = experiment.search.score
+    zen = mean_field_sums(SPACE, plan.shape(SPACE.shape).hw, plan.batch)
+
+    def most(total):
+        return lambda device: Problem(SPACE, total, device.costs).solve().candidate
+
+    ways = {
+        LEARNED: lambda device: learned_optimum(device, score),
+        ZEN: most(zen),
+        PRIOR: most(width_prior_sums(SPACE)),
+        BY_HAND: scaled_by_hand,
+    }
+    chosen = {name: at_latency(way, table_ms, protocol) for name, way in ways.items()}
+    both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
+    networks = []
+    for (name, candidate), (_, rounds) in zip(chosen.items(), both, strict=True):
+        mean, std = score.of_candidate(candidate)
+        networks.append(
+            {
+                "name": name,
+                "text": candidate.text,
+                "candidate": candidate.plain(),
+                "measured_ms": truth.median(rounds),
+                "rounds_ms": rounds,
+                "expected": round(100 * mean, 3),
+                "expected_std": round(100 * std, 3),
+                "within": score.is_within(candidate),
+            }
+        )
+        print(f"{name}: {candidate.text}, {truth.median(rounds)} ms, {100 * mean:.2f} ± {100 * std:.2f} % expected")
+    race = {"epochs": options.epochs, "seeds": NUM_SEEDS, "trained": trained, "left_out_tau": order._asdict()}
+    write("race.json", race | {"score": score.model_dump(mode="json"), "networks": networks}, options, by="race.py")
+
+
+def learned_score(options):
+    """(LearnedScore, texts of the sixteen, Order of leaving each out), as `zennas learn` makes it: the twelve of
+    twelve.json, and four of the others one by one, where the line's interval reaches highest."""
+    texts = sealed_texts()
+    feature_NF = np.log(genes_of(texts))
+    auc_N = np.array([judged((text, faces.LENGTHS[0], 0), options)[CHOSEN_BY] for text in texts])
+    twelve = json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]
+    rows = [texts.index(text) for text in twelve]
+    assert len(rows) == NUM_FIRST
+    while len(rows) < NUM_TRAINED:
+        rows.append(next_to_train(fit(feature_NF[rows], auc_N[rows]), feature_NF, rows))
+    order = order_of(left_out(feature_NF[rows], auc_N[rows]), auc_N[rows])
+    sealed = json.loads((HERE / "sealed.json").read_text(encoding="utf-8"))["candidates"]
+    latency = {row["text"]: row["measured_ms"] for row in sealed}
+    trained = [texts[row] for row in rows]
+    score = score_of(
+        SimpleNamespace(space=SPACE),
+        fit(feature_NF[rows], auc_N[rows]),
+        order,
+        [SimpleNamespace(candidate=faces.candidate_of(text)) for text in trained],
+        least_share=min(1.0, min(latency[text] for text in trained) / TARGET_MS),
+        measure=CHOSEN_BY,
+        unit="",
+    )
+    return score, trained, order
+
+
+def at_latency(way, table_ms, protocol):
+    """The candidate that a way puts first, its table corrected by what that way's own candidates measure, until one is
+    within NEAR_PCT of TARGET_MS; the nearest of all tried where none is."""
+    factor, tried = 1.0, []
+    for _ in range(MAX_TRIES):
+        device = Device(SPACE, [Constraint("latency (ms)", table_ms, TARGET_MS / factor)], None, factor)
+        candidate = way(device)
+        known = next((ms for one, ms in tried if one == candidate), None)
+        if known is None:
+            ((_, rounds),) = truth.measure_in_rounds([candidate], protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
+            known = truth.median(rounds)
+            tried.append((candidate, known))
+            print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {known} measured", flush=True)
+        if abs(known / TARGET_MS - 1) <= NEAR_PCT / 100:
+            return candidate
+        off = known / device.ms(candidate)
+        factor *= off if len({one for one, _ in tried}) == len(tried) and off != 1 else math.sqrt(off)
+    return min(tried, key=lambda entry: abs(entry[1] / TARGET_MS - 1))[0]
+
+
+def judge(options):
+    """race-results.json and race.png: AUC of each network and seed on the people whom nobody was chosen by."""
+    race = json.loads((HERE / "race.json").read_text(encoding="utf-8"))
+    runs = {
+        row["name"]: [(row["text"], race["epochs"], seed) for seed in range(race["seeds"])] for row in race["networks"]
+    }
+    rows = {}
+    for name, of_name in runs.items():
+        found = {seed: judged(run, options) for seed, run in enumerate(of_name)}
+        rows[name] = {seed: value[JUDGED_BY] for seed, value in found.items() if value}
+    done = {name: np.array(list(values.values())) for name, values in rows.items() if values}
+    spread = math.sqrt(np.mean([values.var(ddof=1) for values in done.values() if len(values) > 1]))
+    learned, compared = done[LEARNED], {}
+    for name, values in done.items():
+        if name == LEARNED:
+            continue
+        both = sorted(set(rows[name]) & set(rows[LEARNED]))
+        points = 100 * float(learned.mean() - values.mean())
+        # Of the difference of two means of so many trainings, of which each has this spread.
+        error = 100 * spread * math.sqrt(1 / len(learned) + 1 / len(values))
+        compared[name] = {
+            "points": round(points, 3),
+            "by_seed": [round(100 * (rows[LEARNED][seed] - rows[name][seed]), 3) for seed in both],
+            "standard_error": round(error, 3),
+            "outside_the_spread": abs(points) > 2 * error,
+        }
+    curves = {name: [curve(run, options, JUDGED_BY) for run in of_name] for name, of_name in runs.items()}
+    values = {
+        "auc": {name: {seed: round(value, 5) for seed, value in of_name.items()} for name, of_name in rows.items()},
+        "mean": {name: round(float(values.mean()), 5) for name, values in done.items()},
+        "between_seeds_std": round(spread, 5),
+        "learned_less": compared,
+        "curves": {name: [[round(value, 5) for value in one] for one in some] for name, some in curves.items()},
+    }
+    write("race-results.json", values, options, by="race.py")
+    print(json.dumps({key: value for key, value in values.items() if key != "curves"}, indent=1))
+    draw(race, rows, curves)
+
+
+def draw(race, rows, curves):
+    """race.png: each network's trainings, and how they came there."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for place, row in enumerate(race["networks"]):
+        name, colour = row["name"], f"C{place}"
+        values = [100 * value for value in rows[name].values()]
+        left.plot(values, [place] * len(values), "o", color=colour)
+        left.plot([np.mean(values)], [place], "|", color=colour, markersize=24)
+        for number, values in enumerate(curves[name]):
+            epochs = np.arange(1, len(values) + 1)
+            right.plot(epochs, 100 * np.array(values), color=colour, lw=1, label=None if number else name)
+    left.set_yticks(
+        range(len(rows)), [f"{row['name']}\n{row['text'].removeprefix('ir_se-')}" for row in race["networks"]]
+    )
+    left.invert_yaxis()
+    left.set_xlabel("AUC after the last epoch (%), people of fold 10")
+    right.set_xlabel("epoch")
+    right.set_ylabel("AUC (%), people of fold 10")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(HERE / "race.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
