@@ -254,7 +254,7 @@ if __name__ == "__main__":
     ("number", "code", "workers"),
     [
         pytest.param(signal.SIGKILL, -signal.SIGKILL, 2, marks=pytest.mark.slow),
-        (signal.SIGKILL, -signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, 1, marks=pytest.mark.slow),
         (signal.SIGINT, 130, 1),
     ],
 )

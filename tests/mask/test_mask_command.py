@@ -364,7 +364,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
     [
-        (signal.SIGKILL, -signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, -signal.SIGKILL, 1, marks=pytest.mark.slow),
         (signal.SIGINT, 130, 1),
     ],

@@ -221,6 +221,7 @@ def test_a_finished_study_is_extended_island_by_island_however_late_a_driver_beg
     assert sorted(extended) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_turn_that_is_waited_for_outlasts_a_restart_of_the_database(space, postgres, database):
     first, second = (Store(space, database, "run", num_islands=2, say=print) for _ in range(2))
     order = []

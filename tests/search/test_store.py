@@ -298,6 +298,7 @@ def test_a_storage_that_cannot_be_used_is_one_line(open_store, tmp_path, storage
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.slow  # SQLite waits five seconds for who holds it
 def test_a_locked_storage_is_one_line(open_store, url, tmp_path):
     closed(open_store())
     holder = sqlite3.connect(tmp_path / "study.db", isolation_level=None)

@@ -18,7 +18,7 @@ from zennas.run.__main__ import main as run_command
 from zennas.search.__main__ import main as search_command
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
-from zennas.train.loop import GRACE_S
+from zennas.train.stopping import GRACE_S
 
 pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

@@ -159,7 +159,7 @@ def test_a_network_over_the_budget_is_trained_only_where_it_is_meant(arguments):
 # --- stopped ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_command_ends_with_130_and_goes_on(start, arguments, options, tmp_path, number):
     words = arguments("--any-size", "--set", "epochs=5", "--set", "data.workers=1")
     child = start(*words)

@@ -5,9 +5,6 @@ import copy
 import functools
 import json
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +17,6 @@ from zennas.progress import Progress, duration
 from zennas.ranks import Ranks
 from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import explaining
-from zennas.signals import asked_at, handling
 from zennas.space.network import calibrate
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Step
@@ -28,11 +24,11 @@ from zennas.train import checkpoints
 from zennas.train.journal import CORRUPT, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
 from zennas.train.prepare import Job
+from zennas.train.stopping import Stopping
 
 MAX_POINTS = 2000  # of a curve
 CHECKPOINTS = "checkpoints"
 CALIBRATION_SAMPLES = 64
-GRACE_S = 20.0  # that what waits for other ranks still has after a signal; torchrun kills after 30
 MAX_LISTED = 1000  # corrupt samples written down; more are counted, until the run is started again
 
 
@@ -74,13 +70,7 @@ class Training:
             ranks.device.type, enabled=job.autocast is torch.float16, growth_interval=100, init_scale=2.0**14
         )
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        self.stopping, self.aside_s = False, 0.0
-        self.between_steps = False  # nothing is half done: what is asked to stop may stop at once
-        # Of time.monotonic(): since when a batch of this rank, or the end of a backward pass, in which the gradients of
-        # all ranks meet, is waited for; and when the first signal was answered.
-        self.waiting_since: float | None = None
-        self.asked_at: float | None = None
-        self.saving = False
+        self.stopping, self.aside_s = Stopping(ranks), 0.0
         self.step = self.saved_step = 0  # of the last step, and of the last checkpoint
 
     def run(self) -> Trained:
@@ -128,7 +118,7 @@ class Training:
         began = self.counted_at = self._clock()
         sums, saved_at = _Sums(began), time.monotonic()
         batches = stream.batches(say=self.progress.say)
-        with self._interruptible(), contextlib.closing(batches):
+        with self.stopping.answering(), contextlib.closing(batches):
             while (batch := self._next(batches)) is not None:
                 step = self.step = batch.step + 1  # steps taken when it is done
                 taken = self._step(batch, save=time.monotonic() - saved_at > 60 * plan.checkpoint_minutes)
@@ -153,29 +143,21 @@ class Training:
 
     def _next(self, batches):
         """The next batch, or None behind the last one."""
-        with self._between_steps(), self._waiting():
+        with self._between_steps(), self.stopping.waiting():
             return next(batches, None)
-
-    @contextlib.contextmanager
-    def _waiting(self):
-        self.waiting_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.waiting_since = None
 
     @contextlib.contextmanager
     def _between_steps(self):
         """What is waited for or judged between two steps. What ends it there loses none of those that are done."""
-        self.between_steps = self.ranks.num_ranks == 1  # a checkpoint is written by all ranks together
+        self.stopping.between_steps = self.ranks.num_ranks == 1  # a checkpoint is written by all ranks together
         try:
-            if self.between_steps and self.stopping:
+            if self.stopping.between_steps and self.stopping.asked:
                 raise KeyboardInterrupt
             yield
         except (KeyboardInterrupt, ProcessLostError) as ended:
-            if not self.between_steps:
+            if not self.stopping.between_steps:
                 raise
-            self.between_steps = False  # a second signal ends the saving, too
+            self.stopping.between_steps = False  # a second signal ends the saving, too
             if self.step > self.saved_step:
                 self._save(self.step)
             if isinstance(ended, ProcessLostError):
@@ -185,7 +167,7 @@ class Training:
             self._say_stopped()
             raise
         finally:
-            self.between_steps = False
+            self.stopping.between_steps = False
 
     def _say_stopped(self):
         self.progress.end()
@@ -212,7 +194,7 @@ class Training:
             with contextlib.nullcontext() if last or ranks.num_ranks == 1 else self.parallel.no_sync():
                 numbers = dict(head.loss(self._forward, batch.micro(number, plan.accumulate), about))
                 loss = numbers.pop("loss")
-                with self._waiting():
+                with self.stopping.waiting():
                     self.scaler.scale(loss).backward()
             total += loss.detach()
             beside.append({name: value.detach() for name, value in numbers.items()})
@@ -221,7 +203,7 @@ class Training:
         norm = nn.utils.clip_grad_norm_(weights, plan.optimizer.clip_norm or math.inf)
         # One exchange a step: is any rank's loss or gradient not finite, is one asked to stop, is it time to save.
         finite = torch.isfinite(total) & torch.isfinite(norm)
-        asked = torch.tensor([0.0, self.stopping, save and ranks.is_first], device=ranks.device)
+        asked = torch.tensor([0.0, self.stopping.asked, save and ranks.is_first], device=ranks.device)
         asked[0] = ~finite
         bad, stop, save = ranks.max_(asked).bool().tolist()
         if bad:
@@ -341,51 +323,15 @@ class Training:
                     file.write(json.dumps({"where": where, "why": why}) + "\n")
                 self.progress.say(f"corrupt image skipped: {where}: {why}", style="yellow")
 
-    @contextlib.contextmanager
-    def _interruptible(self):
-        """Ctrl-C and SIGTERM end the step under way, or at once what is between two, and a checkpoint is written; a
-        second one ends at once.
-
-        Of several ranks none can write a checkpoint alone. One that waits GRACE_S for what does not come, for another
-        rank or for its own batch, ends without: the last checkpoint holds.
-        """
-        ended = threading.Event()
-
-        def ask(number, frame):
-            at_once, self.stopping = self.stopping or self.between_steps, True
-            self.asked_at = self.asked_at or time.monotonic()
-            # No more than that: the handler may interrupt the process in the middle of a line on the terminal.
-            if at_once:
-                raise KeyboardInterrupt
-
-        if self.ranks.num_ranks > 1:
-            threading.Thread(target=self._insist, args=(ended,), daemon=True).start()
-        try:
-            with handling(ask):
-                yield
-        finally:
-            ended.set()
-
-    def _insist(self, ended):
-        """Ask a second time where the first does not help. While torch waits for the gradients of another rank, no
-        handler runs, so a first signal may be one that only `always_answered` has heard.
-        """
-        while not ended.wait(1.0):
-            asked = self.asked_at or asked_at()
-            since = self.ranks.waiting_since or self.waiting_since
-            if asked and since and not self.saving and time.monotonic() - max(asked, since) > GRACE_S:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, step):
         now = self._clock()
         self.seconds, self.counted_at = self.seconds + now - self.counted_at, now
-        self.saving = True
+        self.stopping.saving = True
         with self._aside():
             self._write_checkpoint(step)
-        self.saved_step, self.saving = step, False
+        self.saved_step, self.stopping.saving = step, False
 
     def _write_checkpoint(self, step):
         common = {
