@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zennas.records import UserError
-from zennas.search.cost_limits import CostLimit, check_limits, cost_limits
+from zennas.search.cost_limits import CostLimit, check_limits, constraints, cost_limits
 from zennas.search.options import Options
 from zennas.search.run import check
 from zennas.space.cost import cost
@@ -37,6 +37,18 @@ def test_what_a_candidate_costs_is_what_it_costs():
         assert giga.of(candidate, SPACE) == pytest.approx(known.macs / 1e9, rel=1e-9)
         assert megabytes.of(candidate, SPACE) == pytest.approx(known.megabytes, rel=1e-9)
         assert megabytes.of(candidate, SPACE) == pytest.approx(4 * known.params / 2**20, rel=1e-9)
+
+
+def test_a_constraint_holds_what_a_corrected_limit_does():
+    (limit,) = (limit.corrected(1.25) for limit in limits(max_gmacs=1.0))
+    rng = np.random.default_rng(0)
+    candidates = [SPACE.sample(rng) for _ in range(50)]
+    (constraint,) = constraints(
+        [limit._replace(most=float(np.median([limit.of(each, SPACE) for each in candidates])))], SPACE
+    )
+    sum_N = constraint.sums.of(SPACE, np.array([each.genes for each in candidates]))
+    assert 1.25 * sum_N == pytest.approx(np.array([limit.of(each, SPACE) for each in candidates]))
+    assert (sum_N <= constraint.most).sum() == 25  # up to the median
 
 
 def test_a_limit_below_the_cheapest_candidate_is_said():

@@ -9,6 +9,7 @@ import yaml
 
 from zennas.export.onnx_file import Proof
 from zennas.provenance import provenance
+from zennas.records import UserError
 from zennas.search import winners as of_winners
 from zennas.search.scored import Rows
 from zennas.search.winners import (
@@ -19,6 +20,7 @@ from zennas.search.winners import (
     is_far,
     keep_export,
     kept_export,
+    measure_finalist,
     measure_whole,
     metadata,
     prediction_error,
@@ -197,6 +199,31 @@ def test_the_task_of_the_experiment_judges_the_file_of_a_finalist(space, tmp_pat
     with pytest.raises(RuntimeError, match="the track's checker would refuse it: it has no wheels"):
         measure_whole(prepared, candidate, role="finalist", name="f", score=(1.0, 0.0), exported=made)
     assert asked == [("vehicle", "a track", b"a network")]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such operator"), UserError("no such device"), KeyboardInterrupt()])
+def test_a_finalist_that_is_not_measured_leaves_no_file_and_only_its_own_fault_is_told(space, tmp_path, error):
+    """What nobody can go on with is raised."""
+    candidate, prepared = space.cheapest(), types.SimpleNamespace(folder=tmp_path)
+    path = tmp_path / f"{candidate.key}.onnx"
+
+    def measured(exported):
+        path.write_text("a network")
+        return measure_finalist(prepared, candidate, score=(1.0, 0.0), exported=exported)
+
+    class Exporting:
+        @property
+        def problems(self):
+            raise error
+
+    prepared.space, prepared.ledger = space, types.SimpleNamespace(state={"made_by": {}})
+    prepared.predictor = types.SimpleNamespace(table_ms=lambda candidate: 1.0)
+    if isinstance(error, RuntimeError):
+        assert measured(Exporting()) is error and measured(error) is error
+    else:
+        with pytest.raises(type(error)):
+            measured(Exporting())
+    assert not path.exists()
 
 
 @pytest.fixture

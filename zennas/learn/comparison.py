@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zennas.learn.equal import corrected, latency_sums
+from zennas.learn.equal import correction_of, latency_sums
 from zennas.records import Record
 from zennas.score.learned import width_prior_sums
+from zennas.search.cost_limits import constraints
 from zennas.search.funnel import region_of
 from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.search.stages import Searched
 from zennas.space.candidate import Candidate
 from zennas.space.learned import LearnedScore
-from zennas.space.parts import sums
 from zennas.space.space import Space
 
 LEARNED, ZEN, PRIOR, BY_HAND = "learned", "Zen-Score", "widest (S)", "by hand, scaled"
@@ -53,10 +53,10 @@ class Device(NamedTuple):
 
 def device_of(searched: Searched) -> Device:
     """The Device of a search that has measured a pool."""
-    factor, optimum = corrected(searched), searched.funnel and searched.funnel.optimum
-    space, limits = searched.space, searched.predictor.limits
+    factor, optimum = correction_of(searched), searched.funnel and searched.funnel.optimum
+    space = searched.space
     costs = [Constraint("latency (ms)", latency_sums(searched), searched.budget.budget_ms / factor)]
-    costs += [Constraint(limit.name, sums(space, limit.of_part), limit.most / limit.factor) for limit in limits]
+    costs += constraints(searched.predictor.limits, space)
     return Device(space, costs, optimum.candidate if optimum else None, factor)
 
 

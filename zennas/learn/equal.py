@@ -12,12 +12,13 @@ from zennas.learn.choosing import fill_space, first_by_prior
 from zennas.learn_plan import LearnPlan
 from zennas.records import UserError, first_line
 from zennas.score.learned import width_prior
+from zennas.search.cost_limits import constraints
 from zennas.search.forecast import side_by_side
 from zennas.search.measured import Measured
 from zennas.search.optimum import Constraint, Problem
 from zennas.search.stages import Searched
-from zennas.search.winners import export_all, measure_whole, measured_correction
-from zennas.space.parts import sums, sums_of_genes
+from zennas.search.winners import export_all, measure_finalist, measured_correction
+from zennas.space.parts import Sums, sums, sums_of_genes
 
 NUM_DRAWS, DRAWN_AT_ONCE = 2_000_000, 200_000  # candidates drawn for the pool
 ENOUGH = 4_000  # near the latency, as predicted: no more are drawn
@@ -66,12 +67,12 @@ def equal_pool(searched: Searched, plan: LearnPlan) -> list[Measured]:
     return kept
 
 
-def latency_sums(searched: Searched):
+def latency_sums(searched: Searched) -> Sums:
     """The Sums of the uncorrected table over the space."""
     return sums(searched.space, searched.predictor.table.part_ms)
 
 
-def corrected(searched: Searched) -> float:
+def correction_of(searched: Searched) -> float:
     """The factor of the table's predictions, by the candidates that were measured, or, before any, by the baselines."""
     if searched.ledger.finalists:
         return measured_correction(searched.ledger.finalists, searched.budget.budget_ms)
@@ -91,10 +92,10 @@ def _drawn(searched, middle_ms, plan):
     table's uncorrected milliseconds."""
     space, latency = searched.space, latency_sums(searched)
     nothing = sums_of_genes(space, [np.zeros(len(span.values())) for span in space.genes.values()])
-    limits = [Constraint(limit.name, sums(space, limit.of_part), limit.most) for limit in searched.predictor.limits]
+    limits = constraints(searched.predictor.limits, space)
     problem = Problem(space, nothing, [Constraint("latency (ms)", latency, np.inf), *limits])
     low_G, high_G, step_G = np.array([(span.low, span.high, span.step) for span in space.genes.values()]).T
-    rng, found, num = np.random.default_rng((plan.seed, 0)), [], 0
+    rng, near, num = np.random.default_rng((plan.seed, 0)), [], 0
     for _ in range(0, NUM_DRAWS, DRAWN_AT_ONCE):
         genes_NG = low_G + step_G * rng.integers((high_G - low_G) // step_G + 1, size=(DRAWN_AT_ONCE, len(low_G)))
         table_N = latency.of(space, genes_NG)
@@ -102,18 +103,18 @@ def _drawn(searched, middle_ms, plan):
         near_N = np.abs(searched.predictor.factor * table_N / middle_ms - 1) <= 4 * WIDER * plan.near_pct / 100
         genes_NG = genes_NG[near_N]
         genes_NG = genes_NG[problem.judged(genes_NG)[1]] if len(genes_NG) else genes_NG
-        found.append(genes_NG)
+        near.append(genes_NG)
         num += len(genes_NG)
         if num >= ENOUGH:
             break
-    genes_NG = np.unique(np.concatenate(found), axis=0)
+    genes_NG = np.unique(np.concatenate(near), axis=0)
     rng.shuffle(genes_NG)
     return genes_NG, latency.of(space, genes_NG) if len(genes_NG) else np.zeros(0)
 
 
 def _next(searched, plan, genes_NG, table_N, untried_N, kept, middle_ms, *, num):
     """Rows of the next candidates to measure, predicted to be near the middle; fewer than `num` where no more are."""
-    off_N = np.abs(corrected(searched) * table_N / middle_ms - 1)
+    off_N = np.abs(correction_of(searched) * table_N / middle_ms - 1)
     for wider in (0.5, 1.0, WIDER):
         place_N = np.flatnonzero(untried_N & (off_N <= wider * plan.near_pct / 100))
         if len(place_N) >= num:
@@ -131,8 +132,8 @@ def _next(searched, plan, genes_NG, table_N, untried_N, kept, middle_ms, *, num)
 
 
 def _measured(searched, candidates):
-    """[Measured] of candidates, exported side by side and measured one by one; one that cannot be is said and left
-    out."""
+    """[Measured] of candidates, scored and exported side by side and measured one by one; one that cannot be is said
+    and left out."""
     paths = {candidate: searched.folder / f"{candidate.key}.onnx" for candidate in candidates}
     handles = {
         candidate: searched.workers.submit(
@@ -142,24 +143,14 @@ def _measured(searched, candidates):
     }
     entries = []
     try:
-        exports = export_all(searched, paths)
-        for candidate, exported in exports.items():
+        for candidate, exported in export_all(searched, paths).items():
             (scored,) = searched.workers.results(handles[candidate], 1)
-            try:
-                if isinstance(exported, Exception):
-                    raise exported
-                entry = measure_whole(
-                    searched,
-                    candidate,
-                    role="finalist",
-                    name=candidate.key,
-                    score=(scored.value or 0.0, scored.std),
-                    exported=exported,
-                )
-            except UserError:
-                raise
-            except Exception as error:  # noqa: BLE001 - exporters and runtimes raise whatever they like
-                searched.progress.say(f"{candidate.text} cannot be measured: {first_line(error)}", style="yellow")
+            if scored.error is not None:
+                searched.progress.say(f"{candidate.text} cannot be scored: {scored.error}", style="yellow")
+                continue
+            entry = measure_finalist(searched, candidate, score=(scored.value, scored.std), exported=exported)
+            if isinstance(entry, Exception):
+                searched.progress.say(f"{candidate.text} cannot be measured: {first_line(entry)}", style="yellow")
                 continue
             searched.ledger.add_measured(entry.changed(onnx=None))
             entries.append(entry)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from zennas.latency.table import LatencyTable
 from zennas.latency.tables import open_table
 from zennas.records import UserError
+from zennas.search.optimum import Constraint
 from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost
-from zennas.space.parts import Part, parts_of
+from zennas.space.parts import Part, parts_of, sums
 from zennas.space.space import Space
 from zennas.track import SearchPlan, Track
 
@@ -78,6 +79,11 @@ def cost_limits(
             ) from None
         limits.append(CostLimit(f"ms on {name}", table.part_ms, most_ms, device=name, is_measured=measured is not None))
     return limits
+
+
+def constraints(limits: Iterable[CostLimit], space: Space) -> list[Constraint]:
+    """The limits as branch and bound takes them: on the uncorrected sums over a space, as far as corrections allow."""
+    return [Constraint(limit.name, sums(space, limit.of_part), limit.most / limit.factor) for limit in limits]
 
 
 def check_limits(limits: Iterable[CostLimit], space: Space) -> None:

@@ -8,7 +8,7 @@ import collections
 import os
 
 from zennas.latency.budget import export_candidate
-from zennas.records import UserError, first_line
+from zennas.records import first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
 from zennas.search.forecast import finalist_seconds, is_hurried, side_by_side
@@ -16,7 +16,7 @@ from zennas.search.loop import correct, evolve
 from zennas.search.measured import Measured
 from zennas.search.scored import Row
 from zennas.search.stages import Searched
-from zennas.search.winners import diverse_best, export_all, measure_whole, measured_correction, metadata
+from zennas.search.winners import diverse_best, export_all, measure_finalist, measured_correction, metadata
 from zennas.space.space import distance
 
 # A prediction further off than this corrects the table, as does every finalist over the budget. Two measurements of one
@@ -303,19 +303,13 @@ def _measure(searched, row, exported):
     score = searched.ledger.state["rescored"][row.key]
     searched.progress.begin(f"measuring finalist {row.key} whole")
     searched.progress.update({searched.plan.score.label: f"{score[0]:.2f}"})
-    path = searched.folder / f"{row.key}.onnx"
     try:
-        if isinstance(exported, Exception):
-            raise exported
-        entry = measure_whole(searched, row.candidate, role="finalist", name=row.key, score=score, exported=exported)
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, UserError) or not isinstance(error, Exception):
-            raise
-        fail(searched, row, stage="measure", error=f"{type(error).__name__}: {first_line(error)}")
-        return None
+        entry = measure_finalist(searched, row.candidate, score=score, exported=exported)
     finally:
         searched.progress.end()
+    if isinstance(entry, Exception):
+        fail(searched, row, stage="measure", error=f"{type(entry).__name__}: {first_line(entry)}")
+        return None
     searched.ledger.add_measured(entry)
     score_text = f"{searched.plan.score.label} {entry.score_mean:.2f}"
     searched.progress.say(f"finalist {_named(searched, entry)}: {score_text}, {_beside_budget(entry.latency)}")

@@ -17,7 +17,7 @@ import numpy as np
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
 from zennas.search.bands import Bands, ends_of, shares_of
-from zennas.search.cost_limits import CostLimit
+from zennas.search.cost_limits import CostLimit, constraints
 from zennas.search.islands import owner
 from zennas.search.optimum import Constraint, NoProofError, Optimum, Problem
 from zennas.search.scored import Rows
@@ -110,7 +110,7 @@ class Funnel:
             self.score = learned.sums(space)
         self.costs = [Constraint("latency (ms)", sums(space, part_ms), np.inf)]
         self.sizes = stacked([sums(space, lambda part: part_cost(*part).params), sums(space, lambda part: part.macs)])
-        self.costs += self._costs_of_limits(limits)
+        self.costs += constraints(limits, space)
         spans = list(space.genes.values())
         self.lows, self.highs, self.steps = np.array([(span.low, span.high, span.step) for span in spans]).T
         self.problem, self.bands = self._problem(), Bands(space, ends)
@@ -125,9 +125,6 @@ class Funnel:
         return [
             (ms, round(params), round(macs)) for ms, (params, macs) in zip(ms_N.tolist(), size_N2.tolist(), strict=True)
         ]
-
-    def _costs_of_limits(self, limits):
-        return [Constraint(limit.name, sums(self.space, limit.of_part), limit.most / limit.factor) for limit in limits]
 
     def _problem(self, most_ms=np.inf):
         """The Problem of the costs as they are; a learned score is believed near the budget alone."""
@@ -149,7 +146,7 @@ class Funnel:
         they were corrected. of_bands: {band: its budget}, of those that the table misjudges otherwise than the rest.
         """
         if limits is not None:
-            self.costs = [self.costs[0], *self._costs_of_limits(limits)]
+            self.costs = [self.costs[0], *constraints(limits, self.space)]
         self.problem = self._problem(most_ms)
         most_of = [(of_bands or {}).get(band.name, most_ms) for band in self.bands.bands]
         share = 1 - margin_pct / 100

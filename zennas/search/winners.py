@@ -190,6 +190,26 @@ def measure_whole(
     return Measured.parse(values, f"{role} {name}")
 
 
+def measure_finalist(
+    prepared: Prepared, candidate: Candidate, *, score: tuple[float, float], exported: Exported | Exception
+) -> Measured | Exception:
+    """A finalist, measured whole; or the exception that says why there is none: exporters and runtimes raise whatever
+    they like.
+
+    Of one that is not measured to the end the file is removed. What is no fault of the candidate is raised: UserError,
+    and what stops a run.
+    """
+    try:
+        if isinstance(exported, Exception):
+            raise exported
+        return measure_whole(prepared, candidate, role="finalist", name=candidate.key, score=score, exported=exported)
+    except BaseException as error:
+        (prepared.folder / f"{candidate.key}.onnx").unlink(missing_ok=True)
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        return error
+
+
 def _measured(prepared, candidate, path, predicted_ms, budget_ms, *, is_expected, device=None):
     """The Measurement of a candidate's file, or of its network where the backend times those, on the run's own device
     or a further one.
