@@ -375,7 +375,7 @@ def learn(
 
     Measures candidates of equal latency at the track's budget, trains some of them by a short run of the experiment's
     recipe, judges each on people whom nobody was trained on, and fits what each width and depth is worth. Then
-    `zennas search --score learned:OUT` finds the best network that this foretells within the budget. Where the task is
+    `zennas search --score learned:OUT` finds the best network that this predicts within the budget. Where the task is
     faces, --data are aligned crops (--faces says more). Ctrl-C ends it; the same command with the same --out goes on,
     and no finished training is run again.
 

@@ -11,7 +11,7 @@ import pydantic
 from zennas.records import Record
 from zennas.train_plan import Count, NotNegative
 
-LEAST = 4  # fewer, and there is a line through any of them: learn/model.py
+LEAST_TRAINED = 4  # fewer, and there is a line through any of them
 
 
 class LearnPlan(Record):
@@ -20,10 +20,10 @@ class LearnPlan(Record):
 
     # Different candidates. Of 44 networks of equal latency the order of the others came out with a tau of 0.52, 0.59
     # and 0.63 from 8, 12 and 16 of them (experiments/equal-latency).
-    trainings: Annotated[int, pydantic.Field(ge=LEAST, lt=2**31)] = 16
+    trainings: Annotated[int, pydantic.Field(ge=LEAST_TRAINED, lt=2**31)] = 16
     # Chosen before any is trained: some fill the space, the others are the prior's. The rest are chosen one by one,
     # where the model says that most is to be gained.
-    first: Annotated[int, pydantic.Field(ge=LEAST, lt=2**31)] = 12
+    first: Annotated[int, pydantic.Field(ge=LEAST_TRAINED, lt=2**31)] = 12
     # Of the first: those that the prior S puts first. Half, as experiments/learned (1. Tables) was frozen with; there
     # it named better networks than random choice did. Other shares were measured with another way of filling alone.
     prior_share: Annotated[float, pydantic.Field(ge=0, le=0.75)] = 0.5
@@ -31,9 +31,7 @@ class LearnPlan(Record):
     # is not asked.
     twice: Annotated[int, pydantic.Field(ge=0)] = 2
     epochs: Count = 8  # of the short recipe: a choice, until experiments/learned (2. Length) has its figure
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = (
-        0  # of choices and of all trainings: they differ in nothing else
-    )
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0  # of choices and trainings, which differ in nothing else
     pool: Count = 32  # candidates measured whole, from which those that are trained are chosen
     # Of the pool's middle latency, to either side: all within 5 % of one another, so that none wins by being slower.
     near_pct: Annotated[float, pydantic.Field(gt=0, lt=50)] = 2.5

@@ -267,11 +267,8 @@ class SearchPlan(Record):
         return bands
 
 
-PLANS = {
-    "train": plan_of,
-    "tune": tune_plan_of,
-    "learn": learn_plan_of,
-}  # parts of an experiment -> task -> their Record
+# Parts of an experiment -> task -> their Record.
+PLANS = {"train": plan_of, "tune": tune_plan_of, "learn": learn_plan_of}
 
 
 class Experiment(Record):

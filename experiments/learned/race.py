@@ -12,7 +12,6 @@ import json
 import math
 import pathlib
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -110,10 +109,10 @@ def learned_score(options):
     latency = {row["text"]: row["measured_ms"] for row in sealed}
     trained = [texts[row] for row in rows]
     score = score_of(
-        SimpleNamespace(space=SPACE),
+        SPACE,
         fit(feature_NF[rows], auc_N[rows]),
         order,
-        [SimpleNamespace(candidate=faces.candidate_of(text)) for text in trained],
+        [faces.candidate_of(text) for text in trained],
         least_share=min(1.0, min(latency[text] for text in trained) / TARGET_MS),
         measure=CHOSEN_BY,
         unit="",

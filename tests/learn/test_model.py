@@ -126,7 +126,7 @@ def test_an_interval_covers_the_tau_of_all():
     assert np.mean(inside) > 0.85  # 0.95 expected, give or take 0.015
 
 
-def test_left_out_foretells_each_from_the_others_alone():
+def test_left_out_predicts_each_from_the_others_alone():
     feature_NF, truth_N = trainings(9)
     predicted_N = left_out(feature_NF, truth_N)
     for row in range(9):

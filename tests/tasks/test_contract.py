@@ -164,6 +164,7 @@ def test_a_learning_judges_on_what_is_not_trained_on(name, request, tmp_path):
 
     def opened(progress):
         fields = learning.trained(asked, source, groups, folder)
+        assert fields.keys() <= TrainOptions.model_fields.keys()  # a full training is given them, too
         plan = changed_plan(training.plan, ["epochs=2", "verify_epochs=1"])
         begun = dataclasses.replace(training, out=folder, verify=(), plan=plan, any_size=True, **fields)
         return Opened(begun, functools.partial(learning.judge, asked, source), groups.held_out, groups.test)

@@ -10,13 +10,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from zennas.learn.model import LEAST_TRAINED, SAME, Fitted, fit, two_dimensional
+from zennas.learn.model import SAME, Fitted, fit, two_dimensional
+from zennas.learn_plan import LEAST_TRAINED
 from zennas.records import UserError
 
 # Trained before any model is fitted; experiments/learned/results.md says what fewer and more are worth.
 NUM_FIRST = 12
 # In standard deviations of the features: two candidates that are nearer are one choice of the prior's, not two.
 DIFFERENT = 1.0
+# Why a candidate was chosen, in words.
+FILLS, BY_PRIOR, BY_INTERVAL = "fills the space", "by the prior", "where most was to be gained"
 # Of the normal distribution: an interval of 95 %.
 WIDE = 1.96
 
@@ -110,12 +113,12 @@ def medoids(feature_NF: np.ndarray, num: int) -> list[int]:
         nearest_N = np.minimum(nearest_N, distance_NN[chosen[-1]])
     total, place = nearest_N.sum(), 0
     while chosen and place < len(chosen):  # as many places in a row that cannot be filled better
-        others = chosen[1:]
-        least_N = distance_NN[others].min(0) if others else np.full(len(unit_NF), np.inf)
-        exchanged, row = _best_beside(distance_NN, least_N, others)
+        rest = chosen[1:]
+        least_N = distance_NN[rest].min(0) if rest else np.full(len(unit_NF), np.inf)
+        exchanged, row = _best_beside(distance_NN, least_N, rest)
         better = exchanged < total - 1e-9 * max(1.0, total)
         total, place = (exchanged, 0) if better else (total, place + 1)
-        chosen = [*others, row if better else chosen[0]]
+        chosen = [*rest, row if better else chosen[0]]
     return chosen
 
 

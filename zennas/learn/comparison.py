@@ -63,14 +63,14 @@ def device_of(searched: Searched) -> Device:
 def rivals(device: Device, score: LearnedScore) -> list[Rival]:
     """The Rivals that there are, the learned winner first."""
     space = device.space
-    found: list[tuple[str, str, Candidate | None]] = [
+    chosen: list[tuple[str, str, Candidate | None]] = [
         (LEARNED, "the most that the line expects, where it is believed", learned_optimum(device, score)),
         (ZEN, "the proven optimum of Zen-Score", device.zen),
         (PRIOR, "the largest sum of log widths", _best(space, width_prior_sums(space), device.costs)),
         (BY_HAND, "the hand-made network nearest to the budget, all widths times one factor", scaled_by_hand(device)),
     ]
     rows = []
-    for name, how, candidate in found:
+    for name, how, candidate in chosen:
         if candidate is None:
             continue
         mean, std = score.of_candidate(candidate)

@@ -14,10 +14,10 @@ import numpy as np
 from scipy.stats import chi2
 from sklearn.linear_model import BayesianRidge
 
-from zennas.records import UserError
+from zennas.learn_plan import LEAST_TRAINED
+from zennas.records import Record, UserError
 
 SAME = 1e-12  # standard deviation of a feature up to which it does not vary: rounding alone
-LEAST_TRAINED = 4  # fewer, and there is a line through any of them
 NUM_RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # per cent
 
@@ -151,7 +151,7 @@ def left_out(feature_NF: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
     )
 
 
-class Noise(NamedTuple):
+class Noise(Record):
     """How much of the spread between trainings is the candidates' own."""
 
     between_seeds_std: float
@@ -179,4 +179,10 @@ def noise_of(truth_N: np.ndarray, twice: list[tuple[float, float]]) -> Noise | N
     total = float(np.var(truth_N, ddof=1))
     ends = [num * seeds / float(chi2.ppf(share, num)) for share in (0.025, 0.975)]
     reliability, low, high = (max(0.0, 1 - variance / total) if total > 0 else 0.0 for variance in (seeds, *ends))
-    return Noise(math.sqrt(seeds), math.sqrt(max(0.0, total - seeds)), reliability, low, high)
+    return Noise(
+        between_seeds_std=math.sqrt(seeds),
+        between_candidates_std=math.sqrt(max(0.0, total - seeds)),
+        reliability=reliability,
+        low=low,
+        high=high,
+    )

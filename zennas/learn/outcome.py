@@ -12,11 +12,13 @@ import pandas as pd
 import pydantic
 import yaml
 
+from zennas.learn.choosing import BY_INTERVAL, BY_PRIOR, FILLS
 from zennas.learn.comparison import LEARNED, Device, Rival, rivals
-from zennas.learn.model import LEAST_TRAINED, Fitted, Noise, Order, fit, left_out, noise_of, order_of
+from zennas.learn.model import Fitted, Noise, Order, fit, left_out, noise_of, order_of
 from zennas.learn.report import write_report
 from zennas.learn.request import Request
 from zennas.learn.trainings import check_enough
+from zennas.learn_plan import LEAST_TRAINED
 from zennas.provenance import Provenance, provenance
 from zennas.records import Record
 from zennas.run_folder import write_atomically
@@ -24,6 +26,7 @@ from zennas.score.learned import MODEL
 from zennas.search.measured import Measured
 from zennas.space.candidate import Candidate
 from zennas.space.learned import REGION, LearnedScore
+from zennas.space.space import Space
 from zennas.tasks.table import FIRST, learning_of
 from zennas.trials.engine import Outcome
 from zennas.trials.trial import REWARD
@@ -38,10 +41,10 @@ class LearnedRow(Record):
     text: str
     candidate: Candidate
     measured_ms: float
-    chosen: str  # "fills the space", "by the prior", "where most was to be gained"
+    chosen: str  # FILLS, BY_PRIOR or BY_INTERVAL
     rewards: dict[int, float]  # seed -> the measure after the last epoch, in units of `Learned.unit`
     expected: float | None = None  # by the line through all
-    foretold: float | None = None  # by the line through all others
+    left_out: float | None = None  # expected by the line through all others
     zen: float = math.nan  # its Zen-Score
     seconds: float = 0.0  # of its trainings
     error: str | None = None
@@ -62,7 +65,7 @@ class Learned(Record):
     budget_ms: float
     epochs: int
     score: LearnedScore
-    noise: dict[str, float] | None  # Noise; None where nothing was trained twice
+    noise: Noise | None  # None where nothing was trained twice
     rows: tuple[LearnedRow, ...]
     rivals: tuple[Rival, ...]
     described: dict[str, Any]  # of the task: who was trained on and judged on
@@ -77,7 +80,7 @@ class Learned(Record):
     @property
     def tells_nothing(self) -> bool:
         """Whether seeds differ as much as candidates."""
-        return self.noise is not None and Noise(**self.noise).tells_nothing
+        return self.noise is not None and self.noise.tells_nothing
 
     @property
     def winner(self) -> Rival | None:
@@ -94,14 +97,14 @@ class Learned(Record):
         return self.model_dump(mode="json")
 
 
-def verdict(score: LearnedScore, noise: dict[str, float] | None, epochs: int) -> str:
+def verdict(score: LearnedScore, noise: Noise | None, epochs: int) -> str:
     """One sentence on what can be believed of a learned order."""
     num = score.num_trained
-    if noise is not None and Noise(**noise).tells_nothing:
+    if noise is not None and noise.tells_nothing:
         return (
             f"Nothing can be told yet: two trainings of one candidate differ as much as two candidates (reliability "
-            f"{noise['reliability']:.2f}). Longer trainings (--epochs {2 * epochs}), or more people or images to judge "
-            "on (--held-out), would tell more."
+            f"{noise.reliability:.2f}). Longer trainings (--epochs {2 * epochs}), or more to judge on (--held-out), "
+            "would tell more."
         )
     if num < FEW:
         return (
@@ -110,13 +113,13 @@ def verdict(score: LearnedScore, noise: dict[str, float] | None, epochs: int) ->
         )
     if score.tau is None or score.tau_low is None or score.tau_low <= 0:
         return (
-            f"The order is not told from chance yet: each trained candidate foretold by the others gives a tau of "
-            f"{score.tau_text}. More trainings, or longer ones, would tell."
+            f"The order is not told from chance yet (tau {score.tau_text}, each trained candidate predicted from the "
+            "others). More trainings, or longer ones, would tell."
         )
     return (
         f"Of two candidates like these, the learned order puts the better one first about "
-        f"{100 * (1 + score.tau) / 2:.0f} times in 100 (tau {score.tau_text}, each foretold by the others). It is not "
-        "believed outside what was trained."
+        f"{100 * (1 + score.tau) / 2:.0f} times in 100 (tau {score.tau_text}, each predicted from the others). It is "
+        "not believed outside what was trained."
     )
 
 
@@ -136,20 +139,22 @@ def learned_of(
     feature_NF = np.log(np.array([row.candidate.genes for row in trained], float))
     reward_N = np.array([row.reward for row in trained])
     line = fit(feature_NF, reward_N)
-    foretold_N = left_out(feature_NF, reward_N) if len(trained) > LEAST_TRAINED else np.full(len(trained), np.nan)
-    order = order_of(foretold_N, reward_N) if np.isfinite(foretold_N).all() else None
+    left_out_N = left_out(feature_NF, reward_N) if len(trained) > LEAST_TRAINED else None
+    order = None if left_out_N is None else order_of(left_out_N, reward_N)
     least_share = min(1.0, min(row.measured_ms for row in trained) / device.budget_ms)
     score = score_of(
-        request, line, order, trained, least_share=least_share, measure=learning.measure(plan), unit=learning.unit.sign
+        request.space,
+        line,
+        order,
+        [row.candidate for row in trained],
+        least_share=least_share,
+        measure=learning.measure(plan),
+        unit=learning.unit.sign,
     )
     expected_N, _ = line.predict(feature_NF)
-    told = {
-        row.text: {"expected": float(expected), "foretold": None if math.isnan(foretold) else float(foretold)}
-        for row, expected, foretold in zip(trained, expected_N, foretold_N, strict=True)
-    }
-    seeds = [plan.seed, plan.seed + 1]
-    twice = [tuple(row.rewards[seed] for seed in seeds) for row in trained if len(row.rewards) > 1]
-    noise = noise_of(np.array([row.rewards[plan.seed] for row in trained if plan.seed in row.rewards]), twice)
+    predicted = {row.text: {"expected": float(expected)} for row, expected in zip(trained, expected_N, strict=True)}
+    for row, value in zip(trained, [] if left_out_N is None else left_out_N.tolist(), strict=False):
+        predicted[row.text]["left_out"] = value
     return Learned(
         experiment=request.name,
         task=request.task,
@@ -158,13 +163,19 @@ def learned_of(
         budget_ms=device.budget_ms,
         epochs=plan.epochs,
         score=score,
-        noise=noise and noise._asdict(),
-        rows=tuple(row.model_copy(update=told.get(row.text, {})) for row in rows),
+        noise=_noise(trained, plan.seed),
+        rows=tuple(row.model_copy(update=predicted.get(row.text, {})) for row in rows),
         rivals=tuple(rivals(device, score)),
         described=learning.described(plan, groups),
         made_by=provenance(seed=plan.seed, command=request.command),
         out=request.shown_out,
     )
+
+
+def _noise(trained, seed):
+    """The Noise of rows, some of them trained with the next seed as well; None where none was."""
+    twice = [(row.rewards[seed], row.rewards[seed + 1]) for row in trained if len(row.rewards) > 1]
+    return noise_of(np.array([row.rewards[seed] for row in trained if seed in row.rewards]), twice)
 
 
 def rows_of(
@@ -173,10 +184,10 @@ def rows_of(
     """A LearnedRow for every candidate that was begun, in the order of the trainings."""
     plan = request.learn
     entries = {entry.key: entry for entry in pool}
-    found: dict[str, dict[str, Any]] = {}
+    by_candidate: dict[str, dict[str, Any]] = {}
     for outcome in outcomes.values():
         candidate, seed = Candidate(**outcome.job.values["candidate"]), outcome.job.values["seed"]
-        row = found.setdefault(candidate.key, {"rewards": {}, "seconds": 0.0, "error": None})
+        row = by_candidate.setdefault(candidate.key, {"rewards": {}, "seconds": 0.0, "error": None})
         row["seconds"] += outcome.numbers.get("seconds", 0.0)
         if outcome.error is None:
             row["rewards"][seed] = times * outcome.numbers[REWARD]
@@ -184,15 +195,15 @@ def rows_of(
             row["error"] = outcome.error
     num_filling = plan.first - plan.num_by_prior
     rows = []
-    for place, (key, row) in enumerate(found.items()):
+    for place, (key, row) in enumerate(by_candidate.items()):
         entry = entries[key]
-        chosen = "fills the space" if place < num_filling else "by the prior"
+        chosen = FILLS if place < num_filling else BY_PRIOR if place < plan.first else BY_INTERVAL
         rows.append(
             LearnedRow(
                 text=entry.candidate.text,
                 candidate=entry.candidate,
                 measured_ms=entry.latency.measured_ms,
-                chosen=chosen if place < plan.first else "where most was to be gained",
+                chosen=chosen,
                 zen=entry.score_mean,
                 **row,
             )
@@ -201,27 +212,24 @@ def rows_of(
 
 
 def score_of(
-    request: Request,
+    space: Space,
     line: Fitted,
     order: Order | None,
-    trained: Sequence[LearnedRow],
+    trained: Sequence[Candidate],
     *,
     least_share: float,
     measure: str,
     unit: str,
 ) -> LearnedScore:
-    """The LearnedScore of a line: its coefficients per e-fold of a gene. least_share: what the fastest of the trained
-    takes of the budget."""
-    genes_NG = np.array([row.candidate.genes for row in trained])
-
-    def known(value):
-        return None if order is None or math.isnan(value) else round(float(value), 4)
-
+    """The LearnedScore of a line: its coefficients per e-fold of a gene. order: of `left_out`, None where too few were
+    trained; least_share: what the fastest of the trained takes of the budget."""
+    genes_NG = np.array([candidate.genes for candidate in trained])
+    tau, low, high = (None if math.isnan(value) else round(value, 4) for value in order or (math.nan,) * 3)
     return LearnedScore(
-        kind=request.space.kind,
+        kind=space.kind,
         measure=measure,
         unit=unit,
-        genes=request.space.layout.names,
+        genes=space.layout.names,
         lowest=tuple(map(int, genes_NG.min(0))),
         highest=tuple(map(int, genes_NG.max(0))),
         centre=tuple(map(float, line.centre_F)),
@@ -232,9 +240,9 @@ def score_of(
         radius=line.radius,
         least_share=least_share,
         num_trained=len(trained),
-        tau=known(order.tau) if order else None,
-        tau_low=known(order.low) if order else None,
-        tau_high=known(order.high) if order else None,
+        tau=tau,
+        tau_low=low,
+        tau_high=high,
     )
 
 
@@ -247,7 +255,7 @@ def table_of(learned: Learned) -> pd.DataFrame:
         rows.append(
             {"candidate": row.text, "ms": row.measured_ms, "chosen": row.chosen, learned.measure: row.reward}
             | rewards
-            | {"expected": row.expected, "foretold by the others": row.foretold, "zen": row.zen}
+            | {"expected": row.expected, "predicted from the others": row.left_out, "zen": row.zen}
             | genes
             | {"seconds": row.seconds, "error": row.error}
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from zennas.learn.model import Noise
+from zennas.learn.choosing import BY_INTERVAL, BY_PRIOR, FILLS
 from zennas.page import (
     INK,
     LINE,
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 WIDTH, DEPTH, UNSURE = Look("#0f766e", "●"), Look("#7c3aed", "◆", "diamond"), Look("#94a3b8", "○", "circle-open")
 CHOSEN = {
-    "fills the space": Look("#0f766e", "●", "circle", 9),
-    "by the prior": Look("#b45309", "◆", "diamond", 9),
-    "where most was to be gained": Look("#be123c", "▲", "triangle-up", 9),
+    FILLS: Look("#0f766e", "●", "circle", 9),
+    BY_PRIOR: Look("#b45309", "◆", "diamond", 9),
+    BY_INTERVAL: Look("#be123c", "▲", "triangle-up", 9),
 }
 
 
@@ -53,9 +53,9 @@ Bars are intervals of 95 %; one that crosses zero may be worth nothing, or the o
 latency, so what one gene gains costs another: a network is better where it spends its time on what lies to the
 right.</p>
 {legend({"width": WIDTH, "depth": DEPTH, "its sign is not known": UNSURE})}{_doublings(learned)}</section>
-<section><h2>Foretold against measured</h2>
-<p>Each trained candidate, foretold by the line through all the others, against what was measured. On the dashes both
-are equal. A line joins two seeds of one candidate.</p>
+<section><h2>Predicted against measured</h2>
+<p>Each trained candidate, predicted by the line through all the others (leave-one-out), against what was measured. On
+the dashes both are equal. A line joins two seeds of one candidate.</p>
 {legend({name: look for name, look in CHOSEN.items() if any(row.chosen == name for row in learned.trained)})}
 {_against(learned)}</section>
 <section><h2>The learned winner, and what else there is at this latency</h2>
@@ -91,8 +91,8 @@ def _facts(learned):
             "Latency",
             f"{min(latencies):.4g} to {max(latencies):.4g} ms, measured whole; budget {learned.budget_ms:.4g} ms",
         ),
-        ("Measure", f"{learned.measure}, on people whom nobody was trained on"),
-        ("Order", f"tau {score.tau_text}, each foretold by the others"),
+        ("Measure", f"{learned.measure}, on what no candidate was trained on"),
+        ("Order", f"tau {score.tau_text}, each predicted from the others"),
     ]
     return [*facts, *((name.replace("_", "-"), _counted(group)) for name, group in learned.described.items() if group)]
 
@@ -105,7 +105,7 @@ def _counted(group):
     """
     if not isinstance(group, dict):
         return "; ".join(group)
-    return ", ".join(f"{number:,} {name.removeprefix('num_').replace('_', ' ')}" for name, number in group.items())
+    return ", ".join(f"{count:,} {name.removeprefix('num_').replace('_', ' ')}" for name, count in group.items())
 
 
 def _unit(learned):
@@ -115,7 +115,7 @@ def _unit(learned):
 def _noise(learned):
     if learned.noise is None:
         return "<p class='empty'>No candidate was trained twice, so how much of the spread is chance is not known.</p>"
-    noise = Noise(**learned.noise)
+    noise = learned.noise
     return (
         f"<p>Between seeds of one candidate {noise.between_seeds_std:.2f}, between candidates "
         f"{noise.between_candidates_std:.2f} points (standard deviations). {100 * noise.reliability:.0f} % of what "
@@ -144,7 +144,7 @@ def _doublings(learned):
     return drawn(figure, "doublings", height_px=110 + 42 * len(worth))
 
 
-def named(gene):
+def named(gene: str) -> str:
     """A gene in words.
 
     >>> named("stage2_depth"), named("stem_width")
@@ -156,25 +156,25 @@ def named(gene):
 
 
 def _against(learned):
-    rows = [row for row in learned.trained if row.foretold is not None]
+    rows = [row for row in learned.trained if row.left_out is not None]
     if not rows:
-        return "<p class='empty'>Too few were trained for each to be foretold by the others.</p>"
+        return "<p class='empty'>Too few were trained for each to be predicted from the others.</p>"
     figure = go.Figure()
     for name, look in CHOSEN.items():
         for row in (row for row in rows if row.chosen == name):
             values = list(row.rewards.values())
             figure.add_scatter(
-                x=[row.foretold] * len(values),
+                x=[row.left_out] * len(values),
                 y=values,
                 mode="markers+lines",
                 marker={"color": look.colour, "symbol": look.symbol, "size": look.size_px},
                 line={"color": look.colour, "width": 1},
-                hovertemplate=f"{row.text}<br>foretold %{{x:.2f}}, measured %{{y:.2f}}<extra></extra>",
+                hovertemplate=f"{row.text}<br>predicted %{{x:.2f}}, measured %{{y:.2f}}<extra></extra>",
             )
-    both = [*(row.foretold for row in rows), *(value for row in rows for value in row.rewards.values())]
+    both = [*(row.left_out for row in rows), *(value for row in rows for value in row.rewards.values())]
     low, high = span(*both)
     figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line={"color": INK, "dash": "dash", "width": 1})
-    figure.update_xaxes(title=f"{learned.measure} foretold by the others{_unit(learned)}", range=[low, high])
+    figure.update_xaxes(title=f"{learned.measure} predicted from the others{_unit(learned)}", range=[low, high])
     figure.update_yaxes(title=f"{learned.measure} measured{_unit(learned)}", range=[low, high])
     figure.update_layout(showlegend=False)
     return drawn(figure, "against", height_px=520)
@@ -203,7 +203,7 @@ def _trained(learned):
             number(row.measured_ms, ".4g"),
             seeds,
             number(row.expected, ".2f"),
-            number(row.foretold, ".2f"),
+            number(row.left_out, ".2f"),
             number(row.zen, ".1f"),
             _text(row.chosen),
         ]
@@ -214,7 +214,7 @@ def _trained(learned):
         "ms",
         "Two seeds",
         "Expected",
-        "Foretold by the others",
+        "Predicted from the others",
         "Zen-Score",
         "Chosen",
     )

@@ -14,7 +14,7 @@ from zennas.search.run import check as check_search
 from zennas.search.stages import Checked
 from zennas.space.candidate import Candidate
 from zennas.tasks.table import FIRST, check_learned
-from zennas.track import load_experiment
+from zennas.track import Experiment, load_experiment
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import Request as TrainRequest
 from zennas.train.request import check_recipe
@@ -133,7 +133,7 @@ def check(options: Options) -> Asked:
     return Asked(request, latency)
 
 
-def learn_plan(options: Options, experiment) -> LearnPlan:
+def learn_plan(options: Options, experiment: Experiment) -> LearnPlan:
     """The experiment's LearnPlan, changed by the command line."""
     given = {name: getattr(options, name) for name in ("trainings", "epochs", "seed")}
     values = experiment.learn.model_dump() | {name: value for name, value in given.items() if value is not None}

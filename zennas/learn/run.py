@@ -2,7 +2,6 @@
 Read `run` first.
 """
 
-import pathlib
 from typing import Any
 
 from zennas.learn.comparison import Device, device_of
@@ -10,7 +9,7 @@ from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
 from zennas.learn.outcome import Learned, learned_of, write_outcome
 from zennas.learn.request import SHARED, Asked, Request, check
-from zennas.learn.trainings import Setting, opened_teacher, ready_teacher, train_few
+from zennas.learn.trainings import Setting, opened_teacher, ready_teacher, run_trainings
 from zennas.progress import Progress, silent
 from zennas.run_folder import lock_folder, open_run, save_run
 from zennas.search.loop import begin
@@ -71,7 +70,7 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         _announce(setting, source, progress)
         pool, device = _measured_pool(asked, progress)
         ready_teacher(setting, teacher, pool[0].candidate, progress)
-        outcomes = train_few(setting, pool, progress, log=request.out / LOG)
+        outcomes = run_trainings(setting, pool, progress, log=request.out / LOG)
         learned = learned_of(request, pool, outcomes, device=device, groups=groups)
         write_outcome(request, learned)
         save_run(request.out, state | {"learned": learned.plain()})
@@ -81,12 +80,11 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         lock.release()
 
 
-def labels_of(request: Request) -> pathlib.Path | None:
-    """The labels by which a training leaves out the people who judge; None where the task has no such file."""
+def trained_on(request: Request) -> dict[str, Any]:
+    """{option of `zennas train`: value} by which a training leaves out what a learning run judges on."""
     learning = learning_of(request.task)
     source = learning.open_source(request, silent())
-    fields = learning.trained(request, source, learning.split(request, source), request.out / SHARED)
-    return fields.get("labels")
+    return learning.trained(request, source, learning.split(request, source), request.out / SHARED)
 
 
 def _of_latency(checked: Checked) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from zennas.learn.choosing import first_to_train, next_to_train
-from zennas.learn.model import LEAST_TRAINED, fit
+from zennas.learn.model import fit
 from zennas.learn.request import Request
+from zennas.learn_plan import LEAST_TRAINED
 from zennas.progress import Progress
 from zennas.ranks import join
 from zennas.records import UserError
@@ -40,7 +41,7 @@ class Setting:
         return learning_of(self.request.task)
 
 
-def train_few(
+def run_trainings(
     setting: Setting, pool: Sequence[Measured], progress: Progress, *, log: pathlib.Path
 ) -> dict[str, Outcome]:
     """{key of a Job: Outcome} of all trainings, in their order. What is finished is not run again."""

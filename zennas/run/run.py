@@ -95,14 +95,14 @@ def _learned(asked: Request, progress: Progress) -> Trained:
     if code == NO_WINNER:
         return Trained(winners=(), trained=None, code=code, learned=learned)
     request, trained = learning.request, []
-    labels = learn_room.labels_of(request)  # the people who judge are left out of these trainings, too
+    trained_on = learn_room.trained_on(request)  # whoever judges is left out of these trainings, too
     for entry in settled.winners:
         training = asked.training.model_copy(
             update={
                 "winner": settled.folder / f"{entry.name}.yaml",
                 "out": asked.checked.trained_out / entry.name,
-                "labels": labels,
             }
+            | trained_on
         )
         network = train_room.run(training, progress=Progress(progress.console))
         show_network(network, training, progress.console)

@@ -44,7 +44,8 @@ class LearnedScore(Record):
     # The latency of the fastest of the trained over the budget: below, nothing is known.
     least_share: float = pydantic.Field(ge=0, le=1)
     num_trained: int
-    tau: float | None  # Kendall's, each trained candidate foretold by the others; with its interval of 95 %
+    # Kendall's, each trained candidate predicted from the others (leave-one-out); with its interval of 95 %
+    tau: float | None
     tau_low: float | None
     tau_high: float | None
 
@@ -102,8 +103,8 @@ class LearnedScore(Record):
 
     @property
     def text(self) -> str:
-        """What it was learned from and how well it foretells, in words."""
-        tau = "" if self.tau is None else f"; each foretold by the others with a tau of {self.tau_text}"
+        """What it was learned from and how well it predicts, in words."""
+        tau = "" if self.tau is None else f"; each predicted from the others with a tau of {self.tau_text}"
         return f"of {self.num_trained} trained candidates{tau}; within {REGION}"
 
     @property

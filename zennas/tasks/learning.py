@@ -13,8 +13,8 @@ from zennas.tasks.judging import Judging
 class Learning(Judging):
     """What the worth of a candidate's genes is learned by: a measure on what no candidate was trained on."""
 
-    # (request, source, groups, folder) -> fields of the Request of a training by which it leaves the groups out; it may
-    # write into the training's folder
+    # (request, source, groups, folder) -> what a training is given so that it leaves the groups out: fields of its
+    # Request that are options of `zennas train`, too; it may write into the folder
     trained: Callable[..., dict[str, Any]]
     settings: Callable[..., dict]  # (source, groups) -> entries of run.json: what makes a learning this learning
     measure: Callable[[Any], str]  # plan -> the name of its reward, in words: "AUC"
