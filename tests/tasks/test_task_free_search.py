@@ -48,9 +48,9 @@ def asked(options, tmp_path):  # noqa: F811
 @pytest.fixture
 def setting(asked):
     request = check(asked())
-    tuning, candidate = Setting(request, None, (), None, 1).tuning, request.candidate
+    tuning, candidate = Setting(request, None, (), None).tuning, request.candidate
     source = tuning.open_source(request, None)
-    return Setting(request, tuning.split(request, source), (candidate,), None, num_threads=1)
+    return Setting(request, tuning.split(request, source), (candidate,), None)
 
 
 def test_it_is_asked_for_its_own_factors(asked):

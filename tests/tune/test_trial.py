@@ -43,6 +43,7 @@ def setting(material, tmp_path):
             winner=material.winner,
             out=tmp_path / "run",
             embeddings_from=str(model),
+            threads=1,
         )
     )
     source = open_source(options.data)
@@ -51,7 +52,7 @@ def setting(material, tmp_path):
     path = tmp_path / "embeddings.npy"
     precompute(open_model(network, image_px=options.space.image_px), source.images, path, dtype=np.float32)
     shapes = equal_macs(options.candidate, options.space, options.tune.backbone)
-    return Setting(options, people, shapes, path, num_threads=1)
+    return Setting(options, people, shapes, path)
 
 
 def run(setting, proposal=None, *, seed=0, **others):

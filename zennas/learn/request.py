@@ -7,7 +7,6 @@ from typing import Any
 
 from zennas.learn.options import Options
 from zennas.learn_plan import LearnPlan
-from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.search.options import Options as SearchOptions
 from zennas.search.run import check as check_search
@@ -19,7 +18,7 @@ from zennas.train.options import Options as TrainOptions
 from zennas.train.request import Request as TrainRequest
 from zennas.train.request import check_recipe
 from zennas.train_plan import NOT_OF_THE_RUN
-from zennas.trials.request import TrialsRequest, at_once, check_groups
+from zennas.trials.request import TrialsRequest, fields_of
 
 LATENCY, SHARED = "latency", "shared"  # folders in that of a run
 
@@ -86,7 +85,7 @@ def check(options: Options) -> Asked:
     )
     check_learned(experiment.task)
     plan = learn_plan(options, experiment)
-    check_groups(options)
+    fields = fields_of(options, out=out)
     if options.latency_device is not None and options.address is None:
         raise UserError(
             f"--latency-device {options.latency_device}: names nodes of a cluster, so give its --address; without one "
@@ -110,25 +109,14 @@ def check(options: Options) -> Asked:
     latency = dataclasses.replace(latency, plan=latency.plan.model_copy(update={"bands": None}))
     request = Request(
         name=experiment.name,
-        asked_track=options.track,
         track=track,
         space=space,
         plan=recipe,
         learn=plan,
-        data=options.data.resolve(),
-        out=out.resolve(),
-        shown_out=out,
+        task=experiment.task,
         faces=options.faces,
         teacher=_absolute(options.teacher),
-        held_out=options.held_out and options.held_out.resolve(),
-        test=options.test and options.test.resolve(),
-        device=options.device,
-        **at_once(options),
-        address=options.address,
-        command=command_line(),
-        task=experiment.task,
-        resume=options.resume,
-        fresh=options.fresh,
+        **fields,
     )
     return Asked(request, latency)
 

@@ -25,7 +25,7 @@ from zennas.tasks.judging import PER_CENT, Unit
 from zennas.train.journal import read_lines_of_json
 from zennas.trials.trial import FAILED, REWARD, curve, end, is_done, read_json
 
-METRIC, TIME, NUMBER = REWARD, "epoch", "number"
+METRIC, TIME = REWARD, "epoch"  # as Ray Tune is told them
 RUN, JOBS, TRIALS = "ray", "jobs.jsonl", "trials"  # in the folder of a run
 JOB = "job"
 # Ray's state is written so often: what a kill may cost of the searcher's memory. A trial's own is its checkpoints.

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zennas.provenance import num_cores
+from zennas.provenance import command_line, num_cores
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
@@ -71,16 +71,29 @@ class TrialsRequest:
         return {}
 
 
-def check_groups(options: Any) -> None:
-    """UserError for a --held-out or a --test that is no file."""
-    for name, path in (("--held-out", options.held_out), ("--test", options.test)):
+def fields_of(options: Any, *, out: pathlib.Path) -> dict[str, Any]:
+    """The fields of a TrialsRequest that are options of every such command. out: its --out, or what stands for it.
+
+    UserError for a --held-out or a --test that is no file.
+    """
+    groups = {"held_out": options.held_out, "test": options.test}
+    for name, path in groups.items():
         if path is not None and not path.is_file():
-            raise UserError(f"{name} {path}: no such file")
-
-
-def at_once(options: Any) -> dict[str, int]:
-    """{num_workers, num_threads} of --workers and --threads: this machine's cores, shared out where it is left open."""
-    workers = options.workers or num_cores()
-    # Of a cluster's machines nothing is known here.
-    threads = options.threads or (1 if options.address else max(1, num_cores() // workers))
-    return {"num_workers": workers, "num_threads": threads}
+            raise UserError(f"--{name.replace('_', '-')} {path}: no such file")
+    num_workers = options.workers or num_cores()
+    # Of a cluster's machines nothing is known here; the cores of this one are shared out.
+    left_open = 1 if options.address else max(1, num_cores() // num_workers)
+    return {
+        "asked_track": options.track,
+        "data": options.data.resolve(),
+        "out": out.resolve(),
+        "shown_out": out,
+        **{name: path and path.resolve() for name, path in groups.items()},
+        "device": options.device,
+        "num_workers": num_workers,
+        "num_threads": options.threads or left_open,
+        "address": options.address,
+        "resume": options.resume,
+        "fresh": options.fresh,
+        "command": command_line(),
+    }

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zennas.provenance import command_line
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.tasks.table import FIRST, check_tuned, tuning_of
@@ -13,7 +12,7 @@ from zennas.track import load_experiment
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import check as check_training
 from zennas.train_plan import NOT_OF_THE_RUN
-from zennas.trials.request import TrialsRequest, at_once, check_groups
+from zennas.trials.request import TrialsRequest, fields_of
 from zennas.tune.options import Options
 from zennas.tune.proposal import factors_of
 from zennas.tune_plan import TunePlan
@@ -63,31 +62,20 @@ def check(options: Options) -> Request:
             device=options.device,
         )
     )
-    check_groups(options)
-    tuning_of(trained.task).check(options, tune)
     out = options.out or pathlib.Path("runs") / f"{trained.name}-tuned"
+    fields = fields_of(options, out=out)
+    tuning_of(trained.task).check(options, tune)
     return Request(
         name=trained.name,
-        asked_track=options.track,
         track=trained.track,
         space=trained.space,
         plan=trained.plan,
         tune=tune,
         candidate=trained.candidate,
-        data=options.data.resolve(),
-        out=out.resolve(),
-        shown_out=out,
+        task=trained.task,
         faces=options.faces,
         embeddings_from=options.embeddings_from,
-        held_out=options.held_out,
-        test=options.test,
-        device=options.device,
-        **at_once(options),
-        address=options.address,
-        command=command_line(),
-        task=trained.task,
-        resume=options.resume,
-        fresh=options.fresh,
+        **fields,
     )
 
 

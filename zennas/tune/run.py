@@ -75,7 +75,7 @@ def _search(request: Request, progress: Progress) -> dict[str, Any]:
             progress.say(f"{request.shown_out}: this search is done; --fresh searches again")
             return state["summary"]
         prepared = tuning.prepare(request, source, model, progress)
-        setting = Setting(request, groups, shapes, prepared, request.num_threads)
+        setting = Setting(request, groups, shapes, prepared)
         task_of(request.task).check_plan(
             setting.plan(Proposal(), request.tune.seed), request.name
         )  # a short run of the recipe is a recipe
@@ -127,7 +127,7 @@ def _announce(setting, source, progress):
         "search": f"{', '.join(factors)}{shapes}",
         **tuning.announced(request, setting.groups),
         "work": f"{plan.trials} trials of {plan.epochs} epochs, {asha}; {request.num_workers} at once, "
-        f"{setting.num_threads} thread(s) each, seed {plan.seed}, out {request.shown_out}",
+        f"{request.num_threads} thread(s) each, seed {plan.seed}, out {request.shown_out}",
     }
     for name, text in lines.items():
         progress.say(f"{name:>8}  {text}")

@@ -26,7 +26,6 @@ class Setting:
     # Of equal multiply-accumulates; the given candidate alone where the backbone is not searched.
     shapes: tuple[Candidate, ...]
     prepared: Any  # what the task made for all trials
-    num_threads: int
 
     @property
     def tuning(self) -> Tuning:
@@ -63,7 +62,7 @@ def run_trial(
         folder,
         report=report,
         title=setting.tuning.title,
-        num_threads=setting.num_threads,
+        num_threads=setting.request.num_threads,
         with_test=with_test,
     )
 

@@ -18,12 +18,13 @@ from ray.tune.search.optuna import OptunaSearch
 from zennas.progress import Progress
 from zennas.records import first_line
 from zennas.train.journal import read_lines_of_json
-from zennas.trials.engine import METRIC, NUMBER, RUN, TIME, Speaker, fair_share, run_each
+from zennas.trials.engine import LOST, METRIC, RUN, TIME, Speaker, fair_share, run_each
 from zennas.trials.trial import FAILED, curve, end, read_json
 from zennas.tune.proposal import Proposal, suggest
 from zennas.tune.trial import Setting, run_trial
 
 RUNGS = "rungs.jsonl"
+NUMBER = "number"  # of a trial, among its knobs
 FINISHED, STOPPED, BROKEN = "finished", "stopped early", "failed"
 
 
@@ -101,7 +102,8 @@ def _unheard(epoch, numbers):
 
 
 def _share(setting):
-    return fair_share(setting.request.num_workers, setting.num_threads, setting.request.device)
+    request = setting.request
+    return fair_share(request.num_workers, request.num_threads, request.device)
 
 
 def _trial(config, *, setting):
@@ -235,7 +237,7 @@ class Teller(Speaker):
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         seed = self.setting.request.tune.seed
         folder = self.setting.folder(_proposal(self.setting, trial.config), seed)
-        reason = read_json(folder / FAILED).get("error", "its worker died")
+        reason = read_json(folder / FAILED).get("error", LOST)
         self.progress.say(f"trial {trial.config[NUMBER]} failed: {reason}", style="yellow")
 
     def _best(self, trials, just_ended=None):
