@@ -28,6 +28,7 @@ sys.path.insert(0, str(HERE))
 import faces  # noqa: E402
 
 SPACE = load_space("ir_se_tiny")
+SHORT = faces.LENGTHS[0]  # epochs
 NUM_RESAMPLES = 2000
 
 
@@ -67,7 +68,7 @@ def length(options):
     runs = faces.of_length()
     texts = list(dict.fromkeys(text for text, *_ in runs))
     blocks_N = np.log(genes_of(texts)[:, list(SPACE.layout.depths)].sum(1))
-    old = {row["text"]: row["trainings"]["0"]["AUC"] for row in truth_of_old()}
+    before = {row["text"]: row["trainings"]["0"]["AUC"] for row in truth_of_old()}
     rows, by_length = [], {}
     for epochs in faces.LENGTHS:
         curves = {text: curve((text, epochs, 0), options) for text in texts if judged((text, epochs, 0), options)}
@@ -89,7 +90,7 @@ def length(options):
             values = np.array([by_length[epochs][text][epoch - 1] for text in both])
             order = order_of(values, truth_N)
             orders.append({"epochs": epochs, "after": epoch, **order._asdict(), "num": len(both)})
-    again = [by_length[8][text][-1] - old[text] for text in done[8]]
+    again = [by_length[SHORT][text][-1] - before[text] for text in done[SHORT]]
     write(
         "length.json",
         {
@@ -135,6 +136,13 @@ def truth_of_old():
     return json.loads((faces.OLD / "truth.json").read_text(encoding="utf-8"))["candidates"]
 
 
+def old_pool():
+    """(log genes, AUC) of the old 44, the mean of their seeds."""
+    rows = truth_of_old()
+    auc_N = [np.mean([training["AUC"] for training in row["trainings"].values()]) for row in rows]
+    return np.log(genes_of([row["text"] for row in rows])), np.array(auc_N)
+
+
 def sealed_texts():
     rows = json.loads((HERE / "sealed.json").read_text(encoding="utf-8"))["candidates"]
     return [row["text"] for row in rows]
@@ -145,13 +153,11 @@ def predict(options):
     twelve."""
     texts, twelve = sealed_texts(), json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]
     genes_NG = genes_of(texts)
-    old = truth_of_old()
-    old_AUC = np.array([np.mean([one["AUC"] for one in row["trainings"].values()]) for row in old])
-    old_line = fit(np.log(genes_of([row["text"] for row in old])), old_AUC)
-    known = {text: judged((text, 8, 0), options) for text in twelve}
+    old_line = fit(*old_pool())
+    known = {text: judged((text, SHORT, 0), options) for text in twelve}
     if missing := [text for text, value in known.items() if value is None]:
         raise SystemExit(f"{len(missing)} of the twelve are not trained yet: {missing}")
-    strangers = [text for text in texts if text not in twelve and judged((text, 8, 0), options)]
+    strangers = [text for text in texts if text not in twelve and judged((text, SHORT, 0), options)]
     if strangers:
         raise SystemExit(f"{len(strangers)} of the others are trained already: no prediction any more")
     new_line = fit(np.log(genes_of(twelve)), np.array([known[text]["AUC"] for text in twelve]))
@@ -180,7 +186,7 @@ def sealed(options):
     foretold = json.loads((HERE / "predictions.json").read_text(encoding="utf-8"))
     texts, twelve = foretold["texts"], foretold["twelve"]
     trained = {
-        text: {seed: found["AUC"] for seed in (0, 1) if (found := judged((text, 8, seed), options))} for text in texts
+        text: {seed: aucs["AUC"] for seed in (0, 1) if (aucs := judged((text, SHORT, seed), options))} for text in texts
     }
     rest = [text for text in texts if text not in twelve and trained[text]]
     at = [texts.index(text) for text in rest]
@@ -191,11 +197,9 @@ def sealed(options):
     )
     pairs = [tuple(values.values()) for values in trained.values() if len(values) == 2]
     done = [text for text in texts if trained[text]]
-    all_AUC = np.array([np.mean(list(trained[text].values())) for text in done])
-    old = truth_of_old()
-    old_AUC = np.array([np.mean([one["AUC"] for one in row["trainings"].values()]) for row in old])
-    old_X, new_X = np.log(genes_of([row["text"] for row in old])), np.log(genes_of(done))
-    old_line, new_line = fit(old_X, old_AUC), fit(new_X, all_AUC)
+    (old_NF, old_auc_N), new_NF = old_pool(), np.log(genes_of(done))
+    new_auc_N = np.array([np.mean(list(trained[text].values())) for text in done])
+    old_line, new_line = fit(old_NF, old_auc_N), fit(new_NF, new_auc_N)
     names = SPACE.layout.names
     write(
         "sealed-results.json",
@@ -205,11 +209,11 @@ def sealed(options):
             "ridge_of_twelve_less": differences,
             "between_seeds_std": math.sqrt(float(np.mean([(a - b) ** 2 / 2 for a, b in pairs]))) if pairs else None,
             "num_twice": len(pairs),
-            "between_candidates_std": float(np.std(all_AUC, ddof=1)),
-            "left_out_of_all": order_of(left_out(new_X, all_AUC), all_AUC)._asdict(),
+            "between_candidates_std": float(np.std(new_auc_N, ddof=1)),
+            "left_out_of_all": order_of(left_out(new_NF, new_auc_N), new_auc_N)._asdict(),
             "carries_over": {
-                "learned at 0.87 ms, judged at 1.5 ms": order_of(old_line.predict(new_X)[0], all_AUC)._asdict(),
-                "learned at 1.5 ms, judged at 0.87 ms": order_of(new_line.predict(old_X)[0], old_AUC)._asdict(),
+                "learned at 0.87 ms, judged at 1.5 ms": order_of(old_line.predict(new_NF)[0], new_auc_N)._asdict(),
+                "learned at 1.5 ms, judged at 0.87 ms": order_of(new_line.predict(old_NF)[0], old_auc_N)._asdict(),
             },
             "coefficients_per_doubling_points": {
                 which: {
@@ -235,13 +239,13 @@ def paired(ways, truth_N, best):
     def tau(values, draw):
         return kendalltau(values[draw], truth_N[draw]).statistic
 
-    found = {}
+    ahead = {}
     for name, values in ways.items():
         if name != best:
             differences = [tau(ways[best], draw) - tau(values, draw) for draw in draws]
             whole = tau(ways[best], np.arange(num)) - tau(values, np.arange(num))
-            found[name] = [float(whole), *(float(end) for end in np.nanpercentile(differences, [2.5, 97.5]))]
-    return found
+            ahead[name] = [float(whole), *(float(end) for end in np.nanpercentile(differences, [2.5, 97.5]))]
+    return ahead
 
 
 def keep(options):

@@ -1,88 +1,156 @@
-"""The pictures of results.md, sections 2 to 4: from length.json and sealed-results.json alone.
+"""length.html, sealed.html and race.html: what figures.py and race.py found, drawn from their JSON alone.
 
-python experiments/learned/pictures.py
+    python experiments/learned/pictures.py --out FOLDER
+
+The pictures of results.md (length.png, sealed.png, race.png) are pictures of these pages.
 """
 
+import argparse
 import json
 import pathlib
 
-import matplotlib.pyplot as plt
 import numpy as np
+from plotly.subplots import make_subplots
+
+from zennas import page
+from zennas.provenance import Provenance
+from zennas.run_folder import write_atomically
 
 HERE = pathlib.Path(__file__).parent
+COLOURS = ("#0f766e", "#b45309", "#7c3aed", "#be123c")
+GREY = "#94a3b8"
+SHADE = 0.15  # of an interval
 
 
 def main():
-    for name, draw in (("length", draw_length), ("sealed-results", draw_sealed)):
-        path = HERE / f"{name}.json"
-        if path.is_file():
-            draw(json.loads(path.read_text(encoding="utf-8")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/learned/pictures"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for source, name, draw in PICTURES:
+        if (HERE / source).is_file():
+            figures = read(source)
+            write_atomically(options.out / name, as_page(figures, *draw(figures)))
+            print(options.out / name)
 
 
-def draw_length(found):
-    """length.png: the AUC of every training by epoch, how well the order after an epoch agrees with the longest's, and
-    what depth is worth by length."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    lengths = sorted({row["epochs"] for row in found["trainings"]})
-    colours = {epochs: f"C{place}" for place, epochs in enumerate(lengths)}
-    for row in found["trainings"]:
-        values = 100 * np.array(row["auc_by_epoch"])
-        left.plot(np.arange(1, len(values) + 1), values, color=colours[row["epochs"]], lw=0.8, alpha=0.8)
-    left.set_xscale("log")
-    left.set_xlabel("epoch")
-    left.set_ylabel("AUC (%)")
+def read(name):
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+def as_page(figures, title, looks, figure):
+    """The HTML of a figure under a title. looks: {name: Look} of its legend."""
+    return page.document(
+        f"<section>{page.legend(looks)}{page.drawn(figure, 'figure', height_px=460)}</section>",
+        page.definitions(page.origin(Provenance(**figures["made_by"]), [])),
+        kind="experiment",
+        title=title,
+        subtitle="Small networks for faces, trained for a short time",
+        banner="",
+        facts=[],
+    )
+
+
+def dots(figure, x, y, colour, *, column=1, mode="markers", **more):
+    marker = {"color": colour, "size": 7}
+    figure.add_scatter(
+        x=x, y=y, mode=mode, marker=marker, line={"color": colour, "width": 1}, row=1, col=column, **more
+    )
+
+
+def whiskers(order, key):
+    """The error bars of a figure that has an interval."""
+    return {"array": [order["high"] - order[key]], "arrayminus": [order[key] - order["low"]], "width": 4}
+
+
+def draw_length(figures):
+    """The AUC of every training by epoch, how well the order after an epoch agrees with the longest's, and what depth
+    is worth by length."""
+    figure = make_subplots(cols=3, horizontal_spacing=0.07)
+    lengths = sorted({row["epochs"] for row in figures["trainings"]})
+    colour_of = dict(zip(lengths, COLOURS, strict=False))
+    for row in figures["trainings"]:
+        auc = 100 * np.array(row["auc_by_epoch"])
+        dots(figure, np.arange(1, len(auc) + 1), auc, colour_of[row["epochs"]], mode="lines")
     for epochs in lengths:
-        some = [order for order in found["orders"] if order["epochs"] == epochs]
-        after = [order["after"] for order in some]
-        middle.plot(after, [order["tau"] for order in some], color=colours[epochs], label=f"{epochs} epochs in all")
-        ends = ([order[end] for order in some] for end in ("low", "high"))
-        middle.fill_between(after, *ends, color=colours[epochs], alpha=0.12, lw=0)
-    middle.axhline(0, color="grey", lw=0.6)
-    middle.set_xscale("log")
-    middle.set_ylim(-1, 1.05)
-    middle.set_xlabel("after epoch")
-    middle.set_ylabel(f"tau with the order after {found['longest']} epochs")
-    middle.legend(frameon=False, loc="lower right")
-    slopes = found["slope_on_ln_blocks"]
-    for place, (epochs, slope) in enumerate(slopes.items()):
-        low, value, high = (slope[key] for key in ("low", "std_per_e_fold", "high"))
-        colour = colours[int(epochs)]
-        right.errorbar([place], [value], [[value - low], [high - value]], fmt="o", color=colour, capsize=4)
-    right.axhline(0, color="grey", lw=0.6)
-    right.set_xticks(range(len(slopes)), [f"{epochs} epochs" for epochs in slopes])
-    right.set_xlim(-0.5, len(slopes) - 0.5)
-    right.set_ylabel("AUC for 2.7 times the blocks, in its standard deviations")
-    finish(figure, (left, middle, right), "length.png")
+        orders = [order for order in figures["orders"] if order["epochs"] == epochs]
+        after = [order["after"] for order in orders]
+        dots(figure, after, [order["tau"] for order in orders], colour_of[epochs], column=2, mode="lines+markers")
+        interval = [*(order["low"] for order in orders), *(order["high"] for order in reversed(orders))]
+        figure.add_scatter(
+            x=after + after[::-1],
+            y=interval,
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=colour_of[epochs],
+            opacity=SHADE,
+            row=1,
+            col=2,
+        )
+    for epochs, slope in figures["slope_on_ln_blocks"].items():
+        error = whiskers(slope, "std_per_e_fold")
+        dots(figure, [f"{epochs} epochs"], [slope["std_per_e_fold"]], colour_of[int(epochs)], column=3, error_y=error)
+    for column in (2, 3):
+        figure.add_hline(y=0, line={"color": page.LINE, "width": 1}, row=1, col=column)
+    figure.update_xaxes(title="epoch", type="log", col=1)
+    figure.update_xaxes(title="after epoch", type="log", col=2)
+    figure.update_yaxes(title="AUC (%)", col=1)
+    figure.update_yaxes(title=f"tau with the order after {figures['longest']} epochs", range=[-1, 1.05], col=2)
+    figure.update_yaxes(title="AUC for 2.7 times the blocks, in its standard deviations", col=3)
+    looks = {f"{epochs} epochs in all": page.Look(colour_of[epochs], "●") for epochs in lengths}
+    return "How long a training tells the order", looks, figure
 
 
-def draw_sealed(found):
-    """sealed.png: what each way foretold of the sealed candidates, and what became of them."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    foretold = json.loads((HERE / "predictions.json").read_text(encoding="utf-8"))
-    twelve = set(foretold["twelve"])
-    for text, expected in zip(foretold["texts"], foretold["ways"]["ridge of twelve"], strict=True):
-        values = [100 * value for value in found["trained"][text].values()]
-        if values:
-            colour = "silver" if text in twelve else "C0"
-            left.plot([100 * expected] * len(values), values, "o-", color=colour, markersize=4, lw=0.8)
-    left.set_xlabel("AUC expected by the line through twelve (%); grey: the twelve")
-    left.set_ylabel("AUC after 8 epochs (%)")
-    taus = sorted(found["tau"].items(), key=lambda entry: entry[1]["tau"])
-    for place, (_, order) in enumerate(taus):
-        low, value, high = order["low"], order["tau"], order["high"]
-        right.errorbar([value], [place], xerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=4)
-    right.axvline(0, color="grey", lw=0.6)
-    right.set_yticks(range(len(taus)), [name for name, _ in taus])
-    right.set_xlabel(f"tau with the truth, {found['num_judged']} candidates")
-    finish(figure, (left, right), "sealed.png")
+def draw_sealed(figures):
+    """What each way foretold of the sealed candidates, and what became of them."""
+    figure = make_subplots(cols=2, horizontal_spacing=0.2)
+    predictions = read("predictions.json")
+    expected_of = zip(predictions["texts"], predictions["ways"]["ridge of twelve"], strict=True)
+    for text, expected in expected_of:
+        values = [100 * value for value in figures["trained"][text].values()]
+        colour = GREY if text in predictions["twelve"] else COLOURS[0]
+        dots(figure, [100 * expected] * len(values), values, colour, mode="lines+markers", hovertext=text)
+    for name, order in sorted(figures["tau"].items(), key=lambda entry: entry[1]["tau"]):
+        dots(figure, [order["tau"]], [name], COLOURS[0], column=2, error_x=whiskers(order, "tau"))
+    figure.add_vline(x=0, line={"color": page.LINE, "width": 1}, row=1, col=2)
+    figure.update_xaxes(title="AUC expected by the line through twelve (%)", col=1)
+    figure.update_yaxes(title="AUC after 8 epochs (%)", col=1)
+    figure.update_xaxes(title=f"tau with the truth, {figures['num_judged']} candidates", col=2)
+    looks = {"the twelve": page.Look(GREY, "●"), "the others; two seeds joined": page.Look(COLOURS[0], "●")}
+    return "Sealed candidates", looks, figure
 
 
-def finish(figure, all_axes, name):
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.savefig(HERE / name, dpi=110)
-    print(HERE / name)
+def draw_race(figures):
+    """Each network's trainings, and how they came there."""
+    figure = make_subplots(cols=2, horizontal_spacing=0.2)
+    looks = {}
+    for (name, curves), colour in zip(figures["curves"].items(), COLOURS, strict=True):
+        values = [100 * value for value in figures["auc"][name].values()]
+        dots(figure, values, [name] * len(values), colour)
+        figure.add_scatter(
+            x=[np.mean(values)],
+            y=[name],
+            mode="markers",
+            marker={"color": colour, "symbol": "line-ns", "size": 26, "line": {"color": colour, "width": 2}},
+            row=1,
+            col=1,
+        )
+        for auc in curves:
+            dots(figure, np.arange(1, len(auc) + 1), 100 * np.array(auc), colour, column=2, mode="lines")
+        looks[name] = page.Look(colour, "●")
+    figure.update_xaxes(title="AUC after the last epoch (%), people of fold 10", col=1)
+    figure.update_yaxes(autorange="reversed", col=1)
+    figure.update_xaxes(title="epoch", col=2)
+    figure.update_yaxes(title="AUC (%), people of fold 10", col=2)
+    return "The race: one latency, four ways to choose", looks, figure
+
+
+PICTURES = (
+    ("length.json", "length.html", draw_length),
+    ("sealed-results.json", "sealed.html", draw_sealed),
+    ("race-results.json", "race.html", draw_race),
+)
 
 
 if __name__ == "__main__":

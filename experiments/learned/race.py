@@ -2,7 +2,7 @@
 
     python experiments/learned/race.py choose --runs RUNS    # race.json; run it on a quiet machine
     python experiments/learned/faces.py race ... --out RUNS
-    python experiments/learned/race.py judge  --runs RUNS    # race-results.json, race.png
+    python experiments/learned/race.py judge  --runs RUNS    # race-results.json; pictures.py draws it
 
 RUNS is --out of faces.py, which has trained the sealed candidates.
 """
@@ -123,33 +123,31 @@ def learned_score(options):
 def at_latency(way, table_ms, protocol):
     """The candidate that a way puts first, its table corrected by what that way's own candidates measure, until one is
     within NEAR_PCT of TARGET_MS; the nearest of all tried where none is."""
-    factor, tried = 1.0, []
+    factor, tried = 1.0, {}  # tried: {candidate: measured ms}
     for _ in range(MAX_TRIES):
         device = Device(SPACE, [Constraint("latency (ms)", table_ms, TARGET_MS / factor)], None, factor)
         candidate = way(device)
-        known = next((ms for one, ms in tried if one == candidate), None)
-        if known is None:
+        if not (again := candidate in tried):
             ((_, rounds),) = truth.measure_in_rounds([candidate], protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
-            known = truth.median(rounds)
-            tried.append((candidate, known))
-            print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {known} measured", flush=True)
-        if abs(known / TARGET_MS - 1) <= NEAR_PCT / 100:
+            tried[candidate] = truth.median(rounds)
+            print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {tried[candidate]} measured", flush=True)
+        if abs(tried[candidate] / TARGET_MS - 1) <= NEAR_PCT / 100:
             return candidate
-        off = known / device.ms(candidate)
-        factor *= off if len({one for one, _ in tried}) == len(tried) and off != 1 else math.sqrt(off)
-    return min(tried, key=lambda entry: abs(entry[1] / TARGET_MS - 1))[0]
+        off = tried[candidate] / device.ms(candidate)
+        factor *= math.sqrt(off) if again else off  # half of the way where candidates alternate
+    return min(tried, key=lambda candidate: abs(tried[candidate] / TARGET_MS - 1))
 
 
 def judge(options):
-    """race-results.json and race.png: AUC of each network and seed on the people whom nobody was chosen by."""
+    """race-results.json: AUC of each network and seed on the people whom nobody was chosen by."""
     race = json.loads((HERE / "race.json").read_text(encoding="utf-8"))
     runs = {
         row["name"]: [(row["text"], race["epochs"], seed) for seed in range(race["seeds"])] for row in race["networks"]
     }
     rows = {}
     for name, of_name in runs.items():
-        found = {seed: judged(run, options) for seed, run in enumerate(of_name)}
-        rows[name] = {seed: value[JUDGED_BY] for seed, value in found.items() if value}
+        aucs = {seed: judged(run, options) for seed, run in enumerate(of_name)}
+        rows[name] = {seed: value[JUDGED_BY] for seed, value in aucs.items() if value}
     done = {name: np.array(list(values.values())) for name, values in rows.items() if values}
     spread = math.sqrt(np.mean([values.var(ddof=1) for values in done.values() if len(values) > 1]))
     learned, compared = done[LEARNED], {}
@@ -172,38 +170,12 @@ def judge(options):
         "mean": {name: round(float(values.mean()), 5) for name, values in done.items()},
         "between_seeds_std": round(spread, 5),
         "learned_less": compared,
-        "curves": {name: [[round(value, 5) for value in one] for one in some] for name, some in curves.items()},
+        "curves": {
+            name: [[round(value, 5) for value in values] for values in of_name] for name, of_name in curves.items()
+        },
     }
     write("race-results.json", values, options, by="race.py")
     print(json.dumps({key: value for key, value in values.items() if key != "curves"}, indent=1))
-    draw(race, rows, curves)
-
-
-def draw(race, rows, curves):
-    """race.png: each network's trainings, and how they came there."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for place, row in enumerate(race["networks"]):
-        name, colour = row["name"], f"C{place}"
-        values = [100 * value for value in rows[name].values()]
-        left.plot(values, [place] * len(values), "o", color=colour)
-        left.plot([np.mean(values)], [place], "|", color=colour, markersize=24)
-        for number, values in enumerate(curves[name]):
-            epochs = np.arange(1, len(values) + 1)
-            right.plot(epochs, 100 * np.array(values), color=colour, lw=1, label=None if number else name)
-    left.set_yticks(
-        range(len(rows)), [f"{row['name']}\n{row['text'].removeprefix('ir_se-')}" for row in race["networks"]]
-    )
-    left.invert_yaxis()
-    left.set_xlabel("AUC after the last epoch (%), people of fold 10")
-    right.set_xlabel("epoch")
-    right.set_ylabel("AUC (%), people of fold 10")
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.savefig(HERE / "race.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -273,13 +273,9 @@ def rounded(value):
     """The same with five decimals, which is more than 200 groups can tell."""
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
-    return (
-        [rounded(each) for each in value]
-        if isinstance(value, list)
-        else round(value, 5)
-        if isinstance(value, float)
-        else value
-    )
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def about_table(table):
