@@ -125,7 +125,7 @@ def draw_race(figures):
     """Each network's trainings, and how they came there."""
     figure = make_subplots(cols=2, horizontal_spacing=0.2)
     looks = {}
-    for (name, curves), colour in zip(figures["curves"].items(), COLOURS, strict=True):
+    for (name, curves), colour in zip(figures["curves"].items(), COLOURS, strict=False):
         values = [100 * value for value in figures["auc"][name].values()]
         dots(figure, values, [name] * len(values), colour)
         figure.add_scatter(
