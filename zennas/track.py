@@ -8,7 +8,7 @@ from zennas.learn_plan import LearnPlan
 from zennas.records import EXPERIMENTS, SPACES, TRACKS, Record, UserError, names, resolve, suggestion
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import check_known
-from zennas.space.learned import LearnedScore
+from zennas.space.learned import LEARNED, LearnedScore
 from zennas.space.shape import ImagePx, Shape, Sized, height_and_width, without_defaults
 from zennas.space.space import Space
 from zennas.tasks.table import FIRST, learn_plan_of, plan_of, row_of, tune_plan_of
@@ -141,7 +141,7 @@ class Track(Record):
 class ScorePlan(Record):
     """How a score is computed: more of everything is quieter and slower."""
 
-    name: str = "zen"  # a row of SCORES, or "learned"
+    name: str = "zen"  # a row of SCORES, or LEARNED
     image_px: ImagePx = 32  # of the random images, whatever the network is for: a side, or [height, width]
     batch: Count = 2
     repeats: Count = 1
@@ -154,8 +154,8 @@ class ScorePlan(Record):
 
     @pydantic.model_validator(mode="after")
     def _learned_has_its_model(self):
-        if (self.name == "learned") != (self.learned is not None):
-            raise ValueError("score 'learned' together with its model; on the command line: --score learned:OUT")
+        if (self.name == LEARNED) != (self.learned is not None):
+            raise ValueError(f"score '{LEARNED}' together with its model; on the command line: --score {LEARNED}:OUT")
         return self
 
     @property

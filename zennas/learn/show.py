@@ -7,7 +7,7 @@ from zennas.flags import line
 from zennas.learn.options import Options
 from zennas.learn.outcome import REPORT, Learned
 from zennas.learn.report import named
-from zennas.score.learned import LEARNED
+from zennas.space.learned import LEARNED
 
 NOTHING_TOLD = 1  # exit code: seeds differ as much as candidates
 

@@ -18,13 +18,13 @@ from zennas.records import UserError
 from zennas.run.crowning import Crowned, crown
 from zennas.run.options import Options
 from zennas.run.show import show_crowned
-from zennas.score.learned import LEARNED
 from zennas.search import run as search_room
 from zennas.search.measured import Measured
 from zennas.search.options import Options as SearchOptions
 from zennas.search.show import NO_WINNER
 from zennas.search.show import show as show_winners
 from zennas.search.stages import Checked
+from zennas.space.learned import LEARNED
 from zennas.tasks.table import task_of
 from zennas.track import load_experiment
 from zennas.train import run as train_room

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from zennas.records import UserError
-from zennas.space.learned import LearnedScore
+from zennas.space.learned import LEARNED, LearnedScore
 from zennas.space.parts import Sums, sums_of_genes
 from zennas.space.space import Space
 
-LEARNED = "learned"  # the name of the score; on the command line learned:OUT
 MODEL = "model.json"  # in the folder that `zennas learn` writes
 
 

@@ -12,7 +12,7 @@ def optimum_of(searched: Searched) -> dict | None:
     All its numbers come from the closed form and the table. `bound` is what no candidate within the budget exceeds by
     the relaxation alone, `closed_form` what the optimum itself has.
     """
-    return _said(searched, searched.funnel and searched.funnel.optimum)
+    return _plain(searched, searched.funnel and searched.funnel.optimum)
 
 
 def optima_of(searched: Searched) -> list[dict]:
@@ -26,14 +26,14 @@ def optima_of(searched: Searched) -> list[dict]:
             "band": band.name,
             "text": band.text,
             "least_effectiveness": round(max(0.0, band.least), 6),
-            "optimum": _said(searched, proven.optimum),
+            "optimum": _plain(searched, proven.optimum),
             "why_not": proven.why_not,
         }
         for band, proven in zip(searched.bands.bands, searched.funnel.proven, strict=True)
     ]
 
 
-def _said(searched, optimum):
+def _plain(searched, optimum):
     if optimum is None:
         return None
     factor = searched.predictor.factor_of(optimum.candidate)

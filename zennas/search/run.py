@@ -5,7 +5,7 @@ import pathlib
 from zennas.progress import Progress, silent
 from zennas.records import ProcessLostError, UserError
 from zennas.run_folder import lasting, lasting_url
-from zennas.score.learned import LEARNED, named_score
+from zennas.score.learned import named_score
 from zennas.score.scores import SCORES
 from zennas.search.finals import hold_finals, take_from_islands
 from zennas.search.loop import search
@@ -19,6 +19,7 @@ from zennas.search.scored import checked_table
 from zennas.search.stages import Checked, Opened, Searched, Settled
 from zennas.search.storage import PATIENCE_S, asked_storage, shown, without_secret
 from zennas.search.workers import MeasuringError
+from zennas.space.learned import LEARNED
 from zennas.track import Experiment, SearchPlan, load_experiment, load_space, lookup
 
 

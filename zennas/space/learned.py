@@ -16,6 +16,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.parts import Sums, sums_of_genes
 from zennas.space.space import Space
 
+LEARNED = "learned"  # the name of the score in a plan; on the command line learned:OUT
 OUTSIDE = 100.0  # times the region's radius: how far a gene counts that no trained candidate reached
 REGION = (
     "every gene within what was trained, no farther from the centre of the trained than the farthest of them, in "
@@ -67,13 +68,16 @@ class LearnedScore(Record):
 
     def of_candidate(self, candidate: Candidate) -> tuple[float, float]:
         """(mean, standard deviation) of one candidate. UserError for one of another kind."""
-        if candidate.kind != self.kind or len(candidate.genes) != len(self.genes):
+        if not self._knows(candidate):
             raise UserError(
                 f"{candidate.text}: the learned score is of candidates of kind '{self.kind}' with "
                 f"{len(self.genes)} genes"
             )
         (mean,), (std,) = self.of(np.array([candidate.genes]))
         return float(mean), float(std)
+
+    def _knows(self, candidate):
+        return candidate.kind == self.kind and len(candidate.genes) == len(self.genes)
 
     def sums(self, space: Space) -> Sums:
         """The expected values over a space, for any number of candidates at once."""
@@ -96,7 +100,7 @@ class LearnedScore(Record):
     def is_within(self, candidate: Candidate) -> bool:
         """Whether a candidate is in the REGION, with room for the rounding of a sum."""
         genes_G = np.array(candidate.genes)
-        if len(genes_G) != len(self.genes) or (genes_G < self.lowest).any() or (genes_G > self.highest).any():
+        if not self._knows(candidate) or (genes_G < self.lowest).any() or (genes_G > self.highest).any():
             return False
         unit_G = (np.log(genes_G) - np.array(self.centre)) / np.array(self.scale)
         return bool(np.linalg.norm(unit_G) <= self.radius * (1 + 1e-9))
