@@ -213,6 +213,9 @@ def test_a_broken_file_of_an_experiment_is_refused_by_its_own_name(refused, tiny
         ("--budget-ms", "0", "--budget-ms: given 0, allowed: more than 0"),
         ("--budget-ms", "-3", "--budget-ms: given -3, allowed: more than 0"),
         ("--budget-ms", "nan", "--budget-ms"),
+        ("--budget-ms", "inf", "--budget-ms: given inf, allowed: a finite number"),
+        ("--minutes", "inf", "--minutes: given inf, allowed: a finite number"),
+        ("--images", "", "--images: given '', allowed: a path"),
         ("--seed", "-1", "seed"),  # numpy's generators take none below zero
         ("--seed", str(2**40), "seed"),  # nor torch's one that does not fit 64 bits behind a shift of 32
         ("--backend", "onnxruntime", "backend 'onnxruntime' is not known; did you mean 'onnxruntime-cpu'?"),

@@ -50,6 +50,18 @@ def test_what_differs_is_named_by_its_path_however_long_the_rest_is(tmp_path):
         open_run(tmp_path / "run", SETTINGS | {"loss": other}, start={})
 
 
+def test_of_many_differences_the_first_are_named(tmp_path):
+    open_run(tmp_path / "run", {f"a{number:02d}": 0 for number in range(20)}, start={})
+    with pytest.raises(UserError, match=r"a07: 0, now 1; and 12 more\)"):
+        open_run(tmp_path / "run", {f"a{number:02d}": 1 for number in range(20)}, start={})
+
+
+def test_a_run_that_lacks_an_entry_begins_with_it(tmp_path):
+    open_run(tmp_path / "run", SETTINGS, start={"done": 3})
+    state, existed = open_run(tmp_path / "run", SETTINGS, start={"done": 0, "summary": None})
+    assert existed and state["done"] == 3 and state["summary"] is None
+
+
 @pytest.mark.parametrize("text", ["[1]", "3", '{"format": 1}', '{"format": 1, "settings": []}', "[" * 100_000])
 def test_what_is_no_state_of_a_run_is_refused(tmp_path, text):
     (tmp_path / "run.json").write_text(text)

@@ -185,6 +185,8 @@ def _parameter(option: Option) -> inspect.Parameter:
         settings["autocompletion"] = lambda incomplete: _offered(_names_of(values), incomplete, separator)
     elif option.choices:
         settings["autocompletion"] = lambda incomplete: [name for name in option.choices if name.startswith(incomplete)]
+    if option.kind is pathlib.Path:
+        settings["parser"] = path
     if is_positional:
         shown = typer.Argument(**settings)
     elif kind is bool:
@@ -202,6 +204,11 @@ def _parameter(option: Option) -> inspect.Parameter:
         Annotated[kind | None if optional else kind, shown],
         default=inspect.Parameter.empty if option.required else default,
     )
+
+
+def path(text: pathlib.Path | str) -> Any:
+    """A path of the command line; an empty one stays a text, which an option refuses. typer calls its kind PATH."""
+    return pathlib.Path(text) if text else ""
 
 
 def _names_of(values: str) -> list[str]:

@@ -102,8 +102,10 @@ def spelled(name: str) -> str:
 
 class CommandOptions(Record):
     """The base of a command's `Options`: what a user asks of it, one field for each option. The docstring of an Options
-    class is the help of its command.
+    class is the help of its command. Numbers are finite, and no path is empty: that would be the working folder.
     """
+
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
 
     # Outputs of the command beside what it prints for people: {name of the option: help}. Further ones than json are
     # methods print_NAME of what its `run` returns; where there are some, standard output is for results alone.
@@ -272,6 +274,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _value(option: Option, value: Any) -> Any:
     """A value as its field takes it."""
+    if option.kind is pathlib.Path and (value == "" if isinstance(value, str) else "" in _words_in(value)):
+        raise UserError(f"{option.spelled}: given '', allowed: a path; the working folder is .")
     if option.many == "named" and not isinstance(value, Mapping):
         return _numbers(option, [value] if isinstance(value, str) else value)
     if option.many == "separated" and isinstance(value, str | list | tuple):
@@ -287,6 +291,11 @@ def _value(option: Option, value: Any) -> Any:
         value = tuple(str(part) if isinstance(part, pathlib.PurePath) else part for part in value)
         return _each_once(option, value) if option.extra.get("metavar") == PAIR else value
     return str(value) if option.kind is str and isinstance(value, pathlib.PurePath) else value
+
+
+def _words_in(value: Any) -> list[str]:
+    """The texts of a sequence."""
+    return [part for part in value if isinstance(part, str)] if isinstance(value, list | tuple) else []
 
 
 def _separated(values: Sequence[Any], separator: str) -> tuple[Any, ...]:

@@ -22,6 +22,15 @@ def shown(name: object) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def printable(name: object) -> str:
+    """A name on one line of a message: what no terminal prints, escaped.
+
+    >>> printable("Zoë\\x1b[2J")
+    'Zoë\\\\x1b[2J'
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown(name))
+
+
 def unshown(text: str) -> str:
     """The name of which `shown` made this text, so that what zennas writes can be given to it.
 

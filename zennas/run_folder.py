@@ -14,6 +14,7 @@ import filelock
 from zennas.provenance import provenance
 from zennas.records import UserError, shortened
 
+DIFFERING = 8  # settings that a message names
 FORMAT = 1  # of run.json; raised when an older run could not be read any more
 
 
@@ -28,7 +29,7 @@ def open_run(
     before: dict | None = None,
 ) -> tuple[dict, bool]:
     """(state of run.json, whether it was there): the run in the folder if it is of the same `settings`, else a new one
-    that begins with the entries of `start`.
+    that begins with the entries of `start`, which a run that lacks one of them begins anew.
 
     resume: it must be there. fresh: what is there is moved aside to FOLDER.old-N, never deleted.
     before: the state of this run as it is known elsewhere, from which a folder without one begins.
@@ -44,14 +45,14 @@ def open_run(
         state = _load_state(folder)
         if differing := _differences(state["settings"], settings):
             raise UserError(
-                f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
+                f"{folder}: holds a run with other settings ({_first_of(differing)}); "
                 "choose another --out, or --fresh to move it aside and begin anew"
             )
-        return state, True
+        return start | state, True
     if before is not None:
         if differing := _differences(before["settings"], settings):
             raise UserError(
-                f"the study of {folder.name} in the store is of a run with other settings ({'; '.join(differing)}); "
+                f"the study of {folder.name} in the store is of a run with other settings ({_first_of(differing)}); "
                 "choose another --out: its name is the study's"
             )
     elif resume:
@@ -236,6 +237,11 @@ def _differences(old, new):
         elif before != now and not (isinstance(before, str) and isinstance(now, str) and same_data(before, now)):
             differing.append(f"{key}: {_short(before)}, now {_short(now)}")
     return differing
+
+
+def _first_of(differing):
+    more = len(differing) - DIFFERING
+    return "; ".join(differing[:DIFFERING]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _short(value):

@@ -3,6 +3,11 @@
 import pytest
 import yaml
 
+from tests.learn.conftest import IMAGES_EACH, NUM_IDENTITIES
+from tests.train.conftest import drawn_faces, ran, write_folder
+from zennas.run.__main__ import main as run_main
+from zennas.search.__main__ import main as search_main
+
 
 @pytest.mark.parametrize(
     "words, says",
@@ -21,6 +26,13 @@ import yaml
         (["--device", "tpu"], "--device: given 'tpu'"),
         (["--resume"], "holds no run to resume"),
         (["--resume", "--fresh"], "--resume and --fresh exclude each other"),
+        (["--budget-ms", "inf"], "--budget-ms: given inf, allowed: a finite number"),
+        (["--data", ""], "--data: given '', allowed: a path"),  # as an empty variable of a shell gives it
+        (["--out", ""], "--out: given '', allowed: a path"),
+        (["--held-out", ""], "--held-out: given '', allowed: a path"),
+        (["--teacher", ""], "--teacher '': names no file"),
+        (["--set", "batch=100000"], "batch 100000 is larger than an epoch of 64 images"),
+        (["--set", "batch=1"], "at least 2"),
         (["--track", "webface-srf"], "did you mean 'webface-sfr'?"),
     ],
 )
@@ -29,7 +41,7 @@ def test_what_it_cannot_use_is_said_in_one_line(asked, words, says, tmp_path):
     errors = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
     assert ended.code == 2 and len(errors) == 1 and says in errors[0], ended.said
     assert "Traceback" not in ended.said
-    assert not (tmp_path / "run" / "latency").exists()
+    assert not (tmp_path / "run").exists()  # the corrected command begins in the same folder
 
 
 @pytest.mark.parametrize(
@@ -61,3 +73,54 @@ def test_a_folder_of_something_else_is_left_alone(asked, tmp_path):
     ended = asked()
     assert ended.code == 2 and "is not empty and holds no run" in ended.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "num, each, says",
+    [
+        (1, IMAGES_EACH, "the 1 held-out identities have 6 pairs of one person and 0 of two"),
+        (3, IMAGES_EACH, "pairs of one person and 0 of two; a reward needs both"),
+        (NUM_IDENTITIES, 1, "have 0 pairs of one person"),
+    ],
+)
+def test_data_of_too_few_people_or_images(asked, tmp_path, num, each, says):
+    ended = asked("--data", write_folder(tmp_path / "few", drawn_faces(num, each, seed=0)))
+    assert ended.code == 2 and says in ended.stderr and not (tmp_path / "run").exists(), ended.said
+
+
+def test_data_of_files_that_are_no_images(asked, tmp_path):
+    for who in range(8):
+        (tmp_path / "no" / f"p{who}").mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "no" / f"p{who}" / f"{number}.png").write_bytes(b"no image")
+    ended = asked("--data", tmp_path / "no", "--set", "batch=4")
+    assert ended.code == 2 and "corrupt" in ended.stderr and not (tmp_path / "run").exists(), ended.said
+
+
+def test_a_run_of_which_something_is_garbled(asked, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{gar")
+    ended = asked()
+    assert ended.code == 2 and "run.json: not valid JSON" in ended.stderr, ended.said
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--learn-from", "FACES", "--then-train", "FACES"], "--learn-from and --then-train exclude each other"),
+        (["--teacher", "t.onnx"], "--teacher t.onnx: nothing is trained"),
+        (["--learn-from", ""], "--learn-from: given '', allowed: a path"),
+        (["--learn-from", "FACES", "--score", "naswot"], "--score naswot: the score is what is learned"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_anything_begins(material, tmp_path, words, says):
+    words = [str(material.faces) if word == "FACES" else word for word in words]
+    ended = ran("--track", material.experiment, "--out", tmp_path / "no", *words, command=search_main)
+    assert ended.code == 2 and says in ended.stderr and not (tmp_path / "no").exists(), ended.said
+
+
+@pytest.mark.parametrize("words", [["--trainings", "8"], ["--held-out", "a.txt"], ["--test", "b.txt"]])
+def test_what_is_for_learning_is_not_ignored_without_it(material, tmp_path, words):
+    ended = ran(material.experiment, "--data", material.faces, "--out", tmp_path / "no", *words, command=run_main)
+    assert ended.code == 2 and f"{words[0]} {words[1]}: is for --learn" in ended.stderr, ended.said
+    assert not (tmp_path / "no").exists()

@@ -76,24 +76,3 @@ def test_the_whole_way_in_one_command(material, tmp_path):
     # Whoever judges is left out of the full trainings, too.
     num_people = result["learned"]["described"]["held_out"]["num_identities"]
     assert result["trained"]["training"]["num_identities"] <= 16 - num_people
-
-
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (["--learn-from", "FACES", "--then-train", "FACES"], "--learn-from and --then-train exclude each other"),
-        (["--teacher", "t.onnx"], "--teacher t.onnx: nothing is trained"),
-        (["--learn-from", "FACES", "--score", "naswot"], "--score naswot: the score is what is learned"),
-    ],
-)
-def test_what_does_not_go_together_is_told_before_anything_begins(material, tmp_path, words, says):
-    words = [str(material.faces) if word == "FACES" else word for word in words]
-    ended = ran("--track", material.experiment, "--out", tmp_path / "no", *words, command=search_main)
-    assert ended.code == 2 and says in ended.stderr and not (tmp_path / "no").exists(), ended.said
-
-
-@pytest.mark.parametrize("words", [["--trainings", "8"], ["--held-out", "a.txt"], ["--test", "b.txt"]])
-def test_what_is_for_learning_is_not_ignored_without_it(material, tmp_path, words):
-    ended = ran(material.experiment, "--data", material.faces, "--out", tmp_path / "no", *words, command=run_main)
-    assert ended.code == 2 and f"{words[0]} {words[1]}: is for --learn" in ended.stderr, ended.said
-    assert not (tmp_path / "no").exists()

@@ -11,7 +11,15 @@ from tests.conftest import TINY_SPACE
 from tests.learn.test_comparison import device as device_fixture
 from tests.learn.test_trainings import ended, request_of
 from tests.search.conftest import measured_entry
-from zennas.learn.outcome import Learned, learned_of, table_of, verdict, write_outcome
+from zennas.learn.outcome import (
+    Learned,
+    complete_outcome,
+    learned_of,
+    rows_of,
+    table_of,
+    verdict,
+    write_outcome,
+)
 from zennas.learn.report import page
 from zennas.learn.trainings import first_jobs
 from zennas.records import UserError
@@ -102,6 +110,31 @@ def test_what_is_written_is_what_was_learned(learned, tmp_path):
     assert rows["error"].notna().sum() == 1
     winner = yaml.safe_load((tmp_path / "winner.yaml").read_text())
     assert Candidate(**winner) == found.winner.candidate
+
+
+@pytest.mark.parametrize("name", ["model.json", "trainings.csv", "winner.yaml", "report.html"])
+def test_a_file_that_was_removed_is_written_again(learned, tmp_path, name):
+    request, found = learned(noise=1e-4)
+    write_outcome(request, found)
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    complete_outcome(request, found)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_run_json_says_of_noise_is_looked_at(learned):
+    _, found = learned(noise=1e-4)
+    with pytest.raises(UserError, match=r"run.json: key 'noise.between_seeds_std' is missing"):
+        Learned.parse(found.plain() | {"noise": {"x": 1.0}}, "run.json")
+
+
+def test_a_training_that_is_no_more_of_the_pool_is_left_out(pool, tmp_path):
+    request, finished = request_of(), {}
+    for job in first_jobs(request, pool):
+        finished[job.key] = ended(job, 0.5, tmp_path=tmp_path)
+    rows = rows_of(request, pool[:10], finished, times=100.0)
+    keys = {entry.key for entry in pool[:10]}
+    assert 0 < len(rows) < 8 and all(row.candidate.key in keys for row in rows)
 
 
 def test_the_page_says_all_of_it(learned):

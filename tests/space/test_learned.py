@@ -1,6 +1,7 @@
 """The learned score: a line over the log genes, as numbers, as sums over a space, and where it is believed."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -126,8 +127,37 @@ def test_a_model_with_numbers_missing_is_refused(space):
     values = score.model_dump()
     with pytest.raises(UserError, match="as many numbers as genes everywhere"):
         LearnedScore.parse(values | {"centre": values["centre"][1:]}, "model.json")
-    with pytest.raises(UserError, match="radius"):
-        LearnedScore.parse(values | {"radius": 0.0}, "model.json")
+    with pytest.raises(UserError, match="1 or more genes"):
+        empty = ("genes", "lowest", "highest", "centre", "scale", "coefficients", "covariance")
+        LearnedScore.parse(values | dict.fromkeys(empty, ()), "model.json")
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"radius": 0.0}, "radius"),
+        ({"radius": math.inf}, "radius"),
+        ({"radius": 1e308}, "radius"),
+        ({"intercept": math.nan}, "intercept: given nan, allowed: a finite number"),
+        ({"coefficients": [math.inf] * 5}, "coefficients.0"),
+        ({"coefficients": [1e308] * 5}, "coefficients.0"),
+        ({"centre": [math.nan] * 5}, "centre.0"),
+        ({"scale": [0.0] * 5}, "scale.0: given 0.0, allowed: greater than 0"),
+        ({"covariance": [[math.nan] * 5] * 5}, "covariance.0.0"),
+        ({"covariance": [[-1.0] * 5] * 5}, "variances of 0 or more; given -1 for stem_width"),
+        ({"lowest": [0] * 5}, "lowest.0"),
+        ({"lowest": [999] * 5}, "lowest at most highest; given 999 and"),
+        ({"num_trained": -4}, "num_trained"),
+        ({"tau": 7.0}, "tau: given 7.0"),
+        ({"tau": math.nan}, "tau"),
+        ({"tau_high": None}, "both tau_low and tau_high"),
+    ],
+)
+def test_a_model_with_numbers_that_no_line_has_is_refused(space, changes, says):
+    score, _, _ = learned_in(space)
+    with pytest.raises(UserError, match=r"model\.json: ") as error:
+        LearnedScore.parse(score.model_dump() | changes, "model.json")
+    assert says in str(error.value)
 
 
 def test_the_prior_counts_every_stage_once(space):
@@ -149,9 +179,10 @@ def test_a_score_is_named_as_a_row_or_as_a_folder(space, tmp_path):
     ):
         with pytest.raises(UserError, match=why):
             named_score(name)
-    (tmp_path / "model.json").write_text("{")
-    with pytest.raises(UserError, match="is no JSON"):
-        named_score(f"learned:{tmp_path}")
+    for text in ("", "{", "[" * 100_000):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(UserError, match="is no JSON"):
+            named_score(f"learned:{tmp_path}")
 
 
 def test_a_plan_says_nothing_of_a_model_that_it_has_not(space):

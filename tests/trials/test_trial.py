@@ -11,6 +11,7 @@ from tests.train.conftest import material, one_thread, options, untrained  # noq
 from zennas.progress import silent
 from zennas.records import UserError
 from zennas.train.journal import read_lines_of_json, read_metrics
+from zennas.trials.engine import JOBS, Book, Job
 from zennas.trials.trial import (
     ENDED,
     FAILED,
@@ -98,3 +99,19 @@ def test_a_line_that_a_kill_tore_is_left_out(tmp_path):
     assert read_lines_of_json(path) == []
     path.write_text(json.dumps({"a": 1}) + "\n" + '{"a": 2')
     assert read_lines_of_json(path) == [{"a": 1}]
+    path.write_bytes(b'{"a": 1}\n3\n\xff\xfe\n\0\0\0\n' + b"[" * 100_000)  # as a disk may leave it
+    assert read_lines_of_json(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b'{"error', b"\xff", b"[1]", b"null"])
+def test_a_file_that_a_disk_tore_says_nothing(tmp_path, content):
+    (tmp_path / "failed.json").write_bytes(content)
+    assert read_json(tmp_path / "failed.json") == {}
+
+
+def test_proposals_that_say_nothing_or_are_given_meanwhile_are_no_jobs(tmp_path):
+    first, second = Job("a", "the first", {}), Job("b", "the second", {})
+    lines = [first._asdict(), second._asdict(), {"x": 1}]
+    (tmp_path / JOBS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    book = Book(tmp_path, [first], lambda finished, under_way: None, 3)
+    assert [book.begin(), book.begin()] == [first, second] and not book.has_next()

@@ -115,6 +115,8 @@ def _parsed(text, option):
         if not value:
             raise UserError(f"{option} {text}: {key}= says nothing; spelling: {SPELLING}")
         path, given[key] = head, value
+    if not path:
+        raise UserError(f"{option} {text!r}: names no file; spelling: {SPELLING}")
     return pathlib.Path(path), given
 
 

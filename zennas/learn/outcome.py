@@ -196,7 +196,8 @@ def rows_of(
     num_filling = plan.first - plan.num_by_prior
     rows = []
     for place, (key, row) in enumerate(by_candidate.items()):
-        entry = entries[key]
+        if (entry := entries.get(key)) is None:  # measured by an earlier start, and no more of the pool
+            continue
         chosen = FILLS if place < num_filling else BY_PRIOR if place < plan.first else BY_INTERVAL
         rows.append(
             LearnedRow(
@@ -260,6 +261,13 @@ def table_of(learned: Learned) -> pd.DataFrame:
             | {"seconds": row.seconds, "error": row.error}
         )
     return pd.DataFrame(rows)
+
+
+def complete_outcome(request: Request, learned: Learned) -> None:
+    """The files of a run that is done, where one of them is missing: a search may need it."""
+    needed = [MODEL, TRAININGS, REPORT, *([WINNER] if learned.winner else [])]
+    if not all((request.out / name).is_file() for name in needed):
+        write_outcome(request, learned)
 
 
 def write_outcome(request: Request, learned: Learned) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from zennas.learn.comparison import Device, device_of
 from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
-from zennas.learn.outcome import Learned, learned_of, write_outcome
+from zennas.learn.outcome import Learned, complete_outcome, learned_of, write_outcome
 from zennas.learn.request import SHARED, Asked, Request, check
-from zennas.learn.trainings import Setting, opened_teacher, ready_teacher, run_trainings
+from zennas.learn.trainings import Setting, check_trainings, opened_teacher, ready_teacher, run_trainings
 from zennas.progress import Progress, silent
-from zennas.run_folder import lock_folder, open_run, save_run
+from zennas.run_folder import explaining, lock_folder, open_run, save_run
 from zennas.search.loop import begin
 from zennas.search.measured import Measured
 from zennas.search.opening import open_search
@@ -47,6 +47,7 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         progress.end()
         groups = learning.split(request, source)
         teacher = opened_teacher(request)
+        check_trainings(request, source, groups, teacher)
         settings = request.settings(
             learning.settings(source, groups), _of_latency(asked.latency), teacher.fingerprint if teacher else None
         )
@@ -61,10 +62,12 @@ def learn(asked: Asked, progress: Progress) -> Learned:
         progress.log_to(request.out / LOG)
         if state["learned"] is not None:
             progress.say(f"{request.shown_out}: this run is done; --fresh learns again")
-            return Learned.parse(state["learned"], request.out / "run.json").model_copy(
-                update={"out": request.shown_out}
-            )
-        (request.out / SHARED).mkdir(exist_ok=True)
+            learned = Learned.parse(state["learned"], request.out / "run.json")
+            learned = learned.model_copy(update={"out": request.shown_out})
+            complete_outcome(request, learned)
+            return learned
+        with explaining(request.out):
+            (request.out / SHARED).mkdir(exist_ok=True)
         fields = learning.trained(request, source, groups, request.out / SHARED)
         setting = Setting(request, groups, dict(fields))
         _announce(setting, source, progress)

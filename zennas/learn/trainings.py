@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from zennas.learn.choosing import first_to_train, next_to_train
 from zennas.learn.model import fit
 from zennas.learn.request import Request
 from zennas.learn_plan import LEAST_TRAINED
-from zennas.progress import Progress
+from zennas.progress import Progress, silent
 from zennas.ranks import join
 from zennas.records import UserError
 from zennas.score.learned import width_prior
@@ -21,7 +22,7 @@ from zennas.space.candidate import Candidate
 from zennas.tasks.judging import Groups
 from zennas.tasks.learning import Learning
 from zennas.tasks.table import learning_of, task_of
-from zennas.train.prepare import prepare
+from zennas.train.prepare import check_batches, prepare
 from zennas.trials.engine import Job, Outcome, fair_share, run_jobs, workers
 from zennas.trials.trial import REWARD, Opened, train_judged
 
@@ -120,12 +121,22 @@ def opened_teacher(request: Request) -> Any:
     return task_of(request.task).open_teacher(training, join(request.device))
 
 
+def check_trainings(request: Request, source: Any, groups: Groups, teacher: Any) -> None:
+    """UserError for what no training could use, before anything is measured, and before a folder is made of it."""
+    task, learning, ranks = task_of(request.task), learning_of(request.task), join(request.device)
+    with tempfile.TemporaryDirectory() as folder:
+        fields = learning.trained(request, source, groups, pathlib.Path(folder))
+        training = request.short_training(
+            request.space.cheapest(), seed=request.learn.seed, out=request.out, fields=fields
+        )
+        task.check_plan(training.plan, request.name)
+        check_batches(training, task.open_data(training, silent()), teacher, ranks, silent())
+
+
 def ready_teacher(setting: Setting, teacher: Any, candidate: Candidate, progress: Progress) -> None:
-    """Ask the teacher once about all that is trained on, before several trainings would ask at the same time. UserError
-    for what no training could use."""
+    """Ask the teacher once about all that is trained on, before several trainings would ask at the same time."""
     request, task = setting.request, task_of(setting.request.task)
     training = request.short_training(candidate, seed=request.learn.seed, out=request.out, fields=setting.fields)
-    task.check_plan(training.plan, request.name)
     prepare(training, task.open_data(training, progress), teacher, join(request.device), progress)
 
 

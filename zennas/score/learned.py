@@ -40,7 +40,7 @@ def load_learned(folder: pathlib.Path | str) -> LearnedScore:
             f"--score {LEARNED}:{folder}: {MODEL} cannot be read: {error.strerror or error}; it is made by: "
             f"python -m zennas.learn --data DATA --out {folder}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON: {error}") from None
     return LearnedScore.parse(values, path)
 

@@ -47,6 +47,8 @@ def check(options: Options) -> Checked:
         )
     if options.detector is not None and not options.detector.is_file():
         raise UserError(f"--detector {options.detector}: no such file")
+    if options.images is not None and not options.images.exists():
+        raise UserError(f"--images {options.images}: is not there")
     space = load_space(options.space) if options.space else space
     if plan.score.learned is not None:
         plan.score.learned.check_space(space, f"--score {options.score}")

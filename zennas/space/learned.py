@@ -7,21 +7,28 @@ believed outside what was trained: REGION says how far it reaches.
 # N candidates, G genes, V values of one gene's range
 
 import math
+from typing import Annotated
 
 import numpy as np
 import pydantic
 
-from zennas.records import Record, UserError
+from zennas.records import Record, UserError, some
 from zennas.space.candidate import Candidate
 from zennas.space.parts import Sums, sums_of_genes
 from zennas.space.space import Space
 
 LEARNED = "learned"  # the name of the score in a plan; on the command line learned:OUT
+MOST = 1e9  # of any number of a line, so that their squares and sums stay finite
 OUTSIDE = 100.0  # times the region's radius: how far a gene counts that no trained candidate reached
 REGION = (
     "every gene within what was trained, no farther from the centre of the trained than the farthest of them, in "
     "standard deviations of the log genes, and of their latency"
 )
+
+Number = Annotated[float, pydantic.Field(ge=-MOST, le=MOST)]
+Above = Annotated[float, pydantic.Field(gt=0, le=MOST)]
+Gene = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+Tau = Annotated[float, pydantic.Field(ge=-1, le=1)]
 
 
 class LearnedScore(Record):
@@ -30,32 +37,50 @@ class LearnedScore(Record):
     Coefficients are per e-fold of a gene: doubling it is worth ln 2 of them.
     """
 
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
+
     kind: str  # of the candidates, as Candidate.kind
     measure: str  # what was measured of the trained candidates: "AUC"
     unit: str  # "%", or ""
     genes: tuple[str, ...]  # names, in the order of Space.genes
-    lowest: tuple[int, ...]  # of the trained, by gene
-    highest: tuple[int, ...]
-    centre: tuple[float, ...]  # mean ln gene of the trained
-    scale: tuple[float, ...]  # its standard deviation among them; 1 where a gene did not vary
-    intercept: float
-    coefficients: tuple[float, ...]
-    covariance: tuple[tuple[float, ...], ...]  # of the coefficients
-    radius: float = pydantic.Field(gt=0)
+    lowest: tuple[Gene, ...]  # of the trained, by gene
+    highest: tuple[Gene, ...]
+    centre: tuple[Number, ...]  # mean ln gene of the trained
+    scale: tuple[Above, ...]  # its standard deviation among them; 1 where a gene did not vary
+    intercept: Number
+    coefficients: tuple[Number, ...]
+    covariance: tuple[tuple[Number, ...], ...]  # of the coefficients
+    radius: Above
     # The latency of the fastest of the trained over the budget: below, nothing is known.
     least_share: float = pydantic.Field(ge=0, le=1)
-    num_trained: int
+    num_trained: int = pydantic.Field(ge=1)
     # Kendall's, each trained candidate predicted from the others (leave-one-out); with its interval of 95 %
-    tau: float | None
-    tau_low: float | None
-    tau_high: float | None
+    tau: Tau | None
+    tau_low: Tau | None
+    tau_high: Tau | None
 
     @pydantic.model_validator(mode="after")
     def _one_number_per_gene(self):
-        lengths = {len(getattr(self, name)) for name in ("genes", "lowest", "highest", "centre", "scale")}
-        lengths |= {len(self.coefficients), len(self.covariance), *map(len, self.covariance)}
-        if len(lengths) > 1:
-            raise ValueError(f"as many numbers as genes everywhere; given {sorted(lengths)}")
+        names = ("lowest", "highest", "centre", "scale", "coefficients", "covariance")
+        lengths = {name: len(getattr(self, name)) for name in names}
+        lengths |= {f"covariance.{row}": len(numbers) for row, numbers in enumerate(self.covariance)}
+        if not self.genes or set(lengths.values()) != {len(self.genes)}:
+            wrong = some([f"{name} {num}" for name, num in lengths.items() if num != len(self.genes)])
+            raise ValueError(
+                f"1 or more genes, and as many numbers as genes everywhere; given {len(self.genes)} genes, {wrong}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _intervals_are_some(self):
+        for name, low, high in zip(self.genes, self.lowest, self.highest, strict=True):
+            if low > high:
+                raise ValueError(f"lowest at most highest; given {low} and {high} for {name}")
+        for place, name in enumerate(self.genes):
+            if self.covariance[place][place] < 0:
+                raise ValueError(f"variances of 0 or more; given {self.covariance[place][place]:g} for {name}")
+        if (self.tau_low is None) != (self.tau_high is None) or (self.tau is None and self.tau_low is not None):
+            raise ValueError("tau alone, with both tau_low and tau_high, or none of them")
         return self
 
     def of(self, genes_NG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

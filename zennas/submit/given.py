@@ -96,7 +96,7 @@ def _training_in(path):
     """What run.json says where zennas train wrote it, else None."""
     try:
         state = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return state if isinstance(state, dict) and "finished_with" in state else None
 

@@ -51,11 +51,13 @@ def known_corrupt(folder: pathlib.Path | str) -> set[str]:
 
 
 def read_lines_of_json(path: pathlib.Path | str) -> list[dict]:
-    """The entries of a file of JSON lines, [] where there is none; one that a kill tore is left out."""
+    """The entries of a file of JSON lines, [] where there is none; what a kill or a disk tore is left out."""
     path, entries = pathlib.Path(path), []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(entry, dict):
+            entries.append(entry)
     return entries

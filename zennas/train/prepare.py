@@ -76,8 +76,9 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
     return tuple(sets)
 
 
-def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
-    """The Job of a Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
+def check_batches(request: Request, data: Data, teacher, ranks: Ranks, progress) -> None:
+    """UserError where nothing can be trained on these data in these batches; `data` and `teacher` (or None) are
+    opened."""
     plan, task = request.plan, task_of(request.task)
     if plan.batch % (ranks.num_ranks * plan.accumulate):
         raise UserError(
@@ -87,6 +88,12 @@ def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, se
     if plan.batch // (ranks.num_ranks * plan.accumulate) < 2:
         raise UserError(f"batch {plan.batch}: a micro-batch of one image has no statistics for the norms; at least 2")
     task.check_data(request, data, teacher, ranks, progress)
+
+
+def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, sets: tuple = ()) -> Job:
+    """The Job of a Request; `data`, `teacher` (or None) and `sets` are opened. What takes long comes last."""
+    plan, task = request.plan, task_of(request.task)
+    check_batches(request, data, teacher, ranks, progress)
     autocast = autocast_of(plan.precision, ranks.device)
     epoch_steps = task.steps_per_epoch(plan, data)
     network = begun_network(request)

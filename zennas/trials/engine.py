@@ -218,7 +218,8 @@ class Book:
 
     def __init__(self, out: pathlib.Path, jobs: Sequence[Job], propose: Propose | None, most: int | None):
         self.out, self.given, self.propose = out, list(jobs), propose
-        self.proposed = [Job(**entry) for entry in read_lines_of_json(out / JOBS)]
+        begun = [Job(**entry) for entry in read_lines_of_json(out / JOBS) if entry.keys() == set(Job._fields)]
+        self.proposed = [job for job in begun if job.key not in {job.key for job in self.given}]
         known = [*self.given, *self.proposed]
         assert len({job.key for job in known}) == len(known), "two jobs of one key"
         self.most = len(jobs) if most is None or propose is None else max(most, len(jobs))

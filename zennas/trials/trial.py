@@ -114,8 +114,12 @@ def curve(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """What a trial left in a file, or {}."""
-    return (json.loads(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    """What a trial left in a file; {} where there is none, or a disk tore it."""
+    try:
+        entry = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def end(folder: pathlib.Path) -> None:

@@ -64,10 +64,21 @@ def test_names_say_who_is_held_out(tmp_path):
     assert alone.test is None and {4, 5} <= set(alone.label_N)
 
 
+def test_whom_a_test_names_is_drawn_for_nothing_else(tmp_path):
+    drawn = split(many(), RewardPlan(test_share=0.0), seed=0).held_out
+    named = sorted(set(drawn.label_M.tolist()))[:2]  # without the file they would be held out
+    (tmp_path / "test.txt").write_text("".join(f"p{number}\n" for number in named))
+    found = split(many(), RewardPlan(), seed=0, test=tmp_path / "test.txt")
+    assert set(found.test.label_M) == set(named) and not set(found.held_out.label_M) & set(named)
+    assert found.held_out.num_identities == drawn.num_identities
+
+
 @pytest.mark.parametrize(
     "held, test, says",
     [
         ("nobody", "p1", "1 of 1 identities are not in faces: nobody"),
+        ("x" * 5000 + "\x1b[2J", "p1", "x... (4,9"),
+        ("\x1b[2J", "p1", r"are not in faces: \x1b[2J"),
         ("", "p1", "names no identity"),
         ("p1\np2", "p2", "1 of its identities are held out, too"),
         ("single", "p1", "0 pairs of one person and 1 of two"),

@@ -14,9 +14,9 @@ from zennas.data.labels import DROPPED
 from zennas.data.sources import AnySource, open_source
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.verification import num_allowed
-from zennas.names import unshown
+from zennas.names import printable, unshown
 from zennas.progress import Progress
-from zennas.records import UserError, read_lines, some
+from zennas.records import NAMED, UserError, read_lines, shortened, some
 from zennas.tasks.face.crops import source_of_crops
 from zennas.tasks.face.verify import embed
 
@@ -104,15 +104,19 @@ def split(
     most = len(order_C) if max_people is None else max_people
     shares = (plan.held_out_share, plan.test_share)
     sizes = (min(most, max(2, round(share * len(order_C)))) if share else 0 for share in shares)
-    sets, taken = {}, set()
-    for name, path, size in zip(("held-out", "test"), (held_out, test), sizes, strict=True):
-        free = [number for number in order_C.tolist() if number not in taken]
-        sets[name] = set(_named(path, source)) if path else set(free[:size])
-        if both := taken & sets[name]:
-            raise UserError(f"--test {test}: {len(both)} of its identities are held out, too; a test is of others")
-        taken |= sets[name]
+    paths = {"held-out": held_out, "test": test}
+    sets = {name: set(_named(path, source)) for name, path in paths.items() if path}
+    taken = set().union(*sets.values())
+    if both := len(sets.get("held-out", ())) + len(sets.get("test", ())) - len(taken):
+        raise UserError(f"--test {test}: {both} of its identities are held out, too; a test is of others")
+    for name, size in zip(paths, sizes, strict=True):  # whom a file names is drawn for nothing else
+        if name not in sets:
+            free = [number for number in order_C.tolist() if number not in taken]
+            sets[name] = set(free[:size])
+            taken |= sets[name]
     groups = {}
-    for name, numbers in sets.items():
+    for name in paths:
+        numbers = sets[name]
         groups[name] = _group(label_N, numbers, plan.max_images, rng) if numbers else None
         if numbers and 0 in (pairs := groups[name].num_pairs):
             raise UserError(
@@ -132,7 +136,10 @@ def _named(path, source):
     names = source.identity_names if source.identity_names is not None else map(str, range(source.num_identities))
     numbers = {name: number for number, name in enumerate(names)}
     if missing := [name for name in wanted if name not in numbers]:
-        raise UserError(f"{path}: {len(missing)} of {len(wanted)} identities are not in {source.path}: {some(missing)}")
+        raise UserError(
+            f"{path}: {len(missing)} of {len(wanted)} identities are not in {source.path}: "
+            f"{some([shortened(printable(name), 40) for name in missing[:NAMED]], len(missing))}"
+        )
     if not wanted:
         raise UserError(f"{path}: names no identity; expected one per line")
     return [numbers[name] for name in wanted]
