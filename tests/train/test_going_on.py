@@ -18,6 +18,7 @@ from zennas.tasks.face import verify as face_verify
 from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import open_set, verify
 from zennas.train import checkpoints, loop, rank
+from zennas.train.journal import TRAIN, read_metrics
 from zennas.train.options import Options
 from zennas.train.rank import train_on
 
@@ -103,6 +104,28 @@ def test_a_verification_that_fails_ends_no_training(options, material, monkeypat
     entries = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
     accuracies = [entry["accuracy"] for entry in entries if entry["kind"].startswith("verify/")]
     assert len(accuracies) == 3 and accuracies[1] is None and None not in (accuracies[0], accuracies[2])
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 4])  # before the first step, after the first epoch, after the last
+def test_a_verification_that_is_stopped_is_made_up_for(options, material, monkeypatch, stopped):
+    """What it had judged by then stands in the journal once."""
+    calls, note = [], loop.Training._note
+
+    def stopping(*arguments, **others):
+        note(*arguments, **others)
+        calls.append(1)
+        if len(calls) == stopped:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_note", stopping)
+    given = options("epochs=3", verify=(material.held_out,))
+    with pytest.raises(KeyboardInterrupt):
+        trained(given)
+    trained(given)
+    entries = read_metrics(given.out)
+    judged = [entry["step"] for entry in entries if entry["kind"].startswith("verify/")]
+    assert judged == [epoch * STEPS_PER_EPOCH for epoch in range(4)]
+    assert [entry["step"] for entry in entries if entry["kind"] == TRAIN] == list(range(1, 3 * STEPS_PER_EPOCH + 1))
 
 
 def test_verifying_and_saving_are_no_time_of_training(options, material, monkeypatch):

@@ -7,15 +7,20 @@ from zennas.names import text_path
 from zennas.run_folder import explaining, write_atomically
 
 METRICS, TENSORBOARD, CORRUPT = "metrics.jsonl", "tensorboard", "corrupt-{rank}.jsonl"
+TRAIN = "train"  # kind of the entries that every few steps leave
 
 
 class Journal:
     """Appends one line of JSON per entry, {"step": ..., "kind": ..., numbers}, and the same numbers to TensorBoard."""
 
-    def __init__(self, folder: pathlib.Path | str, *, first_step: int = 0):
+    def __init__(self, folder: pathlib.Path | str, *, first_step: int = 0, again: bool = False):
+        """first_step: of the checkpoint that is gone on from. again: the network is judged again at that step, so what
+        a stop left of the judging goes."""
         self.path, self._writer = pathlib.Path(folder) / METRICS, None
         # Steps after the last checkpoint are taken again, so their entries go; without a checkpoint, all entries go.
         kept = [entry for entry in read_metrics(folder) if entry["step"] <= first_step] if first_step else []
+        if again:
+            kept = [entry for entry in kept if entry["step"] < first_step or entry["kind"] == TRAIN]
         write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         from torch.utils.tensorboard import SummaryWriter
 

@@ -21,7 +21,7 @@ from zennas.space.network import calibrate
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Step
 from zennas.train import checkpoints
-from zennas.train.journal import CORRUPT, Journal, known_corrupt
+from zennas.train.journal import CORRUPT, TRAIN, Journal, known_corrupt
 from zennas.train.optimizers import learning_rate, optimizer_of
 from zennas.train.prepare import Job
 from zennas.train.stopping import Stopping
@@ -71,6 +71,7 @@ class Training:
         )
         self.buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self.stopping, self.aside_s = Stopping(ranks), 0.0
+        self.is_verified = True  # or need not be: False while the judging that a step is followed by is not over
         self.step = self.saved_step = 0  # of the last step, and of the last checkpoint
 
     def run(self) -> Trained:
@@ -82,7 +83,8 @@ class Training:
         self._resume()
         self.parallel = self.ranks.parallel(self.student)
         self.compiled = Compiled(self.parallel, what="the network is") if self.plan.compile else self.parallel
-        self.journal = Journal(self.out, first_step=self.first_step) if self.ranks.is_first else None
+        again = not self.is_verified
+        self.journal = Journal(self.out, first_step=self.first_step, again=again) if self.ranks.is_first else None
         try:
             self._train()
         except BaseException:
@@ -110,11 +112,10 @@ class Training:
             num_workers=job.num_workers,
         )
         self.progress.begin("training")
-        verify_steps = max(1, round(plan.verify_epochs * job.steps_per_epoch))
         log_steps = max(1, job.num_steps // MAX_POINTS)
-        if self.first_step == 0:
-            self._verify(0)
         self.step = self.saved_step = self.first_step
+        if self.first_step == 0 or not self.is_verified:
+            self._verify(self.first_step)
         began = self.counted_at = self._clock()
         sums, saved_at = _Sums(began), time.monotonic()
         batches = stream.batches(say=self.progress.say)
@@ -129,8 +130,8 @@ class Training:
                 if step == self.first_step + 1:
                     began = self._clock()  # what the first step compiles says nothing of the pace
                 self._show(step, taken.loss, self._clock() - began)
-                is_last = step == job.num_steps
-                if step % verify_steps == 0 or is_last:
+                is_last, self.is_verified = step == job.num_steps, not self._verifies_after(step)
+                if not self.is_verified:
                     self._verify(step)
                 # While steps are skipped, a checkpoint would only push out one of a time when they were not.
                 if is_last or taken.must_stop or (taken.must_save and not self.skipped_in_a_row):
@@ -265,7 +266,7 @@ class Training:
         numbers = sums.means(self._clock()) | {"lr": rate, "epoch": step / self.job.steps_per_epoch}
         numbers |= self.head.numbers()
         self.journal.add(
-            step, "train", {name: None if value is None else round(value, 6) for name, value in numbers.items()}
+            step, TRAIN, {name: None if value is None else round(value, 6) for name, value in numbers.items()}
         )
 
     def _show(self, step, loss, elapsed_s):
@@ -284,6 +285,12 @@ class Training:
             self.ranks.on_first(lambda: self._verify_sets(step))
             if self.after_verify is not None and step > 0:
                 self.ranks.on_first(lambda: self.after_verify(self.network, step, functools.partial(self._note, step)))
+        self.is_verified = True
+
+    def _verifies_after(self, step):
+        """Whether the network is to be judged after a step."""
+        every = max(1, round(self.plan.verify_epochs * self.job.steps_per_epoch))
+        return step % every == 0 or step == self.job.num_steps
 
     def _verify_sets(self, step):
         job, network, measures = self.job, self.network, self.task.measures
@@ -342,6 +349,7 @@ class Training:
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "seconds": self.seconds,
+            "is_verified": self.is_verified,
         }
         checkpoints.save(
             self.out / CHECKPOINTS,
@@ -376,6 +384,7 @@ class Training:
         torch.set_rng_state(common["rng"])
         self.first_step, self.seconds = common["step"], common["seconds"]
         self.num_skipped, self.skipped_in_a_row = common["num_skipped"], common["skipped_in_a_row"]
+        self.is_verified = common.get("is_verified", True)  # older checkpoints do not say so
         if self.first_step < self.job.num_steps:
             self.progress.say(f"going on from {path}: step {self.first_step} of {self.job.num_steps}")
 
