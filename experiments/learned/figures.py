@@ -54,9 +54,15 @@ def judged(run, options):
 
 
 def curve(run, options, group="AUC"):
-    """[AUC after each epoch] of a training, on a group of people."""
+    """[AUC after each epoch] of a training, on a group of people; NaN where a stop fell into the judging."""
     entries = read_metrics(faces.folder_of(run, options.runs))
-    return [entry[group] for entry in entries if entry["kind"] == "auc"]
+    by_epoch = {entry["epoch"]: entry[group] for entry in entries if entry["kind"] == "auc"}
+    return [by_epoch.get(epoch, math.nan) for epoch in range(1, run[1] + 1)]
+
+
+def rounded(value):
+    """Five digits, as JSON has them: None for NaN."""
+    return None if math.isnan(value) else round(value, 5)
 
 
 def genes_of(texts):
@@ -74,7 +80,7 @@ def length(options):
         curves = {text: curve((text, epochs, 0), options) for text in texts if judged((text, epochs, 0), options)}
         by_length[epochs] = curves
         for text, values in curves.items():
-            rows.append({"text": text, "epochs": epochs, "auc_by_epoch": [round(value, 5) for value in values]})
+            rows.append({"text": text, "epochs": epochs, "auc_by_epoch": [rounded(value) for value in values]})
     done = {epochs: [text for text in texts if text in by_length[epochs]] for epochs in faces.LENGTHS}
     longest = max((epochs for epochs in faces.LENGTHS if len(done[epochs]) >= 8), default=faces.LENGTHS[0])
     slopes, orders = {}, []
@@ -88,8 +94,9 @@ def length(options):
         truth_N = np.array([by_length[longest][text][-1] for text in both])
         for epoch in range(1, epochs + 1):
             values = np.array([by_length[epochs][text][epoch - 1] for text in both])
-            order = order_of(values, truth_N)
-            orders.append({"epochs": epochs, "after": epoch, **order._asdict(), "num": len(both)})
+            known = np.isfinite(values)
+            order = order_of(values[known], truth_N[known])
+            orders.append({"epochs": epochs, "after": epoch, **order._asdict(), "num": int(known.sum())})
     again = [by_length[SHORT][text][-1] - before[text] for text in done[SHORT]]
     write(
         "length.json",
@@ -253,9 +260,10 @@ def keep(options):
     path = HERE / "trainings.json"
     known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
     for done in sorted(options.runs.glob(f"*/{faces.DONE}")):
-        entries = [entry for entry in read_metrics(done.parent) if entry["kind"] == "auc"]
+        text, epochs, seed = done.parent.name.rsplit("-", 2)
+        run = (text, int(epochs), int(seed))
         known[f"{options.precision} {done.parent.name}"] = {
-            group: [round(entry[group], 5) for entry in entries] for group in faces.GROUPS
+            group: [rounded(value) for value in curve(run, options, group)] for group in faces.GROUPS
         } | {"seconds": round(json.loads(done.read_text(encoding="utf-8"))["seconds"])}
     write("trainings.json", {"trainings": known}, options)
     print(f"{len(known)} trainings are kept in {path}")

@@ -70,7 +70,7 @@ def draw_length(figures):
     lengths = sorted({row["epochs"] for row in figures["trainings"]})
     colour_of = dict(zip(lengths, COLOURS, strict=False))
     for row in figures["trainings"]:
-        auc = 100 * np.array(row["auc_by_epoch"])
+        auc = 100 * np.array(row["auc_by_epoch"], float)
         dots(figure, np.arange(1, len(auc) + 1), auc, colour_of[row["epochs"]], mode="lines")
     for epochs in lengths:
         orders = [order for order in figures["orders"] if order["epochs"] == epochs]

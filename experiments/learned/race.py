@@ -21,7 +21,7 @@ import faces  # noqa: E402
 
 sys.path.insert(0, str(faces.OLD))
 import truth  # noqa: E402
-from figures import SPACE, curve, genes_of, judged, sealed_texts, write  # noqa: E402
+from figures import SPACE, curve, genes_of, judged, rounded, sealed_texts, write  # noqa: E402
 
 from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
 from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, scaled_by_hand  # noqa: E402
@@ -171,7 +171,7 @@ def judge(options):
         "between_seeds_std": round(spread, 5),
         "learned_less": compared,
         "curves": {
-            name: [[round(value, 5) for value in values] for values in of_name] for name, of_name in curves.items()
+            name: [[rounded(value) for value in values] for values in of_name] for name, of_name in curves.items()
         },
     }
     write("race-results.json", values, options, by="race.py")
