@@ -6,7 +6,7 @@
 
 FOLDER holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on, those of folds 8 to 10 judge.
 Every training keeps its weights and the AUC of every epoch under --out and is never run again; the same command goes
-on where it stopped, also after a kill. trainings.py makes the figures of what is done.
+on where it stopped, also after a kill. figures.py makes the figures of what is done.
 """
 
 import argparse
