@@ -96,7 +96,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(tiny_run, tmp_pa
     assert_sound(f"sqlite:///{out / 'study.db'}")
 
 
-@pytest.fixture(params=["postgres", "grpc", "journal"])
+@pytest.fixture
 def shared(request, tmp_path):
     """(URL of a store that several drivers share, the words that give it to the command without a password in them)."""
     proxy = None
@@ -118,6 +118,8 @@ def shared(request, tmp_path):
         proxy.stop()
 
 
+# Each of these takes a minute, so each store that is not PostgreSQL itself has its turn in one of the two.
+@pytest.mark.parametrize("shared", ["postgres", "journal"], indirect=True)
 def test_a_driver_goes_on_elsewhere_from_the_store_and_the_table(tiny_run, shared, tmp_path):
     """The second driver has neither the folder nor the latency cache of the first."""
     url, words = shared
@@ -142,6 +144,7 @@ def test_a_driver_goes_on_elsewhere_from_the_store_and_the_table(tiny_run, share
     assert roles["baseline"] == 2 and roles["measured"] >= 1
 
 
+@pytest.mark.parametrize("shared", ["postgres", "grpc"], indirect=True)
 def test_islands_share_a_study_and_score_nothing_twice(start, shared, tmp_path, finished):
     url, words = shared
     experiment, out = write_tiny(tmp_path / "tiny", max_finalists=2), tmp_path / "run"
