@@ -2,6 +2,7 @@
 
     python experiments/learned/faces.py length --faces lfw_aligned_112.tar --folds FOLDER --teacher mobilefacenet.onnx
     python experiments/learned/faces.py sealed ... [--first 12]
+    python experiments/learned/faces.py learning ...    # race.py names whom
     python experiments/learned/faces.py race ...
 
 FOLDER holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on, those of folds 8 to 10 judge.
@@ -87,7 +88,13 @@ def of_race():
     return [(row["text"], race["epochs"], seed) for seed in range(race["seeds"]) for row in race["networks"]]
 
 
-PIECES = {"length": of_length, "sealed": of_sealed, "race": of_race}
+def of_learning():
+    """[(text, epochs, seed)] from which the race's line is learned: race-trainings.json names them."""
+    learning = json.loads((HERE / "race-trainings.json").read_text(encoding="utf-8"))
+    return [(text, learning["epochs"], 0) for text in learning["texts"]]
+
+
+PIECES = {"length": of_length, "sealed": of_sealed, "learning": of_learning, "race": of_race}
 
 
 def folder_of(run, out):

@@ -1,5 +1,7 @@
 """The race of protocol.md's piece 5: which of four networks of one latency is best, once trained?
 
+    python experiments/learned/race.py next   --runs RUNS    # race-trainings.json: whom the line is learned from
+    python experiments/learned/faces.py learning ... --out RUNS    # trains them; both again, until there are sixteen
     python experiments/learned/race.py choose --runs RUNS    # race.json; run it on a quiet machine
     python experiments/learned/faces.py race ... --out RUNS
     python experiments/learned/race.py judge  --runs RUNS    # race-results.json; pictures.py draws it
@@ -21,7 +23,7 @@ import faces  # noqa: E402
 
 sys.path.insert(0, str(faces.OLD))
 import truth  # noqa: E402
-from figures import SPACE, curve, genes_of, judged, rounded, sealed_texts, write  # noqa: E402
+from figures import SHORT, SPACE, curve, genes_of, judged, rounded, sealed_texts, write  # noqa: E402
 
 from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
 from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, scaled_by_hand  # noqa: E402
@@ -34,17 +36,44 @@ from zennas.space.parts import sums  # noqa: E402
 
 TARGET_MS, NEAR_PCT, MAX_TRIES = 1.5, 2.5, 12
 TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
-NUM_TRAINED, NUM_SEEDS = 16, 3
+NUM_TRAINED, NUM_SEEDS, AT_ONCE = 16, 3, 2
+TRAININGS = "race-trainings.json"
 CHOSEN_BY, JUDGED_BY = "AUC of folds 8 and 9", "AUC of fold 10"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["choose", "judge"])
+    parser.add_argument("what", choices=["next", "choose", "judge"])
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
-    parser.add_argument("--epochs", type=int, default=24, help="choose: how long each is trained in the race")
+    parser.add_argument("--epochs", type=int, default=24, help="next: how long all are trained, in the race too")
     options = parser.parse_args()
-    {"choose": choose, "judge": judge}[options.what](options)
+    {"next": propose, "choose": choose, "judge": judge}[options.what](options)
+
+
+def propose(options):
+    """race-trainings.json: the twelve of twelve.json, or, once all that it names are trained, two more of the sealed
+    candidates, where the line's interval reaches highest: as many as are trained at once."""
+    path, texts = HERE / TRAININGS, sealed_texts()
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        rows, feature_NF = [texts.index(text) for text in before["texts"]], np.log(genes_of(texts))
+        line = fit(feature_NF[rows], auc_of(before["texts"], before["epochs"], options))
+        while len(rows) < min(NUM_TRAINED, len(before["texts"]) + AT_ONCE):
+            rows.append(next_to_train(line, feature_NF, rows))
+        named, epochs = [texts[row] for row in rows], before["epochs"]
+    else:
+        named, epochs = json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"], options.epochs
+    assert len(named) >= NUM_FIRST
+    write(TRAININGS, {"epochs": epochs, "texts": named}, options, by="race.py")
+    print(f"{len(named)} of {NUM_TRAINED}: {', '.join(named[-AT_ONCE:])}")
+
+
+def auc_of(texts, epochs, options):
+    """auc_N by which the line is learned; SystemExit where one is not trained yet."""
+    known = {text: judged((text, epochs, 0), options) for text in texts}
+    if missing := [text for text, value in known.items() if value is None]:
+        raise SystemExit(f"{len(missing)} are not trained for {epochs} epochs yet: {', '.join(missing)}")
+    return np.array([known[text][CHOSEN_BY] for text in texts])
 
 
 def choose(options):
@@ -58,7 +87,8 @@ def choose(options):
     table = LatencyTable(protocol)
     table.ensure(table.missing_for(SPACE))
     table_ms = sums(SPACE, table.part_ms)
-    score, trained, order = learned_score(options)
+    learnt = json.loads((HERE / TRAININGS).read_text(encoding="utf-8"))
+    score, order = learned_from(learnt["texts"], learnt["epochs"], options)
     plan = experiment.search.score
     zen = mean_field_sums(SPACE, plan.shape(SPACE.shape).hw, plan.batch)
 
@@ -72,6 +102,8 @@ def choose(options):
         BY_HAND: scaled_by_hand,
     }
     chosen = {name: at_latency(way, table_ms, protocol) for name, way in ways.items()}
+    short, short_order = learned_from(sixteen_of_short(options), SHORT, options)
+    of_short = at_latency(lambda device: learned_optimum(device, short), table_ms, protocol)
     both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
     networks = []
     for (name, candidate), (_, rounds) in zip(chosen.items(), both, strict=True):
@@ -89,35 +121,44 @@ def choose(options):
             }
         )
         print(f"{name}: {candidate.text}, {truth.median(rounds)} ms, {100 * mean:.2f} ± {100 * std:.2f} % expected")
-    race = {"epochs": options.epochs, "seeds": NUM_SEEDS, "trained": trained, "left_out_tau": order._asdict()}
-    write("race.json", race | {"score": score.model_dump(mode="json"), "networks": networks}, options, by="race.py")
+    race = {
+        "epochs": learnt["epochs"],
+        "seeds": NUM_SEEDS,
+        "trained": learnt["texts"],
+        "left_out_tau": order._asdict(),
+        "score": score.model_dump(mode="json"),
+        "networks": networks,
+        f"from_{SHORT}_epochs": {"text": of_short.text, "left_out_tau": short_order._asdict()},
+    }
+    write("race.json", race, options, by="race.py")
 
 
-def learned_score(options):
-    """(LearnedScore, texts of the sixteen, Order of leaving each out), as `zennas learn` makes it: the twelve of
-    twelve.json, and four of the others one by one, where the line's interval reaches highest."""
-    texts = sealed_texts()
-    feature_NF = np.log(genes_of(texts))
-    auc_N = np.array([judged((text, faces.LENGTHS[0], 0), options)[CHOSEN_BY] for text in texts])
-    twelve = json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]
-    rows = [texts.index(text) for text in twelve]
-    assert len(rows) == NUM_FIRST
-    while len(rows) < NUM_TRAINED:
-        rows.append(next_to_train(fit(feature_NF[rows], auc_N[rows]), feature_NF, rows))
-    order = order_of(left_out(feature_NF[rows], auc_N[rows]), auc_N[rows])
+def learned_from(texts, epochs, options):
+    """(LearnedScore, Order of leaving each out) of trainings, as `zennas learn` makes it."""
+    feature_NF, auc_N = np.log(genes_of(texts)), auc_of(texts, epochs, options)
+    order = order_of(left_out(feature_NF, auc_N), auc_N)
     sealed = json.loads((HERE / "sealed.json").read_text(encoding="utf-8"))["candidates"]
     latency = {row["text"]: row["measured_ms"] for row in sealed}
-    trained = [texts[row] for row in rows]
     score = score_of(
         SPACE,
-        fit(feature_NF[rows], auc_N[rows]),
+        fit(feature_NF, auc_N),
         order,
-        [faces.candidate_of(text) for text in trained],
-        least_share=min(1.0, min(latency[text] for text in trained) / TARGET_MS),
+        [faces.candidate_of(text) for text in texts],
+        least_share=min(1.0, min(latency[text] for text in texts) / TARGET_MS),
         measure=CHOSEN_BY,
         unit="",
     )
-    return score, trained, order
+    return score, order
+
+
+def sixteen_of_short(options):
+    """The sixteen that would have been trained by the length of the sealed candidates, which are all trained by it."""
+    texts = sealed_texts()
+    feature_NF, auc_N = np.log(genes_of(texts)), auc_of(texts, SHORT, options)
+    rows = [texts.index(text) for text in json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]]
+    while len(rows) < NUM_TRAINED:
+        rows.append(next_to_train(fit(feature_NF[rows], auc_N[rows]), feature_NF, rows))
+    return [texts[row] for row in rows]
 
 
 def at_latency(way, table_ms, protocol):
