@@ -9,7 +9,7 @@ from zennas.learn.equal import equal_pool
 from zennas.learn.options import Options
 from zennas.learn.outcome import Learned, complete_outcome, learned_of, write_outcome
 from zennas.learn.request import SHARED, Asked, Request, check
-from zennas.learn.trainings import Setting, check_trainings, opened_teacher, ready_teacher, run_trainings
+from zennas.learn.trainings import Setting, check_trainings, opened_teacher, ready_teacher, run_trainings, short_fields
 from zennas.progress import Progress, silent
 from zennas.run_folder import explaining, lock_folder, open_run, save_run
 from zennas.search.loop import begin
@@ -68,7 +68,7 @@ def learn(asked: Asked, progress: Progress) -> Learned:
             return learned
         with explaining(request.out):
             (request.out / SHARED).mkdir(exist_ok=True)
-        fields = learning.trained(request, source, groups, request.out / SHARED)
+        fields = short_fields(request, source, groups, request.out / SHARED)
         setting = Setting(request, groups, dict(fields))
         _announce(setting, source, progress)
         pool, device = _measured_pool(asked, progress)

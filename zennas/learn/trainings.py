@@ -121,11 +121,17 @@ def opened_teacher(request: Request) -> Any:
     return task_of(request.task).open_teacher(training, join(request.device))
 
 
+def short_fields(request: Request, source: Any, groups: Groups, folder: pathlib.Path) -> dict[str, Any]:
+    """Fields of the Request of a short training that say what it trains on."""
+    learning = learning_of(request.task)
+    return (learning.trained_short or learning.trained)(request, source, groups, folder)
+
+
 def check_trainings(request: Request, source: Any, groups: Groups, teacher: Any) -> None:
     """UserError for what no training could use, before anything is measured, and before a folder is made of it."""
-    task, learning, ranks = task_of(request.task), learning_of(request.task), join(request.device)
+    task, ranks = task_of(request.task), join(request.device)
     with tempfile.TemporaryDirectory() as folder:
-        fields = learning.trained(request, source, groups, pathlib.Path(folder))
+        fields = short_fields(request, source, groups, pathlib.Path(folder))
         training = request.short_training(
             request.space.cheapest(), seed=request.learn.seed, out=request.out, fields=fields
         )

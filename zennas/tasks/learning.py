@@ -16,5 +16,7 @@ class Learning(Judging):
     # (request, source, groups, folder) -> what a training is given so that it leaves the groups out: fields of its
     # Request that are options of `zennas train`, too; it may write into the folder
     trained: Callable[..., dict[str, Any]]
+    # The same for a short training, where a sample of so much data is enough; None: as `trained`.
+    trained_short: Callable[..., dict[str, Any]] | None = None
     settings: Callable[..., dict]  # (source, groups) -> entries of run.json: what makes a learning this learning
     measure: Callable[[Any], str]  # plan -> the name of its reward, in words: "AUC"

@@ -9,11 +9,12 @@ from sklearn.metrics import roc_auc_score
 
 from tests.tasks.face.test_people import many
 from tests.train.conftest import PX
+from zennas.data.labels import relabelled
 from zennas.data.sources import open_source
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
 from zennas.tasks.face.learn_plan import FaceLearnPlan
-from zennas.tasks.face.learning import LEARNING
+from zennas.tasks.face.learning import LEARNING, sampled
 from zennas.tasks.face.people import split
 
 
@@ -62,6 +63,25 @@ def test_people_are_drawn_so_that_all_pairs_can_be_taken():
     with pytest.raises(UserError, match="raise the share in learn"):
         lonely = many()._replace(label_N=np.arange(40, dtype=np.int32))
         split(lonely, plan, seed=0, where="learn")
+
+
+def test_short_trainings_take_a_sample_of_many_images_and_the_winner_all(material, tmp_path):
+    source, request = open_source(material.faces), asked(short_images=20)
+    people = LEARNING.split(request, source)
+    label_NN = [
+        relabelled(source, fields(request, source, people, tmp_path)["labels"]).label_N
+        for fields in (LEARNING.trained, LEARNING.trained_short)
+    ]
+    whole, short = ((label_N >= 0).sum() for label_N in label_NN)
+    per_person = len(source.label_N) // source.num_identities
+    assert short == 20 // per_person * per_person < whole
+    train = LEARNING.announced(request, people)["train"]
+    assert train.startswith(f"{short} images of {short // per_person} identities of DATA, drawn of {whole} images of ")
+    for plenty in (None, whole):
+        assert "drawn" not in LEARNING.announced(asked(short_images=plenty), people)["train"]
+    label_N, plan = people.label_N, request.learn
+    assert (sampled(label_N, plan) == sampled(label_N, plan)).all()
+    assert (sampled(label_N, plan) != sampled(label_N, plan.model_copy(update={"seed": 1}))).any()
 
 
 def test_it_says_whom_it_judges_on_and_what_few_pairs_cannot_tell(material):
