@@ -29,6 +29,7 @@ EXPERIMENT = str(OLD / "experiment.yaml")
 LENGTHS = (8, 24, 72)  # epochs
 # Two groups, so that the race is judged by people who chose nobody.
 GROUPS = {"AUC": (7, 8, 9), "AUC of folds 8 and 9": (7, 8), "AUC of fold 10": (9,)}
+NUM_SEALED = 30  # that are trained, of the 40: what the machine allows
 MOST_IMAGES = 4  # of a person, as in experiments/equal-latency
 DONE = "judged.json"
 
@@ -74,11 +75,11 @@ def of_length():
 
 
 def of_sealed():
-    """[(text, epochs, seed)] of piece 3: the twelve of twelve.json, the others, and a third with a second seed."""
+    """[(text, epochs, seed)] of piece 3: the twelve of twelve.json, others, and a third with a second seed."""
     rows = json.loads((HERE / "sealed.json").read_text(encoding="utf-8"))["candidates"]
     texts = [row["text"] for row in rows]
     first = json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]
-    ordered = first + [text for text in texts if text not in first]
+    ordered = (first + [text for text in texts if text not in first])[:NUM_SEALED]
     return [(text, LENGTHS[0], 0) for text in ordered] + [(text, LENGTHS[0], 1) for text in ordered[::3]]
 
 

@@ -6,7 +6,7 @@
     python experiments/learned/faces.py race ... --out RUNS
     python experiments/learned/race.py judge  --runs RUNS    # race-results.json; pictures.py draws it
 
-RUNS is --out of faces.py, which has trained the sealed candidates.
+RUNS is --out of faces.py, which has trained piece 2.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import faces  # noqa: E402
 
 sys.path.insert(0, str(faces.OLD))
 import truth  # noqa: E402
-from figures import SHORT, SPACE, curve, genes_of, judged, rounded, sealed_texts, write  # noqa: E402
+from figures import SHORT, SPACE, curve, genes_of, judged, rounded, truth_of_old, write  # noqa: E402
 
 from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
 from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, scaled_by_hand  # noqa: E402
@@ -34,7 +34,7 @@ from zennas.score.meanfield import mean_field_sums  # noqa: E402
 from zennas.search.optimum import Constraint, Problem  # noqa: E402
 from zennas.space.parts import sums  # noqa: E402
 
-TARGET_MS, NEAR_PCT, MAX_TRIES = 1.5, 2.5, 12
+TARGET_MS, NEAR_PCT, MAX_TRIES = truth.TARGET_MS, 2.5, 12
 TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
 NUM_TRAINED, NUM_SEEDS, AT_ONCE = 16, 3, 2
 TRAININGS = "race-trainings.json"
@@ -51,9 +51,9 @@ def main():
 
 
 def propose(options):
-    """race-trainings.json: the twelve of twelve.json, or, once all that it names are trained, two more of the sealed
-    candidates, where the line's interval reaches highest: as many as are trained at once."""
-    path, texts = HERE / TRAININGS, sealed_texts()
+    """race-trainings.json: the twelve of piece 2, or, once all that it names are trained, two more of the 44, where the
+    line's interval reaches highest: as many as are trained at once."""
+    path, texts = HERE / TRAININGS, [row["text"] for row in truth_of_old()]
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         rows, feature_NF = [texts.index(text) for text in before["texts"]], np.log(genes_of(texts))
@@ -62,10 +62,14 @@ def propose(options):
             rows.append(next_to_train(line, feature_NF, rows))
         named, epochs = [texts[row] for row in rows], before["epochs"]
     else:
-        named, epochs = json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"], options.epochs
+        named, epochs = twelve_of_length(), options.epochs
     assert len(named) >= NUM_FIRST
     write(TRAININGS, {"epochs": epochs, "texts": named}, options, by="race.py")
     print(f"{len(named)} of {NUM_TRAINED}: {', '.join(named[-AT_ONCE:])}")
+
+
+def twelve_of_length():
+    return list(dict.fromkeys(text for text, *_ in faces.of_length()))
 
 
 def auc_of(texts, epochs, options):
@@ -102,7 +106,7 @@ def choose(options):
         BY_HAND: scaled_by_hand,
     }
     chosen = {name: at_latency(way, table_ms, protocol) for name, way in ways.items()}
-    short, short_order = learned_from(sixteen_of_short(options), SHORT, options)
+    short, short_order = learned_from(twelve_of_length(), SHORT, options)
     of_short = at_latency(lambda device: learned_optimum(device, short), table_ms, protocol)
     both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
     networks = []
@@ -137,8 +141,7 @@ def learned_from(texts, epochs, options):
     """(LearnedScore, Order of leaving each out) of trainings, as `zennas learn` makes it."""
     feature_NF, auc_N = np.log(genes_of(texts)), auc_of(texts, epochs, options)
     order = order_of(left_out(feature_NF, auc_N), auc_N)
-    sealed = json.loads((HERE / "sealed.json").read_text(encoding="utf-8"))["candidates"]
-    latency = {row["text"]: row["measured_ms"] for row in sealed}
+    latency = {row["text"]: row["measured_ms"] for row in truth_of_old()}
     score = score_of(
         SPACE,
         fit(feature_NF, auc_N),
@@ -149,16 +152,6 @@ def learned_from(texts, epochs, options):
         unit="",
     )
     return score, order
-
-
-def sixteen_of_short(options):
-    """The sixteen that would have been trained by the length of the sealed candidates, which are all trained by it."""
-    texts = sealed_texts()
-    feature_NF, auc_N = np.log(genes_of(texts)), auc_of(texts, SHORT, options)
-    rows = [texts.index(text) for text in json.loads((HERE / "twelve.json").read_text(encoding="utf-8"))["texts"]]
-    while len(rows) < NUM_TRAINED:
-        rows.append(next_to_train(fit(feature_NF[rows], auc_N[rows]), feature_NF, rows))
-    return [texts[row] for row in rows]
 
 
 def at_latency(way, table_ms, protocol):
