@@ -7,7 +7,8 @@
 
 FOLDER holds LFW's people.txt and pairs.txt: the people of folds 1 to 7 are trained on, those of folds 8 to 10 judge.
 Every training keeps its weights and the AUC of every epoch under --out and is never run again; the same command goes
-on where it stopped, also after a kill. figures.py makes the figures of what is done.
+on where it stopped, also after a kill. figures.py makes the figures of what is done, and keeps the AUCs in
+trainings.json: what that file holds is not trained again where --out is gone.
 """
 
 import argparse
@@ -31,7 +32,7 @@ LENGTHS = (8, 24, 72)  # epochs
 GROUPS = {"AUC": (7, 8, 9), "AUC of folds 8 and 9": (7, 8), "AUC of fold 10": (9,)}
 NUM_SEALED = 30  # that are trained, of the 40: what the machine allows
 MOST_IMAGES = 4  # of a person, as in experiments/equal-latency
-DONE = "judged.json"
+DONE, KEPT = "judged.json", "trainings.json"
 
 
 def main():
@@ -53,7 +54,7 @@ def main():
         train_one(options)
         return
     runs = PIECES[options.what]()[: options.first]
-    todo = [run for run in runs if not (folder_of(run, options.out) / DONE).is_file()]
+    todo = [run for run in runs if judged(run, options.out, options.precision) is None]
     print(f"{len(runs) - len(todo)} of {len(runs)} trainings are done", flush=True)
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
@@ -101,6 +102,20 @@ PIECES = {"length": of_length, "sealed": of_sealed, "learning": of_learning, "ra
 def folder_of(run, out):
     text, epochs, seed = run
     return out / f"{text}-{epochs}-{seed}"
+
+
+def judged(run, out, precision):
+    """{measure: AUC} of a training that is done, under `out` or in trainings.json, or None."""
+    path = folder_of(run, out) / DONE
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    entry = kept().get(f"{precision} {path.parent.name}")
+    return entry and {group: entry[group][-1] for group in GROUPS if group in entry}
+
+
+def kept():
+    """{"bf16 TEXT-EPOCHS-SEED": {measure: [AUC after each epoch, None where unknown]}} of trainings.json."""
+    return json.loads((HERE / KEPT).read_text(encoding="utf-8"))["trainings"] if (HERE / KEPT).is_file() else {}
 
 
 def in_process(run, options):

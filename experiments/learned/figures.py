@@ -49,13 +49,16 @@ def write(name, values, options, *, by="figures.py"):
 
 def judged(run, options):
     """{measure: AUC} of a training that is done, or None."""
-    path = faces.folder_of(run, options.runs) / faces.DONE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return faces.judged(run, options.runs, options.precision)
 
 
 def curve(run, options, group="AUC"):
     """[AUC after each epoch] of a training, on a group of people; NaN where a stop fell into the judging."""
-    entries = read_metrics(faces.folder_of(run, options.runs))
+    folder = faces.folder_of(run, options.runs)
+    if not (folder / faces.DONE).is_file():
+        entry = faces.kept().get(f"{options.precision} {folder.name}", {})
+        return [math.nan if value is None else value for value in entry.get(group, [None] * run[1])]
+    entries = read_metrics(folder)
     by_epoch = {entry["epoch"]: entry[group] for entry in entries if entry["kind"] == "auc"}
     return [by_epoch.get(epoch, math.nan) for epoch in range(1, run[1] + 1)]
 
@@ -257,16 +260,15 @@ def paired(ways, truth_N, best):
 
 def keep(options):
     """trainings.json: every training that is done, beside those that it holds already."""
-    path = HERE / "trainings.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
+    known = faces.kept()
     for done in sorted(options.runs.glob(f"*/{faces.DONE}")):
         text, epochs, seed = done.parent.name.rsplit("-", 2)
         run = (text, int(epochs), int(seed))
         known[f"{options.precision} {done.parent.name}"] = {
             group: [rounded(value) for value in curve(run, options, group)] for group in faces.GROUPS
         } | {"seconds": round(json.loads(done.read_text(encoding="utf-8"))["seconds"])}
-    write("trainings.json", {"trainings": known}, options)
-    print(f"{len(known)} trainings are kept in {path}")
+    write(faces.KEPT, {"trainings": known}, options)
+    print(f"{len(known)} trainings are kept in {HERE / faces.KEPT}")
 
 
 COMMANDS = {"keep": keep, "length": length, "predict": predict, "sealed": sealed}

@@ -45,6 +45,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["next", "choose", "judge"])
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
+    parser.add_argument("--precision", default="bf16", help="of the trainings, as faces.py was asked")
     parser.add_argument("--epochs", type=int, default=24, help="next: how long all are trained, in the race too")
     options = parser.parse_args()
     {"next": propose, "choose": choose, "judge": judge}[options.what](options)
