@@ -34,7 +34,7 @@ from zennas.score.meanfield import mean_field_sums  # noqa: E402
 from zennas.search.optimum import Constraint, Problem  # noqa: E402
 from zennas.space.parts import sums  # noqa: E402
 
-TARGET_MS, NEAR_PCT, MAX_TRIES = truth.TARGET_MS, 2.5, 12
+NEAR_PCT, MAX_TRIES = 2.5, 12
 TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
 NUM_TRAINED, NUM_SEEDS, AT_ONCE = 16, 3, 2
 TRAININGS = "race-trainings.json"
@@ -93,7 +93,10 @@ def choose(options):
     table.ensure(table.missing_for(SPACE))
     table_ms = sums(SPACE, table.part_ms)
     learnt = json.loads((HERE / TRAININGS).read_text(encoding="utf-8"))
-    score, order = learned_from(learnt["texts"], learnt["epochs"], options)
+    trained_ms = measured_here(learnt["texts"], protocol)
+    target_ms = float(np.median(list(trained_ms.values())))
+    print(f"the {len(trained_ms)} trained: {target_ms:.3f} ms here, {sorted(trained_ms.values())}", flush=True)
+    score, order = learned_from(learnt["texts"], learnt["epochs"], trained_ms, options)
     plan = experiment.search.score
     zen = mean_field_sums(SPACE, plan.shape(SPACE.shape).hw, plan.batch)
 
@@ -106,9 +109,9 @@ def choose(options):
         PRIOR: most(width_prior_sums(SPACE)),
         BY_HAND: scaled_by_hand,
     }
-    chosen = {name: at_latency(way, table_ms, protocol) for name, way in ways.items()}
-    short, short_order = learned_from(twelve_of_length(), SHORT, options)
-    of_short = at_latency(lambda device: learned_optimum(device, short), table_ms, protocol)
+    chosen = {name: at_latency(way, target_ms, table_ms, protocol) for name, way in ways.items()}
+    short, short_order = learned_from(twelve_of_length(), SHORT, trained_ms, options)
+    of_short = at_latency(lambda device: learned_optimum(device, short), target_ms, table_ms, protocol)
     both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
     networks = []
     for (name, candidate), (_, rounds) in zip(chosen.items(), both, strict=True):
@@ -129,7 +132,8 @@ def choose(options):
     race = {
         "epochs": learnt["epochs"],
         "seeds": NUM_SEEDS,
-        "trained": learnt["texts"],
+        "target_ms": target_ms,
+        "trained_ms": trained_ms,
         "left_out_tau": order._asdict(),
         "score": score.model_dump(mode="json"),
         "networks": networks,
@@ -138,39 +142,45 @@ def choose(options):
     write("race.json", race, options, by="race.py")
 
 
-def learned_from(texts, epochs, options):
+def measured_here(texts, protocol):
+    """{text: median ms of a candidate on this machine}, all measured in turns."""
+    candidates = [faces.candidate_of(text) for text in texts]
+    all_rounds = truth.measure_in_rounds(candidates, protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
+    return {candidate.text: truth.median(rounds) for candidate, (_, rounds) in zip(candidates, all_rounds, strict=True)}
+
+
+def learned_from(texts, epochs, trained_ms, options):
     """(LearnedScore, Order of leaving each out) of trainings, as `zennas learn` makes it."""
     feature_NF, auc_N = np.log(genes_of(texts)), auc_of(texts, epochs, options)
     order = order_of(left_out(feature_NF, auc_N), auc_N)
-    latency = {row["text"]: row["measured_ms"] for row in truth_of_old()}
     score = score_of(
         SPACE,
         fit(feature_NF, auc_N),
         order,
         [faces.candidate_of(text) for text in texts],
-        least_share=min(1.0, min(latency[text] for text in texts) / TARGET_MS),
+        least_share=min(1.0, min(trained_ms[text] for text in texts) / float(np.median(list(trained_ms.values())))),
         measure=CHOSEN_BY,
         unit="",
     )
     return score, order
 
 
-def at_latency(way, table_ms, protocol):
+def at_latency(way, target_ms, table_ms, protocol):
     """The candidate that a way puts first, its table corrected by what that way's own candidates measure, until one is
-    within NEAR_PCT of TARGET_MS; the nearest of all tried where none is."""
+    within NEAR_PCT of target_ms; the nearest of all tried where none is."""
     factor, tried = 1.0, {}  # tried: {candidate: measured ms}
     for _ in range(MAX_TRIES):
-        device = Device(SPACE, [Constraint("latency (ms)", table_ms, TARGET_MS / factor)], None, factor)
+        device = Device(SPACE, [Constraint("latency (ms)", table_ms, target_ms / factor)], None, factor)
         candidate = way(device)
         if not (again := candidate in tried):
             ((_, rounds),) = truth.measure_in_rounds([candidate], protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
             tried[candidate] = truth.median(rounds)
             print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {tried[candidate]} measured", flush=True)
-        if abs(tried[candidate] / TARGET_MS - 1) <= NEAR_PCT / 100:
+        if abs(tried[candidate] / target_ms - 1) <= NEAR_PCT / 100:
             return candidate
         off = tried[candidate] / device.ms(candidate)
         factor *= math.sqrt(off) if again else off  # half of the way where candidates alternate
-    return min(tried, key=lambda candidate: abs(tried[candidate] / TARGET_MS - 1))
+    return min(tried, key=lambda candidate: abs(tried[candidate] / target_ms - 1))
 
 
 def judge(options):
