@@ -6,9 +6,9 @@ import yaml
 
 from tests.conftest import TINY_SPACE, all_genes
 from tests.space.test_learned import learned_in
-from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, rivals, scaled_by_hand
+from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, NobodyError, rivals, scaled_by_hand
 from zennas.score.learned import width_prior
-from zennas.search.optimum import Constraint
+from zennas.search.optimum import Constraint, Problem
 from zennas.space.parts import sums
 from zennas.space.space import Space
 
@@ -44,8 +44,9 @@ def test_milliseconds_are_corrected(space, device):
 
 def test_every_rival_is_what_it_is_called(space, device):
     score, _, _ = learned_in(space)
-    rows = {rival.name: rival for rival in rivals(device, score)}
-    assert list(rows) == [LEARNED, ZEN, PRIOR, BY_HAND]
+    found, missing = rivals(device, score)
+    rows = {rival.name: rival for rival in found}
+    assert list(rows) == [LEARNED, ZEN, PRIOR, BY_HAND] and not missing
     all_fitting = fitting(device)
     least_ms = score.least_share * device.budget_ms
     believed = [each for each in all_fitting if score.is_within(each) and device.ms(each) >= least_ms]
@@ -70,7 +71,20 @@ def test_by_hand_is_a_hand_made_shape_with_all_widths_scaled(space, device):
     assert wider == candidate or device.ms(wider) > device.budget_ms
 
 
-def test_where_nothing_fits_there_is_no_rival(space, device):
+def test_where_nothing_fits_each_rival_is_missing_with_its_reason(space, device):
     score, _, _ = learned_in(space)
     nothing = device._replace(costs=[device.costs[0]._replace(most=1e-9)], zen=None)
-    assert rivals(nothing, score) == [] and learned_optimum(nothing, score) is None
+    found, missing = rivals(nothing, score)
+    assert found == [] and list(missing) == [LEARNED, ZEN, PRIOR, BY_HAND]
+    assert missing[PRIOR] == "no candidate keeps the budget" and missing[LEARNED].startswith(f"{missing[PRIOR]} within")
+    assert missing[ZEN] == "no optimum of it was proven"
+    with pytest.raises(NobodyError, match="scaled, keeps the budget"):
+        scaled_by_hand(nothing)
+
+
+def test_a_proof_that_takes_too_long_is_told(space, device, monkeypatch):
+    score, _, _ = learned_in(space)
+    monkeypatch.setattr(Problem.solve, "__defaults__", (0,))
+    found, missing = rivals(device, score)
+    assert missing == {LEARNED: "the proof of its optimum takes too long"}
+    assert [rival.name for rival in found] == [ZEN, PRIOR, BY_HAND]  # S needs no box: its first bound is kept

@@ -1,5 +1,6 @@
 """What a user would have got instead: Zen-Score's winner, the prior's, and a hand-made shape of the same latency."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,16 @@ from zennas.search.funnel import region_of
 from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.search.stages import Searched
 from zennas.space.candidate import Candidate
-from zennas.space.learned import LearnedScore
+from zennas.space.learned import REGION, LearnedScore
 from zennas.space.space import Space
 
 LEARNED, ZEN, PRIOR, BY_HAND = "learned", "Zen-Score", "widest (S)", "by hand, scaled"
 # Factors of a hand-made network's widths, from narrow to wide.
 SCALES = np.geomspace(0.25, 4.0, 65)
+
+
+class NobodyError(Exception):
+    """A way of choosing puts no network first; its text says why."""
 
 
 class Rival(Record):
@@ -60,18 +65,23 @@ def device_of(searched: Searched) -> Device:
     return Device(space, costs, optimum.candidate if optimum else None, factor)
 
 
-def rivals(device: Device, score: LearnedScore) -> list[Rival]:
-    """The Rivals that there are, the learned winner first."""
-    space = device.space
-    chosen: list[tuple[str, str, Candidate | None]] = [
-        (LEARNED, "the most that the line expects, where it is believed", learned_optimum(device, score)),
-        (ZEN, "the proven optimum of Zen-Score", device.zen),
-        (PRIOR, "the largest sum of log widths", _best(space, width_prior_sums(space), device.costs)),
-        (BY_HAND, "the hand-made network nearest to the budget, all widths times one factor", scaled_by_hand(device)),
-    ]
-    rows = []
-    for name, how, candidate in chosen:
-        if candidate is None:
+def rivals(device: Device, score: LearnedScore) -> tuple[list[Rival], dict[str, str]]:
+    """(the Rivals that there are, the learned winner first; {name of one that there is not: why})."""
+    chosen: dict[str, tuple[str, Callable[[], Candidate]]] = {
+        LEARNED: ("the most that the line expects, where it is believed", lambda: learned_optimum(device, score)),
+        ZEN: ("the proven optimum of Zen-Score", lambda: _of_zen(device)),
+        PRIOR: ("the largest sum of log widths", lambda: _best(device, width_prior_sums(device.space))),
+        BY_HAND: (
+            "the hand-made network nearest to the budget, all widths times one factor",
+            lambda: scaled_by_hand(device),
+        ),
+    }
+    rows, missing = [], {}
+    for name, (how, choose) in chosen.items():
+        try:
+            candidate = choose()
+        except NobodyError as error:
+            missing[name] = str(error)
             continue
         mean, std = score.of_candidate(candidate)
         rows.append(
@@ -85,19 +95,19 @@ def rivals(device: Device, score: LearnedScore) -> list[Rival]:
                 within=score.is_within(candidate) and device.ms(candidate) >= score.least_share * device.budget_ms,
             )
         )
-    return rows
+    return rows, missing
 
 
-def learned_optimum(device: Device, score: LearnedScore) -> Candidate | None:
-    """The candidate within the budget and the line's region of which the line expects most, proven."""
+def learned_optimum(device: Device, score: LearnedScore) -> Candidate:
+    """The candidate within the budget and the line's region of which the line expects most, proven. NobodyError where
+    there is none."""
     latency = device.costs[0]
-    region = region_of(score, device.space, latency.sums, latency.most)
-    return _best(device.space, score.sums(device.space), [*device.costs, *region])
+    return _best(device, score.sums(device.space), region_of(score, device.space, latency.sums, latency.most))
 
 
-def scaled_by_hand(device: Device) -> Candidate | None:
+def scaled_by_hand(device: Device) -> Candidate:
     """The hand-made network of the space whose latency is nearest to the budget, all its widths times the one factor
-    that brings it as near below the budget as they come; None where there is none."""
+    that brings it as near below the budget as they come. NobodyError where there is none."""
     space, most_ms = device.space, device.budget_ms
     own = [candidate for candidate in space.baselines.values() if candidate.kind == space.kind]
     for candidate in sorted(own, key=lambda candidate: abs(np.log(device.ms(candidate) / most_ms))):
@@ -105,7 +115,9 @@ def scaled_by_hand(device: Device) -> Candidate | None:
         fitting = [each for each in scaled if space.contains(each) and device.ms(each) <= most_ms]
         if fitting:
             return max(fitting, key=lambda each: (device.ms(each), each.key))
-    return None
+    if not own:
+        raise NobodyError(f"space {space.name} names no hand-made network of its own blocks")
+    raise NobodyError("no hand-made network of the space, scaled, keeps the budget")
 
 
 def _scaled(space, candidate, factor) -> Candidate:
@@ -113,9 +125,17 @@ def _scaled(space, candidate, factor) -> Candidate:
     return candidate.model_copy(update={"stem": space.stem.nearest(factor * candidate.stem), "widths": tuple(widths)})
 
 
-def _best(space, score: Any, costs) -> Candidate | None:
+def _of_zen(device):
+    if device.zen is None:
+        raise NobodyError("no optimum of it was proven")
+    return device.zen
+
+
+def _best(device, score: Any, region=()) -> Candidate:
     try:
-        optimum = Problem(space, score, costs).solve()
+        optimum = Problem(device.space, score, [*device.costs, *region]).solve()
     except NoProofError:
-        return None
-    return optimum.candidate if optimum else None
+        raise NobodyError("the proof of its optimum takes too long") from None
+    if optimum is None:
+        raise NobodyError("no candidate keeps the budget" + (f" within {REGION}" if region else ""))
+    return optimum.candidate

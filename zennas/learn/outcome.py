@@ -68,6 +68,7 @@ class Learned(Record):
     noise: Noise | None  # None where nothing was trained twice
     rows: tuple[LearnedRow, ...]
     rivals: tuple[Rival, ...]
+    missing: dict[str, str] = {}  # {name of a rival that there is not: why}
     described: dict[str, Any]  # of the task: who was trained on and judged on
     made_by: Provenance
     out: pathlib.Path = pydantic.Field(pathlib.Path(), exclude=True)
@@ -151,6 +152,7 @@ def learned_of(
         measure=learning.measure(plan),
         unit=learning.unit.sign,
     )
+    found, missing = rivals(device, score)
     expected_N, _ = line.predict(feature_NF)
     predicted = {row.text: {"expected": float(expected)} for row, expected in zip(trained, expected_N, strict=True)}
     for row, value in zip(trained, [] if left_out_N is None else left_out_N.tolist(), strict=False):
@@ -165,7 +167,8 @@ def learned_of(
         score=score,
         noise=_noise(trained, plan.seed),
         rows=tuple(row.model_copy(update=predicted.get(row.text, {})) for row in rows),
-        rivals=tuple(rivals(device, score)),
+        rivals=tuple(found),
+        missing=missing,
         described=learning.described(plan, groups),
         made_by=provenance(seed=plan.seed, command=request.command),
         out=request.shown_out,

@@ -191,7 +191,8 @@ def _rivals(learned):
         ]
         body += _row(f"{rival.name}<small>{rival.how}</small>", cells)
     names = ("Network", "Candidate", "ms, predicted", f"{learned.measure} expected", "Among the trained")
-    return table(names, body)
+    without = notices([f"{name}: none; {why}." for name, why in learned.missing.items()], "note")
+    return table(names, body) + without
 
 
 def _trained(learned):

@@ -32,6 +32,8 @@ def show(learned: Learned, options: Options, console: Console) -> int:
             markup=False,
             soft_wrap=True,
         )
+    for name, why in learned.missing.items():
+        console.print(f"{name:>16}  none; {why}", style="dim", markup=False, soft_wrap=True)
     console.print(learned.verdict, style="yellow" if learned.tells_nothing else None, markup=False, soft_wrap=True)
     same = ["--track", options.track, *(["--space", options.space] if options.space else [])]
     same += ["--budget-ms", f"{options.budget_ms:g}"] if options.budget_ms else []
