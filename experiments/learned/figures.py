@@ -1,5 +1,6 @@
 """What the trainings of faces.py say: pieces 2 to 4 of protocol.md (5: race.py). Nothing here trains.
 
+    python experiments/learned/figures.py twelve  --runs RUNS    # twelve.json: whom of sealed.json to train first
     python experiments/learned/figures.py keep    --runs RUNS    # trainings.json: every epoch of all that is done
     python experiments/learned/figures.py length  --runs RUNS    # length.json: AUC after every epoch, orders, slopes
     python experiments/learned/figures.py predict --runs RUNS    # predictions.json, before the others are trained
@@ -16,6 +17,7 @@ import sys
 
 import numpy as np
 
+from zennas.learn.choosing import first_to_train
 from zennas.learn.model import fit, left_out, order_of
 from zennas.provenance import provenance
 from zennas.score.learned import width_prior
@@ -158,6 +160,14 @@ def sealed_texts():
     return [row["text"] for row in rows]
 
 
+def twelve(options):
+    """twelve.json: whom of the sealed candidates to train first, by `whom to train` of the protocol."""
+    texts = sealed_texts()
+    genes_NG = genes_of(texts)
+    rows = first_to_train(np.log(genes_NG), width_prior(genes_NG, SPACE))
+    write("twelve.json", {"texts": [texts[row] for row in rows]}, options)
+
+
 def predict(options):
     """Piece 3, before the others are trained: what each way foretells of all 40; nothing here looks at more than the
     twelve."""
@@ -271,7 +281,7 @@ def keep(options):
     print(f"{len(known)} trainings are kept in {HERE / faces.KEPT}")
 
 
-COMMANDS = {"keep": keep, "length": length, "predict": predict, "sealed": sealed}
+COMMANDS = {"twelve": twelve, "keep": keep, "length": length, "predict": predict, "sealed": sealed}
 
 
 if __name__ == "__main__":
