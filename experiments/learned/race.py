@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(faces.OLD))
 import truth  # noqa: E402
 from figures import SHORT, SPACE, curve, genes_of, judged, rounded, truth_of_old, write  # noqa: E402
 
+from zennas.latency.protocol import Protocol  # noqa: E402
 from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
 from zennas.learn.comparison import BY_HAND, LEARNED, PRIOR, ZEN, Device, learned_optimum, scaled_by_hand  # noqa: E402
 from zennas.learn.model import fit, left_out, order_of  # noqa: E402
@@ -32,7 +34,7 @@ from zennas.learn.outcome import score_of  # noqa: E402
 from zennas.score.learned import width_prior_sums  # noqa: E402
 from zennas.score.meanfield import mean_field_sums  # noqa: E402
 from zennas.search.optimum import Constraint, Problem  # noqa: E402
-from zennas.space.parts import sums  # noqa: E402
+from zennas.space.parts import Sums, sums  # noqa: E402
 
 NEAR_PCT, MAX_TRIES = 2.5, 12
 TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
@@ -96,6 +98,8 @@ def choose(options):
     trained_ms = measured_here(learnt["texts"], protocol)
     target_ms = float(np.median(list(trained_ms.values())))
     print(f"the {len(trained_ms)} trained: {target_ms:.3f} ms here, {sorted(trained_ms.values())}", flush=True)
+    of_table = [table.predict(faces.candidate_of(text), SPACE.shape) for text in trained_ms]
+    factor = float(np.median(np.array(list(trained_ms.values())) / of_table))
     score, order = learned_from(learnt["texts"], learnt["epochs"], trained_ms, options)
     plan = experiment.search.score
     zen = mean_field_sums(SPACE, plan.shape(SPACE.shape).hw, plan.batch)
@@ -109,9 +113,10 @@ def choose(options):
         PRIOR: most(width_prior_sums(SPACE)),
         BY_HAND: scaled_by_hand,
     }
-    chosen = {name: at_latency(way, target_ms, table_ms, protocol) for name, way in ways.items()}
+    target = Target(target_ms, table_ms, factor, protocol)
+    chosen = {name: at_latency(way, target) for name, way in ways.items()}
     short, short_order = learned_from(twelve_of_length(), SHORT, trained_ms, options)
-    of_short = at_latency(lambda device: learned_optimum(device, short), target_ms, table_ms, protocol)
+    of_short = at_latency(lambda device: learned_optimum(device, short), target)
     both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
     networks = []
     for (name, candidate), (_, rounds) in zip(chosen.items(), both, strict=True):
@@ -165,22 +170,33 @@ def learned_from(texts, epochs, trained_ms, options):
     return score, order
 
 
-def at_latency(way, target_ms, table_ms, protocol):
-    """The candidate that a way puts first, its table corrected by what that way's own candidates measure, until one is
-    within NEAR_PCT of target_ms; the nearest of all tried where none is."""
-    factor, tried = 1.0, {}  # tried: {candidate: measured ms}
+class Target(NamedTuple):
+    """The latency to which each way's own network is brought, and what foretells it."""
+
+    ms: float
+    table_ms: Sums
+    factor: float  # of the table, from the trained
+    protocol: Protocol
+
+
+def at_latency(way, target):
+    """The candidate that a way puts first, the table corrected by what that way's own candidates measure, until one is
+    within NEAR_PCT of the target; the nearest of all tried where none is."""
+    factor, tried = target.factor, {}  # tried: {candidate: measured ms}
     for _ in range(MAX_TRIES):
-        device = Device(SPACE, [Constraint("latency (ms)", table_ms, target_ms / factor)], None, factor)
+        device = Device(SPACE, [Constraint("latency (ms)", target.table_ms, target.ms / factor)], None, factor)
         candidate = way(device)
         if not (again := candidate in tried):
-            ((_, rounds),) = truth.measure_in_rounds([candidate], protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
+            ((_, rounds),) = truth.measure_in_rounds(
+                [candidate], target.protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS
+            )
             tried[candidate] = truth.median(rounds)
             print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {tried[candidate]} measured", flush=True)
-        if abs(tried[candidate] / target_ms - 1) <= NEAR_PCT / 100:
+        if abs(tried[candidate] / target.ms - 1) <= NEAR_PCT / 100:
             return candidate
         off = tried[candidate] / device.ms(candidate)
         factor *= math.sqrt(off) if again else off  # half of the way where candidates alternate
-    return min(tried, key=lambda candidate: abs(tried[candidate] / target_ms - 1))
+    return min(tried, key=lambda candidate: abs(tried[candidate] / target.ms - 1))
 
 
 def judge(options):
