@@ -12,8 +12,10 @@ RUNS is --out of faces.py, which has trained piece 2.
 import argparse
 import json
 import math
+import os
 import pathlib
 import sys
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +39,7 @@ from zennas.search.optimum import Constraint, Problem  # noqa: E402
 from zennas.space.parts import Sums, sums  # noqa: E402
 
 NEAR_PCT, MAX_TRIES = 2.5, 12
-TRY_ROUNDS, LAST_ROUNDS = 8, 24  # of measurements
+TRY_ROUNDS, LAST_ROUNDS, NUM_TABLES = 48, 96, 5  # of measurements
 NUM_TRAINED, NUM_SEEDS, AT_ONCE = 16, 3, 2
 TRAININGS = "race-trainings.json"
 CHOSEN_BY, JUDGED_BY = "AUC of folds 8 and 9", "AUC of fold 10"
@@ -86,19 +88,19 @@ def auc_of(texts, epochs, options):
 def choose(options):
     """race.json: the four networks, each brought to the same measured latency."""
     from zennas.latency.budget import choose_protocol
-    from zennas.latency.table import LatencyTable
     from zennas.track import load_experiment
 
     experiment, track, _ = load_experiment(faces.EXPERIMENT)
     protocol, _ = choose_protocol(track)
-    table = LatencyTable(protocol)
-    table.ensure(table.missing_for(SPACE))
-    table_ms = sums(SPACE, table.part_ms)
     learnt = json.loads((HERE / TRAININGS).read_text(encoding="utf-8"))
-    trained_ms = measured_here(learnt["texts"], protocol)
+    trained = [faces.candidate_of(text) for text in learnt["texts"]]
+    beside = Beside.of(trained, protocol)
+    trained_ms = dict(zip(learnt["texts"], beside.ms(trained), strict=True))
     target_ms = float(np.median(list(trained_ms.values())))
-    print(f"the {len(trained_ms)} trained: {target_ms:.3f} ms here, {sorted(trained_ms.values())}", flush=True)
-    of_table = [table.predict(faces.candidate_of(text), SPACE.shape) for text in trained_ms]
+    print(f"the {len(trained)} trained: {target_ms:.3f} ms here, {sorted(trained_ms.values())}", flush=True)
+    table = least_of_tables(protocol)
+    table_ms = sums(SPACE, table.part_ms)
+    of_table = [table.predict(candidate, SPACE.shape) for candidate in trained]
     factor = float(np.median(np.array(list(trained_ms.values())) / of_table))
     score, order = learned_from(learnt["texts"], learnt["epochs"], trained_ms, options)
     plan = experiment.search.score
@@ -113,27 +115,25 @@ def choose(options):
         PRIOR: most(width_prior_sums(SPACE)),
         BY_HAND: scaled_by_hand,
     }
-    target = Target(target_ms, table_ms, factor, protocol)
+    target = Target(target_ms, table_ms, factor, beside)
     chosen = {name: at_latency(way, target) for name, way in ways.items()}
     short, short_order = learned_from(twelve_of_length(), SHORT, trained_ms, options)
     of_short = at_latency(lambda device: learned_optimum(device, short), target)
-    both = truth.measure_in_rounds(list(chosen.values()), protocol, {"shape": SPACE.shape}, num=LAST_ROUNDS)
     networks = []
-    for (name, candidate), (_, rounds) in zip(chosen.items(), both, strict=True):
+    for (name, candidate), measured_ms in zip(chosen.items(), beside.ms(chosen.values(), LAST_ROUNDS), strict=True):
         mean, std = score.of_candidate(candidate)
         networks.append(
             {
                 "name": name,
                 "text": candidate.text,
                 "candidate": candidate.plain(),
-                "measured_ms": truth.median(rounds),
-                "rounds_ms": rounds,
+                "measured_ms": measured_ms,
                 "expected": round(100 * mean, 3),
                 "expected_std": round(100 * std, 3),
                 "within": score.is_within(candidate),
             }
         )
-        print(f"{name}: {candidate.text}, {truth.median(rounds)} ms, {100 * mean:.2f} ± {100 * std:.2f} % expected")
+        print(f"{name}: {candidate.text}, {measured_ms} ms, {100 * mean:.2f} ± {100 * std:.2f} % expected")
     race = {
         "epochs": learnt["epochs"],
         "seeds": NUM_SEEDS,
@@ -147,11 +147,50 @@ def choose(options):
     write("race.json", race, options, by="race.py")
 
 
-def measured_here(texts, protocol):
-    """{text: median ms of a candidate on this machine}, all measured in turns."""
-    candidates = [faces.candidate_of(text) for text in texts]
-    all_rounds = truth.measure_in_rounds(candidates, protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS)
-    return {candidate.text: truth.median(rounds) for candidate, (_, rounds) in zip(candidates, all_rounds, strict=True)}
+class Beside(NamedTuple):
+    """Latencies on a machine whose speed changes from one second to the next, by a third: each round measures a
+    network and three references, and the median of the rounds' ratios counts."""
+
+    references: list  # three of the trained, of middle latency
+    reference_ms: float  # of the three, on average
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, trained, protocol):
+        ms_RN = cls.rounds(trained, protocol, TRY_ROUNDS)
+        order = np.argsort(np.median(ms_RN / ms_RN.mean(1, keepdims=True), 0))
+        middle = order[len(order) // 2 - 1 :][:3]
+        return cls([trained[row] for row in middle], float(np.median(ms_RN[:, middle].mean(1))), protocol)
+
+    def ms(self, candidates, num=None):
+        """[ms of each candidate], measured in turns with the references; in all the same rounds."""
+        candidates = list(candidates)
+        ms_RN = self.rounds([*candidates, *self.references], self.protocol, num or TRY_ROUNDS)
+        ratio_RN = ms_RN[:, : len(candidates)] / ms_RN[:, len(candidates) :].mean(1, keepdims=True)
+        return [round(self.reference_ms * float(ratio), 4) for ratio in np.median(ratio_RN, 0)]
+
+    @staticmethod
+    def rounds(candidates, protocol, num):
+        """ms_RN of candidates by the track's rule, all in each round."""
+        both = truth.measure_in_rounds(candidates, protocol, {"shape": SPACE.shape}, num=num)
+        return np.array([rounds for _, rounds in both]).T
+
+
+def least_of_tables(protocol):
+    """A LatencyTable of the least of NUM_TABLES measurements of each part, so that what a busy neighbour of the machine
+    adds is left out."""
+    from zennas.latency.table import LatencyTable
+
+    least = {}
+    for _ in range(NUM_TABLES):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["ZENNAS_CACHE"] = folder
+            table = LatencyTable(protocol)
+            table.ensure(table.missing_for(SPACE))
+        for part, ms in table.rows.items():
+            least[part] = min(ms, least.get(part, math.inf))
+    table.rows.update(least)
+    return table
 
 
 def learned_from(texts, epochs, trained_ms, options):
@@ -176,7 +215,7 @@ class Target(NamedTuple):
     ms: float
     table_ms: Sums
     factor: float  # of the table, from the trained
-    protocol: Protocol
+    beside: Beside
 
 
 def at_latency(way, target):
@@ -187,10 +226,7 @@ def at_latency(way, target):
         device = Device(SPACE, [Constraint("latency (ms)", target.table_ms, target.ms / factor)], None, factor)
         candidate = way(device)
         if not (again := candidate in tried):
-            ((_, rounds),) = truth.measure_in_rounds(
-                [candidate], target.protocol, {"shape": SPACE.shape}, num=TRY_ROUNDS
-            )
-            tried[candidate] = truth.median(rounds)
+            (tried[candidate],) = target.beside.ms([candidate])
             print(f"{candidate.text}: {device.ms(candidate):.3f} ms predicted, {tried[candidate]} measured", flush=True)
         if abs(tried[candidate] / target.ms - 1) <= NEAR_PCT / 100:
             return candidate
