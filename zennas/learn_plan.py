@@ -30,7 +30,7 @@ class LearnPlan(Record):
     # So many of the first are trained with a second seed as well: how much of the spread is the candidates' own? 0: it
     # is not asked.
     twice: Annotated[int, pydantic.Field(ge=0)] = 2
-    # Of the short recipe. On 9,021 faces an order of 8 epochs has a tau of 0.27 with that of 24, and within a schedule
+    # Of the short recipe. On 9,021 images an order of 8 epochs has a tau of 0.27 with that of 24, and within a schedule
     # the order holds after two thirds of it (experiments/learned, 2. Length): the longest that sixteen can afford.
     epochs: Count = 24
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0  # of choices and trainings, which differ in nothing else
