@@ -13,6 +13,7 @@ trainings.json: what that file holds is not trained again where --out is gone.
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -109,10 +110,17 @@ def judged(run, out, precision):
     path = folder_of(run, out) / DONE
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    entry = kept().get(f"{precision} {path.parent.name}")
+    entry = kept().get(key_of(run, precision))
     return entry and {group: entry[group][-1] for group in GROUPS if group in entry}
 
 
+def key_of(run, precision):
+    """The name of a training in trainings.json."""
+    text, epochs, seed = run
+    return f"{precision} {text}-{epochs}-{seed}"
+
+
+@functools.cache
 def kept():
     """{"bf16 TEXT-EPOCHS-SEED": {measure: [AUC after each epoch, None where unknown]}} of trainings.json."""
     return json.loads((HERE / KEPT).read_text(encoding="utf-8"))["trainings"] if (HERE / KEPT).is_file() else {}

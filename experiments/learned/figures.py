@@ -58,7 +58,7 @@ def curve(run, options, group="AUC"):
     """[AUC after each epoch] of a training, on a group of people; NaN where a stop fell into the judging."""
     folder = faces.folder_of(run, options.runs)
     if not (folder / faces.DONE).is_file():
-        entry = faces.kept().get(f"{options.precision} {folder.name}", {})
+        entry = faces.kept().get(faces.key_of(run, options.precision), {})
         return [math.nan if value is None else value for value in entry.get(group, [None] * run[1])]
     entries = read_metrics(folder)
     by_epoch = {entry["epoch"]: entry[group] for entry in entries if entry["kind"] == "auc"}
@@ -274,7 +274,7 @@ def keep(options):
     for done in sorted(options.runs.glob(f"*/{faces.DONE}")):
         text, epochs, seed = done.parent.name.rsplit("-", 2)
         run = (text, int(epochs), int(seed))
-        known[f"{options.precision} {done.parent.name}"] = {
+        known[faces.key_of(run, options.precision)] = {
             group: [rounded(value) for value in curve(run, options, group)] for group in faces.GROUPS
         } | {"seconds": round(json.loads(done.read_text(encoding="utf-8"))["seconds"])}
     write(faces.KEPT, {"trainings": known}, options)
