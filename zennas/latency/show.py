@@ -51,11 +51,12 @@ def _print_line(text: str, console: Console, *, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _grid(names: Sequence[str], *, num_left: int = 1) -> Table:
-    """An empty table for the terminal; the first columns are of text, and shown whole."""
+def _grid(names: Sequence[str], *, num_left: int = 1, whole: Sequence[str] = ()) -> Table:
+    """An empty table for the terminal; the first columns are of text, and no cell of theirs or of `whole` is broken."""
     grid = Table()
     for index, name in enumerate(names):
-        grid.add_column(name, justify="left" if index < num_left else "right", no_wrap=index < num_left)
+        left = index < num_left
+        grid.add_column(name, justify="left" if left else "right", no_wrap=left or name in whole)
     return grid
 
 
@@ -63,7 +64,8 @@ def _print_tables(known: Sequence[KnownTable], console: Console) -> None:
     if not known:
         console.print("no latency table is known here: zennas latency --table fills one")
         return
-    grid = _grid(("", "machine", "backend", "threads", "batch", "version", "parts", "taken until", "from"), num_left=3)
+    columns = ("", "machine", "backend", "threads", "batch", "version", "parts", "taken until", "from")
+    grid = _grid(columns, num_left=3, whole=columns[-2:])  # a long name of a machine squeezes the others
     for table in known:
         assert table.protocol is not None  # their names say it
         rule, mark = table.protocol, "*" if table.machine == machine_name() else ""

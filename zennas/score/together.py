@@ -31,6 +31,8 @@ MAX_ELEMENTS = 1 << 21  # of the maps that go side by side; more only leave the 
 # convolution of 1x1 is a product at any side: a score takes as long, and in float32 its sums are the same ones whatever
 # the batch, which those of oneDNN's convolution to fewer than 16 channels are not.
 SMALL_PX = 4
+# Of a product, at least: some processors' libraries sum fewer in an order that depends on how many there are.
+MIN_ROWS = 16
 
 
 class Maps(NamedTuple):
@@ -166,9 +168,12 @@ def _convolved(pair_P2BHWC, weight, layer):
             (len(padded), *out_hw, kernel, kernel * channels),
             (image, row * layer.stride, column * layer.stride, row, 1),
         )
-        out = F.linear(
-            patches.reshape(-1, kernel * kernel * channels), weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
-        )
+        rows = patches.reshape(-1, kernel * kernel * channels)
+        too_few = MIN_ROWS - len(rows)
+        if too_few > 0:
+            rows = F.pad(rows, (0, 0, 0, too_few))
+        out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(out_channels, -1))
+        out = out[: MIN_ROWS - too_few] if too_few > 0 else out
     else:
         out = F.conv2d(image_NHWC.permute(0, 3, 1, 2), weight, None, layer.stride, layer.padding, 1, layer.groups)
         out, out_hw = out.permute(0, 2, 3, 1), out.shape[2:]
