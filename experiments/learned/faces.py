@@ -34,6 +34,7 @@ GROUPS = {"AUC": (7, 8, 9), "AUC of folds 8 and 9": (7, 8), "AUC of fold 10": (9
 NUM_SEALED = 30  # that are trained, of the 40: what the machine allows
 MOST_IMAGES = 4  # of a person, as in experiments/equal-latency
 DONE, KEPT = "judged.json", "trainings.json"
+RUNS = pathlib.Path("runs/learned")
 
 
 def main():
@@ -42,7 +43,7 @@ def main():
     parser.add_argument("--faces", type=pathlib.Path, required=True, help="aligned LFW, a .tar or a folder")
     parser.add_argument("--folds", type=pathlib.Path, required=True, help="folder of people.txt and pairs.txt")
     parser.add_argument("--teacher", type=pathlib.Path, required=True)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/learned"))
+    parser.add_argument("--out", type=pathlib.Path, default=RUNS)
     parser.add_argument("--at-once", type=int, default=2, help="trainings side by side, of one thread each")
     parser.add_argument("--precision", default="bf16", help="bf16: 0.55 of the time of fp32 on this processor")
     parser.add_argument("--first", type=int, help="only so many of the piece's trainings")

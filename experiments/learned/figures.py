@@ -1,12 +1,12 @@
 """What the trainings of faces.py say: pieces 2 to 4 of protocol.md (5: race.py). Nothing here trains.
 
-    python experiments/learned/figures.py twelve  --runs RUNS    # twelve.json: whom of sealed.json to train first
-    python experiments/learned/figures.py keep    --runs RUNS    # trainings.json: every epoch of all that is done
-    python experiments/learned/figures.py length  --runs RUNS    # length.json: AUC after every epoch, orders, slopes
-    python experiments/learned/figures.py predict --runs RUNS    # predictions.json, before the others are trained
-    python experiments/learned/figures.py sealed  --runs RUNS    # sealed-results.json, and what carries over
+    python experiments/learned/figures.py twelve     # twelve.json: whom of sealed.json to train first
+    python experiments/learned/figures.py keep       # trainings.json: every epoch of all that is done
+    python experiments/learned/figures.py length     # length.json: AUC after every epoch, orders, slopes
+    python experiments/learned/figures.py predict    # predictions.json, before the others are trained
+    python experiments/learned/figures.py sealed     # sealed-results.json, and what carries over
 
-RUNS is --out of faces.py. Each writes its JSON beside this file and prints its tables.
+--runs is --out of faces.py, where it was given; trainings that are not there are taken from trainings.json. Each writes its JSON beside this file and prints its tables.
 """
 
 import argparse
@@ -37,14 +37,26 @@ NUM_RESAMPLES = 2000
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(COMMANDS))
-    parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
-    parser.add_argument("--precision", default="bf16", help="of the trainings, as faces.py was asked")
+    add_runs(parser)
     options = parser.parse_args()
     COMMANDS[options.what](options)
 
 
+def add_runs(parser):
+    """The options that say which trainings are meant."""
+    parser.add_argument("--runs", type=existing, default=faces.RUNS, help="--out of faces.py")
+    parser.add_argument("--precision", default="bf16", help="of the trainings, as faces.py was asked")
+
+
+def existing(text):
+    """The folder of an option."""
+    if not pathlib.Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return pathlib.Path(text)
+
+
 def write(name, values, options, *, by="figures.py"):
-    made_by = provenance(seed=0, command=f"python experiments/learned/{by} {options.what} --runs RUNS")
+    made_by = provenance(seed=0, command=f"python experiments/learned/{by} {options.what}")
     path = HERE / name
     path.write_text(json.dumps({"made_by": made_by.model_dump(), **values}, indent=1) + "\n", encoding="utf-8")
 
@@ -203,6 +215,8 @@ def predict(options):
 
 def sealed(options):
     """Pieces 3 and 4."""
+    if missing := [run for run in faces.of_sealed() if judged(run, options) is None]:
+        raise SystemExit(f"{len(missing)} of the sealed trainings are not done yet: faces.py sealed trains them")
     foretold = json.loads((HERE / "predictions.json").read_text(encoding="utf-8"))
     texts, twelve = foretold["texts"], foretold["twelve"]
     trained = {

@@ -1,12 +1,12 @@
 """The race of protocol.md's piece 5: which of four networks of one latency is best, once trained?
 
-    python experiments/learned/race.py next   --runs RUNS    # race-trainings.json: whom the line is learned from
-    python experiments/learned/faces.py learning ... --out RUNS    # trains them; both again, until there are sixteen
-    python experiments/learned/race.py choose --runs RUNS    # race.json; run it on a quiet machine
-    python experiments/learned/faces.py race ... --out RUNS
-    python experiments/learned/race.py judge  --runs RUNS    # race-results.json; pictures.py draws it
+    python experiments/learned/race.py next      # race-trainings.json: whom the line is learned from
+    python experiments/learned/faces.py learning ...    # trains them; both again, until there are sixteen
+    python experiments/learned/race.py choose    # race.json; run it on a quiet machine
+    python experiments/learned/faces.py race ...
+    python experiments/learned/race.py judge     # race-results.json; pictures.py draws it
 
-RUNS is --out of faces.py, which has trained piece 2.
+faces.py has trained piece 2; --runs is its --out, where it was given.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import faces  # noqa: E402
 
 sys.path.insert(0, str(faces.OLD))
 import truth  # noqa: E402
-from figures import SHORT, SPACE, curve, genes_of, judged, rounded, truth_of_old, write  # noqa: E402
+from figures import SHORT, SPACE, add_runs, curve, genes_of, judged, rounded, truth_of_old, write  # noqa: E402
 
 from zennas.latency.protocol import Protocol  # noqa: E402
 from zennas.learn.choosing import NUM_FIRST, next_to_train  # noqa: E402
@@ -48,8 +48,7 @@ CHOSEN_BY, JUDGED_BY = "AUC of folds 8 and 9", "AUC of fold 10"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["next", "choose", "judge"])
-    parser.add_argument("--runs", type=pathlib.Path, required=True, help="--out of faces.py")
-    parser.add_argument("--precision", default="bf16", help="of the trainings, as faces.py was asked")
+    add_runs(parser)
     parser.add_argument("--epochs", type=int, default=24, help="next: how long all are trained, in the race too")
     options = parser.parse_args()
     {"next": propose, "choose": choose, "judge": judge}[options.what](options)
@@ -62,6 +61,9 @@ def propose(options):
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         rows, feature_NF = [texts.index(text) for text in before["texts"]], np.log(genes_of(texts))
+        if len(rows) >= NUM_TRAINED:
+            print(f"all {NUM_TRAINED} are named: {path.name} stays as it is")
+            return
         line = fit(feature_NF[rows], auc_of(before["texts"], before["epochs"], options))
         while len(rows) < min(NUM_TRAINED, len(before["texts"]) + AT_ONCE):
             rows.append(next_to_train(line, feature_NF, rows))
