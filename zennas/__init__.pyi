@@ -391,8 +391,9 @@ def learn(
     trainings: Candidates to train. [allowed: 4 to 512] [default: the experiment's learn.trainings, 16]
     epochs: Epochs of a short training. [allowed: 1 or more] [default: the experiment's learn.epochs]
     seed: Seed of all draws and trainings. [allowed: 0 to 2147483646] [default: the experiment's, 0]
-    held_out: Text file of identities, one a line, that trainings are judged on. [default: a share, drawn]
-    test: Identities that nothing is chosen by; `zennas run` crowns its winner on them. [default: another, drawn]
+    held_out: Text file of identities, one a line, that trainings are judged on. [default: drawn: learn.held_out_share]
+    test: Identities that nothing is chosen by; `zennas run` crowns its winner on them. [default: drawn:
+        learn.test_share]
     set: KEY=VALUE of the recipe of all trainings; may be repeated.
     space: Search space: a name or path. [default: the experiment's]
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
@@ -456,7 +457,7 @@ def tune(
     epochs: Epochs of a trial. [default: the experiment's]
     seed: Seed of proposals and trials. [default: the experiment's]
     only: Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]
-    held_out: Text file of identities, one a line, that the reward is taken on. [default: a share, drawn]
+    held_out: Text file of identities, one a line, that the reward is taken on. [default: drawn: tune.held_out_share]
     test: Identities that are asked when the search is over. [default: another share, drawn]
     set: KEY=VALUE of the recipe all trials begin from; may be repeated.
     space: Search space of the backbone. [default: the experiment's]
@@ -513,7 +514,8 @@ def run(
     learn: First learn from a few trainings on --data which networks are the better ones (zennas learn), search by that,
         train all winners by the full recipe and crown the one that measures best.
     trainings: With --learn: candidates to train. [allowed: 4 to 512] [default: the experiment's learn.trainings]
-    held_out: With --learn: text file of identities that the trainings are judged on. [default: a share, drawn]
+    held_out: With --learn: text file of identities that the trainings are judged on. [default: drawn:
+        learn.held_out_share]
     test: With --learn: identities by whom the winner is crowned. [default: another share, drawn]
     identities: Text file of identities to train on.
     set: KEY=VALUE of the training recipe; may be repeated.

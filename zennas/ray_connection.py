@@ -28,7 +28,8 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
     """Connect this process to the Ray cluster at `address`; None: to a private one on loopback, started with options
     `private`.
 
-    say(text): told where a private one is started again. UserError where Ray cannot be reached.
+    say(text): told where a private one is started again. UserError where a cluster cannot be reached, ProcessLostError
+    where a private one does not come up.
     """
     # Ray warns about metrics exporters and accelerators that a private one does not have; errors still come through.
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -52,8 +53,13 @@ def connect(address: str | None, *, say: Callable[[str], object], log_to_driver:
             break
         except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, too, where its processes do not come up
             ray.shutdown()
-            if attempt == tries:
+            if address is not None:
                 raise UserError(f"{where} could not be reached: {first_line(error)}") from None
+            if attempt == tries:
+                raise ProcessLostError(
+                    f"{where} did not come up in {tries} tries: {first_line(error)} Nothing is wrong with what "
+                    "was given, and what was done is kept: give the same command again when this machine has less to do"
+                ) from None
             say(f"{where} did not come up ({first_line(error)}): started again")
 
 

@@ -6,7 +6,8 @@
     python experiments/learned/figures.py predict    # predictions.json, before the others are trained
     python experiments/learned/figures.py sealed     # sealed-results.json, and what carries over
 
---runs is --out of faces.py, where it was given; trainings that are not there are taken from trainings.json. Each writes its JSON beside this file and prints its tables.
+--runs is --out of faces.py, where it was given; trainings that are not there are taken from trainings.json. Each writes
+its JSON beside this file and prints its tables.
 """
 
 import argparse

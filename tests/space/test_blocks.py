@@ -321,8 +321,8 @@ def test_every_block_s_network_takes_a_step(block):
     first = loss()
     first.backward()
     weights = dict(network.named_parameters())
-    # The last norm's embeddings above the fourth enter no loss here; all else does, but for the bias of the neck's linear
-    # layer: a norm takes it away again, its gradient is rounding, and on some processors nothing.
+    # The last norm's embeddings above the fourth enter no loss here; all else does, but for the bias of the neck's
+    # linear layer: a norm takes it away again, its gradient is rounding, and on some processors nothing.
     assert all(
         weight.grad is not None and (weight.grad.any() or name == "neck.2.bias") for name, weight in weights.items()
     )

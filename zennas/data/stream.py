@@ -69,6 +69,7 @@ def steps_per_epoch(source: AnySource, batch: int, *, images_per_identity: int |
         raise UserError(
             f"{source.path}: batch {batch} is larger than an epoch of {num_images} images"
             + (f" ({images_per_identity} of each of {num_identities} identities)" if images_per_identity else "")
+            + f" that are trained on; allowed: a batch of {num_images} at most"
         )
     return num_images // batch
 

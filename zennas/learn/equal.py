@@ -6,10 +6,13 @@ the fourth is one that the prior puts first: whom to train is chosen among them.
 
 # N candidates drawn, G genes
 
+import time
+
 import numpy as np
 
 from zennas.learn.choosing import fill_space, first_by_prior
 from zennas.learn_plan import LearnPlan
+from zennas.progress import duration
 from zennas.records import UserError, first_line
 from zennas.score.learned import width_prior
 from zennas.search.cost_limits import constraints
@@ -17,13 +20,14 @@ from zennas.search.forecast import side_by_side
 from zennas.search.measured import Measured
 from zennas.search.optimum import Constraint, Problem
 from zennas.search.stages import Searched
-from zennas.search.winners import export_all, measure_finalist, measured_correction
+from zennas.search.winners import export_all, measure_finalist, measured_correction, prediction_error
 from zennas.space.parts import Sums, sums, sums_of_genes
 
 NUM_DRAWS, DRAWN_AT_ONCE = 2_000_000, 200_000  # candidates drawn for the pool
 ENOUGH = 4_000  # near the latency, as predicted: no more are drawn
 PRIOR_EVERY = 4  # one of so many is the prior's
 TRIES = 6  # measured for one that is kept; small networks are predicted badly, and cost little to measure
+MANY, FEW_OF = 12, 4  # measured, and fewer than one of so many is kept: it is told, with the reason
 WIDER = 3.0  # times near_pct: as far as a prediction may be off the middle where none is nearer
 
 
@@ -42,7 +46,7 @@ def equal_pool(searched: Searched, plan: LearnPlan) -> list[Measured]:
     untried_N = np.array([searched.space.candidate(genes_G).key not in tried for genes_G in genes_NG], bool)
     num_tries = TRIES * plan.pool
     progress.begin("measuring candidates of equal latency")
-    count = progress.counting("candidates")
+    far = _HowFar(plan, num_tries, len(kept), len(tried))
     while len(kept) < plan.pool and len(tried) < num_tries:
         rows = _next(searched, plan, genes_NG, table_N, untried_N, kept, middle_ms, num=side_by_side(searched))
         if not rows:
@@ -52,19 +56,59 @@ def equal_pool(searched: Searched, plan: LearnPlan) -> list[Measured]:
             tried.add(entry.key)
             if _is_near(entry, middle_ms, plan):
                 kept.append(entry)
-        count(len(kept), plan.pool)
+        progress.update(far.fields(len(kept), len(tried)))
+        if far.is_slow(len(kept), len(tried)):
+            progress.say(f"warning: {_few(searched, kept, middle_ms, plan)}", style="yellow")
     progress.end()
     if len(kept) < plan.trainings:
         raise UserError(
-            f"space {searched.space.name}: {len(kept)} candidates were found within {plan.near_pct:g} % of "
-            f"{middle_ms:.4g} ms, and {plan.trainings} are to be trained ({len(tried)} were measured); give another "
-            "--budget-ms, fewer --trainings, or a larger learn.near_pct"
+            f"space {searched.space.name}: {plan.trainings} are to be trained, and "
+            f"{_few(searched, kept, middle_ms, plan)}; give another --budget-ms, fewer --trainings, or "
+            "the experiment a larger learn.near_pct"
         )
     progress.say(
         f"   pool  {len(kept)} candidates of {min(map(_ms, kept)):.4g} to {max(map(_ms, kept)):.4g} ms, of "
         f"{len(tried)} measured"
     )
     return kept
+
+
+class _HowFar:
+    """How far the measuring is, from where this process began with so many kept of so many tried."""
+
+    def __init__(self, plan, num_tries, num_kept, num_tried):
+        self._plan, self._num_tries, self._kept, self._tried = plan, num_tries, num_kept, num_tried
+        self._begun, self._is_told = time.monotonic(), False
+
+    def fields(self, num_kept, num_tried):
+        """{name: text}, as a Progress shows them. What is left is told by the share that is kept."""
+        pool = self._plan.pool
+        fields = {
+            "equal": f"{min(num_kept, pool)} of {pool}",
+            "measured": f"{num_tried} of {self._num_tries} at most",
+        }
+        new, newly_tried = num_kept - self._kept, num_tried - self._tried
+        if new > 0:
+            more = min(max(0, pool - num_kept) * newly_tried / new, self._num_tries - num_tried)
+            fields["left"] = duration((time.monotonic() - self._begun) / newly_tried * more)
+        return fields
+
+    def is_slow(self, num_kept, num_tried):
+        """Whether so few of those that were measured are kept that it should be told; once."""
+        slow = num_tried - self._tried >= MANY and (num_kept - self._kept) * FEW_OF < num_tried - self._tried
+        told, self._is_told = self._is_told, self._is_told or slow
+        return slow and not told
+
+
+def _few(searched, kept, middle_ms, plan):
+    """How many of those that were measured are kept, and why not more."""
+    measured = searched.ledger.finalists
+    of_noise = sum(entry.latency.warning is not None for entry in measured)
+    why = f"predictions are {prediction_error(measured)['mean_abs_pct']} % off on average"
+    if 2 * of_noise > len(measured):
+        why = f"the runs of {of_noise} spread too far: other work on this machine makes equal ones look unequal"
+    why = f"; {why}" if measured else ""
+    return f"{len(kept)} of {len(measured)} measured lie within {plan.near_pct:g} % of {middle_ms:.4g} ms{why}"
 
 
 def latency_sums(searched: Searched) -> Sums:

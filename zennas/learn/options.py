@@ -60,11 +60,14 @@ class Options(CommandOptions):
     ] = None
     held_out: Annotated[
         pathlib.Path | None,
-        flag("Text file of identities, one a line, that trainings are judged on.", unset="a share, drawn"),
+        flag("Text file of identities, one a line, that trainings are judged on.", unset="drawn: learn.held_out_share"),
     ] = None
     test: Annotated[
         pathlib.Path | None,
-        flag("Identities that nothing is chosen by; `zennas run` crowns its winner on them.", unset="another, drawn"),
+        flag(
+            "Identities that nothing is chosen by; `zennas run` crowns its winner on them.",
+            unset="drawn: learn.test_share",
+        ),
     ] = None
     set: Annotated[Changes, flag("KEY=VALUE of the recipe of all trainings; may be repeated.")] = ()
     space: Space = None

@@ -1,6 +1,7 @@
 """From what a user asks to the Request of a learning run, and what makes it this run."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -125,10 +126,10 @@ def learn_plan(options: Options, experiment: Experiment) -> LearnPlan:
     """The experiment's LearnPlan, changed by the command line."""
     given = {name: getattr(options, name) for name in ("trainings", "epochs", "seed")}
     values = experiment.learn.model_dump() | {name: value for name, value in given.items() if value is not None}
-    # Fewer trainings than the first ones are all of them; more than the pool want a larger one.
+    # Fewer trainings than the first ones are all of them, and are chosen from as many candidates for each as before.
+    values["pool"] = math.ceil(values["pool"] * values["trainings"] / experiment.learn.trainings)
     values["first"] = min(values["first"], values["trainings"])
     values["twice"] = min(values["twice"], values["first"])
-    values["pool"] = max(values["pool"], values["trainings"])
     return type(experiment.learn).parse(values, "command line")
 
 

@@ -32,7 +32,9 @@ def run(options: Options, *, progress: Progress | None = None) -> Learned:
     except KeyboardInterrupt:
         progress.end()
         shown_out = asked.request.shown_out
-        progress.say(f"stopped; finished trainings are kept in {shown_out}: give the same command again to go on")
+        progress.say(
+            f"stopped; what was measured and trained is kept in {shown_out}: give the same command again to go on"
+        )
         raise
 
 

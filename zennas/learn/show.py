@@ -35,8 +35,20 @@ def show(learned: Learned, options: Options, console: Console) -> int:
     for name, why in learned.missing.items():
         console.print(f"{name:>16}  none; {why}", style="dim", markup=False, soft_wrap=True)
     console.print(learned.verdict, style="yellow" if learned.tells_nothing else None, markup=False, soft_wrap=True)
-    same = ["--track", options.track, *(["--space", options.space] if options.space else [])]
-    same += ["--budget-ms", f"{options.budget_ms:g}"] if options.budget_ms else []
-    search = line("zennas.search", [*same, "--score", f"{LEARNED}:{learned.out}"])
+    search = line("zennas.search", [*_same(options), "--score", f"{LEARNED}:{learned.out}"])
     console.print(f"\nNext:\n  open {learned.out / REPORT}\n  {search}", markup=False, soft_wrap=True)
     return NOTHING_TOLD if learned.tells_nothing else 0
+
+
+def _same(options):
+    """The words by which a search is of the same space and the same latency."""
+    given = {
+        "--track": options.track,
+        "--space": options.space,
+        "--budget-ms": None if options.budget_ms is None else f"{options.budget_ms:g}",
+        "--backend": options.backend,
+        "--images": options.images,
+        "--address": options.address,
+        "--device": options.latency_device,
+    }
+    return [word for name, value in given.items() if value is not None for word in (name, str(value))]

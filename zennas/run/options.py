@@ -43,7 +43,10 @@ class Options(CommandOptions):
     ] = None
     held_out: Annotated[
         pathlib.Path | None,
-        flag("With --learn: text file of identities that the trainings are judged on.", unset="a share, drawn"),
+        flag(
+            "With --learn: text file of identities that the trainings are judged on.",
+            unset="drawn: learn.held_out_share",
+        ),
     ] = None
     test: Annotated[
         pathlib.Path | None,

@@ -38,7 +38,7 @@ def load_learned(folder: pathlib.Path | str) -> LearnedScore:
     except OSError as error:
         raise UserError(
             f"--score {LEARNED}:{folder}: {MODEL} cannot be read: {error.strerror or error}; it is made by: "
-            f"python -m zennas.learn --data DATA --out {folder}"
+            "python -m zennas.learn --track TRACK --data DATA --out OUT"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON: {error}") from None

@@ -282,5 +282,6 @@ def _baseline(prepared, name, candidate, scored, exported):
             f"take it out of space {prepared.space.name}'s baselines to search without it"
         ) from None
     if entry.latency.warning:
-        prepared.progress.say(f"warning: {name}: {entry.latency.warning}", style="yellow")
+        before = f", measured {entry.latency.date[:10]}" if kept else ""
+        prepared.progress.say(f"warning: {name}{before}: {entry.latency.warning}", style="yellow")
     return entry.changed(onnx=None)

@@ -53,7 +53,7 @@ class Options(CommandOptions):
     ] = ()
     held_out: Annotated[
         pathlib.Path | None,
-        flag("Text file of identities, one a line, that the reward is taken on.", unset="a share, drawn"),
+        flag("Text file of identities, one a line, that the reward is taken on.", unset="drawn: tune.held_out_share"),
     ] = None
     test: Annotated[
         pathlib.Path | None,

@@ -71,7 +71,7 @@ def announced(request, people: People) -> dict[str, str]:
     return {
         "train": f"{short} of {request.data}{more}",
         "measure": f"{measure(request.learn)} over all pairs: {people.held_out.text}",
-        "test": "nobody" if people.test is None else f"{people.test.text}, when all is chosen",
+        "test": "nobody" if people.test is None else f"{people.test.text}, asked when all is chosen",
     }
 
 
