@@ -20,6 +20,7 @@ HERE = pathlib.Path(__file__).parent
 COLOURS = ("#0f766e", "#b45309", "#7c3aed", "#be123c")
 GREY = "#94a3b8"
 SHADE = 0.15  # of an interval
+BELOW_ENDS = 2.0  # points: the first epochs lie far below
 
 
 def main():
@@ -95,7 +96,9 @@ def draw_length(figures):
         figure.add_hline(y=0, line={"color": page.LINE, "width": 1}, row=1, col=column)
     figure.update_xaxes(title="epoch", type="log", col=1)
     figure.update_xaxes(title="after epoch", type="log", col=2)
-    figure.update_yaxes(title="AUC (%)", col=1)
+    ends = [100 * row["auc_by_epoch"][-1] for row in figures["trainings"]]
+    best = [100 * max(filter(None, row["auc_by_epoch"])) for row in figures["trainings"]]
+    figure.update_yaxes(title="AUC (%)", range=[min(ends) - BELOW_ENDS, max(best) + 0.2], col=1)
     figure.update_yaxes(title=f"tau with the order after {figures['longest']} epochs", range=[-1, 1.05], col=2)
     figure.update_yaxes(title="AUC for 2.7 times the blocks, in its standard deviations", col=3)
     looks = {f"{epochs} epochs in all": page.Look(colour_of[epochs], "●") for epochs in lengths}
