@@ -14,6 +14,7 @@ from zennas.search.optimum import Constraint, NoProofError, Problem
 from zennas.search.stages import Searched
 from zennas.space.candidate import Candidate
 from zennas.space.learned import REGION, LearnedScore
+from zennas.space.parts import Sums
 from zennas.space.space import Space
 
 LEARNED, ZEN, PRIOR, BY_HAND = "learned", "Zen-Score", "widest (S)", "by hand, scaled"
@@ -42,7 +43,7 @@ class Device(NamedTuple):
 
     space: Space
     costs: list[Constraint]  # the first is the latency, in the table's milliseconds
-    zen: Candidate | None  # the proven optimum of Zen-Score's closed form; None where there is none
+    zen: Sums | None  # Zen-Score's closed form; None where there is none
     factor: float
 
     @property
@@ -58,11 +59,10 @@ class Device(NamedTuple):
 
 def device_of(searched: Searched) -> Device:
     """The Device of a search that has measured a pool."""
-    factor, optimum = correction_of(searched), searched.funnel and searched.funnel.optimum
-    space = searched.space
+    factor, funnel, space = correction_of(searched), searched.funnel, searched.space
     costs = [Constraint("latency (ms)", latency_sums(searched), searched.budget.budget_ms / factor)]
     costs += constraints(searched.predictor.limits, space)
-    return Device(space, costs, optimum.candidate if optimum else None, factor)
+    return Device(space, costs, funnel.score if funnel else None, factor)
 
 
 def rivals(device: Device, score: LearnedScore) -> tuple[list[Rival], dict[str, str]]:
@@ -127,8 +127,8 @@ def _scaled(space, candidate, factor) -> Candidate:
 
 def _of_zen(device):
     if device.zen is None:
-        raise NobodyError("no optimum of it was proven")
-    return device.zen
+        raise NobodyError("it has no closed form in this space, so no optimum is proven")
+    return _best(device, device.zen)
 
 
 def _best(device, score: Any, region=()) -> Candidate:
