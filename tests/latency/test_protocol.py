@@ -26,6 +26,12 @@ def taken(raw_ms, *, kth_fastest=1):
     )
 
 
+@pytest.fixture(autouse=True)
+def runs_long_enough(monkeypatch):
+    """The given runs are few, and count as if they had lasted long enough."""
+    monkeypatch.setattr(protocols, "SHORT_MS", 0.0)
+
+
 @pytest.fixture
 def scripted(monkeypatch):
     """The Protocol of a backend whose model is the function that is timed."""
@@ -128,6 +134,21 @@ def test_what_took_far_longer_than_predicted_is_measured_again(monkeypatch, time
     waiting = iter(attempts)
     monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
     assert measure_calmly("model", attempts[0].protocol, expected_ms=10.0) is attempts[taken_from]
+    assert len(attempts) - len(list(waiting)) == num_taken
+
+
+@pytest.mark.parametrize(
+    "times_ms, runs, fastest, num_taken",
+    [((1.0, 0.4, 0.5, 0.3, 0.6, 0.2, 9.0), 10, 5, 6), ((50.0, 9.0), 10, 0, 1), ((9.0, 8.0, 6.0, 1.0), 10, 2, 3)],
+    ids=["six at most", "long enough", "until 200 ms"],
+)
+def test_runs_that_are_over_in_a_moment_are_taken_again(monkeypatch, times_ms, runs, fastest, num_taken):
+    """Ten runs of a millisecond fall into one burst of other work, and no spread tells."""
+    monkeypatch.setattr(protocols, "SHORT_MS", 200.0)
+    attempts = [taken([ms] * runs) for ms in times_ms]
+    waiting = iter(attempts)
+    monkeypatch.setattr(protocols, "measure", lambda model, protocol, **_: next(waiting))
+    assert measure_calmly("model", attempts[0].protocol) is attempts[fastest]
     assert len(attempts) - len(list(waiting)) == num_taken
 
 

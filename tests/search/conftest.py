@@ -182,6 +182,7 @@ def finished(start, tmp_path_factory, own_cache):
             arguments = ["--track", experiment, "--out", out, "--candidates", CANDIDATES, "--budget-ms", BUDGET_MS]
             for _ in range(3):
                 shutil.rmtree(out, ignore_errors=True)
+                shutil.rmtree(own_cache, ignore_errors=True)
                 run = FinishedRun(experiment, out, arguments, start("search", *arguments, anew=True).end())
                 if "measured whole kept within the budget" not in run.ended.said:
                     break
