@@ -13,6 +13,7 @@ from typing import NamedTuple
 import hypothesis
 import numpy as np
 import pytest
+import yaml
 
 # The same examples in every run, no database in the working folder, no clock: a failure is the code's, not the
 # machine's.
@@ -177,6 +178,19 @@ def tiny(tmp_path):
         )
         (folder / f"{name}.yaml").write_text(text)
     return folder / "experiment.yaml"
+
+
+def small_ms():
+    """What IR-SE-small of the tiny space takes on this machine now, by the rule of the tiny track."""
+    from zennas.latency.budget import export_candidate
+    from zennas.latency.protocol import measure_calmly
+    from zennas.space.space import Space
+    from zennas.track import Protocol
+
+    space = Space.parse(yaml.safe_load(TINY_SPACE), "the tests")
+    protocol = Protocol(backend="onnxruntime-cpu", num_runs=10, kth_fastest=2)
+    exported = export_candidate(space.baselines["IR-SE-small"], space.shape, protocol)
+    return measure_calmly(exported.onnx_bytes, protocol).measured_ms
 
 
 @pytest.fixture

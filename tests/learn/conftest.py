@@ -6,10 +6,11 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, with_more
+from tests.conftest import TINY_EXPERIMENT, TINY_SPACE, TINY_TRACK, small_ms, with_more
 from tests.train.conftest import RECIPE, drawn_faces, ran, starting, write_folder
 
 NUM_IDENTITIES, IMAGES_EACH = 16, 8
+TIMES_SMALL = 2.0  # the budget over what IR-SE-small takes
 LEARN = {
     "trainings": 6,
     "first": 5,
@@ -27,10 +28,11 @@ class Material(NamedTuple):
 
     experiment: object
     faces: object
+    budget_ms: float
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory):
+def material(tmp_path_factory, own_cache):
     folder = tmp_path_factory.mktemp("learn")
     for name, text in (("space", TINY_SPACE), ("track", TINY_TRACK)):
         (folder / f"{name}.yaml").write_text(textwrap.dedent(text))
@@ -38,7 +40,7 @@ def material(tmp_path_factory):
     experiment |= {"space": str(folder / "space.yaml"), "track": str(folder / "track.yaml")}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     write_folder(folder / "faces", drawn_faces(NUM_IDENTITIES, IMAGES_EACH, seed=0))
-    return Material(folder / "experiment.yaml", folder / "faces")
+    return Material(folder / "experiment.yaml", folder / "faces", round(TIMES_SMALL * small_ms(), 2))
 
 
 @pytest.fixture
@@ -46,7 +48,8 @@ def arguments(material, tmp_path):
     """The words of a small run into tmp_path / out."""
 
     def made(*more, out="run"):
-        words = ["--track", material.experiment, "--data", material.faces, "--workers", "2", "--budget-ms", "0.6"]
+        words = ["--track", material.experiment, "--data", material.faces, "--workers", "2"]
+        words += ["--budget-ms", material.budget_ms]
         return [str(word) for word in with_more([*words, "--out", tmp_path / out], more)]
 
     return made

@@ -46,7 +46,8 @@ def test_a_killed_run_goes_on_and_then_a_search_maximises_what_was_learned(start
     other = asked("--epochs", "2")
     assert other.code == 2 and "holds a run with other settings" in other.stderr
 
-    words = ["--track", material.experiment, "--budget-ms", "0.6", "--candidates", "60", "--out", tmp_path / "found"]
+    words = ["--track", material.experiment, "--budget-ms", material.budget_ms, "--candidates", "60"]
+    words += ["--out", tmp_path / "found"]
     found = ran(*words, "--score", f"learned:{out}", command=search_main)
     assert found.code == 0, found.said
     winners = json.loads((tmp_path / "found" / "winners.json").read_text())
@@ -59,7 +60,8 @@ def test_a_killed_run_goes_on_and_then_a_search_maximises_what_was_learned(start
 
 
 def test_the_whole_way_in_one_command(material, tmp_path):
-    words = [material.experiment, "--data", material.faces, "--learn", "--trainings", "5", "--budget-ms", "0.6"]
+    words = [material.experiment, "--data", material.faces, "--learn", "--trainings", "5"]
+    words += ["--budget-ms", material.budget_ms]
     words += ["--candidates", "40", "--set", "epochs=1", "--out", tmp_path / "all", "--json"]
     ended = ran(*words, command=run_main)
     assert ended.code in (0, 1), (

@@ -21,7 +21,7 @@ import optuna
 import pandas
 import pytest
 
-from tests.search.conftest import BUDGET_MS, CANDIDATES, write_tiny
+from tests.search.conftest import CANDIDATES, write_tiny
 from zennas.checker import checker_problems
 from zennas.export.onnx_file import metadata_of
 from zennas.search.ledger import open_ledger
@@ -94,7 +94,7 @@ def test_a_run_says_what_it_does_and_what_it_found(finished):
         "backend onnxruntime-cpu",
         "value 2 of 10 runs",
         f"{CANDIDATES} candidates, seed 0",
-        f"budget  {BUDGET_MS:.2f} ms here: --budget-ms",
+        f"budget  {finished.budget_ms:.2f} ms here: --budget-ms",
         "searched: screened",
         "winner-1",
         "IR-SE-small",
@@ -119,8 +119,10 @@ def test_winners_json_is_what_the_issue_says(finished):
         assert space.contains(candidate) and entry["key"] == candidate.key
         assert (entry["params"], entry["macs"], entry["num_blocks"]) == (spent.params, spent.macs, candidate.num_blocks)
         assert math.isfinite(entry["score_mean"]) and entry["score_std"] >= 0
-        assert latency["measured_ms"] == sorted(latency["raw_ms"])[track.protocol.kth_fastest - 1] <= BUDGET_MS
-        assert latency["budget_ms"] == BUDGET_MS and latency["stand_in"] is None and latency["predicted_ms"] > 0
+        assert latency["measured_ms"] == sorted(latency["raw_ms"])[track.protocol.kth_fastest - 1] <= finished.budget_ms
+        assert (
+            latency["budget_ms"] == finished.budget_ms and latency["stand_in"] is None and latency["predicted_ms"] > 0
+        )
         assert len(latency["raw_ms"]) == track.protocol.num_runs and latency["protocol"] == track.protocol.model_dump()
         assert entry["onnx"] == f"{entry['name']}.onnx" and (finished.out / entry["onnx"]).is_file()
 
@@ -140,7 +142,7 @@ def test_each_winner_is_of_its_band_and_not_better_than_what_is_proven_of_it(fin
         # One that was measured before a later correction may be more than the corrected table allows.
         corrected = [event for event in state["events"] if "factor" in event][-1]
         factor = corrected.get("of_bands", {}).get(entry["band"], corrected["factor"])
-        assert entry["gap"] >= -1e-3 or entry["latency"]["table_ms"] * factor > BUDGET_MS
+        assert entry["gap"] >= -1e-3 or entry["latency"]["table_ms"] * factor > finished.budget_ms
         assert f"the best of band {entry['band']}" in (finished.out / f"{entry['name']}.yaml").read_text()
         assert entry["band"] in finished.ended.stdout and entry["band"] in (finished.out / "report.html").read_text()
     missing = set(optima) - {entry["band"] for entry in winners}
@@ -179,12 +181,12 @@ def test_a_winners_onnx_runs_alone_and_in_a_batch(finished):
 
 def test_a_winner_scores_by_the_command_that_the_run_ended_with(finished, start):
     path = finished.out / "winner-1.yaml"
-    command = [path, "--track", finished.experiment, "--json", "--measure", "--budget-ms", BUDGET_MS]
+    command = [path, "--track", finished.experiment, "--json", "--measure", "--budget-ms", finished.budget_ms]
     ended = start("score", *command).end()
     (row,), winner = json.loads(ended.stdout), winners_of(finished.out)[0]
     assert ended.code == 0 and row["key"] == winner["key"] and row["candidate"] == winner["candidate"]
     assert (row["params"], row["macs"], row["num_blocks"]) == (winner["params"], winner["macs"], winner["num_blocks"])
-    assert row["budget_ms"] == BUDGET_MS and row["outside_space"] is None and row["error"] is None
+    assert row["budget_ms"] == finished.budget_ms and row["outside_space"] is None and row["error"] is None
     # Other random numbers: the mean of 8 lies within a few standard deviations of the mean of 2.
     assert abs(row["scores"]["zen"] - winner["score_mean"]) < 8 * max(winner["score_std"], 0.05)
     assert (
@@ -348,7 +350,7 @@ def test_a_storage_that_cannot_be_used_is_refused_and_nothing_is_lost(finished, 
         "--candidates",
         20,
         "--budget-ms",
-        BUDGET_MS,
+        finished.budget_ms,
     ]
     assert "--storage nonsense: cannot be used" in refused(start("search", *arguments, "--storage", "nonsense").end())
     locked = f"sqlite:///{tmp_path / 'locked.db'}"
@@ -366,7 +368,16 @@ def test_a_storage_that_cannot_be_used_is_refused_and_nothing_is_lost(finished, 
 def test_a_full_disk_is_one_message_and_with_more_room_the_run_goes_on(finished, start, small_disk):
     out = small_disk.path / "run"
     # A budget that a finalist keeps also where other work makes it three times as slow.
-    arguments = ["--track", finished.experiment, "--out", out, "--candidates", 20, "--budget-ms", 4 * BUDGET_MS]
+    arguments = [
+        "--track",
+        finished.experiment,
+        "--out",
+        out,
+        "--candidates",
+        20,
+        "--budget-ms",
+        4 * finished.budget_ms,
+    ]
     line = refused(start("search", *arguments).end())
     assert "No space left" in line or "disk is full" in line
     assert str(out) in line and "what was computed before is kept" in line
@@ -396,7 +407,7 @@ def test_the_report_opens_offline_and_is_drawn(finished, chromium, tmp_path, wid
         box = plot.bounding_box()
         assert box["width"] > 0.7 * width_px and box["height"] > 300
     assert page.locator("svg path title").count() > 0  # winners, stage by stage
-    for word in ("winner-1", "IR-SE-small", "Zen-Score is not an accuracy", f"{BUDGET_MS:.2f} ms"):
+    for word in ("winner-1", "IR-SE-small", "Zen-Score is not an accuracy", f"{finished.budget_ms:.2f} ms"):
         assert page.get_by_text(word).first.is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width_px  # nothing sticks out
     context.close()
