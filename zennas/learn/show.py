@@ -3,10 +3,11 @@
 from rich.console import Console
 from rich.table import Table
 
-from zennas.flags import line
+from zennas.flags import line, spell
 from zennas.learn.options import Options
 from zennas.learn.outcome import REPORT, Learned
 from zennas.learn.report import named
+from zennas.search.options import Options as SearchOptions
 from zennas.space.learned import LEARNED
 
 NOTHING_TOLD = 1  # exit code: seeds differ as much as candidates
@@ -35,20 +36,18 @@ def show(learned: Learned, options: Options, console: Console) -> int:
     for name, why in learned.missing.items():
         console.print(f"{name:>16}  none; {why}", style="dim", markup=False, soft_wrap=True)
     console.print(learned.verdict, style="yellow" if learned.tells_nothing else None, markup=False, soft_wrap=True)
-    search = line("zennas.search", [*_same(options), "--score", f"{LEARNED}:{learned.out}"])
-    console.print(f"\nNext:\n  open {learned.out / REPORT}\n  {search}", markup=False, soft_wrap=True)
+    search = spell(
+        SearchOptions,
+        track=options.track,
+        space=options.space,
+        budget_ms=options.budget_ms,
+        backend=options.backend,
+        images=options.images,
+        address=options.address,
+        device=options.latency_device,
+        score=f"{LEARNED}:{learned.out}",
+    )
+    console.print(
+        f"\nNext:\n  open {learned.out / REPORT}\n  {line('zennas.search', search)}", markup=False, soft_wrap=True
+    )
     return NOTHING_TOLD if learned.tells_nothing else 0
-
-
-def _same(options):
-    """The words by which a search is of the same space and the same latency."""
-    given = {
-        "--track": options.track,
-        "--space": options.space,
-        "--budget-ms": None if options.budget_ms is None else f"{options.budget_ms:g}",
-        "--backend": options.backend,
-        "--images": options.images,
-        "--address": options.address,
-        "--device": options.latency_device,
-    }
-    return [word for name, value in given.items() if value is not None for word in (name, str(value))]

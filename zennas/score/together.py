@@ -169,11 +169,10 @@ def _convolved(pair_P2BHWC, weight, layer):
             (image, row * layer.stride, column * layer.stride, row, 1),
         )
         rows = patches.reshape(-1, kernel * kernel * channels)
-        too_few = MIN_ROWS - len(rows)
-        if too_few > 0:
-            rows = F.pad(rows, (0, 0, 0, too_few))
-        out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(out_channels, -1))
-        out = out[: MIN_ROWS - too_few] if too_few > 0 else out
+        num_rows = len(rows)
+        if num_rows < MIN_ROWS:
+            rows = F.pad(rows, (0, 0, 0, MIN_ROWS - num_rows))
+        out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(out_channels, -1))[:num_rows]
     else:
         out = F.conv2d(image_NHWC.permute(0, 3, 1, 2), weight, None, layer.stride, layer.padding, 1, layer.groups)
         out, out_hw = out.permute(0, 2, 3, 1), out.shape[2:]
