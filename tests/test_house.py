@@ -45,6 +45,7 @@ ROOMS = [
     {"embed"},
     {"clean"},
     {"mask"},
+    {"tasks.identity"},
     {"tasks"},
     {"train"},
     {"trials"},
@@ -180,6 +181,36 @@ def test_imports_point_backwards(path):
     if path.name == "__main__.py" or str(path.relative_to(ROOT)) in LOOKS_AHEAD:  # a command may speak to every room
         return
     assert order_violations(path, path.read_text()) == []
+
+
+def crossings(path, text):
+    """Imports of one task from another, or of any task from what they share."""
+    room = path.relative_to(PACKAGE).parts[1]
+    allowed = {"identity", room} if room != "identity" else {"identity"}
+    return [
+        f"line {line}: {room} imports {module}"
+        for module, line in imported(ast.parse(text), path)
+        if re.match(r"zennas\.tasks\.\w+\.", module)
+        and (PACKAGE / "tasks" / module.split(".")[2]).is_dir()
+        and module.split(".")[2] not in allowed
+    ]
+
+
+OF_TASKS = [path for path in FILES if path.parent.parent == PACKAGE / "tasks"]
+
+
+@pytest.mark.parametrize("path", OF_TASKS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_task_imports_no_other_task(path):
+    assert crossings(path, path.read_text()) == []
+
+
+def test_an_import_of_another_task_is_seen():
+    face, shared = (PACKAGE / "tasks" / room / "x.py" for room in ("face", "identity"))
+    assert crossings(shared, "from zennas.tasks.face.pairs import open_pairs")
+    assert crossings(PACKAGE / "tasks" / "other" / "x.py", "import zennas.tasks.face.pairs")
+    for line in ("from zennas.tasks.identity.losses import LOSSES", "from zennas.tasks.task import Head"):
+        assert not crossings(face, line) and not crossings(shared, line), line
+    assert not crossings(face, "from zennas.tasks.face.pairs import open_pairs")
 
 
 @each_file
@@ -437,7 +468,10 @@ def test_what_serves_every_task_names_none(path):
     assert task_words(path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*.py")), ids=lambda path: path.name)
+OF_ANYTHING = sorted([*(PACKAGE / "data").glob("*.py"), *(PACKAGE / "tasks" / "identity").glob("*.py")])
+
+
+@pytest.mark.parametrize("path", OF_ANYTHING, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_images_are_of_anything(path):
     """The folder of kept indices is called after the first of them."""
     found = [line for line in path.read_text().splitlines() if re.search(r"\bfaces?\b", line, re.IGNORECASE)]

@@ -6,7 +6,7 @@ FC.
 Per number of identities, each in a process of its own:
   bare     the sampled matrix products and the softmax alone, of the same sizes, into memory that is there:
            cosines = faces x centres, softmax, its two products back. No sampling, no margin, no optimizer.
-  ours     a whole step of zennas.tasks.face.partial_fc: sampling, margins, loss, both gradients, momentum, decay.
+  ours     a whole step of zennas.tasks.identity.partial_fc: sampling, margins, loss, both gradients, momentum, decay.
   dense    torch's nn.Linear over all identities, cross-entropy, SGD with momentum, as a plain loop has it.
 Times are medians of the steps after the first ones, bare and ours in turn. Memory is the peak of the process above what
 it had before the head was made, so it counts the allocator's slack too. Writes partial_fc.json and partial_fc.html
@@ -30,7 +30,7 @@ from zennas import page
 from zennas.provenance import Provenance, num_cores, provenance
 from zennas.ranks import Ranks
 from zennas.run_folder import write_atomically
-from zennas.tasks.face.partial_fc import PartialFC
+from zennas.tasks.identity.partial_fc import PartialFC
 
 HERE = pathlib.Path(__file__)
 EMBEDDING = 512

@@ -26,7 +26,7 @@ from zennas.export.onnx_file import to_onnx
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
-from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.tasks.identity.distill import DISTILLATIONS
 
 CANDIDATE = Candidate(block="ir_cbam", stem=8, widths=(8, 16), depths=(1, 2))
 PX, SIZE = 16, 6

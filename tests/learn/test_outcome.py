@@ -26,7 +26,7 @@ from zennas.records import UserError
 from zennas.score.learned import load_learned
 from zennas.space.candidate import Candidate
 from zennas.space.space import Space
-from zennas.tasks.face.people import Group, People
+from zennas.tasks.identity.people import Group, People
 
 device = device_fixture
 

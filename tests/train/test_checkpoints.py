@@ -17,10 +17,10 @@ from tests.train.test_training import teacher_file
 from zennas.progress import Progress
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.tasks.face.centres import CENTRE_OPTIMIZERS
 from zennas.tasks.face.head import FaceHead
-from zennas.tasks.face.partial_fc import PartialFC
 from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.identity.centres import CENTRE_OPTIMIZERS
+from zennas.tasks.identity.partial_fc import PartialFC
 from zennas.train import checkpoints
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics

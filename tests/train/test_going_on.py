@@ -15,8 +15,8 @@ from zennas.ranks import EveryRankError, Ranks
 from zennas.records import UserError
 from zennas.space.network import build
 from zennas.tasks.face import verify as face_verify
-from zennas.tasks.face.guide import Guide
 from zennas.tasks.face.verify import open_set, verify
+from zennas.tasks.identity.guide import Guide
 from zennas.train import checkpoints, loop, rank
 from zennas.train.journal import TRAIN, read_metrics
 from zennas.train.options import Options

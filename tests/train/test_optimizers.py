@@ -10,9 +10,9 @@ from torch import nn
 
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.tasks.face import centres
-from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, CentreOptimizer, centre_knobs
 from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.identity import centres
+from zennas.tasks.identity.centres import CENTRE_OPTIMIZERS, CentreOptimizer, centre_knobs
 from zennas.train.optimizers import OPTIMIZERS, SCHEDULES, Lars, learning_rate, optimizer_of
 from zennas.train_plan import ONLY_OF, TRUST, OptimizerPlan, SchedulePlan
 

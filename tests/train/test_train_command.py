@@ -33,8 +33,8 @@ from zennas.embed.checkpoint import load_network
 from zennas.embed.model import open_model
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
-from zennas.tasks.face import preparing
 from zennas.tasks.face.verify import open_set, verify
+from zennas.tasks.identity import preparing
 from zennas.train import loop, prepare, rank
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics

@@ -9,7 +9,8 @@ import yaml
 from tests.pages import figure, numbers, page_in
 from zennas.page import STYLE
 from zennas.tasks.face.plan import FacePlan
-from zennas.tasks.face.report import COLUMNS, PAGE, RUNNING, SETS
+from zennas.tasks.face.report import COLUMNS, PAGE, RUNNING
+from zennas.tasks.identity.course import SETS
 from zennas.train.report import CURVES, MAX_SKIPPED, NUM_MEANS, write_report
 
 EVIL = "<script>alert('&')</script>"

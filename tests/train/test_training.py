@@ -36,9 +36,9 @@ from zennas.progress import Progress, duration
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build, calibrate
-from zennas.tasks.face import head
-from zennas.tasks.face.distill import DISTILLATIONS
-from zennas.tasks.face.losses import LOSSES
+from zennas.tasks.identity import head
+from zennas.tasks.identity.distill import DISTILLATIONS
+from zennas.tasks.identity.losses import LOSSES
 from zennas.train import loop
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics

@@ -7,15 +7,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from tests.tasks.face.test_people import many
+from tests.tasks.identity.test_people import many
 from tests.train.conftest import PX
 from zennas.data.labels import relabelled
 from zennas.data.sources import open_source
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
 from zennas.tasks.face.learn_plan import FaceLearnPlan
-from zennas.tasks.face.learning import LEARNING, sampled
-from zennas.tasks.face.people import split
+from zennas.tasks.face.learning import LEARNING
+from zennas.tasks.identity.people import split
+from zennas.tasks.identity.trained import sampled
 
 
 class Pixels(torch.nn.Module):

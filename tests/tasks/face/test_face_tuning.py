@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from zennas.records import UserError
-from zennas.tasks.face.losses import knobs_of as loss_knobs_of
 from zennas.tasks.face.plan import FacePlan
 from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tasks.face.tuning import LOSS, MARGIN, TUNING, labels_of
+from zennas.tasks.identity.losses import knobs_of as loss_knobs_of
 from zennas.train.request import changed_plan
 from zennas.tune.proposal import knobs_of, spans
 from zennas.tune_plan import Span

@@ -3,26 +3,11 @@
 import torch
 from torch import nn
 
-from zennas.data.inputs import normalised
-from zennas.records import UserError
-from zennas.tasks.face.guide import Guide, attention_maps_of
-from zennas.tasks.face.partial_fc import PartialFC
 from zennas.tasks.face.plan import FacePlan
+from zennas.tasks.identity.guide import Guide, attention_maps_of
+from zennas.tasks.identity.head import Student, distilled, images_seen, restore_shared, shared_state
+from zennas.tasks.identity.partial_fc import PartialFC
 from zennas.tasks.task import HeadState, Step
-
-
-class Student(nn.Module):
-    """The network with what distillation hangs on it, so that one wrapper trains both: (embedding, projected
-    embedding).
-    """
-
-    def __init__(self, network: nn.Module, projection: nn.Module | None):
-        super().__init__()
-        self.network, self.projection = network, projection
-
-    def forward(self, image_BCHW):
-        embedding_BD = self.network(image_BCHW)
-        return embedding_BD, embedding_BD if self.projection is None else self.projection(embedding_BD)
 
 
 class FaceHead:
@@ -41,18 +26,13 @@ class FaceHead:
 
     def loss(self, forward, micro, step: Step) -> dict[str, torch.Tensor]:
         """As tasks.task.Head."""
-        image_BCHW = normalised(
-            micro.image_BHW3, self.device, channels=self.network.shape.channels, channels_last=step.channels_last
-        )
-        if self.guide is not None:
-            image_BCHW = self.guide.seen_by_student(image_BCHW, micro.step)
+        image_BCHW = images_seen(self.network, self.guide, micro, step, self.device)
         with attention_maps_of(self.network, self.guide) as maps:
             embedding_BD, projected_BD = forward(image_BCHW)
             weight = self.class_weight / step.num_micro
             loss = self.classifier(embedding_BD, micro.label_B.to(self.device), weight=weight, epoch=step.epoch)
             if self.guide is not None:
-                distilled = self.guide.loss(projected_BD.float(), maps.take(), micro)
-                loss = loss + (self.guide.weight / step.num_micro) * distilled
+                loss = loss + distilled(self.guide, projected_BD, maps.take(), micro, step)
         return {"loss": loss}
 
     def step(self, lr: float) -> None:
@@ -69,23 +49,11 @@ class FaceHead:
 
     def state(self) -> HeadState:
         """As tasks.task.Head. The names are those of the first checkpoints."""
-        state, projection = self.classifier.state(), self.student.projection
-        shared = {
-            "head": state["shared"],
-            "projection": {} if projection is None else projection.state_dict(),
-            "guide": self.guide.state() if self.guide else {},
-            "num_identities": self.classifier.num_identities,
-        }
-        return HeadState(shared, state["per_class"], self.classifier.first)
+        state = self.classifier.state()
+        shared = shared_state(self.student.projection, self.guide, self.classifier.num_identities)
+        return HeadState({"head": state["shared"]} | shared, state["per_class"], self.classifier.first)
 
     def restore(self, shared, read) -> None:
         """As tasks.task.Head."""
-        if shared["num_identities"] != self.classifier.num_identities:
-            raise UserError(
-                f"of {shared['num_identities']} identities; the data has {self.classifier.num_identities} now"
-            )
-        if self.student.projection is not None:
-            self.student.projection.load_state_dict(shared["projection"])
-        if self.guide:
-            self.guide.restore(shared["guide"])
+        restore_shared(shared, self.student.projection, self.guide, self.classifier.num_identities)
         self.classifier.restore(shared["head"], read)

@@ -3,18 +3,15 @@ pairs of their images."""
 
 from typing import Any
 
-import numpy as np
-
-from zennas.data.labels import DROPPED, write_labels
 from zennas.data.sources import AnySource
 from zennas.metrics.all_to_all import all_to_all
 from zennas.metrics.auc import all_pairs_auc
 from zennas.tasks.face.learn_plan import FaceLearnPlan
-from zennas.tasks.face.people import Group, People, few_pairs, listed, open_images, split
-from zennas.tasks.face.verify import embed, in_eval
+from zennas.tasks.face.people import open_images
+from zennas.tasks.identity.embedding import embed, in_eval
+from zennas.tasks.identity.people import Group, People, few_pairs, listed, split
+from zennas.tasks.identity.trained import counted, sampled, trained, trained_short
 from zennas.tasks.learning import Learning
-
-LABELS, SHORT_LABELS = "labels.npz", "short-labels.npz"
 
 
 def split_people(request, source: AnySource) -> People:
@@ -66,47 +63,13 @@ def described(plan: FaceLearnPlan, people: People) -> dict[str, Any]:
 
 def announced(request, people: People) -> dict[str, str]:
     """Lines on who is in which group."""
-    whole, short = (_counted(label_N) for label_N in (people.label_N, sampled(people.label_N, request.learn)))
+    whole, short = (counted(label_N) for label_N in (people.label_N, sampled(people.label_N, request.learn)))
     more = "" if short == whole else f", drawn of {whole} (learn.short_images)"
     return {
         "train": f"{short} of {request.data}{more}",
         "measure": f"{measure(request.learn)} over all pairs: {people.held_out.text}",
         "test": "nobody" if people.test is None else f"{people.test.text}, asked when all is chosen",
     }
-
-
-def trained(request, source: AnySource, people: People, folder) -> dict[str, Any]:
-    """The labels of a training: of the people who may be trained on."""
-    path = folder / LABELS
-    write_labels(path, source, people.label_N)
-    return {"labels": path}
-
-
-def trained_short(request, source: AnySource, people: People, folder) -> dict[str, Any]:
-    """The labels of a short training: of identities drawn of those, with short_images of the plan at most."""
-    path = folder / SHORT_LABELS
-    write_labels(path, source, sampled(people.label_N, request.learn))
-    return {"labels": path}
-
-
-def sampled(label_N: np.ndarray, plan: FaceLearnPlan) -> np.ndarray:
-    """label_N with the identities alone that the plan's seed draws: as many as have short_images together, at least
-    two.
-
-    >>> sampled(np.array([0, 0, 1, -1, 2, 2, 3]), FaceLearnPlan(short_images=3)).tolist()
-    [0, 0, -1, -1, -1, -1, 3]
-    """
-    label_C, count_C = np.unique(label_N[label_N >= 0], return_counts=True)
-    if plan.short_images is None or count_C.sum() <= plan.short_images:
-        return label_N
-    order_C = np.random.default_rng((plan.seed, 1)).permutation(len(label_C))
-    num = max(2, int((count_C[order_C].cumsum() <= plan.short_images).sum()))
-    return np.where(np.isin(label_N, label_C[order_C[:num]]), label_N, DROPPED)
-
-
-def _counted(label_N):
-    trained_N = label_N[label_N >= 0]
-    return f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities"
 
 
 LEARNING = Learning(

@@ -1,6 +1,7 @@
 """FacePlan: how a network learns to tell faces apart. The `train:` part of an experiment whose task is face.
 
-Names resolve in losses.py and distill.py beside this file, in zennas/data/images.py (augmentations) and zennas/mask.
+What of it is about identities of any kind stands in zennas/tasks/identity/plan.py. Names resolve in losses.py and
+distill.py beside that, in zennas/data/images.py (augmentations) and zennas/mask.
 """
 
 from typing import Annotated
@@ -8,52 +9,8 @@ from typing import Annotated
 import pydantic
 
 from zennas.records import Record
-from zennas.space.shape import ImagePx
-from zennas.train_plan import Count, DataPlan, Knobs, NotNegative, OptimizerPlan, Positive, TrainPlan
-
-
-class LossPlan(Record):
-    """The margin loss and what the sampled softmax does with it."""
-
-    name: str = "balanced_curricular"  # a row of LOSSES
-    knobs: Knobs = {}  # margins, scale, ...: those of the row's functions
-    sampling_rate: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0  # of the class centres, a step
-    filter_threshold: Annotated[float, pydantic.Field(gt=-1, lt=1)] | None = None  # negatives more similar are left out
-    correct_sampling: bool = False  # weigh sampled negatives by one over their probability
-
-
-class TeacherPlan(Record):
-    """What the teacher expects of an image. Its file is given on the command line."""
-
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)  # of 0..255, RGB
-    std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
-    image_px: ImagePx | None = None  # a side, or [height, width]; None: what its file says, or else the student's
-
-
-class DistillPlan(Record):
-    """What the student learns of a teacher, beside the labels."""
-
-    name: str = "l2"  # a row of DISTILLATIONS
-    weight: NotNegative | None = None  # of the distillation; None: as published, or 1 (the row's)
-    class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
-    knobs: Knobs = {}
-    # The student sees its images at one of these sizes and back, the teacher as they are; (): as they are, too.
-    student_px: tuple[Count, ...] = ()
-    # The teacher's embeddings of the images as they are, once; False: of every augmented image, anew.
-    precompute: bool = True
-    teacher: TeacherPlan = TeacherPlan()
-
-    @pydantic.model_validator(mode="after")
-    def _something_counts(self):
-        if self.weight == 0 and self.class_weight == 0:
-            raise ValueError("weight and class_weight not both 0: nothing would be left to learn")
-        return self
-
-
-class FaceOptimizerPlan(OptimizerPlan):
-    """How weights and class centres move."""
-
-    centre_lr: Positive = 1.0  # of the class centres, times the backbone's
+from zennas.tasks.identity.plan import DistillPlan, IdentityOptimizerPlan, LossPlan
+from zennas.train_plan import DataPlan, Knobs, TrainPlan
 
 
 class MaskPlan(Record):
@@ -84,7 +41,7 @@ class FacePlan(TrainPlan):
 
     loss: LossPlan = LossPlan()
     distill: DistillPlan = DistillPlan()  # in force where --teacher is given
-    optimizer: FaceOptimizerPlan = FaceOptimizerPlan()
+    optimizer: IdentityOptimizerPlan = IdentityOptimizerPlan()
     data: FaceDataPlan = FaceDataPlan()
 
     def of_the_run(self) -> dict:

@@ -2,16 +2,16 @@
 
 import html
 
-import pandas as pd
 from rich.table import Table
 
-from zennas.page import GRID, INK, Look, drawn, legend, notices, number, panels, span, table
-from zennas.tasks.face.distill import DISTILLATIONS
+from zennas.page import notices, number, table
 from zennas.tasks.face.verify import FAR
+from zennas.tasks.identity.course import Measure, course
+from zennas.tasks.identity.distill import DISTILLATIONS
 from zennas.tasks.task import Page
 
-SETS = ("#0f766e", "#7c3aed", "#b45309", "#2563c9", "#be185d", "#4d7c0f")  # a colour for each set, in turn
 NONE = number(None)
+ACCURACY = Measure("accuracy", "Accuracy", "accuracy_std", "± a standard deviation over the folds")
 RUNNING = {  # running values of a loss: what they are. One that is not listed is shown by its name alone
     "t": "The running mean of the cosines between faces and their own centres, t, begins at 0 and rises as the network "
     "learns; hard negatives gain weight with it.",
@@ -47,7 +47,7 @@ def accuracy(result: dict, metrics: list[dict]) -> str:
 behind ± stands the standard deviation over the folds. TAR is the share of same-person pairs that are accepted where
 {100 * FAR:g} % of the pairs of different people are. Every curve begins with the untrained network.</p>
 {_accuracy_table(result["accuracy"])}
-{_accuracy_course(result, metrics)}"""
+{course(result, metrics, measure=ACCURACY)}"""
 
 
 def terminal_table(result: dict) -> Table | None:
@@ -116,60 +116,6 @@ def _with_spread(judged):
 
 def _gap(student, teacher):
     return number(100 * (student["accuracy"] - teacher["accuracy"]), "+.2f") if teacher else NONE
-
-
-def _accuracy_course(result, metrics):
-    """Accuracy over epochs, a colour for each set."""
-    accuracy = result["accuracy"]
-    courses = {name: [] for name in accuracy}
-    for entry in metrics:
-        kind, _, name = entry["kind"].partition("/")
-        if kind == "verify":
-            courses.setdefault(name, []).append(entry)
-    if not courses:
-        return ""
-    figure, looks, seen, epochs = panels([1.0]), {}, [], result["training"]["epochs"]
-    for index, (name, entries) in enumerate(courses.items()):
-        judged = accuracy.get(name, {"student": None, "untrained": None, "teacher": None})
-        colour, name = SETS[index % len(SETS)], html.escape(name)
-        looks[name] = Look(colour, "━")
-        rows = pd.DataFrame(entries).reindex(columns=["step", "epoch", "accuracy", "accuracy_std"]).astype(float)
-        if judged["untrained"] is not None and not (rows["step"] == 0).any():
-            rows = pd.concat([pd.DataFrame([{"step": 0.0, "epoch": 0.0, "accuracy": judged["untrained"]}]), rows])
-        pct, std = 100 * rows["accuracy"], 100 * rows["accuracy_std"].fillna(0.0)
-        epochs, seen = max([epochs, *rows["epoch"].dropna()]), [*seen, *(pct - std), *(pct + std)]
-        band = {"x": rows["epoch"], "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-        figure.add_scatter(y=pct - std, **band)
-        figure.add_scatter(y=pct + std, fill="tonexty", fillcolor=_faint(colour), **band)
-        figure.add_scatter(
-            x=rows["epoch"],
-            y=pct,
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"size": 5},
-            hovertemplate=f"{name}<br>%{{y:.2f}} % after %{{x:.2f}} epochs<extra></extra>",
-        )
-        if judged["teacher"]:
-            seen.append(100 * judged["teacher"]["accuracy"])
-            figure.add_hline(y=seen[-1], line={"color": colour, "width": 1.5, "dash": "dash"})
-        if judged["student"]:
-            seen.append(100 * judged["student"]["accuracy"])
-            figure.add_scatter(
-                x=[result["training"]["epochs"]],
-                y=[seen[-1]],
-                mode="markers",
-                marker={"symbol": "star", "size": 13, "color": colour, "line": {"color": "white", "width": 1}},
-                hovertemplate=f"{name}<br>%{{y:.2f}} % as handed on<extra></extra>",
-            )
-    looks |= {"as handed on": Look(INK, "★"), "± a standard deviation over the folds": Look(GRID, "■")}
-    looks |= {"teacher": Look(INK, "┅")} if any(row["teacher"] for row in accuracy.values()) else {}
-    figure.update_xaxes(title="Epochs", range=span(0, epochs, pad=0.02))
-    figure.update_yaxes(title="Accuracy, %", range=span(*seen))
-    return legend(looks) + drawn(figure, "accuracy", height_px=420)
-
-
-def _faint(colour):
-    return f"rgba({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))}, .10)"
 
 
 MEANING = (

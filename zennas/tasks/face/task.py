@@ -7,6 +7,7 @@ from zennas.tasks.face import preparing
 from zennas.tasks.face.pairs import PairSet, list_and_images
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
+from zennas.tasks.identity.preparing import open_teacher
 from zennas.tasks.task import Task
 
 
@@ -55,7 +56,7 @@ FACE = Task(
     set_paths=set_paths,
     join_set="@".join,
     open_data=preparing.open_data,
-    open_teacher=preparing.open_teacher,
+    open_teacher=open_teacher,
     open_set=opened_set,
     check_data=preparing.check_data,
     steps_per_epoch=preparing.epoch_steps,

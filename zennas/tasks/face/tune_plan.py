@@ -29,7 +29,7 @@ class CleaningSpace(Record):
 
 
 class MarginSpace(Record):
-    """The knobs of `unified_margin` (zennas/tasks/face/losses.py). A number: not searched."""
+    """The knobs of `unified_margin` (zennas/tasks/identity/losses.py). A number: not searched."""
 
     m1: Span | Positive = Span(low=0.8, high=1.4)
     m2_rad: Span | float = Span(low=0.0, high=0.5)

@@ -17,10 +17,11 @@ from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
 from zennas.records import UserError
 from zennas.tasks.face.cleaning import CleanLabels, clean_labels
-from zennas.tasks.face.people import Group, People, few_pairs, listed, open_images, rewards, split
+from zennas.tasks.face.people import open_images, rewards
 from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tasks.face.tuning_page import PAGE, tpr_title
-from zennas.tasks.face.verify import in_eval
+from zennas.tasks.identity.embedding import in_eval
+from zennas.tasks.identity.people import Group, People, few_pairs, listed, split
 from zennas.tasks.tuning import Best, Trained, Tuning
 
 LOSS = "unified_margin"
@@ -172,5 +173,5 @@ TUNING = Tuning(
     best=best,
     write_best=write_best,
     page=PAGE,
-    moved={"zennas.tune.people": "zennas.tasks.face.people"},
+    moved={name: "zennas.tasks.identity.people" for name in ("zennas.tune.people", "zennas.tasks.face.people")},
 )

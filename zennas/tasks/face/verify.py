@@ -1,21 +1,18 @@
 """How good a network is so far: its accuracy on sets of pairs, with the flipped image added as insightface does."""
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, decode
-from zennas.data.inputs import normalised
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.records import Record, UserError
 from zennas.tasks.face.crops import ALIGNED
 from zennas.tasks.face.pairs import PairSet, open_pairs, pair_crops
+from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.task import Judgement
 
-BATCH = 128
 MEASURES = ("accuracy", "accuracy_std", "tar")  # that the curves of a training follow; the first says how good it is
 FAR = 1e-3  # as insightface's verification reports beside the accuracy
 
@@ -73,34 +70,6 @@ def _judgement(result):
     return Judgement(result, text)
 
 
-def embed(
-    images: ImageSet,
-    embed_batch: Callable,
-    *,
-    image_px: int | tuple[int, int],
-    batch: int = BATCH,
-    progress: Callable | None = None,
-) -> tuple[torch.Tensor, list[int]]:
-    """(embedding_ND of an ImageSet with the mirrored images' added, numbers of the corrupt ones, whose rows are zeros).
-
-    embed_batch: images_BHW3 of image_px, a side or (height, width), (uint8, on the processor) -> embeddings_BD.
-    """
-    corrupt, parts = [], []
-    blank_HW3 = np.zeros((*np.broadcast_to(image_px, 2), 3), np.uint8)
-    for numbers, pixels in images.batches(range(images.num_images), image_px, batch):
-        bad = [isinstance(image, Exception) for image in pixels]
-        corrupt += itertools.compress(numbers, bad)
-        decoded = [blank_HW3 if is_bad else image for image, is_bad in zip(pixels, bad, strict=True)]
-        image_BHW3 = torch.from_numpy(np.stack(decoded))
-        embedding_BD = embed_batch(image_BHW3).float() + embed_batch(image_BHW3.flip(2)).float()
-        parts.append(embedding_BD.cpu())
-        if progress:
-            progress(numbers[-1] + 1, images.num_images)
-    embedding_ND = torch.cat(parts)
-    embedding_ND[corrupt] = 0.0
-    return embedding_ND, corrupt
-
-
 def verify(
     pair_set: PairSet, embed_batch: Callable, *, image_px: int | tuple[int, int], progress: Callable | None = None
 ) -> Verification:
@@ -121,23 +90,3 @@ def verify(
         num_pairs=len(pair_set.same_P),
         num_corrupt=len(corrupt),
     )
-
-
-def in_eval(
-    network: torch.nn.Module, device: torch.device, *, autocast: torch.dtype | None = None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """images_BHW3 -> embeddings_BD of a network as it would be used: eval mode, no gradient. It is left in the mode it
-    was in.
-    """
-    channels = network.shape.channels if hasattr(network, "shape") else 3
-
-    def embed_batch(image_BHW3):
-        training = network.training
-        network.eval()
-        try:
-            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                return network(normalised(image_BHW3, device, channels=channels))
-        finally:
-            network.train(training)
-
-    return embed_batch

@@ -1,6 +1,6 @@
 """Optimizers of class centres: they read and write the sampled rows alone.
 
-torch.optim would make a gradient of all rows and decay the momentum of those that no face was compared with: at two
+torch.optim would make a gradient of all rows and decay the momentum of those that no image was compared with: at two
 million identities that is most of the memory and most of the time of a step, and it moves centres that were not looked
 at.
 """

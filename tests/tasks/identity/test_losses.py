@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import strategies
 
-from zennas.tasks.face import losses
-from zennas.tasks.face.losses import LOSSES, State, call, initial_buffers, knobs_of, logits_of, unsharded_loss
+from zennas.tasks.identity import losses
+from zennas.tasks.identity.losses import LOSSES, State, call, initial_buffers, knobs_of, logits_of, unsharded_loss
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # from here on, the epochs in which BoundaryFace relabels

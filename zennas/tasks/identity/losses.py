@@ -1,7 +1,7 @@
 """The losses over class centres: what cosines become before the softmax. One row of LOSSES is all that a new loss
 takes.
 
-B faces, C class centres of this shard or chunk of it, K sub-centres of a class. Embeddings and centres have length 1,
+B images, C class centres of this shard or chunk of it, K sub-centres of a class. Embeddings and centres have length 1,
 so a product is a cosine. A loss is two functions: `target`, of the cosine with the own class, and `negatives`, of every
 other one, pointwise, with its slope at hand. What they need of the whole row stands in the State, so that any cut gives
 the same loss, and a chunk of a million classes takes a few passes over memory, or one where torch.compile fuses them.
@@ -25,7 +25,7 @@ class State(NamedTuple):
     """What a loss needs of a batch beside the cosines it is given."""
 
     buffers: dict[str, Tensor]  # running values, after this batch's update
-    target_B: Tensor  # cosine of each face to the centre of its label, detached, the same on every shard
+    target_B: Tensor  # cosine of each image to the centre of its label, detached, the same on every shard
 
 
 def unchanged(cosine_BC, state):
@@ -67,7 +67,7 @@ def softmax(own_B, norm_B, state):
 
 
 def cosface(own_B, norm_B, state, *, margin=0.40):
-    """Each face must beat its own class by `margin`, a cosine.
+    """Each image must beat its own class by `margin`, a cosine.
 
     Source: Wang et al. 2018, arXiv:1801.09414, eq. 4; the default of insightface's arcface_torch.
 
@@ -78,11 +78,11 @@ def cosface(own_B, norm_B, state, *, margin=0.40):
 
 
 def arcface(own_B, norm_B, state, *, margin_rad=0.5, easy_margin=False):
-    """Each face stands `margin_rad` further from its own centre than it does.
+    """Each image stands `margin_rad` further from its own centre than it does.
 
     cos(theta + m) rises again beyond theta = pi - m. There the target is cos(theta) - m sin(m), which goes on falling,
     as CurricularFace's and FaceX-Zoo's code has it (arcface_torch has no such branch); with easy_margin, the margin
-    holds for faces within 90 degrees of their centre alone.
+    holds for images within 90 degrees of their centre alone.
     Source: Deng et al. 2019, arXiv:1801.07698, eq. 3.
     """
     if easy_margin:
@@ -109,9 +109,9 @@ def combined(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2):
 def unified(own_B, norm_B, state, *, m1=1.0, m2_rad=0.3, m3=0.2, s_p=64.0):
     """s_p (cos(m1 theta + m2) - m3): `combined`, with a scale of its own.
 
-    Source: the loss space {m1, m2, m3, s_p, s_n} of Towards Robust Face Recognition with Comprehensive Search (ECCV
-    2022, arXiv:2208.13600), whose slides name the five. That s_p multiplies the target and s_n the negatives, that the
-    angle is continued beyond pi, and the defaults are our reading. With s_p = s_n it is `combined`.
+    Source: the loss space {m1, m2, m3, s_p, s_n} of Comprehensive Search (ECCV 2022, arXiv:2208.13600),
+    whose slides name the five. That s_p multiplies the target and s_n the negatives, that the angle is continued beyond
+    pi, and the defaults are our reading. With s_p = s_n it is `combined`.
     """
     return s_p * combined(own_B, norm_B, state, m1=m1, m2_rad=m2_rad, m3=m3)
 
@@ -159,10 +159,10 @@ def curricular_update(buffers, target_B, norm_B, *, t_alpha=0.01):
 
 
 def adaface(own_B, norm_B, state, *, margin=0.4, h=0.333):
-    """The margin follows the face's quality, of which the length of its embedding before normalising is the sign.
+    """The margin follows the image's quality, of which the length of its embedding before normalising is the sign.
 
     z = clip(h (length - mean) / (std + 0.001), -1, 1); the target is cos(theta - margin z) - (margin + margin z):
-    CosFace with twice the margin turned forward for sharp faces, ArcFace for blurred ones. `margin` is radians in the
+    CosFace with twice the margin turned forward for sharp images, ArcFace for blurred ones. `margin` is radians in the
     first place and a cosine in the second. norm_B > 0 takes no gradient.
     Source: Kim et al. 2022, arXiv:2204.00964 (number as recalled); its head.py, whose clip of all cosines to
     0.999 is for the arc cosine and stands on the target alone here, as the others have none.
@@ -174,7 +174,7 @@ def adaface(own_B, norm_B, state, *, margin=0.4, h=0.333):
 
 
 def adaface_update(buffers, target_B, norm_B, *, t_alpha=0.01):
-    """Mean and deviation of the lengths, moved by the share `t_alpha` to the batch's; one face alone leaves the
+    """Mean and deviation of the lengths, moved by the share `t_alpha` to the batch's; one image alone leaves the
     deviation.
 
     0.01 is what the paper trains with; head.py's own default, 1, remembers nothing.
@@ -196,7 +196,7 @@ def boundaryface(own_B, norm_B, state, *, margin_rad=0.5):
 
 
 def crosses_boundary(target_B, hardest_B, *, margin_rad=0.5):
-    """Which faces stand nearer to another class than to their own, by more than the margin: their label is taken for
+    """Which images stand nearer to another class than to their own, by more than the margin: their label is taken for
     noise.
 
     hardest_B is the largest cosine to another class, as it is; BoundaryFace's code has zeros in the place of the own
@@ -206,7 +206,7 @@ def crosses_boundary(target_B, hardest_B, *, margin_rad=0.5):
 
 
 def boundary_penalty(target_B, hardest_B, *, margin_rad=0.5, penalty_weight=math.pi):
-    """How far each face's nearest other class intrudes on its own class's margin, times `penalty_weight`.
+    """How far each image's nearest other class intrudes on its own class's margin, times `penalty_weight`.
 
     pi suits clean labels: its authors report that it collapsed on raw MS1M, where 0 (boundaryface_f1) did not.
     """

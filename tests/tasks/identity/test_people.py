@@ -1,19 +1,22 @@
-"""Who is in which group, and the reward against plain pairs."""
+"""Who is in which group."""
 
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
-from tests.train.conftest import PX
 from zennas.data.labels import DROPPED
-from zennas.data.sources import open_source
-from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
-from zennas.tasks.face.people import few_pairs, rewards, split
-from zennas.tasks.face.tune_plan import RewardPlan
+from zennas.tasks.identity.people import few_pairs, split
+
+
+class Shares(NamedTuple):
+    """What `split` asks of a plan."""
+
+    held_out_share: float = 0.1
+    test_share: float = 0.1
+    max_images: int = 10
 
 
 class Faces(NamedTuple):
@@ -35,7 +38,7 @@ def many(num_identities=40, seed=0):
 
 
 def test_nobody_is_in_two_groups_and_nobody_is_forgotten():
-    faces, plan = many(), RewardPlan(held_out_share=0.2, test_share=0.3, max_images=4)
+    faces, plan = many(), Shares(held_out_share=0.2, test_share=0.3, max_images=4)
     found = split(faces, plan, seed=1)
     people = {name: set(group.label_M.tolist()) for name, group in (("held", found.held_out), ("test", found.test))}
     trained = set(found.label_N[found.label_N >= 0].tolist())
@@ -51,24 +54,24 @@ def test_nobody_is_in_two_groups_and_nobody_is_forgotten():
 
 
 def test_the_same_seed_draws_the_same_people():
-    one, same, other = (split(many(), RewardPlan(), seed=seed).held_out.index_M.tolist() for seed in (0, 0, 1))
+    one, same, other = (split(many(), Shares(), seed=seed).held_out.index_M.tolist() for seed in (0, 0, 1))
     assert one == same != other
 
 
 def test_names_say_who_is_held_out(tmp_path):
     (tmp_path / "held.txt").write_text("p3\n\n p7 \np3\n")
     (tmp_path / "test.txt").write_text("p4\np5\n")
-    found = split(many(), RewardPlan(), seed=0, held_out=tmp_path / "held.txt", test=tmp_path / "test.txt")
+    found = split(many(), Shares(), seed=0, held_out=tmp_path / "held.txt", test=tmp_path / "test.txt")
     assert set(found.held_out.label_M) == {3, 7} and set(found.test.label_M) == {4, 5}
-    alone = split(many(), RewardPlan(test_share=0.0), seed=0, held_out=tmp_path / "held.txt")
+    alone = split(many(), Shares(test_share=0.0), seed=0, held_out=tmp_path / "held.txt")
     assert alone.test is None and {4, 5} <= set(alone.label_N)
 
 
 def test_whom_a_test_names_is_drawn_for_nothing_else(tmp_path):
-    drawn = split(many(), RewardPlan(test_share=0.0), seed=0).held_out
+    drawn = split(many(), Shares(test_share=0.0), seed=0).held_out
     named = sorted(set(drawn.label_M.tolist()))[:2]  # without the file they would be held out
     (tmp_path / "test.txt").write_text("".join(f"p{number}\n" for number in named))
-    found = split(many(), RewardPlan(), seed=0, test=tmp_path / "test.txt")
+    found = split(many(), Shares(), seed=0, test=tmp_path / "test.txt")
     assert set(found.test.label_M) == set(named) and not set(found.held_out.label_M) & set(named)
     assert found.held_out.num_identities == drawn.num_identities
 
@@ -96,39 +99,17 @@ def test_groups_that_say_nothing_are_refused(tmp_path, held, test, says):
     (tmp_path / "held.txt").write_text("\n".join(single[:2]) if held == "single" else held)
     (tmp_path / "test.txt").write_text(test)
     with pytest.raises(UserError) as error:
-        split(faces, RewardPlan(), seed=0, held_out=tmp_path / "held.txt", test=tmp_path / "test.txt")
+        split(faces, Shares(), seed=0, held_out=tmp_path / "held.txt", test=tmp_path / "test.txt")
     assert says in str(error.value)
 
 
 def test_pairs_are_counted():
-    group = split(many(), RewardPlan(), seed=3).held_out
+    group = split(many(), Shares(), seed=3).held_out
     pairs = [one == other for one, other in itertools.combinations(group.label_M.tolist(), 2)]
     assert group.num_pairs == (sum(pairs), len(pairs) - sum(pairs))
 
 
 def test_fprs_that_few_pairs_cannot_tell_are_said():
-    group = split(many(), RewardPlan(), seed=3).held_out
+    group = split(many(), Shares(), seed=3).held_out
     (said,) = few_pairs(group, (0.5, 1e-5))
     assert said.startswith("FPR 1e-05: 0 of ")
-
-
-def test_the_reward_is_the_weighted_tpr_over_all_pairs(material):
-    source = open_source(material.faces)
-    group = split(source, RewardPlan(held_out_share=0.5, test_share=0.1), seed=0).held_out
-    projection_PD = torch.randn(PX * PX * 3, 5, generator=torch.Generator().manual_seed(0))
-
-    def embed_batch(image_BHW3):
-        return image_BHW3.flatten(1).float() @ projection_PD
-
-    plan = RewardPlan(fprs=(0.2, 0.05), weights=(3.0, 1.0))
-    found = rewards(group, source, embed_batch, plan, image_px=PX)
-    rows = []
-    for index in group.index_M:
-        image_HW3 = torch.from_numpy(source.images.pixels(int(index), PX))
-        rows.append(sum(embed_batch(one[None])[0] for one in (image_HW3, image_HW3.flip(1))).double())
-    pairs = list(itertools.combinations(range(len(rows)), 2))
-    cosines = [float(torch.nn.functional.cosine_similarity(rows[i], rows[j], dim=0)) for i, j in pairs]
-    same = [group.label_M[i] == group.label_M[j] for i, j in pairs]
-    tprs = [tar_at_far(cosines, same, fpr) for fpr in (0.2, 0.05)]
-    assert [found["tpr@0.2"], found["tpr@0.05"]] == pytest.approx(tprs)
-    assert found["reward"] == pytest.approx((3 * tprs[0] + tprs[1]) / 4) and 0 < tprs[1] < tprs[0]

@@ -14,7 +14,7 @@ from zennas.embed.features import Features, attention_of
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
 from zennas.space.network import build
-from zennas.tasks.face.distill import (
+from zennas.tasks.identity.distill import (
     DISTILLATIONS,
     RELATION_FORMS,
     Bank,

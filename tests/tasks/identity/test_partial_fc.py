@@ -12,10 +12,10 @@ from torch import multiprocessing
 from tests.processes import SERVER
 from zennas.ranks import Ranks, join
 from zennas.records import UserError
-from zennas.tasks.face import partial_fc
-from zennas.tasks.face.centres import CENTRE_OPTIMIZERS, CentreOptimizer
-from zennas.tasks.face.losses import LOSSES, unsharded_loss
-from zennas.tasks.face.partial_fc import PartialFC, Sample, share
+from zennas.tasks.identity import partial_fc
+from zennas.tasks.identity.centres import CENTRE_OPTIMIZERS, CentreOptimizer
+from zennas.tasks.identity.losses import LOSSES, unsharded_loss
+from zennas.tasks.identity.partial_fc import PartialFC, Sample, share
 
 NUM_IDENTITIES, SIZE, FACES = 23, 16, 12
 each_loss = pytest.mark.parametrize("name", LOSSES)

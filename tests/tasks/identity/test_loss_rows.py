@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from zennas.records import UserError
-from zennas.tasks.face import losses
-from zennas.tasks.face.losses import KNOBS, LOSSES, applies, call, knobs_of, unsharded_loss
+from zennas.tasks.identity import losses
+from zennas.tasks.identity.losses import KNOBS, LOSSES, applies, call, knobs_of, unsharded_loss
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 START = 7  # the epoch from which BoundaryFace relabels

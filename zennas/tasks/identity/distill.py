@@ -1,10 +1,11 @@
 """What a student learns from its teacher. One row of DISTILLATIONS is all that a new distillation takes.
 
 Every function computes in float32 whatever autocast is on, sends no gradient to the teacher, and gives neither NaN nor
-gradient for an embedding of zeros, which has no direction. What a sum over rows is divided by is the number of faces.
+gradient for an embedding of zeros, which has no direction. What a sum over rows is divided by is the number of images.
 """
 
-# B faces, N images, D embedding size, C identities, K identities similar to one, R and S rows of a block
+# B images of a batch, N of the source, D embedding size, C identities, K identities similar to one
+# R and S rows of a block
 
 import dataclasses
 import functools
@@ -74,7 +75,7 @@ def _one_minus_cosine(x, y):
 
 @_in_float32
 def l2(student: Features, teacher: Features) -> torch.Tensor:
-    """Mean over faces of the squared distance of the embeddings as they are.
+    """Mean over images of the squared distance of the embeddings as they are.
 
     Source: the mind_ft article (L2 distillation of features beside the Balanced Curricular loss); whether its
     embeddings were normalised and its weight are not published. As they are is our choice; `feature_consistency` is the
@@ -89,7 +90,7 @@ def l2(student: Features, teacher: Features) -> torch.Tensor:
 
 @_in_float32
 def feature_consistency(student: Features, teacher: Features) -> torch.Tensor:
-    """Mean over faces of the squared distance of the unit embeddings: 2 - 2 cos.
+    """Mean over images of the squared distance of the unit embeddings: 2 - 2 cos.
 
     Source: L_fcd of CoupleFace (Liu et al. 2022, arXiv:2204.05502).
     """
@@ -98,7 +99,7 @@ def feature_consistency(student: Features, teacher: Features) -> torch.Tensor:
 
 @_in_float32
 def angular(student: Features, teacher: Features) -> torch.Tensor:
-    """Mean over faces of (1 - cos)^2, the angle being that between student and teacher.
+    """Mean over images of (1 - cos)^2, the angle being that between student and teacher.
 
     Source: ShrinkTeaNet (Duong et al. 2019, arXiv:1905.10620), recalled and not checked. Kakao's entry to WebFace260M
     adds an angular distillation to CosFace with weight 9.
@@ -109,7 +110,7 @@ def angular(student: Features, teacher: Features) -> torch.Tensor:
 # Attention is compared map by map, so embeddings of another size do not matter.
 @functools.partial(_in_float32, needs_equal_sizes=False)
 def attention(student: Features, teacher: Features) -> torch.Tensor:
-    """Sum over all attention maps of the mean over faces of 1 - cos between the student's map and the teacher's.
+    """Sum over all attention maps of the mean over images of 1 - cos between the student's map and the teacher's.
 
     Maps are taken before the sigmoid and flattened; a block with CBAM has two, channels and positions; a block with
     squeeze-excitation one. UserError where the maps do not pair. The images may be of another resolution, scaled to one
@@ -152,15 +153,16 @@ def coupleface(
 ) -> torch.Tensor:
     """feature_consistency + alpha * how far the student's relations to similar identities are from the teacher's.
 
-    The relation is the cosine between a face's embedding and what the teacher last saw of an identity that it finds
-    similar to the face's own: teacher.neighbours_BKD, from the Bank (zeros, which do not count, where it saw none yet).
-    It is the student's embedding that is related to the *teacher's* neighbours. The mean is over faces and neighbours.
+    The relation is the cosine between an image's embedding and what the teacher last saw of an identity that it finds
+    similar to the image's own: teacher.neighbours_BKD, from the Bank (zeros, which do not count, where it saw none
+    yet). It is the student's embedding that is related to the *teacher's* neighbours. The mean is over images and
+    neighbours.
     Source: CoupleFace (Liu et al. 2022, arXiv:2204.05502), alpha 1 and q = 0.03; beta, the weight of the classification
     loss beside it, is 0, and 0.01 after 100,000 steps (CoupleFace+). How q enters was not found: `form` is our choice,
     hinge = max(0, |gap| - tolerance), one_sided = max(0, gap - tolerance).
     """
     if teacher.neighbours_BKD is None:
-        raise UserError("distillation 'coupleface': needs the neighbours of each face from the teacher's Bank")
+        raise UserError("distillation 'coupleface': needs the neighbours of each image from the teacher's Bank")
     count = lookup(RELATION_FORMS, form, "distillation 'coupleface': form")
     student_BD, teacher_BD, bank_BKD = (
         unit(x) for x in (student.embedding_BD, teacher.embedding_BD, teacher.neighbours_BKD)
@@ -304,7 +306,7 @@ class Bank:
 
     @torch.no_grad()
     def update(self, label_B: torch.Tensor, embedding_BD: torch.Tensor) -> None:
-        """Keep the teacher's embedding of each face as its identity's; of an identity that is there twice, the last
+        """Keep the teacher's embedding of each image as its identity's; of an identity that is there twice, the last
         one.
 
         An embedding with NaN or infinity changes nothing.
@@ -321,7 +323,7 @@ class Bank:
 
     def neighbours(self, label_B: torch.Tensor) -> torch.Tensor:
         """neighbours_BKD, float32 unit vectors on the device of label_B: what was last seen of the identities that are
-        similar to each face's; zeros where none was seen."""
+        similar to each image's; zeros where none was seen."""
         similar_BK = self.similar_CK[label_B.to(self.similar_CK.device)].long()
         return self.feature_CD[similar_BK].to(label_B.device).float()
 

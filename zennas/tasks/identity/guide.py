@@ -12,7 +12,7 @@ from zennas.embed.features import Features, attention_of
 from zennas.embed.model import Model
 from zennas.progress import Progress
 from zennas.ranks import Ranks
-from zennas.tasks.face.distill import (
+from zennas.tasks.identity.distill import (
     DISTILLATIONS,
     Bank,
     knobs_of,
@@ -21,7 +21,7 @@ from zennas.tasks.face.distill import (
     similar_identities,
     unit,
 )
-from zennas.tasks.face.plan import DistillPlan
+from zennas.tasks.identity.plan import DistillPlan
 
 NUM_NEIGHBOURS = 100  # CoupleFace's K
 TEACHER_BATCH = {"cpu": 64, "cuda": 512}  # images that a teacher is asked about at a time
@@ -60,7 +60,7 @@ class Guide:
             self.projection = projection(student_size, teacher.embedding_size, generator=generator).to(ranks.device)
 
     def _check(self, network):
-        """UserError where the student's attention maps do not pair with the teacher's: two black faces show it."""
+        """UserError where the student's attention maps do not pair with the teacher's: two black images show it."""
         if not self.uses_attention:
             return
         black_BHW3 = torch.zeros(2, *network.input_shape[1:], 3, dtype=torch.uint8)
@@ -74,7 +74,7 @@ class Guide:
         self.row(student, teacher, **self.knobs)
 
     def loss(self, embedding_bD: torch.Tensor, maps: tuple, batch) -> torch.Tensor:
-        """The distillation of some faces: the student's embeddings (projected), its attention maps, and their Batch."""
+        """The distillation of a Batch: the student's embeddings of it (projected) and its attention maps."""
         if self.embedding_ND is not None:
             rows_bD = torch.from_numpy(np.asarray(self.embedding_ND[batch.index_B.numpy()], dtype=np.float32))
             rows_bD = rows_bD.to(embedding_bD.device)

@@ -1,4 +1,4 @@
-"""Partial FC: class centres shared out over ranks, of which a step compares its faces with a sample.
+"""Partial FC: class centres shared out over ranks, of which a step compares its images with a sample.
 
 Time and memory of a step grow with the sampled centres. Nothing as large as all centres is made: neither a gradient nor
 a normalised copy, and of cosines there is one matrix, in which their gradient replaces them. The softmax and the
@@ -8,8 +8,8 @@ Source: An et al. 2021 (arXiv:2010.05222) and 2022 (arXiv:2203.15565); insightfa
 gradient, this does not.
 
 How to read it: `PartialFC.begin` draws the classes of a step (Sample). Calling the head runs _SampledSoftmax, whose
-forward pass (_forward_backward) already makes both gradients: that of the faces waits for `backward`, that of the
-centres is added to the sample. `step` hands the latter to the centres' optimizer. Ranks meet to gather the faces and,
+forward pass (_forward_backward) already makes both gradients: that of the images waits for `backward`, that of the
+centres is added to the sample. `step` hands the latter to the centres' optimizer. Ranks meet to gather the images and,
 over the classes of all of them, to reduce the own cosine, the own logit and the sum of exponentials.
 """
 
@@ -22,20 +22,20 @@ import torch
 from zennas.compiled import Compiled
 from zennas.ranks import Ranks
 from zennas.records import UserError
-from zennas.tasks.face.centres import CentreOptimizer, blocks_of, inverse_norm
-from zennas.tasks.face.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
+from zennas.tasks.identity.centres import CentreOptimizer, blocks_of, inverse_norm
+from zennas.tasks.identity.losses import LOSSES, State, applies, bound, call, initial_buffers, knobs_of
 from zennas.track import lookup
 
 CENTRE_STD = 0.01  # insightface's partial_fc_v2.py
 INIT_ROWS = 4096  # classes drawn from one generator, so that a centre starts alike however many ranks there are
 LEAST_LOGIT = -1e30  # of a chunk whose classes are all filtered out, so that its exponentials are zeros, not NaN
-# Faces times classes of a step from which on compiling pays: eager, a processor takes seconds over them, a GPU tens of
+# Images times classes of a step from which on compiling pays: eager, a processor takes seconds over them, a GPU tens of
 # milliseconds; compiling takes half a minute, once.
 COMPILE_FROM = 1 << 26
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # of cosines worked on at a time; on a processor about its L2 cache
 
 
-# b faces of this rank, B of all ranks, C classes of this rank, S sampled ones, K sub-centres of a class, D embedding
+# b images of this rank, B of all ranks, C classes of this rank, S sampled ones, K sub-centres of a class, D embedding
 # size
 class PartialFC:
     """The classification head of one rank: `begin` a step, call it on embeddings, let them flow back, `step`.
@@ -45,7 +45,7 @@ class PartialFC:
     filter_threshold: a negative more similar than this is left out, for noisy labels (Partial FC's robust variant;
     insightface uses 0.4). correct_sampling: weigh the sampled negatives by one over their probability, so that the
     expected softmax is the whole one's; our choice to offer, off as in the sources. compile: fuse the margins and the
-    softmax with torch.compile; None: where a step compares so many faces and classes that it pays.
+    softmax with torch.compile; None: where a step compares so many images and classes that it pays.
     """
 
     def __init__(
@@ -101,22 +101,22 @@ class PartialFC:
 
     @property
     def num_sampled(self) -> int:
-        """Classes that a step of this rank compares with (more only where its faces have more identities)."""
+        """Classes that a step of this rank compares with (more only where its images have more identities)."""
         return self.num_local if self.sampling_rate == 1 else max(1, int(self.sampling_rate * self.num_local))
 
     def begin(self, label_b: torch.Tensor) -> None:
-        """Sample the classes of a step whose faces, all micro-batches together, have these labels (this rank's)."""
+        """Sample the classes of a step whose images, all micro-batches together, have these labels (this rank's)."""
         self._sample = Sample.all(self) if self.sampling_rate == 1 else Sample.draw(self, self.ranks.gather(label_b))
         self._before = self.buffers
 
     def __call__(
         self, embedding_bD: torch.Tensor, label_b: torch.Tensor, *, weight: float = 1.0, epoch: float = 0.0
     ) -> torch.Tensor:
-        """`weight` times the mean loss over the faces of all ranks, for this rank's embeddings and labels.
+        """`weight` times the mean loss over the images of all ranks, for this rank's embeddings and labels.
 
         Gradients reach embedding_bD when it is called backwards on; those of the centres are kept here for `step`, and
         are multiplied by `weight` alone (no loss scaling of mixed precision reaches them). epoch: how far the training
-        is, for losses that begin late. All ranks give equally many faces.
+        is, for losses that begin late. All ranks give equally many images.
         """
         if self._sample is None:
             self.begin(label_b)
@@ -140,13 +140,13 @@ class PartialFC:
         self._sample, self.buffers = None, self._before
         self.num_steps += 1
 
-    def kernel(self, num_faces: int) -> Callable:
+    def kernel(self, num_images: int) -> Callable:
         """The pass over a chunk of classes, compiled where that pays; eager where this machine cannot compile."""
         if self._kernel is None:
             pass_over = functools.partial(
                 _chunk, bound(self.loss.negatives, self.knobs), self.knobs["scale"], self.filter_threshold
             )
-            pays = self.num_sampled * num_faces >= COMPILE_FROM if self.compile is None else self.compile
+            pays = self.num_sampled * num_images >= COMPILE_FROM if self.compile is None else self.compile
             self._kernel = Compiled(pass_over, what="margins are", dynamic=True) if pays else pass_over
         return self._kernel
 
@@ -242,7 +242,7 @@ class Sample:
         return cls(head, torch.from_numpy(chosen).to(device), torch.from_numpy(is_positive).to(device))
 
     def columns(self, label_B: torch.Tensor, head: PartialFC) -> torch.Tensor:
-        """The sampled class of each face among this rank's, or -1 where another rank has it."""
+        """The sampled class of each image among this rank's, or -1 where another rank has it."""
         local_B = label_B - head.first
         outside_B = (local_B < 0) | (local_B >= head.num_local)
         if self.class_S is None:
@@ -262,7 +262,7 @@ class _SampledSoftmax(torch.autograd.Function):
         unit_BD, label_B, norm_B = ranks.gather(unit_bD), ranks.gather(label_b), ranks.gather(norm_b)
         loss, grad_BD = _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, ctx.needs_input_grad[0])
         if grad_BD is not None:
-            # Parallel training takes the mean of the ranks' gradients; the loss is the mean over the faces of all of
+            # Parallel training takes the mean of the ranks' gradients; the loss is the mean over the images of all of
             # them.
             ctx.save_for_backward(ranks.sum_of_mine(grad_BD) * ranks.num_ranks)
         return loss
@@ -280,15 +280,15 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
     the cosines. When all chunks and ranks are through, exp(m - log sum) makes probabilities of them.
     """
     sample, ranks, loss, knobs = head._sample, head.ranks, head.loss, head.knobs
-    num_faces, num_sub = len(unit_BD), head.num_subcentres
+    num_images, num_sub = len(unit_BD), head.num_subcentres
     # 1. All cosines, one matrix product. Rows are classes, so that a chunk of classes lies in one piece of memory.
     # cosine_RB and cosine_SKB are two views of the same numbers: what is written through one is read through the other.
-    cosine_RB = torch.mm(sample.unit_RD, unit_BD.t(), out=head.work("cosine", len(sample.unit_RD), num_faces))
-    cosine_SKB = cosine_RB.view(sample.num_classes, num_sub, num_faces)
-    size = max(1, CHUNK_BYTES[unit_BD.device.type] // (4 * num_faces * num_sub))
+    cosine_RB = torch.mm(sample.unit_RD, unit_BD.t(), out=head.work("cosine", len(sample.unit_RD), num_images))
+    cosine_SKB = cosine_RB.view(sample.num_classes, num_sub, num_images)
+    size = max(1, CHUNK_BYTES[unit_BD.device.type] // (4 * num_images * num_sub))
     chunks = [slice(start, min(start + size, sample.num_classes)) for start in range(0, sample.num_classes, size)]
 
-    # 2. The cosine of each face with its own class. One rank has that class, all others hold -1 and add a zero.
+    # 2. The cosine of each image with its own class. One rank has that class, all others hold -1 and add a zero.
     column_B = sample.columns(label_B, head)
     target_B = ranks.sum_(_at(cosine_SKB, column_B))
     if loss.update and with_grad:
@@ -316,12 +316,12 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
         own_logit_B = own_logit_B + sample.log_weight_S[column_B.clamp(min=0)]
     own_logit_B = ranks.sum_(torch.where(column_B >= 0, own_logit_B, 0.0))
 
-    # 5. A pass over each chunk h of classes. It keeps the largest logit m_h of each face and the sum of
+    # 5. A pass over each chunk h of classes. It keeps the largest logit m_h of each image and the sum of
     # exp(logit - m_h), and replaces the chunk's cosines by exp(logit - m_h) * slope. The softmax of the whole row is
-    # not known yet, but it only scales this by a factor per face and chunk: the matrix is neither kept twice nor
+    # not known yet, but it only scales this by a factor per image and chunk: the matrix is neither kept twice nor
     # computed again.
-    kernel = head.kernel(num_faces)
-    highest_HB = unit_BD.new_empty(len(chunks), num_faces)  # m of each chunk
+    kernel = head.kernel(num_images)
+    highest_HB = unit_BD.new_empty(len(chunks), num_images)  # m of each chunk
     sum_HB = torch.empty_like(highest_HB)
     for number, chunk in enumerate(chunks):
         chunk_own_B = torch.where((column_B >= chunk.start) & (column_B < chunk.stop), column_B - chunk.start, -1)
@@ -345,16 +345,16 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
 
     # 7. exp(m_h - log_sum) turns what step 5 left into probability * slope, which is the gradient of the cross-entropy
     # for every cosine but one: softmax minus the own class.
-    weight_per_face = weight / num_faces
-    factor_HB = weight_per_face * (highest_HB - log_sum_B).exp_()
+    weight_per_image = weight / num_images
+    factor_HB = weight_per_image * (highest_HB - log_sum_B).exp_()
     for number, chunk in enumerate(chunks):
         cosine_SKB[chunk] *= factor_HB[number]
-    # The cross-entropy's minus one at each face's own class, and the penalty's two gradients.
-    _add_at(cosine_SKB, sample, unit_BD, column_B, -weight_per_face * slope_B)
+    # The cross-entropy's minus one at each image's own class, and the penalty's two gradients.
+    _add_at(cosine_SKB, sample, unit_BD, column_B, -weight_per_image * slope_B)
     if penalty_B is not None:
-        _add_at(cosine_SKB, sample, unit_BD, column_B, weight_per_face * pull_B)
-        _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, weight_per_face * push_B)
-    # 8. The matrix is the gradient of the cosines now. One product takes it to the sampled centres, one to the faces.
+        _add_at(cosine_SKB, sample, unit_BD, column_B, weight_per_image * pull_B)
+        _add_at(cosine_SKB, sample, unit_BD, hardest_column_B, weight_per_image * push_B)
+    # 8. The matrix is the gradient of the cosines now. One product takes it to the sampled centres, one to the images.
     # grad_RD is a buffer with old numbers in it: beta 0 writes over them, beta 1 adds.
     again = float(sample.num_passes > 0)  # a second micro-batch adds to the gradient of the first
     torch.addmm(sample.grad_RD, cosine_RB, unit_BD, beta=again, out=sample.grad_RD)
@@ -363,7 +363,7 @@ def _forward_backward(head, unit_BD, label_B, norm_B, weight, epoch, with_grad):
 
 
 def _own_logits(loss, knobs, state, norm_B):
-    """(logit of each face's own class, but for its log count; its slope)."""
+    """(logit of each image's own class, but for its log count; its slope)."""
     with torch.enable_grad():
         own_B = state.target_B.clone().requires_grad_()
         logit_B = knobs["scale"] * call(loss.target, knobs, own_B, norm_B, state)
@@ -372,7 +372,7 @@ def _own_logits(loss, knobs, state, norm_B):
 
 
 def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, slope_B, state, log_weight_C):
-    """Of a chunk of classes: (largest logit of each face, sum of exp(logit - largest), exp(logit - largest) times the
+    """Of a chunk of classes: (largest logit of each image, sum of exp(logit - largest), exp(logit - largest) times the
     slope of the logit [C, B], which sub-centre is the nearest [C, K, B] or None where there is but one).
 
     Pointwise but for two reductions, so that torch.compile makes two passes over memory of it.
@@ -385,7 +385,7 @@ def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, s
         cosine_CB = best.values
         within_K1 = torch.arange(cosine_CKB.shape[1], device=cosine_CB.device)[:, None]
         nearest_CKB = within_K1 == best.indices[:, None]
-    # The losses are written for faces by classes; a transposed view costs nothing, here and below.
+    # The losses are written for images by classes; a transposed view costs nothing, here and below.
     changed_BC, slope_BC = negatives(cosine_CB.t(), state)
     logit_CB = scale * changed_BC.t()
     if log_weight_C is not None:
@@ -402,7 +402,7 @@ def _chunk(negatives, scale, filter_threshold, cosine_CKB, own_B, own_logit_B, s
 
 
 def _placed(x_CB, own_B, value_B):
-    """x_CB with the value of each face at the row of its own class; own_B is -1 where another chunk holds that."""
+    """x_CB with the value of each image at the row of its own class; own_B is -1 where another chunk holds that."""
     if torch.compiler.is_compiling():  # fused, a comparison costs nothing, and a scatter a pass of its own
         within_C1 = torch.arange(x_CB.shape[0], device=x_CB.device)[:, None]
         return torch.where(within_C1 == own_B, value_B, x_CB)
@@ -411,24 +411,24 @@ def _placed(x_CB, own_B, value_B):
 
 
 def _at(cosine_SKB, column_B):
-    """The cosine of each face with a class of this rank; zero where column_B is -1."""
-    face_B = torch.arange(len(column_B), device=column_B.device)
-    best_B = cosine_SKB[column_B.clamp(min=0), :, face_B].amax(1)
+    """The cosine of each image with a class of this rank; zero where column_B is -1."""
+    image_B = torch.arange(len(column_B), device=column_B.device)
+    best_B = cosine_SKB[column_B.clamp(min=0), :, image_B].amax(1)
     return torch.where(column_B >= 0, best_B, 0.0)
 
 
 def _add_at(gradient_SKB, sample, unit_BD, column_B, value_B):
-    """Add a gradient to the cosine of each face with one class; of its sub-centres the nearest has it."""
-    face_B = torch.arange(len(column_B), device=column_B.device)
+    """Add a gradient to the cosine of each image with one class; of its sub-centres the nearest has it."""
+    image_B = torch.arange(len(column_B), device=column_B.device)
     chosen_B, nearest_B = column_B.clamp(min=0), torch.zeros_like(column_B)
     if gradient_SKB.shape[1] > 1:  # the cosines themselves are overwritten by now
         unit_SKD = sample.unit_RD.view(*gradient_SKB.shape[:2], -1)
         nearest_B = torch.einsum("bkd,bd->bk", unit_SKD[chosen_B], unit_BD).argmax(1)
-    gradient_SKB.index_put_((chosen_B, nearest_B, face_B), torch.where(column_B >= 0, value_B, 0.0), accumulate=True)
+    gradient_SKB.index_put_((chosen_B, nearest_B, image_B), torch.where(column_B >= 0, value_B, 0.0), accumulate=True)
 
 
 def _hardest(cosine_SKB, chunks, column_B, ranks):
-    """(largest cosine of each face to another class over all ranks, that class's column or -1 where another rank holds
+    """(largest cosine of each image to another class over all ranks, that class's column or -1 where another rank holds
     it).
     """
     # Chunk by chunk, since a copy of all cosines with the own class masked would double the memory of a step.

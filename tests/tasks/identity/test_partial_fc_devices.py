@@ -5,9 +5,18 @@ elsewhere.
 import pytest
 import torch
 
-from tests.tasks.face.test_partial_fc import CLOSE, FACES, centre_gradient, faces, head_of, on_ranks, one_step, whole
+from tests.tasks.identity.test_partial_fc import (
+    CLOSE,
+    FACES,
+    centre_gradient,
+    faces,
+    head_of,
+    on_ranks,
+    one_step,
+    whole,
+)
 from zennas.ranks import Ranks
-from zennas.tasks.face.losses import LOSSES
+from zennas.tasks.identity.losses import LOSSES
 
 # One of each way to treat negatives, sub-centres, and counts.
 COMPILED = ["cosface", "mv_arc_softmax", "subcenter_arcface", "balanced_curricular"]
