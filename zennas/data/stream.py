@@ -1,9 +1,10 @@
 """The order in which samples are seen, and the stream of batches. The same for any number of ranks and workers.
 
-B images of this rank's share of a batch, N images of the source, C identities
+B images of this rank's share of a batch, N images of the source, C identities, K images of each side by side
 """
 
 import contextlib
+import functools
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 
+from zennas.data.groups import Groups, grouped_steps, people_of_batch
 from zennas.data.images import CorruptImageError, augment, check_augmentations
 from zennas.data.sources import AnySource
 from zennas.pool import ahead_of
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     label_B: torch.Tensor  # int64
     index_B: torch.Tensor  # int64, of the images in the source
     corrupt: list  # (where, why) of the images that did not decode and were replaced
+    gone: list = []  # (identity, why) of people without an image that decodes, in groups; others stand in for them
 
     def micro(self, number: int, num: int) -> "Batch":
         """The part `number` of `num` equal ones."""
@@ -61,8 +64,16 @@ def epoch_order(label_N: np.ndarray, *, seed: int, epoch: int, images_per_identi
     return rng.permutation(grouped_N[place_CK.ravel()])
 
 
-def steps_per_epoch(source: AnySource, batch: int, *, images_per_identity: int | None = None) -> int:
-    """Whole batches in an epoch; UserError where there is not one."""
+def steps_per_epoch(
+    source: AnySource, batch: int, *, images_per_identity: int | None = None, together: int | None = None
+) -> int:
+    """Batches in an epoch; UserError where there is not one.
+
+    They are whole, and the images that are left take their chance in the next epoch. together: as image_stream; then
+    nobody is left.
+    """
+    if together is not None:
+        return grouped_steps(source, batch, together)
     num_identities = source.num_identities - source.num_empty_identities
     num_images = num_identities * images_per_identity if images_per_identity else source.num_images
     if batch > num_images:
@@ -182,25 +193,32 @@ def image_stream(
     augmentations: dict | None = None,
     masker: Callable | None = None,
     images_per_identity: int | None = None,
+    together: int | None = None,
     **steps: Any,
 ) -> Stream:
     """The Stream of a Source's labelled images, as Batches; `steps`: as Stream's first_step, last_step, rank, ...
 
     augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
-    (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own.
+    (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own. images_per_identity: as
+    epoch_order. together: the batch is of groups, of so many images of a person side by side, nobody twice; see Groups.
     """
+    assert images_per_identity is None or together is None, "an epoch is either drawn image by image or in groups"
+    num_steps = steps_per_epoch(source, batch, images_per_identity=images_per_identity, together=together)
+    checked = check_augmentations(augmentations or {}, "augmentations")
+    if together is None:
+        reader = ImageReader(source, image_px, seed, checked, masker)
 
-    def order(epoch):
-        return epoch_order(source.label_N, seed=seed, epoch=epoch, images_per_identity=images_per_identity)
+        def order(epoch):
+            return epoch_order(source.label_N, seed=seed, epoch=epoch, images_per_identity=images_per_identity)
 
-    return Stream(
-        ImageReader(source, image_px, seed, check_augmentations(augmentations or {}, "augmentations"), masker),
-        order,
-        batch=batch,
-        steps_per_epoch=steps_per_epoch(source, batch, images_per_identity=images_per_identity),
-        seed=seed,
-        **steps,
-    )
+    else:
+        people = people_of_batch(batch, together, num_ranks=steps.get("num_ranks", 1))
+        reader = GroupReader(source, image_px, seed, checked, masker, together=together, people=people)
+
+        def order(epoch):
+            return reader.groups.order(epoch)
+
+    return Stream(reader, order, batch=batch, steps_per_epoch=num_steps, seed=seed, **steps)
 
 
 class ImageReader:
@@ -215,9 +233,9 @@ class ImageReader:
 
     def __call__(self, step, epoch, start, index_B):
         image_BHW3 = np.empty((len(index_B), *self.hw, 3), np.uint8)
-        corrupt = []
-        for number, index in enumerate(index_B):
-            image_HW3, index_B[number] = self._decoded(int(index), corrupt)
+        corrupt, gone = [], []
+        for number, (image_HW3, index) in enumerate(self._readable(epoch, start, index_B.tolist(), corrupt, gone)):
+            index_B[number] = index
             if self.masker is not None:
                 image_HW3 = self.masker(image_HW3, np.random.default_rng([self.seed, epoch, MASK, start + number]))
             if self.augmentations:
@@ -225,18 +243,100 @@ class ImageReader:
                 image_HW3 = augment(image_HW3, self.augmentations, rng=rng)
             image_BHW3[number] = image_HW3
         label_B = torch.from_numpy(self.source.label_N[index_B].astype(np.int64))
-        return Batch(step, epoch, torch.from_numpy(image_BHW3), label_B, torch.from_numpy(index_B), corrupt)
+        return Batch(step, epoch, torch.from_numpy(image_BHW3), label_B, torch.from_numpy(index_B), corrupt, gone)
+
+    def _readable(self, epoch, start, indices, corrupt, gone):
+        """(image_HW3, its index) for each of the indices, or for what takes its place."""
+        return (self._decoded(index, corrupt) for index in indices)
 
     def _decoded(self, index, corrupt):
         """(image_HW3, its index) of the first image from `index` on that decodes; those before it join `corrupt`."""
         for _ in range(min(MAX_CORRUPT_IN_A_ROW, self.source.num_images)):
-            try:
-                return self.source.images.pixels(index, self.hw), index
-            except CorruptImageError as error:
-                corrupt.append((self.source.where(index), str(error)))
-                index = (index + 1) % self.source.num_images
+            if (image_HW3 := self._pixels(index, corrupt)) is not None:
+                return image_HW3, index
+            index = (index + 1) % self.source.num_images
+        raise self._too_many(corrupt, len(corrupt))
+
+    def _pixels(self, index, corrupt):
+        """The image, or None where it does not decode: then it joins `corrupt`."""
+        try:
+            return self.source.images.pixels(index, self.hw)
+        except CorruptImageError as error:
+            corrupt.append((self.source.where(index), str(error)))
+            return None
+
+    def _too_many(self, corrupt, num):
         where, why = corrupt[-1]
-        raise UserError(f"{self.source.path}: {len(corrupt)} images in a row do not decode; the last is {where}: {why}")
+        return UserError(f"{self.source.path}: {num} images in a row do not decode; the last is {where}: {why}")
+
+
+class GroupReader(ImageReader):
+    """The same of a batch of groups, which stay whole.
+
+    A corrupt image is replaced by another one of the same person, that the group does not hold yet; where there is
+    none, by one that it holds. A person without an image that decodes leaves, and another one comes instead, on every
+    number of ranks the same one: Groups.stand_ins.
+    """
+
+    def __init__(self, *given, together, people):
+        super().__init__(*given)
+        self.together, self.people = together, people
+
+    @functools.cached_property
+    def groups(self):
+        """The Groups: in a worker made once it is needed, for it may be large."""
+        return Groups(self.source.label_N, together=self.together, people=self.people, seed=self.seed)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "groups"}
+
+    def _readable(self, epoch, start, indices, corrupt, gone):
+        for first in range(0, len(indices), self.together):
+            group = indices[first : first + self.together]
+            yield from self._group(group, corrupt) or self._stand_in(epoch, start + first, group, corrupt, gone)
+
+    def _group(self, group, corrupt):
+        """[(image_HW3, its index)] of a person, as many as asked for; [] where none of the person's images decodes."""
+        images, before = {}, len(corrupt)
+        for index in group:
+            if index not in images:
+                images[index] = self._pixels(index, corrupt)
+        chosen = [index if images[index] is not None else None for index in group]
+        others = iter(self._others(group) if None in chosen else ())
+        while None in chosen and (index := next(others, None)) is not None:
+            if (image_HW3 := self._pixels(index, corrupt)) is not None:
+                images[index], chosen[chosen.index(None)] = image_HW3, index
+            if len(corrupt) - before >= MAX_CORRUPT_IN_A_ROW and set(chosen) == {None}:
+                raise self._too_many(corrupt, len(corrupt) - before)
+        good = [index for index in dict.fromkeys(chosen) if index is not None]
+        while good and None in chosen:
+            chosen[chosen.index(None)] = min(good, key=chosen.count)
+        return [(images[index], index) for index in chosen if index is not None]
+
+    def _others(self, group):
+        """The person's images that are not in the group, those behind its first one first."""
+        index_M = np.flatnonzero(self.source.label_N == self.source.label_N[group[0]])
+        index_M = np.roll(index_M, -int(np.searchsorted(index_M, group[0])))
+        return index_M[~np.isin(index_M, group)].tolist()
+
+    def _stand_in(self, epoch, start, group, corrupt, gone):
+        """What `_group` gives of the first person who can stand in for this one."""
+        label, before = int(self.source.label_N[group[0]]), len(corrupt)
+        tried = [label]
+        for other in self.groups.stand_ins(epoch, start // self.together):
+            if (stands_in := int(self.source.label_N[other[0]])) in tried:
+                continue
+            if readable := self._group(other, corrupt):
+                gone.extend((self._name(one), "none of its images decodes") for one in tried)
+                return readable
+            tried.append(stands_in)
+            if len(corrupt) - before >= MAX_CORRUPT_IN_A_ROW:
+                break
+        raise self._too_many(corrupt, len(corrupt))
+
+    def _name(self, label):
+        names = self.source.identity_names
+        return f"identity {label if names is None else names[label]}"
 
 
 def _quiet_worker():

@@ -51,8 +51,17 @@ def read_metrics(folder: pathlib.Path | str) -> list[dict]:
 
 def known_corrupt(folder: pathlib.Path | str) -> set[str]:
     """Where the images lie that a rank noted as corrupt before this run was resumed."""
+    return _known(folder, "where")
+
+
+def known_gone(folder: pathlib.Path | str) -> set[str]:
+    """The people that a rank noted as gone, because none of their images decodes, before this run was resumed."""
+    return _known(folder, "who")
+
+
+def _known(folder, what):
     paths = pathlib.Path(folder).glob(CORRUPT.format(rank="*"))
-    return {entry["where"] for path in paths for entry in read_lines_of_json(path)}
+    return {entry[what] for path in paths for entry in read_lines_of_json(path) if what in entry}
 
 
 def read_lines_of_json(path: pathlib.Path | str) -> list[dict]:

@@ -21,7 +21,7 @@ from zennas.space.network import calibrate
 from zennas.tasks.table import task_of
 from zennas.tasks.task import Step
 from zennas.train import checkpoints
-from zennas.train.journal import CORRUPT, TRAIN, Journal, known_corrupt
+from zennas.train.journal import CORRUPT, TRAIN, Journal, known_corrupt, known_gone
 from zennas.train.optimizers import learning_rate, optimizer_of
 from zennas.train.prepare import Job
 from zennas.train.stopping import Stopping
@@ -38,6 +38,7 @@ class Trained(NamedTuple):
     seconds: float  # of steps alone, those before it was taken up again too
     num_skipped: int
     corrupt: frozenset[str]  # where the samples lie that could not be read
+    gone: frozenset[str]  # who has no sample that could be read, where others stood in
 
 
 class Taken(NamedTuple):
@@ -61,7 +62,7 @@ class Training:
         self.plan, self.out, self.network, self.head = job.request.plan, job.request.out, job.network, job.head
         self.student = job.head.student
         self.first_step = self.num_skipped = self.skipped_in_a_row = 0
-        self.seconds, self.corrupt = 0.0, known_corrupt(self.out)
+        self.seconds, self.corrupt, self.gone = 0.0, known_corrupt(self.out), known_gone(self.out)
         self.channels_last = self.plan.channels_last and not _crashes_in_channels_last(self.network, ranks.device)
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -93,7 +94,7 @@ class Training:
                 self._close_journal()
             raise
         self._close_journal()
-        return Trained(self.seconds, self.num_skipped, frozenset(self.corrupt))
+        return Trained(self.seconds, self.num_skipped, frozenset(self.corrupt), frozenset(self.gone))
 
     def _close_journal(self) -> None:
         """End TensorBoard's thread, which a process that trains again would keep otherwise."""
@@ -319,16 +320,21 @@ class Training:
         self.journal.flush()
 
     def _note_corrupt(self, batch):
-        """Write down the samples that were replaced, each once."""
+        """Write down the samples that were replaced, each once, and who left because none of theirs could be read."""
         for where, why in batch.corrupt:
-            if where in self.corrupt:
-                continue
-            self.corrupt.add(where)
-            if len(self.corrupt) <= MAX_LISTED:
-                path = self.out / CORRUPT.format(rank=self.ranks.rank)
-                with explaining(self.out), open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"where": where, "why": why}) + "\n")
-                self.progress.say(f"corrupt image skipped: {where}: {why}", style="yellow")
+            self._note_once(self.corrupt, "where", where, why, f"corrupt image skipped: {where}: {why}")
+        for who, why in getattr(batch, "gone", ()):  # only a batch of groups has any
+            self._note_once(self.gone, "who", who, why, f"{who}: {why}: others stand in")
+
+    def _note_once(self, known, kind, what, why, text):
+        if what in known:
+            return
+        known.add(what)
+        if len(known) <= MAX_LISTED:
+            path = self.out / CORRUPT.format(rank=self.ranks.rank)
+            with explaining(self.out), open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({kind: what, "why": why}) + "\n")
+            self.progress.say(text, style="yellow")
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

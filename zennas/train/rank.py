@@ -41,7 +41,8 @@ def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
         if ranks.is_first:
             _announce(job, spent, ranks, progress)
         trained = Training(job, ranks, progress).run()
-        corrupt = len(set().union(*ranks.objects(trained.corrupt)))  # several ranks may have met the same image
+        # Several ranks may have met the same image.
+        corrupt, gone = (len(set().union(*ranks.objects(met))) for met in (trained.corrupt, trained.gone))
         if not ranks.is_first:
             return None
         about = {
@@ -54,6 +55,7 @@ def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
             "device": str(ranks.device),
             "skipped_steps": trained.num_skipped,
             "corrupt_images": corrupt,
+            **({"gone": gone} if gone else {}),  # people whose images are all corrupt
             "data_notices": list(data.notices),
         }
         result = finish(

@@ -95,7 +95,7 @@ the same weights on a processor; on a GPU sums are taken in no fixed order, and 
 
 def _facts(result, candidate, shown):
     plan, training, latency = result["plan"], result["training"], result["latency"]
-    rate = training["images_per_s"]
+    rate, gone = training["images_per_s"], training.get("gone", 0)
     return [
         ("Accuracy", shown.summary(result) or "not measured"),
         ("Latency", _verdict(latency)),
@@ -108,6 +108,7 @@ def _facts(result, candidate, shown):
         ("Device", f"{training['device']}, {training['num_ranks']} rank(s)"),
         ("Skipped", f"{training['skipped_steps']:,} step(s) without a finite loss and gradient"),
         ("Corrupt", f"{training['corrupt_images']:,} image(s) that could not be read"),
+        *([("Left", f"{gone:,} without one that can be read: others stood in")] if gone else []),
     ]
 
 
