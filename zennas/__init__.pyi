@@ -291,6 +291,7 @@ def train(
     identities: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     epochs: float | None = None,
+    steps: int | None = None,
     batch: int | None = None,
     seed: int | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),
@@ -330,6 +331,7 @@ def train(
     identities: Text file of identities, one a line: train on these alone.
     labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.
     epochs: The same as --set epochs=N.
+    steps: Instead of epochs; the same as --set steps=N.
     batch: Images a step, over all ranks; the same as --set batch=N.
     seed: The same as --set seed=N.
     set: KEY=VALUE of the recipe, such as optimizer.lr=0.05 or loss.name=arcface; may be repeated.

@@ -173,6 +173,7 @@ SCHEDULERS = {
 
 # values unlike their defaults
 OTHER_VALUES = {"momentum": 0.5, "power": 2.0, "milestones": (1.0, 4.0), "factor": 0.5, "final_share": 0.3}
+OTHER_VALUES |= {"milestone_steps": (2, 5)}
 each_value = pytest.mark.parametrize(
     ("part", "value"), [(part, value) for part, only in ONLY_OF.items() for value in only]
 )
@@ -195,7 +196,8 @@ def moves_something(part, name, value):
 @each_value
 def test_a_plan_takes_a_value_exactly_where_it_moves_something(part, value):
     for name in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}[part]:
-        given = {"name": name, value: OTHER_VALUES[value]} | ({"milestones": (1.0, 4.0)} if name == "step" else {})
+        some = {"milestones": (1.0, 4.0)} if name == "step" and value != "milestone_steps" else {}
+        given = {"name": name, value: OTHER_VALUES[value]} | some
         if moves_something(part, name, value):
             assert getattr(getattr(FacePlan.parse({part: given}, "here"), part), value) == OTHER_VALUES[value]
         else:
@@ -255,3 +257,38 @@ def test_the_warm_up_is_a_line(name):
 def test_the_rate_follows_the_batch():
     assert rates({}, batch=64) == pytest.approx([rate / 4 for rate in rates({})])
     assert math.isclose(rates({}, batch=128)[0], 0.2)
+
+
+# --- in steps --------------------------------------------------------------------------------------------------------
+
+IN_STEPS_TOO = {
+    "polynomial": {"power": 2.0},
+    "cosine": {"final_share": 0.05},
+    "step": {"milestone_steps": [12, 30], "factor": 0.2},
+    "constant": {},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup_epochs", [0, 2])
+def test_a_schedule_in_steps_is_that_in_epochs(name, warmup_epochs):
+    num = EPOCHS * STEPS_PER_EPOCH
+    schedule = {"name": name, "warmup_steps": warmup_epochs * STEPS_PER_EPOCH, **IN_STEPS_TOO[name]}
+    values = {"steps": num, "batch": 256, "optimizer": {"lr": 0.2, "lr_batch": 128}, "schedule": schedule}
+    plan = FacePlan.parse(values, "here")
+    expected = rates({"name": name, "warmup_epochs": warmup_epochs, **SCHEDULERS[name][0]})
+    for steps_per_epoch in (1, STEPS_PER_EPOCH, 1000):  # of no account
+        assert plan.num_steps(steps_per_epoch) == num
+        found = [learning_rate(step, plan, steps_per_epoch=steps_per_epoch, num_steps=num) for step in range(num)]
+        assert found == expected
+
+
+def test_the_units_may_be_mixed():
+    plan = FacePlan.parse(
+        {"epochs": 3, "verify_steps": 5, "schedule": {"name": "step", "warmup_steps": 4, "milestones": [2]}}, "here"
+    )
+    assert (plan.num_steps(10), plan.verify_every(10)) == (30, 5)
+    found = [learning_rate(step, plan, steps_per_epoch=10, num_steps=30) for step in (0, 3, 19, 20)]
+    assert found == pytest.approx([0.025, 0.1, 0.1, 0.01])
+    plan = FacePlan.parse({"steps": 25, "schedule": {"warmup_epochs": 1}}, "here")
+    assert (plan.num_steps(10), plan.verify_every(10), plan.schedule.num_warmup(10)) == (25, 10, 10)

@@ -70,6 +70,68 @@ def test_what_is_set_for_another_row_is_refused():
         changed("schedule.power=2")
 
 
+IN_STEPS = {
+    "steps": 900,
+    "verify_steps": 50,
+    "schedule": {"name": "step", "warmup_steps": 10, "milestone_steps": [200, 400]},
+}
+
+
+def test_a_length_takes_the_place_of_the_one_in_the_other_unit():
+    plan = changed("steps=900", "schedule.warmup_steps=10", "schedule.milestone_steps=[200, 400]", "verify_steps=50")
+    assert (plan.epochs, plan.steps, plan.verify_epochs, plan.verify_steps) == (None, 900, None, 50)
+    assert (plan.schedule.warmup_epochs, plan.schedule.milestones) == (0, ())
+    assert plan.num_steps(7) == 900 and plan.verify_every(7) == 50 and plan.schedule.num_warmup(7) == 10
+    assert [plan.schedule.num_drops(step, 7) for step in (0, 199, 200, 399, 400)] == [0, 0, 1, 1, 2]
+    back = changed_plan(plan, ["epochs=9", "schedule={name: step, milestones: [2, 4]}", "verify_epochs=0.5"])
+    assert (back.epochs, back.steps, back.verify_epochs, back.verify_steps) == (9, None, 0.5, None)
+    assert changed_plan(plan, ["schedule.milestones=[1]"]).schedule.milestone_steps == ()
+    assert changed("steps=null") == changed()
+
+
+def test_a_plan_in_steps_can_be_read_again():
+    plan = FacePlan.parse(IN_STEPS, "here")
+    assert FacePlan.parse(plan.model_dump(mode="json"), "again") == plan
+    assert changed_plan(plan, []) == plan == changed_plan(plan, ["epochs=3", "epochs=null", "steps=900"])
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"epochs": 3, "steps": 7}, "allowed: either epochs or steps; given both, 3 and 7"),
+        ({"epochs": None}, "allowed: either epochs or steps; given neither"),
+        ({"verify_epochs": None}, "allowed: either verify_epochs or verify_steps; given neither"),
+        ({"verify_epochs": 0.5, "verify_steps": 7}, "either verify_epochs or verify_steps; given both, 0.5 and 7"),
+        ({"schedule": {"warmup_epochs": 1, "warmup_steps": 7}}, "schedule: .* either warmup_epochs or warmup_steps; g"),
+        (
+            {"schedule": {"name": "step", "milestones": [1, 2], "milestone_steps": [5]}},
+            r"either milestones or milestone_steps; given both, \[1.0, 2.0\] and \[5\]",
+        ),
+        ({"schedule": {"name": "step"}}, r"a step schedule needs milestones \(epochs\) or milestone_steps"),
+        ({"schedule": {"name": "step", "milestone_steps": [5, 5]}}, r"milestone_steps must rise; given \[5, 5\]"),
+        ({"schedule": {"milestone_steps": [5]}}, "milestone_steps is for step; polynomial has none, leave it out"),
+        ({"steps": 7, "schedule": {"warmup_steps": 7}}, "schedule.warmup_steps 7 must be less than steps 7"),
+        ({"steps": 0}, "steps: given 0, allowed: greater than or equal to 1"),
+        ({"steps": 1.5}, "steps: given 1.5, allowed: a valid integer"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(values, says):
+    with pytest.raises(UserError, match=says):
+        FacePlan.parse(values, "here")
+
+
+def test_a_run_in_epochs_is_what_it_was_before_there_were_steps():
+    """A run.json of before must still be gone on with: no key is new. Of one in steps they are the run's."""
+    old, new = FacePlan.parse(RECIPE, "here").of_the_run(), FacePlan.parse(IN_STEPS, "here").of_the_run()
+    assert old["epochs"] == 9 and not {"steps", "verify_epochs", "verify_steps"} & set(old)
+    assert set(old["schedule"]) == {"name", "warmup_epochs", "power", "milestones", "factor", "final_share"}
+    assert (new["epochs"], new["steps"]) == (None, 900)
+    assert (new["schedule"]["warmup_steps"], new["schedule"]["milestone_steps"]) == (10, [200, 400])
+    for change in ("steps=901", "schedule.warmup_steps=9", "schedule.milestone_steps=[200]"):
+        assert changed_plan(FacePlan.parse(IN_STEPS, "here"), [change]).of_the_run() != new
+    assert changed_plan(FacePlan.parse(IN_STEPS, "here"), ["verify_steps=3"]).of_the_run() == new
+
+
 def test_of_one_key_the_last_holds():
     assert changed("epochs=3", "epochs=4").epochs == 4
     assert changed("loss={name: cosface}", "loss.knobs.margin=0.2").loss.knobs == {"margin": 0.2}

@@ -148,7 +148,9 @@ def test_a_diverged_training_stops_and_names_its_last_good_checkpoint(options, m
 
 def test_a_far_too_high_rate_is_a_clear_end(options):
     changes = ("optimizer.lr=1e30", "optimizer.clip_norm=null", "max_skipped_in_a_row=3", "epochs=4")
-    with pytest.raises(UserError, match=r"3 steps in a row without a finite loss; .*; try a lower optimizer\.lr"):
+    with pytest.raises(
+        UserError, match=r"3 steps in a row without a finite loss; .*; try a lower optimizer\.lr, a longer warm-up"
+    ):
         trained(options(*changes))
 
 
@@ -265,6 +267,34 @@ def test_every_schedule_trains(options, name):
     rates = [entry["lr"] for entry in entries(one, "train")]
     assert rates[:3] == pytest.approx([0.05 / 3, 0.1 / 3, 0.05], abs=1e-6)  # metrics keep six places
     assert (rates[-1] < 0.05) == (name != "constant")
+
+
+def test_a_recipe_in_steps_trains_the_same(options, material):
+    """Eight steps, judged every three, warmed up for two, dropped after five: to the last bit what epochs give."""
+    given = {"verify": (material.held_out,)}
+    step = (
+        "steps=8",
+        "verify_steps=3",
+        "schedule.name=step",
+        "schedule.warmup_steps=2",
+        "schedule.milestone_steps=[5]",
+    )
+    one = trained(options(*step, **given))
+    assert [entry["step"] for entry in entries(one, "verify/others")] == [0, 3, 6, 8]
+    rates = [entry["lr"] for entry in entries(one, "train")]
+    assert rates == pytest.approx([0.025, 0.05, 0.05, 0.05, 0.05, 0.005, 0.005, 0.005])
+    assert [entry["epoch"] for entry in entries(one, "train")] == pytest.approx([n / 6 for n in range(1, 9)], abs=1e-6)
+    epoch = [f"epochs={8 / STEPS_PER_EPOCH}", f"verify_epochs={3 / STEPS_PER_EPOCH}", "schedule.name=step"]
+    epoch += [f"schedule.warmup_epochs={2 / STEPS_PER_EPOCH}", f"schedule.milestones=[{5 / STEPS_PER_EPOCH}]"]
+    assert differing(tensors(one), tensors(trained(options(*epoch, out="epochs", **given)))) == []
+
+
+@pytest.mark.parametrize("changes", [("steps=3", "schedule.warmup_epochs=1"), ("schedule.warmup_steps=12",)])
+def test_a_warm_up_longer_than_the_training_is_refused(options, changes):
+    with pytest.raises(
+        UserError, match=r"the warm-up \(\d+ steps\) must be shorter than the training .*; 6 are an epoch"
+    ):
+        training(options(*changes))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -1,5 +1,6 @@
 """What every room that trains many networks is asked for, from the options of its command."""
 
+import dataclasses
 import pathlib
 import types
 
@@ -7,7 +8,11 @@ import pytest
 
 from zennas.provenance import num_cores
 from zennas.records import UserError
-from zennas.trials.request import fields_of
+from zennas.tasks.face.plan import FacePlan
+from zennas.trials.request import TrialsRequest, fields_of
+
+# Of a TrialsRequest, what has no default: nothing that a plan hangs on.
+FIELDS = ("name", "asked_track", "track", "space", "data", "out", "shown_out")
 
 
 def options(**changes):
@@ -47,3 +52,17 @@ def test_the_cores_are_shared_out_where_it_is_left_open(given, expected):
 def test_a_file_of_groups_that_is_not_there_is_told(name, option):
     with pytest.raises(UserError, match=f"{option} nowhere.txt: no such file"):
         fields_of(options(**{name: pathlib.Path("nowhere.txt")}), out=pathlib.Path("out"))
+
+
+def test_a_short_recipe_keeps_the_shape_of_one_in_steps():
+    """16,000 steps with a warm-up of an eighth and drops at a half and three quarters, in 4 epochs."""
+    schedule = {"name": "step", "warmup_steps": 2000, "milestone_steps": [8000, 12000]}
+    plan = FacePlan.parse({"steps": 16000, "verify_steps": 500, "schedule": schedule}, "here")
+    request = TrialsRequest(**dict.fromkeys(FIELDS), plan=plan)
+    short = request.short_plan(epochs=4, seed=7, changes=["optimizer.lr=0.3"])
+    assert (short.epochs, short.steps, short.verify_epochs, short.verify_steps) == (4, None, 1, None)
+    assert (short.schedule.warmup_epochs, short.schedule.warmup_steps) == (0.5, None)
+    assert (short.schedule.milestones, short.schedule.milestone_steps) == ((2, 3), ())
+    assert (short.seed, short.optimizer.lr) == (7, 0.3)
+    kept = dataclasses.replace(request, plan=FacePlan.parse({"schedule": {"warmup_epochs": 1}}, "here"))
+    assert kept.short_plan(epochs=4, seed=7).schedule == kept.plan.schedule

@@ -243,7 +243,7 @@ class Training:
             good = checkpoints.checkpoints_in(self.out / CHECKPOINTS)
             raise UserError(
                 f"{self.skipped_in_a_row} steps in a row without a finite loss; the last good checkpoint is "
-                f"{good[-1] if good else 'none yet'}; try a lower optimizer.lr, a longer schedule.warmup_epochs, "
+                f"{good[-1] if good else 'none yet'}; try a lower optimizer.lr, a longer warm-up, "
                 "precision fp32 or a smaller optimizer.clip_norm: --from CHECKPOINT begins another --out with its "
                 "weights"
             )
@@ -290,7 +290,7 @@ class Training:
 
     def _verifies_after(self, step):
         """Whether the network is to be judged after a step."""
-        every = max(1, round(self.plan.verify_epochs * self.job.steps_per_epoch))
+        every = self.plan.verify_every(self.job.steps_per_epoch)
         return step % every == 0 or step == self.job.num_steps
 
     def _verify_sets(self, step):
@@ -377,7 +377,7 @@ class Training:
         if path == self.job.request.start and common["step"] >= self.job.num_steps:
             raise UserError(
                 f"--from {path}: is at step {common['step']}, and this training ends at step {self.job.num_steps}: "
-                "nothing would be trained; give more epochs"
+                "nothing would be trained; give more epochs or steps"
             )
         try:
             self.head.restore(common, rows.read)

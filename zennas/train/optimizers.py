@@ -67,23 +67,23 @@ def optimizer_of(modules: Iterable[torch.nn.Module], plan: OptimizerPlan) -> tor
     return lookup(OPTIMIZERS, plan.name, "optimizer")(groups, plan)
 
 
-def _polynomial(progress, epoch, plan):
+def _polynomial(progress, num_drops, plan):
     return plan.final_share + (1 - plan.final_share) * (1 - progress) ** plan.power
 
 
-def _cosine(progress, epoch, plan):
+def _cosine(progress, num_drops, plan):
     return plan.final_share + (1 - plan.final_share) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _step(progress, epoch, plan):
-    return plan.factor ** sum(epoch >= milestone for milestone in plan.milestones)
+def _step(progress, num_drops, plan):
+    return plan.factor**num_drops
 
 
-def _constant(progress, epoch, plan):
+def _constant(progress, num_drops, plan):
     return 1.0
 
 
-# (share of the way after the warm-up, epoch, SchedulePlan) -> share of the learning rate
+# (share of the way after the warm-up, milestones that are reached, SchedulePlan) -> share of the learning rate
 SCHEDULES = {"polynomial": _polynomial, "cosine": _cosine, "step": _step, "constant": _constant}
 
 
@@ -94,11 +94,15 @@ def learning_rate(step: int, plan: TrainPlan, *, steps_per_epoch: int, num_steps
     >>> plan = TrainPlan.parse({"epochs": 10, "schedule": {"warmup_epochs": 2}}, "here")
     >>> [round(learning_rate(step, plan, steps_per_epoch=1, num_steps=10), 4) for step in (0, 1, 2, 6, 9)]
     [0.05, 0.1, 0.1, 0.05, 0.0125]
+    >>> schedule = {"name": "step", "warmup_steps": 2, "milestone_steps": [4, 8]}
+    >>> plan = TrainPlan.parse({"steps": 10, "schedule": schedule}, "here")
+    >>> [round(learning_rate(step, plan, steps_per_epoch=3, num_steps=10), 4) for step in (0, 1, 3, 4, 8)]
+    [0.05, 0.1, 0.1, 0.01, 0.001]
     """
     full = plan.optimizer.lr * plan.batch / plan.optimizer.lr_batch
-    warmup = round(plan.schedule.warmup_epochs * steps_per_epoch)
+    warmup = plan.schedule.num_warmup(steps_per_epoch)
     if step < warmup:
         return full * (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     shape = lookup(SCHEDULES, plan.schedule.name, "schedule")
-    return full * shape(progress, step / steps_per_epoch, plan.schedule)
+    return full * shape(progress, plan.schedule.num_drops(step, steps_per_epoch), plan.schedule)

@@ -34,7 +34,7 @@ class Options(CommandOptions):
     Ctrl-C.
     """
 
-    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = (*RESUME_OR_FRESH, ("epochs", "steps"))
     data: Data
     faces: Faces = "auto"
     track: Experiment = "webface-sfr"
@@ -65,6 +65,7 @@ class Options(CommandOptions):
         flag("Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out."),
     ] = None
     epochs: Annotated[float | None, flag("The same as --set epochs=N.")] = None
+    steps: Annotated[int | None, flag("Instead of epochs; the same as --set steps=N.")] = None
     batch: Annotated[int | None, flag("Images a step, over all ranks; the same as --set batch=N.")] = None
     seed: Annotated[int | None, flag("The same as --set seed=N.")] = None
     set: Annotated[
@@ -86,5 +87,5 @@ class Options(CommandOptions):
     @property
     def changes(self) -> tuple[str, ...]:
         """All KEY=VALUE changes of the recipe; those of `set` count last."""
-        short = {"epochs": self.epochs, "batch": self.batch, "seed": self.seed}
+        short = {"epochs": self.epochs, "steps": self.steps, "batch": self.batch, "seed": self.seed}
         return (*(f"{name}={value}" for name, value in short.items() if value is not None), *self.set)

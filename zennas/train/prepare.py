@@ -96,6 +96,13 @@ def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, se
     check_batches(request, data, teacher, ranks, progress)
     autocast = autocast_of(plan.precision, ranks.device)
     epoch_steps = task.steps_per_epoch(plan, data)
+    num_steps, num_warmup = plan.num_steps(epoch_steps), plan.schedule.num_warmup(epoch_steps)
+    # Where both are in one unit, the plan has seen to it.
+    if num_warmup >= num_steps and (plan.steps is None) != (plan.schedule.warmup_steps is None):
+        raise UserError(
+            f"the warm-up ({num_warmup:,} steps) must be shorter than the training ({num_steps:,} steps; "
+            f"{epoch_steps:,} are an epoch)"
+        )
     network = begun_network(request)
     head = task.head(request, data, network, teacher, ranks, progress)
     return Job(
@@ -106,7 +113,7 @@ def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, se
         teacher=teacher,
         sets=sets,
         steps_per_epoch=epoch_steps,
-        num_steps=max(1, round(plan.epochs * epoch_steps)),
+        num_steps=num_steps,
         num_workers=_num_workers(plan, ranks),
         autocast=autocast,
     )

@@ -119,6 +119,7 @@ def _check_latency(request, state, progress):
 def _announce(job, spent, ranks, progress):
     request, plan, task = job.request, job.request.plan, task_of(job.request.task)
     per_step = f"{plan.batch} images a step" + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else "")
+    epochs = plan.epochs or round(job.num_steps / job.steps_per_epoch, 2)
     begun = {} if request.initial is None else {"from": f"the weights of {request.initial}"}
     lines = {
         "track": f"{request.track.name}: {request.track.title}",
@@ -126,7 +127,7 @@ def _announce(job, spent, ranks, progress):
         **begun,
         "data": f"{request.data}: {job.data.text}",
         **task.announced(request, job.head),
-        "work": f"{job.num_steps:,} steps of {per_step}, {plan.epochs:g} epochs, {ranks.num_ranks} rank(s) on "
+        "work": f"{job.num_steps:,} steps of {per_step}, {epochs:g} epochs, {ranks.num_ranks} rank(s) on "
         f"{ranks.device}, {job.num_workers} decoding process(es) each, seed {plan.seed}, out {request.out}",
     }
     for name, text in lines.items():

@@ -17,8 +17,9 @@ from zennas.tasks.table import FIRST, task_of
 from zennas.tasks.task import Data
 from zennas.track import Experiment, Track, load_experiment, load_space
 from zennas.train.options import Options
-from zennas.train_plan import ONLY_OF, TrainPlan
+from zennas.train_plan import IN_STEPS, ONLY_OF, TrainPlan
 
+OTHER_UNIT = IN_STEPS | {steps: epochs for epochs, steps in IN_STEPS.items()}
 # Fields that say where something lies, beside the teacher.
 PATHS = ("data", "out", "identities", "labels", "start", "initial")
 
@@ -197,7 +198,7 @@ def changed_plan(plan, changes):
     """The TrainPlan with KEY=VALUE changes, dots leading inwards; values are YAML.
 
     Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
-    not have.
+    not have. Where a length changes from epochs to steps or back, the plan's own in the other unit is.
 
     >>> from zennas.train_plan import TrainPlan
     >>> changed_plan(TrainPlan(), ["epochs=2", "optimizer.lr=0.05"]).optimizer.lr
@@ -209,6 +210,11 @@ def changed_plan(plan, changes):
     for _, path, value in parsed:
         if len(path) == 2 and path[1] == "name" and isinstance(values.get(path[0]), dict):
             values[path[0]] = _of_row(value, values[path[0]], path[0], plan)
+    for _, (*path, last), value in parsed:
+        if value is not None and last in OTHER_UNIT:
+            inside = values.get(path[0]) if path else values
+            if isinstance(inside, dict):
+                inside.pop(OTHER_UNIT[last], None)
     for change, (*path, last), value in parsed:
         inside = values
         for part in path:

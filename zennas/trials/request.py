@@ -41,8 +41,16 @@ class TrialsRequest:
     task: str = FIRST  # a row of TASKS
 
     def short_plan(self, *, epochs: int, seed: int, changes: Iterable[str] = ()) -> TrainPlan:
-        """The recipe, changed by KEY=VALUE and so long, and judged after every epoch."""
+        """The recipe, changed by KEY=VALUE and so long, and judged after every epoch.
+
+        Of a recipe in steps, what its schedule has in steps keeps its place: all is drawn together to these epochs.
+        """
         values = {"epochs": epochs, "seed": seed, "verify_epochs": 1, "keep_checkpoints": 1}
+        schedule, whole = self.plan.schedule, self.plan.steps
+        if whole is not None and schedule.warmup_steps:
+            values["schedule.warmup_epochs"] = epochs * schedule.warmup_steps / whole
+        if whole is not None and schedule.milestone_steps:
+            values["schedule.milestones"] = [epochs * milestone / whole for milestone in schedule.milestone_steps]
         if self.plan.data.workers is None:  # a process that decodes beside one thread would be one too many
             values["data.workers"] = min(self.num_threads - 1, MAX_WORKERS)
         return changed_plan(self.plan, [*changes, *(f"{key}={value}" for key, value in values.items())])
