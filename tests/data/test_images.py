@@ -1,5 +1,6 @@
 """Decoding, and the contract of every augmentation."""
 
+import collections
 import io
 import subprocess
 import sys
@@ -150,6 +151,83 @@ def test_cutout_erases_a_grey_square():
     assert max(sizes) == 100 and min(sizes) >= 25  # whole inside; a quarter of it in a corner
 
 
+QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
+# Of 20,000 draws of torchvision 0.28.0's RandomErasing.get_params(scale=(0.02, 0.1), ratio=(0.3, 1 / 0.3)): the area,
+# the logarithm of height over width, and the top's place in the span that it may have.
+TORCHVISION = {
+    (256, 128): (
+        [0.024, 0.040, 0.060, 0.079, 0.096],
+        [-1.086, -0.606, 0, 0.606, 1.083],
+        [0.05, 0.248, 0.495, 0.748, 0.948],
+    ),
+    (112, 112): (
+        [0.024, 0.040, 0.060, 0.080, 0.096],
+        [-1.081, -0.606, 0, 0.606, 1.082],
+        [0.043, 0.244, 0.494, 0.747, 0.942],
+    ),
+}
+
+
+def erased(hw, num, **knobs):
+    """(top, left, height, width) of `num` rectangles."""
+    black_HW3, found = np.zeros((*hw, 3), np.uint8), []
+    for seed in range(num):
+        after = images.random_erasing(black_HW3, np.random.default_rng(seed), p=1.0, fill=255, **knobs)[..., 0] > 0
+        row, column = np.flatnonzero(after.any(1)), np.flatnonzero(after.any(0))
+        assert after.sum() == len(row) * len(column)
+        found.append((row[0], column[0], len(row), len(column)))
+    return np.array(found, float).T
+
+
+@pytest.mark.parametrize("hw", TORCHVISION, ids=str)
+def test_random_erasing_is_torchvisions_where_every_rectangle_fits(hw):
+    top, _, tall, wide = erased(hw, 2000, max_area=0.1)
+    found = tall * wide / np.prod(hw), np.log(tall / wide), top / (hw[0] - tall + 1)
+    # Four standard errors of a median of 2,000: 2 / sqrt(2000) of the width of an even distribution, and rounding.
+    for values, expected, width in zip(found, TORCHVISION[hw], (0.08, 2 * np.log(10 / 3), 1.0), strict=True):
+        assert np.abs(np.quantile(values, QUANTILES) - expected).max() < 2 / 2000**0.5 * width
+
+
+def test_random_erasing_has_even_areas_where_rectangles_would_not_fit():
+    """torchvision's median is 0.18 there (counted as above), as it draws again: 0.21 is the middle of 0.02 to 0.4."""
+    _, _, tall, wide = erased((256, 128), 2000)
+    area = tall * wide / (256 * 128)
+    assert np.abs(np.quantile(area, QUANTILES) - (0.02 + 0.38 * np.array(QUANTILES))).max() < 2 / 2000**0.5 * 0.38
+    assert wide.max() == 128
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [("mean", [124, 116, 104]), (0, [0, 0, 0]), (127.4, [127] * 3), ([1, 2.6, 255], [1, 3, 255])],
+)
+def test_a_rectangle_and_a_border_take_a_colour(fill, expected):
+    image_HW3, rng = np.full((30, 20, 3), 77, np.uint8), np.random.default_rng(0)
+    for after in (
+        images.random_erasing(image_HW3, rng, p=1.0, fill=fill),
+        images.pad_crop(image_HW3, rng, p=1.0, pad_px=9, fill=fill),
+    ):
+        assert {tuple(pixel) for pixel in after.reshape(-1, 3).tolist()} == {(77, 77, 77), tuple(expected)}
+
+
+def test_erasing_with_noise_is_what_it_was():
+    """To the last bit, so that recipes of before give what they gave."""
+    erased = [images.random_erasing(face(48, 20), np.random.default_rng(seed), p=1.0) for seed in range(3)]
+    assert [zlib.crc32(image_HW3.tobytes()) for image_HW3 in erased] == [684313317, 1196643499, 2421207058]
+
+
+@pytest.mark.parametrize("hw", [(24, 10), (10, 24), (3, 3), (2, 30)], ids=str)
+def test_pad_crop_is_a_border_and_a_crop(hw):
+    """Every shift of up to 3 px either way, equally often: a naive pad, and every crop of it."""
+    image_HW3 = np.random.default_rng(0).integers(1, 256, size=(*hw, 3), dtype=np.uint8)
+    padded = np.pad(image_HW3, ((3, 3), (3, 3), (0, 0)))
+    crops = [padded[top : top + hw[0], left : left + hw[1]].tobytes() for top in range(7) for left in range(7)]
+    rng, num = np.random.default_rng(1), 4900
+    found = collections.Counter(images.pad_crop(image_HW3, rng, pad_px=3).tobytes() for _ in range(num))
+    expected = {crop: 100 * times for crop, times in collections.Counter(crops).items()}  # empty ones are alike
+    assert set(found) == set(expected)
+    assert all(abs(found[crop] - times) < 5 * times**0.5 for crop, times in expected.items())
+
+
 def test_photometric_by_hand(monkeypatch):
     """Saturation alone, factor 0: grey. Brightness alone, factor 1.5: times 1.5, clipped."""
 
@@ -196,6 +274,14 @@ def test_a_plan_is_applied_in_its_order():
         ({"flip": {"p": True}}, "x.yaml.flip.p: given True"),
         ({"flip": {"p": float("nan")}}, "x.yaml.flip.p: given nan"),
         ({"flip": 0.5}, "x.yaml.flip: expected knobs with values"),
+        (
+            {"random_erasing": {"fill": "black"}},
+            r"fill: given 'black', allowed: noise, mean, a number in \[0, 255\], or",
+        ),
+        ({"random_erasing": {"fill": [1, 2]}}, r"fill: given \[1, 2\], allowed: .* or \[red, green, blue\]"),
+        ({"pad_crop": {"fill": "noise"}}, "fill: given 'noise', allowed: mean, a number in"),
+        ({"pad_crop": {"fill": 256}}, "fill: given 256, allowed: "),
+        ({"pad_crop": {"pad_px": 2.5}}, "x.yaml.pad_crop.pad_px: given 2.5, allowed: a whole number from 1 to 1000"),
         ({"crop": {"min_area": 0.9, "max_area": 0.5}}, "min_area 0.9 must not exceed max_area 0.5"),
         (["flip"], "x.yaml: expected names with knobs"),
     ],

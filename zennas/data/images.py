@@ -1,7 +1,7 @@
 """Encoded bytes to pixels, and the augmentations. One row of AUGMENTATIONS is all that a new augmentation takes.
 
-An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the same size; with probability 1 - p it is
-the image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
+An augmentation is (image_HW3 uint8 RGB, rng, *, p, **knobs) -> image_HW3 of the same size, whatever height and width;
+with probability 1 - p it is the image itself. Values are normalised later, on the device, to (x - 127.5) / 127.5.
 """
 
 import base64
@@ -19,6 +19,8 @@ from zennas.space.shape import height_and_width
 
 MOST_PIXELS = "OPENCV_IO_MAX_IMAGE_PIXELS"  # of one image, as zennas.data sets it
 GREY = 127  # nearest to zero after normalisation
+NOISE, MEAN = "noise", "mean"  # what a rectangle may be filled with, beside colours
+MEAN_3 = (124, 116, 104)  # red, green and blue of ImageNet's mean: 255 times 0.485, 0.456 and 0.406
 LUMA_3 = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as OpenCV has it
 JPEG_QUALITY = 95  # of what goes into a data set
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -99,6 +101,42 @@ class Within(NamedTuple):
 
     def __contains__(self, value):
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    @property
+    def allowed(self) -> str:
+        """The same in words."""
+        return f"a number in [{self.low}, {self.high}]"
+
+
+class Whole(NamedTuple):
+    """The whole numbers that a knob may be."""
+
+    low: int
+    high: int
+
+    def __contains__(self, value):
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    @property
+    def allowed(self) -> str:
+        """The same in words."""
+        return f"a whole number from {self.low} to {self.high}"
+
+
+class Colour(NamedTuple):
+    """The colours that a knob may be: one of the words, a level of all three channels, or [red, green, blue]."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value):
+        if isinstance(value, list | tuple):
+            return len(value) == 3 and all(level in Within(0, 255) for level in value)
+        return value in self.words if isinstance(value, str) else value in Within(0, 255)
+
+    @property
+    def allowed(self) -> str:
+        """The same in words."""
+        return f"{', '.join(self.words)}, a number in [0, 255], or [red, green, blue]"
 
 
 Share = Annotated[float, Within(0.0, 1.0)]
@@ -188,15 +226,49 @@ def random_erasing(
     min_area: Portion = 0.02,
     max_area: Portion = 0.4,
     max_aspect: Annotated[float, Within(1, 10)] = 10 / 3,
+    fill: Annotated[float | str | list[float], Colour((NOISE, MEAN))] = NOISE,
 ) -> np.ndarray:
-    """A random rectangle of noise. Source: Zhong et al. 2020, arXiv:1708.04896 (knobs recalled)."""
+    """A random rectangle of noise, of ImageNet's mean colour, or of another one.
+
+    Source: Zhong et al. 2020, arXiv:1708.04896; knobs as in reid-strong-baseline. The aspect's logarithm is drawn
+    evenly, as in torchvision (reid-strong-baseline: the aspect itself, so tall ones prevail). Where a rectangle would
+    not fit, all of them draw another one, on the whole a smaller one; here the aspect gives way, and areas stay even.
+    reid-strong-baseline erases normalised images with a mean of levels: half a deviation brighter than their mean.
+    """
     if rng.random() >= p:
         return image_HW3
     top, left, height, width = _rectangle(image_HW3, rng, min_area, max_area, max_aspect)
     image_HW3 = image_HW3.copy()
-    noise = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
-    image_HW3[top : top + height, left : left + width] = noise
+    inside = rng.integers(256, size=(height, width, 3), dtype=np.uint8) if fill == NOISE else _levels(fill)
+    image_HW3[top : top + height, left : left + width] = inside
     return image_HW3
+
+
+def pad_crop(
+    image_HW3: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    p: Share = 1.0,
+    pad_px: Annotated[int, Whole(1, 1000)] = 10,
+    fill: Annotated[float | str | list[float], Colour((MEAN,))] = 0,
+) -> np.ndarray:
+    """A border all round, then a random crop of the old size: the image is shifted by up to pad_px either way.
+
+    Source: torchvision's RandomCrop(size, padding), which reid-strong-baseline and fast-reid have with 10 px of black
+    round 256 x 128.
+    """
+    if rng.random() >= p:
+        return image_HW3
+    down, right = (int(shift) for shift in rng.integers(-pad_px, pad_px + 1, size=2))
+    height, width = image_HW3.shape[:2]
+    tall, wide = max(0, height - abs(down)), max(0, width - abs(right))
+    shifted_HW3 = np.empty_like(image_HW3)
+    shifted_HW3[...] = _levels(fill)
+    to_row, to_column, row, column = max(0, down), max(0, right), max(0, -down), max(0, -right)
+    shifted_HW3[to_row : to_row + tall, to_column : to_column + wide] = image_HW3[
+        row : row + tall, column : column + wide
+    ]
+    return shifted_HW3
 
 
 def cutout(image_HW3: np.ndarray, rng: np.random.Generator, *, p: Share = 0.5, side: Portion = 0.25) -> np.ndarray:
@@ -240,6 +312,7 @@ AUGMENTATIONS = {
     "photometric": photometric,
     "low_resolution": low_resolution,
     "random_erasing": random_erasing,
+    "pad_crop": pad_crop,
     "cutout": cutout,
     "blur": blur,
     "grey": grey,
@@ -289,11 +362,11 @@ def check_knobs(function: Callable, knobs: dict, where: str) -> None:
             raise UserError(f"{where}: knob '{knob}' is not known; {suggestion(str(knob), list(known))}")
         _, within = known[knob]
         if value not in within:
-            raise UserError(f"{where}.{knob}: given {value!r}, allowed: a number in [{within.low}, {within.high}]")
+            raise UserError(f"{where}.{knob}: given {value!r}, allowed: {within.allowed}")
 
 
 def knobs_of(function: Callable) -> dict[str, tuple]:
-    """{knob: (default, Within)} of an augmentation, or of another function whose signature states them so.
+    """{knob: (default, Within or its like)} of an augmentation, or of another function whose signature states them so.
 
     >>> knobs_of(flip)
     {'p': (0.5, Within(low=0.0, high=1.0))}
@@ -304,6 +377,11 @@ def knobs_of(function: Callable) -> dict[str, tuple]:
         for parameter in parameters
         if parameter.kind == inspect.Parameter.KEYWORD_ONLY
     }
+
+
+def _levels(fill):
+    """Red, green and blue of a Colour."""
+    return np.round(MEAN_3 if fill == MEAN else fill).astype(np.uint8)
 
 
 def _grey3(image_HW3):
