@@ -23,7 +23,7 @@ from zennas.embed.named import RGB_NORMALISATIONS
 from zennas.evaluate.embedded import embedded
 from zennas.evaluate.judges import similarities
 from zennas.evaluate.sets import EvaluationSet, open_pairs
-from zennas.metrics.retrieval import unit_rows
+from zennas.metrics.likeness import unit_rows
 from zennas.metrics.verification import tar_at_far, ten_fold_accuracy
 from zennas.provenance import Provenance
 from zennas.score.scores import SCORES, score_candidate

@@ -7,7 +7,7 @@ import pytest
 from tests.evaluate.conftest import image_name, person, write_list
 from tests.train.conftest import drawn_faces, write_records, write_tar
 from zennas.data.images import CorruptImageError
-from zennas.evaluate.lists import choices, read_list, truths
+from zennas.data.lists import choices, read_list, truths
 from zennas.records import UserError
 
 A, B, C = (image_name(*one) for one in ((0, 1), (0, 2), (1, 1)))

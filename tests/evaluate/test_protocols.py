@@ -1,5 +1,6 @@
 """Each protocol's contract, and its numbers against loops, scikit-learn, and by hand."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
 
+from tests.data.people_sets import as_cuhk03
 from tests.evaluate.conftest import SETS, perfect, random_rows, set_for, write_list
 from zennas.data.image_set import ImageSet
 from zennas.evaluate import judges
@@ -20,6 +22,8 @@ from zennas.evaluate.protocols import PROTOCOLS
 from zennas.evaluate.results import Result
 from zennas.evaluate.sets import EvaluationSet, open_identification, open_reid
 from zennas.metrics import all_to_all
+from zennas.metrics.reranking import expanded, reciprocal_distances
+from zennas.metrics.retrieval import reidentify, single_shot
 from zennas.metrics.verification import contiguous_folds, grid_accuracy, roc, tar_at_far
 from zennas.records import UserError
 
@@ -509,7 +513,7 @@ def test_reid_by_hand(tmp_path):
     assert found["mAP", ""].value == pytest.approx(np.mean(by_hand), abs=1e-12)
     assert found["rank-1", ""].value == 1.0 and found["mAP", ""].num_same == 2
     assert assessment.notices == [
-        "1 of 3 queries have no right answer in the gallery (junk aside) and are in no mean: 2.png"
+        "1 of 3 queries have no right answer and are in no mean; 1 show people who are not in the gallery: 2.png"
     ]
 
 
@@ -526,21 +530,73 @@ def test_average_precision_through_the_protocol(tmp_path, ranks, ap):
 
 
 def test_reid_without_any_answer(tmp_path):
-    the_set = open_reid(listed(tmp_path, REID, [("x", 1, "query"), ("x", 1, "gallery"), ("y", 2, "gallery")]))
+    """Such a set is refused when it is opened; a judge that has one all the same says it in every number."""
+    rows = [("x", 1, "query"), ("x", 2, "gallery"), ("y", 2, "gallery")]
+    the_set = open_reid(listed(tmp_path, REID, rows))
+    the_set.column["label_N"][0] = 7
     assessment = PROTOCOLS["reid"].judge(the_set, random_rows(3), JudgeTools())
     check_contract(assessment, 3, protocol="reid")
     assert {metric.value for metric in assessment.metrics} == {None} and assessment.curves == []
     assert {metric.note for metric in assessment.metrics} == {"no query has a right answer in the gallery"}
+    assert assessment.lists == []
 
 
-def test_reid_that_is_too_large_to_be_ranked_again_says_so(tmp_path, faces, monkeypatch):
-    the_set = PROTOCOLS["reid"].open(SETS["reid"](tmp_path, faces))
-    monkeypatch.setattr(judges, "MAX_DISTANCES", 10)
-    assessment = PROTOCOLS["reid"].judge(the_set, perfect(the_set), JudgeTools())
-    check_contract(assessment, the_set.images.num_images, protocol="reid")
-    again = by_name(assessment)["mAP", "re-ranked"]
-    assert again.value is None and "re-ranking holds 10 distances at most" in again.note
-    assert by_name(assessment)["mAP", ""].value == 1.0
+def test_reid_says_why_queries_have_no_answer_and_lists_the_worst(tmp_path):
+    rows = [("x", 1, "query"), ("y", 1, "query"), ("z", 1, "query"), ("x", 2, "gallery"), ("y", 1, "gallery")]
+    rows += [("w", 2, "gallery"), ("-1", 2, "gallery")]
+    the_set = open_reid(listed(tmp_path, REID, rows))
+    assessment = PROTOCOLS["reid"].judge(the_set, at_angles(np.array([0, 0, 0, 30, 40, 20, 10.0])), JudgeTools())
+    assert assessment.notices == [
+        "2 of 3 queries have no right answer and are in no mean; 1 show people who are not in the gallery: 2.png; "
+        "1 show people whom only the query's own camera took, junk aside: 1.png"
+    ]
+    # x: w, x, y by their angles; the junk at 10 degrees is passed over.
+    assert [dataclasses.astuple(ranked) for ranked in assessment.lists] == [
+        (0, 0.5, 2, (5, 3, 4), (False, True, False))
+    ]
+    found = by_name(assessment)
+    assert found["mAP", ""].value == found["mINP", ""].value == 0.5 and found["mAP", ""].num_same == 1
+
+
+def test_reid_ranks_again_and_expands_as_the_functions_do(tmp_path):
+    rng = np.random.default_rng(3)
+    rows = [(str(n % 6), n % 3, "query") for n in range(12)] + [(str(n % 7), n % 4, "gallery") for n in range(40)]
+    rows += [("-1", 1, "gallery")] * 5
+    the_set = open_reid(listed(tmp_path, REID, rows))
+    row_ND = rng.normal(size=(len(rows), 5)).astype(np.float32)
+    found = by_name(PROTOCOLS["reid"].judge(the_set, row_ND, JudgeTools()))
+    kept = the_set.column["label_N"] >= 0
+    query, gallery = the_set.column["first_N"], ~the_set.column["first_N"] & kept
+    labels = [[the_set.column[name][which] for name in ("label_N", "camera_N")] for which in (query, gallery)]
+    grown = reidentify(*interleaved(expanded(row_ND[query], row_ND[gallery]), labels))
+    again = reidentify(*interleaved((row_ND[query], row_ND[gallery]), labels), rerank=reciprocal_distances)
+    for subset, one in (("expanded", grown), ("re-ranked", again)):
+        assert found["mAP", subset].value == one.mean_ap and found["mINP", subset].value == one.mean_inp
+    assert len({found["mAP", subset].value for subset in ("", "expanded", "re-ranked")}) == 3
+
+
+def interleaved(rows, labels):
+    return [rows[0], *labels[0], rows[1], *labels[1]]
+
+
+def test_reid_without_cameras(tmp_path):
+    rows = [("x", "query"), ("x", "gallery"), ("y", "gallery")]
+    the_set = open_reid(listed(tmp_path, ("image", "label", "role"), rows))
+    assert the_set.notices == ["no cameras are given: images by a query's own camera are right answers, too"]
+    found = by_name(PROTOCOLS["reid"].judge(the_set, at_angles(np.array([0, 5.0, 20])), JudgeTools()))
+    assert found["mAP", ""].value == 1.0
+
+
+def test_cuhk03_is_judged_by_all_draws(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path / "cache"))
+    the_set = open_reid(str(as_cuhk03(tmp_path / "cuhk03") / "labelled-classic-4"))
+    row_ND = random_rows(the_set.images.num_images)
+    assessment = PROTOCOLS["reid"].judge(the_set, row_ND, JudgeTools())
+    check_contract(assessment, the_set.images.num_images, protocol="reid", headlines=[("rank-1", "")])
+    is_query, label, camera = (the_set.column[name] for name in ("first_N", "label_N", "camera_N"))
+    parts = [rows[which] for which in (is_query, ~is_query) for rows in (row_ND, label, camera)]
+    assert by_name(assessment)["rank-1", ""].value == single_shot(*parts).at_rank[1] and not the_set.notices
+    assert by_name(assessment)["rank-1", ""].note == "mean over all draws of one image of each person"
 
 
 IDS = ("image", "label", "role")

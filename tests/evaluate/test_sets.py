@@ -301,6 +301,19 @@ def test_columns_by_hand(tmp_path, faces):
         (open_webface, WEB, [(A, 1, 0, "lab")], "scene: given 'lab', allowed: controlled, wild, nothing"),
         (open_webface, WEB[:3], [(A, 1, 1), (B, 2, 1)], "every image is masked; the standard faces"),
         (open_reid, REID[:3], [(A, 1, 1)], "missing: role"),
+        (
+            open_reid,
+            REID,
+            [(A, 1, 1, "query"), (B, 1, 1, "gallery"), (C, 2, 2, "gallery")],
+            "none of its 1 queries has a right answer: the people of 0 are not in the gallery, those of 1 are there by",
+        ),
+        (open_reid, REID, [(A, 1, 7, "query"), (B, 1, 7, "gallery")], "all 2 images are of one camera"),
+        (
+            open_reid,
+            (*REID, "lens"),
+            [(A, 1, 1, "query", 1)],
+            "column 'lens' is not known; did you mean 'role'",
+        ),
         (open_reid, REID, [(A, 1, 1, "query"), (B, 1, "", "gallery")], r"line 3: no camera \(1 such lines\)"),
         (open_reid, REID, [(A, 1, 1, "query")], "no image has the role 'gallery'"),
         (open_reid, REID, [(A, 1, 1, "gallery")], "no image has the role 'query'"),
@@ -322,7 +335,7 @@ def test_columns_that_a_protocol_cannot_use(tmp_path, faces, open_it, columns, r
         open_it(where_of(tmp_path, faces, columns, *rows))
 
 
-@pytest.mark.parametrize("protocol", ["mfr", "webface", "reid", "identification"])
+@pytest.mark.parametrize("protocol", ["mfr", "webface", "identification"])
 def test_a_list_needs_images(protocol, tmp_path, faces):
     list_path = SETS[protocol](tmp_path, faces).partition("@")[0]
     with pytest.raises(UserError, match=rf"say where its images are: {protocol}:LIST.csv@IMAGES"):

@@ -1,8 +1,6 @@
-"""Retrieval against loops that try everything, scikit-learn, the definitions of re-ranking written as sets, and by
-hand.
-"""
+"""Retrieval against loops that try everything, scikit-learn, and by hand."""
 
-import functools
+import itertools
 import math
 
 import numpy as np
@@ -11,40 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
-from zennas.metrics import retrieval
-from zennas.metrics.retrieval import average_precision, identify, k_reciprocal, reidentify, unit_rows
+from tests.metrics.conftest import angles, assert_same, clustered, unit
+from zennas.metrics.likeness import unit_rows
+from zennas.metrics.retrieval import Labels, average_precision, identify, reidentify, single_shot
 from zennas.metrics.verification import tar_at_far
 from zennas.records import UserError
-
-
-def clustered(num, num_identities, *, size=6, noise=0.8, seed=0):
-    """(embeddings, labels from 1, cameras) of identities that overlap, of lengths from 0.5 to 3."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(num_identities, size))
-    labels = rng.integers(num_identities, size=num)
-    rows = centres[labels] + noise * rng.normal(size=(num, size))
-    return rows * rng.uniform(0.5, 3, size=(num, 1)), labels + 1, rng.integers(3, size=num)
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def angles(*degrees):
-    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
-
-
-def assert_same(one, other):
-    """Two results are equal in every number."""
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
-@pytest.fixture(params=[(1, 1, 1), (40, 3, 7), (2**26, 4096, 8192)])
-def blocks(request, monkeypatch):
-    for name, value in zip(("BLOCK_VALUES", "BLOCK_ROWS", "BLOCK_COLUMNS"), request.param, strict=True):
-        monkeypatch.setattr(retrieval, name, value)
-
 
 # --- average precision, re-identification
 
@@ -66,6 +35,7 @@ def test_a_gallery_by_hand():
     found = reidentify(angles(0, 0), [5, 9], [1, 1], gallery, labels, cameras, ranks=(1, 20))
     assert round(found.mean_ap, 4) == 0.6333 and found.first_rank_Q.tolist() == [1, 0]
     assert found.num_queries == 2 and found.unanswerable.tolist() == [1] and math.isnan(found.ap_Q[1])
+    assert found.mean_inp == found.inp_Q[0] == 5 / 20 and math.isnan(found.inp_Q[1])
     assert found.at_rank == {1: 1.0, 20: 1.0} and len(found.cmc) == 50
 
     known_camera = reidentify(angles(0), [5], None, gallery, labels, None)  # the image at 3.5 degrees is no junk then
@@ -86,22 +56,39 @@ def test_as_scikit_learn_and_loops_have_it(blocks):
         gallery_camera,
         progress=lambda *both: done.append(both),
     )
-    first, aps = [], []
+    first, aps, inps = [], [], []
     for row, label, camera in zip(query.astype(np.float16).astype(float), query_label, query_camera, strict=True):
         shown = (gallery_label >= 0) & ~((gallery_label == label) & (gallery_camera == camera))
         cosine = unit(gallery[shown]) @ row / np.linalg.norm(row)
         right = gallery_label[shown] == label
         aps.append(average_precision_score(right, cosine) if right.any() else math.nan)
-        first.append(np.flatnonzero(right[np.argsort(-cosine)])[0] + 1 if right.any() else 0)
+        ranks = np.flatnonzero(right[np.argsort(-cosine)]) + 1
+        first.append(ranks[0] if len(ranks) else 0)
+        inps.append(len(ranks) / ranks[-1] if len(ranks) else math.nan)
     np.testing.assert_allclose(found.ap_Q, aps, atol=1e-12)  # sums of a few dozen shares in another order
     assert found.first_rank_Q.tolist() == first
     answered = np.array(first) > 0
     assert 0 < len(found.unanswerable) < 25 and found.unanswerable.tolist() == np.flatnonzero(~answered).tolist()
     assert found.mean_ap == pytest.approx(np.nanmean(aps), abs=1e-12)
+    assert found.mean_inp == pytest.approx(np.nanmean(inps), abs=1e-12) and 0 < found.mean_inp < found.mean_ap
+    np.testing.assert_array_equal(found.inp_Q, inps)
+    assert found.missing.tolist() == [query for query in found.unanswerable if query_label[query] == 9]
     for rank in (1, 5, 10, 50):
         assert found.cmc[rank - 1] == np.mean(np.array(first)[answered] <= rank)
     assert found.at_rank == {rank: found.cmc[rank - 1] for rank in (1, 5, 10)} and found.at_rank[1] < found.at_rank[10]
     assert done[-1] == (25, 25)
+
+
+def test_why_a_query_has_no_right_answer():
+    """Nobody of that name; only junk; only by its own camera; only its own image."""
+    query_label, query_camera = np.array([1, 2, 3, 4, 5]), np.array([1, 1, 1, 1, 1])
+    gallery_label, gallery_camera = np.array([5, -1, 3, 3, 4]), np.array([2, 2, 1, 1, 2])
+    images = np.array([10, 11, 12, 13, 14]), np.array([20, 21, 22, 23, 13])
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    found = reidentify(rows, query_label, query_camera, rows, gallery_label, gallery_camera, images=images)
+    assert found.unanswerable.tolist() == [0, 1, 2, 3] and found.missing.tolist() == [0, 1]
+    labels = Labels.checked(query_label, query_camera, gallery_label, gallery_camera, images=images)
+    assert labels.answerable_Q.tolist() == [False, False, False, False, True]
 
 
 @settings(max_examples=150, deadline=None)
@@ -157,100 +144,31 @@ def test_order_and_length_of_rows_do_not_matter_and_a_distractor_never_helps():
     assert any(worse)
 
 
-# --- re-ranking
+# --- one image of each identity, drawn
 
 
-def naive_k_reciprocal(query, gallery, k1, k2, lambda_value):
-    """The paper's definitions as they stand, with sets and dictionaries; distances in float64."""
-    rows = np.concatenate([query, gallery])
-    rows = [row / np.linalg.norm(row) if np.any(row) else row for row in rows]
-    everyone = range(len(rows))
-    squared = [[0.0 if i == j else 2 - 2 * float(np.dot(rows[i], rows[j])) for j in everyone] for i in everyone]
-    d = [[value / max(line) for value in line] for line in squared]
-    nearest = [sorted(everyone, key=lambda j, i=i: (j != i, d[i][j])) for i in everyone]
-
-    def reciprocal(i, k):
-        return {j for j in nearest[i][: k + 1] if i in nearest[j][: k + 1]}
-
-    def code(i):
-        own = reciprocal(i, k1)
-        larger = set(own)
-        for member in own:
-            theirs = reciprocal(member, round(k1 / 2))
-            if len(theirs & own) * 3 > len(theirs) * 2:
-                larger |= theirs
-        total = sum(math.exp(-d[i][j]) for j in larger)
-        return {j: math.exp(-d[i][j]) / total for j in larger}
-
-    first = [code(i) for i in everyone]
-    codes = [{j: np.mean([first[near].get(j, 0.0) for near in nearest[i][:k2]]) for j in everyone} for i in everyone]
-    result = np.empty((len(query), len(gallery)))
-    for q in range(len(query)):
-        for g in range(len(gallery)):
-            other = codes[len(query) + g]
-            least = sum(min(codes[q][j], other[j]) for j in everyone)
-            most = sum(max(codes[q][j], other[j]) for j in everyone)
-            result[q, g] = (1 - lambda_value) * (1 - least / most) + lambda_value * d[q][len(query) + g]
-    return result
-
-
-@pytest.mark.parametrize(
-    ("k1", "k2", "lambda_value"), [(6, 3, 0.3), (5, 1, 0.0), (1, 4, 0.5), (3, 9, 1.0), (40, 6, 0.3)]
-)
-def test_k_reciprocal_is_what_the_paper_defines(k1, k2, lambda_value):
-    query, gallery = clustered(8, 5, seed=8)[0], clustered(25, 5, seed=9)[0]
-    gallery[3], query[2] = 0, 0  # what could not be used
-    distance = k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
-    expected = naive_k_reciprocal(query, gallery, k1, k2, lambda_value)
-    assert distance.dtype == np.float32 and np.ptp(expected) > 0.3
-    np.testing.assert_allclose(distance, expected, atol=1e-6)  # unit rows, similarities and the result are float32
-
-
-def test_the_case_of_two_thirds_occurs():
-    """In the data of the test above; or it could not tell "more than 2/3" from "at least"."""
-    query, gallery = clustered(8, 5, seed=8)[0], clustered(25, 5, seed=9)[0]
-    rows = np.concatenate([unit_rows("query", query), unit_rows("gallery", gallery)])
-    near, _ = retrieval._neighbours(rows, 7, None)
-    larger = list(retrieval._expanded(near, 6))
-    own = [set(line[mutual]) for line, mutual in zip(near, retrieval._mutual(near), strict=True)]
-    short = near[:, :4]
-    theirs = [set(line[mutual]) for line, mutual in zip(short, retrieval._mutual(short), strict=True)]
-    shares = {len(theirs[member] & one) / len(theirs[member]) for one in own for member in one}
-    assert 2 / 3 in shares and min(shares) < 2 / 3 < max(shares)
-    assert any(set(more) > one for more, one in zip(larger, own, strict=True))
-
-
-def test_with_lambda_1_it_ranks_as_the_distance_and_below_it_helps():
-    query, query_label, query_camera = clustered(30, 12, noise=0.9, seed=10)
-    gallery, gallery_label, gallery_camera = clustered(150, 12, noise=0.9, seed=11)
-    both = query, query_label, query_camera, gallery, gallery_label, gallery_camera
-    plain = reidentify(*both)
-    assert_same(plain, reidentify(*both, rerank=functools.partial(k_reciprocal, lambda_value=1.0)))
-    again = reidentify(*both, rerank=functools.partial(k_reciprocal, k1=10, k2=4))
-    assert again.mean_ap > plain.mean_ap + 0.03  # 0.36 -> 0.41
-
-
-def test_an_image_is_its_own_nearest_and_of_equal_ones_the_first_are_next(blocks):
-    rows = unit_rows("images", np.array([[1, 0], [0, 1], [2, 0], [3, 3], [4, 0], [0, 0], [5, 0], [0, 2.0]]))
-    near, farthest = retrieval._neighbours(rows, 3, None)
-    assert near.tolist() == [[0, 2, 4], [1, 7, 3], [2, 0, 4], [3, 0, 1], [4, 0, 2], [5, 0, 1], [6, 0, 2], [7, 1, 3]]
-    np.testing.assert_allclose(farthest, [2, 2, 2, 2, 2, 2, 2, 2], atol=1e-6)
-
-
-def test_k_reciprocal_by_blocks_and_in_any_order(monkeypatch):
-    query, gallery = clustered(9, 5, seed=12)[0], clustered(40, 5, seed=13)[0]
-    gallery[20:30] = gallery[10]  # eleven equal ones, more than k1
-    whole, order = k_reciprocal(query, gallery, k1=6, k2=3), np.random.default_rng(14).permutation(40)
-    for values, rows, columns in ((1, 1, 1), (100, 3, 7)):
-        monkeypatch.setattr(retrieval, "BLOCK_VALUES", values)
-        monkeypatch.setattr(retrieval, "BLOCK_ROWS", rows)
-        monkeypatch.setattr(retrieval, "BLOCK_COLUMNS", columns)
-        np.testing.assert_array_equal(k_reciprocal(query, gallery, k1=6, k2=3), whole)
-    gallery = clustered(40, 5, seed=13)[0]  # without equal ones: of those the first are the nearer
-    moved = k_reciprocal(query, gallery[order], k1=6, k2=3)
-    np.testing.assert_allclose(moved, k_reciprocal(query, gallery, k1=6, k2=3)[:, order], atol=1e-6)  # other sums
-    collapsed = k_reciprocal(np.ones((2, 3)), np.ones((4, 3)))
-    assert len(np.unique(collapsed)) == 1 and abs(collapsed[0, 0]) < 1e-6  # no distance but for float32's rounding
+def test_single_shot_is_the_mean_over_all_draws():
+    """Every gallery that can be drawn, each judged by `reidentify`: the images of a query's camera are not in it."""
+    query, query_label, _ = clustered(6, 4, seed=20)
+    gallery, gallery_label, _ = clustered(12, 4, seed=21)
+    query_camera, gallery_camera = np.arange(6) % 2, np.arange(12) % 3
+    expected, cmc = [], []
+    for row, label, camera in zip(query, query_label, query_camera, strict=True):
+        images = [np.flatnonzero((gallery_label == one) & (gallery_camera != camera)) for one in range(1, 5)]
+        draws = list(itertools.product(*(of_one for of_one in images if len(of_one))))
+        found = [
+            reidentify([row], [label], None, gallery[list(draw)], gallery_label[list(draw)], None) for draw in draws
+        ]
+        expected.append(np.mean([one.mean_ap for one in found]))
+        cmc.append(np.mean([one.cmc for one in found], axis=0))
+    found = single_shot(query, query_label, query_camera, gallery, gallery_label, gallery_camera)
+    answered = np.isfinite(expected)
+    assert found.unanswerable.tolist() == np.flatnonzero(~answered).tolist() and found.num_queries == 6
+    assert found.mean_ap == pytest.approx(np.nanmean(expected), abs=1e-12) and 0.3 < found.mean_ap < 1
+    np.testing.assert_allclose(found.cmc, np.array(cmc)[answered].mean(axis=0), atol=1e-12)
+    assert found.at_rank == {rank: found.cmc[rank - 1] for rank in (1, 5, 10)} and found.at_rank[5] == 1.0
+    nobody = single_shot(query, query_label + 9, query_camera, gallery, gallery_label, gallery_camera)
+    assert math.isnan(nobody.mean_ap) and np.isnan(nobody.cmc).all() and len(nobody.unanswerable) == 6
 
 
 # --- 1:N
@@ -393,6 +311,11 @@ ROWS, LABELS = np.eye(3), np.arange(3)
 BAD_ROWS = np.array([[1, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
 
 
+def of_queries(distances):
+    """A `rerank` whose distances are what this makes of the queries."""
+    return lambda query_QD, gallery_GD: lambda start, stop: distances(query_QD)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -409,19 +332,18 @@ BAD_ROWS = np.array([[1, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
         (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS - 3, None), "all 3 labels are below zero"),
         (lambda: reidentify(ROWS, LABELS, None, BAD_ROWS, LABELS, None), "gallery row 1 of 3: the embedding is not"),
         (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, ranks=(0,)), r"ranks \[0\]"),
-        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=lambda q, g: q[:2]), r"shape \(2, 3\)"),
-        (lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=lambda q, g: q * np.nan), "finite"),
+        (
+            lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=of_queries(lambda q: q[:2])),
+            r"shape \(2, 3\)",
+        ),
+        (
+            lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=of_queries(lambda q: q * np.nan)),
+            "finite",
+        ),
         (lambda: identify(BAD_ROWS, LABELS, ROWS, LABELS), "probe row 1 of 3"),
         (lambda: identify(ROWS, LABELS, ROWS, LABELS - 1), "gallery row 0: label -1 .1 below zero"),
         (lambda: identify(ROWS, LABELS, ROWS, LABELS, fpirs=(2,)), r"fpirs \[2\]"),
         (lambda: identify(ROWS, LABELS, ROWS, LABELS, ranks=()), r"ranks \[\]"),
-        (lambda: k_reciprocal(ROWS, BAD_ROWS), "gallery row 1 of 3"),
-        (lambda: k_reciprocal(ROWS, ROWS, k2=0), "k1 20, k2 0"),
-        (lambda: k_reciprocal(ROWS, ROWS, lambda_value=3), "lambda_value 3"),
-        (
-            lambda: k_reciprocal(*[np.broadcast_to(np.float32(1), (40_000, 4))] * 2),
-            r"40000 queries against 40000 .*4\.0 GiB",
-        ),
     ],
 )
 def test_what_cannot_be_judged_is_said(call, says):

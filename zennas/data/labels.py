@@ -86,6 +86,7 @@ class Relabelled:
         number_C, label_M = np.unique(label_N[self._which_M], return_inverse=True)
         self.label_N = label_M.astype(np.int32)
         self.num_images, self.num_identities = len(label_M), len(number_C)
+        self.camera_N = None if source.camera_N is None else source.camera_N[self._which_M]
         names = source.identity_names
         numbers = number_C.tolist()
         named = [names[label] if names is not None and label < len(names) else str(label) for label in numbers]

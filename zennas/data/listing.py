@@ -59,6 +59,16 @@ def is_users_image(path: pathlib.PurePath) -> bool:
     return is_image(path.name) and not any(map(is_hidden, path.parts))
 
 
+def leads_out(name: str) -> bool:
+    """Whether a path is not one below the folder to which it is relative.
+
+    >>> leads_out("a/../../b"), leads_out("a/b..png")
+    (True, False)
+    """
+    path = pathlib.PurePath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
 def _walk(root, folder, above, left_out):
     try:
         with os.scandir(os.path.join(root, folder)) as entries:

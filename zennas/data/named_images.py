@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from zennas.data.image_set import ImageSet, changed_at, read_file
 from zennas.data.left_out import is_hidden
-from zennas.data.listing import below, is_image
+from zennas.data.listing import below, is_image, leads_out
 from zennas.data.sources import Source, open_source
 from zennas.records import UserError, some
 
@@ -169,16 +169,6 @@ def _looked_up(names, lookup):
         # What the list names itself is not another name's image, too.
         places[name] = [exact] if exact is not None else [other for other in near if other not in taken]
     return places
-
-
-def leads_out(name: str) -> bool:
-    """Whether a path is not one below the folder to which it is relative.
-
-    >>> leads_out("a/../../b"), leads_out("a/b..png")
-    (True, False)
-    """
-    path = pathlib.PurePath(name)
-    return path.is_absolute() or ".." in path.parts
 
 
 def from_its_folder(name: str) -> str:

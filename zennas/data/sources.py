@@ -18,16 +18,19 @@ from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
+from zennas.data.layouts import LAYOUTS, layout_at, read_crop, state_of
 from zennas.data.left_out import BESIDE, LeftOut, is_hidden, is_of_a_run, line_of
 from zennas.data.listing import IMAGE_SUFFIXES, below, walk
 from zennas.data.people import people_of
 from zennas.data.shards import list_members
+from zennas.data.sightings import NO_CAMERA, TRAIN
 from zennas.names import unshown
 from zennas.records import UserError, read_lines, some, suggestion
 
 ACCEPTED = (
     "accepted are a folder with train.rec (or a .rec file), a .tar file or a folder of .tar files, "
-    f"and a folder with one sub-folder of images ({', '.join(IMAGE_SUFFIXES)}) per identity"
+    f"a folder with one sub-folder of images ({', '.join(IMAGE_SUFFIXES)}) per identity, and sets of people seen by "
+    f"cameras: {'; '.join(layout.what for layout in LAYOUTS.values())}"
 )
 MAX_OPEN_FILES = 256  # per process; shards beyond it take turns
 
@@ -61,6 +64,7 @@ class Source(_OpenFiles):
     - path
     - num_images, num_identities, num_empty_identities (those with no image)
     - label_N: int32, memory-mapped
+    - camera_N: int64, which camera took each image, below zero where none is known; or None where it is known of none
     - identity_names: a sequence, or None where identities are numbers
     - fingerprint: of the content, the same wherever the data lies
     - left_out: what of the data is not used, as LeftOut.plain
@@ -73,7 +77,7 @@ class Source(_OpenFiles):
         self.path, self.folder, self._beside = pathlib.Path(path), folder, beside
         self._index = load_index(folder)
         self._kind = KINDS[self._index.kind]
-        self.label_N = self._index.label_N
+        self.label_N, self.camera_N = self._index.label_N, self._index.places.get("camera")
         self.num_images = len(self.label_N)
         self.num_identities = self._index.num_identities
         self.num_empty_identities = self._index.num_empty
@@ -145,7 +149,7 @@ def open_source(
     path = pathlib.Path(path)
     if labels is not None and identities is not None:
         raise UserError(f"{identities} and {labels}: identities and labels exclude each other; labels leave out images")
-    if not os.path.exists(path):
+    if not os.path.exists(path) and layout_at(path) is None:
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     kind, files, key, beside = _what_lies_at(path, progress)
     build = KINDS[kind].build
@@ -164,6 +168,8 @@ def open_source(
 def _what_lies_at(path, progress):
     """(kind, files, cache key, LeftOut of what lies beside them)."""
     left_out = LeftOut()
+    if layout := layout_at(path):
+        return "sightings", [path], state_of(path, layout.read(path, (TRAIN,))), left_out
     if path.is_file():
         if path.suffix.lower() not in (".rec", ".tar"):
             raise UserError(f"{path}: is a file of no known layout; {ACCEPTED}")
@@ -289,6 +295,30 @@ def _build_folders(files, progress, *, loose=False):
     )
 
 
+def _build_sightings(files, progress):
+    layout = layout_at(files[0])
+    sightings = layout.read(files[0], (TRAIN,))
+    files_of_crops = functools.partial(read_crop, sightings.root)
+
+    def digest_of(number):
+        encoded = files_of_crops(sightings.path_N[number])
+        return digest_of_span(lambda length, offset: encoded[offset : offset + length], len(encoded))
+
+    knows_cameras = (sightings.camera_N != NO_CAMERA).any()
+    return Index.of(
+        "sightings",
+        [os.path.abspath(sightings.root)],
+        sightings.label_N,
+        places={"camera": sightings.camera_N} if knows_cameras else {},
+        names=Names.of(sightings.path_N),
+        identities=Names.of(sightings.people),
+        num_identities=len(sightings.people),
+        content_N=look_into(digest_of, len(sightings.path_N), progress=progress),
+        left_out=sightings.left_out,
+        notices=sightings.notices,
+    )
+
+
 def _content_of_records(file, offset_N, progress):
     files = _OpenFiles()
 
@@ -411,4 +441,9 @@ KINDS = {
         ),
     ),
     "folders": Kind(_build_folders, _read_file, lambda index, number: index.names[number]),
+    "sightings": Kind(
+        _build_sightings,
+        lambda source, index, number: read_crop(index.files[0], index.names[number]),
+        lambda index, number: index.names[number],
+    ),
 }

@@ -11,6 +11,7 @@ import pydantic
 from zennas.records import Record
 
 NUM_PAIRS = 24  # of each kind that an assessment shows
+NUM_LISTS = 12  # ranked lists that it shows
 # In results.json of six digits, which are enough for a picture.
 Numbers = Annotated[
     np.ndarray,
@@ -66,6 +67,17 @@ class Pair:
     second: int
 
 
+@dataclasses.dataclass(frozen=True)
+class RankedList:
+    """A query that was hard, and what the gallery gave first."""
+
+    query: int  # numbers in the set's ImageSet
+    average_precision: float
+    first_rank: int  # of the first right answer
+    images: tuple[int, ...]  # as they were ranked, what is passed over left out
+    right: tuple[bool, ...]  # of each, whether it is a right answer
+
+
 class Assessment(NamedTuple):
     """One network on one set."""
 
@@ -74,3 +86,4 @@ class Assessment(NamedTuple):
     histograms: tuple[Histogram, ...] | list[Histogram] = ()
     pairs: tuple[Pair, ...] | list[Pair] = ()  # hardest first
     notices: tuple[str, ...] | list[str] = ()  # what was wrong with the data, counted and named
+    lists: tuple[RankedList, ...] | list[RankedList] = ()  # hardest first

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.evaluate.assessment import NUM_PAIRS, Assessment, Curve, Histogram, Metric, Pair
+from zennas.evaluate.assessment import NUM_LISTS, NUM_PAIRS, Assessment, Curve, Histogram, Metric, Pair, RankedList
 from zennas.evaluate.sets import RACES, SCENES, EvaluationSet
 from zennas.metrics.all_to_all import all_to_all
-from zennas.metrics.retrieval import MAX_DISTANCES, identify, k_reciprocal, reidentify, unit_rows
+from zennas.metrics.likeness import unit_rows
+from zennas.metrics.reranking import expanded, reciprocal_distances
+from zennas.metrics.retrieval import identify, reidentify, single_shot
 from zennas.metrics.templates import pool_templates, tars_at_nearest_fars, template_pairs
 from zennas.metrics.verification import (
     grid_accuracy,
@@ -32,6 +34,8 @@ MASK_WEIGHT, ALL_WEIGHT = 0.25, 0.75  # of the ranking, since 2021-06-17
 WEBFACE_FMR = 1e-5  # recalled, not found in writing, as are the names of its subsets
 IJB_HEADLINE, ALL_HEADLINE = 1e-4, 1e-4
 RANKS = (1, 5, 10)
+NUM_LISTED = 10  # images of a ranked list that are shown
+NO_ANSWER = "no query has a right answer in the gallery"
 NUM_BINS, NUM_POINTS = 200, 200
 CHUNK = 65536  # pairs at a time
 
@@ -164,42 +168,97 @@ def judge_webface(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: Judge
 
 
 def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:
-    """Mean average precision and CMC of queries in a gallery, plain and re-ranked by k-reciprocal neighbours."""
+    """Mean average precision, CMC and mINP of queries in a gallery: plain, re-ranked by k-reciprocal neighbours, and of
+    queries and gallery expanded by their neighbours. Where one image of each person is drawn, mAP and CMC over all
+    draws.
+    """
     column = the_set.column
     query_Q, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
-    given = [
-        part
-        for image_M in (query_Q, gallery_G)
-        for part in (embedding_ND[image_M], column["label_N"][image_M], column["camera_N"][image_M])
+    camera_N = column.get("camera_N", np.full(len(embedding_ND), None))
+    has_cameras = "camera_N" in column
+    known = [
+        (column["label_N"][image_M], camera_N[image_M] if has_cameras else None) for image_M in (query_Q, gallery_G)
     ]
-    of_images = column["image_N"][query_Q], column["image_N"][gallery_G]
-    metrics, curves, notices = [], [], []
-    again = functools.partial(k_reciprocal, progress=tools.counting("images, to re-rank"))
-    for subset, rerank in (("", None), ("re-ranked", again)):
-        if rerank and len(query_Q) * len(gallery_G) > MAX_DISTANCES:
-            note = f"re-ranking holds {MAX_DISTANCES:,} distances at most: fewer queries at a time can have it"
-            metrics.append(Metric(name="mAP", subset=subset, value=None, note=note))
-            continue
-        ranking = reidentify(*given, images=of_images, ranks=RANKS, rerank=rerank, progress=tools.counting("queries"))
+    rows = embedding_ND[query_Q], embedding_ND[gallery_G]
+    if the_set.single_shot:
+        drawn = single_shot(rows[0], *known[0], rows[1], *known[1], ranks=RANKS, progress=tools.counting("queries"))
+        return _of_draws(the_set, drawn, query_Q)
+    judge = functools.partial(
+        reidentify, images=(column["image_N"][query_Q], column["image_N"][gallery_G]), ranks=RANKS
+    )
+    counting = tools.counting("queries")
+    again = functools.partial(reciprocal_distances, progress=tools.counting("images, to re-rank"))
+    plain = judge(rows[0], *known[0], rows[1], *known[1], num_listed=NUM_LISTED, progress=counting)
+    ranked = judge(rows[0], *known[0], rows[1], *known[1], rerank=again, progress=counting)
+    kept_G = known[1][0] >= 0  # junk is nobody's neighbour
+    rows = rows[0].copy(), rows[1].copy()
+    rows[0][:], rows[1][kept_G] = expanded(rows[0], rows[1][kept_G], progress=tools.counting("images, to expand"))
+    grown = judge(rows[0], *known[0], rows[1], *known[1], progress=counting)
+    metrics, curves = [], []
+    for subset, ranking in (("", plain), ("re-ranked", ranked), ("expanded", grown)):
         num = ranking.num_queries - len(ranking.unanswerable)
-        counts = {
-            "subset": subset,
-            "num_same": num,
-            "note": None if num else "no query has a right answer in the gallery",
-        }
-        metrics.append(Metric(name="mAP", value=_known(ranking.mean_ap), headline=not rerank, **counts))
+        counts = {"subset": subset, "num_same": num, "note": None if num else NO_ANSWER}
+        metrics.append(Metric(name="mAP", value=_known(ranking.mean_ap), headline=subset == "", **counts))
         metrics += [
             Metric(name=f"rank-{rank}", value=_known(share), **counts) for rank, share in ranking.at_rank.items()
         ]
+        metrics.append(Metric(name="mINP", value=_known(ranking.mean_inp), **counts))
         curves += [_cmc(ranking.cmc, subset)] if num else []
-        if rerank is None and len(ranking.unanswerable):
-            first = [the_set.images.where(int(query_Q[query])) for query in ranking.unanswerable[:NAMED]]
-            named = some(first, len(ranking.unanswerable))
-            notices.append(
-                f"{len(ranking.unanswerable)} of {ranking.num_queries} queries have no right answer in the gallery "
-                f"(junk aside) and are in no mean: {named}"
+    notices = _unanswerable(the_set, plain, query_Q)
+    return Assessment(metrics, curves, notices=notices, lists=_worst_lists(plain, query_Q, gallery_G))
+
+
+def _of_draws(the_set, drawn, query_Q):
+    num = drawn.num_queries - len(drawn.unanswerable)
+    counts = {"num_same": num, "note": "mean over all draws of one image of each person" if num else NO_ANSWER}
+    metrics = [
+        Metric(name=f"rank-{rank}", value=_known(share), headline=rank == 1, **counts)
+        for rank, share in drawn.at_rank.items()
+    ]
+    metrics.append(Metric(name="mAP", value=_known(drawn.mean_ap), **counts))
+    named = [the_set.images.where(int(query_Q[query])) for query in drawn.unanswerable[:NAMED]]
+    num_without = len(drawn.unanswerable)
+    notices = [
+        f"{num_without} of {drawn.num_queries} queries have no image by another camera: {some(named, num_without)}"
+    ]
+    return Assessment(metrics, [_cmc(drawn.cmc, "")] if num else [], notices=notices if named else [])
+
+
+def _unanswerable(the_set, ranking, query_Q):
+    """A sentence about the queries without a right answer, with the reasons, or none."""
+    if not len(ranking.unanswerable):
+        return []
+    by_camera = np.setdiff1d(ranking.unanswerable, ranking.missing)
+    told = []
+    for queries, why in (
+        (ranking.missing, "show people who are not in the gallery"),
+        (by_camera, "show people whom only the query's own camera took, junk aside"),
+    ):
+        if len(queries):
+            named = [the_set.images.where(int(query_Q[query])) for query in queries[:NAMED]]
+            told.append(f"{len(queries)} {why}: {some(named, len(queries))}")
+    return [
+        f"{len(ranking.unanswerable)} of {ranking.num_queries} queries have no right answer and are in no mean; "
+        + "; ".join(told)
+    ]
+
+
+def _worst_lists(ranking, query_Q, gallery_G):
+    """The RankedLists of the queries of least average precision."""
+    worst = np.argsort(ranking.ap_Q, kind="stable")[: min(NUM_LISTS, int(np.isfinite(ranking.ap_Q).sum()))]
+    lists = []
+    for query in worst:
+        shown_L = ranking.listed_QL[query] >= 0
+        lists.append(
+            RankedList(
+                query=int(query_Q[query]),
+                average_precision=float(ranking.ap_Q[query]),
+                first_rank=int(ranking.first_rank_Q[query]),
+                images=tuple(gallery_G[ranking.listed_QL[query][shown_L]].tolist()),
+                right=tuple(ranking.right_QL[query][shown_L].tolist()),
             )
-    return Assessment(metrics, curves, notices=notices)
+        )
+    return lists
 
 
 def judge_identification(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeTools) -> Assessment:

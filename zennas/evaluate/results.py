@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 import pydantic
 
-from zennas.evaluate.assessment import Assessment, Curve, Histogram, Metric, Pair
+from zennas.evaluate.assessment import Assessment, Curve, Histogram, Metric, Pair, RankedList
 from zennas.latency.budget import JudgedLatency, LocalBudget
 from zennas.provenance import Provenance
 from zennas.records import Record
@@ -54,8 +54,9 @@ class Result(Record):
     curves: Annotated[tuple[Curve, ...], NullIsEmpty] = ()
     histograms: Annotated[tuple[Histogram, ...], NullIsEmpty] = ()
     pairs: Annotated[tuple[Pair, ...], NullIsEmpty] = ()  # hardest first
+    lists: Annotated[tuple[RankedList, ...], NullIsEmpty] = ()  # hardest first
     notices: Annotated[tuple[str, ...], NullIsEmpty] = ()
-    where: dict[str, str] = {}  # number of an image of the pairs, as text -> where it lies
+    where: dict[str, str] = {}  # number of an image of the pairs and lists, as text -> where it lies
     num_unusable: int = 0  # images
     seconds: float = 0.0
 
@@ -71,6 +72,7 @@ class Result(Record):
             curves=plain(assessment.curves),
             histograms=plain(assessment.histograms),
             pairs=plain(assessment.pairs),
+            lists=plain(assessment.lists),
             notices=tuple(assessment.notices),
             **more,
         )

@@ -15,6 +15,7 @@ from zennas.checker import with_dynamic_batch
 from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError
 from zennas.data.inputs import first_inputs
+from zennas.data.lists import list_and_images
 from zennas.embed.checkpoint import load_network
 from zennas.embed.embeddings import kept_path
 from zennas.embed.model import usable_device
@@ -36,7 +37,6 @@ from zennas.provenance import provenance
 from zennas.records import UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
 from zennas.tasks.face.crops import AUTO, set_of_crops
-from zennas.tasks.face.pairs import list_and_images
 from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from zennas.data.gallery_set import open_gallery_set
 from zennas.data.image_set import ImageSet
+from zennas.data.lists import choices, list_and_images, read_list, truths
 from zennas.data.named_images import in_folder
 from zennas.data.sources import open_source
-from zennas.evaluate.lists import choices, read_list, truths
 from zennas.records import UserError, some
 from zennas.tasks.face.align import aligned
-from zennas.tasks.face.pairs import list_and_images
 from zennas.tasks.face.pairs import open_pairs as open_pair_set
 
 RACES = ("african", "caucasian", "indian", "asian")
@@ -35,6 +35,7 @@ class EvaluationSet(NamedTuple):
     images: ImageSet
     column: dict  # name -> array, as the protocol's judge reads it
     notices: tuple | list = ()  # what is odd about it
+    single_shot: bool = False  # of a gallery one image of each person is drawn
 
 
 def open_pairs(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
@@ -107,21 +108,18 @@ def open_webface(where: str, progress: Callable[[int, int], None] | None = None)
 
 
 def open_reid(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:
-    """LIST.csv@IMAGES with columns image, label, camera, role (query, gallery); a label of -1 is junk."""
-    path, images = _list_and_images(where, "reid")
-    listed = read_list(path, images, required=("camera", "role"), progress=progress)
-    if len(empty := np.flatnonzero(listed.column["camera"] == "")):
-        raise UserError(f"{path}, line {listed.line_N[empty[0]]}: no camera ({len(empty)} such lines)")
-    camera_N, _ = pd.factorize(listed.column["camera"], sort=True)
-    role_N = _roles(listed, path, "query")
-    column = {"label_N": listed.label_N, "camera_N": camera_N.astype(np.int64), "first_N": role_N == "query"}
-    column["image_N"] = listed.image_N
-    junk = listed.label_names == "-1"
-    if junk.any():
-        column["label_N"] = np.where(junk[listed.label_N], -1, listed.label_N)
-    if (column["label_N"][role_N == GALLERY] == -1).all():
-        raise UserError(f"{path}: every gallery image has the label -1, which is junk: nothing is left to search")
-    return EvaluationSet(path.stem, listed.images, column, [*_in_both_roles(listed, role_N, "query"), *listed.notices])
+    """LIST.csv@IMAGES with columns image, label, camera, role (query, gallery), or a set of people as Market-1501,
+    CUHK03 and MSMT17 lie on disk; a label of -1 is junk.
+    """
+    the_set = open_gallery_set(where, progress)
+    column = {"label_N": the_set.label_N, "first_N": the_set.is_query_N, "image_N": the_set.image_N}
+    if the_set.camera_N is not None:
+        column["camera_N"] = the_set.camera_N
+    if the_set.single_shot:  # there, all images are in both roles
+        return EvaluationSet(the_set.name, the_set.images, column, the_set.notices, single_shot=True)
+    role_N = np.where(the_set.is_query_N, "query", GALLERY)
+    notices = [*_in_both_roles(the_set, role_N, "query"), *the_set.notices]
+    return EvaluationSet(the_set.name, the_set.images, column, notices)
 
 
 def open_identification(where: str, progress: Callable[[int, int], None] | None = None) -> EvaluationSet:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zennas.metrics.retrieval import unit_rows
+from zennas.metrics.likeness import unit_rows
 from zennas.metrics.verification import checked
 from zennas.records import UserError, some
 

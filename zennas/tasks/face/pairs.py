@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.data.image_set import ImageSet
+from zennas.data.lists import list_and_images
 from zennas.data.named_images import find_images
 from zennas.data.sources import AnySource, Source, open_source
 from zennas.metrics.verification import contiguous_folds
@@ -46,20 +47,6 @@ class PairSet(NamedTuple):
     second_P: np.ndarray  # int64
     same_P: np.ndarray  # bool
     fold_P: np.ndarray  # int64
-
-
-def list_and_images(text: str) -> tuple[str, str]:
-    """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are
-    there.
-
-    >>> list_and_images("pairs.txt@faces.tar"), list_and_images("lfw.bin")
-    (('pairs.txt', 'faces.tar'), ('lfw.bin', ''))
-    """
-    if os.path.exists(text):
-        return text, ""
-    places = [place for place, letter in enumerate(text) if letter == "@"]
-    place = next((place for place in places if os.path.exists(text[:place])), next(iter(places), len(text)))
-    return text[:place], text[place + 1 :]
 
 
 def open_pairs(text: str, *, progress: Callable | None = None) -> PairSet:

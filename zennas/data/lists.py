@@ -1,8 +1,8 @@
-"""Lists of images and what is known of each: a table with a header, over a folder or any source of faces."""
+"""Lists of images and what is known of each: a table with a header, over a folder or any source of images."""
 
 # N images of a list
 
-import csv
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,8 @@ import pandas as pd
 
 from zennas.data.image_set import ImageSet
 from zennas.data.named_images import find_images
-from zennas.records import UserError, shortened, some, suggestion
+from zennas.data.tables import read_table
+from zennas.records import UserError, shortened, some
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
 
@@ -27,6 +28,20 @@ class ImageList(NamedTuple):
     line_N: np.ndarray  # of the file, for errors
     image_N: np.ndarray  # int64: equal where an image stands in several lines
     notices: list  # what is odd about the list
+
+
+def list_and_images(text: str) -> tuple[str, str]:
+    """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are
+    there.
+
+    >>> list_and_images("pairs.txt@faces.tar"), list_and_images("lfw.bin")
+    (('pairs.txt', 'faces.tar'), ('lfw.bin', ''))
+    """
+    if os.path.exists(text):
+        return text, ""
+    places = [place for place, letter in enumerate(text) if letter == "@"]
+    place = next((place for place in places if os.path.exists(text[:place])), next(iter(places), len(text)))
+    return text[:place], text[place + 1 :]
 
 
 def read_list(
@@ -47,22 +62,7 @@ def read_list(
     and said to be.
     """
     path, images_path = pathlib.Path(path), pathlib.Path(images_path)
-    line_N, table = _table(path)
-    known = ("image", "label", *required, *optional)
-    if missing := [name for name in ("image", "label", *required) if name not in table]:
-        raise UserError(
-            f"{path}, line 1: columns {shortened(', '.join(table), 120)}; missing: {', '.join(missing)}; "
-            "commas part them, in a .tsv tabs"
-        )
-    if unknown := [name for name in table if name not in known]:
-        raise UserError(
-            f"{path}, line 1: column '{shortened(unknown[0], 120)}' is not known; {suggestion(unknown[0], list(known))}"
-        )
-    if not len(line_N):
-        raise UserError(f"{path}: names no image")
-    for name in ("image", "label"):
-        if len(empty := np.flatnonzero(table[name] == "")):
-            raise UserError(f"{path}, line {line_N[empty[0]]}: no {name} ({len(empty)} such lines)")
+    line_N, table = read_table(path, required=("image", "label", *required), optional=optional)
     image_N = table["image"]
     images = find_images(path, image_N.tolist(), images_path, progress=progress)
     label_N, names = pd.factorize(table["label"], sort=True)
@@ -101,46 +101,6 @@ def choices(listed: ImageList, name: str, allowed: Sequence[str], path: pathlib.
 def _wrong(listed, name, row, path, allowed):
     given = shortened(listed.column[name][row], 120)
     return UserError(f"{path}, line {listed.line_N[row]}: {name}: given {given!r}, allowed: {allowed}")
-
-
-def _table(path):
-    """(line_N, {column: values_N}) of a table with a header; lines without anything in them are passed over.
-
-    Not by pandas, which takes the first column for a name of the rows where a line is longer than the header, and fills
-    up lines that are shorter.
-    """
-    rows, lines = [], []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            end = 0
-            for row in reader:
-                start, end = end + 1, reader.line_num  # a value in quotes may go over several lines
-                if any(map(str.strip, row)):
-                    rows.append([value.strip() for value in row])
-                    lines.append(start)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a table with a header: {error}") from None
-    except csv.Error as error:
-        raise UserError(f"{path}, line {end + 1}: not a table with a header: {error}") from None
-    if not rows:
-        raise UserError(f"{path}: is empty; expected a table with a header")
-    header = [name.lower() for name in rows[0]]
-    if "\0" in "".join(header):
-        raise UserError(f"{path}: not a table with a header: it holds no text")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}, line {lines[0]}: a column stands twice: {shortened(', '.join(header), 120)}")
-    for line, row in zip(lines, rows, strict=True):
-        if len(row) != len(header):
-            raise UserError(f"{path}, line {line}: {len(row)} values; the header has {len(header)} columns")
-        if "\0" in row[0]:
-            raise UserError(f"{path}, line {line}: not a table with a header: it holds no text")
-    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else [()] * len(header)
-    return np.array(lines[1:], np.int64), {
-        name: np.array(values, object) for name, values in zip(header, columns, strict=True)
-    }
 
 
 def _oddities(image_N, label_N, role_N):

@@ -1,0 +1,135 @@
+"""GallerySet: queries, and the gallery in which the people they show are looked for."""
+
+# N images, queries and gallery together
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from zennas.data.image_set import ImageSet
+from zennas.data.layouts import LAYOUTS, layout_at, read_crop, state_of
+from zennas.data.left_out import line_of
+from zennas.data.lists import choices, list_and_images, read_list
+from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, NO_CAMERA, QUERY
+from zennas.metrics.retrieval import Labels
+from zennas.records import UserError
+
+CAMERALESS = "no cameras are given: images by a query's own camera are right answers, too"
+
+
+class GallerySet(NamedTuple):
+    """Images, each a query or of the gallery."""
+
+    name: str
+    images: ImageSet
+    label_N: np.ndarray  # int64; JUNK below zero; queries and gallery count alike
+    camera_N: np.ndarray | None  # int64
+    is_query_N: np.ndarray  # bool
+    image_N: np.ndarray  # int64: equal where an image stands there twice
+    notices: list[str]
+    single_shot: bool = False  # whether the gallery is to have one image of each person, drawn
+
+
+def open_gallery_set(where: str, progress: Callable[[int, int], None] | None = None) -> GallerySet:
+    """The GallerySet that a user names: LIST.csv@IMAGES, a table with columns image, label, role (query, gallery) and
+    perhaps camera, or the place of a set of people as Market-1501, CUHK03 and MSMT17 have them.
+
+    A label of -1 is junk. Without a column camera nothing is passed over by its camera. UserError where it is neither,
+    no query or no gallery is there, or no query has a right answer: then the line says why.
+    """
+    path, images = list_and_images(where)
+    the_set = (
+        _of_table(pathlib.Path(path), pathlib.Path(images), progress) if images else _of_layout(pathlib.Path(path))
+    )
+    return _checked(where, the_set)
+
+
+def _of_layout(path: pathlib.Path) -> GallerySet:
+    layout = layout_at(path)
+    if layout is None:
+        fault = "is no set of people" if os.path.exists(path) else "no such file or folder"
+        known = "; ".join(layout.what for layout in LAYOUTS.values())
+        raise UserError(f"{path}: {fault}: accepted are LIST.csv@IMAGES, or a folder with {known}")
+    sightings = layout.read(path, (QUERY, GALLERY))
+    label_N = np.where(sightings.label_N == DISTRACTOR, len(sightings.people), sightings.label_N)
+    image_N, _ = pd.factorize(np.array(sightings.path_N, object))
+    images = ImageSet(
+        len(sightings.path_N),
+        functools.partial(_read, sightings.root, sightings.path_N),
+        sightings.path_N.__getitem__,
+        state_of(path, sightings)[:16],
+    )
+    notices = [*sightings.notices, *filter(None, [line_of(sightings.left_out)])]
+    camera_N = sightings.camera_N if (sightings.camera_N != NO_CAMERA).any() else None
+    return GallerySet(
+        path.absolute().name,
+        images,
+        label_N,
+        camera_N,
+        sightings.role_N == QUERY,
+        image_N.astype(np.int64),
+        notices if camera_N is not None else [*notices, CAMERALESS],
+        sightings.single_shot,
+    )
+
+
+def _read(root, path_N, image):
+    return read_crop(root, path_N[image])
+
+
+def _of_table(path: pathlib.Path, images: pathlib.Path, progress: Callable[[int, int], None] | None) -> GallerySet:
+    listed = read_list(path, images, required=("role",), optional=("camera",), progress=progress)
+    camera_N, notices = None, listed.notices
+    if "camera" in listed.column:
+        if len(empty := np.flatnonzero(listed.column["camera"] == "")):
+            raise UserError(f"{path}, line {listed.line_N[empty[0]]}: no camera ({len(empty)} such lines)")
+        camera_N = pd.factorize(listed.column["camera"], sort=True)[0].astype(np.int64)
+    else:
+        notices = [*notices, CAMERALESS]
+    role_N = choices(listed, "role", (QUERY, GALLERY), path)
+    for role in (QUERY, GALLERY):
+        if not (role_N == role).any():
+            raise UserError(f"{path}: no image has the role '{role}'; each is '{QUERY}' or '{GALLERY}'")
+    label_N = listed.label_N
+    junk = listed.label_names == str(JUNK)
+    if junk.any():
+        label_N = np.where(junk[label_N], JUNK, label_N)
+    name = path.stem
+    return GallerySet(name, listed.images, label_N, camera_N, role_N == QUERY, listed.image_N, notices)
+
+
+def _checked(where: str, the_set: GallerySet) -> GallerySet:
+    """The set; UserError where no network could be judged on it."""
+    is_query_N, label_N, camera_N = the_set.is_query_N, the_set.label_N, the_set.camera_N
+    if (label_N[~is_query_N] == JUNK).all():
+        raise UserError(f"{where}: every gallery image has the label -1, which is junk: nothing is left to search")
+    labels = labels_of(the_set)
+    if not labels.answerable_Q.any():
+        num, num_known = int(is_query_N.sum()), int(labels.known_Q.sum())
+        if camera_N is not None and len(np.unique(camera_N)) == 1:
+            raise UserError(
+                f"{where}: all {len(camera_N):,} images are of one camera: what a query's own camera took is passed "
+                "over, so that no query has a right answer; name the cameras, or leave the column camera out of a table"
+            )
+        raise UserError(
+            f"{where}: none of its {num:,} queries has a right answer: the people of {num - num_known:,} are not in "
+            f"the gallery, those of {num_known:,} are there by the query's own camera alone; are queries and gallery "
+            "numbered alike?"
+        )
+    return the_set
+
+
+def labels_of(the_set: GallerySet) -> Labels:
+    """The Labels by which its queries are answered."""
+    query_N = the_set.is_query_N
+    camera_N = the_set.camera_N
+    of_query, of_gallery = (
+        (the_set.label_N[which_N], None if camera_N is None else camera_N[which_N], the_set.image_N[which_N])
+        for which_N in (query_N, ~query_N)
+    )
+    return Labels.checked(*of_query[:2], *of_gallery[:2], images=(of_query[2], of_gallery[2]))

@@ -1,0 +1,57 @@
+"""LAYOUTS: how sets of people are laid out on disk, beside the sources of plain identities. A row is a new layout."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from zennas.data import cuhk03, market, msmt17, own_people
+from zennas.data.image_set import changed_at, read_file
+from zennas.data.sightings import Sightings
+
+
+class Layout(NamedTuple):
+    """One way in which crops of people lie on disk."""
+
+    what: str  # for people
+    is_at: Callable[[pathlib.Path], bool]
+    read: Callable[[pathlib.Path, Sequence[str]], Sightings]  # (path, roles) -> Sightings
+
+
+LAYOUTS = {
+    "cuhk03": Layout("FOLDER/detected or FOLDER/labelled beside cuhk-03.mat", cuhk03.is_cuhk03, cuhk03.read_cuhk03),
+    "market": Layout("bounding_box_train, query and bounding_box_test", market.is_market, market.read_market),
+    "msmt17": Layout("list_train.txt, list_query.txt, ... of MSMT17", msmt17.is_msmt17, msmt17.read_msmt17),
+    "folders": Layout("query/PERSON and gallery/PERSON", own_people.is_own_folder, own_people.read_own_folder),
+    "table": Layout(
+        "a .csv with columns image, label, camera, role", own_people.is_table, own_people.read_people_table
+    ),
+}
+
+
+def layout_at(path: pathlib.Path | str) -> Layout | None:
+    """The Layout of what lies at a path, or None where none of them does."""
+    path = pathlib.Path(path)
+    return next((layout for layout in LAYOUTS.values() if layout.is_at(path)), None)
+
+
+def read_crop(root: pathlib.Path | str, path: str) -> bytes:
+    """The encoded bytes of an image of Sightings; CorruptImageError where they cannot be had."""
+    root = pathlib.Path(root)
+    return cuhk03.read_image(root, path) if root.name == cuhk03.FILE else read_file(root / path)
+
+
+def state_of(path: pathlib.Path | str, sightings: Sightings) -> str:
+    """What tells Sightings from what they were: paths, people, cameras, roles, and when each file changed."""
+    digest = hashlib.sha256(f"{pathlib.Path(path).absolute()}\n".encode(errors="surrogateescape"))
+    for column in (sightings.label_N, sightings.camera_N):
+        digest.update(column.tobytes())
+    for part in (sightings.people, sightings.role_N.tolist(), [str(sightings.left_out)]):
+        digest.update("\n".join(part).encode(errors="surrogateescape"))
+    files = cuhk03.files_of(pathlib.Path(path)) if sightings.root.is_file() else None
+    for name in sightings.path_N:
+        changed = "" if files else changed_at(sightings.root / name)
+        digest.update(f"{name}\t{changed}\n".encode(errors="surrogateescape"))
+    for file in files or ():
+        digest.update(f"{file}\t{changed_at(file)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
