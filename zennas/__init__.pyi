@@ -571,6 +571,7 @@ def evaluate(
     track: str | None = None,
     budget_ms: float | None = None,
     backend: str | None = None,
+    pictures: bool = False,
     flip: bool | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     progress: Progress | None = None,
@@ -589,7 +590,8 @@ def evaluate(
       ijb:FOLDER                      IJB-B, IJB-C by templates: TAR at FAR 1e-6 to 1e-1
       mfr:LIST.csv@IMAGES             the InsightFace tracks' MFR: masks, children, races, all; their ranking
       webface:LIST.csv@IMAGES         the WebFace260M tracks: FNMR at FMR 1e-5, masked and standard
-      reid:LIST.csv@IMAGES            re-identification: mAP, CMC, re-ranked too
+      reid:LIST.csv@IMAGES            re-identification: mAP, mINP, CMC, re-ranked and expanded too
+      reid:FOLDER                     the same of Market-1501, CUHK03, MSMT17, or query/ and gallery/
       identification:LIST.csv@IMAGES  1:N: rank-k, TPIR at FPIR
       all:LIST.csv@IMAGES or all:FACES  TAR at FAR over all pairs, exact
 
@@ -610,6 +612,7 @@ def evaluate(
     track: Measure each model's latency too, by this track's rule, against its budget.
     budget_ms: Budget in milliseconds of this machine, unscaled. [allowed: more than 0]
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
+    pictures: Show people: the ranked lists of a reid set's hardest queries, as pictures on the page.
     flip: Add the flipped image's embedding. [default: as the protocol has it]
     device: cpu or cuda. [default: cuda where there is a GPU]
     progress: told how far it is; without one nothing is printed.

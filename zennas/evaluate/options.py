@@ -46,6 +46,9 @@ class Options(CommandOptions):
     ] = None
     budget_ms: BudgetMs = None
     backend: Backend = None
+    pictures: Annotated[
+        bool, flag("Show people: the ranked lists of a reid set's hardest queries, as pictures on the page.")
+    ] = False
     flip: Annotated[bool | None, flag("Add the flipped image's embedding.", unset="as the protocol has it")] = None
     device: Device = None
 

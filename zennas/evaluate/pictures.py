@@ -70,7 +70,7 @@ def _card(pair, subsets, where, pictures_of, classes):
     for image in (pair.first, pair.second):
         place = where.get(str(image)) or f"image {image}"
         places.append(html.escape(place))
-        boxes += _box(pictures_of.get(str(image)), place, classes)
+        boxes += box(pictures_of.get(str(image)), place, classes)
     among = html.escape(", ".join(dict.fromkeys(filter(None, subsets))))
     return (
         f"<figure><div class='two'>{boxes}</div><figcaption><b>{number(pair.similarity, '.3f')}</b> {among}"
@@ -78,7 +78,8 @@ def _card(pair, subsets, where, pictures_of, classes):
     )
 
 
-def _box(picture, place, classes):
+def box(picture: str | None, place: str, classes: dict[str, str]) -> str:
+    """The HTML of one picture, or of its absence; `place` says where it lies, `classes` grows."""
     # What is not plainly a picture could carry anything into the style sheet.
     if not isinstance(picture, str) or not PICTURE.fullmatch(picture):
         return "<span class='picture missing'>no picture</span>"

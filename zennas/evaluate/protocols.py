@@ -22,6 +22,7 @@ class EvaluationProtocol:
     flip: bool  # whether the mirrored image's embedding is added
     how: str  # what is done, for people
     of_faces: bool = True  # whether its images are aligned faces; IJB's are aligned by the landmarks that come with it
+    has_lists: bool = False  # whether its assessments hold ranked lists, which are shown as pictures where asked for
     parts: str | None = None  # MODULE:FUNCTION, where -> each set that it means, as `--set` has one; None: itself
 
     @property
@@ -105,13 +106,18 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
         "zennas.evaluate.sets:open_reid",
         "zennas.evaluate.judges:judge_reid",
         sets={
-            "reid:LIST.csv@IMAGES": "re-identification: mAP, CMC, re-ranked too",
+            "reid:LIST.csv@IMAGES": "re-identification: mAP, mINP, CMC, re-ranked and expanded too",
+            "reid:FOLDER": "the same of Market-1501, CUHK03, MSMT17, or query/ and gallery/",
         },
         of_faces=False,
+        has_lists=True,
         flip=False,
         how="Each query against the gallery. Images of the same identity by the same camera, and junk, are passed"
         " over, and so is the query's own image; mAP is the plain mean of average precision, rank-k the share of "
-        "queries whose first right answer is among the first k.",
+        "queries whose first right answer is among the first k, mINP the mean share of right answers in the list that "
+        "ends with the last of them. Re-ranked: by k-reciprocal neighbours. Expanded: to each image come its nine "
+        "nearest, weighted by the third power of the cosine. Both look at all queries at once. In a classic split of "
+        "CUHK03 the gallery has one image of each person by the other camera: the mean over all draws.",
     ),
     "identification": EvaluationProtocol(
         "zennas.evaluate.sets:open_identification",

@@ -3,7 +3,7 @@
 import html
 import pathlib
 
-from zennas.evaluate import curves, pictures
+from zennas.evaluate import curves, pictures, ranked_lists
 from zennas.evaluate.comparison import headlines, known_for, listed, numbers_table, rows_of
 from zennas.evaluate.curves import caption, model_looks
 from zennas.evaluate.pictures import Thumbnails
@@ -48,6 +48,7 @@ def page(evaluation: Evaluation, thumbnails: Thumbnails) -> str:
     over = {model for model, latency in evaluation.timed.items() if not latency.within_budget}
     classes: dict[str, str] = {}
     hardest = "".join(_of_set(name, pictures.pictures(evaluation.on(name), thumbnails, classes)) for name in sets)
+    lists = "".join(_of_set(name, ranked_lists.ranked_lists(evaluation.on(name), thumbnails, classes)) for name in sets)
     of_sets = [(name, f"-{place}", of) for place, (name, of) in enumerate(by_set.items())]
     roc = "".join(_of_set(name, curves.accepts_and_ranks(of, looks, f"curves{end}")) for name, end, of in of_sets)
     alike = "".join(_of_set(name, curves.histograms(of, looks, f"alike{end}")) for name, end, of in of_sets)
@@ -74,7 +75,7 @@ ends, which decide at low FARs, can be seen.</p>
 most
 {pictures.NUM_SHOWN} pairs of each kind.</p>
 {hardest or "<p class='empty'>No pairs were kept.</p>"}</section>
-<section><h2>How it was measured</h2>
+{_lists(lists, evaluation)}<section><h2>How it was measured</h2>
 {_models(evaluation)}{_sets(evaluation, oddities)}</section>
 {MEANING}"""
     timings = [(latency.machine, latency.protocol.model_dump(mode="json")) for latency in evaluation.timed.values()]
@@ -90,10 +91,25 @@ same numbers, but for latencies.</p>{definitions(origin(evaluation.made_by, timi
         subtitle=f"on {listed(sets, 6) or 'no set'}",
         banner=notices([*stand_ins, *warnings, *shown], "banner"),
         facts=_facts(evaluation),
-        style=STYLE + curves.STYLE + pictures.style(classes),
+        style=STYLE + curves.STYLE + pictures.style(classes) + ranked_lists.STYLE,
         has_pictures=True,
     )
     return text
+
+
+def _lists(lists, evaluation):
+    """The section of ranked lists, where a network has some; without --pictures it shows nobody."""
+    if not any(result.lists for result in evaluation.results):
+        return ""
+    told = lists or (
+        "<p class='empty'>They show people, and so only where they are asked for: --pictures. results.json names the "
+        "images.</p>"
+    )
+    return f"""<section><h2>The hardest queries</h2>
+<p>The queries of least average precision, and what the gallery gave first, the images that are passed over left out.
+Underlined: right answers; dashed: wrong ones.</p>
+{told}</section>
+"""
 
 
 def _of_set(name, content):

@@ -41,6 +41,7 @@ from zennas.track import Track, load_experiment
 
 RESULTS, TABLE, REPORT, LOG = "results.json", "results.csv", "report.html", "evaluate.log"
 THUMBNAIL_PX = 112
+PERSON_PX = (128, 64)  # of a ranked list: height, width
 PAGE_EVERY_S = 60.0
 NUM_SEEN = 16  # images of the first set from which the one is chosen that networks see while they are timed
 
@@ -130,7 +131,7 @@ def _evaluate_all(
         for named, opened_set in itertools.product(models, opened):
             name = opened_set.set.name
             try:
-                result, pictures = _result(named, opened_set, request.device, out, progress)
+                result, pictures = _result(named, opened_set, request, progress)
             except UserError as error:
                 progress.end()
                 progress.say(f"{named.name} on {name}: {error}", style="red")
@@ -214,6 +215,9 @@ def _opened_sets(options, progress):
     if options.faces != AUTO and not any(PROTOCOLS[opened_set.protocol].of_faces for opened_set in opened):
         names = [name for name, protocol in PROTOCOLS.items() if protocol.of_faces]
         raise UserError(f"--faces {options.faces}: says nothing to these sets; it is for {', '.join(names)}")
+    if options.pictures and not any(PROTOCOLS[opened_set.protocol].has_lists for opened_set in opened):
+        names = [name for name, protocol in PROTOCOLS.items() if protocol.has_lists]
+        raise UserError(f"--pictures: says nothing to these sets; it is for {', '.join(names)}")
     sets = _distinct([opened_set.set for opened_set in opened])
     return [opened_set._replace(set=the_set) for opened_set, the_set in zip(opened, sets, strict=True)]
 
@@ -269,8 +273,9 @@ def _evaluated_set(opened: Opened) -> EvaluatedSet:
     )
 
 
-def _result(named, opened_set, device, out, progress):
-    """(the Result, the pictures of its pairs)."""
+def _result(named, opened_set, request, progress):
+    """(the Result, the pictures of its pairs and, where they are asked for, of its ranked lists)."""
+    device, out = request.device, request.out
     start, the_set, what = time.monotonic(), opened_set.set, f"{named.name} on {opened_set.set.name}"
     progress.begin(f"{what}: embedding")
     embeddings = embedded(the_set, named.model, flip=opened_set.flip, progress=progress.counting("images"))
@@ -289,20 +294,24 @@ def _result(named, opened_set, device, out, progress):
     for notice in assessment.notices:
         progress.say(f"{what}: {notice}", style="yellow")
     shown = {image for pair in assessment.pairs for image in (pair.first, pair.second)}
+    listed = {image for ranked in assessment.lists for image in (ranked.query, *ranked.images)}
     result = Result.of(
         assessment,
         model=named.name,
         set=the_set.name,
-        where={str(image): the_set.images.where(image) for image in sorted(shown)},
+        where={str(image): the_set.images.where(image) for image in sorted(shown | listed)},
         num_unusable=embeddings.num_unusable,
         seconds=round(time.monotonic() - start, 1),
     )
-    return result, _thumbnails(the_set.images, shown)
+    pictures = _thumbnails(the_set.images, shown, THUMBNAIL_PX)
+    if request.options.pictures:
+        pictures |= _thumbnails(the_set.images, listed, PERSON_PX)
+    return result, pictures
 
 
-def _thumbnails(images, shown):
+def _thumbnails(images, shown, size):
     """{number as text: data URI} of the images that can be read."""
-    pictures = {str(image): images.thumbnail(image, THUMBNAIL_PX) for image in shown}
+    pictures = {str(image): images.thumbnail(image, size) for image in shown}
     return {image: picture for image, picture in pictures.items() if picture is not None}
 
 
