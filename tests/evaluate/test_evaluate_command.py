@@ -42,7 +42,8 @@ KEYS = {  # of results.json, which others read
     ],
     "sets": ["name", "protocol", "num_images", "flip", "given", "how"],
     "results": [
-        *("model", "set", "metrics", "curves", "histograms", "pairs", "notices", "where", "num_unusable", "seconds"),
+        *("model", "set", "metrics", "curves", "histograms", "pairs", "lists", "notices", "where"),
+        *("num_unusable", "seconds"),
     ],
 }
 FILES = ["evaluate.log", "report.html", "results.csv", "results.json"]
