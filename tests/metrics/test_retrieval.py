@@ -340,6 +340,7 @@ def of_queries(distances):
             lambda: reidentify(ROWS, LABELS, None, ROWS, LABELS, None, rerank=of_queries(lambda q: q * np.nan)),
             "finite",
         ),
+        (lambda: single_shot(ROWS, LABELS, None, ROWS, LABELS, None), "no cameras are given"),
         (lambda: identify(BAD_ROWS, LABELS, ROWS, LABELS), "probe row 1 of 3"),
         (lambda: identify(ROWS, LABELS, ROWS, LABELS - 1), "gallery row 0: label -1 .1 below zero"),
         (lambda: identify(ROWS, LABELS, ROWS, LABELS, fpirs=(2,)), r"fpirs \[2\]"),

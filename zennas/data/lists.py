@@ -34,8 +34,8 @@ def list_and_images(text: str) -> tuple[str, str]:
     """(path, images) of PATH@IMAGES; images is "" where there is none. An @ may stand in the names of files that are
     there.
 
-    >>> list_and_images("pairs.txt@faces.tar"), list_and_images("lfw.bin")
-    (('pairs.txt', 'faces.tar'), ('lfw.bin', ''))
+    >>> list_and_images("pairs.txt@images.tar"), list_and_images("lfw.bin")
+    (('pairs.txt', 'images.tar'), ('lfw.bin', ''))
     """
     if os.path.exists(text):
         return text, ""

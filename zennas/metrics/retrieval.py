@@ -80,10 +80,10 @@ def average_precision(rank_R: np.ndarray) -> float:
 def reidentify(
     query_QD: np.ndarray,
     query_label_Q: np.ndarray,
-    query_camera_Q: np.ndarray,
+    query_camera_Q: np.ndarray | None,
     gallery_GD: np.ndarray,
     gallery_label_G: np.ndarray,
-    gallery_camera_G: np.ndarray,
+    gallery_camera_G: np.ndarray | None,
     *,
     images: tuple[np.ndarray, np.ndarray] | None = None,
     ranks: Sequence[int] = (1, 5, 10),
@@ -230,10 +230,10 @@ class SingleShot(NamedTuple):
 def single_shot(
     query_QD: np.ndarray,
     query_label_Q: np.ndarray,
-    query_camera_Q: np.ndarray,
+    query_camera_Q: np.ndarray | None,
     gallery_GD: np.ndarray,
     gallery_label_G: np.ndarray,
-    gallery_camera_G: np.ndarray,
+    gallery_camera_G: np.ndarray | None,
     *,
     ranks: Sequence[int] = (1, 5, 10),
     progress: Callable | None = None,
@@ -254,6 +254,8 @@ def single_shot(
     gallery_label_G = _labels("gallery", gallery_GD, gallery_label_G)
     query_QD, gallery_GD = both_unit("query", query_QD, "gallery", gallery_GD)
     labels = Labels.checked(query_label_Q, query_camera_Q, gallery_label_G, gallery_camera_G)
+    if labels.query_camera_Q is None or labels.camera_G is None:
+        raise UserError("no cameras are given: an image of each person by another camera cannot be drawn without them")
     gallery_GD = gallery_GD[labels.kept_G]
     num_ranks = max(CURVE_RANKS, *_checked_ranks(ranks))
     cmc_QK, ap_Q = np.full((len(query_QD), num_ranks), math.nan), np.full(len(query_QD), math.nan)
