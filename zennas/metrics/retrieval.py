@@ -189,7 +189,7 @@ class Labels(NamedTuple):
             raise UserError(
                 f"gallery: all {len(kept_G)} labels are below zero, which is junk: nothing is left to search"
             )
-        if query_camera_Q is not None:
+        if query_camera_Q is not None and gallery_camera_G is not None:
             query_camera_Q = one_each("query", "camera", query_camera_Q, query_label_Q)
             gallery_camera_G = one_each("gallery", "camera", gallery_camera_G, kept_G)[kept_G]
         itself = _itself(images, query_label_Q, kept_G, "query")
