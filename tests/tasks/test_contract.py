@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.tasks import toy
+from tests.tasks.reid.conftest import options as reid_options  # noqa: F401
 from tests.tasks.test_task_free import options as toy_options  # noqa: F401
 from zennas.learn_plan import LearnPlan
 from zennas.progress import silent
@@ -49,6 +50,7 @@ WITH = {
     "face": lambda request: request.getfixturevalue("face_options")(
         "loss.name=adaface", "loss.sampling_rate=0.5", verify=(request.getfixturevalue("material").held_out,)
     ),
+    "reid": lambda request: request.getfixturevalue("reid_options")("softmax.name=bnneck", "centre.weight=0.01"),
     "toy": lambda request: request.getfixturevalue("toy_options")(),
 }
 

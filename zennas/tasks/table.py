@@ -38,6 +38,14 @@ TASKS = {
         learn="zennas.tasks.face.learn_plan:FaceLearnPlan",
         learning="zennas.tasks.face.learning:LEARNING",
     ),
+    "reid": Row(
+        plan="zennas.tasks.reid.plan:ReidPlan",
+        task="zennas.tasks.reid.task:REID",
+        tune="zennas.tasks.reid.tune_plan:ReidTunePlan",
+        tuning="zennas.tasks.reid.tuning:TUNING",
+        learn="zennas.tasks.reid.learn_plan:ReidLearnPlan",
+        learning="zennas.tasks.reid.learning:LEARNING",
+    ),
 }
 FIRST = "face"  # the task of what names none: experiments and runs of before there was a second
 

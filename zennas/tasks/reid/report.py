@@ -1,0 +1,134 @@
+"""What the report and the terminal show of a network for people: its ranked lists in numbers, losses and teacher."""
+
+import html
+
+from rich.table import Table
+
+from zennas.page import notices, number, table
+from zennas.tasks.identity.course import Measure, course
+from zennas.tasks.identity.distill import DISTILLATIONS
+from zennas.tasks.task import Page
+
+NONE = number(None)
+MEAN_AP = Measure("mean_ap", "mAP")
+TERMS = ("softmax", "triplet", "centre", "margin")
+RUNNING = {
+    "softmax": "softmax, triplet, centre and margin are the parts of the loss, each without its weight.",
+    "active": "Active is the share of the triplets that still pull. Towards 0 they have nothing left to say; 1 all the "
+    "time, while farthest_own and nearest_other go to 0, is a collapse: everybody looks alike.",
+    "farthest_own": "farthest_own and nearest_other are mean distances of an image to the farthest one of the same "
+    "person in the batch and to the nearest one of another; they part as the network learns.",
+    "length": "Length is the mean length of the vectors, beside which a distance is large or small.",
+    "left_out": "left_out counts the images that have nobody in the batch to be compared with.",
+    "t": "The running mean of the cosines between images and their own centres, t, begins at 0 and rises as the "
+    "network learns; hard negatives gain weight with it.",
+    "mean": "The mean is of the lengths of the embeddings, which stand for the quality of the images.",
+    "std": "The deviation (std) is of those lengths.",
+}
+
+
+def facts(result: dict) -> list[tuple[str, str]]:
+    """Of the facts at the top: what was trained on, by which losses and teacher."""
+    plan, training = result["plan"], result["training"]
+    distill = plan["distill"]
+    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
+    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
+    return [
+        ("Data", f"{result['data']}: {training['num_images']:,} images of {training['num_identities']:,} people"),
+        ("Loss", "; ".join(_term(name, plan[name]) for name in TERMS if plan[name] is not None)),
+        ("Teacher", teacher),
+    ]
+
+
+def _term(name, term):
+    knobs = "".join(f", {knob} {value}" for knob, value in term["knobs"].items())
+    where = f" on {', '.join(term['on'])}" if "on" in term else ""
+    return f"{term['weight']:g} x {term.get('name', name)}{knobs}{where}"
+
+
+def summary(result: dict) -> str:
+    """The mAP on every set, in a line."""
+    return "; ".join(_told(name, row) for name, row in result["accuracy"].items())
+
+
+def accuracy(result: dict, metrics: list[dict]) -> str:
+    """The section of the ranked lists."""
+    return f"""<h2>Ranked lists</h2>
+<p>Each query ranks the gallery by its cosine, mirrored images added. mAP is the mean over the queries of their average
+precision, rank k the share of them with a right answer among the first k. Images of the query's person by its own
+camera are passed over where cameras are known. Every curve begins with the untrained network.</p>
+{_table(result["accuracy"])}
+{course(result, metrics, measure=MEAN_AP)}"""
+
+
+def terminal_table(result: dict) -> Table | None:
+    """The figures as the terminal shows them; None where there are none."""
+    if not result["accuracy"]:
+        return None
+    shown = Table(title=f"{result['experiment']}: ranked lists, per cent", title_justify="left")
+    for name in ("set", "untrained mAP", "mAP", "rank 1", "rank 5", "teacher's mAP"):
+        shown.add_column(name, justify="left" if name == "set" else "right")
+    for name, row in result["accuracy"].items():
+        student, teacher = row["student"], row["teacher"]
+        shown.add_row(
+            name,
+            f"{100 * row['untrained']:.2f}" if row["untrained"] is not None else "",
+            *(f"{100 * student[measure]:.2f}" for measure in ("mean_ap", "rank_1", "rank_5")),
+            f"{100 * teacher['mean_ap']:.2f}" if teacher else "",
+        )
+    return shown
+
+
+def _told(name, row):
+    text = f"{name} mAP {_share(row['student']['mean_ap'])} %"
+    beside = [f"untrained {_share(row['untrained'])} %"] if row["untrained"] is not None else []
+    beside += [f"teacher {_share(row['teacher']['mean_ap'])} %"] if row["teacher"] else []
+    return f"{text} ({', '.join(beside)})" if beside else text
+
+
+def _share(share):
+    return number(None if share is None else 100 * share, ".2f")
+
+
+# of the table: what a set's entry has to say; a column that is empty for all sets is left out
+COLUMNS = {
+    "Queries": lambda row: f"{row['student']['num_queries'] - row['student']['num_unanswerable']:,}",
+    "Untrained mAP, %": lambda row: _share(row["untrained"]),
+    "mAP, %": lambda row: f"<b>{_share(row['student']['mean_ap'])}</b>",
+    "Rank 1, %": lambda row: _share(row["student"]["rank_1"]),
+    "Rank 5, %": lambda row: _share(row["student"]["rank_5"]),
+    "Rank 10, %": lambda row: _share(row["student"]["rank_10"]),
+    "Teacher's mAP, %": lambda row: _share(row["teacher"] and row["teacher"]["mean_ap"]),
+    "Teacher's rank 1, %": lambda row: _share(row["teacher"] and row["teacher"]["rank_1"]),
+}
+
+
+def _table(accuracy):
+    if not accuracy:
+        return "<p class='empty'>It was verified on no set of queries: how well it finds people was not measured.</p>"
+    cells = {name: [cell(row) for row in accuracy.values()] for name, cell in COLUMNS.items()}
+    cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
+        for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
+    )
+    notes = []
+    for name, row in accuracy.items():
+        if num := row["student"]["num_corrupt"]:
+            notes.append(f"{name}: {num:,} image(s) cannot be read, and are like nobody")
+        if num := row["student"]["num_unanswerable"]:
+            notes.append(f"{name}: {num:,} query(s) without a right answer in the gallery are in no mean")
+    return notices(notes, "note") + table(("Set", *cells), rows)
+
+
+MEANING = (
+    """<b>Figures of two sets are not comparable.</b> A gallery with more images, people or cameras is harder, whoever
+is asked for.""",
+    """<b>Few queries are coarse.</b> With 200 of them, one query more at rank 1 is half a point.""",
+    """<b>Another place is another thing.</b> A network that finds nine of ten where it was trained may find half of
+them by other cameras: judge it on a set of the place where it will work.""",
+    """<b>Ranks say nothing of thresholds.</b> Cosines of strangers may crowd near 1 while the order is right.""",
+    """<b>The mirrored image doubles the time.</b> What a latency here is of sees each image once.""",
+)
+
+PAGE = Page(facts=facts, accuracy=accuracy, summary=summary, table=terminal_table, running=RUNNING, meaning=MEANING)

@@ -1,0 +1,69 @@
+"""REID: the re-identification of people, as a row of TASKS."""
+
+from collections.abc import Sequence
+
+from zennas.checker import checker_problems
+from zennas.tasks.identity.preparing import open_teacher
+from zennas.tasks.reid import preparing
+from zennas.tasks.reid.report import PAGE
+from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
+from zennas.tasks.task import Task
+
+
+def set_paths(text: str) -> list[str]:
+    """The files that a --verify names."""
+    return [text]
+
+
+def opened_set(request, text: str) -> PeopleSet:
+    """The PeopleSet that a --verify of a training names."""
+    return open_set(text)
+
+
+def announced(request, head) -> dict[str, str]:
+    """Lines about batches, losses and teacher, printed before the first step."""
+    plan = request.plan
+    each = plan.data.images_per_person
+    batch = f"{plan.batch // each} people with {each} images each" if each else f"{plan.batch} images of anybody"
+    terms = {"softmax": plan.softmax, "triplet": plan.triplet, "centre": plan.centre, "margin": plan.margin}
+    told = [
+        f"{term.weight:g} x {getattr(term, 'name', name)}{f' {dict(term.knobs)}' if term.knobs else ''}"
+        for name, term in terms.items()
+        if term is not None
+    ]
+    teacher = f"{request.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if request.teacher else "none"
+    return {"batch": batch, "loss": f"{head.num_terms} terms: {' + '.join(told)}", "teacher": teacher}
+
+
+def problems(track, onnx_bytes: bytes) -> list[str]:
+    """Why the checker of the track's challenge would refuse a file."""
+    return checker_problems(onnx_bytes, **track.limits.of_a_file)
+
+
+def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
+    """Commands that judge, on the sets that it was verified on, what was trained."""
+    judged = [word for text in sets or ("LIST.csv@IMAGES",) for word in ("--set", f"reid:{text}")]
+    return [["python", "-m", "zennas.evaluate", "--model", str(request.out), *judged, "--track", request.asked_track]]
+
+
+REID = Task(
+    check_plan=preparing.check_plan,
+    taught="distill",
+    set_paths=set_paths,
+    join_set="@".join,
+    open_data=preparing.open_data,
+    open_teacher=open_teacher,
+    open_set=opened_set,
+    check_data=preparing.check_data,
+    steps_per_epoch=preparing.epoch_steps,
+    head=preparing.head,
+    stream=preparing.stream,
+    some_inputs=preparing.some_inputs,
+    measures=MEASURES,
+    judge=judge,
+    judge_teacher=judge_teacher,
+    announced=announced,
+    problems=problems,
+    next_commands=next_commands,
+    page=PAGE,
+)

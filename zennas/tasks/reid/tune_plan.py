@@ -1,0 +1,53 @@
+"""ReidTunePlan: what the comprehensive search may change of a recipe for people. The `tune:` part of an experiment
+whose task is reid. Every range is our choice."""
+
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from zennas.records import Record
+from zennas.train_plan import NotNegative
+from zennas.tune_plan import Count, Positive, Span, TunePlan
+
+Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
+
+class TripletSpace(Record):
+    """The knobs of `batch_hard` (zennas/tasks/reid/losses.py). A number: not searched."""
+
+    margin: Span | NotNegative = Span(low=0.1, high=2.0, log=True)
+    triplet_weight: Span | Positive = Span(low=0.25, high=4.0, log=True)
+
+
+class SoftmaxSpace(Record):
+    """The knob of every classifier. A number: not searched."""
+
+    smoothing: Span | Annotated[float, pydantic.Field(ge=0, lt=1)] = Span(low=0.0, high=0.3)
+
+
+class ReidRewardPlan(Record):
+    """mAP on people whom a trial does not train on: each of their images is asked for among all others."""
+
+    # Shares of the people, where --held-out and --test name none. Test is looked at when the search is over.
+    held_out_share: Share = 0.1
+    test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    max_images: Count = 16  # of a person
+
+    @pydantic.model_validator(mode="after")
+    def _somebody_is_left(self):
+        if self.held_out_share + self.test_share >= 1:
+            raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
+        return self
+
+
+class ReidTunePlan(TunePlan):
+    """The comprehensive search for people. A space of None is not searched: there the recipe stays as it is."""
+
+    FACTORS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "triplet": ("margin", "triplet_weight"),
+        "softmax": ("smoothing",),
+    }
+
+    triplet: TripletSpace | None = TripletSpace()
+    softmax: SoftmaxSpace | None = SoftmaxSpace()
+    reward: ReidRewardPlan = ReidRewardPlan()

@@ -1,0 +1,130 @@
+"""TUNING: what a comprehensive search asks of the re-identification of people: margin and weight of the triplets, label
+smoothing, the reward on people held out."""
+
+from typing import Any
+
+from zennas.data.sources import AnySource
+from zennas.records import UserError
+from zennas.tasks.identity import trained as labelled
+from zennas.tasks.identity.people import Group, People, listed
+from zennas.tasks.reid.groups import described, found, open_images, split_people, text_of
+from zennas.tasks.reid.tune_plan import ReidTunePlan
+from zennas.tasks.tuning import Best, Trained, Tuning, TuningPage
+
+TITLES = {"map": "mAP", "rank_1": "Rank 1"}
+
+
+def check(options, plan: ReidTunePlan) -> None:
+    """UserError for a network that is to clean: that is not searched here."""
+    if options.embeddings_from is not None:
+        raise UserError(
+            f"--embeddings-from {options.embeddings_from}: is for cleaning thresholds, which the task 'reid' does not "
+            "search; leave it out (zennas clean cleans people, too)"
+        )
+
+
+def recipe(plan) -> str:
+    """The losses of a ReidPlan, in words."""
+    terms = {"softmax": plan.softmax, "triplet": plan.triplet}
+    return ", ".join(f"{term.name} {dict(term.knobs)}" for term in terms.values() if term is not None) or "neither"
+
+
+def changes(knobs: dict[str, float]) -> tuple[str, ...]:
+    """KEY=VALUE of a ReidPlan.
+
+    >>> changes({"margin": 0.3, "triplet_weight": 2.0, "smoothing": 0.1})
+    ('triplet.name=batch_hard', 'triplet.knobs={margin: 0.3}', 'triplet.weight=2.0', 'softmax.knobs={smoothing: 0.1}')
+    """
+    changed = []
+    if "margin" in knobs:
+        changed += ["triplet.name=batch_hard", f"triplet.knobs={{margin: {knobs['margin']!r}}}"]
+    if "triplet_weight" in knobs:
+        changed.append(f"triplet.weight={knobs['triplet_weight']!r}")
+    if "smoothing" in knobs:
+        changed.append(f"softmax.knobs={{smoothing: {knobs['smoothing']!r}}}")
+    return tuple(changed)
+
+
+def split_groups(request, source: AnySource) -> People:
+    """The People of a search: those of --held-out and --test, or shares that its seed draws."""
+    plan = request.tune
+    return split_people(request, source, plan.reward, seed=plan.seed, where="tune.reward")
+
+
+def trained(request, source: AnySource, people: People, prepared, knobs: dict[str, float], folder) -> Trained:
+    """The labels of a trial: of the people who may be trained on."""
+    return Trained(labelled.trained(request, source, people, folder), {})
+
+
+def judge(request, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:
+    """{"reward": mAP, "map", "rank_1"} of a Group; shares in [0, 1]."""
+    numbers = found(request, source, network, group, device=device, autocast=autocast)
+    return {"reward": numbers["map"]} | numbers
+
+
+def announced(request, people: People) -> dict[str, str]:
+    """Lines on who is in which group."""
+    return {
+        "train": f"{labelled.counted(people.label_N)} of {request.data}",
+        "reward": f"mAP: {text_of(people.held_out)}",
+        "test": "nobody" if people.test is None else f"{text_of(people.test)}, when the search is over",
+    }
+
+
+def reward_text(summary: dict[str, Any]) -> str:
+    """What the reward is, for the page."""
+    held_out = summary["held_out"]
+    return f"""The reward is the mean average precision over {held_out["num_images"]:,} images of
+{held_out["num_identities"]:,} people that no trial trains on, each asked for among the others, after
+{summary["epochs"]} epochs, in per cent."""
+
+
+def facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much the groups are, for the top of the page."""
+    groups = {"Reward on": summary["held_out"], "Test on": summary["test"]}
+    return [
+        (name, f"{group['num_images']:,} images of {group['num_identities']:,} people")
+        for name, group in groups.items()
+        if group
+    ]
+
+
+PAGE = TuningPage(
+    subtitle="Triplets, label smoothing, depth against width: searched together",
+    reward=reward_text,
+    facts=facts,
+    notes=lambda summary: [],
+    knobs={
+        "margin": "margin, a distance",
+        "triplet_weight": "weight of the triplets",
+        "smoothing": "smoothing, a share",
+    },
+    counts=("num_images", "num_identities"),
+    counts_of={},
+    chosen_by="the people it was chosen by",
+    unseen="people nobody had looked at",
+    unchosen="people by whom nothing was chosen",
+    tested="The people of the test were asked when the search was over; nothing was chosen by them.",
+    meaning=("<b>A margin belongs to one length of vectors.</b> Of another network's it is more or less.",),
+)
+
+TUNING = Tuning(
+    check=check,
+    recipe=recipe,
+    changes=changes,
+    open_source=open_images,
+    split=split_groups,
+    open_model=lambda request: None,
+    settings=lambda source, people, model: {"data": source.images.fingerprint} | listed(people),
+    prepare=lambda request, source, model, progress: None,
+    trained=trained,
+    judge=judge,
+    title=TITLES.get,
+    reward=lambda plan: plan.reward.model_dump(mode="json"),
+    described=lambda plan, people: described(people),
+    announced=announced,
+    handed_on=(),
+    best=lambda knobs: Best({}, {}),
+    write_best=lambda request, source, people, prepared, knobs: None,
+    page=PAGE,
+)

@@ -1,0 +1,140 @@
+"""How good a network is so far: mean average precision and CMC on sets of queries and galleries."""
+
+# N images, D embedding size
+
+from typing import NamedTuple
+
+import numpy as np
+
+from zennas.data.image_set import ImageSet
+from zennas.data.images import CorruptImageError, decode
+from zennas.data.sources import open_source
+from zennas.metrics.retrieval import Reidentification, reidentify
+from zennas.records import Record, UserError
+from zennas.tasks.identity.embedding import embed, in_eval
+from zennas.tasks.task import Judgement
+
+MEASURES = ("mean_ap", "rank_1")  # that the curves of a training follow; the first says how good it is
+RANKS = (1, 5, 10)
+
+
+class Verification(Record):
+    """Shares, in [0, 1], on one set; of the queries that can be answered."""
+
+    set: str
+    mean_ap: float
+    rank_1: float
+    rank_5: float
+    rank_10: float
+    num_queries: int
+    num_unanswerable: int  # without a right answer in the gallery: in no mean
+    num_corrupt: int
+
+
+class PeopleSet(NamedTuple):
+    """Images, each a query or of the gallery."""
+
+    name: str
+    images: ImageSet
+    label_N: np.ndarray
+    camera_N: np.ndarray | None
+    is_query_N: np.ndarray | None  # None: each image is asked for among all others
+
+
+def open_set(text: str) -> PeopleSet:
+    """The PeopleSet that --verify names: a source of people, each of whose images is asked for among all others.
+
+    UserError where it is none, or its first image is none. This is checked before training.
+    """
+    try:
+        source = open_source(text)
+    except UserError as error:
+        raise UserError(f"--verify {error}") from None
+    images = source.some(np.arange(source.num_images))
+    return _checked(
+        PeopleSet(source.path.absolute().name, images, np.asarray(source.label_N), cameras_of(source), None)
+    )
+
+
+def cameras_of(source, index_M: np.ndarray | None = None) -> np.ndarray | None:
+    """camera_M of these images (None: of all), where a source knows the cameras of all of them; else None."""
+    camera_N = getattr(source, "camera_N", None)
+    if camera_N is None:
+        return None
+    camera_M = np.asarray(camera_N if index_M is None else camera_N[index_M])
+    return None if (camera_M < 0).any() else camera_M
+
+
+def _checked(people: PeopleSet) -> PeopleSet:
+    try:
+        decode(people.images.read(0))
+    except CorruptImageError as error:
+        raise UserError(f"{people.name}: {people.images.where(0)}: {error}") from None
+    return people
+
+
+def ranked(
+    embedding_ND: np.ndarray, label_N: np.ndarray, camera_N: np.ndarray | None, is_query_N: np.ndarray | None = None
+) -> Reidentification:
+    """The Reidentification of queries in their gallery; without is_query_N of every image among all others.
+
+    UserError where no query has a right answer, or an embedding is not finite.
+    """
+    query_Q = np.arange(len(label_N)) if is_query_N is None else np.flatnonzero(is_query_N)
+    gallery_G = np.arange(len(label_N)) if is_query_N is None else np.flatnonzero(~is_query_N)
+    sides = [
+        part
+        for index in (query_Q, gallery_G)
+        for part in (embedding_ND[index], label_N[index], None if camera_N is None else camera_N[index])
+    ]
+    return reidentify(*sides, images=(query_Q, gallery_G), ranks=RANKS)
+
+
+def why_unanswerable(label_N: np.ndarray, camera_N: np.ndarray | None) -> str:
+    """Why no image has a right answer among the others, in words.
+
+    >>> why_unanswerable(np.array([1, 1, 2]), np.array([0, 0, 0]))
+    'all images are of one camera, and those of the own camera do not count'
+    """
+    if camera_N is not None and len(np.unique(camera_N)) == 1:
+        return "all images are of one camera, and those of the own camera do not count"
+    if len(np.unique(label_N)) == len(label_N):
+        return "nobody has two images; do the labels of queries and gallery begin anew in each?"
+    return "nobody has images of two cameras" if camera_N is not None else "nobody who is asked for is in the gallery"
+
+
+def judge(request, network, people: PeopleSet, *, device, autocast=None) -> Judgement:
+    """The Verification of a network on one set, mirrored images added, as a Judgement."""
+    return _judged(people, in_eval(network, device, autocast=autocast), image_px=request.space.shape.hw)
+
+
+def judge_teacher(teacher, people: PeopleSet, progress) -> Judgement:
+    """The same of a teacher, at its own size."""
+    progress.begin(f"the teacher on {people.name}")
+    count = progress.counting("images")
+    judgement = _judged(people, lambda x: teacher(x).embedding_BD, image_px=teacher.input_hw, progress=count)
+    progress.end()
+    return judgement
+
+
+def _judged(people, embed_batch, **how):
+    embedding_ND, corrupt = embed(people.images, embed_batch, **how)
+    embedding_ND = embedding_ND.numpy()
+    if not np.isfinite(embedding_ND).all():
+        raise UserError(f"{people.name}: the network gives embeddings that are not finite")
+    found = ranked(embedding_ND, people.label_N, people.camera_N, people.is_query_N)
+    num = found.num_queries - len(found.unanswerable)
+    if not num:
+        raise UserError(
+            f"{people.name}: none of {found.num_queries:,} queries has a right answer: "
+            f"{why_unanswerable(people.label_N, people.camera_N)}"
+        )
+    result = Verification(
+        set=people.name,
+        mean_ap=found.mean_ap,
+        **{f"rank_{rank}": share for rank, share in found.at_rank.items()},
+        num_queries=found.num_queries,
+        num_unanswerable=len(found.unanswerable),
+        num_corrupt=len(corrupt),
+    )
+    return Judgement(result, f"mAP {100 * result.mean_ap:.2f} %, rank 1 {100 * result.rank_1:.2f} % ({num:,} queries)")
