@@ -81,11 +81,17 @@ people = st.tuples(
 )
 
 
-@given(people, st.integers(0, 1000))
-def test_an_epoch_is_everybody_once_and_nobody_twice_in_a_batch(drawn, epoch):
+def some_cameras(label_N, seed, known=True):
+    """Of which image; rare ones and common ones."""
+    return np.random.default_rng(seed).geometric(0.5, len(label_N)) - 1 if known else None
+
+
+@given(people, st.integers(0, 1000), st.booleans())
+def test_an_epoch_is_everybody_once_and_nobody_twice_in_a_batch(drawn, epoch, known):
     counts, together, num, seed = drawn
     label_N = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    groups = Groups(label_N, together=together, people=num, seed=seed)
+    cameras = some_cameras(label_N, seed, known)
+    groups = Groups(label_N, together=together, people=num, seed=seed, camera_N=cameras)
     order = groups.order(epoch)
     assert order.dtype == np.int64 and (order == groups.order(epoch)).all()
     label_SPK = label_N[order].reshape(-1, num, together)
@@ -104,13 +110,14 @@ def test_an_epoch_is_everybody_once_and_nobody_twice_in_a_batch(drawn, epoch):
     assert sum(map(len, places)) == len(set.union(*places))  # who may stand in at a place stands nowhere else
 
 
-@given(people)
-def test_every_image_of_everybody_comes_in_a_round(drawn):
+@given(people, st.booleans())
+def test_every_image_of_everybody_comes_in_a_round(drawn, known):
     """Counted: in ceil(n / K) epochs each of the n images once or twice, or evenly where there are few. Who fills up a
     last batch is not counted here: that is more than it takes."""
     counts, together, num, seed = drawn
     label_N = np.repeat(np.arange(len(counts)), counts)
-    groups = Groups(label_N, together=together, people=num, seed=seed)
+    cameras = some_cameras(label_N, seed, known)
+    groups = Groups(label_N, together=together, people=num, seed=seed, camera_N=cameras)
     everybody = sum(map(bool, counts))
     seen = [np.bincount(groups.order(epoch)[: everybody * together], minlength=len(label_N)) for epoch in range(2 * 9)]
     for label, count in enumerate(counts):
@@ -133,6 +140,24 @@ def test_images_are_seen_equally_often_and_any_two_of_a_person_meet():
         mean = 400 * K / count
         assert abs(times[of_it] / mean - 1).max() < 0.15
         assert set(itertools.combinations(of_it.tolist(), 2)) <= met
+
+
+def test_the_cameras_of_a_person_are_spread_over_the_groups():
+    """Counted by hand: of person 0 (4 cameras, 3 images each) every group has one of each; of person 1 (6 and 2 images)
+    every group has both cameras; of the others (one camera) nothing is asked. The order within a camera is drawn."""
+    label_N = np.repeat([0, 1, 2, 3], [12, 8, 8, 4])
+    camera_N = np.array([*np.tile([5, 1, 0, 7], 3), 2, 2, 0, 2, 2, 0, 2, 2, *[3] * 12])
+    groups = Groups(label_N, together=4, people=2, seed=0, camera_N=camera_N)
+    seen = set()
+    for epoch in range(60):
+        for group in groups.order(epoch).reshape(-1, 4):
+            num = len(set(camera_N[group]))
+            assert num == {0: 4, 1: 2, 2: 1, 3: 1}[label_N[group[0]]]
+            seen.add(tuple(sorted(group.tolist())))
+    assert sum(label_N[group[0]] == 0 for group in seen) > 40  # of 3^4 = 81 that there are
+    without = Groups(label_N, together=4, people=2, seed=0)
+    drawn = [group for epoch in range(60) for group in without.order(epoch).reshape(-1, 4) if label_N[group[0]] == 1]
+    assert np.mean([len(set(camera_N[group])) == 2 for group in drawn]) < 0.9  # 11 of 14 by chance
 
 
 def test_people_meet_other_people_in_every_epoch():
@@ -313,6 +338,15 @@ def test_a_reader_travels_without_the_groups(source):
     order = reader.groups.order(0)
     again = pickle.loads(pickle.dumps(reader))
     assert "groups" not in vars(again) and (again.groups.order(0) == order).all()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_cameras_reach_the_batches(source, num_ranks):
+    camera_N = some_cameras(LABEL_N, 0)
+    groups = Groups(LABEL_N, together=K, people=P, seed=1, camera_N=camera_N)
+    shares = [stream(source, camera_N=camera_N, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    got = [torch.cat([batch.index_B for batch in step]).tolist() for step in zip(*shares, strict=True)]
+    assert np.concatenate(got).tolist() == [*groups.order(0).tolist(), *groups.order(1).tolist()]
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,18 @@ class Groups:
     - The images of a person with n of them come in rounds of ceil(n / K) epochs, each in an order of its own. A round
       shows every image once; where K does not divide n, some twice: never two in one group.
     - With fewer than K images, the same ones repeat, their counts differ by at most one.
+    - Where cameras are known, those of a person are spread evenly over a round: a positive by another camera, which is
+      what a judge asks for, stands in as many groups as there can be. fast-reid draws other cameras first, and so shows
+      images of rare cameras more often; here every image still comes as often as the others.
 
     So nothing is dropped, other than by the samplers of torchreid and BoT (the rest of everybody's images, the last
     people) and fast-reid (people beyond whole batches).
     """
 
-    def __init__(self, label_N: np.ndarray, *, together: int, people: int, seed: int):
-        """together: K. people: P. label_N: from 0; numbers that nobody has are allowed."""
+    def __init__(
+        self, label_N: np.ndarray, *, together: int, people: int, seed: int, camera_N: np.ndarray | None = None
+    ):
+        """together: K. people: P. label_N: from 0; numbers that nobody has are allowed. camera_N: from 0."""
         count = np.bincount(label_N)
         identity_C = np.flatnonzero(count)
         turns_C = -(-count[identity_C] // together)
@@ -75,7 +80,7 @@ class Groups:
         place = np.zeros(len(count), np.int32)
         place[identity_C] = np.arange(len(identity_C), dtype=np.int32)
         self.image_N = np.argsort(place[label_N], kind="stable").astype(np.int32)
-        self.together, self.people, self.seed = together, people, seed
+        self.together, self.people, self.seed, self.camera_N = together, people, seed, camera_N
         self.num_steps = -(-len(identity_C) // people)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -114,10 +119,13 @@ class Groups:
         for first, last in self._blocks():
             images = slice(self.start_C[first], self.start_C[last - 1] + self.count_C[last - 1])
             rng = np.random.default_rng([self.seed, epoch // int(self.turns_C[first]), IMAGES, first])
-            key = rng.integers(2**32, size=images.stop - images.start, dtype=np.uint64)
-            key |= np.repeat(np.arange(last - first, dtype=np.uint64), self.count_C[first:last]) << np.uint64(32)
+            person = np.repeat(np.arange(last - first, dtype=np.uint64), self.count_C[first:last])
+            key = rng.integers(2**32, size=len(person), dtype=np.uint64) | person << np.uint64(32)
             # Stable: equal keys must fall the same way on every machine.
-            shuffled_N[images] = self.image_N[images][np.argsort(key, kind="stable")]
+            shuffled = self.image_N[images][np.argsort(key, kind="stable")]
+            if self.camera_N is not None:
+                shuffled = shuffled[_spread(person, self.camera_N[shuffled], rng)]
+            shuffled_N[images] = shuffled
         return shuffled_N
 
     def _blocks(self):
@@ -126,6 +134,19 @@ class Groups:
         for first, last in zip([0, *ends], [*ends, len(self.turns_C)], strict=True):
             for begin in range(first, last, BLOCK):
                 yield int(begin), int(min(begin + BLOCK, last))
+
+
+def _spread(person, camera, rng):
+    """The order in which those of each camera of a person stand as far apart as can be; `person` rises."""
+    by_pair = np.lexsort((camera, person))  # stable: within a camera as they come
+    is_first = np.ones(len(person), bool)
+    is_first[1:] = (np.diff(person[by_pair]) != 0) | (np.diff(camera[by_pair].astype(np.int64)) != 0)
+    first = np.flatnonzero(is_first)
+    num = np.diff(np.append(first, len(person)))
+    # The i-th of n of a camera comes at (i + u) / n of the way, u being the camera's own.
+    way = np.empty(len(person))
+    way[by_pair] = (np.arange(len(person)) - np.repeat(first - rng.random(len(first)), num)) / np.repeat(num, num)
+    return np.lexsort((way, person))
 
 
 class People(NamedTuple):

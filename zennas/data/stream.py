@@ -194,6 +194,7 @@ def image_stream(
     masker: Callable | None = None,
     images_per_identity: int | None = None,
     together: int | None = None,
+    camera_N: np.ndarray | None = None,
     **steps: Any,
 ) -> Stream:
     """The Stream of a Source's labelled images, as Batches; `steps`: as Stream's first_step, last_step, rank, ...
@@ -201,6 +202,7 @@ def image_stream(
     augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
     (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own. images_per_identity: as
     epoch_order. together: the batch is of groups, of so many images of a person side by side, nobody twice; see Groups.
+    camera_N: whole numbers from 0, by which groups are of several cameras where they can be.
     """
     assert images_per_identity is None or together is None, "an epoch is either drawn image by image or in groups"
     num_steps = steps_per_epoch(source, batch, images_per_identity=images_per_identity, together=together)
@@ -213,7 +215,9 @@ def image_stream(
 
     else:
         people = people_of_batch(batch, together, num_ranks=steps.get("num_ranks", 1))
-        reader = GroupReader(source, image_px, seed, checked, masker, together=together, people=people)
+        reader = GroupReader(
+            source, image_px, seed, checked, masker, together=together, people=people, camera_N=camera_N
+        )
 
         def order(epoch):
             return reader.groups.order(epoch)
@@ -278,14 +282,15 @@ class GroupReader(ImageReader):
     number of ranks the same one: Groups.stand_ins.
     """
 
-    def __init__(self, *given, together, people):
+    def __init__(self, *given, **groups):
+        """groups: together, people and camera_N, as Groups takes them."""
         super().__init__(*given)
-        self.together, self.people = together, people
+        self.together, self._groups = groups["together"], groups
 
     @functools.cached_property
     def groups(self):
         """The Groups: in a worker made once it is needed, for it may be large."""
-        return Groups(self.source.label_N, together=self.together, people=self.people, seed=self.seed)
+        return Groups(self.source.label_N, seed=self.seed, **self._groups)
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "groups"}
