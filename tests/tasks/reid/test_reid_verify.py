@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.people_sets import as_market, write
 from tests.tasks.reid.conftest import HW
 from zennas.data.image_set import ImageSet
 from zennas.metrics.retrieval import average_precision
 from zennas.records import UserError
+from zennas.tasks.reid.task import set_paths
 from zennas.tasks.reid.verify import PeopleSet, judge, judge_teacher, open_set, ranked, why_unanswerable
+
+ROWS = [("a.png", 5, 1, "query"), ("b.png", 5, 2, "gallery"), ("c.png", -1, 2, "gallery")]
 
 
 def plain(unit_ND, label_N, camera_N, queries, gallery):
@@ -55,7 +59,7 @@ def test_queries_are_ranked(cameras, split):
     unit_ND = embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True)
     queries, gallery = (range(10), range(10, 30)) if split else (range(30), range(30))
     mean_ap, first, unanswerable = plain(unit_ND, label_N, camera_N, queries, gallery)
-    found = ranked(embedding_ND, label_N, camera_N, is_query_N)
+    found = ranked(embedding_ND, PeopleSet("drawn", None, label_N, camera_N, is_query_N))
     assert found.mean_ap == pytest.approx(mean_ap) and found.at_rank[1] == pytest.approx(first)
     assert len(found.unanswerable) == unanswerable
 
@@ -97,7 +101,7 @@ def test_a_network_is_judged_with_mirrored_images_added():
     found = judge(request(), network, the_set, device=torch.device("cpu"))
     assert found.record.mean_ap == pytest.approx(expected[0]) and found.record.rank_1 == pytest.approx(expected[1])
     assert (found.record.num_queries, found.record.num_unanswerable, found.record.num_corrupt) == (8, 1, 1)
-    assert "mAP" in found.text and "(7 queries)" in found.text and network.training
+    assert "mAP" in found.text and "(7 queries, 1 without a right answer)" in found.text and network.training
 
 
 def test_a_teacher_is_judged_at_its_own_size():
@@ -147,3 +151,31 @@ def test_what_is_no_set_is_refused_before_training(tmp_path, material):
         open_set(str(tmp_path / "set"))
     opened = open_set(str(material.faces))
     assert opened.name == "faces" and opened.camera_N is None and opened.images.num_images == len(opened.label_N)
+
+
+def test_a_published_set_is_judged_by_its_own_rules(tmp_path):
+    """Junk is passed over, distractors are wrong answers, the own camera does not count; a table says the same."""
+    opened = open_set(str(as_market(tmp_path / "market")))
+    assert opened.is_query_N.sum() == 2 and (opened.label_N < 0).sum() == 1 and not opened.single_shot
+    embedding_ND = np.random.default_rng(0).normal(size=(len(opened.label_N), 4))
+    unit_ND = embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+    gallery = [image for image in np.flatnonzero(~opened.is_query_N) if opened.label_N[image] >= 0]
+    queries = np.flatnonzero(opened.is_query_N).tolist()
+    expected = plain(unit_ND, opened.label_N, opened.camera_N, queries, gallery)
+    found = ranked(embedding_ND, opened)
+    assert found.mean_ap == pytest.approx(expected[0]) and found.at_rank[1] == expected[1]
+    rows = ["image,label,camera,role", *(f"{name},{label},{camera},{role}" for name, label, camera, role in ROWS)]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    write(tmp_path / "images", [name for name, *_ in ROWS])
+    listed = open_set(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}")
+    assert listed.is_query_N.tolist() == [True, False, False] and listed.label_N[2] == -1
+    assert set_paths(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}") == [
+        str(tmp_path / "list.csv"),
+        str(tmp_path / "images"),
+    ]
+
+
+def test_one_image_of_each_person_is_drawn_where_a_set_says_so():
+    embedding_ND, label_N, camera_N = np.array([[1.0, 0], [4, 3], [1, 0], [0, 1]]), np.array([7, 7, 3, 3]), [1, 2, 2, 2]
+    people = PeopleSet("x", None, label_N, np.array(camera_N), np.arange(4) < 1, single_shot=True)
+    assert ranked(embedding_ND, people).at_rank[1] == 0.5

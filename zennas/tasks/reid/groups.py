@@ -12,7 +12,7 @@ from zennas.progress import Progress
 from zennas.records import UserError
 from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.identity.people import Group, People, split
-from zennas.tasks.reid.verify import cameras_of, ranked, why_unanswerable
+from zennas.tasks.reid.verify import PeopleSet, cameras_of, ranked, why_unanswerable
 
 
 def open_images(request: Any, progress: Progress) -> AnySource:
@@ -56,8 +56,10 @@ def found(request: Any, source: AnySource, network, group: Group, *, device, aut
     UserError where an embedding is not finite.
     """
     embed_batch = in_eval(network, device, autocast=autocast)
-    embedding_MD, _ = embed(source.some(group.index_M), embed_batch, image_px=request.space.shape.hw)
-    ranking = ranked(embedding_MD.numpy(), group.label_M, cameras_of(source, group.index_M))
+    images = source.some(group.index_M)
+    embedding_MD, _ = embed(images, embed_batch, image_px=request.space.shape.hw)
+    people = PeopleSet("group", images, group.label_M, cameras_of(source, group.index_M))
+    ranking = ranked(embedding_MD.numpy(), people)
     return {"map": ranking.mean_ap, "rank_1": ranking.at_rank[1]}
 
 

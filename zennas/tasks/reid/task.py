@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from zennas.checker import checker_problems
+from zennas.data.lists import list_and_images
 from zennas.tasks.identity.preparing import open_teacher
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.report import PAGE
@@ -11,8 +12,8 @@ from zennas.tasks.task import Task
 
 
 def set_paths(text: str) -> list[str]:
-    """The files that a --verify names."""
-    return [text]
+    """The files that a --verify names: the list and the images of LIST.csv@IMAGES, or where a set of people lies."""
+    return [path for path in list_and_images(text) if path]
 
 
 def opened_set(request, text: str) -> PeopleSet:

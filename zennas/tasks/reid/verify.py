@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zennas.data.gallery_set import open_gallery_set
 from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, decode
+from zennas.data.layouts import layout_at
+from zennas.data.lists import list_and_images
 from zennas.data.sources import open_source
-from zennas.metrics.retrieval import Reidentification, reidentify
+from zennas.metrics.retrieval import Reidentification, SingleShot, reidentify, single_shot
 from zennas.records import Record, UserError
 from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.task import Judgement
@@ -36,24 +39,46 @@ class PeopleSet(NamedTuple):
 
     name: str
     images: ImageSet
-    label_N: np.ndarray
+    label_N: np.ndarray  # below zero: junk
     camera_N: np.ndarray | None
-    is_query_N: np.ndarray | None  # None: each image is asked for among all others
+    is_query_N: np.ndarray | None = None  # None: each image is asked for among all others
+    image_N: np.ndarray | None = None  # equal where an image stands there twice; None: nowhere
+    single_shot: bool = False  # of the gallery one image of each person is drawn
+
+
+def is_gallery_set(text: str) -> bool:
+    """Whether a --verify names queries and a gallery: LIST.csv@IMAGES, or a set of people such as Market-1501."""
+    return bool(list_and_images(text)[1]) or layout_at(text) is not None
 
 
 def open_set(text: str) -> PeopleSet:
-    """The PeopleSet that --verify names: a source of people, each of whose images is asked for among all others.
+    """The PeopleSet that --verify names: queries and gallery as open_gallery_set takes them; or any other source of
+    people, each of whose images is asked for among all others.
 
-    UserError where it is none, or its first image is none. This is checked before training.
+    UserError where it is neither, its first image is none, or no query of a gallery has a right answer. This is checked
+    before training.
     """
     try:
-        source = open_source(text)
+        people = _of_gallery(text) if is_gallery_set(text) else _of_source(text)
     except UserError as error:
         raise UserError(f"--verify {error}") from None
+    try:
+        decode(people.images.read(0))
+    except CorruptImageError as error:
+        raise UserError(f"{people.name}: {people.images.where(0)}: {error}") from None
+    return people
+
+
+def _of_gallery(text):
+    given = open_gallery_set(text)
+    columns = given.label_N, given.camera_N, given.is_query_N, given.image_N
+    return PeopleSet(given.name, given.images, *columns, given.single_shot)
+
+
+def _of_source(text):
+    source = open_source(text)
     images = source.some(np.arange(source.num_images))
-    return _checked(
-        PeopleSet(source.path.absolute().name, images, np.asarray(source.label_N), cameras_of(source), None)
-    )
+    return PeopleSet(source.path.absolute().name, images, np.asarray(source.label_N), cameras_of(source))
 
 
 def cameras_of(source, index_M: np.ndarray | None = None) -> np.ndarray | None:
@@ -65,29 +90,24 @@ def cameras_of(source, index_M: np.ndarray | None = None) -> np.ndarray | None:
     return None if (camera_M < 0).any() else camera_M
 
 
-def _checked(people: PeopleSet) -> PeopleSet:
-    try:
-        decode(people.images.read(0))
-    except CorruptImageError as error:
-        raise UserError(f"{people.name}: {people.images.where(0)}: {error}") from None
-    return people
-
-
-def ranked(
-    embedding_ND: np.ndarray, label_N: np.ndarray, camera_N: np.ndarray | None, is_query_N: np.ndarray | None = None
-) -> Reidentification:
+def ranked(embedding_ND: np.ndarray, people: PeopleSet) -> Reidentification | SingleShot:
     """The Reidentification of queries in their gallery; without is_query_N of every image among all others.
 
-    UserError where no query has a right answer, or an embedding is not finite.
+    UserError where an embedding is not finite.
     """
-    query_Q = np.arange(len(label_N)) if is_query_N is None else np.flatnonzero(is_query_N)
-    gallery_G = np.arange(len(label_N)) if is_query_N is None else np.flatnonzero(~is_query_N)
+    everybody, camera_N = np.arange(len(people.label_N)), people.camera_N
+    query_Q = gallery_G = everybody
+    if people.is_query_N is not None:
+        query_Q, gallery_G = np.flatnonzero(people.is_query_N), np.flatnonzero(~people.is_query_N)
     sides = [
         part
         for index in (query_Q, gallery_G)
-        for part in (embedding_ND[index], label_N[index], None if camera_N is None else camera_N[index])
+        for part in (embedding_ND[index], people.label_N[index], None if camera_N is None else camera_N[index])
     ]
-    return reidentify(*sides, images=(query_Q, gallery_G), ranks=RANKS)
+    if people.single_shot:
+        return single_shot(*sides, ranks=RANKS)
+    image_N = everybody if people.image_N is None else people.image_N
+    return reidentify(*sides, images=(image_N[query_Q], image_N[gallery_G]), ranks=RANKS)
 
 
 def why_unanswerable(label_N: np.ndarray, camera_N: np.ndarray | None) -> str:
@@ -122,7 +142,7 @@ def _judged(people, embed_batch, **how):
     embedding_ND = embedding_ND.numpy()
     if not np.isfinite(embedding_ND).all():
         raise UserError(f"{people.name}: the network gives embeddings that are not finite")
-    found = ranked(embedding_ND, people.label_N, people.camera_N, people.is_query_N)
+    found = ranked(embedding_ND, people)
     num = found.num_queries - len(found.unanswerable)
     if not num:
         raise UserError(
@@ -137,4 +157,6 @@ def _judged(people, embed_batch, **how):
         num_unanswerable=len(found.unanswerable),
         num_corrupt=len(corrupt),
     )
-    return Judgement(result, f"mAP {100 * result.mean_ap:.2f} %, rank 1 {100 * result.rank_1:.2f} % ({num:,} queries)")
+    unanswerable = f", {result.num_unanswerable:,} without a right answer" if result.num_unanswerable else ""
+    text = f"mAP {100 * result.mean_ap:.2f} %, rank 1 {100 * result.rank_1:.2f} % ({num:,} queries{unanswerable})"
+    return Judgement(result, text)
