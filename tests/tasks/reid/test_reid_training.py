@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.people_sets import as_cuhk03
 from tests.train.conftest import training, untrained
 from tests.train.test_checkpoints import Pressing
 from zennas.data.inputs import normalised
@@ -105,3 +106,14 @@ def test_batches_that_cannot_be_had_are_refused(options):
 def test_faces_are_no_business_of_people(options):
     with pytest.raises(UserError, match="--faces detect: is about faces, which the task 'reid' does not take"):
         options(faces="detect")
+
+
+def test_parts_of_cuhk03_are_named_as_folders(options, tmp_path):
+    """--data FOLDER/detected, where cuhk-03.mat is a file in it."""
+    as_cuhk03(tmp_path / "cuhk03")
+    request = options(data=tmp_path / "cuhk03" / "labelled", verify=(str(tmp_path / "cuhk03" / "labelled"),))
+    data = REID.open_data(request, silent())
+    assert data.counts["num_identities"] > 1 and data.source.camera_N is not None
+    assert REID.open_set(request, request.verify[0]).is_query_N.any()
+    with pytest.raises(UserError, match=r"--verify .*gone: .*no such file or folder"):
+        options(verify=(str(tmp_path / "gone"),))
