@@ -68,7 +68,7 @@ class Groups:
     def __init__(
         self, label_N: np.ndarray, *, together: int, people: int, seed: int, camera_N: np.ndarray | None = None
     ):
-        """together: K. people: P. label_N: from 0; numbers that nobody has are allowed. camera_N: from 0."""
+        """together: K. people: P. label_N: from 0; numbers that nobody has are allowed. camera_N: whole numbers."""
         count = np.bincount(label_N)
         identity_C = np.flatnonzero(count)
         turns_C = -(-count[identity_C] // together)

@@ -202,7 +202,7 @@ def image_stream(
     augmentations: name -> knobs; their randomness hangs on seed, epoch and place in the epoch's order. masker:
     (image_HW3, rng) -> image_HW3, asked before them, with a random stream of its own. images_per_identity: as
     epoch_order. together: the batch is of groups, of so many images of a person side by side, nobody twice; see Groups.
-    camera_N: whole numbers from 0, by which groups are of several cameras where they can be.
+    camera_N: whole numbers, by which groups are of several cameras where they can be; those below zero are one.
     """
     assert images_per_identity is None or together is None, "an epoch is either drawn image by image or in groups"
     num_steps = steps_per_epoch(source, batch, images_per_identity=images_per_identity, together=together)
