@@ -1,5 +1,6 @@
 """report.html: what a cleaning decided, one page that needs no network, with thumbnails of what it rests on."""
 
+import contextlib
 import html
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import plotly.graph_objects as go
 from zennas.clean.state import DUPLICATE, FAR, KEPT, NEARER, REASONS, TAKEN_BACK, State
 from zennas.clean.summary import Summary
 from zennas.data.image_set import ImageSet
+from zennas.data.images import CorruptImageError, decode
 from zennas.page import (
     BUDGET,
     FADED,
@@ -29,6 +31,8 @@ from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
 
 THUMBNAIL_PX = 72
+STANDING = 1.5  # by which an image is higher than wide that stands
+NUM_TRIED = 16
 LOOKS = {
     KEPT: Look("#0f766e", "■"),
     REASONS[FAR]: Look("#be123c", "■"),
@@ -144,11 +148,22 @@ def look_page(
     )
 
 
+def _thumbnail_size(images):
+    """(height, width) of the thumbnails: twice as high as wide where the first image that can be read stands, as whole
+    people do."""
+    for image in range(min(images.num_images, NUM_TRIED) if images.cut is None else 0):
+        with contextlib.suppress(CorruptImageError):
+            height, width = decode(images.read(image)).shape[:2]
+            return (2 * THUMBNAIL_PX if height >= STANDING * width else THUMBNAIL_PX), THUMBNAIL_PX
+    return THUMBNAIL_PX, THUMBNAIL_PX
+
+
 class Gallery:
     """Images of the data as cards of a page."""
 
     def __init__(self, images: ImageSet, names: list[str], label_N: np.ndarray, state: State):
         self.images, self.names, self.label_N, self.state = images, names, label_N, state
+        self.size = _thumbnail_size(images)
 
     def cards(self, numbers: Sequence[int], kind: str) -> str:
         """The HTML of a card for each image."""
@@ -156,7 +171,7 @@ class Gallery:
 
     def picture(self, image: int) -> str:
         """The HTML of one picture."""
-        uri, where = self.images.thumbnail(image, THUMBNAIL_PX), html.escape(self.images.where(image))
+        uri, where = self.images.thumbnail(image, self.size), html.escape(self.images.where(image))
         return f"<img src='{uri}' alt='{where}' title='{where}'>" if uri else "<span class='missing'>no picture</span>"
 
     def _card(self, image, kind):
@@ -300,7 +315,8 @@ def _rounds(summary):
 STYLE = f"""
 .cards {{ display: flex; flex-wrap: wrap; gap: 12px 14px; margin: 8px 0 14px; }} figure {{ margin: 0; max-width: 160px;
 }}
-.cards img, .merges img, .missing {{ width: {THUMBNAIL_PX}px; height: {THUMBNAIL_PX}px; border-radius: 4px;
+.cards img, .merges img {{ height: auto; }} .missing {{ height: {THUMBNAIL_PX}px; }}
+.cards img, .merges img, .missing {{ width: {THUMBNAIL_PX}px; border-radius: 4px;
 margin-right: 3px; }}
 .missing {{ display: inline-grid; place-items: center; font-size: 10px; color: {FADED}; background: {GRID}; }}
 figcaption {{ font-size: 12px; font-variant-numeric: tabular-nums; }} figcaption small {{ font-size: 11px; color:

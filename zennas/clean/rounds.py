@@ -90,7 +90,8 @@ def clean(
         source = open_source(request.data, progress=progress.counting("images"))
         progress.end()
         # Embeddings of the user's own say nothing of the images: what these are counts where a network looks at them.
-        looks = request.embeddings_from is not None or request.faces == DETECT
+        # Nor are crops of whole people looked at, which cameras took: no face is to be aligned there.
+        looks = (request.embeddings_from is not None and source.camera_N is None) or request.faces == DETECT
         source = source_of_crops(source, request.faces if looks else ALIGNED, request.data)
         if taken_back:
             kept_run(request.out, what="rounds")
