@@ -110,6 +110,13 @@ def test_images_that_are_seen_twice_count_once_for_the_norms():
         torch.testing.assert_close(buffer, expected, msg=name)
 
 
+@pytest.mark.parametrize("triplet, num_seen", [({}, 8), (None, 4)], ids=["within the batch", "over all people"])
+def test_images_are_seen_twice_only_where_a_loss_needs_all_of_them(triplet, num_seen):
+    seen, head = [], head_of(Plain(), triplet=triplet)
+    one_step(head, batch_of(), num_micro=4, forward=lambda *given: seen.append(1) or head.student(*given))
+    assert len(seen) == num_seen
+
+
 def shared_out(ranks, num_micro):
     """A step of this rank's share as the loop of a training takes it."""
     head = head_of(Branches(norms=False), ranks=ranks, **EVERY_TERM)

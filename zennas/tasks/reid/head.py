@@ -135,9 +135,10 @@ class ReidHead:
         """As tasks.task.Head. Beside the loss: each part of it, without its weight; what of the batch is active, and
         how far people are from one another, in the vectors that triplets are made of."""
         assert self._step is not None, "begin comes first"
-        self._step.prepare(
-            step.num_micro, lambda part: self._within_batch(forward(self._images(part, step))), self.student
-        )
+        if self.plan.triplet is not None or self.plan.centre is not None:
+            self._step.prepare(
+                step.num_micro, lambda part: self._within_batch(forward(self._images(part, step))), self.student
+            )
         label_b, share = micro.label_B.to(self.device), 1 / step.num_micro
         with attention_maps_of(self.network, self.guide) as maps:
             seen = forward(self._images(micro, step))
@@ -198,7 +199,7 @@ class ReidHead:
             return
         collapsed = bool(numbers["nearest_other"] <= COLLAPSED * length) and bool(numbers["left_out"] < len(vectors[0]))
         self.num_collapsed = self.num_collapsed + 1 if collapsed else 0
-        if self.num_collapsed == PATIENCE:
+        if self.num_collapsed == PATIENCE and self.ranks.is_first:
             self._say(
                 f"warning: for {PATIENCE} steps the nearest images of different people lie within "
                 f"{100 * COLLAPSED:g} % of the vectors' length: the network has collapsed, all look alike to it; "
