@@ -180,7 +180,7 @@ def clean(
     """Clean identities: find those that are one person, images that are of somebody else,
     pictures that stand in two of them.
 
-    It takes aligned crops (--faces says more).
+    It takes aligned crops (--faces says more), and people seen by cameras, as Market-1501's.
     A network embeds all images; the centre of an identity is that of its largest cluster (DBSCAN). Identities whose
     centres are alike are merged; then images nearer to another identity's centre and duplicates over identities are
     left out, then, by fresh centres, images far from their own. With --rounds N a network is trained on what is left,
