@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "search, then train the best winner; or learn, search, train the winners and crown the best",
     "export": "take over a trained network, such as backbone.pth of insightface: candidate, checkpoint, ONNX, latency",
     "evaluate": "how good a network is: LFW, IJB, MFR, WebFace, re-identification, 1:N; several side by side",
+    "gallery": "enrol people or faces into an index; a picture of one gives a ranked list",
     "score": "score candidates of your own: Zen-Score, size, latency against a track's budget",
     "latency": "measure by a track's rule; fill, show, compare and import latency tables",
     "submit": "would the challenge accept it? Every rule with its verdict, then the zip it asks for",

@@ -38,6 +38,7 @@ def document(
     facts: Iterable[tuple[str, object]],
     style: str = "",
     has_pictures: bool = False,
+    has_plots: bool = True,
 ) -> str:
     """The HTML of a page. It loads nothing, and its Content-Security-Policy forbids that anything be loaded.
 
@@ -47,14 +48,16 @@ def document(
     title, subtitle, facts (pairs of texts): as text, not HTML.
     style: CSS beside the page's own.
     has_pictures: whether pictures are part of it, as data URIs.
+    has_plots: whether figures of plotly are part of it, whose script takes 5 MB.
     """
     pictures = " img-src data:;" if has_pictures else ""
+    plots = f"<script>{get_plotlyjs()}</script>" if has_plots else ""
     title, kicker = html.escape(title), f"zennas {kind}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none';{pictures} script-src 'unsafe-inline'; style-src 'unsafe-inline'">
-<title>{title} · {kicker}</title><style>{STYLE}{style}</style><script>{get_plotlyjs()}</script></head><body>
+<title>{title} · {kicker}</title><style>{STYLE}{style}</style>{plots}</head><body>
 <header><p class="kicker">{kicker}</p><h1>{title}</h1><p class="subtitle">{html.escape(subtitle)}</p>
 {banner}{definitions(facts)}</header>
 {sections}

@@ -26,10 +26,11 @@ import numpy as np
 
 from zennas.clean.centres import unit_rows
 from zennas.clean.decisions import decision_N
-from zennas.clean.index import PROBES, CentreIndex, use_threads
+from zennas.clean.index import PROBES, CentreIndex
 from zennas.clean.plan import CleanPlan
 from zennas.clean.state import DUPLICATE, FAR, MERGED, NEARER, State
 from zennas.clean.steps import Bench, centres_of, clean_round
+from zennas.embed.cells import use_threads
 from zennas.pool import Pool
 from zennas.provenance import num_cores, provenance
 

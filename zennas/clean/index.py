@@ -1,10 +1,9 @@
-"""The vector index over the centres of identities: the only file that speaks to FAISS.
+"""The vector index over the centres of identities (FAISS).
 
 Q queries, C centres, K of them, D embedding size
 """
 
 import contextlib
-import math
 import pathlib
 from typing import Self
 
@@ -12,15 +11,13 @@ import faiss
 import numpy as np
 from faiss.contrib.big_batch_search import big_batch_search
 
-from zennas.names import text_path
+from zennas.embed.cells import FLAT, TRAINED_ON, empty_cells, load_index, num_cells_of, save_index
 
-FLAT = 20_000  # centres up to which all are compared; beyond, cells
 # Cells that are looked into. Of 52,500 identities that lie evenly, the hardest there are, they name the nearest one of
 # 99.6 % of faces (experiments/benchmarks/cleaning.json); half as many take half as long and lost 5 % in a first trial.
 PROBES = 64
 NEAREST = 8  # centres that are asked for where those above a threshold are wanted
 BATCHED = 4096  # queries from which on they are compared cell by cell, four times as fast as query by query
-TRAINED_ON = 64  # centres a cell that its place is found by
 BLOCK = 16_384  # queries at a time
 
 
@@ -39,25 +36,17 @@ class CentreIndex:
         if self.is_flat:
             self._index = faiss.IndexFlatIP(size)
         else:
-            cells = min(num, 4 * math.isqrt(num))
-            quantizer = faiss.IndexFlatIP(size)
-            self._index = faiss.IndexIVFFlat(quantizer, size, cells, faiss.METRIC_INNER_PRODUCT)
-            self._index.own_fields = True
-            quantizer.this.disown()
-            self._index.cp.seed, self._index.nprobe = seed + 1, min(PROBES, cells)
-            self._index.cp.min_points_per_centroid = 1
-            rng = np.random.default_rng(seed)
-            drawn = rng.choice(num, min(num, TRAINED_ON * cells), replace=False)
-            self._index.train(centre_CD[np.sort(drawn)])
+            cells = num_cells_of(num)
+            drawn = np.random.default_rng(seed).choice(num, min(num, TRAINED_ON * cells), replace=False)
+            self._index = empty_cells(centre_CD[np.sort(drawn)], cells, seed=seed)
+            self._index.nprobe = min(PROBES, cells)
         self._index.add(centre_CD)
 
     def save(self, path: pathlib.Path | str) -> None:
         """Write it to a file that is there whole or not at all, and that workers open by its name."""
         path = pathlib.Path(path)
-        content = path.with_name(f".{path.name}.tmp")
         np.save(path.with_suffix(".numbers.npy"), self.number_C)
-        faiss.write_index(self._index, text_path(content))
-        content.replace(path)
+        save_index(self._index, path)
 
     @classmethod
     def open(cls, path: pathlib.Path | str) -> Self:
@@ -65,7 +54,7 @@ class CentreIndex:
         path = pathlib.Path(path)
         self = cls.__new__(cls)
         self.number_C = np.load(path.with_suffix(".numbers.npy"))
-        self._index = faiss.read_index(text_path(path), faiss.IO_FLAG_MMAP)
+        self._index = load_index(path)
         self.is_flat = not isinstance(self._index, faiss.IndexIVF)
         return self
 
@@ -107,8 +96,3 @@ class CentreIndex:
             numbers.append(self.number_C[place_P])
             cosines.append(cosine_P)
         return tuple(np.concatenate(parts) for parts in (rows, numbers, cosines))
-
-
-def use_threads(num: int) -> None:
-    """Let FAISS use so many threads of this process."""
-    faiss.omp_set_num_threads(num)

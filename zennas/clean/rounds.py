@@ -15,7 +15,6 @@ import numpy as np
 
 from zennas.clean import decisions
 from zennas.clean.colour import colour_notice
-from zennas.clean.index import use_threads
 from zennas.clean.outcome import LABELS, reason_counts, summary_of, write_outcome
 from zennas.clean.report import look_page
 from zennas.clean.request import Request
@@ -25,6 +24,7 @@ from zennas.clean.summary import Round, Summary
 from zennas.data.content import digest_of_file
 from zennas.data.labels import write_labels
 from zennas.data.sources import AnySource, open_source
+from zennas.embed.cells import use_threads
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named

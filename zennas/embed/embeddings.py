@@ -7,7 +7,8 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,9 +115,8 @@ def precompute(
         todo_M = np.append(np.array(sidecar.unreadable, np.int64), np.arange(sidecar.done, images.num_images))
         corrupt, num_corrupt, unreadable = list(sidecar.corrupt), sidecar.num_corrupt, []
         stop, saved_at = 0, time.monotonic()
-        for image_B, pixels_B in images.batches(todo_M, model.input_hw, batch):
+        for image_B, pixels_B, rows_BD in in_batches(model, images, todo_M, flip=flip, dtype=dtype, batch=batch):
             stop += len(image_B)
-            rows_BD = _rows(model, pixels_B, flip, dtype)
             if strict:
                 _check_finite(rows_BD, pixels_B, model, images, image_B)
             embedding_ND[image_B] = rows_BD
@@ -147,6 +147,22 @@ def precompute(
     finally:
         lock.release()
     return np.lib.format.open_memmap(path, mode="r")
+
+
+def in_batches(
+    model: Model,
+    images: ImageSet,
+    image_M: Sequence[int],
+    *,
+    flip: bool = False,
+    dtype: np.dtype | type = np.float32,
+    batch: int = 64,
+) -> Iterator[tuple[Sequence[int], list[Any], np.ndarray]]:
+    """(numbers of images, each one's pixels or the error that says why there are none, their embedding_BD) of every
+    batch, in order; rows of images that cannot be had are NaN. Nothing is kept; flip: as `precompute`.
+    """
+    for image_B, pixels_B in images.batches(image_M, model.input_hw, batch):
+        yield image_B, pixels_B, _rows(model, pixels_B, flip, np.dtype(dtype))
 
 
 def _rows(model, pixels, flip, dtype):

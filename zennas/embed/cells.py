@@ -1,0 +1,100 @@
+"""Cells of unit vectors: an inverted file (FAISS), a search of which looks into the nearest cells alone.
+
+HNSW was not taken: nothing can be deleted from its graph, and it needs every vector in memory. Cells take additions and
+deletions, and a search maps the file: of a large one it reads the cells that it looks into.
+
+S vectors that cells are learned from, D embedding size
+"""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import faiss
+import numpy as np
+
+from zennas.names import text_path
+
+FLAT = 20_000  # vectors up to which all are compared, which is as fast; beyond, cells
+TRAINED_ON = 64  # vectors a cell that its place is found by
+
+
+def num_cells_of(num: int) -> int:
+    """How many cells so many vectors are kept in: by four times the root, a search of one compares about as many
+    centres of cells as vectors in those that it looks into.
+
+    >>> num_cells_of(1_000_000)
+    4000
+    """
+    return min(num, 4 * math.isqrt(num))
+
+
+def empty_cells(sample_SD: np.ndarray, num_cells: int, *, seed: int = 0, eight_bits: bool = False) -> Any:
+    """A FAISS index by cosine with so many cells, learned from a sample of unit rows (float32); nothing is in it yet.
+
+    eight_bits: each number is kept in a byte, within the range that the sample has; what is found by it is to be
+    compared again.
+    """
+    size = sample_SD.shape[1]
+    quantizer = faiss.IndexFlatIP(size)
+    if eight_bits:
+        kind = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexIVFScalarQuantizer(quantizer, size, num_cells, kind, faiss.METRIC_INNER_PRODUCT)
+    else:
+        index = faiss.IndexIVFFlat(quantizer, size, num_cells, faiss.METRIC_INNER_PRODUCT)
+    index.own_fields = True
+    quantizer.this.disown()
+    index.cp.seed = seed + 1
+    index.cp.min_points_per_centroid = 1
+    index.train(np.ascontiguousarray(sample_SD, np.float32))
+    return index
+
+
+def nearest_in_cells(
+    index: Any, unit_QD: np.ndarray, num: int, *, probes: int, without: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(number_QK, cosine_QK) of the `num` nearest in the `probes` nearest cells; number -1 where there are fewer.
+
+    without: int64 numbers that are left out.
+    """
+    given: dict[str, Any] = {"nprobe": probes}
+    if without is not None and len(without):
+        left_out = faiss.IDSelectorBatch(without)  # in a variable: FAISS keeps no reference of its own
+        given["sel"] = faiss.IDSelectorNot(left_out)
+    parameters = faiss.SearchParametersIVF(**given)
+    cosine_QK, number_QK = index.search(np.ascontiguousarray(unit_QD, np.float32), num, params=parameters)
+    return number_QK, cosine_QK
+
+
+def remove(index: Any, number_M: np.ndarray) -> int:
+    """Take the vectors with these numbers (int64) out of an index that is not mapped; how many there were."""
+    return index.remove_ids(faiss.IDSelectorBatch(np.ascontiguousarray(number_M, np.int64)))
+
+
+def save_index(index: Any, path: pathlib.Path | str) -> None:
+    """Write an index to a file that is there whole or not at all."""
+    path = pathlib.Path(path)
+    content = path.with_name(f".{path.name}.tmp")
+    faiss.write_index(index, text_path(content))
+    _sync(content)
+    content.replace(path)
+    _sync(path.parent)  # its name, too, is on the disk
+
+
+def load_index(path: pathlib.Path | str, *, mapped: bool = True) -> Any:
+    """The index in a file. mapped: its cells stay there, and it cannot be changed. RuntimeError where it is none."""
+    return faiss.read_index(text_path(path), faiss.IO_FLAG_MMAP if mapped else 0)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def use_threads(num: int) -> None:
+    """Let FAISS use so many threads of this process."""
+    faiss.omp_set_num_threads(num)
