@@ -46,7 +46,7 @@ class Enrolled(Record):
     num_given: int
     num_added: int
     num_there: int  # there already, under the same identity
-    num_replaced: int  # of those added: took the place of another picture of the same name
+    num_replaced: int  # of those added: took the place of one of their name and source
     num_unusable: int
     unusable: tuple[Unusable, ...]  # the first of them
 

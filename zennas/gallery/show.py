@@ -48,7 +48,7 @@ def show(outcome: Outcome, options: Options, console: Console) -> int:
 def _enrolled(enrolled: Enrolled) -> str:
     counts = {
         "there already": enrolled.num_there,
-        "in place of another picture of that name": enrolled.num_replaced,
+        "in place of what had their name": enrolled.num_replaced,
         "that cannot be used": enrolled.num_unusable,
     }
     more = "".join(f"; {num:,} {what}" for what, num in counts.items() if num)

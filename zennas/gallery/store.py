@@ -269,8 +269,8 @@ class Writer(Gallery):
         return next(self._rows(query, (new.digest, new.identity)), None) is not None
 
     def append(self, unit_BD: np.ndarray, added: Sequence[New], source: int) -> int:
-        """Add pictures; when this returns they are on the disk. How many took the place of another picture of the same
-        name and source, whose file changed: those are deleted, and wiped by `wipe`.
+        """Add pictures; when this returns they are on the disk. How many took the place of one of their name and source,
+        whose file or label changed: those are deleted, and wiped by `wipe`.
         """
         first, size = self.num_vectors, self.settings.embedding_size
         unit_BD = np.ascontiguousarray(unit_BD, "<f4")
