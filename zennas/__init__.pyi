@@ -8,6 +8,7 @@ from zennas.align.run import Aligned
 from zennas.clean.run import Cleaned, LookPage
 from zennas.evaluate.results import Evaluation
 from zennas.export.run import Exported
+from zennas.gallery.outcome import Outcome
 from zennas.latency.comparison import Comparison
 from zennas.latency.run import Measured, OneTable, Predicted, Tables
 from zennas.learn.outcome import Learned
@@ -614,6 +615,68 @@ def evaluate(
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
     pictures: Show people: the ranked lists of a reid set's hardest queries, as pictures on the page.
     flip: Add the flipped image's embedding. [default: as the protocol has it]
+    device: cpu or cuda. [default: cuda where there is a GPU]
+    progress: told how far it is; without one nothing is printed.
+    """
+
+def gallery(
+    *,
+    folder: str | PathLike[str],
+    enrol: Sequence[str] = (),
+    query: Sequence[str | PathLike[str]] | PathLike[str] | str = (),
+    model: str | None = None,
+    holds: Literal["faces", "people"] | None = None,
+    flip: bool = False,
+    faces: Literal["auto", "aligned", "detect"] = "auto",
+    top: int = 10,
+    at_least: float | None = None,
+    identities: bool = False,
+    together: bool = False,
+    page: str | PathLike[str] | None = None,
+    pictures: bool = False,
+    delete: Sequence[str] = (),
+    rebuild: bool = False,
+    look: str | None = None,
+    table: str | PathLike[str] | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Enrol people or faces into an index, and find them again by a picture: a ranked list.
+
+    A network embeds each picture once. FOLDER keeps the embeddings, with the name and the identity of each, and an
+    index of them; pictures stay where they are. One call may do several things, in this order: --delete, --enrol,
+    --rebuild, --query, --look, --table. Without any it tells what the gallery holds.
+
+    --enrol takes
+      a folder of folders, one per identity; a .tar; a folder with train.rec
+      a folder of pictures: each is an identity of its own, called as its file is, without suffix
+      LIST@IMAGES: a table with the columns image and label, and where the images lie
+
+    What is there already is not embedded again: the same command goes on where it was stopped. What was said to be
+    enrolled is there after a kill -9. One process changes a gallery at a time; others may query it meanwhile.
+
+    A gallery belongs to the network that made it: queries by another one are refused. It holds faces, which are
+    looked at first (--faces), or people, whose pictures are taken as they are (--holds).
+
+    folder: The folder of the gallery; --enrol makes it.
+    enrol: Pictures to add, as above; may be repeated.
+    query: A picture to look for, or a folder of them; may be repeated.
+    model: Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...]. [default: the gallery's]
+    holds: What a new gallery holds. [default: people where the network's images are taller than wide, else faces]
+    flip: Of a new gallery: add the mirrored image's embedding, here and for queries. Twice the time.
+    faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
+        each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
+        refused).
+    top: Length of a ranked list. [allowed: 1 to 10000]
+    at_least: Cosine below which nothing is listed. [allowed: -1 to 1] [default: all are listed]
+    identities: Rank identities, each by the picture of it that is most alike.
+    together: All pictures of --query are of one person: one list, by their mean.
+    page: Write the ranked lists as a page (HTML). [default: no page]
+    pictures: Show pictures on the page of --page; without, it has names alone.
+    delete: image:NAME or identity:NAME to delete, wiped from the disk; may be repeated.
+    rebuild: Make the index again, of the embeddings that lie beside it.
+    look: Tell what is known of image:NAME or identity:NAME. [default: nothing]
+    table: Write a table of all pictures (CSV): image, label, source. [default: no table]
     device: cpu or cuda. [default: cuda where there is a GPU]
     progress: told how far it is; without one nothing is printed.
     """

@@ -121,7 +121,7 @@ def _extend(writer, unwiped_M, counting):
 def _fill(index, writer, first, counting):
     for number_M, vector_MD in _alive(writer.vector_ND(), writer.deleted_M, first):
         _check_units(vector_MD, writer)
-        index.add_with_ids(vector_MD, number_M)
+        index.add_with_ids(np.ascontiguousarray(vector_MD), number_M)
         if counting and len(number_M):
             counting(int(number_M[-1]) + 1, writer.num_vectors)
 
@@ -197,14 +197,14 @@ def _exact(vector_ND, unit_QD, num, deleted_M, *, first=0):
     """(number_QK, cosine_QK) of the nearest of all vectors from `first` on."""
     if not num:
         return np.zeros((len(unit_QD), 0), np.int64), np.zeros((len(unit_QD), 0), np.float32)
-    query_QD, numbers = torch.from_numpy(unit_QD), []
+    numbers = []
 
     def cosines() -> Iterator[tuple[int, torch.Tensor]]:
         place = 0
         for number_M, vector_MD in _alive(vector_ND, deleted_M, first):
             if len(number_M):
                 numbers.append(number_M)
-                yield place, query_QD @ torch.from_numpy(vector_MD).T
+                yield place, torch.from_numpy(unit_QD @ vector_MD.T)
                 place += len(number_M)
 
     cosine_QK, place_QK = largest(cosines(), num)
@@ -214,7 +214,7 @@ def _exact(vector_ND, unit_QD, num, deleted_M, *, first=0):
 
 
 def _alive(vector_ND, deleted_M, first):
-    """(numbers, vectors as a copy) of what is not deleted, block by block."""
+    """(numbers, vectors) of what is not deleted, block by block; vectors of the file itself where nothing is."""
     rows = max(1, BLOCK_NUMBERS // vector_ND.shape[1])
     for start in range(first, len(vector_ND), rows):
         number_M = np.arange(start, min(start + rows, len(vector_ND)))
@@ -223,7 +223,7 @@ def _alive(vector_ND, deleted_M, first):
             number_M = np.setdiff1d(number_M, deleted_M[low:high], assume_unique=True)
             yield number_M, np.array(vector_ND[number_M])
         else:
-            yield number_M, np.array(vector_ND[start : start + rows])
+            yield number_M, vector_ND[start : start + rows]
 
 
 def _best(number_QC, cosine_QC, num):
