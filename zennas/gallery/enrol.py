@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from zennas.data.image_set import MAX_THREADS, ImageSet
 from zennas.data.images import CorruptImageError
@@ -33,8 +34,10 @@ def enrol(options: Options, folder: pathlib.Path, device: str, progress: Progres
     if kept and options.flip and not kept.flip:
         raise UserError(f"--flip: {options.folder} was made without; leave it out, or make another gallery")
     named = network_of(options.model, kept, folder=options.folder, device=device)
+    model: Any = named.model
     if kept is None:
-        height, width = named.model.input_hw
+        assert options.model is not None  # network_of asks for it
+        height, width = model.input_hw
         holds = options.holds or ("people" if height > width else "faces")
         settings = settings_of(named, options.model, holds=holds, flip=options.flip)
     else:
@@ -50,7 +53,7 @@ def enrol(options: Options, folder: pathlib.Path, device: str, progress: Progres
             source = writer.source(given.source, detected=detected)
             progress.begin(f"enrolling {text}")
             try:
-                _add(writer, given, named.model, source, counts, progress.counting("pictures"))
+                _add(writer, given, model, source, counts, progress.counting("pictures"))
             finally:
                 progress.end()
         settled(writer, progress, rebuild=options.rebuild)

@@ -99,7 +99,7 @@ def _lists(gallery, unit_QD, options):
             ranked_identities(gallery, unit_D, options.top, lambda number: entry(number).identity) for unit_D in unit_QD
         ]
     else:
-        found = zip(*search(gallery, unit_QD, options.top), strict=True)
+        found = list(zip(*search(gallery, unit_QD, options.top), strict=True))
     least = -np.inf if options.at_least is None else options.at_least
     return [
         [

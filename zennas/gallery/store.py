@@ -28,7 +28,7 @@ from zennas.records import Record, UserError, first_line, suggestion
 from zennas.run_folder import explaining, lock_folder, write_atomically
 
 SETTINGS, ENTRIES, VECTORS = "gallery.json", "entries.sqlite", "vectors.f32"
-FORMAT = 1  # of the folder; raised when an older gallery could not be read any more
+FORMAT: Literal[1] = 1  # of the folder; raised when an older gallery could not be read any more
 WAIT_S = 30.0  # for another process's transaction
 IMAGE, IDENTITY = "image", "identity"
 KINDS = (IMAGE, IDENTITY)  # of what can be deleted and looked at
@@ -97,7 +97,8 @@ class Gallery:
     """A gallery as it is at this moment, for who reads it: what is written meanwhile is not seen."""
 
     def __init__(self, folder: pathlib.Path | str, settings: Settings, database: sqlite3.Connection | None):
-        self.folder, self.settings, self._database = pathlib.Path(folder), settings, database
+        self.folder, self.settings = pathlib.Path(folder), settings
+        self._database: Any = database  # None where nothing was ever enrolled
         with _understood(self.folder):
             if database is not None:
                 database.execute("BEGIN")  # what is read from here on is of one moment
@@ -269,8 +270,8 @@ class Writer(Gallery):
         return next(self._rows(query, (new.digest, new.identity)), None) is not None
 
     def append(self, unit_BD: np.ndarray, added: Sequence[New], source: int) -> int:
-        """Add pictures; when this returns they are on the disk. How many took the place of one of their name and source,
-        whose file or label changed: those are deleted, and wiped by `wipe`.
+        """Add pictures; when this returns they are on the disk. How many took the place of one of their name and
+        source, whose file or label changed: those are deleted, and wiped by `wipe`.
         """
         first, size = self.num_vectors, self.settings.embedding_size
         unit_BD = np.ascontiguousarray(unit_BD, "<f4")
