@@ -10,9 +10,9 @@ from typing import NamedTuple
 from zennas.data.image_set import ImageSet, read_file
 from zennas.data.left_out import LeftOut, line_of
 from zennas.data.listing import below, walk
+from zennas.data.lists import read_list
 from zennas.data.named_images import find_images, in_folder, is_plain_folder
 from zennas.data.sources import open_source
-from zennas.evaluate.lists import read_list
 from zennas.gallery.store import Entry
 from zennas.names import unshown
 from zennas.records import UserError
