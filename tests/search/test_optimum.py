@@ -344,7 +344,7 @@ def test_the_bound_of_a_box_is_never_below_a_score_in_it(seed):
         ends_2G = np.sort([[rng.integers(size + 1) for size in problem.sizes] for _ in range(2)], axis=0)
         low_G = np.minimum(ends_2G[0], np.array(problem.sizes) - 1)
         high_G = np.maximum(ends_2G[1], low_G + 1)
-        box = optimum._Box(tuple(low_G.tolist()), tuple(high_G.tolist()))
+        box = optimum.Box(tuple(low_G.tolist()), tuple(high_G.tolist()))
         inside_N = ((index_NG >= low_G) & (index_NG < high_G)).all(1)
         price_K = rng.exponential(rng.choice([0.0, 0.1, 10.0]), size=len(problem.costs)) / np.abs(problem.most_K)
         # With prices, the score less prices is highest where the dynamic programming says.
@@ -370,7 +370,7 @@ def test_the_prices_make_the_bound_as_low_as_prices_can(seed):
     """Against a search that knows nothing of slopes: many prices, drawn wide and then near the best ones."""
     space, score, costs, _ = random_problem(seed, num_costs=1)
     problem, rng = Problem(space, score, costs), np.random.default_rng(seed)
-    whole = optimum._Box((0,) * len(problem.sizes), problem.sizes)
+    whole = optimum.Box((0,) * len(problem.sizes), problem.sizes)
     start_K = np.zeros(len(problem.costs))
     _, lowest = problem._prices(whole, start_K, -math.inf)
     centre_K, found = start_K, problem._bound(whole, start_K)[0]
@@ -389,7 +389,7 @@ def test_the_prices_make_the_bound_as_low_as_prices_can(seed):
 def test_completions_are_the_most_that_is_still_to_come():
     space, score, _, brute = random_problem(2, num_stages=3)
     assert len(space.widths) == 3
-    ahead = completions(score, [np.array(span.values()) for span in space.depths])
+    ahead, _ = completions(score, [np.array(span.values()) for span in space.depths], space.layout)
     index_NG = indices(space, brute.genes_NG)
     for boundary in range(4):
         # What stands before the boundary, as Sums of the rest being nothing

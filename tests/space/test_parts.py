@@ -122,7 +122,7 @@ def test_of_sums_what_the_tables_hold():
     """Every entry by itself: each is found by its own candidates, however often."""
     some = sums(SPACE, some_value)
     some = some._replace(depth=(np.array([100.0, 200.0, 400.0]), np.array([0.5, 0.25, 0.125, 0.0])))
-    assert [table.shape for table in (some.stem_W, *some.first, *some.repeated, *some.depth, some.neck_W)] == [
+    assert [table.shape for table in (some.stem_W, *some.first, *some.repeated, *some.depth, *some.necks)] == [
         (3,),
         (3, 1),
         (1, 3),
@@ -130,13 +130,14 @@ def test_of_sums_what_the_tables_hold():
         (3,),
         (3,),
         (4,),
+        (1,),
         (3,),
     ]
     for genes, found in zip(ALL_NG, some.of(SPACE, ALL_NG), strict=True):
         stem, one, two = (
             (value - low) // step for value, low, step in zip(genes[:3], (3, 8, 4), (4, 1, 4), strict=True)
         )
-        expected = some.stem_W[stem] + some.first[0][stem, one] + some.first[1][one, two] + some.neck_W[two]
+        expected = some.stem_W[stem] + some.first[0][stem, one] + some.first[1][one, two] + some.necks[1][two]
         expected += (genes[3] - 1) * some.repeated[0][one] + (genes[4] - 1) * some.repeated[1][two]
         expected += some.depth[0][genes[3] // 2 - 1] + some.depth[1][genes[4] - 1]
         assert found == pytest.approx(expected, abs=1e-12)

@@ -1,7 +1,6 @@
 """network -> ONNX that old runtimes and the challenge's checker accept, and the proof that both answer alike."""
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -24,6 +23,7 @@ from zennas.names import text_path
 from zennas.records import Record
 from zennas.space.families.family import BuiltNetwork, Graph
 from zennas.space.families.table import graph_of
+from zennas.space.residual import deployed
 from zennas.space.shape import Shape
 
 # Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and
@@ -211,12 +211,12 @@ def _quietly():
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """A copy of the network in eval mode, with every norm folded whose folding is exact.
+    """A copy of the network in eval mode, as it is deployed, with every norm folded whose folding is exact.
 
     In a Sequential: a norm behind a convolution or a fully connected layer, and a norm that a flatten and a fully
     connected layer follow (no padding stands between).
     """
-    folded = copy.deepcopy(network).eval()
+    folded = deployed(network)
     for module in folded.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.Sequential):

@@ -24,7 +24,7 @@ from zennas.space.network import build, calibrate, calibrate_embedding
 from zennas.space.shape import Shape, Sized
 from zennas.track import Protocol, Track
 
-CANDIDATE_TEXT = re.compile(r"(?P<kind>[\w/]+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
+CANDIDATE_TEXT = re.compile(r"(?P<kind>[\w/+.]+)-(?P<stem>\d+)(?P<stages>(-\d+x\d+)+)")  # Candidate.text
 
 
 class LocalBudget(Record):

@@ -62,17 +62,17 @@ COLUMNS = (
 
 def parts_of_space(space: Space) -> list[Part]:
     """The parts to measure so that every candidate of the space can be predicted."""
-    layout, before, block = layout_of_space(space), space.stem, space.block
+    layout, block, at_boundaries = layout_of_space(space), space.block, (space.stem, *space.widths)
     stems = dict.fromkeys(map(_on_quantum, [*_grid(space.stem, MAX_STEM_WIDTHS), space.stem.high]))
     parts = [stem_at(end, width) for end in layout.stems for width in stems]
-    for widths, places in zip(space.widths, layout.stages, strict=True):
+    for widths, places, behind in zip(space.widths, layout.stages, layout.before, strict=True):
+        before = at_boundaries[behind]
         parts += [
             first_at(place, block, *pair) for place in places for pair in _first_widths(before, widths, place.stride)
         ]
         repeated = _grid(widths, MAX_REPEAT_WIDTHS) + _grid(widths, MAX_OFF_WIDTHS, on_quantum=False)
         parts += [repeated_at(place, block, width) for place in places for width in repeated]
-        before = widths
-    parts += [neck_at(end, width) for end in layout.necks for width in _grid(space.widths[-1], 3)]
+    parts += [neck_at(end, width) for end in layout.necks for width in _grid(space.widths[end.behind], 3)]
     return list(dict.fromkeys(parts))
 
 
@@ -116,10 +116,7 @@ class LatencyTable:
         """The parts that are missing to predict every candidate and baseline of a space."""
         parts = parts_of_space(space)
         for baseline in space.baselines.values():
-            if (baseline.family, baseline.block) != (
-                space.family,
-                space.block,
-            ):  # another block's: its own parts, measured just as they are
+            if baseline.kind != space.kind:  # another block's: its own parts, measured just as they are
                 parts += parts_of(baseline, space.shape)
         return self.missing(dict.fromkeys(parts))
 

@@ -30,13 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zennas.score.branches import ONCE, joined, weights
 from zennas.score.modules import candidate_of
-from zennas.score.plain import Activation, Convolution, Norm, part_layers
-from zennas.space.blocks import NECKS, ends, stem_stride
+from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
+from zennas.space.blocks import NECKS, ends, stride_of
 from zennas.space.candidate import Candidate
-from zennas.space.cost import fan_ins
-from zennas.space.families.table import family_of
-from zennas.space.parts import Part, Sums, parts_of, sums
+from zennas.space.cost import fan_ins, parts_in
+from zennas.space.families.table import divisor_of, family_of, layout_of, layout_of_space, tree_of
+from zennas.space.parts import Part, Sums, combined, sums
 from zennas.space.shape import Shape
 from zennas.space.space import Space
 
@@ -72,31 +73,63 @@ class Growth(NamedTuple):
     stages: tuple[StageGrowth, ...]
 
 
-def mean_field(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator | None) -> float:
+def mean_field(
+    network: Candidate | nn.Module,
+    shape: Shape,
+    batch: int,
+    generator: torch.Generator | None,
+    *,
+    aggregate: str = ONCE,
+) -> float:
     """The closed form of the Zen-Score of a Candidate (or of our Network); the generator is not used.
 
-    shape, batch: of the images of the measured score that it stands for. ValueError where the candidate's block has a
-    layer that the closed form does not know, or where the last map has too few positions for a norm to have a mean.
+    shape, batch: of the images of the measured score that it stands for. aggregate: of the ways through a network of
+    several. ValueError where the candidate's block has a layer that the closed form does not know, or where the last
+    map has too few positions for a norm to have a mean.
     """
     candidate = candidate_of(network, "the closed form")
-    family, num_stages = family_of(candidate), len(candidate.widths)
-    growth = growth_of(candidate.block, family.strides(num_stages), shape.hw, batch)
-    total = growth.stem + sum(stage.of(depth) for stage, depth in zip(growth.stages, candidate.depths, strict=True))
-    smallest_px = family.divisor(candidate.block, num_stages)  # no size changes what widths add
-    parts = parts_of(candidate, shape.sized((smallest_px, smallest_px)), along_path=True)
-    return total + sum(times * width_term(part) for part, times in parts.items())
+    tree = tree_of(candidate)
+    scores = [_of_way(candidate, shape, batch, way) for way in tree.ways]
+    trunk_score = None
+    if tree.num_branches > 1:
+        trunk_score = _of_way(candidate, shape, batch, tree.ways[0], num_stages=tree.shared)
+    return joined(tree, scores, trunk_score, aggregate=aggregate)
 
 
-def mean_field_sums(space: Space, hw: tuple[int, int], batch: int) -> Sums:
+def _of_way(candidate, shape, batch, way, *, num_stages=None):
+    """The closed form of one way, or of its first so many stages."""
+    stages, strides = way.stages[:num_stages], way.strides[:num_stages]
+    growth = growth_of(candidate.block, strides, shape.hw, batch, stem=family_of(candidate).ends(candidate.block).stem)
+    total = growth.stem + sum(
+        growth_of_stage.of(candidate.depths[stage])
+        for growth_of_stage, stage in zip(growth.stages, stages, strict=True)
+    )
+    smallest_px = divisor_of(candidate)  # no size changes what widths add
+    layout = layout_of(candidate, shape.sized((smallest_px, smallest_px))).along(way, num_stages=num_stages)
+    parts = parts_in(candidate, layout)
+    return total + sum(times * width_term(Part(*part)) for part, times in parts.items())
+
+
+def mean_field_sums(space: Space, hw: tuple[int, int], batch: int, *, aggregate: str = ONCE) -> Sums:
     """The Sums of the closed form over a space, scored on `batch` images of (height, width), for any number of
     candidates at once. ValueError as `mean_field`."""
-    growth = growth_of(space.block, family_of(space).strides(len(space.widths)), hw, batch)
-    by_width = sums(space, width_term, along_path=True)
-    depth = tuple(
-        np.array([stage.of(depth) for depth in span.values()])
-        for stage, span in zip(growth.stages, space.depths, strict=True)
-    )
-    return by_width._replace(stem_W=by_width.stem_W + growth.stem, depth=depth)
+    tree = tree_of(space)
+    ways = [_sums_of_way(space, hw, batch, way) for way in tree.ways]
+    if tree.num_branches == 1:
+        return ways[0]
+    of_ways, of_trunk = weights(tree, aggregate)
+    trunk = _sums_of_way(space, hw, batch, tree.ways[0], num_stages=tree.shared)
+    return combined([*ways, trunk], [*of_ways, of_trunk])
+
+
+def _sums_of_way(space, hw, batch, way, *, num_stages=None):
+    stages, strides = way.stages[:num_stages], way.strides[:num_stages]
+    growth = growth_of(space.block, strides, hw, batch, stem=family_of(space).ends(space.block).stem)
+    by_width = sums(space, width_term, layout=layout_of_space(space).along(way, num_stages=num_stages))
+    depth = list(by_width.depth)
+    for growth_of_stage, stage in zip(growth.stages, stages, strict=True):
+        depth[stage] = np.array([growth_of_stage.of(depth) for depth in space.depths[stage].values()])
+    return by_width._replace(stem_W=by_width.stem_W + growth.stem, depth=tuple(depth))
 
 
 def width_term(part: Part) -> float:
@@ -107,11 +140,13 @@ def width_term(part: Part) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def growth_of(block: str, strides: tuple[int, ...], hw: tuple[int, int], batch: int) -> Growth:
+def growth_of(
+    block: str, strides: tuple[int, ...], hw: tuple[int, int], batch: int, *, stem: str | None = None
+) -> Growth:
     """The Growth of networks of a block, on `batch` images of (height, width), whose stages shrink their maps by
-    `strides`; each stage follows one that has settled."""
-    field = _Field(hw, batch)
-    stem = field.through(part_layers(ends(block).stem, 1, 64, stem_stride(block)), f"the stem of '{block}'")
+    `strides`; each stage follows one that has settled. stem: a row of STEMS; None: the block's."""
+    field, kind = _Field(hw, batch), stem or ends(block).stem
+    of_stem = field.through(part_layers(kind, 1, 64, stride_of(kind)), f"the stem of '{block}'")
     fields = [field]  # behind each depth of the stage before, the last of them settled
     stages = []
     for number, stride in enumerate(strides):
@@ -122,7 +157,7 @@ def growth_of(block: str, strides: tuple[int, ...], hw: tuple[int, int], batch: 
             stages[-1] = _leading_on(stages[-1], shallow, (block, stride), fields)
         stages.append(StageGrowth(tuple(of_depth), fields[-1].added))
     last = tuple(so_far + behind.ending for so_far, behind in zip(stages[-1].of_depth, fields, strict=True))
-    return Growth(stem, (*stages[:-1], stages[-1]._replace(of_depth=last)))
+    return Growth(of_stem, (*stages[:-1], stages[-1]._replace(of_depth=last)))
 
 
 def _settling(before, block, stride):
@@ -198,6 +233,8 @@ class _Field:
                     self._convolve(layer)
                 case Norm():
                     self._normalise()
+                case Picked():
+                    self._pick(layer.stride)
                 case Activation():
                     self._activate(layer.slope_below_zero)
                 case _:
@@ -228,6 +265,16 @@ class _Field:
         )  # the mean: the fan-in is the width's
         self.direction_HW = F.conv2d(self.direction_HW[None, None], window, stride=stride, padding=pad)[0, 0]
         self.hw, self.ending = out_hw, 0.0
+        self._begin_where_small()
+
+    def _pick(self, stride):
+        self.direction_HW = self.direction_HW[::stride, ::stride]
+        if self.within_PP is not None:
+            picked = torch.arange(math.prod(self.hw)).view(self.hw)[::stride, ::stride].flatten()
+            self.within_PP, self.between_PP = (
+                both_PP[picked][:, picked] for both_PP in (self.within_PP, self.between_PP)
+            )
+        self.hw = tuple(self.direction_HW.shape)
         self._begin_where_small()
 
     def _normalise(self):

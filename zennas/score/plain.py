@@ -32,13 +32,19 @@ class Activation(NamedTuple):
     slope_below_zero: float
 
 
+class Picked(NamedTuple):
+    """Every stride-th position, instead of a pooling."""
+
+    stride: int
+
+
 def plain_layers(candidate: Candidate, channels: int) -> list | None:
-    """The plain path of a candidate for images of so many channels as a flat list of layers; None if it has several, or
-    a layer that the fast way does not know.
+    """The plain paths of a candidate for images of so many channels as one flat list of layers, way after way; None if
+    there is a layer that the fast way does not know.
     """
-    path, *branches = networks.plain_paths(candidate, channels)
-    layers = [layer for part in path for layer in part_layers(*part)]
-    return None if branches or None in layers else layers
+    paths = networks.plain_paths(candidate, channels)
+    layers = [layer for path in paths for part in path for layer in part_layers(*part)]
+    return None if None in layers else layers
 
 
 @functools.lru_cache(maxsize=65536)
@@ -56,8 +62,10 @@ def _layer(module):
             return Convolution(tuple(module.weight.shape), module.stride[0], module.padding[0], module.groups)
         case nn.BatchNorm2d():
             return Norm(module.eps)
-        case nn.ReLU():
+        case nn.ReLU() | nn.ReLU6():  # nothing is six standard deviations from its norm's mean
             return Activation(0.0)
+        case nn.MaxPool2d(kernel_size=1, padding=0):
+            return Picked(module.stride)
         case nn.LeakyReLU():
             return Activation(module.negative_slope)
         case nn.PReLU():

@@ -327,7 +327,7 @@ def _as_new(network, shape, generator):
     """The module to score, in train mode with weights of its own, on the generator's device; given back as it came."""
     candidate = network if isinstance(network, Candidate) else networks.candidate_of(network)
     if candidate is not None:
-        built = networks.on_meta(candidate, shape.model_copy(update={"embedding_size": 1}))
+        built = networks.on_meta(candidate, shape)
         module = family_of(candidate).backbone(built).to_empty(device=generator.device)
         for parameter in module.parameters():
             parameter.requires_grad_(False)

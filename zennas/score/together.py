@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 
 from zennas.devices import processor_has_bfloat16
-from zennas.score.plain import Activation, Convolution, Norm, part_layers
+from zennas.score.branches import ONCE, joined
+from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
 from zennas.space.candidate import Candidate
-from zennas.space.families.table import family_of
+from zennas.space.families.table import tree_of
 from zennas.space.network import plain_paths
 from zennas.space.shape import Shape
 
@@ -51,6 +52,7 @@ def zen_of_candidates(
     *,
     dtype: torch.dtype | None = None,
     weight_of: Callable | None = None,
+    aggregate: str = ONCE,
 ) -> list[float]:
     """[float], the Zen-Score of every Candidate, in order; NaN or infinite where activations overflow or vanish.
 
@@ -58,8 +60,9 @@ def zen_of_candidates(
     direction by the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank
     of Gaussians, because drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype`
     defaults to bfloat16 where the hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's
-    weight instead of the bank, for the tests. All candidates are of one family and have as many stages. ValueError for
-    a block with a layer that is none of zennas.score.plain.
+    weight instead of the bank, for the tests. All candidates are of one family and form and have as many stages.
+    aggregate: of the ways through networks of several. ValueError for a block with a layer that is none of
+    zennas.score.plain.
     """
     if not candidates:
         return []
@@ -71,28 +74,44 @@ def zen_of_candidates(
     weight_of = weight_of or functools.partial(_weight, seed, dtype, str(device))
     with torch.inference_mode():
         start = Maps(pair, torch.zeros(1, device=device), False)
-        ends = _walk(list(dict.fromkeys(candidates)), start, weight_of)
-        return [ends[candidate] for candidate in candidates]
+        scores = _walk(list(dict.fromkeys(candidates)), start, weight_of, aggregate)
+        return [scores[candidate] for candidate in candidates]
 
 
-def _walk(candidates, start, weight_of):
+def _walk(candidates, start, weight_of, aggregate):
     """{candidate: score}: stage by stage, the candidates' prefixes that are the same as one."""
-    maps = {}
+    maps, tree = {}, tree_of(candidates[0])
     for candidate in candidates:
         if (candidate.block, candidate.stem) not in maps:
-            (path,) = plain_paths(candidate, start.pair_P2BHWC.shape[-1])
-            maps[candidate.block, candidate.stem] = through(start, _layers(*path[0]), weight_of, ("stem", 0))
-    for stage, stride in enumerate(family_of(candidates[0]).strides(len(candidates[0].widths))):
+            stem = plain_paths(candidate, start.pair_P2BHWC.shape[-1])[0][0]
+            maps[candidate.block, candidate.stem] = through(start, _layers(*stem), weight_of, ("stem", 0))
+    trunk = _after(maps, candidates, tree.ways[0], range(tree.shared), weight_of)
+    ends = []
+    for way in tree.ways:
+        last = _after(trunk, candidates, way, range(tree.shared, len(way.stages)), weight_of)
+        ends.append({candidate: _score(last[_prefix(candidate, way.stages)]) for candidate in candidates})
+    shared = tree.ways[0].stages[: tree.shared]
+    scores = {}
+    for candidate in candidates:
+        trunk_score = _score(trunk[_prefix(candidate, shared)]) if tree.num_branches > 1 else None
+        scores[candidate] = joined(tree, [end[candidate] for end in ends], trunk_score, aggregate=aggregate)
+    return scores
+
+
+def _after(maps, candidates, way, places, weight_of):
+    """The maps of every prefix behind the stages at these places of a way."""
+    for at in places:
+        stage, stride = way.stages[at], way.strides[at]
         wanted = collections.defaultdict(lambda: collections.defaultdict(set))
         for candidate in candidates:
-            before = candidate.widths[stage - 1] if stage else candidate.stem
+            before = candidate.widths[way.stages[at - 1]] if at else candidate.stem
             shape = candidate.block, before, candidate.widths[stage]
-            wanted[shape][_prefix(candidate, stage)].add(candidate.depths[stage])
+            wanted[shape][_prefix(candidate, way.stages[:at])].add(candidate.depths[stage])
         after = {}
         for (block, before, width), depths in wanted.items():
             _run_stage(maps, after, depths, (block, before, width, stride), stage, weight_of)
         maps = after
-    return {candidate: _score(maps[_prefix(candidate, len(candidate.widths))]) for candidate in candidates}
+    return maps
 
 
 def _run_stage(maps, after, depths, shape, stage, weight_of):
@@ -122,12 +141,12 @@ def _run_stage(maps, after, depths, shape, stage, weight_of):
                     after[*prefix, width, depth] = Maps(*kept, now.normal)
 
 
-def _prefix(candidate, stage):
-    """What a candidate is made of before a stage."""
+def _prefix(candidate, stages):
+    """What a candidate is made of up to the last of these stages."""
     return (
         candidate.block,
         candidate.stem,
-        *(n for pair in zip(candidate.widths[:stage], candidate.depths, strict=False) for n in pair),
+        *(n for stage in stages for n in (candidate.widths[stage], candidate.depths[stage])),
     )
 
 
@@ -147,6 +166,8 @@ def through(maps: Maps, layers: tuple, weight_of: Callable, place: tuple) -> Map
             weight = weight_of((*place, num_convolutions), layer.shape)
             pair = _convolved(pair, weight, layer)
             num_convolutions += 1
+        elif isinstance(layer, Picked):
+            pair = pair[:, :, :, :: layer.stride, :: layer.stride].contiguous()
         elif isinstance(layer, Activation):
             slope_P1BHWC = torch.where(pair[:, :1] > 0, 1.0, layer.slope_below_zero).to(pair.dtype)
             pair = pair * slope_P1BHWC

@@ -22,27 +22,31 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from zennas.score.branches import ONCE, joined
 from zennas.score.modules import finite, given_back
 from zennas.score.plain import plain_layers
 from zennas.score.together import zen_of_candidates
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
+from zennas.space.families.table import family_of, tree_of
 from zennas.space.shape import Shape
 
 
-def zen(network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator) -> float:
+def zen(
+    network: Candidate | nn.Module, shape: Shape, batch: int, generator: torch.Generator, *, aggregate: str = ONCE
+) -> float:
     """The Zen-Score of a Candidate, of one of our Networks, or of any nn.Module of convolutions, norms and activations.
 
     A Candidate takes the fast path. A Network is scored as the plain network of its candidate. Any other module is
     scored as it is: take out its shortcuts, attention and head first if the score is to be the paper's; it is given
     back with the weights and statistics it came with. Images are as the Shape has them (a module's first
-    convolution says how many channels instead). Works on the generator's device. FloatingPointError where the score is
-    not finite.
+    convolution says how many channels instead). aggregate: of the ways through a network of several (branches.py).
+    Works on the generator's device. FloatingPointError where the score is not finite.
     """
     if isinstance(network, Candidate):
-        return zen_of_candidate(network, shape, batch, generator)
+        return zen_of_candidate(network, shape, batch, generator, aggregate=aggregate)
     if (candidate := networks.candidate_of(network)) is not None:
-        return _zen_of_paths(candidate, shape, batch, generator)
+        return _zen_of_paths(candidate, shape, batch, generator, aggregate)
     return zen_of_module(network, shape, batch, generator)
 
 
@@ -71,15 +75,22 @@ def zen_of_module(module: nn.Module, shape: Shape, batch: int, generator: torch.
         return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)), "Zen-Score")
 
 
-def _zen_of_paths(candidate, shape, batch, generator):
-    """The Zen-Score of a candidate's plain path, by forward-mode differentiation; the mean where it has several."""
-    scores = []
-    for path in networks.plain_paths(candidate, shape.channels):
-        # Its weights will be redrawn, its activations keep their start.
-        start = torch.Generator(generator.device).manual_seed(0)
-        module = networks.initialise(networks.plain(path), generator=start)
-        scores.append(zen_of_module(module, shape, batch, generator))
-    return sum(scores) / len(scores)
+def _zen_of_paths(candidate, shape, batch, generator, aggregate):
+    """The Zen-Score of a candidate's plain paths, by forward-mode differentiation."""
+    tree, paths = tree_of(candidate), networks.plain_paths(candidate, shape.channels)
+    scores = [_zen_of_path(path, shape, batch, generator) for path in paths]
+    trunk_score = None
+    if tree.num_branches > 1:
+        length = family_of(candidate).trunk_length(candidate)
+        trunk_score = _zen_of_path(paths[0][:length], shape, batch, generator)
+    return joined(tree, scores, trunk_score, aggregate=aggregate)
+
+
+def _zen_of_path(path, shape, batch, generator):
+    # Its weights will be redrawn, its activations keep their start.
+    start = torch.Generator(generator.device).manual_seed(0)
+    module = networks.initialise(networks.plain(path), generator=start)
+    return zen_of_module(module, shape, batch, generator)
 
 
 def _redraw(weight, bias, generator):
@@ -117,11 +128,14 @@ def zen_of_candidate(
     *,
     dtype: torch.dtype | None = None,
     weight_of: Callable | None = None,
+    aggregate: str = ONCE,
 ) -> float:
     """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
     if plain_layers(candidate, shape.channels) is None:
-        return _zen_of_paths(candidate, shape, batch, generator)
-    (score,) = zen_of_candidates([candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of)
+        return _zen_of_paths(candidate, shape, batch, generator, aggregate)
+    (score,) = zen_of_candidates(
+        [candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of, aggregate=aggregate
+    )
     return finite(score, "Zen-Score")
 
 

@@ -69,13 +69,14 @@ def propose(
     island, num_islands = share
     rng = np.random.default_rng((seed, batch, *[island] * (num_islands > 1)))
     proposals = []
-    by_hand = list(space.baselines.values())[batch * num : (batch + 1) * num]
+    alike = [candidate for candidate in space.baselines.values() if space.is_like(candidate)]
+    by_hand = alike[batch * num : (batch + 1) * num]
     for _ in range(MAX_ATTEMPTS * num_islands):
         if len(proposals) == num:
             break
         fresh = len(population) < MIN_PARENTS or rng.random() < FRESH_SHARE
         if by_hand:
-            candidate = by_hand.pop().model_copy(update={"family": space.family, "block": space.block})
+            candidate = space.translated(by_hand.pop())
         else:
             candidate = space.sample(rng) if fresh else space.mutate(population.parent(rng), rng)
         if owner(candidate, num_islands) != island:

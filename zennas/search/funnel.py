@@ -202,7 +202,8 @@ class Funnel:
         proposals = []
         # The optimum first, that of a corrected table too.
         new_seeds = [genes for genes in self.seeds if self._is_new(genes, seen)]
-        first = [*new_seeds, *((candidate.genes for candidate in self.space.baselines.values()) if batch == 0 else ())]
+        by_hand = [candidate.genes for candidate in self.space.baselines.values() if self.space.is_like(candidate)]
+        first = [*new_seeds, *(by_hand if batch == 0 else ())]
         first_NG = np.array(first, int).reshape(-1, len(self.lows))
         self._take(first_NG[self._judged(self.problem, first_NG, [], counters)[1]], most, proposals, seen, counters)
         seed_of = dict(zip(self.bands.of(new_seeds).tolist(), new_seeds, strict=True))

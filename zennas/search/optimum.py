@@ -14,7 +14,6 @@ still to come; where they are many, the box is halved. Sources: Held & Karp 1971
 
 import copy
 import heapq
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.search.bands import WHOLE, Band, effectiveness_of, effectiveness_sums
+from zennas.search.boxes import Box, choices, completions
 from zennas.space.candidate import Candidate
-from zennas.space.genes import Genes
 from zennas.space.parts import Sums, combined, stacked, sums
 from zennas.space.space import Space, effectiveness
 
@@ -108,33 +107,6 @@ def front(
     return kept
 
 
-class _Box(NamedTuple):
-    """The candidates whose genes' values stand at indices from `low` up to but not including `high` of their ranges."""
-
-    low: tuple[int, ...]  # by gene
-    high: tuple[int, ...]
-
-    def cut(self, whole: Sums, genes: Genes) -> Sums:
-        """The Sums of a space within the box."""
-        spans = [slice(*ends) for ends in zip(self.low, self.high, strict=True)]
-        at_boundary, depths = [spans[gene] for gene in genes.boundaries], [spans[gene] for gene in genes.depths]
-        before_and_behind = list(itertools.pairwise(at_boundary))
-        return Sums(
-            whole.stem_W[at_boundary[0]],
-            tuple(first_WW[ends] for first_WW, ends in zip(whole.first, before_and_behind, strict=True)),
-            tuple(each_W[width] for each_W, width in zip(whole.repeated, at_boundary[1:], strict=True)),
-            tuple(each_D[depth] for each_D, depth in zip(whole.depth, depths, strict=True)),
-            whole.neck_W[at_boundary[-1]],
-        )
-
-    def halves(self, gene: int) -> "tuple[_Box, _Box]":
-        """The two halves along a gene."""
-        middle = (self.low[gene] + self.high[gene]) // 2
-        low, high = list(self.low), list(self.high)
-        low[gene] = high[gene] = middle
-        return self._replace(high=tuple(high)), self._replace(low=tuple(low))
-
-
 class Problem:
     """A score to maximise, and costs with their limits, those of the space among them."""
 
@@ -203,7 +175,7 @@ class Problem:
 
     def _beginning(self):
         """(the box of all candidates, its prices, its bound, a good Optimum or None)."""
-        whole = _Box((0,) * len(self.sizes), self.sizes)
+        whole = Box((0,) * len(self.sizes), self.sizes)
         price_K, bound = self._prices(whole, np.zeros(len(self.costs)), -math.inf)
         return whole, price_K, bound, self._climbed(self._highest(whole, price_K))
 
@@ -238,7 +210,7 @@ class Problem:
     def above(self, least: float, max_boxes: int = MAX_BOXES) -> list[Optimum]:
         """[Optimum] of everything within the limits that scores at least `least` and that nothing else there beats in
         both score and the first cost; bounds are not known."""
-        whole = _Box((0,) * len(self.sizes), self.sizes)
+        whole = Box((0,) * len(self.sizes), self.sizes)
         boxes, num_boxes, better = [(whole, *self._prices(whole, np.zeros(len(self.costs)), -math.inf))], 0, []
         while boxes:
             box, price_K, bound = boxes.pop()
@@ -407,11 +379,11 @@ class Problem:
         """genes_1G of the box's candidate with the highest score less prices."""
         worth, depths = self._worth(box, price_K), self._depths(box)
         # What is ahead of a width does not depend on what is behind it: stage by stage the best choice is known.
-        ahead = completions(worth, depths)
+        ahead, _ = completions(worth, depths, self.genes)
         widths, picked = [int(np.argmax(worth.stem_W + ahead[0]))], []
-        for stage in range(len(depths)):
-            choice_WD = _choices(worth, depths, stage)
-            widths.append(int(np.argmax(worth.first[stage][widths[-1]] + choice_WD.max(1) + ahead[stage + 1])))
+        for stage, begin in enumerate(self.genes.begins):
+            choice_WD = choices(worth, depths, stage)
+            widths.append(int(np.argmax(worth.first[stage][widths[begin]] + choice_WD.max(1) + ahead[stage + 1])))
             picked.append(int(np.argmax(choice_WD[widths[-1]])))
         return self._genes(box, np.array([widths]), np.array([picked]))
 
@@ -429,33 +401,45 @@ class Problem:
         costs = [box.cut(cost, self.genes) for cost in self.costs]
         # The most worth and the least of each cost that the stages still to come can add to a beginning: what cannot
         # reach `least`, or cannot keep a limit, even so is dropped with all that begins like it.
-        ahead, cheap = completions(worth, depths), [completions(combined([cost], [-1.0]), depths) for cost in costs]
+        ahead, opened = completions(worth, depths, self.genes)
+        cheap = [completions(combined([cost], [-1.0]), depths, self.genes) for cost in costs]
         # Beginnings of no stage: the widths of the stem.
         worth_N = worth.stem_W + float(price_K @ self.most_K)
         cost_NK, width_NB = np.stack([cost.stem_W for cost in costs], 1), np.arange(len(worth_N))[:, None]
         depth_NS = np.empty((len(worth_N), 0), int)
-        for stage in range(len(depths)):
-            choice_WD = _choices(worth, depths, stage)
-            cheapest_WK = np.stack([-values[stage + 1] for values in cheap], 1)
+        for stage, begin in enumerate(self.genes.begins):
+            choice_WD = choices(worth, depths, stage)
+            cheapest_WK = np.stack([-values[stage + 1] for values, _ in cheap], 1)
+            # Stages of other branches, still to come behind widths that are already chosen.
+            beside = [other for other in range(stage + 1, len(depths)) if self.genes.begins[other] <= stage]
             rows, pieces, num = max(1, CHUNK // choice_WD.size), [], 0
             for start in range(0, len(worth_N), rows):
                 # Every beginning of a chunk with every width and depth of its next stage.
                 chunk = slice(start, start + rows)
-                before_N = width_NB[chunk, stage]
-                worth_NWD = (worth_N[chunk, None] + worth.first[stage][before_N])[:, :, None] + choice_WD
+                before_N = width_NB[chunk, begin]
+                at = [(other, width_NB[chunk, self.genes.begins[other]]) for other in beside]
+                left_N = worth_N[chunk] + sum(opened[other][at_N] for other, at_N in at)
+                worth_NWD = (left_N[:, None] + worth.first[stage][before_N])[:, :, None] + choice_WD
                 row, width, depth = np.nonzero(worth_NWD + ahead[stage + 1][:, None] >= least)
                 added = [
-                    cost.first[stage][before_N[row], width] + _choices(cost, depths, stage)[width, depth]
+                    cost.first[stage][before_N[row], width] + choices(cost, depths, stage)[width, depth]
                     for cost in costs
                 ]
                 grown_NK = cost_NK[chunk][row] + np.stack(added, 1)
-                kept = (grown_NK + cheapest_WK[width] <= self.allowed).all(1)
+                least_NK = grown_NK + cheapest_WK[width]
+                for other, at_N in at:
+                    least_NK = least_NK - np.stack([values[other][at_N[row]] for _, values in cheap], 1)
+                kept = (least_NK <= self.allowed).all(1)
                 row, width, depth = row[kept], width[kept], depth[kept]
                 beginning = width_NB[chunk][row], depth_NS[chunk][row]
                 grown = [
                     np.concatenate([old, new[:, None]], 1) for old, new in zip(beginning, (width, depth), strict=True)
                 ]
-                pieces.append((*grown, worth_NWD[row, width, depth], grown_NK[kept]))
+                # The stage's necks are behind a beginning, too, which is worth nothing yet for what is beside it.
+                still_N = sum(opened[other][at_N[row]] for other, at_N in at)
+                grown_N = worth_NWD[row, width, depth] - still_N + worth.necks[stage][width]
+                grown_NK = grown_NK[kept] + np.stack([cost.necks[stage][width] for cost in costs], 1)
+                pieces.append((*grown, grown_N, grown_NK))
                 num += len(row)
                 if num > MAX_LISTED:
                     return None
@@ -463,18 +447,3 @@ class Problem:
             if not num:
                 return np.empty((0, len(self.sizes)), int)
         return self._genes(box, width_NB, depth_NS)
-
-
-def completions(worth: Sums, depths: list[np.ndarray]) -> list[np.ndarray]:
-    """[ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the neck add to a
-    width.
-    """
-    ahead = [worth.neck_W]
-    for stage in reversed(range(len(depths))):
-        ahead.append((worth.first[stage] + _choices(worth, depths, stage).max(1) + ahead[-1]).max(1))
-    return ahead[::-1]
-
-
-def _choices(worth, depths, stage):
-    """choice_WD: what the blocks behind a stage's first add."""
-    return worth.repeated[stage][:, None] * (depths[stage] - 1) + worth.depth[stage]

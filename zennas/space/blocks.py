@@ -5,12 +5,13 @@ A block is an nn.Module with three parts:
 - `attention`: stands behind `residual`, in the built network only; its `attention_maps` names the modules whose outputs
   go into the sigmoid, in the order in which they run
 - `shortcut`: is added to the result; None where there is none
+- `after`: an activation behind the sum, where there is one; the Zen-Score sees it, too
+A block that is deployed otherwise than it is trained has a method `deployed` (residual.py).
 
 Networks begin and end as IResNet does, unless ENDS names other rows of STEMS and NECKS for their block.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ import torch
 from torch import nn
 
 from zennas.records import UserError, suggestion
+from zennas.space import published_blocks as published
+from zennas.space.residual import Residual, projection
 
 
 class SqueezeExcitation(nn.Module):
@@ -98,20 +101,6 @@ class ConvolutionalAttention(nn.Module):
         return x_BCHW * torch.sigmoid(self.spatial(x_BCHW))
 
 
-class Residual(nn.Module):
-    """x_BCHW -> attention(residual(x)) + shortcut(x), nothing after the sum; no sum where `shortcut` is None."""
-
-    def __init__(self, residual, *, shortcut, attention=None):
-        super().__init__()
-        self.residual = nn.Sequential(*residual)
-        self.attention = nn.Identity() if attention is None else attention
-        self.shortcut = shortcut
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        branch_BCHW = self.attention(self.residual(x_BCHW))
-        return branch_BCHW if self.shortcut is None else branch_BCHW + self.shortcut(x_BCHW)
-
-
 def improved_residual(
     in_channels: int,
     out_channels: int,
@@ -140,13 +129,6 @@ def improved_residual(
         shortcut=(shortcut or projection)(in_channels, out_channels, stride),
         attention=attention and attention(out_channels),
     )
-
-
-def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity, or conv1x1(stride) - BN where the shape changes."""
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def picked(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -363,16 +345,40 @@ BLOCKS = {
     "bottleneck_se_tface": bottleneck_se_tface,
     "ir_evolve": ir_evolve,
     "ir_se_evolve": ir_se_evolve,
+    # of networks of whole images and of people
+    "resnet_bottleneck": published.resnet_bottleneck,
+    "resnet_basic": published.resnet_basic,
+    "repvgg": published.repvgg,
+    "mobilenetv2": published.mobilenetv2,
+    "osnet": published.osnet,
 }
-# (channels of an image, channels) -> nn.Sequential that sees the image; the stride of its convolutions says by how
-# much it shrinks it
-STEMS = {"stem": full_stem, "mobile_stem": mobile_stem}
-# (channels, (height, width) of the last map, embedding_size) -> nn.Sequential, whose last layer is the embedding's norm
-NECKS = {"neck": flat_neck, "gdc_neck": gdc_neck}
+# (channels of an image, channels) -> nn.Sequential that sees the image; the strides of its convolutions and poolings
+# say by how much it shrinks it
+STEMS = {
+    "stem": full_stem,
+    "mobile_stem": mobile_stem,
+    "pooled_stem": published.pooled_stem,
+    "repvgg_stem": published.repvgg_stem,
+    "mobilenetv2_stem": published.mobilenetv2_stem,
+}
+# (channels, (height, width) of the last map, embedding_size) -> nn.Sequential, whose last norm is the embedding's
+NECKS = {
+    "neck": flat_neck,
+    "gdc_neck": gdc_neck,
+    "mean_neck": published.mean_neck,
+    "mobilenetv2_neck": published.mobilenetv2_neck,
+    "osnet_neck": published.osnet_neck,
+    "reduction": published.reduction,
+}
 # block -> (row of STEMS, row of NECKS), where they are not "stem" and "neck"
 ENDS = {
     "inverted_residual": ("mobile_stem", "gdc_neck"),
     "separable_residual": ("mobile_stem", "gdc_neck"),
+    "resnet_bottleneck": ("pooled_stem", "mean_neck"),
+    "resnet_basic": ("pooled_stem", "mean_neck"),
+    "repvgg": ("repvgg_stem", "mean_neck"),
+    "mobilenetv2": ("mobilenetv2_stem", "mobilenetv2_neck"),
+    "osnet": ("pooled_stem", "osnet_neck"),
 }
 
 
@@ -413,19 +419,36 @@ def ends(name: str) -> Ends:
 
 def stem_stride(name: str) -> int:
     """By how much the stem of a block's networks shrinks the image."""
-    return _stride_of(STEMS[ends(name).stem])
+    return stride_of(ends(name).stem)
+
+
+LARGE_PX = 64  # divisible by what any stem divides an image by
 
 
 @functools.cache
-def _stride_of(make_stem):
+def stride_of(kind: str) -> int:
+    """By how much a row of STEMS shrinks the image."""
     with torch.device("meta"):
-        return math.prod(layer.stride[0] for layer in make_stem(1, 1) if isinstance(layer, nn.Conv2d))
+        image_1CHW = torch.zeros(1, 1, LARGE_PX, LARGE_PX)
+        return LARGE_PX // stem(1, 1, kind).eval()(image_1CHW).shape[2]
 
 
 def plain_part(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """The convolutions, norms and activations that the plain network has of a block or of a row of STEMS."""
-    return (
-        stem(in_channels, out_channels, kind)
-        if kind in STEMS
-        else block(kind, in_channels, out_channels, stride).residual
-    )
+    """The convolutions, norms and activations that the plain network has of a block or of a row of STEMS.
+
+    A pooling picks every stride-th position there: where it stands is the same for all networks of a space, and a
+    picked position is exact in the closed form of the score, too.
+    """
+    if kind in STEMS:
+        made = stem(in_channels, out_channels, kind)
+        layers = [part for layer in made for part in (plain_of(layer) if hasattr(layer, "residual") else [layer])]
+    else:
+        layers = plain_of(block(kind, in_channels, out_channels, stride))
+    poolings = nn.MaxPool2d | nn.AvgPool2d
+    return nn.Sequential(*(nn.MaxPool2d(1, layer.stride) if isinstance(layer, poolings) else layer for layer in layers))
+
+
+def plain_of(made: nn.Module) -> list[nn.Module]:
+    """The layers of a block that the plain network has of it: its branch, and what stands behind the sum."""
+    after = getattr(made, "after", None)
+    return [*made.residual, *([] if after is None else [after])]

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from zennas.records import Record, UserError, parse_yaml
+from zennas.space.form import Form
 from zennas.space.genes import genes_of_stages
 from zennas.space.shape import Count, without_defaults
 
@@ -30,6 +31,7 @@ class Candidate(Record):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ignored_types=(functools.cached_property,))
 
     family: str = "chain"  # a row of FAMILIES
+    form: Form | None = None  # what the family leaves a choice in; None: the family's own
     block: str  # a row of BLOCKS
     stem: Width  # channels
     widths: tuple[Width, ...]  # channels of each stage
@@ -45,7 +47,13 @@ class Candidate(Record):
 
     @pydantic.model_serializer(mode="wrap")
     def _as_of_old(self, handler):
-        return without_defaults(handler(self), type(self), ("family",))
+        held = without_defaults(handler(self), type(self), ("family", "form"))
+        return held if self.form is None else held | {"form": self.form.plain()}
+
+    @pydantic.field_validator("form")
+    @classmethod
+    def _one_way_to_say_it(cls, form):
+        return form if form is not None and form.plain() else None
 
     def model_copy(self, *, update: dict | None = None, deep: bool = False) -> "Candidate":
         """A changed copy, with a text and a key of its own; pydantic's would carry the cached ones along."""
@@ -59,14 +67,15 @@ class Candidate(Record):
 
     @property
     def kind(self) -> str:
-        """Its block, behind its family where that is no chain: `ir_se`, `mgn/ir_se`."""
-        return kind_of(self.family, self.block)
+        """Its block, behind its family and form where that is no chain: `ir_se`, `mgn/ir_se`, `mgn+p2.4/ir_se`."""
+        return kind_of(self.family, self.block, self.form)
 
     @classmethod
     def of_kind(cls, kind: str, **fields: Any) -> "Candidate":
         """The Candidate of a `kind` with these fields."""
-        family, _, block = kind.rpartition("/")
-        return cls(family=family or "chain", block=block, **fields)
+        whole, _, block = kind.rpartition("/")
+        family, _, form = whole.partition("+")
+        return cls(family=family or "chain", form=Form.of_text(form) if form else None, block=block, **fields)
 
     @functools.cached_property
     def key(self) -> str:
@@ -90,16 +99,18 @@ class Candidate(Record):
     def plain(self) -> dict:
         """The mapping that YAML and JSON hold."""
         fields = {"block": self.block, "stem": self.stem, "widths": list(self.widths), "depths": list(self.depths)}
-        return fields if self.family == "chain" else {"family": self.family} | fields
+        form = {} if self.form is None else {"form": self.form.plain()}
+        return form | fields if self.family == "chain" else {"family": self.family} | form | fields
 
 
-def kind_of(family: str, block: str) -> str:
-    """A block behind its family, but where that is the chain.
+def kind_of(family: str, block: str, form: Form | None = None) -> str:
+    """A block behind its family and form, but where that is the chain.
 
     >>> kind_of("chain", "ir_se"), kind_of("mgn", "bottleneck")
     ('ir_se', 'mgn/bottleneck')
     """
-    return block if family == "chain" else f"{family}/{block}"
+    whole = family if form is None else f"{family}+{form.text}"
+    return block if whole == "chain" else f"{whole}/{block}"
 
 
 def read_candidates(source: str) -> "list[tuple[str, Candidate]]":

@@ -14,6 +14,7 @@ from zennas.space.blocks import BLOCKS, NECKS, STEMS, block, neck, plain_part, s
 from zennas.space.candidate import Candidate
 from zennas.space.families.family import Layout
 from zennas.space.families.table import layout_of
+from zennas.space.residual import deployed
 from zennas.space.shape import Shape
 
 # Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that the
@@ -24,7 +25,7 @@ TOLD_BY, CHECKED_BY = (1, 2, 3), 37
 class Cost(Record):
     """What a network, or a part of one, costs.
 
-    params: learnable numbers (BatchNorm's two per channel included).
+    params: learnable numbers (BatchNorm's two per channel included), of parts as they are deployed.
     macs: multiply-accumulates of one image, in convolutions and fully connected layers only, as insightface and
     FaceX-Zoo count; norms and activations are left out.
     """
@@ -69,14 +70,14 @@ def parts_in(candidate: Candidate, layout: Layout) -> dict[tuple, int]:
     for end in layout.stems:
         parts[end.kind, end.channels, candidate.stem, end.stride, *end.in_hw] += end.times
     for end in layout.necks:
-        parts[end.kind, candidate.widths[-1], end.channels, end.stride, *end.in_hw] += end.times
-    channels = candidate.stem
-    for width, depth, places in zip(candidate.widths, candidate.depths, layout.stages, strict=True):
+        parts[end.kind, candidate.widths[end.behind], end.channels, end.stride, *end.in_hw] += end.times
+    at_boundaries = candidate.stem, *candidate.widths
+    for stage, places in enumerate(layout.stages):
+        channels, width, depth = at_boundaries[layout.before[stage]], candidate.widths[stage], candidate.depths[stage]
         for place in places:
             parts[candidate.block, channels, width, place.stride, *place.in_hw] += place.times
             if depth > 1:
                 parts[candidate.block, width, width, 1, *place.out_hw] += (depth - 1) * place.times
-        channels = width
     return dict(parts)
 
 
@@ -105,7 +106,7 @@ def build_part(kind: str, in_channels: int, out_channels: int, stride: int, in_h
 
 def _counts(*part):
     with torch.device("meta"):
-        module = build_part(*part)
+        module = deployed(build_part(*part))
     return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-2:])[0]
 
 
@@ -155,8 +156,10 @@ def _macs(module, hw):
         return out_hw[0] * out_hw[1] * module.weight.numel(), out_hw
     if isinstance(module, nn.Linear):
         return module.weight.numel(), hw
-    if isinstance(module, nn.AdaptiveAvgPool2d):
+    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
         return 0, (1, 1)
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        return 0, tuple((px + 2 * module.padding - module.kernel_size) // module.stride + 1 for px in hw)
     if hasattr(module, "macs"):  # a module that counts its own MACs
         return module.macs(), hw
     if isinstance(module, nn.Sequential):
@@ -167,6 +170,10 @@ def _macs(module, hw):
         return macs, hw
     if not list(module.children()):
         return 0, hw
+    if hasattr(module, "steps"):  # branches of its own, that see what the first of its steps leaves
+        first, *more = module.steps
+        macs, hw = _macs(first, hw)
+        return macs + sum(_macs(step, hw)[0] for step in more), hw
     if hasattr(module, "residual"):
         macs, out_hw = _macs(module.residual, hw)
         shortcut_macs = 0 if module.shortcut is None else _macs(module.shortcut, hw)[0]

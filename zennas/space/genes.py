@@ -24,6 +24,10 @@ class Genes:
     """
 
     num_stages: int
+    begins: tuple[int, ...] = ()  # of each stage, at which of the boundaries it begins; of a chain, one after the other
+
+    def __post_init__(self):
+        object.__setattr__(self, "begins", self.begins or tuple(range(self.num_stages)))
 
     @property
     def num(self) -> int:
@@ -48,8 +52,13 @@ class Genes:
 
     @property
     def boundaries(self) -> tuple[int, ...]:
-        """The places of all widths: stage s stands between boundaries[s] and boundaries[s + 1]."""
+        """The places of all widths: stage s stands between boundaries[begins[s]] and boundaries[s + 1]."""
         return self.stem, *self.widths
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """The places of the two widths that each stage stands between."""
+        return tuple((self.boundaries[begin], width) for begin, width in zip(self.begins, self.widths, strict=True))
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -86,9 +95,9 @@ class Genes:
 
 
 @functools.cache
-def genes_of_stages(num_stages: int) -> Genes:
-    """The Genes of candidates of so many stages."""
-    return Genes(num_stages)
+def genes_of_stages(num_stages: int, begins: tuple[int, ...] = ()) -> Genes:
+    """The Genes of candidates of so many stages, that begin at these boundaries."""
+    return Genes(num_stages, begins)
 
 
 def genes_of_vector(num: int) -> Genes:

@@ -69,7 +69,7 @@ def calibrate_embedding(module: Module, image_BCHW: torch.Tensor) -> Module:
 
 
 def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, ...], ...]:
-    """The plain paths of a candidate's network for images of so many channels.
+    """The plain paths of a candidate's network for images of so many channels, one of each way through it.
 
     Shortcuts, attention and neck are left out: a path gives the feature map before pooling, on which the Zen-Score is
     defined.

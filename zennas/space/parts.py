@@ -8,7 +8,7 @@ import numpy as np
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost, parts_in
-from zennas.space.families.family import End, Place
+from zennas.space.families.family import End, Layout, Place
 from zennas.space.families.table import layout_of, layout_of_space
 from zennas.space.shape import Shape
 from zennas.space.space import Space
@@ -87,19 +87,22 @@ class Sums(NamedTuple):
     sum. Every array may have a last axis more, of several worths side by side (`stacked`).
     """
 
-    stem_W: np.ndarray  # by stem width; the second axis of `first` of stage s + 1 is the first axis of the next stage's
+    stem_W: np.ndarray  # by stem width
     first: tuple[np.ndarray, ...]  # of each stage, [width before, width]: its first block
     repeated: tuple[np.ndarray, ...]  # of each stage, [width]: any block after it
     depth: tuple[np.ndarray, ...]  # of each stage, [number of blocks - lowest]
-    neck_W: np.ndarray  # by the last stage's width
+    necks: tuple[np.ndarray, ...]  # of each stage, [width]: the necks that see its maps; 0 where there is none
 
     def of(self, space: Space, genes_NG: np.ndarray) -> np.ndarray:
         """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must
         lie in the ranges."""
         index_NG, genes = indices(space, genes_NG), space.layout
-        value_N = self.stem_W[index_NG[:, genes.stem]] + self.neck_W[index_NG[:, genes.boundaries[-1]]]
-        for stage, depth in enumerate(genes.depths):
-            before_N, width_N = (index_NG[:, gene] for gene in genes.boundaries[stage : stage + 2])
+        value_N = self.stem_W[index_NG[:, genes.stem]]
+        for width, neck_W in zip(genes.widths, self.necks, strict=True):
+            if neck_W.any():
+                value_N = value_N + neck_W[index_NG[:, width]]
+        for stage, (depth, ends) in enumerate(zip(genes.depths, genes.ends, strict=True)):
+            before_N, width_N = (index_NG[:, gene] for gene in ends)
             more_N = np.asarray(genes_NG)[:, depth] - 1
             more_N = more_N.reshape(-1, *[1] * (value_N.ndim - 1))
             value_N = value_N + self.first[stage][before_N, width_N] + more_N * self.repeated[stage][width_N]
@@ -113,35 +116,40 @@ def indices(space: Space, genes_NG: np.ndarray) -> np.ndarray:
     return (np.asarray(genes_NG) - lows) // steps
 
 
-def sums(space: Space, value_of: Callable[[Part], float], *, along_path: bool = False) -> Sums:
+def sums(
+    space: Space, value_of: Callable[[Part], float], *, along_path: bool = False, layout: Layout | None = None
+) -> Sums:
     """The Sums of a space: `value_of(part)` of every Part that its ranges allow; no depth terms.
 
-    along_path: of what stands on one way through the networks alone.
+    along_path: every stage once. layout: of parts of the networks, in place of the whole.
     """
-    layout, block, before, first, repeated = layout_of_space(space), space.block, space.stem, [], []
-    layout = layout.one_path() if along_path else layout
+    layout = layout_of_space(space) if layout is None else layout
+    layout, block, first, repeated = layout.one_path() if along_path else layout, space.block, [], []
+    at_boundaries = space.stem, *space.widths
 
     def worth(places, part_at):
         """The value of what stands at these places."""
         return sum(place.times * value_of(part_at(place)) for place in places)
 
-    stem_W = [worth(layout.stems, lambda end, w=w: stem_at(end, w)) for w in before.values()]
-    for widths, places in zip(space.widths, layout.stages, strict=True):
+    stem_W = [worth(layout.stems, lambda end, w=w: stem_at(end, w)) for w in space.stem.values()]
+    for widths, places, begin in zip(space.widths, layout.stages, layout.before, strict=True):
         first.append(
             np.array(
                 [
                     [worth(places, lambda place, a=a, b=b: first_at(place, block, a, b)) for b in widths.values()]
-                    for a in before.values()
+                    for a in at_boundaries[begin].values()
                 ],
                 float,
             )
         )
         each = [worth(places, lambda place, w=w: repeated_at(place, block, w)) for w in widths.values()]
         repeated.append(np.array(each, float))
-        before = widths
-    neck_W = [worth(layout.necks, lambda end, w=w: neck_at(end, w)) for w in before.values()]
+    necks = []
+    for stage, widths in enumerate(space.widths):
+        behind = [end for end in layout.necks if end.behind % len(space.widths) == stage]
+        necks.append(np.array([worth(behind, lambda end, w=w: neck_at(end, w)) for w in widths.values()], float))
     depth = tuple(np.zeros(len(span.values())) for span in space.depths)
-    return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, np.array(neck_W, float))
+    return Sums(np.array(stem_W, float), tuple(first), tuple(repeated), depth, tuple(necks))
 
 
 def sums_of_genes(space: Space, terms: Sequence[np.ndarray], *, constant: float = 0.0) -> Sums:

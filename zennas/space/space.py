@@ -12,7 +12,8 @@ import pydantic
 from zennas.records import Record, UserError
 from zennas.space.candidate import Candidate, kind_of
 from zennas.space.cost import fan_ins
-from zennas.space.families.table import divided, divisor_of, family_of
+from zennas.space.families.table import divided, divisor_of, layout_of, tree_of
+from zennas.space.form import Form
 from zennas.space.genes import Genes, genes_of_stages
 from zennas.space.shape import MOST, Count, Sized, without_defaults
 
@@ -63,6 +64,7 @@ class Space(Sized):
 
     name: str
     family: str = "chain"  # a row of FAMILIES
+    form: Form | None = None  # what the family leaves a choice in; None: the family's own
     block: str  # a row of BLOCKS
     stem: Range
     widths: tuple[Range, ...]
@@ -80,18 +82,20 @@ class Space(Sized):
         if reason := self.violation(self.cheapest()):
             raise ValueError(f"limits that leave at least the smallest candidate of the ranges ({reason})")
         for name, candidate in self.baselines.items():
-            if reason := self.violation(candidate.model_copy(update={"family": self.family, "block": self.block})):
+            layout_of(candidate, self.shape)  # or why it cannot see such images
+            if self.is_like(candidate) and (reason := self.violation(self.translated(candidate))):
                 raise ValueError(f"ranges and limits that hold every baseline, of whichever block; {name}: {reason}")
         return self
 
     @pydantic.model_serializer(mode="wrap")
     def _as_of_old(self, handler):
-        return without_defaults(handler(self), type(self), ("channels", "family"))
+        held = without_defaults(handler(self), type(self), ("channels", "family", "form"))
+        return held if self.form is None else held | {"form": self.form.plain()}
 
     @property
     def kind(self) -> str:
         """Its block, behind its family where that is no chain, as its candidates have it."""
-        return kind_of(self.family, self.block)
+        return kind_of(self.family, self.block, self.form)
 
     @property
     def genes(self) -> dict[str, Range]:
@@ -102,11 +106,20 @@ class Space(Sized):
     @property
     def layout(self) -> Genes:
         """Which place of a vector of genes holds what."""
-        return genes_of_stages(len(self.widths))
+        return genes_of_stages(len(self.widths), tree_of(self).before)
 
     def candidate(self, values: Iterable[int]) -> Candidate:
         """The candidate of these gene values, given in the order of `genes`."""
-        return Candidate(family=self.family, block=self.block, **self.layout.fields(values))
+        return Candidate(family=self.family, form=self.form, block=self.block, **self.layout.fields(values))
+
+    def is_like(self, candidate: Candidate) -> bool:
+        """Whether a candidate of this space has such genes, and so may begin a search, with the space's block."""
+        own_block = candidate.block == self.block or self.family == "chain"
+        return own_block and candidate.family == self.family and candidate.form == self.form
+
+    def translated(self, candidate: Candidate) -> Candidate:
+        """A candidate that is like those of this space, with the space's block."""
+        return candidate.model_copy(update={"block": self.block})
 
     def cheapest(self) -> Candidate:
         """The candidate with every gene at its lowest."""
@@ -116,6 +129,9 @@ class Space(Sized):
         """Why the candidate is not in this space, in words; None if it is."""
         if candidate.family != self.family:
             return f"family is '{candidate.family}', allowed: '{self.family}'"
+        if candidate.form != self.form:
+            given, allowed = (form.plain() if form else "none" for form in (candidate.form, self.form))
+            return f"form is {given}, allowed: {allowed}"
         if candidate.block != self.block:
             return f"block is '{candidate.block}', allowed: '{self.block}'"
         if len(candidate.widths) != len(self.widths):
@@ -210,9 +226,10 @@ def effectiveness(candidate: Candidate) -> float:
     >>> round(effectiveness(Candidate(block="ir", stem=64, widths=(64, 128, 256, 512), depths=(3, 25, 88, 3))), 3)
     0.123
     """
-    channels, depth, log_fan_in = candidate.stem, 0, 0.0
-    strides = family_of(candidate).strides(len(candidate.widths))
-    for width, num_blocks, stride in zip(candidate.widths, candidate.depths, strides, strict=True):
+    depth, log_fan_in, tree = 0, 0.0, tree_of(candidate)
+    at_boundaries = candidate.stem, *candidate.widths
+    for stage, (width, num_blocks) in enumerate(zip(candidate.widths, candidate.depths, strict=True)):
+        channels, stride = at_boundaries[tree.before[stage]], tree.strides[stage]
         first_block = fan_ins(candidate.block, channels, width, stride)
         repeated = fan_ins(candidate.block, width, width, 1)
         times = collections.Counter(first_block[1:])
@@ -221,5 +238,4 @@ def effectiveness(candidate: Candidate) -> float:
         # The first apart and the rest by value: the order of the sums in which every kept effectiveness was computed.
         log_fan_in += sum(map(math.log, first_block[:1])) + sum(num * math.log(fan) for fan, num in times.items())
         depth += len(first_block) + (num_blocks - 1) * len(repeated)
-        channels = width
     return depth / math.exp(log_fan_in / depth) if depth else 0.0

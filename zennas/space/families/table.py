@@ -1,15 +1,18 @@
 """FAMILIES names every family. A candidate and a space know theirs by its name here."""
 
+import math
 from typing import Any
 
 from zennas.records import UserError, suggestion
-from zennas.space.blocks import check_block, stem_stride
+from zennas.space.blocks import check_block, stride_of
 from zennas.space.candidate import Candidate
 from zennas.space.families.chain import CHAIN
-from zennas.space.families.family import BuiltNetwork, Family, Graph, Layout
+from zennas.space.families.family import BuiltNetwork, Family, Graph, Layout, Tree
+from zennas.space.families.mgn import MGN
+from zennas.space.families.single import SINGLE
 from zennas.space.shape import Shape, px_text
 
-FAMILIES: dict[str, Family] = {"chain": CHAIN}
+FAMILIES: dict[str, Family] = {"chain": CHAIN, "mgn": MGN, "single": SINGLE}
 
 
 def family_of(candidate: Any) -> Family:
@@ -27,24 +30,29 @@ def check_known(candidate: Any) -> None:
 
 def layout_of(candidate: Candidate, shape: Shape) -> Layout:
     """The Layout of a Candidate's network for a Shape; UserError where its stages cannot shrink such images."""
-    num_stages = len(candidate.widths)
     divisor = divisor_of(candidate)
     if any(px % divisor for px in shape.hw):
         raise UserError(
             f"{candidate.text}: {divided(candidate)}; {px_text(shape.hw)} px do not allow it; allowed: multiples of "
             f"{divisor} px"
         )
-    return family_of(candidate).layout(candidate.block, num_stages, shape)
+    return family_of(candidate).layout(candidate, shape)
 
 
 def divisor_of(member: Any) -> int:
     """By what the sides of the images of a Candidate or a Space must be divisible."""
-    return family_of(member).divisor(member.block, len(member.widths))
+    return family_of(member).divisor(member)
+
+
+def tree_of(member: Any) -> Tree:
+    """The ways through the networks of a Candidate or a Space."""
+    return family_of(member).tree(member)
 
 
 def divided(member: Any) -> str:
     """How the networks of a Candidate or a Space divide the image, in words: why not every size will do."""
-    stride, strides = stem_stride(member.block), family_of(member).strides(len(member.widths))
+    stride = stride_of(family_of(member).ends(member.block).stem)
+    strides = max((way.strides for way in tree_of(member).ways), key=math.prod)
     stem = f"the stem divides the image by {stride}, " if stride > 1 else ""
     if set(strides) == {2}:
         return f"{stem}each of the {len(strides)} stages halves {'it' if stem else 'the image'}"
@@ -64,4 +72,4 @@ def maps_of(space: Any) -> tuple[tuple[int, int], ...]:
 
 def layout_of_space(space: Any) -> Layout:
     """The Layout of all networks of a Space."""
-    return family_of(space).layout(space.block, len(space.widths), space.shape)
+    return family_of(space).layout(space, space.shape)
