@@ -135,7 +135,7 @@ BAD = {
     "only a comment": ("# nothing yet\n", "{}: holds no candidate"),
     "an empty list": ("[]", "{}: holds no candidate"),
     "an empty mapping": ("{}", "{}"),
-    "words": ("IR-SE-100", "{}: expected keys and values (family, block, stem, widths, depths), got str"),
+    "words": ("IR-SE-100", "{}: expected keys and values (family, form, block, stem, widths, depths), got str"),
     "a list of words": ("- IR-SE-100", "{}, entry 1: expected keys and values"),
     "a bad second entry": (f"- {EXAMPLE}\n- {{block: ir}}", "{}, entry 2: key 'stem' is missing"),
     "a bad third line": (f"{EXAMPLE}\n\n{{block: ir, stem: 0}}", "{}, line 3: stem: given 0"),

@@ -1,4 +1,5 @@
-"""The contract of every row of FAMILIES, and of two toys: two branches, a last stage that keeps the size of maps."""
+"""The contract of every row of FAMILIES, and of three toys: two branches, two with genes of their own, a last stage
+that keeps the size of maps."""
 
 import dataclasses
 import math
@@ -18,6 +19,7 @@ from zennas.latency.table import LatencyTable, measure_part, parts_of_space
 from zennas.records import UserError
 from zennas.score.aggregate import equal_cost
 from zennas.score.baselines import num_convolutions, total_macs, total_params
+from zennas.score.branches import MEAN, ONCE
 from zennas.score.meanfield import mean_field, mean_field_sums
 from zennas.score.zen import zen
 from zennas.search.optimum import Constraint, best
@@ -25,8 +27,8 @@ from zennas.space.blocks import block, ends, neck, stem, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.families.chain import chain
-from zennas.space.families.family import BuiltNetwork, End, Graph, Layout, Place, PlainPart, halved
-from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, maps_of
+from zennas.space.families.family import BuiltNetwork, End, Graph, PlainPart, Tree, Way, halved
+from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, maps_of, tree_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
 from zennas.space.shape import Shape
@@ -35,9 +37,9 @@ from zennas.track import Protocol
 
 PROTOCOL = Protocol(backend="onnxruntime-cpu", num_runs=2, kth_fastest=1)
 SHAPES = {
-    "square": square(32, 12),
-    "tall": Shape(channels=3, height=48, width=16, embedding_size=12),
-    "grey": Shape(channels=1, height=16, width=32, embedding_size=5),
+    "square": square(32, 24),
+    "tall": Shape(channels=3, height=96, width=32, embedding_size=16),
+    "grey": Shape(channels=1, height=32, width=64, embedding_size=8),
 }
 
 
@@ -46,16 +48,18 @@ class TwoBranches(BuiltNetwork):
 
     def __init__(self, candidate, shape):
         super().__init__(candidate, shape)
-        first, *trunk = _paths(candidate, shape.channels)[0]
-        last = candidate.depths[-1]
+        family = family_of(candidate)
+        shared, paths = family.trunk_length(candidate), family.paths(candidate, shape.channels)
+        first, *trunk = paths[0][:shared]
         self.trunk = nn.Sequential(
-            stem(first.in_channels, first.out_channels, first.kind), *(block(*part) for part in trunk[:-last])
+            stem(first.in_channels, first.out_channels, first.kind), *(block(*part) for part in trunk)
         )
-        self.branches = nn.ModuleList(
-            nn.Sequential(*(block(*part) for part in path[-last:])) for path in _paths(candidate, shape.channels)
+        self.branches = nn.ModuleList(nn.Sequential(*(block(*part) for part in path[shared:])) for path in paths)
+        necks = family.layout(candidate, shape).necks
+        widths = [path[-1].out_channels for path in paths]
+        self.necks = nn.ModuleList(
+            neck(width, end.in_hw, end.channels, end.kind) for width, end in zip(widths, necks, strict=True)
         )
-        necks = _layout(candidate.block, len(candidate.widths), shape).necks
-        self.necks = nn.ModuleList(neck(candidate.widths[-1], end.in_hw, end.channels, end.kind) for end in necks)
 
     def head_layers(self):
         return [layer for neck in self.necks for layer in neck if isinstance(layer, nn.Linear)]
@@ -77,33 +81,38 @@ class Apart(nn.Module):
         return self.network(image_BCHW).chunk(2, 1)
 
 
-def _layout(block_name, num_stages, shape):
-    whole = FAMILIES["chain"].layout(block_name, num_stages, shape)
-    (last,) = whole.stages[-1]
-    branches = (last, Place(1, last.in_hw))
-    ends_of = tuple(End(ends(block_name).neck, shape.embedding_size, 1, place.out_hw) for place in branches)
-    return Layout(whole.stems, (*whole.stages[:-1], branches), ends_of)
+def _two(member):
+    last = len(member.widths) - 1
+    trunk = tuple(range(last))
+    return Tree(last, (Way((*trunk, last), (2,) * (last + 1)), Way((*trunk, last), (*(2,) * last, 1))))
 
 
-def _paths(candidate, channels):
-    (path,) = FAMILIES["chain"].paths(candidate, channels)
-    last = candidate.depths[-1]
-    beside = path[-last]._replace(stride=1)
-    return path, (*path[:-last], beside, *path[len(path) - last + 1 :])
+def _forked(member):
+    """Two last stages, of different genes."""
+    *trunk, one, other = range(len(member.widths))
+    strides = (2,) * len(trunk)
+    return Tree(len(trunk), (Way((*trunk, one), (*strides, 2)), Way((*trunk, other), (*strides, 1), 1)))
+
+
+def _necks(member, shape, last_hws):
+    kind, ways = ends(member.block).neck, family_of(member).tree(member).ways
+    both = zip(last_hws, ways, strict=True)
+    return tuple(End(kind, shape.embedding_size, 1, hw, 1, way.stages[-1]) for hw, way in both)
 
 
 TWO_BRANCHES = dataclasses.replace(
     FAMILIES["chain"],
-    layout=_layout,
+    tree=_two,
+    necks=_necks,
     network=TwoBranches,
-    paths=_paths,
     backbone=lambda network: nn.Sequential(*network.trunk, *network.branches[0]),
     graphs=lambda network: (Graph("network", Apart(network), {"picture": network.input_shape}, ("half", "whole")),),
 )
 
 
 LAST_KEEPS = chain(lambda num_stages: (*(2,) * (num_stages - 1), 1))
-TOYS = {"two": TWO_BRANCHES, "keeps": LAST_KEEPS}
+TOYS = {"two": TWO_BRANCHES, "forked": dataclasses.replace(TWO_BRANCHES, tree=_forked), "keeps": LAST_KEEPS}
+EXTRA = {"mgn": 1, "forked": 1}  # stages more than the two of the others
 
 
 @pytest.fixture(params=[*FAMILIES, *TOYS])
@@ -119,19 +128,25 @@ def shape(request):
     return SHAPES[request.param]
 
 
-def candidate_in(family, *, block="ir_se", depths=(2, 3)):
-    return Candidate(family=family, block=block, stem=8, widths=(12, 20), depths=depths)
+def candidate_in(family, *, block="ir_se"):
+    """A candidate of two stages, or of three where the family needs them."""
+    extra = EXTRA.get(family, 0)
+    return Candidate(
+        family=family, block=block, stem=8, widths=(12, 20, 16)[: 2 + extra], depths=(2, 3, 1)[: 2 + extra]
+    )
 
 
 def space_of(family, shape):
+    extra = EXTRA.get(family, 0)
+    widths = (Range(low=8, high=16, step=4), Range(low=12, high=20, step=4), Range(low=16, high=24, step=8))
     return Space(
         name="families",
         family=family,
         block="ir_se",
         **shape.plain(),
         stem=Range(low=8, high=16, step=4),
-        widths=(Range(low=8, high=16, step=4), Range(low=12, high=20, step=4)),
-        depths=(Range(low=1, high=3), Range(low=1, high=3)),
+        widths=widths[: 2 + extra],
+        depths=(Range(low=1, high=3), Range(low=1, high=3), Range(low=1, high=2))[: 2 + extra],
         limits={"max_blocks": 6, "max_effectiveness": 99},
     )
 
@@ -154,14 +169,15 @@ def test_a_network_is_what_its_layout_says(family, shape):
     assert (spent.params, spent.macs) == counted(network, shape)
     assert candidate_of(network) == candidate and network.shape == shape and network.input_shape == shape.image
     assert [layer.out_features for layer in network.head_layers()] == [
-        end.channels for end in family_of(candidate).layout("ir", 2, shape).necks
+        end.channels for end in family_of(candidate).layout(candidate, shape).necks for _ in range(end.times)
     ]
-    assert sum(times for part, times in parts_of(candidate, shape, along_path=True).items() if part.is_block) == 5
+    along = parts_of(candidate, shape, along_path=True)
+    assert sum(times for part, times in along.items() if part.is_block) == candidate.num_blocks
 
 
 def test_images_that_the_stages_cannot_shrink_are_refused(family):
     candidate = candidate_in(family)
-    divisor = family_of(candidate).divisor("ir_se", 2)
+    divisor = family_of(candidate).divisor(candidate)
     odd = square(4 * divisor).sized((4 * divisor, 4 * divisor + 1))
     for function in (cost, build, parts_of, on_meta):
         with pytest.raises(UserError, match=rf"{divisor * 4}x{divisor * 4 + 1} px do not allow it"):
@@ -171,12 +187,15 @@ def test_images_that_the_stages_cannot_shrink_are_refused(family):
 def test_paths_are_those_of_the_layout(family, shape):
     """From the image to the last map, where each path has as many channels as its neck reads."""
     candidate = candidate_in(family)
-    layout = family_of(candidate).layout(candidate.block, 2, shape)
-    for path, end in zip(plain_paths(candidate, shape.channels), layout.necks, strict=True):
+    layout, tree = family_of(candidate).layout(candidate, shape), tree_of(candidate)
+    for path, way in zip(plain_paths(candidate, shape.channels), tree.ways, strict=True):
         assert all(isinstance(part, PlainPart) for part in path)
         feature = plain(path).to_empty(device="cpu").eval()(torch.zeros(1, *shape.image))
-        assert tuple(feature.shape) == (1, candidate.widths[-1], *end.in_hw)
-    assert maps_of(space_of(family, shape))[-1] == layout.necks[0].in_hw
+        (place,) = layout.along(way).stages[way.stages[-1]]
+        assert tuple(feature.shape) == (1, candidate.widths[way.stages[-1]], *place.out_hw)
+        read = {end.in_hw for end in layout.necks if end.behind % len(candidate.widths) == way.stages[-1]}
+        assert place.out_hw in read
+    assert len(maps_of(space_of(family, shape))) == 1 + len(candidate.widths)
 
 
 def test_a_space_sums_what_its_candidates_have(family, shape):
@@ -190,9 +209,11 @@ def test_a_space_sums_what_its_candidates_have(family, shape):
     ]
     num_blocks_N = sums(space, lambda part: float(part.is_block), along_path=True).of(space, genes_NG)
     assert num_blocks_N.tolist() == [candidate.num_blocks for candidate in candidates]
-    closed_N = mean_field_sums(space, (16, 8), 4).of(space, genes_NG)
-    images = shape.sized((16, 8))
-    assert closed_N == pytest.approx([mean_field(candidate, images, 4, None) for candidate in candidates], abs=1e-9)
+    images = shape.sized((32, 16))
+    for aggregate in (ONCE, MEAN):
+        closed_N = mean_field_sums(space, images.hw, 4, aggregate=aggregate).of(space, genes_NG)
+        expected = [mean_field(candidate, images, 4, None, aggregate=aggregate) for candidate in candidates]
+        assert closed_N == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_table_of_the_space_has_a_place_for_every_part(family, shape):
@@ -204,9 +225,9 @@ def test_a_table_of_the_space_has_a_place_for_every_part(family, shape):
 @pytest.mark.parametrize("block", ["ir_se", "inverted_residual"])
 def test_every_part_is_timed_and_every_candidate_predicted(family, tmp_path, block):
     """Whatever its stride, a stage's first block is not timed as one that may follow itself."""
-    shape, rng = square(16, 8), np.random.default_rng(2)
+    shape, rng = square(32, 8), np.random.default_rng(2)
     small = space_of(family, shape).model_copy(update={"block": block})
-    widths = (Range(low=16, high=112, step=16), Range(low=32, high=128, step=16))
+    widths = (Range(low=16, high=112, step=16), *(Range(low=32, high=128, step=16),) * (len(small.widths) - 1))
     space = small.model_copy(update={"stem": Range(low=16, high=64, step=16), "widths": widths})
     parts = parts_of_space(space)
     table = LatencyTable(PROTOCOL, folder=tmp_path, rows={part: 1e-6 * part.macs for part in parts})
@@ -236,7 +257,7 @@ def test_the_optimum_is_the_best_of_all(family, shape):
 
 def test_scores_take_every_shape(family, shape):
     candidate, generator = candidate_in(family), torch.Generator()
-    images = shape.sized((16, 8))
+    images = shape.sized((32, 16))
     for score in (zen, equal_cost, num_convolutions, total_macs, total_params):
         value = score(candidate, images, 4, generator.manual_seed(0))
         assert math.isfinite(value)
@@ -268,7 +289,9 @@ def test_a_candidate_is_exported_and_timed_by_its_graph(family, shape):
     assert inputs_of(timed) == graph.inputs and type(timed) is type(graph.module)
     image = torch.randn(2, *shape.image, generator=torch.Generator().manual_seed(0))
     answers = timed(image)
-    assert len(answers) == 2 and (family != "two" or answers[0].shape == answers[1].shape == (2, shape.embedding_size))
+    assert len(answers) == 2 and (
+        family not in ("two", "forked") or answers[0].shape == answers[1].shape == (2, shape.embedding_size)
+    )
 
 
 def test_a_kept_network_comes_back(family, shape, tmp_path):
@@ -281,8 +304,9 @@ def test_a_kept_network_comes_back(family, shape, tmp_path):
 
 def test_a_family_stands_in_the_text_but_for_the_chain(family):
     candidate = candidate_in(family)
-    assert candidate.text == ("" if family == "chain" else f"{family}/") + "ir_se-8-12x2-20x3"
-    assert Candidate.of_kind(candidate.kind, stem=8, widths=(12, 20), depths=(2, 3)) == candidate
+    stages = "ir_se-8-12x2-20x3" + "-16x1" * EXTRA.get(family, 0)
+    assert candidate.text == ("" if family == "chain" else f"{family}/") + stages
+    assert Candidate.of_kind(candidate.kind, stem=8, widths=candidate.widths, depths=candidate.depths) == candidate
     assert Candidate(**candidate.plain()) == Candidate(**candidate.model_dump()) == candidate
     assert ("family" in candidate.plain()) == ("family" in candidate.model_dump()) == (family != "chain")
 
@@ -294,5 +318,7 @@ def test_an_unknown_family_is_named():
 
 def test_a_chain_halves_at_every_stage_behind_its_stem():
     for name in ("ir", "inverted_residual"):
-        assert family_of(candidate_in("chain")).divisor(name, 3) == 8 * stem_stride(name)
-    assert FAMILIES["chain"].strides(4) == (2, 2, 2, 2) and halved((48, 16)) == (24, 8)
+        candidate = Candidate(block=name, stem=8, widths=(12, 20, 16), depths=(1, 1, 1))
+        assert FAMILIES["chain"].divisor(candidate) == 8 * stem_stride(name)
+        assert tree_of(candidate) == Tree(3, (Way((0, 1, 2), (2, 2, 2)),))
+    assert halved((48, 16)) == (24, 8)

@@ -14,6 +14,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import cost, part_cost
 from zennas.space.network import build
 from zennas.space.parts import Part, combined, indices, parts_of, stacked, sums
+from zennas.space.residual import deployed
 from zennas.space.space import Range, Space, effectiveness, fan_in
 
 
@@ -74,7 +75,7 @@ def test_no_parameter_is_outside_the_parts(block):
     candidates = candidates_of(space, 4, seed=1)
     found_N = values_of(sums(space, lambda part: part_cost(*part).params), space, candidates)
     for one, found in zip(candidates, found_N, strict=True):
-        network = build(one, space.shape)
+        network = deployed(build(one, space.shape))
         assert found == sum(weight.numel() for weight in network.parameters())
 
 

@@ -1,6 +1,7 @@
 """SCORES names every score of this room; `score_batch` is what a worker runs."""
 
 import contextlib
+import functools
 import statistics
 import time
 import zlib
@@ -12,6 +13,7 @@ import torch
 from zennas.records import first_line
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
+from zennas.score.branches import MEAN, ONCE
 from zennas.score.limits import time_limit
 from zennas.score.meanfield import mean_field
 from zennas.score.modules import finite
@@ -37,6 +39,9 @@ from zennas.track import ScorePlan, lookup
 SCORES = {
     "zen": zen,
     "zen_closed": mean_field,
+    # of networks of several branches, the mean of the ways' scores (branches.py)
+    "zen_mean": functools.partial(zen, aggregate=MEAN),
+    "zen_mean_closed": functools.partial(mean_field, aggregate=MEAN),
     "zen_reference": reference_zen,
     "params": total_params,
     "macs": total_macs,
@@ -59,7 +64,10 @@ COUNTED = ("params", "macs")
 
 # Rows that score many candidates faster together: (candidates, shape, batch, generator) -> [float], not finite where
 # one failed.
-TOGETHER = {"zen": zen_of_candidates}
+TOGETHER = {"zen": zen_of_candidates, "zen_mean": functools.partial(zen_of_candidates, aggregate=MEAN)}
+
+# Rows that have a closed form, by which a search screens and proves: what it makes of the ways through a network.
+CLOSED = {"zen": ONCE, "zen_mean": MEAN}
 
 
 class Worth(NamedTuple):

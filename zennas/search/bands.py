@@ -19,7 +19,7 @@ from zennas.space.space import Space, fan_in
 from zennas.track import SearchPlan
 
 ROUNDING = 1e-9  # of an effectiveness, relative: sums of another order differ by 1e-15, and two candidates by far more
-BANDED = "zen"  # the score that asks for depth alone; a search by another has no bands
+BANDED = ("zen", "zen_mean")  # the scores that ask for depth alone; a search by another has no bands
 
 
 class Band(NamedTuple):
@@ -87,7 +87,7 @@ def shares_of(plan: SearchPlan) -> dict[str, float]:
 
     No more than it wants winners: the last of them holds what is left. One alone is none.
     """
-    if plan.bands is None or plan.score.name != BANDED:
+    if plan.bands is None or plan.score.name not in BANDED:
         return {}
     shares = dict(list(plan.bands.items())[: plan.num_winners])
     return shares if len(shares) > 1 else {}

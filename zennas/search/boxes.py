@@ -37,9 +37,7 @@ class Box(NamedTuple):
         return self._replace(high=tuple(high)), self._replace(low=tuple(low))
 
 
-def completions(
-    worth: Sums, depths: list[np.ndarray], genes: Genes
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def completions(worth: Sums, depths: list[np.ndarray], genes: Genes) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """([ahead_W] for every boundary, that before stage 1 first: the most that the stages to come and the necks add to a
     width; [opened_W] for every stage: what of that it and all behind it add to the width that it begins at).
     """

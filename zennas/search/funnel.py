@@ -16,6 +16,7 @@ import numpy as np
 
 from zennas.score.meanfield import mean_field_sums
 from zennas.score.plain import plain_layers
+from zennas.score.scores import CLOSED
 from zennas.search.bands import Bands, ends_of, shares_of
 from zennas.search.cost_limits import CostLimit, constraints
 from zennas.search.islands import owner
@@ -49,7 +50,7 @@ def knows(space: Space, plan: SearchPlan) -> bool:
     """Whether there is a closed form of what this search maximises."""
     if plan.score.learned is not None:
         return True
-    return plan.score.name == "zen" and plain_layers(space.cheapest(), space.channels) is not None
+    return plan.score.name in CLOSED and plain_layers(space.cheapest(), space.channels) is not None
 
 
 def region_of(learned: LearnedScore, space: Space, latency: Sums, most_ms: float) -> list[Constraint]:
@@ -105,7 +106,8 @@ class Funnel:
         self.space, self.plan, (self.island, self.num_islands) = space, plan, share
         learned = plan.score.learned
         if learned is None:
-            self.score = mean_field_sums(space, plan.score.shape(space.shape).hw, plan.score.batch)
+            aggregate, images = CLOSED[plan.score.name], plan.score.shape(space.shape)
+            self.score = mean_field_sums(space, images.hw, plan.score.batch, aggregate=aggregate)
         else:
             self.score = learned.sums(space)
         self.costs = [Constraint("latency (ms)", sums(space, part_ms), np.inf)]

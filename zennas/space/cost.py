@@ -106,7 +106,7 @@ def build_part(kind: str, in_channels: int, out_channels: int, stride: int, in_h
 
 def _counts(*part):
     with torch.device("meta"):
-        module = deployed(build_part(*part))
+        module = deployed(build_part(*part), copied=False)
     return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-2:])[0]
 
 
@@ -122,7 +122,7 @@ def _by_in_channels(values_of, kind, in_channels, out_channels, stride, *in_hw):
     To build one takes half a millisecond, and a space has thousands. Its counts are parabolas of its in_channels.
     """
     # Where the widths agree, a block may have another shortcut: no point of the parabola of the rest.
-    if kind in BLOCKS and stride != 1 and in_channels != out_channels:
+    if kind in BLOCKS and in_channels != out_channels:
         parabolas = _parabolas(values_of, kind, out_channels, stride, *in_hw)
         if parabolas is not None:
             return _along(parabolas, in_channels)

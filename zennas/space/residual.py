@@ -92,9 +92,10 @@ def _folded(weight, norm):
         return weight.double() * scale_C[:, None, None, None], norm.bias.double() - norm.running_mean.double() * scale_C
 
 
-def deployed(module: Module) -> Module:
-    """A copy of a module, in eval mode, in which every part that is deployed otherwise than it is trained is so."""
-    return _deployed(copy.deepcopy(module).eval())
+def deployed(module: Module, *, copied: bool = True) -> Module:
+    """A copy of a module, in eval mode, in which every part that is deployed otherwise than it is trained is so; the
+    module itself, changed, where it need not be copied."""
+    return _deployed((copy.deepcopy(module) if copied else module).eval())
 
 
 def _deployed(module):

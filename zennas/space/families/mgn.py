@@ -4,8 +4,8 @@ reduced and joined.
 Stages: the trunk's, then the two of a branch: the rest of the trunk's last stage, and the last stage. Every branch has
 its own copy of those two. The part branches do not shrink their maps in the last stage, and cut the last map into
 stripes from head to foot. Each branch gives the largest values of its whole map, and each part branch those of its
-stripes; every such vector goes through a reduction of its own. The embedding is all of them side by side, those of whole
-maps first, so a reduction's size is the embedding's over their number.
+stripes; every such vector goes through a reduction of its own. The embedding is all of them side by side, those of
+whole maps first, so a reduction's size is the embedding's over their number.
 With `apart`, two stages more: the global branch's two come before the part branches' two.
 
 Source: Wang et al. 2018, arXiv:1804.01438; with five stages, a bottleneck, and depths 3-4-1-5-3 it is theirs.
@@ -40,7 +40,9 @@ def strides_of(member: Any, num_stages: int) -> tuple[int, ...]:
     that shrinks the image by two or four."""
     own = (member.form or Form()).strides
     if own and len(own) != num_stages:
-        raise UserError(f"form.strides: given {len(own)}, allowed: {num_stages}, one of each stage from image to last map")
+        raise UserError(
+            f"form.strides: given {len(own)}, allowed: {num_stages}, one of each stage from image to last map"
+        )
     return own or (max(1, TRUNK_STRIDE // stride_of(ends_of(member.block).stem)), *(2,) * (num_stages - 1))
 
 
@@ -116,9 +118,12 @@ class Network(BuiltNetwork):
             stem(first.in_channels, first.out_channels, first.kind), *(block(*part) for part in trunk)
         )
         self.branches = nn.ModuleList(nn.Sequential(*(block(*part) for part in path[shared:])) for path in paths)
-        size, self.stripes = reduction_size(candidate, shape), (candidate.form or Form()).stripes or STRIPES
+        size, stripes = reduction_size(candidate, shape), (candidate.form or Form()).stripes or STRIPES
+        wholes, last = MGN.layout(candidate, shape).necks[:2], paths[-1][-1].out_channels
         self.whole = nn.ModuleList(neck(path[-1].out_channels, (1, 1), size, "reduction") for path in paths)
-        self.cut = nn.ModuleList(neck(paths[-1][-1].out_channels, (1, 1), size, "reduction") for _ in range(sum(self.stripes)))
+        # Of each branch, the rows of its stripes: known beforehand, so that no graph computes them.
+        self.rows = [rows_of_stripes(wholes[1].in_hw[0], num) for num in (0, *stripes)]
+        self.cut = nn.ModuleList(neck(last, (1, 1), size, "reduction") for _ in range(sum(stripes)))
 
     def head_layers(self) -> list[nn.Linear]:
         """The fully connected layer of each reduction, in the order of the embedding."""
@@ -129,11 +134,11 @@ class Network(BuiltNetwork):
         "whole": [(B, R)] of them after it; "stripes": [(B, R)] of each part branch's stripes}."""
         map_BCHW, left = self.trunk(image_BCHW), list(self.cut)
         wide, whole, stripes = [], [], []
-        for branch, reduced, num in zip(self.branches, self.whole, (0, *self.stripes), strict=True):
+        for branch, reduced, rows in zip(self.branches, self.whole, self.rows, strict=True):
             last_BCHW = branch(map_BCHW)
             wide.append(reduced[:2](last_BCHW))  # its pooling, flat
             whole.append(reduced[2:](wide[-1]))
-            for top, bottom in rows_of_stripes(last_BCHW.shape[2], num):
+            for top, bottom in rows:
                 stripes.append(left.pop(0)(last_BCHW[:, :, top:bottom]))
         return {"embedding": torch.cat([*whole, *stripes], 1), "wide": wide, "whole": whole, "stripes": stripes}
 
@@ -146,6 +151,4 @@ def backbone(network: Network) -> nn.Module:
     return nn.Sequential(*network.trunk, *network.branches[-1])
 
 
-MGN = Family(
-    tree=tree_of, ends=ends_of, necks=necks_of, network=Network, backbone=backbone, graphs=graphs
-)
+MGN = Family(tree=tree_of, ends=ends_of, necks=necks_of, network=Network, backbone=backbone, graphs=graphs)

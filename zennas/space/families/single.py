@@ -45,7 +45,8 @@ class Network(chain.Network):
         super().__init__(candidate, shape, family=SINGLE)
 
     def vectors(self, image_BCHW: torch.Tensor) -> dict[str, Any]:
-        """{"embedding": (B, D) behind the last norm; "wide" and "whole": [(B, D)], what goes into it; "stripes": []}."""
+        """{"embedding": (B, D) behind the last norm; "wide" and "whole": [(B, D)], what goes into it; "stripes":
+        []}."""
         # The last norm may be folded away, in a network that only answers.
         before = [layer for layer in self.neck if not isinstance(layer, nn.BatchNorm1d)]
         feature_BD = nn.Sequential(*before)(self.blocks(self.stem(image_BCHW)))
