@@ -133,6 +133,7 @@ SLOPES = {
     nn.PReLU: lambda layer: float(layer.weight[0]),
     nn.LeakyReLU: lambda layer: layer.negative_slope,
     nn.ReLU: lambda layer: 0.0,
+    nn.ReLU6: lambda layer: 0.0,  # nothing drawn here reaches six
 }
 
 
@@ -149,6 +150,8 @@ def by_finite_difference(layers, image_BCHW, direction_BCHW, *, step=1e-8):
                 x = F.conv2d(x, layer.weight.double(), None, layer.stride, layer.padding, 1, layer.groups)
             elif type(layer) in SLOPES:
                 x = torch.where(x > 0, x, SLOPES[type(layer)](layer) * x)
+            elif isinstance(layer, nn.MaxPool2d):
+                x = x[:, :, :: layer.stride, :: layer.stride]  # its window is one position
             else:
                 if index not in frozen:
                     mean_C = x.mean((0, 2, 3), keepdim=True)

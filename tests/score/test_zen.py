@@ -23,6 +23,7 @@ from zennas.score.zen import zen, zen_of_candidate, zen_of_module
 from zennas.space.blocks import BLOCKS
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
+from zennas.space.form import Form
 from zennas.space.network import build, initialise, plain, plain_paths
 from zennas.track import ScorePlan
 
@@ -407,13 +408,24 @@ def test_one_that_overflows_is_alone_in_that(asked, monkeypatch):
     assert (scored.value, scored.std) == score_candidate(SMALL_SE, PLAN, FACE, seed=0)
 
 
-def test_what_cannot_go_together_goes_alone(asked):
-    """Networks of different numbers of stages; so it is where the memory holds one of them and not all."""
-    longer = Candidate(block="ir", stem=8, widths=(8, 8, 8), depths=(1, 1, 1))
-    for batch in ([SMALL, longer], [longer, SMALL]):
+def test_what_begins_alike_and_goes_other_ways_has_its_own_score(asked):
+    """Networks of different numbers of stages, of different families, and of different forms."""
+    genes = {"block": "ir", "stem": 8, "widths": (8, 8, 8), "depths": (1, 2, 1)}
+    longer, branches = Candidate(**genes), Candidate(family="mgn", **genes)
+    others = [Candidate(family="single", form=form, **genes) for form in (None, Form(strides=(2, 1, 2)))]
+    for batch in itertools.permutations([SMALL, longer, branches, *others], 3):
         scored = score_batch(batch, PLAN, FACE, seed=0)
         assert [(one.value, one.std) for one in scored] == [score_candidate(one, PLAN, FACE, seed=0) for one in batch]
-    assert len(asked) == 2
+    assert len(asked) == 60 * PLAN.repeats
+
+
+def test_what_does_not_fit_together_goes_alone(monkeypatch):
+    def too_much(some, *rest):
+        raise torch.OutOfMemoryError("all of them")
+
+    monkeypatch.setitem(TOGETHER, "zen", too_much)
+    scored = score_batch([SMALL, SMALL_SE], PLAN, FACE, seed=0)
+    assert [(one.value, one.std) for one in scored] == [score_candidate(SMALL, PLAN, FACE, seed=0)] * 2
 
 
 def test_repeats_are_averaged(monkeypatch):
@@ -438,6 +450,7 @@ def test_what_scores_are_worth_is_what_the_studies_found():
     study, truth = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("nb201.json", "truth.json"))
     assert set(WORTH) == set(SCORES)
     for name, worth in WORTH.items():
+        name = name.replace("_mean", "")  # of networks of one way, as all of the studies, a mean is what it is of
         assert worth.faces == pytest.approx(truth["found"]["tau"][name]["AUC"][0], abs=6e-5)
         found = study["test"].get(name)
         taus = (None, None) if found is None else (found["overall"][0], found["latency"][0])

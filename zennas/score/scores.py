@@ -100,6 +100,8 @@ WORTH = {
     "effectiveness": Worth(None, None, -0.4017),
     "zen_closed": Worth(None, None, -0.4334),
 }
+# All of those networks have one way, where the mean of the ways is the way.
+WORTH |= {"zen_mean": WORTH["zen"], "zen_mean_closed": WORTH["zen_closed"]}
 
 
 class Scored(NamedTuple):

@@ -60,9 +60,8 @@ def zen_of_candidates(
     direction by the image's sigma, an activation multiplies it by its slope at the image. Weights are views of one bank
     of Gaussians, because drawing up to 10^8 fresh numbers per candidate would cost as much as the rest. `dtype`
     defaults to bfloat16 where the hardware multiplies it, else float32. weight_of(place, shape) gives a convolution's
-    weight instead of the bank, for the tests. All candidates are of one family and form and have as many stages.
-    aggregate: of the ways through networks of several. ValueError for a block with a layer that is none of
-    zennas.score.plain.
+    weight instead of the bank, for the tests. aggregate: of the ways through networks of several. ValueError for a
+    block with a layer that is none of zennas.score.plain.
     """
     if not candidates:
         return []
@@ -74,13 +73,19 @@ def zen_of_candidates(
     weight_of = weight_of or functools.partial(_weight, seed, dtype, str(device))
     with torch.inference_mode():
         start = Maps(pair, torch.zeros(1, device=device), False)
-        scores = _walk(list(dict.fromkeys(candidates)), start, weight_of, aggregate)
+        alike, scores = collections.defaultdict(list), {}  # prefixes are the same only on the same ways
+        for candidate in dict.fromkeys(candidates):
+            alike[candidate.family, tree_of(candidate)].append(candidate)
+        for (_, tree), some in alike.items():
+            scores |= _walk(some, tree, start, weight_of, aggregate)
         return [scores[candidate] for candidate in candidates]
 
 
-def _walk(candidates, start, weight_of, aggregate):
-    """{candidate: score}: stage by stage, the candidates' prefixes that are the same as one."""
-    maps, tree = {}, tree_of(candidates[0])
+def _walk(candidates, tree, start, weight_of, aggregate):
+    """{candidate: score} of candidates of one family and Tree: stage by stage, the prefixes that are the same as
+    one.
+    """
+    maps = {}
     for candidate in candidates:
         if (candidate.block, candidate.stem) not in maps:
             stem = plain_paths(candidate, start.pair_P2BHWC.shape[-1])[0][0]
