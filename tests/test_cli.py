@@ -67,7 +67,8 @@ def test_help_says_the_same_both_ways(name, shell):
     assert (
         code == 0
         and "Exit codes:" in out
-        and {"run": "EXPERIMENT", "mask": "--ratio", "align": "--size"}.get(name, "--track") in out
+        and {"run": "EXPERIMENT", "mask": "--ratio", "align": "--size", "gallery": "--enrol"}.get(name, "--track")
+        in out
     )
     assert (
         shell("-m", "zennas", name, "--help")[1].splitlines()[1:] == out.splitlines()[1:]
@@ -92,7 +93,7 @@ def test_zennas_alone_names_its_commands(shell):
     [
         ("zennas su", {"submit"}),
         ("zennas score --bu", {"--budget-ms"}),
-        ("zennas score --score zen_", {"zen_closed", "zen_reference"}),
+        ("zennas score --score zen_", {"zen_closed", "zen_reference", "zen_mean", "zen_mean_closed"}),
         ("zennas search --score na", {"naswot"}),
         ("zennas score --track web", {"webface-main", "webface-sfr"}),
         ("zennas evaluate --device ", {"cpu", "cuda"}),
