@@ -82,9 +82,9 @@ def number_of(boxes, group, person, column):
     return 10_000 * (boxes == "labeled") + 1000 * group + 10 * person + column
 
 
-def as_cuhk03(root):
+def as_cuhk03(root, cells_of=CUHK03):
     """cuhk-03.mat as MATLAB 7.3 writes it, and the lists of the new protocol: the people of the first two groups are
-    asked for, the others train.
+    asked for, the others train. cells_of: as CUHK03 above.
     """
     root.mkdir(parents=True)
     with h5py.File(root / "cuhk-03.mat", "w") as file:
@@ -98,7 +98,7 @@ def as_cuhk03(root):
 
         for boxes in ("detected", "labeled"):
             groups = []
-            for group, people in enumerate(CUHK03, 1):
+            for group, people in enumerate(cells_of, 1):
                 table = np.empty((10, len(people)), h5py.ref_dtype)
                 for person, columns in enumerate(people, 1):
                     for column in range(10):
@@ -113,7 +113,7 @@ def as_cuhk03(root):
         file.create_dataset("testsets", data=np.array([splits], h5py.ref_dtype), dtype=h5py.ref_dtype)
     listed = [
         (f"{group}_{person:03d}_{1 + (column > 4)}_{column + 1:02d}.png", group, person, column)
-        for group, people in enumerate(CUHK03, 1)
+        for group, people in enumerate(cells_of, 1)
         for person, columns in enumerate(people, 1)
         for column in columns
     ]
@@ -156,3 +156,26 @@ def as_table(root, rows=ROWS, columns=("image", "label", "camera", "role")):
     write(root, [row[0] for row in rows])
     (root / "people.csv").write_text("\n".join(",".join(map(str, row)) for row in [columns, *rows]) + "\n")
     return root / "people.csv"
+
+
+def laid_out(root, layout, rows):
+    """Where a set lies that has an image for each row (person from 1, camera, role), in a layout that names roles."""
+    numbered = [(person, camera, role, number) for number, (person, camera, role) in enumerate(rows, 1)]
+    if layout == "market":
+        folder = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+        return write(
+            root,
+            [f"{folder[role]}/{who:04d}_c{camera}s1_{number:06d}_01.png" for who, camera, role, number in numbered],
+        )
+    if layout == "msmt17":
+        lists = {}
+        for who, camera, role, number in numbered:
+            line = f"{who:04d}/{who:04d}_{number:03d}_{camera:02d}_0303morning_0008_0.png {who}"
+            lists.setdefault(f"list_{role}.txt", []).append(line)
+        return as_msmt17(root, lists=lists)
+    if layout == "folders":
+        for role in ("query", "gallery"):
+            (root / role).mkdir(parents=True)
+        return write(root, [f"{role}/{who:04d}/c{camera}_{number}.png" for who, camera, role, number in numbered])
+    assert layout == "table", layout
+    return as_table(root, [(f"{number}.png", who, camera, role) for who, camera, role, number in numbered])

@@ -151,11 +151,11 @@ def test_its_plan_is_checked_and_its_knob_set(options):
 def test_a_task_whose_recipes_are_not_searched_says_so(options, monkeypatch):
     monkeypatch.setitem(TASKS, "toy", toy.ROW._replace(tuning=""))
     for ask in (lambda: tune_plan(options().asked_track), lambda: tuning_of("toy")):
-        with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face are"):
+        with pytest.raises(UserError, match="task 'toy': its recipes are not searched; those of face, reid are"):
             ask()
 
 
 def test_a_task_of_which_nothing_is_learned_says_so(monkeypatch):
     monkeypatch.setitem(TASKS, "toy", toy.ROW._replace(learning=""))
-    with pytest.raises(UserError, match="task 'toy': nothing is learned from its trainings; from those of face it is"):
+    with pytest.raises(UserError, match="'toy': nothing is learned from its trainings; from those of face, reid it is"):
         learning_of("toy")

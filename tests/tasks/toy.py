@@ -51,6 +51,7 @@ class ToyBatch(NamedTuple):
     image_BHW: torch.Tensor
     target_B2: torch.Tensor
     corrupt: list = []
+    gone: list = []
 
     def micro(self, number, num):
         size = len(self.image_BHW) // num

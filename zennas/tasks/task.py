@@ -33,6 +33,7 @@ class Batch(typing.Protocol):
     step: int  # from 0, of all epochs
     epoch: int
     corrupt: list  # (where, why) of samples that could not be read and were replaced
+    gone: list  # (who, why) of those of whom no sample could be read, so that others stood in for them
 
     def micro(self, number: int, num: int) -> "Batch":
         """The part `number` of `num` equal ones."""

@@ -323,7 +323,7 @@ class Training:
         """Write down the samples that were replaced, each once, and who left because none of theirs could be read."""
         for where, why in batch.corrupt:
             self._note_once(self.corrupt, "where", where, why, f"corrupt image skipped: {where}: {why}")
-        for who, why in getattr(batch, "gone", ()):  # only a batch of groups has any
+        for who, why in batch.gone:
             self._note_once(self.gone, "who", who, why, f"{who}: {why}: others stand in")
 
     def _note_once(self, known, kind, what, why, text):

@@ -109,6 +109,7 @@ def _facts(result, candidate, shown):
         ("Skipped", f"{training['skipped_steps']:,} step(s) without a finite loss and gradient"),
         ("Corrupt", f"{training['corrupt_images']:,} image(s) that could not be read"),
         *([("Left", f"{gone:,} without one that can be read: others stood in")] if gone else []),
+        *(("Note", notice) for notice in training.get("data_notices", ())),
     ]
 
 

@@ -33,11 +33,12 @@ def head_of(network=None, *, ranks=None, say=lambda text: None, **given):
     return ReidHead(network, plan_of(**given), num_people=NUM_PEOPLE, ranks=ranks or Ranks(), say=say)
 
 
-def batch_of(*, step=0, seed=0, num=PEOPLE * EACH):
+def batch_of(*, step=0, seed=0, num=PEOPLE * EACH, index=None):
+    """index: which image of the source each is; None: each another."""
     generator = torch.Generator().manual_seed(seed)
     image_BHW3 = torch.randint(256, (num, *SHAPE.hw, 3), generator=generator, dtype=torch.uint8)
     label_B = torch.arange(num) // EACH + 1
-    return Batch(step, 0, image_BHW3, label_B, torch.arange(num), [])
+    return Batch(step, 0, image_BHW3, label_B, torch.arange(num) if index is None else torch.tensor(index), [])
 
 
 def one_step(head, batch, *, num_micro=1, forward=None):
@@ -117,10 +118,10 @@ def test_images_are_seen_twice_only_where_a_loss_needs_all_of_them(triplet, num_
     assert len(seen) == num_seen
 
 
-def shared_out(ranks, num_micro):
+def shared_out(ranks, num_micro, index=None):
     """A step of this rank's share as the loop of a training takes it."""
     head = head_of(Branches(norms=False), ranks=ranks, **EVERY_TERM)
-    mine = batch_of().micro(ranks.rank, ranks.num_ranks)
+    mine = batch_of(index=index).micro(ranks.rank, ranks.num_ranks)
     found = one_step(head, mine, num_micro=num_micro, forward=ranks.parallel(head.student))
     head.step(0.1)
     numbers = {name: value.item() for name, value in found[1].items() if name != "loss"}
@@ -139,6 +140,47 @@ def test_ranks_change_nothing(num_micro, tmp_path):
             torch.testing.assert_close(found[2][name], slope, **CLOSE)
         for number, centre_CD in centres.items():
             torch.testing.assert_close(found[3][number], centre_CD, **CLOSE)
+
+
+# Of people with one, two, three and four images: what is augmented anew is the same image all the same.
+COPIES = [0, 0, 0, 0, 1, 2, 1, 2, 3, 4, 5, 3, 6, 7, 8, 9]
+
+
+def by_hand(vector_ND, label_N, index_N):
+    """Batch-hard in a loop: the mean over whoever has another image of the person."""
+    losses = []
+    for a, label in enumerate(label_N):
+        own = [p for p, other in enumerate(label_N) if other == label and index_N[p] != index_N[a]]
+        others = [n for n, other in enumerate(label_N) if other != label]
+        if own:
+            far, near = max((vector_ND[a] - vector_ND[p]).norm() for p in own), None
+            near = min((vector_ND[a] - vector_ND[n]).norm() for n in others)
+            losses.append((1.2 + far - near).clamp(min=0))
+    return sum(losses) / len(losses)
+
+
+def test_copies_of_an_image_are_no_positives_of_one_another():
+    """The first person's four are one image, with nobody to be pulled to: left out, in the count of the whole batch."""
+    head, batch = head_of(Branches(norms=False)), batch_of(index=COPIES)
+    whole = vectors_of(head.network, normalised(batch.image_BHW3, torch.device("cpu")))["whole"]
+    expected = sum(by_hand(vector_ND, batch.label_B.tolist(), COPIES) for vector_ND in whole)
+    _, numbers, _ = one_step(head, batch)
+    assert numbers["triplet"].item() == pytest.approx(expected.item(), rel=1e-5) and numbers["left_out"] == 4
+    assert one_step(head, batch_of())[1]["left_out"] == 0
+
+
+@pytest.mark.parametrize("num_micro", [1, 2, 4])
+def test_copies_are_known_over_ranks_and_micro_batches(num_micro, tmp_path):
+    """Four micro-batches of each rank hold two images: copies stand in others, and are known there."""
+    _, numbers, slopes, _ = shared_out(Ranks(), 1, COPIES)
+    found = [shared_out(Ranks(), 2 * num_micro, COPIES), *on_ranks(2, tmp_path, shared_out, num_micro, COPIES)]
+    for one in found:
+        assert one[1]["left_out"] == 4
+        assert {name: one[1][name] for name in ("triplet", "active", "farthest_own")} == pytest.approx(
+            {name: numbers[name] for name in ("triplet", "active", "farthest_own")}, rel=1e-4
+        )
+        for name, slope in slopes.items():
+            torch.testing.assert_close(one[2][name], slope, **CLOSE)
 
 
 # --- networks

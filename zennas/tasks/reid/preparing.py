@@ -54,10 +54,11 @@ def check_data(request, data: Data, teacher: Model | None, ranks, progress) -> N
     """UserError where nothing can be learnt of these people on this machine; a warning where some can teach little."""
     check_identities(request, data.source, teacher, progress, what="people")
     epoch_steps(request.plan, data)
-    if each := request.plan.data.images_per_person:
-        people_of_batch(request.plan.batch, each, num_ranks=ranks.num_ranks)
-    if request.plan.margin is not None:
-        check_memory(request.plan.margin, request, data.source, ranks)
+    plan = request.plan
+    if each := plan.data.images_per_person:
+        people_of_batch(plan.batch, each, num_ranks=ranks.num_ranks, accumulate=plan.accumulate)
+    if plan.margin is not None:
+        check_memory(plan.margin, request, data.source, ranks)
 
 
 def epoch_steps(plan: ReidPlan, data: Data) -> int:
@@ -75,6 +76,7 @@ def stream(request, data: Data, *, first_step: int, last_step: int, ranks, num_w
         seed=plan.seed,
         augmentations=plan.data.augment,
         together=plan.data.images_per_person,
+        camera_N=data.source.camera_N,
         first_step=first_step,
         last_step=last_step,
         rank=ranks.rank,
