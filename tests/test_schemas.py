@@ -48,6 +48,20 @@ def test_a_schema_refuses_what_a_record_refuses(kind, name, change):
         jsonschema.validate(values | change, schema(kind))
 
 
+def keys_of(made):
+    """Every key that a file of a schema may hold."""
+    if isinstance(made, dict):
+        return set(made.get("properties", {})).union(*map(keys_of, made.values()))
+    return set().union(*map(keys_of, made)) if isinstance(made, list) else set()
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_no_key_of_a_file_is_a_word_that_yaml_takes_for_a_truth(kind):
+    """`on: [embedding]` is `True: [embedding]`."""
+    keys = keys_of(schema(kind))
+    assert len(keys) > 10 and {key for key in keys if yaml.safe_load(key) != key} == set()
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_options_of_a_command_have_a_schema(room):
     made = schema(room.rpartition(".")[2])

@@ -14,7 +14,7 @@ HW, EACH = (32, 16), 4
 RECIPE = {
     "epochs": 2,
     "batch": 16,
-    "softmax": {"on": ["wide"]},
+    "softmax": {"vectors": ["wide"]},
     "optimizer": {"lr_batch": 16, "lr": 0.05},
     "data": {"workers": 0, "images_per_person": EACH},
 }

@@ -21,7 +21,7 @@ from zennas.tasks.task import Step
 NUM_PEOPLE, PEOPLE, EACH = 7, 4, 4
 # fp32 sums in another order, through a network of some thousand weights
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
-EVERY_TERM = {"centre": {}, "triplet": {"on": ["whole", "stripes"]}}
+EVERY_TERM = {"centre": {}, "triplet": {"vectors": ["whole", "stripes"]}}
 
 
 def plan_of(**given):
@@ -195,7 +195,7 @@ def test_a_network_of_one_vector_is_one_branch():
 
 def test_a_network_with_a_neck_is_trained_before_and_behind_it():
     """BNNeck: triplets see the features, the classifier what the neck makes of them."""
-    head = head_of(Single(), softmax={"name": "label_smoothing", "on": ["embedding"]})
+    head = head_of(Single(), softmax={"name": "label_smoothing", "vectors": ["embedding"]})
     _, _, slopes = one_step(head, batch_of())
     assert slopes["network.neck.weight"].any() and head.num_terms == 2
 
@@ -205,12 +205,12 @@ def test_weights_that_no_loss_reaches_are_refused():
         head_of(Single())
     with pytest.raises(UserError, match=r"no loss looks at what 3 of the network's .* weights make \(whole.0.weight"):
         head_of(triplet=None)
-    head_of(triplet=None, softmax={"on": ["wide", "whole", "stripes"]})
+    head_of(triplet=None, softmax={"vectors": ["wide", "whole", "stripes"]})
 
 
 def test_vectors_that_a_network_lacks_are_refused():
-    with pytest.raises(UserError, match=r"triplet.on: this network has no stripes; it has wide, whole, embedding"):
-        head_of(Plain(), triplet={"on": ["stripes"]})
+    with pytest.raises(UserError, match=r"triplet.vectors: this network has no stripes; it has wide, whole, embedding"):
+        head_of(Plain(), triplet={"vectors": ["stripes"]})
 
 
 # --- the rest of a head
@@ -271,7 +271,9 @@ def test_a_head_goes_on_from_what_another_kept():
     second.restore(state.shared, lambda *which: pytest.fail("there are no rows"))
     second.network.load_state_dict(first.network.state_dict())
     assert one_step(second, batch_of(seed=1))[0] == one_step(first, batch_of(seed=1))[0]
-    other = ReidHead(Branches(), plan_of(softmax={"on": ["wide", "whole", "stripes"]}), num_people=7, ranks=Ranks())
+    other = ReidHead(
+        Branches(), plan_of(softmax={"vectors": ["wide", "whole", "stripes"]}), num_people=7, ranks=Ranks()
+    )
     with pytest.raises(UserError, match="of other vectors"):
         other.restore(state.shared, None)
     fewer = ReidHead(Branches(), plan_of(), num_people=6, ranks=Ranks())

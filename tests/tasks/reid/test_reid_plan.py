@@ -12,8 +12,8 @@ def test_the_papers_recipe_is_the_default():
     """Eleven terms alike, 16 people with 4 images each, margin 1.2, flips, a rate of 0.01 (Wang et al. 2018)."""
     plan = ReidPlan()
     assert (plan.batch, plan.data.images_per_person, plan.data.augment) == (64, 4, {"flip": {"p": 0.5}})
-    assert (plan.softmax.name, plan.softmax.on, plan.softmax.weight) == ("softmax", ("wide", "stripes"), 1)
-    assert (plan.triplet.name, plan.triplet.on, plan.triplet.weight) == ("batch_hard", ("whole",), 1)
+    assert (plan.softmax.name, plan.softmax.vectors, plan.softmax.weight) == ("softmax", ("wide", "stripes"), 1)
+    assert (plan.triplet.name, plan.triplet.vectors, plan.triplet.weight) == ("batch_hard", ("whole",), 1)
     assert plan.centre is plan.margin is None and (plan.optimizer.lr, plan.optimizer.lr_batch) == (0.01, 64)
 
 
@@ -23,7 +23,7 @@ def test_terms_come_and_go_by_changes():
     check_plan(plan, "a test")
     # Knobs of another row are left behind, as everywhere.
     plan = changed_plan(ReidPlan.parse({"triplet": {"knobs": {"margin": 0.3}}}, "x"), ["triplet.name=circle"])
-    assert plan.triplet.knobs == {} and plan.triplet.on == ("whole",)
+    assert plan.triplet.knobs == {} and plan.triplet.vectors == ("whole",)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_terms_come_and_go_by_changes():
         ({"batch": 4}, "must hold two people or more"),
         ({"data": {"images_per_person": None}}, "triplet needs data.images_per_person"),
         ({"data": {"images_per_person": 1}}, "images_per_person"),
-        ({"triplet": {"on": []}}, "one at least"),
-        ({"triplet": {"on": ["whole", "whole"]}}, "different vectors"),
-        ({"triplet": {"on": ["local"]}}, "triplet.on"),
+        ({"triplet": {"vectors": []}}, "one at least"),
+        ({"triplet": {"vectors": ["whole", "whole"]}}, "different ones"),
+        ({"triplet": {"vectors": ["local"]}}, "triplet.vectors"),
         ({"softmax": {"weight": 0}}, "softmax.weight"),
         ({"tripplet": {}}, "'tripplet' is not known"),
     ],

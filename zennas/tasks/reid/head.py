@@ -100,7 +100,7 @@ class ReidHead:
             name: getattr(plan, name) for name in ("softmax", "triplet", "centre") if getattr(plan, name) is not None
         }
         _check_on(terms, black)
-        looked_at = [vector_BD for term in terms.values() for vector_BD in _chosen(black, term.on)]
+        looked_at = [vector_BD for term in terms.values() for vector_BD in _chosen(black, term.vectors)]
         self.num_terms = len(looked_at) + (margin is not None)
         _check_reached(network, looked_at + black["embedding"] * (margin is not None or guide is not None))
         sizes = {kind: [vector_BD.shape[1] for vector_BD in vectors] for kind, vectors in black.items()}
@@ -110,7 +110,7 @@ class ReidHead:
             row = CLASSIFIERS[softmax.name]
             self.softmax_knobs = classifier_knobs_of(softmax.name, softmax.knobs)
             classifiers.extend(
-                classifier(row, size, num_people, generator=generator) for size in _chosen(sizes, softmax.on)
+                classifier(row, size, num_people, generator=generator) for size in _chosen(sizes, softmax.vectors)
             )
         if plan.triplet is not None:
             self.mined, self.mined_knobs = (
@@ -119,9 +119,9 @@ class ReidHead:
             )
         self.centres = [
             Centres(num_people, size, device=ranks.device)
-            for size in (_chosen(sizes, plan.centre.on) if plan.centre is not None else ())
+            for size in (_chosen(sizes, plan.centre.vectors) if plan.centre is not None else ())
         ]
-        on = softmax.on if softmax is not None else ()
+        on = softmax.vectors if softmax is not None else ()
         self.student = ReidStudent(network, classifiers, on, guide.projection if guide else None).to(ranks.device)
         self.num_collapsed, self._step = 0, None
 
@@ -170,7 +170,7 @@ class ReidHead:
     def _within_batch(self, seen: Seen) -> list[Tensor]:
         """The vectors that are compared within the batch, those of triplets first."""
         terms = [term for term in (self.plan.triplet, self.plan.centre) if term is not None]
-        return [vector_bD for term in terms for vector_bD in _chosen(seen.vectors, term.on)]
+        return [vector_bD for term in terms for vector_bD in _chosen(seen.vectors, term.vectors)]
 
     def _mined(self, vectors: list[Tensor], numbers: dict, num_micro: int) -> Tensor:
         """The losses of all images of the step, as this micro-batch's share; what there is to tell joins `numbers`."""
@@ -244,7 +244,7 @@ class ReidHead:
         try:
             self.student.classifiers.load_state_dict(shared["classifiers"])
         except RuntimeError:
-            raise UserError("of other vectors: softmax.on or the network has changed since") from None
+            raise UserError("of other vectors: softmax.vectors or the network has changed since") from None
         for number, centres in enumerate(self.centres):
             centres.centre_CD.copy_(shared["centres"][str(number)])
         if self.margin is not None:
@@ -259,9 +259,9 @@ def _chosen(of_kinds: dict[str, list], on: tuple[str, ...]) -> Iterator:
 def _check_on(terms, black):
     """UserError for a term that finds none of its vectors in the network."""
     for name, term in terms.items():
-        if not list(_chosen(black, term.on)):
+        if not list(_chosen(black, term.vectors)):
             have = ", ".join(kind for kind in KINDS if black[kind])
-            raise UserError(f"train.{name}.on: this network has no {' or '.join(term.on)}; it has {have}")
+            raise UserError(f"train.{name}.vectors: this network has no {' or '.join(term.vectors)}; it has {have}")
 
 
 def _check_reached(network, looked_at):
@@ -271,5 +271,5 @@ def _check_reached(network, looked_at):
     if idle := [name for name, slope in zip(named, slopes, strict=True) if slope is None]:
         raise UserError(
             f"train: no loss looks at what {len(idle)} of the network's {len(named)} weights make ({some(idle)}); "
-            "let softmax.on or triplet.on name more of wide, whole, stripes, embedding"
+            "let softmax.vectors or triplet.vectors name more of wide, whole, stripes, embedding"
         )

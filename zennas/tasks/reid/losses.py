@@ -187,7 +187,8 @@ CLASSIFIERS = {
     "softmax": Classifier(),
     # Szegedy et al. 2016, arXiv:1512.00567; 0.1 as BoT has it
     "label_smoothing": Classifier(smoothing=0.1),
-    # Luo et al. 2019, arXiv:1903.07071 (BoT). Of a network that ends with such a neck, `on: [embedding]` is the same.
+    # Luo et al. 2019, arXiv:1903.07071 (BoT). `vectors: [embedding]` of a network that ends with such a neck is the
+    # same.
     "bnneck": Classifier(has_neck=True, smoothing=0.1),
 }
 

@@ -23,35 +23,35 @@ class TermPlan(Record):
 
     weight: Positive = 1.0
     knobs: Knobs = {}
-    on: Vectors
+    vectors: Vectors
 
-    @pydantic.field_validator("on")
+    @pydantic.field_validator("vectors")
     @classmethod
-    def _looks_at_something(cls, on):
-        if not on or len(set(on)) < len(on):
-            raise ValueError(f"on names different vectors, one at least; given {list(on)}")
-        return on
+    def _looks_at_something(cls, vectors):
+        if not vectors or len(set(vectors)) < len(vectors):
+            raise ValueError(f"vectors names different ones, one at least; given {list(vectors)}")
+        return vectors
 
 
 class SoftmaxPlan(TermPlan):
     """A classifier over all people for each vector, left behind after training."""
 
     name: str = "softmax"  # a row of CLASSIFIERS
-    on: Vectors = ("wide", "stripes")
+    vectors: Vectors = ("wide", "stripes")
 
 
 class TripletPlan(TermPlan):
     """A loss of distances within the batch. Never on stripes, the paper says: their backgrounds are alike."""
 
     name: str = "batch_hard"  # a row of MINED
-    on: Vectors = ("whole",)
+    vectors: Vectors = ("whole",)
 
 
 class CentrePlan(TermPlan):
     """The pull of each image towards its person's centre. 0.001 is BoT's 0.0005, whose squares are not halved."""
 
     weight: Positive = 1e-3
-    on: Vectors = ("wide",)
+    vectors: Vectors = ("wide",)
 
 
 class MarginPlan(LossPlan):

@@ -42,7 +42,7 @@ def facts(result: dict) -> list[tuple[str, str]]:
 
 def _term(name, term):
     knobs = "".join(f", {knob} {value}" for knob, value in term["knobs"].items())
-    where = f" on {', '.join(term['on'])}" if "on" in term else ""
+    where = f" on {', '.join(term['vectors'])}" if "vectors" in term else ""
     return f"{term['weight']:g} x {term.get('name', name)}{knobs}{where}"
 
 
