@@ -88,7 +88,7 @@ def test_every_row_trains_every_weight(name, softmax):
     head = head_of(triplet={"name": name}, softmax={"name": softmax})
     total, numbers, slopes = one_step(head, batch_of())
     assert math.isfinite(total) and all(slope.isfinite().all() and slope.any() for slope in slopes.values())
-    assert {"active", "farthest_own", "nearest_other", "left_out", "length"} <= numbers.keys()
+    assert {"active", "farthest_own", "nearest_other", "left_out", "length", "alike"} <= numbers.keys()
 
 
 @pytest.mark.parametrize("num_micro", [2, 4, 8])
@@ -247,10 +247,21 @@ def test_a_collapse_is_said_once():
     for number in range(PATIENCE + 3):
         _, numbers, _ = one_step(head, batch_of(), num_micro=2)
         assert len(said) == (number >= PATIENCE - 1)
-    assert "the network has collapsed" in said[0] and numbers["active"] == 1
+    assert "in 1 of the 1 vectors under triplets" in said[0] and numbers["active"] == numbers["alike"] == 1
     head.network.layers[1].weight.data.mul_(1e6)
     one_step(head, batch_of())
     assert head.num_collapsed == 0
+
+
+def test_a_collapse_of_one_branch_is_said_too():
+    """Of its vectors all are zero but a few, as behind a ReLU that is dying: means hide that."""
+    said = []
+    head = head_of(Branches(norms=False), say=said.append)
+    with torch.no_grad():
+        head.network.whole[1].weight.zero_()
+    for number in range(PATIENCE):
+        _, numbers, _ = one_step(head, batch_of(seed=number))
+    assert numbers["alike"].item() == pytest.approx(1 / 3) and "in 1 of the 3 vectors" in said[0]
 
 
 def test_a_step_that_is_not_taken_moves_nothing():

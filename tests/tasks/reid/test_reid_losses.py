@@ -23,6 +23,7 @@ from zennas.tasks.reid.losses import (
     distances,
     mined_knobs_of,
     pairs_of,
+    share_alike,
 )
 
 each_mined = pytest.mark.parametrize("name", MINED)
@@ -139,6 +140,19 @@ def test_a_collapse_is_seen(name):
     stands_at = {"batch_hard": 1.2, "all_pairs": 1.2, "batch_hard_soft": math.log(2)}
     if name in stands_at:
         assert loss.item() == pytest.approx(stands_at[name]) and numbers["active"] == 1
+
+
+def test_a_collapse_is_seen_where_a_few_vectors_hide_it():
+    """By hand: two of twelve vectors are not zero, and no mean of distances and lengths tells the rest apart."""
+    vector_ND, _, pairs = batch(EVEN)
+    assert share_alike(vector_ND, pairs) == 0
+    dying_ND = vector_ND * torch.tensor([1.0, 1.0, *[0.0] * 10])[:, None]
+    assert share_alike(dying_ND, pairs).item() == pytest.approx(10 / 12)
+    near_ND = vector_ND[:1] * (1 + 1e-3 * torch.arange(12)[:, None])
+    assert share_alike(near_ND, pairs) == 1
+    _, _, uneven = batch(UNEVEN)
+    assert share_alike(torch.zeros(len(UNEVEN), 6), uneven) == 1  # of those who have a positive
+    assert share_alike(torch.zeros(3, 6), batch([1, 2, 3])[2]) == 0
 
 
 def test_distances_of_near_vectors_keep_their_digits_under_autocast():

@@ -29,7 +29,7 @@ def test_a_training_finds_people_and_tells_how(options):
     assert name == "others" and student["mean_ap"] > row["untrained"] + 0.05
     assert student["num_queries"] == 120 and 0 < student["rank_1"] <= student["rank_5"] <= student["rank_10"] <= 1
     train = [entry for entry in read_metrics(request.out) if entry["kind"] == "train"]
-    told = {"softmax", "triplet", "active", "farthest_own", "nearest_other", "left_out", "length"}
+    told = {"softmax", "triplet", "active", "farthest_own", "nearest_other", "left_out", "length", "alike"}
     assert all(told <= entry.keys() for entry in train)
     assert all(entry["left_out"] == 0 and 0 <= entry["active"] <= 1 for entry in train)
     assert train[-1]["softmax"] < train[0]["softmax"]

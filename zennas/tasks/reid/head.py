@@ -14,6 +14,7 @@ from zennas.tasks.identity.head import distilled, images_seen, restore_shared, s
 from zennas.tasks.identity.partial_fc import PartialFC
 from zennas.tasks.reid.centre import Centres
 from zennas.tasks.reid.losses import (
+    ALIKE,
     CLASSIFIERS,
     MINED,
     classifier,
@@ -21,13 +22,14 @@ from zennas.tasks.reid.losses import (
     cross_entropy,
     mined_knobs_of,
     pairs_of,
+    share_alike,
 )
 from zennas.tasks.reid.plan import ReidPlan
 from zennas.tasks.reid.whole_step import WholeStep
 from zennas.tasks.task import HeadState, Step
 
 KINDS = ("wide", "whole", "stripes", "embedding")  # of vectors, in the order in which they are told
-COLLAPSED = 0.01  # of the length of vectors: if images of different people are nearer, all are one
+COLLAPSED = 0.5  # of the images, if they lie where another person's lies, in one of the vectors that are compared
 PATIENCE = 50  # such steps in a row, then it is said
 
 
@@ -182,7 +184,7 @@ class ReidHead:
             loss = sum(one.loss for one in mined)
             numbers |= {"triplet": loss.detach()}
             numbers |= {name: sum(one.numbers[name] for one in mined) / len(mined) for name in mined[0].numbers}
-            self._watch(vectors[:num_mined], numbers)
+            self._watch(vectors[:num_mined], pairs, numbers)
             total = total + triplet.weight * whole.shared(loss, num_micro)
         if self.centres:
             pulled = zip(self.centres, vectors[num_mined:], strict=True)
@@ -191,19 +193,21 @@ class ReidHead:
             total = total + self.plan.centre.weight * whole.shared(loss, num_micro)
         return total
 
-    def _watch(self, vectors, numbers):
-        """Count the steps in which all people are one, and say so once there are many in a row."""
-        length = sum(vector_ND.detach().norm(dim=1).mean() for vector_ND in vectors) / len(vectors)
-        numbers["length"] = length
+    def _watch(self, vectors, pairs, numbers):
+        """Count the steps in which most people are one, and say so once there are many in a row."""
+        numbers["length"] = sum(vector_ND.detach().norm(dim=1).mean() for vector_ND in vectors) / len(vectors)
+        alike_V = torch.stack([share_alike(vector_ND.detach(), pairs) for vector_ND in vectors])
+        numbers["alike"] = alike_V.mean()
         if self._step.num_done > 1:  # another micro-batch of the same step
             return
-        collapsed = bool(numbers["nearest_other"] <= COLLAPSED * length) and bool(numbers["left_out"] < len(vectors[0]))
-        self.num_collapsed = self.num_collapsed + 1 if collapsed else 0
+        num = int((alike_V > COLLAPSED).sum())
+        self.num_collapsed = self.num_collapsed + 1 if num else 0
         if self.num_collapsed == PATIENCE and self.ranks.is_first:
             self._say(
-                f"warning: for {PATIENCE} steps the nearest images of different people lie within "
-                f"{100 * COLLAPSED:g} % of the vectors' length: the network has collapsed, all look alike to it; "
-                "a lower optimizer.lr, fewer people a batch, or a longer warm-up helps; are the labels right?"
+                f"warning: for {PATIENCE} steps most images lie within {100 * ALIKE:g} % of their vectors' lengths of "
+                f"another person's, in {num} of the {len(vectors)} vectors under triplets: these have collapsed, all "
+                "look alike to them; a lower optimizer.lr or triplet.weight, a longer warm-up, fewer people a batch or "
+                "a larger embedding helps; are the labels right?"
             )
 
     def step(self, lr: float) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from zennas.records import UserError, suggestion
 
+ALIKE = 0.01  # of a vector's length: nearer than that another person's image is the same to the network
 CLASSIFIER_STD = 0.001  # of a classifier's first weights, as in BoT and levyfan's MGN
 
 
@@ -58,6 +59,21 @@ def distances(vector_ND: Tensor) -> Tensor:
     with torch.autocast(vector_ND.device.type, enabled=False):
         vector_ND = vector_ND.float()
         return torch.cdist(vector_ND, vector_ND, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def share_alike(vector_ND: Tensor, pairs: Pairs) -> Tensor:
+    """The share of the anchors whose nearest negative lies within ALIKE of their own length; a zero vector's on it.
+
+    Of each anchor, not of means: behind a ReLU a few vectors that are not zero yet would hide that all others are.
+
+    >>> pairs = pairs_of(torch.tensor([3, 3, 4, 4]), torch.arange(4))
+    >>> share_alike(torch.tensor([[5.], [0.], [0.], [0.]]), pairs).item()
+    0.75
+    """
+    with torch.no_grad():
+        near_N = distances(vector_ND).masked_fill(~pairs.negative_NN, torch.inf).amin(1)
+        alike_N = pairs.anchor_N & (near_N <= ALIKE * vector_ND.float().norm(dim=1))
+        return alike_N.sum() / pairs.anchor_N.sum().clamp(min=1)
 
 
 class Mined(NamedTuple):

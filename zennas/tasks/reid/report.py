@@ -16,6 +16,8 @@ RUNNING = {
     "softmax": "softmax, triplet, centre and margin are the parts of the loss, each without its weight.",
     "active": "Active is the share of the triplets that still pull. Towards 0 they have nothing left to say; 1 all the "
     "time, while farthest_own and nearest_other go to 0, is a collapse: everybody looks alike.",
+    "alike": "Alike is the share of the images that lie where another person's lies, as far as their length counts: "
+    "0 in a training that goes well, 1 in one that has collapsed.",
     "farthest_own": "farthest_own and nearest_other are mean distances of an image to the farthest one of the same "
     "person in the batch and to the nearest one of another; they part as the network learns.",
     "length": "Length is the mean length of the vectors, beside which a distance is large or small.",
