@@ -630,6 +630,7 @@ def gallery(
     faces: Literal["auto", "aligned", "detect"] = "auto",
     top: int = 10,
     at_least: float | None = None,
+    not_camera: str | None = None,
     identities: bool = False,
     together: bool = False,
     page: str | PathLike[str] | None = None,
@@ -650,7 +651,9 @@ def gallery(
     --enrol takes
       a folder of folders, one per identity; a .tar; a folder with train.rec
       a folder of pictures: each is an identity of its own, called as its file is, without suffix
-      LIST@IMAGES: a table with the columns image and label, and where the images lie
+      a set of people seen by cameras, as --data takes it (Market-1501, CUHK03, MSMT17, query/ and gallery/): its
+      gallery, or the part whose folder is named
+      LIST@IMAGES: a table with the columns image and label, perhaps camera and role, and where the images lie
 
     What is there already is not embedded again: the same command goes on where it was stopped. What was said to be
     enrolled is there after a kill -9. One process changes a gallery at a time; others may query it meanwhile.
@@ -660,7 +663,7 @@ def gallery(
 
     folder: The folder of the gallery; --enrol makes it.
     enrol: Pictures to add, as above; may be repeated.
-    query: A picture to look for, or a folder of them; may be repeated.
+    query: A picture to look for, a folder of them, or a set of people: its queries; may be repeated.
     model: Network that embeds, as zennas evaluate takes it: FILE[,normalise=...][,px=...]. [default: the gallery's]
     holds: What a new gallery holds. [default: people where the network's images are taller than wide, else faces]
     flip: Of a new gallery: add the mirrored image's embedding, here and for queries. Twice the time.
@@ -669,6 +672,8 @@ def gallery(
         refused).
     top: Length of a ranked list. [allowed: 1 to 10000]
     at_least: Cosine below which nothing is listed. [allowed: -1 to 1] [default: all are listed]
+    not_camera: List no picture that this camera took; own: the one that took the query, by its name or the set's table.
+        [default: those of all cameras are listed]
     identities: Rank identities, each by the picture of it that is most alike.
     together: All pictures of --query are of one person: one list, by their mean.
     page: Write the ranked lists as a page (HTML). [default: no page]
@@ -676,7 +681,7 @@ def gallery(
     delete: image:NAME or identity:NAME to delete, wiped from the disk; may be repeated.
     rebuild: Make the index again, of the embeddings that lie beside it.
     look: Tell what is known of image:NAME or identity:NAME. [default: nothing]
-    table: Write a table of all pictures (CSV): image, label, source. [default: no table]
+    table: Write a table of all pictures (CSV): image, label, camera, source. [default: no table]
     device: cpu or cuda. [default: cuda where there is a GPU]
     progress: told how far it is; without one nothing is printed.
     """

@@ -91,6 +91,7 @@ def test_from_pictures_to_a_ranked_list(network, faces, flip):
         "flip": flip,
         "num_images": NUM,
         "num_identities": 12,
+        "num_cameras": 0,
         "num_deleted": 0,
         "sources": [str(faces)],
         "searching": {
@@ -179,8 +180,8 @@ def test_every_layout_is_enrolled_and_shown(network, faces, tmp_path):
     assert (outcome["enrolled"]["num_added"], outcome["gallery"]["num_identities"]) == (2 + 8 + 2 + 1, 2 + 2 + 2 + 1)
     assert outcome["enrolled"]["num_replaced"] == 1  # the list calls one picture of the tar by another name
     lines = (tmp_path / "all.csv").read_text().splitlines()
-    assert lines[:3] == ["image,label,source", f"Ada.png,Ada,{tmp_path}/flat", f"Zoë.png,Zoë,{tmp_path}/flat"]
-    assert f"{image_name(2, 1)},by a list,{tmp_path}/all.tar" in lines and len(lines) == 1 + 12
+    assert lines[:3] == ["image,label,camera,source", f"Ada.png,Ada,,{tmp_path}/flat", f"Zoë.png,Zoë,,{tmp_path}/flat"]
+    assert f"{image_name(2, 1)},by a list,,{tmp_path}/all.tar" in lines and len(lines) == 1 + 12
     words = ["g", "--query", faces / image_name(2, 1), "--top", 12, "--page", "page.html"]
     assert ran(*words).code == 0
     plain = (tmp_path / "page.html").read_text()

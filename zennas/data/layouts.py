@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zennas.data import cuhk03, market, msmt17, own_people
-from zennas.data.image_set import changed_at, read_file
-from zennas.data.sightings import Sightings
+from zennas.data.image_set import ImageSet, changed_at, read_file
+from zennas.data.sightings import QUERY, ROLES, Sightings
 
 
 class Layout(NamedTuple):
@@ -35,10 +35,33 @@ def layout_at(path: pathlib.Path | str) -> Layout | None:
     return next((layout for layout in LAYOUTS.values() if layout.is_at(path)), None)
 
 
+def role_at(path: pathlib.Path | str) -> tuple[pathlib.Path, str] | None:
+    """(the place of a set of people, role) where a path is the folder of one role; None where it is not."""
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return None
+    if market.is_market(path):  # its root, or the folder of training or gallery
+        return next(((path.parent, role) for role, folder in market.FOLDER.items() if folder == path.name), None)
+    is_role = (path.name == QUERY and market.is_market(path.parent)) or (
+        path.name in ROLES and own_people.is_own_folder(path.parent)
+    )
+    return (path.parent, path.name) if is_role else None
+
+
+def crops_of(root: pathlib.Path | str, path_N: Sequence[str], fingerprint: str = "") -> ImageSet:
+    """The ImageSet of crops at these paths, as Sightings have them."""
+    return ImageSet(len(path_N), lambda image: read_crop(root, path_N[image]), lambda image: path_N[image], fingerprint)
+
+
+def is_file_of_crops(root: pathlib.Path | str) -> bool:
+    """Whether the root of Sightings is a file that holds the images itself, by names of their own."""
+    return pathlib.Path(root).name == cuhk03.FILE
+
+
 def read_crop(root: pathlib.Path | str, path: str) -> bytes:
     """The encoded bytes of an image of Sightings; CorruptImageError where they cannot be had."""
     root = pathlib.Path(root)
-    return cuhk03.read_image(root, path) if root.name == cuhk03.FILE else read_file(root / path)
+    return cuhk03.read_image(root, path) if is_file_of_crops(root) else read_file(root / path)
 
 
 def state_of(path: pathlib.Path | str, sightings: Sightings) -> str:

@@ -74,7 +74,8 @@ def read_people_table(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     for line, role in zip(line_N, role_N, strict=True):
         if role not in ROLES:
             raise UserError(f"{path}, line {line}: role: given {shortened(role, 120)!r}, allowed: {', '.join(ROLES)}")
-    cameras = {name: number for number, name in enumerate(sorted(set(column.get("camera", []))))}
+    names = sorted(set(column.get("camera", [])))
+    cameras = {name: number for number, name in enumerate(names)}
     camera_N = [cameras[name] if name else NO_CAMERA for name in column.get("camera", [""] * len(line_N))]
     wanted = [
         (name, JUNK if label == str(JUNK) else label, camera, role)
@@ -96,5 +97,5 @@ def read_people_table(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
             f"{len(both)} people train and are looked for, too: {some(both)}; where the labels of the test begin at 0 "
             "again, they are others: give them other names"
         ]
-    sightings = Sightings.of(path.parent, wanted, LeftOut(), notices)
+    sightings = Sightings.of(path.parent, wanted, LeftOut(), notices)._replace(cameras=names)
     return check_roles(sightings, roles, dict.fromkeys(roles, f"{path}"))

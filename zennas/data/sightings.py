@@ -35,6 +35,12 @@ class Sightings(NamedTuple):
     left_out: dict[str, list] = {}  # as LeftOut.plain
     notices: Sequence[str] = ()
     single_shot: bool = False  # whether the gallery is to have one image of each person, drawn
+    cameras: Sequence[str] = ()  # as the set calls them, by their numbers; nothing where they have numbers alone
+
+    def camera_name(self, crop: int) -> str:
+        """What the set calls the camera that took a crop; "" where none is known."""
+        camera = int(self.camera_N[crop])
+        return "" if camera == NO_CAMERA else self.cameras[camera] if self.cameras else str(camera)
 
     @classmethod
     def of(

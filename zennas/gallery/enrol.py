@@ -153,7 +153,7 @@ def _new_ones(writer, given, block, counts):
         if isinstance(digest, Exception):
             counts.pass_over(name, first_line(digest))
             continue
-        entry = New(name, identity, digest)
+        entry = New(name, identity, digest, shown(given.camera(image)))
         if (digest, identity) in seen or writer.is_there(entry):
             counts.there += 1
         else:

@@ -2,7 +2,7 @@
 
 # Q queries, B pictures, K of a list, D embedding size
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from zennas.gallery.search import ranked_identities, search
 from zennas.gallery.store import Entry, Gallery
 from zennas.names import shown
 from zennas.progress import Progress
-from zennas.records import UserError
+from zennas.records import UserError, suggestion
+
+OWN = "own"  # the camera of a query itself
 
 
 class Found(NamedTuple):
@@ -38,7 +40,7 @@ def find(options: Options, gallery: Gallery, named: Named | None, *, device: str
     settings = gallery.settings
     if not gallery.num_images:
         raise UserError(f"{options.folder}: the gallery is empty, so nothing can be found in it; --enrol some pictures")
-    images = to_find(options.query)
+    images, camera = to_find(options.query)
     named = named or network_of(options.model, settings, folder=options.folder, device=device)
     given = str(options.query[0])
     try:
@@ -56,13 +58,16 @@ def find(options: Options, gallery: Gallery, named: Named | None, *, device: str
             if not is_good[0]:
                 raise UserError("--together: the mean of these pictures has no direction; ask about each by itself")
             unit_QD, image_of = mean_1D, [image_Q]
-        lists = _lists(gallery, unit_QD, options)
+        passed_over = [_not_by(gallery, options.not_camera, images, numbers, camera) for numbers in image_of]
+        lists = _lists(gallery, unit_QD, options, passed_over)
     finally:
         progress.end()
     queries = [tuple(shown(images.where(image)) for image in numbers) for numbers in image_of]
     ranked = tuple(
-        Ranked(query=query, hits=tuple(_hit(rank, *found) for rank, found in enumerate(one, start=1)))
-        for query, one in zip(queries, lists, strict=True)
+        Ranked(
+            query=query, not_cameras=cameras, hits=tuple(_hit(rank, *found) for rank, found in enumerate(one, start=1))
+        )
+        for query, cameras, one in zip(queries, passed_over, lists, strict=True)
     )
     return Found(ranked, tuple(failures), images, image_of, [[entry for entry, _ in one] for one in lists])
 
@@ -83,8 +88,28 @@ def _embedded(images, model, flip, counting):
     return np.concatenate(units), image_Q, failures
 
 
-def _lists(gallery, unit_QD, options):
-    """[(Entry, cosine), the most alike first] of each query."""
+def _not_by(gallery, given, images, numbers, camera):
+    """The cameras of which a list has no picture: of --not-camera, for a query of these images."""
+    if given is None:
+        return ()
+    known = gallery.cameras
+    if not known:
+        raise UserError(f"--not-camera: of no picture of {gallery.folder} the camera is known")
+    if given == OWN:
+        cameras = {shown(camera(image)) for image in numbers}
+        if "" in cameras:
+            where = next(shown(images.where(image)) for image in numbers if not camera(image))
+            raise UserError(
+                f"--not-camera {OWN}: {where}: names no camera, as c3_0001.jpg does; give --not-camera NAME"
+            )
+        return tuple(sorted(cameras))
+    if given not in known:
+        raise UserError(f"--not-camera {given}: took no picture of {gallery.folder}; {suggestion(given, known[:20])}")
+    return (given,)
+
+
+def _lists(gallery, unit_QD, options, passed_over):
+    """[(Entry, cosine), the most alike first] of each query. passed_over: of each, the cameras that are left out."""
     known = {}
 
     def entry(number):
@@ -94,12 +119,21 @@ def _lists(gallery, unit_QD, options):
                 raise UserError(f"{gallery.folder}: holds a vector ({number}) of nobody: it is damaged; enrol anew")
         return known[number]
 
-    if options.identities:
-        found = [
-            ranked_identities(gallery, unit_D, options.top, lambda number: entry(number).identity) for unit_D in unit_QD
-        ]
-    else:
-        found = list(zip(*search(gallery, unit_QD, options.top), strict=True))
+    found: list = [None] * len(unit_QD)
+    for cameras in dict.fromkeys(passed_over):  # queries that leave out the same are looked for together
+        places = [place for place, those in enumerate(passed_over) if those == cameras]
+        without = gallery.taken_by(cameras) if cameras else None
+        if options.identities:
+            ranked = [
+                ranked_identities(
+                    gallery, unit_QD[place], options.top, lambda number: entry(number).identity, without=without
+                )
+                for place in places
+            ]
+        else:
+            ranked = zip(*search(gallery, unit_QD[places], options.top, without=without), strict=True)
+        for place, one in zip(places, ranked, strict=True):
+            found[place] = one
     least = -np.inf if options.at_least is None else options.at_least
     return [
         [
@@ -112,4 +146,14 @@ def _lists(gallery, unit_QD, options):
 
 
 def _hit(rank, entry, cosine):
-    return Hit(rank=rank, cosine=round(cosine, 6), image=entry.name, identity=entry.identity, source=entry.source)
+    return Hit(rank=rank, cosine=round(cosine, 6), **said_of(entry))
+
+
+def said_of(entry: Entry) -> dict[str, Any]:
+    """The fields of a Kept of an entry."""
+    return {
+        "image": entry.name,
+        "identity": entry.identity,
+        "source": entry.source,
+        "camera": entry.camera or None,
+    }

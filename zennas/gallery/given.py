@@ -7,11 +7,16 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zennas.data.image_set import ImageSet, read_file
+import numpy as np
+
+from zennas.data.image_set import ImageSet
+from zennas.data.layouts import crops_of, is_file_of_crops, layout_at, read_crop, role_at
 from zennas.data.left_out import LeftOut, line_of
 from zennas.data.listing import below, walk
 from zennas.data.lists import read_list
 from zennas.data.named_images import find_images, in_folder, is_plain_folder
+from zennas.data.own_people import is_own_folder, is_table
+from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, QUERY, Sightings, camera_in
 from zennas.data.sources import open_source
 from zennas.gallery.store import Entry
 from zennas.names import unshown
@@ -21,6 +26,9 @@ from zennas.tasks.face.detect import Detector
 from zennas.tasks.face.pairs import list_and_images
 
 Counting = Callable[[int, int], None]
+UNKNOWN = "0000"  # as Market-1501 calls people whom it does not tell apart
+NOBODY_WELL = "images that show nobody well (-1, junk)"
+OF_NO_GALLERY = "images of another role than the gallery's"
 
 
 class Given(NamedTuple):
@@ -31,16 +39,23 @@ class Given(NamedTuple):
     identity: Callable[[int], str]
     source: str  # absolute: where they lie
     notices: list[str]
+    camera: Callable[[int], str] = lambda image: ""  # which took it; "" where that is not known
 
 
 def to_enrol(text: str, *, counting: Counting | None = None) -> Given:
-    """The Given of an --enrol: a source, a folder of pictures, or LIST@IMAGES. UserError where it is none of these, or
+    """The Given of an --enrol: a source, a set of people seen by cameras (its gallery, or the part whose folder is
+    named), a folder of pictures, LIST@IMAGES, or a list beside its images. UserError where it is none of these, or
     holds no picture.
     """
     path, images = list_and_images(text)
-    if images:
-        return _of_list(pathlib.Path(path), pathlib.Path(images), counting)
     folder = pathlib.Path(path)
+    if images or is_table(folder):
+        return _of_list(folder, pathlib.Path(images) if images else folder.parent, counting)
+    place, role = role_at(folder) or (folder, GALLERY)
+    if is_own_folder(place):
+        return _of_source(place / role, counting, has_cameras=True)
+    if layout := layout_at(place):
+        return _of_sightings(layout.read(place, (role,)))
     left_out = LeftOut()
     if names := _of_one_folder(folder, left_out):
         return Given(
@@ -50,6 +65,11 @@ def to_enrol(text: str, *, counting: Counting | None = None) -> Given:
             _absolute(folder),
             [*filter(None, [line_of(left_out.plain())])],
         )
+    return _of_source(folder, counting)
+
+
+def _of_source(folder, counting, *, has_cameras=False):
+    """has_cameras: whether the names of images say which camera took them, as in a user's own query/ and gallery/."""
     source = open_source(folder, progress=counting)
 
     def name(image):
@@ -59,7 +79,38 @@ def to_enrol(text: str, *, counting: Counting | None = None) -> Given:
         label = int(source.label_N[image])
         return str(label) if source.identity_names is None else source.identity_names[label]
 
-    return Given(source.images, name, identity, _absolute(folder), source.notices)
+    def camera(image):
+        return _camera_in(name(image)) if has_cameras else ""
+
+    return Given(source.images, name, identity, _absolute(folder), source.notices, camera)
+
+
+def _camera_in(name):
+    camera = camera_in(name)
+    return "" if camera is None else str(camera)
+
+
+def _of_sightings(sightings: Sightings) -> Given:
+    """All but the junk, by their paths below the root of the set."""
+    kept_M = np.flatnonzero(sightings.label_N != JUNK)
+    left_out = LeftOut()
+    for crop in np.flatnonzero(sightings.label_N == JUNK):
+        left_out.add(NOBODY_WELL, sightings.path_N[crop])
+    path_M = [sightings.path_N[crop] for crop in kept_M]
+    label_M = sightings.label_N[kept_M]
+    notices = [*sightings.notices, *filter(None, map(line_of, (sightings.left_out, left_out.plain())))]
+    if num := int((label_M == DISTRACTOR).sum()):
+        notices.append(
+            f"{num:,} pictures are of people whom the set does not tell apart: all are enrolled as {UNKNOWN}"
+        )
+    return Given(
+        crops_of(sightings.root, path_M),
+        path_M.__getitem__,
+        lambda image: UNKNOWN if label_M[image] == DISTRACTOR else sightings.people[label_M[image]],
+        _absolute(sightings.root),
+        notices,
+        lambda image: sightings.camera_name(int(kept_M[image])),
+    )
 
 
 def _absolute(path):
@@ -67,20 +118,44 @@ def _absolute(path):
 
 
 def _of_list(path, images_path, counting):
-    listed = read_list(path, images_path, progress=counting)
+    listed = read_list(path, images_path, optional=("camera", "role"), progress=counting)
     where, is_folder = listed.images.where, is_plain_folder(images_path)
+    kept_M, left_out = _kept_of_list(listed)
+    if not len(kept_M):
+        raise UserError(f"{path}: holds no picture to enrol{left_out.aside()}")
 
     def name(image):
+        image = kept_M[image]
         # "a.tar, member p/1.png" and "train.rec, record 7": of a source; of a folder it is the path alone.
         return where(image) if is_folder else where(image).split(", member ", 1)[-1].split(", record ", 1)[-1]
 
+    camera_N = listed.column.get("camera")
     return Given(
-        listed.images,
+        listed.images._replace(
+            num_images=len(kept_M),
+            read=lambda image: listed.images.read(kept_M[image]),
+            where=lambda image: where(kept_M[image]),
+        ),
         name,
-        lambda image: str(listed.label_names[listed.label_N[image]]),
+        lambda image: str(listed.label_names[listed.label_N[kept_M[image]]]),
         _absolute(images_path),
-        listed.notices,
+        [*listed.notices, *filter(None, [line_of(left_out.plain())])],
+        lambda image: "" if camera_N is None else str(camera_N[kept_M[image]]),
     )
+
+
+def _kept_of_list(listed):
+    """(places of what is enrolled, LeftOut): of a list with roles the gallery, where any line is of it; no junk."""
+    left_out, kept = LeftOut(), []
+    role_N = [role.lower() for role in listed.column.get("role", [""] * len(listed.label_N))]
+    for place, role in enumerate(role_N):
+        if GALLERY in role_N and role != GALLERY:
+            left_out.add(OF_NO_GALLERY, listed.images.where(place))
+        elif listed.label_names[listed.label_N[place]] == str(JUNK):
+            left_out.add(NOBODY_WELL, listed.images.where(place))
+        else:
+            kept.append(place)
+    return kept, left_out
 
 
 def _of_one_folder(folder, left_out):
@@ -97,20 +172,38 @@ def _of_one_folder(folder, left_out):
     return names
 
 
-def to_find(paths: Sequence[pathlib.Path]) -> ImageSet:
-    """The ImageSet of the pictures of a --query: files, and those of folders. UserError where there is none."""
-    files: list[pathlib.Path] = []
+class Asked(NamedTuple):
+    """Pictures that are asked about."""
+
+    images: ImageSet
+    camera: Callable[[int], str]  # which took it, by the set's table or the picture's name; "" where that is not known
+
+
+def to_find(paths: Sequence[pathlib.Path]) -> Asked:
+    """The Asked of a --query: files, those of folders, and the queries of sets of people seen by cameras. UserError
+    where there is none.
+    """
+    crops: list[tuple[pathlib.Path, str, str]] = []  # where it lies, its name there, its camera
     for path in paths:
-        if path.is_dir():
-            found = [path / below(at.folder, name) for at in walk(path, LeftOut()) for name in at.names]
+        if is_own_folder(path):
+            path = path / QUERY
+        layout = layout_at(path) if role_at(path) is None else None
+        if layout:
+            sightings = layout.read(path, (QUERY,))
+            crops += [(sightings.root, name, sightings.camera_name(crop)) for crop, name in enumerate(sightings.path_N)]
+        elif path.is_dir():
+            found = [below(at.folder, name) for at in walk(path, LeftOut()) for name in at.names]
             if not found:
                 raise UserError(f"--query {path}: holds no picture")
-            files += found
+            crops += [(path, name, _camera_in(name)) for name in found]
         elif path.is_file():
-            files.append(path)
+            crops.append((path.parent, path.name, _camera_in(path.name)))
         else:
             raise UserError(f"--query {path}: no such file or folder")
-    return ImageSet(len(files), lambda image: read_file(files[image]), lambda image: str(files[image]), "")
+    images = ImageSet(
+        len(crops), lambda image: read_crop(*crops[image][:2]), lambda image: str(pathlib.Path(*crops[image][:2])), ""
+    )
+    return Asked(images, lambda image: crops[image][2])
 
 
 def prepared(images: ImageSet, holds: str, faces: str, *, where: str, then: Callable[[str], str]) -> ImageSet:
@@ -142,6 +235,8 @@ def pictures_of(entries: Sequence[Entry]) -> dict[int, ImageSet]:
 def _parts_found(source, group):
     """(entries, their ImageSet): all of them at once, or one by one where some are missing."""
     place = pathlib.Path(unshown(source))
+    if is_file_of_crops(place):
+        return [(group, crops_of(place, [unshown(entry.name) for entry in group]))]
     for parts in ([group], [[entry] for entry in group]):
         found = []
         for part in parts:

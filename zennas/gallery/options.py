@@ -17,7 +17,9 @@ class Options(CommandOptions):
     --enrol takes
       a folder of folders, one per identity; a .tar; a folder with train.rec
       a folder of pictures: each is an identity of its own, called as its file is, without suffix
-      LIST@IMAGES: a table with the columns image and label, and where the images lie
+      a set of people seen by cameras, as --data takes it (Market-1501, CUHK03, MSMT17, query/ and gallery/): its
+      gallery, or the part whose folder is named
+      LIST@IMAGES: a table with the columns image and label, perhaps camera and role, and where the images lie
 
     What is there already is not embedded again: the same command goes on where it was stopped. What was said to be
     enrolled is there after a kill -9. One process changes a gallery at a time; others may query it meanwhile.
@@ -32,7 +34,10 @@ class Options(CommandOptions):
     folder: Annotated[pathlib.Path, flag("The folder of the gallery; --enrol makes it.", positional=True)]
     enrol: Annotated[tuple[str, ...], flag("Pictures to add, as above; may be repeated.", metavar="WHERE")] = ()
     query: Annotated[
-        tuple[pathlib.Path, ...], flag("A picture to look for, or a folder of them; may be repeated.", metavar="PATH")
+        tuple[pathlib.Path, ...],
+        flag(
+            "A picture to look for, a folder of them, or a set of people: its queries; may be repeated.", metavar="PATH"
+        ),
     ] = ()
     model: Annotated[
         Network,
@@ -50,6 +55,14 @@ class Options(CommandOptions):
     at_least: Annotated[
         float | None, flag("Cosine below which nothing is listed.", unset="all are listed", ge=-1, le=1)
     ] = None
+    not_camera: Annotated[
+        str | None,
+        flag(
+            "List no picture that this camera took; own: the one that took the query, by its name or the set's table.",
+            metavar="CAMERA",
+            unset="those of all cameras are listed",
+        ),
+    ] = None
     identities: Annotated[bool, flag("Rank identities, each by the picture of it that is most alike.")] = False
     together: Annotated[bool, flag("All pictures of --query are of one person: one list, by their mean.")] = False
     page: Annotated[
@@ -66,6 +79,6 @@ class Options(CommandOptions):
     ] = None
     table: Annotated[
         pathlib.Path | None,
-        flag("Write a table of all pictures (CSV): image, label, source.", metavar="FILE", unset="no table"),
+        flag("Write a table of all pictures (CSV): image, label, camera, source.", metavar="FILE", unset="no table"),
     ] = None
     device: Device = None

@@ -28,6 +28,7 @@ class Summary(Record):
     flip: bool
     num_images: int
     num_identities: int
+    num_cameras: int  # that are known to have taken a picture
     num_deleted: int
     sources: tuple[str, ...]
     searching: Searching
@@ -57,6 +58,7 @@ class Kept(Record):
     image: str
     identity: str
     source: str
+    camera: str | None  # that took it; None where that is not known
 
 
 class Hit(Kept):
@@ -70,6 +72,7 @@ class Ranked(Record):
     """A ranked list."""
 
     query: tuple[str, ...]  # the picture that was asked about, or all of them with --together
+    not_cameras: tuple[str, ...]  # whose pictures --not-camera passed over
     hits: tuple[Hit, ...]
 
 

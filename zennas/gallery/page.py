@@ -7,7 +7,7 @@ from zennas.data.images import CorruptImageError, data_uri
 from zennas.gallery.enrol import digest_of
 from zennas.gallery.find import Found
 from zennas.gallery.given import pictures_of
-from zennas.gallery.outcome import Ranked, Searching, Summary
+from zennas.gallery.outcome import Hit, Ranked, Searching, Summary
 from zennas.gallery.store import Entry, Gallery
 from zennas.page import FADED, GRID, INK, definitions, document, number, origin
 from zennas.provenance import provenance
@@ -28,13 +28,14 @@ def write_page(path: pathlib.Path, found: Found, summary: Summary, gallery: Gall
         _section(place, one, found.entries[place], found.image_of[place], shown_pictures)
         for place, one in enumerate(found.ranked)
     )
+    cameras = f" by {summary.num_cameras:,} cameras" if summary.num_cameras else ""
     plural = "list" if len(found.ranked) == 1 else "lists"
     content = document(
         sections,
         definitions(origin(provenance(), [])),
         kind="gallery",
         title=f"{len(found.ranked):,} ranked {plural}",
-        subtitle=f"{summary.num_images:,} pictures of {summary.num_identities:,} identities in {summary.folder}",
+        subtitle=f"{summary.num_images:,} pictures of {summary.num_identities:,} identities{cameras}, {summary.folder}",
         banner="".join(
             f"<p class='note'>⚠ {html.escape(failure.image)} cannot be used: {html.escape(failure.why)}</p>"
             for failure in found.failures
@@ -42,6 +43,7 @@ def write_page(path: pathlib.Path, found: Found, summary: Summary, gallery: Gall
         facts=[
             ("Network", f"{summary.network} ({summary.fingerprint})"),
             ("Search", searching_in_words(summary.searching)),
+            ("Numbers", "cosines: 1 is the same direction. No threshold holds for every network"),
         ],
         style=STYLE,
         has_pictures=pictures,
@@ -73,6 +75,8 @@ class _Pictures:
     def __init__(self, found, gallery):
         height, width = gallery.settings.input
         self._size = tuple(max(1, round(side * LONGER_PX / max(height, width))) for side in (height, width))
+        height, width = self._size
+        self._missing = f"<span class='missing' style='width:{width}px;height:{height}px'>no picture</span>"
         self._queries = found.images
         wanted = {entry.number: entry for entries in found.entries for entry in entries}
         self._found = pictures_of(list(wanted.values())[:MOST_SHOWN])
@@ -82,40 +86,49 @@ class _Pictures:
 
     def of_entry(self, entry: Entry) -> str:
         images = self._found.get(entry.number)
-        return MISSING if images is None else self._shown(images, 0, entry.digest)
+        return self._missing if images is None else self._shown(images, 0, entry.digest)
 
     def _shown(self, images, image, digest):
         try:
             if digest is not None and digest_of(images.read(image)) != digest:
-                return MISSING
+                return self._missing
             return f"<img alt='' src='{data_uri(images.pixels(image, self._size))}'>"
         except CorruptImageError:
-            return MISSING
+            return self._missing
 
 
-MISSING = "<span class='missing'>no picture</span>"
+def _camera(hit: Hit) -> str:
+    return "" if hit.camera is None else f" <span class='camera'>camera {html.escape(hit.camera)}</span>"
 
 
 def _section(place: int, ranked: Ranked, entries: list[Entry], images: list[int], pictures: _Pictures | None) -> str:
     asked = "".join(pictures.of_query(image) for image in images) if pictures else ""
     hits = "".join(
         f"<figure>{pictures.of_entry(entry) if pictures else ''}"
-        f"<figcaption><b>{hit.rank}. {html.escape(hit.identity)}</b> {number(hit.cosine, '.3f')}"
-        f"<small title='{html.escape(hit.source)}'>{html.escape(hit.image)}</small></figcaption></figure>"
+        f"<figcaption><b>{hit.rank}. {html.escape(hit.identity)}</b> {number(hit.cosine, '.3f')}{_camera(hit)}"
+        f"<small title='{html.escape(f'{hit.image}, in {hit.source}')}'>"
+        f"{html.escape(hit.image.rpartition('/')[2])}</small></figcaption></figure>"
         for hit, entry in zip(ranked.hits, entries, strict=True)
     )
     title = ", ".join(ranked.query)
+    but = (
+        f"<p class='empty'>without camera {html.escape(', '.join(ranked.not_cameras))}</p>"
+        if ranked.not_cameras
+        else ""
+    )
     return (
-        f"<section id='list-{place + 1}'><h2>{html.escape(title)}</h2><div class='asked'>{asked}</div>"
+        f"<section id='list-{place + 1}'><h2>{html.escape(title)}</h2>{but}<div class='asked'>{asked}</div>"
         f"<div class='hits'>{hits or '<p class=empty>nothing is as alike as that</p>'}</div></section>"
     )
 
 
 STYLE = f"""
 h2 {{ font-size: 15px; overflow-wrap: anywhere; }} .asked img {{ border: 3px solid {INK}; margin: 10px 8px 4px 0; }}
-.hits {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 14px; margin-top: 12px; }}
-.hits figure {{ margin: 0; }} .hits figcaption {{ font-size: 13px; overflow-wrap: anywhere; }}
+.hits {{ display: grid; gap: 16px 14px; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
+  margin-top: 12px; }}
+.hits figure {{ margin: 0; }} .hits figcaption {{ font-size: 13px; overflow-wrap: anywhere; margin-top: 4px; }}
+.camera {{ color: {FADED}; font-size: 12px; white-space: nowrap; }}
 img {{ border-radius: 4px; display: block; }} .asked {{ display: flex; flex-wrap: wrap; }}
-.missing {{ display: grid; place-items: center; width: 64px; height: {LONGER_PX}px; border: 1px dashed {GRID};
+.missing {{ display: grid; place-items: center; border: 1px dashed {GRID};
   color: {FADED}; font-size: 11px; }}
 """

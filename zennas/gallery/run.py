@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zennas.embed.cells import use_threads
 from zennas.embed.model import usable_device
 from zennas.gallery.enrol import enrol, settled
-from zennas.gallery.find import find
+from zennas.gallery.find import find, said_of
 from zennas.gallery.options import Options
 from zennas.gallery.outcome import Kept, Outcome, Ranked, Searching, Summary, Unusable
 from zennas.gallery.page import write_page
@@ -35,6 +35,7 @@ def check(options: Options) -> Request:
             "--together": options.together,
             "--identities": options.identities,
             "--at-least": options.at_least is not None,
+            "--not-camera": options.not_camera is not None,
             "--page": options.page is not None,
             "--top": options.top != Options.model_fields["top"].default,
         }
@@ -96,7 +97,7 @@ def _done(request: Request, progress: Progress) -> Outcome:
             enrolled=enrolled,
             ranked=ranked,
             failures=failures,
-            look=tuple(Kept(image=entry.name, identity=entry.identity, source=entry.source) for entry in looked),
+            look=tuple(Kept(**said_of(entry)) for entry in looked),
             page=shown(options.page) if options.page else None,
             table=shown(options.table) if options.table else None,
         )
@@ -133,6 +134,7 @@ def summary_of(gallery: Gallery) -> Summary:
         flip=settings.flip,
         num_images=gallery.num_images,
         num_identities=gallery.num_identities,
+        num_cameras=len(gallery.cameras),
         num_deleted=len(gallery.deleted_M),
         sources=tuple(gallery.sources),
         searching=searching,
@@ -146,6 +148,6 @@ def _write_table(path: pathlib.Path, gallery: Gallery) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["image", "label", "source"])
-            writer.writerows((entry.name, entry.identity, entry.source) for entry in gallery.entries())
+            writer.writerow(["image", "label", "camera", "source"])
+            writer.writerows((entry.name, entry.identity, entry.camera, entry.source) for entry in gallery.entries())
         temporary.replace(path)

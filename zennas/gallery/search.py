@@ -40,26 +40,30 @@ LENGTH_OFF = 1e-3  # of a unit vector
 Counting = Callable[[int, int], None]
 
 
-def search(gallery: Gallery, unit_QD: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+def search(
+    gallery: Gallery, unit_QD: np.ndarray, num: int, *, without: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(number_QK, cosine_QK) of the `num` nearest vectors, the nearest first; fewer where the gallery holds fewer.
 
-    unit_QD: unit rows, float32. UserError where the index or the vectors cannot be read.
+    unit_QD: unit rows, float32. without: numbers of vectors that are passed over (int64, in order, none of them
+    deleted). UserError where the index or the vectors cannot be read.
     """
     unit_QD = np.ascontiguousarray(unit_QD, np.float32)
     cells, vector_ND = gallery.cells, gallery.vector_ND()
-    num = min(num, gallery.num_images)
+    without_M = gallery.deleted_M if without is None else np.union1d(gallery.deleted_M, without)
+    num = min(num, gallery.num_vectors - len(without_M))
     if cells is None or num > MOST_BY_CELLS:
-        return _exact(vector_ND, unit_QD, num, gallery.deleted_M)
+        return _exact(vector_ND, unit_QD, num, without_M)
     index = _opened(gallery)
     # A longer list than the recall was measured by reaches farther, so that it misses no larger share.
     probes = min(cells.probes * -(-num // cells.at), max(cells.probes, cells.cells // MOST_PROBED))
-    number_QK, cosine_QK = _by_cells(index, vector_ND, unit_QD, num, gallery.deleted_M, probes=probes)
+    number_QK, cosine_QK = _by_cells(index, vector_ND, unit_QD, num, without_M, probes=probes)
     if gallery.num_vectors > cells.covered:
-        behind = _exact(vector_ND, unit_QD, num, gallery.deleted_M, first=cells.covered)
+        behind = _exact(vector_ND, unit_QD, num, without_M, first=cells.covered)
         number_QK, cosine_QK = (np.concatenate(parts, 1) for parts in zip((number_QK, cosine_QK), behind, strict=True))
     number_QK, cosine_QK = _best(number_QK, cosine_QK, num)
     if (number_QK < 0).any():  # the cells that were looked into hold fewer than are wanted
-        return _exact(vector_ND, unit_QD, num, gallery.deleted_M)
+        return _exact(vector_ND, unit_QD, num, without_M)
     return number_QK, cosine_QK
 
 
@@ -259,19 +263,26 @@ def num_compared(gallery: Gallery) -> int:
 
 
 def ranked_identities(
-    gallery: Gallery, unit_D: np.ndarray, num: int, identity_of: Callable[[int], str]
+    gallery: Gallery,
+    unit_D: np.ndarray,
+    num: int,
+    identity_of: Callable[[int], str],
+    *,
+    without: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(number_K, cosine_K) of the most alike picture of each of the `num` nearest identities, the nearest first.
 
     More and more pictures are asked for until they are of so many identities. identity_of: number of a vector -> whose.
+    without: as `search` has it.
     """
-    asked = min(max(MIN_CANDIDATES, CANDIDATES * num), max(1, gallery.num_images))
+    num_there = gallery.num_images - (0 if without is None else len(without))
+    asked = min(max(MIN_CANDIDATES, CANDIDATES * num), num_there)
     while True:
-        number_QK, cosine_QK = search(gallery, unit_D[None], asked)
+        number_QK, cosine_QK = search(gallery, unit_D[None], asked, without=without)
         firsts: dict[str, int] = {}
         for place, number in enumerate(number_QK[0].tolist()):
             firsts.setdefault(identity_of(number), place)
-        if len(firsts) >= num or asked >= gallery.num_images:
+        if len(firsts) >= num or asked >= num_there:
             chosen = list(firsts.values())[:num]
             return number_QK[0, chosen], cosine_QK[0, chosen]
-        asked = min(asked * CANDIDATES, gallery.num_images)
+        asked = min(asked * CANDIDATES, num_there)

@@ -17,7 +17,7 @@ import os
 import pathlib
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import filelock
@@ -37,10 +37,11 @@ BEGIN;
 CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, path TEXT NOT NULL, detected INTEGER NOT NULL,
     UNIQUE (path, detected));
 CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, source INTEGER NOT NULL, name TEXT NOT NULL,
-    identity TEXT NOT NULL, digest BLOB NOT NULL);
+    identity TEXT NOT NULL, digest BLOB NOT NULL, camera TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_name ON entries (name);
 CREATE INDEX IF NOT EXISTS by_identity ON entries (identity);
 CREATE INDEX IF NOT EXISTS by_digest ON entries (digest);
+CREATE INDEX IF NOT EXISTS by_camera ON entries (camera);
 CREATE TABLE IF NOT EXISTS deleted (id INTEGER PRIMARY KEY, wiped INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 COMMIT;
@@ -83,6 +84,7 @@ class Entry(NamedTuple):
     source: str  # where its pictures lie
     detected: bool  # whether it is a photograph in which a face was found
     digest: bytes  # of the bytes of the picture
+    camera: str = ""  # that took it; "" where none is known
 
 
 class New(NamedTuple):
@@ -91,6 +93,7 @@ class New(NamedTuple):
     name: str
     identity: str
     digest: bytes  # of its bytes
+    camera: str = ""  # "" where none is known
 
 
 class Gallery:
@@ -151,6 +154,20 @@ class Gallery:
         """Where pictures were enrolled from."""
         return [path for (path,) in self._rows("SELECT DISTINCT path FROM sources ORDER BY id")]
 
+    @property
+    def cameras(self) -> list[str]:
+        """The cameras that are known to have taken a picture."""
+        return [name for (name,) in self._rows("SELECT DISTINCT camera FROM entries WHERE camera != '' ORDER BY 1")]
+
+    def taken_by(self, cameras: Iterable[str]) -> np.ndarray:
+        """Numbers of the vectors of pictures that these cameras took, in order."""
+        ids = [
+            number
+            for camera in set(cameras)
+            for (number,) in self._rows("SELECT id FROM entries WHERE camera = ?", (camera,))
+        ]
+        return np.sort(np.array(ids, np.int64))
+
     def vector_ND(self) -> np.ndarray:
         """All vectors, memory-mapped; rows of deleted ones are zeros. UserError where some are missing."""
         return _mapped(self.folder, self.num_vectors, self.settings.embedding_size)
@@ -197,12 +214,13 @@ class Gallery:
 
 
 SELECT = (
-    "SELECT entries.id, name, identity, path, detected, digest FROM entries JOIN sources ON sources.id = entries.source"
+    "SELECT entries.id, name, identity, path, detected, digest, camera "
+    "FROM entries JOIN sources ON sources.id = entries.source"
 )
 
 
 def _entry(row):
-    return Entry(*row[:4], bool(row[4]), row[5])
+    return Entry(*row[:4], bool(row[4]), *row[5:])
 
 
 class Writer(Gallery):
@@ -286,8 +304,8 @@ class Writer(Gallery):
             for new in added:
                 query = "SELECT id FROM entries WHERE name = ? AND source = ?"
                 replaced += [number for (number,) in self._rows(query, (new.name, source))]
-            rows = [(first + at, source, new.name, new.identity, new.digest) for at, new in enumerate(added)]
-            self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+            rows = [(first + at, source, *new) for at, new in enumerate(added)]
+            self._database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._drop(replaced)
             self._set("num_vectors", first + len(added))
         self.num_vectors += len(added)
