@@ -632,6 +632,7 @@ def gallery(
     at_least: float | None = None,
     not_camera: str | None = None,
     identities: bool = False,
+    exact: bool = False,
     together: bool = False,
     page: str | PathLike[str] | None = None,
     pictures: bool = False,
@@ -675,6 +676,7 @@ def gallery(
     not_camera: List no picture that this camera took; own: the one that took the query, by its name or the set's table.
         [default: those of all cameras are listed]
     identities: Rank identities, each by the picture of it that is most alike.
+    exact: Compare all pictures of a large gallery, too: nothing is missed, and it takes longer.
     together: All pictures of --query are of one person: one list, by their mean.
     page: Write the ranked lists as a page (HTML). [default: no page]
     pictures: Show pictures on the page of --page; without, it has names alone.

@@ -17,6 +17,7 @@ from tests.gallery.conftest import ran
 from zennas.embed import embeddings
 from zennas.embed.checkpoint import save_network
 from zennas.gallery import enrol, search
+from zennas.gallery.outcome import Outcome
 from zennas.gallery.store import Gallery, Writer
 from zennas.records import UserError
 from zennas.space.candidate import Candidate
@@ -234,6 +235,14 @@ def test_a_large_gallery_says_what_its_search_may_miss(network, faces, monkeypat
     )
     searching = said("g", "--query", faces / image_name(3, 1))["gallery"]["searching"]
     assert searching["way"] == "cells" and searching["num_compared"] == 0 and 0 < searching["recall"] <= 1
+    words = ["g", "--query", faces / image_name(3, 1), "--exact"]
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "nearest_in_cells", None)  # nobody asks the cells
+        whole = said(*words)
+        assert whole["gallery"]["searching"]["way"] == "exact" and whole["gallery"]["searching"]["num_compared"] == NUM
+        expected = ranked_by_hand(faces, by_hand(faces / image_name(3, 1)))[:10]
+        assert [hit["image"] for hit in whole["ranked"][0]["hits"]] == [name for name, _ in expected]
+        assert len(said(*words, "--identities")["ranked"][0]["hits"]) == 10
     assert ran("g", "--rebuild").code == 0
     assert said("g", "--delete", "identity:p05")["gallery"]["searching"]["way"] == "cells"
 
@@ -386,3 +395,15 @@ def test_python_gets_records(enrolled, faces):
     assert outcome.ranked[0].hits[0].identity == "p03" and outcome.gallery.num_images == NUM
     with pytest.raises(UserError, match="holds no gallery"):
         zennas.gallery(folder="none")
+
+
+def test_the_guide_shows_what_json_says(enrolled, faces):
+    """The example of the README is whole: it has each key that a call prints, and no other."""
+    text = (pathlib.Path(search.__file__).parent / "README.md").read_text(encoding="utf-8")
+    example = json.loads(text.split("```json\n")[1].split("```")[0])
+    Outcome.parse(example, "README.md")
+    printed = said(*enrolled, "--query", faces / image_name(3, 1))
+    assert set(printed) == set(example) and set(printed["gallery"]) == set(example["gallery"])
+    assert set(printed["gallery"]["searching"]) == set(example["gallery"]["searching"])
+    assert set(printed["ranked"][0]) == set(example["ranked"][0])
+    assert set(printed["ranked"][0]["hits"][0]) == set(example["ranked"][0]["hits"][0])

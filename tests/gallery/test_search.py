@@ -76,7 +76,7 @@ def test_cells_find_what_they_say_they_do(tmp_path, large):
         recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(number_QK, expected_QK, strict=True)])
         # Other pictures of the same people: as likely to be found as those by which the recall was measured. Of 128 and
         # 400 times ten, the standard error is below 0.5 % at a recall of 0.98; four of them.
-        assert recall == pytest.approx(cells.recall, abs=0.02) and cells.recall > 0.95
+        assert recall == pytest.approx(cells.recall, abs=0.02) and cells.recall > 0.9
         is_same = number_QK == expected_QK
         np.testing.assert_allclose(cosine_QK[is_same], expected_cosine_QK[is_same], atol=1e-6)
         assert (np.diff(cosine_QK, axis=1) <= 0).all()

@@ -126,12 +126,19 @@ def _lists(gallery, unit_QD, options, passed_over):
         if options.identities:
             ranked = [
                 ranked_identities(
-                    gallery, unit_QD[place], options.top, lambda number: entry(number).identity, without=without
+                    gallery,
+                    unit_QD[place],
+                    options.top,
+                    lambda number: entry(number).identity,
+                    without=without,
+                    whole=options.exact,
                 )
                 for place in places
             ]
         else:
-            ranked = zip(*search(gallery, unit_QD[places], options.top, without=without), strict=True)
+            ranked = zip(
+                *search(gallery, unit_QD[places], options.top, without=without, whole=options.exact), strict=True
+            )
         for place, one in zip(places, ranked, strict=True):
             found[place] = one
     least = -np.inf if options.at_least is None else options.at_least

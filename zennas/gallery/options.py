@@ -64,6 +64,9 @@ class Options(CommandOptions):
         ),
     ] = None
     identities: Annotated[bool, flag("Rank identities, each by the picture of it that is most alike.")] = False
+    exact: Annotated[
+        bool, flag("Compare all pictures of a large gallery, too: nothing is missed, and it takes longer.")
+    ] = False
     together: Annotated[bool, flag("All pictures of --query are of one person: one list, by their mean.")] = False
     page: Annotated[
         pathlib.Path | None, flag("Write the ranked lists as a page (HTML).", metavar="FILE", unset="no page")

@@ -34,6 +34,7 @@ def check(options: Options) -> Request:
         of_lists = {
             "--together": options.together,
             "--identities": options.identities,
+            "--exact": options.exact,
             "--at-least": options.at_least is not None,
             "--not-camera": options.not_camera is not None,
             "--page": options.page is not None,
@@ -87,12 +88,14 @@ def _done(request: Request, progress: Progress) -> Outcome:
             found = find(options, gallery, named, device=request.device, progress=progress)
             ranked, failures = found.ranked, found.failures
             if options.page is not None:
-                write_page(options.page, found, summary_of(gallery), gallery, pictures=options.pictures)
+                write_page(
+                    options.page, found, summary_of(gallery, whole=options.exact), gallery, pictures=options.pictures
+                )
         looked = gallery.named(options.look, option="--look") if options.look else []
         if options.table is not None:
             _write_table(options.table, gallery)
         return Outcome(
-            gallery=summary_of(gallery),
+            gallery=summary_of(gallery, whole=options.exact),
             num_deleted=num_deleted,
             enrolled=enrolled,
             ranked=ranked,
@@ -111,11 +114,11 @@ def _delete(writer: Writer, texts: tuple[str, ...]) -> int:
     return len(numbers)
 
 
-def summary_of(gallery: Gallery) -> Summary:
-    """What a gallery holds, and how it is searched."""
+def summary_of(gallery: Gallery, *, whole: bool = False) -> Summary:
+    """What a gallery holds, and how it is searched: whole, where all is compared."""
     settings, cells = gallery.settings, gallery.cells
-    searching = Searching(way="exact", num_compared=num_compared(gallery))
-    if cells is not None:
+    searching = Searching(way="exact", num_compared=gallery.num_images)
+    if cells is not None and not whole:
         searching = Searching(
             way="cells",
             num_compared=num_compared(gallery),
