@@ -322,6 +322,18 @@ def figures():
         yield page, f"{ways['opencv']['images_per_s']:,}"[:-2] + "00 images per second and core"
         yield page, f"{ways['opencv']['times_pillow']:.1f} times Pillow"
     yield index, f"({ways['opencv, low_resolution on every image']['times_pillow']:.2f})"
+    again = benchmark("reranking")
+    whole, small = (
+        row(again["rows"], gallery=19_732),
+        {one["way"]: one for one in again["rows"] if one["gallery"] == 3_400},
+    )
+    yield index, f"{whole['peak_gb']:.1f} GB and {whole['cpu_s']:.1f} s of one core for {whole['queries']:,} queries"
+    yield index, f"whole matrices would take {again['plain_at_whole_size_gb']:.1f} GB"
+    yield index, f"formula takes {small['plain']['cpu_s']} s where ours takes {small['ours']['cpu_s']}"
+    assert again["largest_difference"] < 2.3e-7 and whole["peak_gb"] < 2
+    others = benchmark("independent_reid")
+    yield index, f"differ by {max(others['reranking_of_the_slice'].values()):.3f} at most"
+    assert max(task["largest_difference"] for task in others["tasks"].values()) < 3e-7
     cleaned = row(benchmark("cleaning")["rows"], images=1_000_000)
     yield index, f"{cleaned['seconds']:.0f} s of one core, {cleaned['peak_gb']:.1f} GB"
     masked = {way["way"]: way["images_per_s"] for way in benchmark("masks")["ways"]}
