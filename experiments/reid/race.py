@@ -1,0 +1,337 @@
+"""From two searches to mAP: which network is best at one latency, what a teacher and local triplets bring (protocol.md).
+
+    python -m zennas.learn --data PEOPLE --track reid-smoke --out runs/reid/learn-mgn
+    python -m zennas.search --track reid-smoke --score learned:runs/reid/learn-mgn \\
+        --out runs/reid/search-mgn
+    # both again: reid-smoke-single, learn-single, search-single
+    python experiments/reid/race.py choose      # race.json, of both searches' winners; run it on a quiet machine
+    python experiments/reid/race.py train --people PEOPLE --teacher TEACHER.onnx \\
+        --judge market=LIST.csv@IMAGES --judge pku=LIST.csv@IMAGES
+    python experiments/reid/race.py judge       # results.json, race.png
+
+A training that is done, judged and kept in trainings.json is never run again; the same command goes on where it stopped, also after
+a kill.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+RUNS = pathlib.Path("runs/reid")
+RACE, TRAININGS, RESULTS, PICTURE = (
+    HERE / name for name in ("race.json", "trainings.json", "results.json", "race.png")
+)
+KINDS = {"mgn": "reid-smoke", "single": "reid-smoke-single"}  # their experiments
+NUM_SEEDS, ROUNDS, NEAR = 3, 48, 1.03
+# Of a hand-made network's widths, from narrow to wide, in steps that move few of them at a time.
+SCALES, STEP = np.geomspace(0.1, 1.0, 47), 4
+LOCAL = ("triplet.vectors=[whole,stripes]",)
+
+# row: (network of race.json, recipe, changes of it, whether it has a teacher)
+ROWS = {
+    "mgn": ("mgn", "mgn", (), False),
+    "single": ("single", "single", (), False),
+    "osnet": ("osnet", "single", (), False),
+    "mobilenetv2": ("mobilenetv2", "single", (), False),
+    "mgn, teacher": ("mgn", "mgn", (), True),
+    "mgn, local triplets": ("mgn", "mgn", LOCAL, False),
+    "single, teacher": ("single", "single", (), True),
+}
+# what: (row, row it is compared with, or several: the best of them)
+GOALS = {
+    "MGN ahead of one branch": ("mgn", ("single",)),
+    "a teacher ahead of none": ("mgn, teacher", ("mgn",)),
+    "a teacher ahead of none, one branch": ("single, teacher", ("single",)),
+    "one branch, searched, ahead of the hand-made": ("single", ("osnet", "mobilenetv2")),
+    "MGN, searched, ahead of the hand-made": ("mgn", ("osnet", "mobilenetv2")),
+    "triplets on local vectors": ("mgn, local triplets", ("mgn",)),
+}
+MEASURES = {"map": "mAP", "rank_1": "rank-1", "minp": "mINP"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["choose", "train", "judge"])
+    parser.add_argument("--out", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--people", type=pathlib.Path, help="train: people to train on, as zennas train takes them")
+    parser.add_argument("--teacher", help="train: ONNX file")
+    parser.add_argument(
+        "--judge", action="append", default=[], metavar="NAME=LIST@IMAGES", help="train: people who judge"
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="train: trainings side by side, of one thread each")
+    options = parser.parse_args()
+    {"choose": choose, "train": train, "judge": judge}[options.what](options)
+
+
+# --- who runs
+
+
+def choose(options):
+    """race.json: the two searches' winners, and two hand-made networks that get at least their time."""
+    from zennas.latency.budget import choose_protocol
+    from zennas.space.space import Space
+    from zennas.track import load_experiment
+
+    experiment, track, _ = load_experiment(KINDS["single"])
+    protocol, _ = choose_protocol(track)
+    space = Space.load(experiment.space)
+    searched = {kind: winner_of(options.out / f"search-{kind}") for kind in KINDS}
+    ms = in_rounds(list(searched.values()), protocol, space.shape)
+    slower, faster = max(ms), min(ms)
+    print(f"searched: {dict(zip(searched, ms, strict=True))} ms", flush=True)
+    if slower > NEAR * faster:
+        raise SystemExit(
+            f"{slower:.3f} ms is over {100 * NEAR - 100:.0f} % more than {faster:.3f}: search the slower one's space "
+            f"again, its --budget-ms times {faster / slower:.3f}"
+        )
+    target = list(searched.values())[ms.index(slower)]
+    by_hand = {}
+    for name, text in (("osnet", "OSNet x0.25"), ("mobilenetv2", "MobileNetV2 x0.25")):
+        by_hand[name] = narrowest(published(space.baselines[text]), target, protocol, space.shape)
+    networks = searched | by_hand
+    measured = dict(zip(networks, in_rounds(list(networks.values()), protocol, space.shape), strict=True))
+    rows = {name: row_of(candidate, measured[name], space.shape) for name, candidate in networks.items()}
+    write(RACE, {"protocol": protocol.model_dump(mode="json"), "networks": rows})
+    for name, row in rows.items():
+        print(f"{name}: {row['text']}, {row['measured_ms']} ms, {row['mmacs']} MMACs, {row['mparams']} M parameters")
+
+
+def winner_of(folder):
+    """The Candidate that a search put first."""
+    from zennas.space.candidate import Candidate
+
+    return Candidate.load(folder / "winner-1.yaml")
+
+
+PUBLISHED = {
+    "osnet": (64, (256, 384, 512)),
+    "mobilenetv2": (32, (24, 32, 64, 96, 160, 320)),
+}
+
+
+def published(candidate):
+    """A narrow hand-made network at its published widths."""
+    stem, widths = PUBLISHED[candidate.block]
+    return candidate.model_copy(update={"stem": stem, "widths": widths})
+
+
+def narrowest(candidate, target, protocol, shape):
+    """The narrowest of a network's scaled forms that takes at least the target's time, beside which it is measured."""
+    scaled = list(dict.fromkeys(scaled_by(candidate, factor) for factor in SCALES))
+    low, high = 0, len(scaled) - 1  # time grows with width, up to noise: halve, then look at what lies next
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if ratio(scaled[middle], target, protocol, shape) >= 1 else (middle + 1, high)
+    return scaled[low]
+
+
+def scaled_by(candidate, factor):
+    stem, *widths = (max(STEP, STEP * round(width * factor / STEP)) for width in (candidate.stem, *candidate.widths))
+    return candidate.model_copy(update={"stem": stem, "widths": tuple(widths)})
+
+
+def ratio(candidate, target, protocol, shape):
+    """A candidate's time over the target's, measured in turns."""
+    own, other = in_rounds([candidate, target], protocol, shape)
+    print(f"{candidate.text}: {own / other:.3f} of the target", flush=True)
+    return own / other
+
+
+def in_rounds(candidates, protocol, shape):
+    """[ms of each]: the median of ROUNDS measurements by the track's rule, all candidates in each round."""
+    from zennas.latency.budget import export_candidate
+    from zennas.latency.protocol import measure
+
+    files = [export_candidate(candidate, shape, protocol).onnx_bytes for candidate in candidates]
+    ms_RN = np.array([[measure(file, protocol).measured_ms for file in files] for _ in range(ROUNDS)])
+    return [round(float(value), 4) for value in np.median(ms_RN, 0)]
+
+
+def row_of(candidate, ms, shape):
+    from zennas.space.cost import cost
+
+    its = cost(candidate, shape)
+    return {
+        "text": candidate.text,
+        "candidate": candidate.plain(),
+        "measured_ms": ms,
+        "mmacs": round(its.macs / 1e6, 2),
+        "mparams": round(its.params / 1e6, 3),
+    }
+
+
+# --- trainings
+
+
+def train(options):
+    """trainings.json: every row and seed, seed by seed."""
+    if not (options.people and options.teacher and options.judge):
+        raise SystemExit("train: --people, --teacher and --judge are needed")
+    options.out.mkdir(parents=True, exist_ok=True)
+    todo = [(row, seed) for seed in range(NUM_SEEDS) for row in ROWS if f"{row} {seed}" not in kept()]
+    print(f"{NUM_SEEDS * len(ROWS) - len(todo)} of {NUM_SEEDS * len(ROWS)} trainings are done", flush=True)
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
+        running = {pool.submit(trained, *run, options): run for run in todo}
+        for number, done in enumerate(concurrent.futures.as_completed(running), start=1):
+            row, seed = running[done]
+            entry = done.result()
+            write(TRAININGS, {"trainings": kept() | {f"{row} {seed}": entry}})
+            minutes = (time.monotonic() - began) / 60
+            figures = ", ".join(f"{name} {100 * values['map']:.2f}" for name, values in entry["judged"].items())
+            left = f"about {minutes / number * (len(todo) - number):.0f} minutes left"
+            print(f"{number} of {len(todo)}: {row}, seed {seed}: {figures}; {left}", flush=True)
+
+
+def kept():
+    """{"ROW SEED": its figures} of trainings.json."""
+    return json.loads(TRAININGS.read_text(encoding="utf-8"))["trainings"] if TRAININGS.is_file() else {}
+
+
+def trained(name, seed, options):
+    """{"judged": {"SET" or "SET, mirrored": {measure: value}}, ...} of a training, by the commands of a user."""
+    network, recipe, changes, taught = ROWS[name]
+    row = json.loads(RACE.read_text(encoding="utf-8"))["networks"][network]
+    folder = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    winner = options.out / f"{network}.yaml"
+    winner.write_text(json.dumps(row["candidate"]), encoding="utf-8")
+    command = ["train", "--data", options.people, "--track", KINDS[recipe], "--winner", winner, "--out", folder]
+    command += ["--teacher", options.teacher] if taught else []
+    for change in (*changes, f"seed={seed}"):
+        command += ["--set", change]
+    share_teacher(folder, options.out)
+    began = time.monotonic()
+    zennas(command, folder)
+    seconds = time.monotonic() - began
+    judged = {}
+    for mirrored in (False, True):
+        out = pathlib.Path(f"{folder}-judged{'-mirrored' * mirrored}")
+        sets = [word for name_and_set in options.judge for word in ("--set", f"reid:{name_and_set.split('=', 1)[1]}")]
+        flip = "--flip" if mirrored else "--no-flip"
+        zennas(["evaluate", "--model", folder, *sets, flip, "--out", out], folder)
+        results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        for name_and_set, one in zip(options.judge, results["results"], strict=True):
+            name = name_and_set.split("=", 1)[0] + ", mirrored" * mirrored
+            judged[name] = metrics_of(one["metrics"])
+    return {"text": row["text"], "seconds": round(seconds), "judged": judged}
+
+
+def metrics_of(metrics):
+    """{measure: value} of plain ranking; what is re-ranked or expanded is of a subset."""
+    plain = {metric["name"]: metric["value"] for metric in metrics if not metric["subset"]}
+    return {measure: round(plain[name], 6) for measure, name in MEASURES.items()}
+
+
+def zennas(words, folder):
+    """One command of the project in a process of one thread; SystemExit with where its words are if it fails."""
+    log = pathlib.Path(f"{folder}.log")
+    with open(log, "a", encoding="utf-8") as lines:
+        command = [sys.executable, "-m", f"zennas.{words[0]}", *map(str, words[1:])]
+        done = subprocess.run(
+            command, stdout=lines, stderr=lines, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
+
+
+def share_teacher(folder, out):
+    """The teacher's embeddings that a training before made: they are the same for all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in out.glob("*/teacher-*.npy*"):
+        if not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+
+
+# --- figures
+
+
+def judge(options):
+    """results.json and race.png, of the trainings that are done."""
+    rows = {}
+    for key, entry in kept().items():
+        row, seed = key.rsplit(" ", 1)
+        for name, values in entry["judged"].items():
+            for measure, value in values.items():
+                rows.setdefault(name, {}).setdefault(measure, {}).setdefault(row, {})[seed] = 100 * value
+    figures = {name: {measure: figures_of(of_row) for measure, of_row in by.items()} for name, by in rows.items()}
+    goals = {what: compared(rows["market"]["map"], *both) for what, both in GOALS.items() if enough(rows, both)}
+    write(RESULTS, {"figures": figures, "goals": goals, "spread": round(spread_of(rows["market"]["map"]), 3)})
+    print(json.dumps(goals, indent=1))
+    draw(rows)
+
+
+def enough(rows, both):
+    row, others = both
+    return all(len(rows["market"]["map"].get(name, {})) > 1 for name in (row, *others))
+
+
+def figures_of(of_row):
+    return {
+        row: {
+            "mean": round(float(np.mean(list(values.values()))), 2),
+            "by_seed": {seed: round(value, 2) for seed, value in values.items()},
+        }
+        for row, values in of_row.items()
+    }
+
+
+def spread_of(of_row):
+    """Between seeds, pooled over the rows."""
+    return math.sqrt(np.mean([np.var(list(values.values()), ddof=1) for values in of_row.values() if len(values) > 1]))
+
+
+def compared(of_row, row, others):
+    other = max(others, key=lambda name: np.mean(list(of_row[name].values())))
+    own, against = (np.array(list(of_row[name].values())) for name in (row, other))
+    error = spread_of(of_row) * math.sqrt(1 / len(own) + 1 / len(against))
+    points = float(own.mean() - against.mean())
+    return {
+        "row": row,
+        "less": other,
+        "points": round(points, 2),
+        "standard_error": round(error, 2),
+        "outside_the_spread": bool(abs(points) > 2 * error),
+    }
+
+
+def draw(rows):
+    """race.png: mAP of every training, a line of dots for each row."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    of_row = rows["market"]["map"]
+    names = sorted(of_row, key=lambda row: np.mean(list(of_row[row].values())))
+    figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
+    for place, row in enumerate(names):
+        values = list(of_row[row].values())
+        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
+        axes.plot(np.mean(values), place, "|", color="black", markersize=16)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("mAP of 200 other people, per cent; a dot is a seed, a line the mean")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(PICTURE, dpi=150)
+
+
+def write(path, values):
+    """Values, and by what they were made, as JSON."""
+    from zennas.provenance import provenance
+    from zennas.run_folder import write_atomically
+
+    made_by = provenance(command=f"python experiments/reid/race.py {sys.argv[1]}")
+    write_atomically(path, json.dumps({"made_by": made_by.model_dump()} | values, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
