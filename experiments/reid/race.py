@@ -1,4 +1,4 @@
-"""From two searches to mAP: which network is best at one latency, what a teacher and local triplets bring (protocol.md).
+"""From two searches to mAP: which network is best at one latency, and what a teacher brings (protocol.md).
 
     python -m zennas.learn --data PEOPLE --track reid-smoke --out runs/reid/learn-mgn
     python -m zennas.search --track reid-smoke --score learned:runs/reid/learn-mgn \\
@@ -9,8 +9,8 @@
         --judge market=LIST.csv@IMAGES --judge pku=LIST.csv@IMAGES
     python experiments/reid/race.py judge       # results.json, race.png
 
-A training that is done, judged and kept in trainings.json is never run again; the same command goes on where it stopped, also after
-a kill.
+A training that is done, judged and kept in trainings.json is never run again; the same command goes on where it
+stopped, also after a kill.
 """
 
 import argparse
