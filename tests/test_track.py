@@ -37,7 +37,7 @@ TRACKS = {
     "webface-main": (1000, 312.3, "onnxruntime-cpu", None, None),
     "webface-sfr": (1000, 312.3, "onnxruntime-cpu", None, None),
 }
-OURS = {"lfw-smoke"}  # no challenge's
+OURS = {"lfw-smoke", "reid-smoke"}  # no challenge's
 each_track = pytest.mark.parametrize("name", TRACKS)
 
 
