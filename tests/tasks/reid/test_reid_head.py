@@ -33,10 +33,10 @@ def head_of(network=None, *, ranks=None, say=lambda text: None, **given):
     return ReidHead(network, plan_of(**given), num_people=NUM_PEOPLE, ranks=ranks or Ranks(), say=say)
 
 
-def batch_of(*, step=0, seed=0, num=PEOPLE * EACH, index=None):
+def batch_of(*, step=0, seed=0, num=PEOPLE * EACH, index=None, hw=SHAPE.hw):
     """index: which image of the source each is; None: each another."""
     generator = torch.Generator().manual_seed(seed)
-    image_BHW3 = torch.randint(256, (num, *SHAPE.hw, 3), generator=generator, dtype=torch.uint8)
+    image_BHW3 = torch.randint(256, (num, *hw, 3), generator=generator, dtype=torch.uint8)
     label_B = torch.arange(num) // EACH + 1
     return Batch(step, 0, image_BHW3, label_B, torch.arange(num) if index is None else torch.tensor(index), [])
 
