@@ -4,8 +4,10 @@ import multiprocessing
 import pickle
 
 import cv2
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from tests.data.people_sets import (
     CUHK03,
@@ -269,7 +271,7 @@ def test_cuhk03_without_the_lists_of_the_new_protocol_or_damaged(tmp_path):
     with pytest.raises(UserError, match=r"cuhk03_new_protocol_config_labeled.mat: is not CUHK03's new protocol"):
         open_source(root / "labelled")
     (root / "cuhk03_new_protocol_config_detected.mat").unlink()
-    with pytest.raises(UserError, match=r"cuhk03_new_protocol_config_detected.mat: cannot be read"):
+    with pytest.raises(UserError, match=r"cuhk03_new_protocol_config_detected.mat: no such file; it holds the new"):
         open_source(root / "detected")
     (root / "cuhk-03.mat").write_bytes(b"no HDF5")
     with pytest.raises(UserError, match=r"cuhk-03.mat: is no MATLAB 7.3 file"):
@@ -383,3 +385,47 @@ def test_images_of_other_sizes_and_of_none(tmp_path):
     with pytest.raises(CorruptImageError):
         the_set.images.pixels(2, (16, 8))
     assert cv2.imdecode(np.frombuffer(the_set.images.read(1), np.uint8), 1).shape == (301, 77, 3)
+
+
+def changed_config(root, **changes):
+    path = root / "cuhk03_new_protocol_config_labeled.mat"
+    kept = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("_")}
+    scipy.io.savemat(path, kept | changes)
+
+
+@pytest.mark.parametrize(
+    ("damage", "part", "says"),
+    [
+        (
+            lambda root: h5py.File(root / "cuhk-03.mat", "w").close(),
+            "labelled-classic-1",
+            "no labeled and no testsets",
+        ),
+        (lambda root: scipy.io.savemat(root / "cuhk-03.mat", {"a": 1}), "labelled", "is no MATLAB 7.3 file"),
+        (
+            lambda root: (root / "cuhk03_new_protocol_config_labeled.mat").unlink(),
+            "labelled",
+            "labeled.mat: no such file",
+        ),
+        (
+            lambda root: (root / "cuhk03_new_protocol_config_labeled.mat").write_bytes(b"none"),
+            "labelled",
+            "labeled.mat: is not CUHK03's new protocol",
+        ),
+        (lambda root: changed_config(root, train_idx=99), "labelled", "train_idx: given 99, allowed: 1 to "),
+        (lambda root: changed_config(root, train_idx=0), "labelled", "train_idx: given 0, allowed: 1 to "),
+    ],
+)
+def test_files_of_cuhk03_of_the_wrong_kind(tmp_path, damage, part, says):
+    root = as_cuhk03(tmp_path / "set")
+    damage(root)
+    with pytest.raises(UserError, match=says):
+        open_source(root / part)
+
+
+def test_queries_that_are_only_their_own_picture(tmp_path):
+    rows = [("a.png", "x", 1, "query"), ("a.png", "x", 2, "gallery"), ("b.png", "y", 2, "gallery")]
+    with pytest.raises(
+        UserError, match="are there by the query's own camera alone, or as its own picture; are queries"
+    ):
+        open_gallery_set(str(as_table(tmp_path, rows)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from zennas.data.images import CorruptImageError, encode
 from zennas.data.left_out import LeftOut
@@ -61,6 +62,8 @@ def read_cuhk03(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     part = _part(path)
     left_out = LeftOut()
     with _opened(part.file) as file:
+        if missing := [key for key in (part.boxes, "testsets") if key not in file]:
+            raise UserError(f"{part.file}: is not CUHK03's: it holds no {' and no '.join(missing)}")
         rows = _classic(file, part, roles) if part.split is not None else _new_protocol(file, part, roles)
         listed = [(f"{part.boxes}/{name}", person, camera, role) for name, person, camera, role in rows]
     sightings = Sightings.of(part.file, listed, left_out, single_shot=part.split is not None)
@@ -118,6 +121,8 @@ def _classic(file: Any, part: Part, roles: Sequence[str]) -> Iterator[tuple[str,
 
 def _new_protocol(file: Any, part: Part, roles: Sequence[str]) -> Iterator[tuple[str, str, int, str]]:
     path = _config(part)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it holds the new protocol's lists, and lies beside {FILE}")
     try:
         config = scipy.io.loadmat(path, simplify_cells=True)
         names, labels = [str(name) for name in config["filelist"]], [int(label) for label in config["labels"]]
@@ -128,11 +133,14 @@ def _new_protocol(file: Any, part: Part, roles: Sequence[str]) -> Iterator[tuple
         }
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; it holds the new protocol") from None
-    except (KeyError, ValueError, TypeError, NotImplementedError) as error:
+    except (KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path}: is not CUHK03's new protocol: {error}") from None
+    num = min(len(names), len(labels))
     person_of: dict[int, str] = {}
     for role in roles:
         for place in np.ravel(places[role]).astype(int) - 1:  # MATLAB counts from 1
+            if not 0 <= place < num:
+                raise UserError(f"{path}: {role}_idx: given {place + 1}, allowed: 1 to {num}, as many as it lists")
             match = NAME.fullmatch(names[place])
             if match is None:
                 raise UserError(f"{path}: filelist {place + 1}: given {names[place]!r}, expected as 1_001_1_01.png")

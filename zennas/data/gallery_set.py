@@ -116,10 +116,11 @@ def _checked(where: str, the_set: GallerySet) -> GallerySet:
                 f"{where}: all {len(camera_N):,} images are of one camera: what a query's own camera took is passed "
                 "over, so that no query has a right answer; name the cameras, or leave the column camera out of a table"
             )
+        in_both = np.isin(the_set.image_N[is_query_N], the_set.image_N[~is_query_N]).any()
+        alone = "by the query's own camera alone" + (", or as its own picture" if in_both else "")
         raise UserError(
             f"{where}: none of its {num:,} queries has a right answer: the people of {num - num_known:,} are not in "
-            f"the gallery, those of {num_known:,} are there by the query's own camera alone; are queries and gallery "
-            "numbered alike?"
+            f"the gallery, those of {num_known:,} are there {alone}; are queries and gallery numbered alike?"
         )
     return the_set
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.people_sets import as_cuhk03, laid_out
+from tests.data.people_sets import as_cuhk03, as_msmt17, laid_out
 from tests.tasks.reid.conftest import EACH
 from tests.train.conftest import trained, training
 from zennas.data.labels import write_labels
@@ -111,3 +111,18 @@ def test_who_can_teach_it_little_is_counted_said_and_used_where_it_can_be(asked,
     assert {entry["left_out"] for entry in train} == {8}  # two people with one image, which comes four times
     _, (batch,) = batches(request, num=1)
     assert sorted(set(batch.label_B.tolist())) == list(range(6))  # the classifiers have them all
+
+
+def test_people_without_a_pair_are_refused_where_pairs_are_compared(asked, tmp_path):
+    path = laid_out(tmp_path / "set", "market", [(who, 1, "train") for who in range(1, 7)])
+    with pytest.raises(UserError, match=r"each of its 6 people has one image, and triplets are of two: .*triplet=null"):
+        training(asked(path))
+    training(asked(path, "triplet=null"))
+
+
+def test_why_only_one_person_is_there_is_said(asked, tmp_path):
+    """Of two people that MSMT17's lists name the image of one is not there."""
+    root = as_msmt17(tmp_path / "set")
+    (root / "train" / "0001" / "0001_000_05_0303noon_0008_0.png").unlink()
+    with pytest.raises(UserError, match=r"1 identity \(not used: 1 images that a list names and that are not there"):
+        training(asked(root))

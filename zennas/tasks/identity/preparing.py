@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from zennas.data.images import CorruptImageError, decode
+from zennas.data.left_out import line_of
 from zennas.data.sources import AnySource, open_source
 from zennas.devices import autocast_of, free_memory
 from zennas.embed.model import Model, sides
@@ -79,7 +80,11 @@ def check_identities(request, source: AnySource, teacher: Model | None, progress
     """UserError where nothing can be learnt of these identities; a warning where some can teach little. what: they are,
     in words: "people"."""
     if source.num_identities < 2:
-        raise UserError(f"{request.data}: {source.num_identities} identity; telling {what} apart takes at least 2")
+        line = line_of(source.left_out)
+        raise UserError(
+            f"{request.data}: {source.num_identities} identity{f' ({line})' if line else ''}; telling {what} apart "
+            "takes at least 2"
+        )
     if source.num_empty_identities:
         progress.say(
             f"warning: {source.num_empty_identities} of {source.num_identities} identities of {request.data} have no "

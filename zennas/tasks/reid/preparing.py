@@ -57,6 +57,12 @@ def check_data(request, data: Data, teacher: Model | None, ranks, progress) -> N
     plan = request.plan
     if each := plan.data.images_per_person:
         people_of_batch(plan.batch, each, num_ranks=ranks.num_ranks, accumulate=plan.accumulate)
+        people = people_in(data.source.label_N, each)
+        if plan.triplet is not None and people.num_single == people.num_people:
+            raise UserError(
+                f"{request.data}: each of its {people.num_people:,} people has one image, and triplets are of two: are "
+                "the labels right? triplet=null trains without"
+            )
     if plan.margin is not None:
         check_memory(plan.margin, request, data.source, ranks)
 
