@@ -35,8 +35,10 @@ def reciprocal_distances(
     other. The authors' code holds several matrices of N * N. Here V is sparse and all distances are made in blocks:
     memory holds the unit rows, V and a block; the products are still N * N * D. UserError for k1 or k2 below 1, or a
     lambda_value outside [0, 1]. progress(done, total): images.
-    Source: Zhong et al. 2017, arXiv:1701.08398; d's scaling, k1 / 2 (of two and a half, two) and "more than" are those
-    of the public implementations.
+    Source: Zhong et al. 2017, arXiv:1701.08398. Its authors' code, too, takes the first k1 + 1 of i's row, i itself
+    among them, and the first k2, i again among them; d's scaling and "more than" are theirs. k1 / 2 is rounded as in
+    torchreid and fast-reid (of two and a half, two); the authors' MATLAB takes one less where k1 is 3, 7, 11, ... All
+    three rank distances in single precision, where two neighbours at nearly the same distance may change places.
     """
     num_queries, num_gallery = len(query_QD), len(gallery_GD)
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
