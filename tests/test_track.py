@@ -37,7 +37,7 @@ TRACKS = {
     "webface-main": (1000, 312.3, "onnxruntime-cpu", None, None),
     "webface-sfr": (1000, 312.3, "onnxruntime-cpu", None, None),
 }
-OURS = {"lfw-smoke", "reid-smoke"}  # no challenge's
+OURS = {"lfw-smoke", "reid-edge", "reid-mgn", "reid-smoke"}  # no challenge's
 each_track = pytest.mark.parametrize("name", TRACKS)
 
 
@@ -64,6 +64,7 @@ def test_every_experiment_that_ships_loads(path):
     assert (track.name, space.name) == (experiment.track, experiment.space)
     # What its space builds must be what its track's checker takes.
     assert (space.image_px == 112) == (track.name not in OURS)
+    assert track.budget.reference_share is None or track.budget.reference.shape == space.shape
     assert space.embedding_size <= (track.limits.max_embedding_size or space.embedding_size)
     assert cost(space.cheapest(), space.shape).megabytes < (track.limits.max_mb or 1024)
 
@@ -109,6 +110,51 @@ def test_only_the_webface_budgets_pay_for_detection(name):
         assert budget.total_ms - reserve_ms > 28.27 / 12.090 * 312.3
         assert 200 <= reserve_ms <= 300
         assert budget.detector_input_px == 224
+
+
+def test_the_tracks_of_people_have_budgets_of_their_own():
+    """Half of a network that is measured beside, and milliseconds of whatever machine runs the network: ours."""
+    mgn, edge = load_track("reid-mgn"), load_track("reid-edge")
+    assert mgn.budget.reference_share == 0.5 and mgn.budget.total_ms is None
+    reference = mgn.budget.reference
+    assert (reference.machine, reference.latency_ms, reference.shape.text) == (None, None, "384x128 px, 2048-d")
+    spent = cost(reference.candidate, reference.shape)
+    # Counted by shape elsewhere: MGN over ResNet-50, deployed, at 384 x 128.
+    assert (round(spent.params / 1e6, 3), round(spent.macs / 1e9, 3)) == (68.808, 11.885)
+    assert (edge.budget.total_ms, edge.budget.reference) == (15, None)
+    assert mgn.protocol == edge.protocol and mgn.mirrored and edge.mirrored
+    for track in (mgn, edge):  # 2048 numbers are the task's: the limits of the challenges of faces do not hold
+        assert track.limits.max_embedding_size is None and track.limits.max_mb is None
+
+
+def test_the_recipes_of_people_fit_their_networks():
+    """A score that sees a quarter of each side; terms that a network of one branch has."""
+    for name, px in (("reid-mgn", (96, 32)), ("reid-edge", (64, 32)), ("reid-edge-single", (64, 32))):
+        experiment, _, space = load_experiment(name)
+        assert experiment.task == "reid" and experiment.search.score.image_px == px
+        assert tuple(4 * side for side in px) == tuple(space.image_px)
+        steps, drops = experiment.train.steps, experiment.train.schedule.milestone_steps
+        assert drops == (steps // 2, steps * 3 // 4)
+        assert experiment.train.softmax.vectors == (("embedding",) if space.family == "single" else ("wide", "stripes"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({}, "either total_ms or reference_share"),
+        ({"total_ms": 1, "reference_share": 0.5}, "either total_ms or reference_share"),
+        ({"reference_share": 0.5}, "a reference without machine"),
+        ({"reference_share": 0.5, "reference": {"machine": "m", "latency_ms": 1}}, "a reference without machine"),
+        ({"total_ms": 1, "reference": {}}, "with total_ms, a reference with machine and latency_ms"),
+        ({"total_ms": 1, "reference": {"machine": "m"}}, "machine and latency_ms together"),
+        ({"total_ms": 1, "detection_ms": 0.5}, "detection_ms and alignment_ms only with a reference"),
+    ],
+)
+def test_a_budget_is_one_of_three(budget, said):
+    if "reference" in budget:
+        budget = budget | {"reference": budget["reference"] | {"candidate": IR_100.plain()}}
+    with pytest.raises(pydantic.ValidationError, match=said):
+        Budget.model_validate(budget)
 
 
 @hypothesis.given(st.integers(1, 500), st.integers(1, 500), st.data())

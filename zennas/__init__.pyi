@@ -36,6 +36,7 @@ def search(
     budget_ms: float | None = None,
     backend: str | None = None,
     images: str | PathLike[str] | None = None,
+    batch: int | None = None,
     detector: str | PathLike[str] | None = None,
     space: str | None = None,
     max_mb: float | None = None,
@@ -72,6 +73,8 @@ def search(
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
     images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
         depends on what is seen. [default: the track's input]
+    batch: Images at once while a network is timed; --budget-ms and all milliseconds are then those of so many.
+        [allowed: 1 to 4096] [default: the track's]
     detector: Detector ONNX, measured in place of the track's reserve.
     space: Search space: a name or path. [default: the experiment's]
     max_mb: Most megabytes (2^20) of the file. [allowed: more than 0] [default: the track's]
@@ -697,6 +700,7 @@ def score(
     budget_ms: float | None = None,
     backend: str | None = None,
     images: str | PathLike[str] | None = None,
+    batch: int | None = None,
     measure: bool = False,
     latency: bool = True,
     repeats: int = 8,
@@ -717,6 +721,8 @@ def score(
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
     images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
         depends on what is seen. [default: the track's input]
+    batch: Images at once while a network is timed; --budget-ms and all milliseconds are then those of so many.
+        [allowed: 1 to 4096] [default: the track's]
     measure: Measure each candidate whole, from its exported ONNX file.
     latency: Predict latency (fills this machine's table once).
     repeats: Scores averaged per candidate. [allowed: 1 or more]
@@ -731,6 +737,7 @@ def latency(
     space: str | None = None,
     backend: str | None = None,
     images: str | PathLike[str] | None = None,
+    batch: int | None = None,
     table: bool = False,
     show: bool = False,
     compare: bool = False,
@@ -763,6 +770,8 @@ def latency(
     backend: Latency backend. [default: the track's; CPU stands in without a GPU]
     images: Time networks on this image, or on those of this folder, as networks see them (faces: aligned): a latency
         depends on what is seen. [default: the track's input]
+    batch: Images at once while a network is timed; --budget-ms and all milliseconds are then those of so many.
+        [allowed: 1 to 4096] [default: the track's]
     table: Fill the table of block latencies of the space.
     show: Show all tables, or the one that is named.
     compare: Compare two tables, over the space's candidates too.

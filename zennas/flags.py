@@ -365,6 +365,15 @@ BudgetMs = Annotated[float | None, flag("Budget in milliseconds of this machine,
 Backend = Annotated[
     str | None, flag("Latency backend.", unset="the track's; CPU stands in without a GPU", values="backends")
 ]
+Batch = Annotated[
+    int | None,
+    flag(
+        "Images at once while a network is timed; --budget-ms and all milliseconds are then those of so many.",
+        unset="the track's",
+        ge=1,
+        le=4096,
+    ),
+]
 Images = Annotated[
     pathlib.Path | None,
     flag(

@@ -57,38 +57,69 @@ class Protocol(Record):
 
 
 class Reference(Sized):
-    """A network whose latency on the track's own machine is known, by which the budget travels to another machine.
+    """A network by which the budget travels to another machine: its latency on the track's own machine is known, or the
+    budget is a share of its latency wherever that is measured.
 
-    Its sizes are those at which that latency was taken, whatever space is searched.
+    Its sizes are those at which it is measured, whatever space is searched.
     """
 
-    machine: str
+    machine: str | None = None  # the track's own; None with Budget.reference_share, which holds on any
     candidate: Candidate
-    latency_ms: Positive
+    latency_ms: Positive | None = None  # on that machine
 
     @pydantic.model_serializer(mode="wrap")
     def _as_of_old(self, handler):
         return without_defaults(handler(self), type(self), Sized.model_fields)
 
+    @pydantic.model_validator(mode="after")
+    def _machine_with_its_time(self):
+        if (self.machine is None) != (self.latency_ms is None):
+            raise ValueError("machine and latency_ms together, or neither where the budget has a reference_share")
+        return self
+
 
 class Budget(Record):
-    """The track's time limit on the track's own machine, and what of it is spent before the recognition network
-    runs."""
+    """The track's time limit, and what of it is spent before the recognition network runs.
 
-    total_ms: Positive
+    One of three:
+    - total_ms and a reference whose latency is known: milliseconds of the track's own machine, carried to others
+    - total_ms alone: milliseconds of one forward of one image on whichever machine is to run the network
+    - reference_share and a reference: that share of the reference's own latency, on whichever machine measures
+    """
+
+    total_ms: Positive | None = None
+    reference_share: Positive | None = None
     detection_ms: Annotated[float, pydantic.Field(ge=0)] = 0.0  # reserve; replaced by a measurement with --detector
     alignment_ms: Annotated[float, pydantic.Field(ge=0)] = 0.0  # reserve
     detector_input_px: Count = 224  # the side of the square image a detector with a symbolic input size is timed on
-    reference: Reference
+    reference: Reference | None = None
 
     @property
     def of_a_system(self) -> bool:
         """Whether the time covers a whole system, not the recognition network alone."""
         return self.detection_ms + self.alignment_ms > 0
 
+    @property
+    def machine(self) -> str:
+        """Whose milliseconds these are, for people."""
+        return (self.reference and self.reference.machine) or "the machine that runs the network"
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("reference_share",))
+
     @pydantic.model_validator(mode="after")
-    def _something_left(self):
-        if self.detection_ms + self.alignment_ms >= self.total_ms:
+    def _one_of_three(self):
+        has_time = self.reference is not None and self.reference.latency_ms is not None
+        if (self.total_ms is None) == (self.reference_share is None):
+            raise ValueError("either total_ms or reference_share")
+        if self.total_ms is not None and self.reference is not None and not has_time:
+            raise ValueError("with total_ms, a reference with machine and latency_ms, or none")
+        if self.reference_share is not None and (self.reference is None or has_time):
+            raise ValueError("with reference_share, a reference without machine and latency_ms: it is measured")
+        if self.of_a_system and not has_time:
+            raise ValueError("detection_ms and alignment_ms only with a reference that has a machine and latency_ms")
+        if self.total_ms is not None and self.detection_ms + self.alignment_ms >= self.total_ms:
             raise ValueError(f"detection_ms + alignment_ms must stay below total_ms {self.total_ms}")
         return self
 
@@ -124,7 +155,14 @@ class Track(Record):
     protocol: Protocol
     limits: Limits
     metric: str
+    # Whether an embedding may also be the mean of an image's and its mirror image's: winners and baselines are then
+    # priced so, too, beside the budget, which is for one image.
+    mirrored: bool = False
     sources: list[str]
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_of_old(self, handler):
+        return without_defaults(handler(self), type(self), ("mirrored",))
 
     @pydantic.field_validator("limits")
     @classmethod

@@ -76,7 +76,40 @@ def test_nothing_left_is_the_users_error(track):
         local_budget(track, taken(10.0), None, detector_ms=55.0)
 
 
-@pytest.mark.parametrize("name", names(TRACKS))
+def test_a_share_of_the_reference_is_measured_where_it_is_asked_for():
+    track = load_track("reid-mgn")
+    budget = local_budget(track, taken(240.0), None)
+    assert (budget.budget_ms, budget.reference_ms, budget.scale) == (120.0, 240.0, None)
+    for word in ("0.5 of what mgn/resnet_bottleneck-64-256x3", "takes here, 240.0 ms", "384x128 px"):
+        assert word in budget.origin
+
+
+def test_milliseconds_of_no_machine_are_not_carried_anywhere():
+    track = load_track("reid-edge")
+    assert reference_here(track, CPU, None) is None
+    budget = local_budget(track, None, None)
+    assert (budget.budget_ms, budget.reference_ms, budget.scale) == (15.0, None, None)
+    assert "15 ms of the machine that runs the network, unscaled" in budget.origin
+    at_once = local_budget(track, None, None, batch=16)  # fifteen milliseconds an image
+    assert at_once.budget_ms == 240.0 and "for each of 16 images" in at_once.origin
+
+
+def test_images_at_once_are_asked_for():
+    protocol, stand_in = choose_protocol(load_track("reid-mgn"), batch=16)
+    assert protocol == load_track("reid-mgn").protocol.model_copy(update={"batch": 16}) and stand_in is None
+
+
+@without_gpu
+def test_a_share_is_one_on_any_device(track):
+    """Another kind of device needs no words: the reference network is measured on it, too."""
+    on_gpu = track.protocol.model_copy(update={"backend": "onnxruntime-cuda"})
+    for name, stands_in in (("reid-mgn", False), ("reid-edge", True)):
+        _, stand_in = choose_protocol(load_track(name).model_copy(update={"protocol": on_gpu}))
+        assert (stand_in is not None) == stands_in
+        assert not stands_in or "the machine that runs the network with onnxruntime-cuda" in stand_in
+
+
+@pytest.mark.parametrize("name", [name for name in names(TRACKS) if name not in ("reid-edge", "reid-mgn")])
 def test_on_its_own_machine_a_track_keeps_its_budget(name):
     track = load_track(name)
     budget = local_budget(track, taken(track.budget.reference.latency_ms), None)

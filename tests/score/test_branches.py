@@ -11,7 +11,7 @@ from tests.conftest import all_genes
 from tests.shapes import square
 from zennas.score.branches import MEAN, ONCE, joined, weights
 from zennas.score.meanfield import mean_field, mean_field_sums
-from zennas.score.scores import CLOSED, SCORES, TOGETHER, score_batch, score_candidate
+from zennas.score.scores import CLOSED, SCORES, TOGETHER, score_batch, score_candidate, way_scores
 from zennas.score.together import zen_of_candidates
 from zennas.score.zen import zen, zen_of_module
 from zennas.search.optimum import Constraint, best, front
@@ -178,3 +178,25 @@ def test_the_whole_front_of_a_tree_is_the_front_of_all():
             expected.append(beaten)
     found = front(space, score, [Constraint("MMACs", macs, most)])
     assert [optimum.score for optimum in found] == pytest.approx(expected, rel=1e-9) and len(found) > 5
+
+
+@each_tree
+def test_each_way_is_told_and_both_readings_of_them(candidate):
+    """The readings are the scores themselves, on the same random numbers; the ways are chains of their own."""
+    plan = ScorePlan(image_px=[32, 16], repeats=2)
+    told = way_scores(candidate, plan, IMAGES, seed=3)
+    for name, reading in (("zen", told.every_block_once), ("zen_mean", told.mean_of_ways)):
+        mean, _ = score_candidate(candidate, plan.model_copy(update={"name": name}), IMAGES, seed=3)
+        assert reading == pytest.approx(mean, abs=1e-4)  # four decimals are kept
+    of_global, of_part = (way.score for way in told.ways)
+    for aggregate, reading in ((ONCE, told.every_block_once), (MEAN, told.mean_of_ways)):
+        assert reading == pytest.approx(by_hand(of_global, of_part, told.trunk, aggregate), abs=5e-4)
+    assert [(way.name, way.times) for way in told.ways] == [("global", 1), ("part", 2)]
+    assert list(told.cells) == ["every block once", "mean of ways", "trunk", "global", "part x 2"]
+    assert told.trunk < min(of_global, of_part)
+
+
+def test_one_way_has_nothing_to_tell_apart():
+    chain = chain_of(TIED, tree_of(TIED).ways[0])
+    assert way_scores(chain, ScorePlan(image_px=[32, 16]), IMAGES, seed=0) is None
+    assert way_scores(TIED, ScorePlan(name="params", image_px=[32, 16]), IMAGES, seed=0) is None

@@ -7,12 +7,16 @@ import pandas as pd
 import pytest
 
 from tests.pages import figure, numbers, page_in
+from tests.shapes import FACE
 from zennas.provenance import Provenance
+from zennas.score.branches import WayScores
 from zennas.score.scores import WORTH
 from zennas.search.figures import LABEL_GAP_PX, MAX_POINTS, ROLES
-from zennas.search.measured import ExportEntry, LatencyEntry, Measured
+from zennas.search.measured import ExportEntry, LatencyEntry, Measured, MirroredLatency
 from zennas.search.report import RunSummary, write_report
 from zennas.space.candidate import Candidate
+from zennas.space.families.table import tree_of
+from zennas.space.shape import Shape
 from zennas.track import Protocol, ScorePlan
 
 STAND_IN = "The CPU stands in for the track's GPU: these are not its latencies."
@@ -99,7 +103,7 @@ def summary(**changes):
         subtitle="A track",
         facts=[("scored", "100 in 10 s")],
         budget_ms=110.0,
-        map_hw=tuple((side, side) for side in (112, 56, 28, 14, 7)),
+        shape=FACE,
         stand_in=None,
         scored=scored(100),
         entries=entries,
@@ -306,3 +310,39 @@ def test_a_failed_write_leaves_the_old_page(tmp_path):
     with pytest.raises(AttributeError, match="text"):  # a network without a candidate
         write_report(path, summary(entries=[entry("winner", "winner-1", candidate=IR_SE_100).changed(candidate=None)]))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_networks_with_branches_are_drawn_way_by_way_with_their_scores_and_mirror_images(written):
+    mgn = Candidate(family="mgn", block="resnet_basic", stem=16, widths=(32, 40, 48, 56, 64), depths=(2, 3, 1, 4, 2))
+    other = Candidate(family="single", block="repvgg", stem=16, widths=(24, 32, 48, 72), depths=(1, 2, 3, 1))
+    mirrored = MirroredLatency(
+        measured_ms=210.5,
+        spread_pct=1.0,
+        times=1.931,
+        raw_ms=(210.5,),
+        protocol=Protocol(backend="onnxruntime-cpu", batch=2),
+        machine="a-machine",
+        date="",
+        load_average=0.0,
+    )
+    entries = [
+        entry("winner", "winner-1", ms=109.0, candidate=mgn, mirrored=mirrored).changed(
+            ways=WayScores.of(tree_of(mgn), (101.5, 103.25), 42.75)
+        ),
+        entry("baseline", "one-branch", candidate=other),
+    ]
+    people = Shape(channels=3, height=256, width=128, embedding_size=2048)
+    text = written(summary(entries=entries, shape=people))
+    # The global branch halves its maps in the last stage, the part branches keep them.
+    for words in ("stage 5: 2 × 64 @ 8x4 px", "stage 5: 2 × 64 @ 16x8 px", "part × 2", "stage 4: 1 × 72 @ 8x4 px"):
+        assert words in text
+    assert text.count("<title>stage 1: 2 × 32 @ 64x32 px") == 2  # of either way
+    assert "210.50 <i>× 1.93</i>" in text and "with mirror image, ms" in text
+    # 42.75 + (101.5 - 42.75) + 2 (103.25 - 42.75), and the mean of three.
+    for words in ("every block once", "222.50", "102.67", "42.75", "101.50", "103.25", "part x 2"):
+        assert words in text
+
+
+def test_a_page_of_chains_says_nothing_of_ways_and_mirror_images(written):
+    text = written(summary())
+    assert "What each way" not in text and "mirror image" not in text

@@ -28,7 +28,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.families.chain import chain
 from zennas.space.families.family import BuiltNetwork, End, Graph, PlainPart, Tree, Way, halved
-from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, maps_of, tree_of
+from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, tree_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
 from zennas.space.shape import Shape
@@ -195,7 +195,6 @@ def test_paths_are_those_of_the_layout(family, shape):
         assert tuple(feature.shape) == (1, candidate.widths[way.stages[-1]], *place.out_hw)
         read = {end.in_hw for end in layout.necks if end.behind % len(candidate.widths) == way.stages[-1]}
         assert place.out_hw in read
-    assert len(maps_of(space_of(family, shape))) == 1 + len(candidate.widths)
 
 
 def test_a_space_sums_what_its_candidates_have(family, shape):

@@ -36,6 +36,8 @@ from zennas.progress import Progress, silent
 from zennas.provenance import provenance
 from zennas.records import UserError, first_line, suggestion
 from zennas.run_folder import lock_folder, write_atomically
+from zennas.space.shape import Shape
+from zennas.space.space import Space
 from zennas.tasks.face.crops import AUTO, set_of_crops
 from zennas.track import Track, load_experiment
 
@@ -62,6 +64,7 @@ class Request(NamedTuple):
     out: pathlib.Path  # absolute
     device: str
     track: Track | None  # by whose rule latency is measured
+    space: Space | None  # of the track's experiment
 
 
 def check(options: Options) -> Request:
@@ -72,8 +75,8 @@ def check(options: Options) -> Request:
     for option, given in (("--model", options.model), ("--set", options.set)):
         if twice := [text for text, count in collections.Counter(given).items() if count > 1]:
             raise UserError(f"{option} {twice[0]}: is given twice")
-    track = load_experiment(options.track)[1] if options.track else None
-    return Request(options, options.out.absolute(), device, track)  # absolute: "." has no name
+    track, space = load_experiment(options.track)[1:] if options.track else (None, None)
+    return Request(options, options.out.absolute(), device, track, space)  # absolute: "." has no name
 
 
 def run(options: Options, *, progress: Progress | None = None) -> Evaluation:
@@ -102,9 +105,11 @@ def _evaluate(request: Request, progress: Progress) -> Evaluation:
         for model in models:
             if model.notice:
                 progress.say(model.notice, style="yellow")
-        if request.track is not None:
+        if request.track is not None and request.space is not None:
+            official = request.track.budget.reference
+            shape = official.shape if official else request.space.shape
             models, budget = _with_latencies(
-                models, named_models, request.track, options, progress, images=opened[0].set.images
+                models, named_models, request.track, options, progress, images=opened[0].set.images, shape=shape
             )
         begun = Evaluation(
             made_by=provenance(),
@@ -323,9 +328,10 @@ def _with_latencies(
     progress: Progress,
     *,
     images: ImageSet,
+    shape: Shape,
 ) -> tuple[list[EvaluatedModel], LocalBudget]:
-    """(the models with the latency of each that could be measured, on the images they are judged on; the budget
-    here).
+    """(the models with the latency of each that could be measured, on the images they are judged on, as a network for
+    this Shape sees them; the budget here).
     """
     protocol, stand_in = choose_protocol(track, options.backend)
     if stand_in:
@@ -333,7 +339,7 @@ def _with_latencies(
     reference = None if options.budget_ms is not None else reference_here(track, protocol, progress)
     budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
     with contextlib.suppress(CorruptImageError):  # then on the track's own input
-        protocol = seeing(protocol, first_inputs(images, track.budget.reference.shape, NUM_SEEN))
+        protocol = seeing(protocol, first_inputs(images, shape, NUM_SEEN))
     timed = []
     for model, named in zip(models, named_models, strict=True):
         progress.begin(f"measuring {named.name}")

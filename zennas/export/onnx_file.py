@@ -1,6 +1,7 @@
 """network -> ONNX that old runtimes and the challenge's checker accept, and the proof that both answer alike."""
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -29,6 +30,10 @@ from zennas.space.shape import Shape
 # Measured on IR-SE-100 the difference is 1e-6 of the largest output; a wrong fold or a lost layer shows at 1e-2 and
 # more.
 MAX_RELATIVE_DIFFERENCE = 1e-4
+# An untrained network may be so deep that it makes a rounding larger from block to block: MGN over ResNet-101 answers
+# noise 1e-3 off its own answer in double precision, and ONNX Runtime no more. So what is above the line is held against
+# that: so many times what PyTorch itself is off by, and less than what a wrong fold shows.
+TIMES_OWN_ROUNDING, MOST_ROUNDING = 4.0, 5e-3
 # Every file passes that one in float32; what follows is asked of its conversion alone. Half precision keeps 11 bits of
 # a number: 3e-3 at most over IR and IR-SE from 3 to 49 blocks.
 MAX_RELATIVE_DIFFERENCE_FLOAT16 = 1e-2
@@ -103,7 +108,11 @@ def export_graph(
     for name in dict.fromkeys(("float32", precision)):
         onnx_bytes = in_precision(float32, name, calibration=calibration)
         proof = compare(graph.module, onnx_bytes, graph.inputs, samples=calibration)
-        if reason := _disproof(proof, name):
+        reason = _disproof(proof, name)
+        if reason and name == "float32" and proof.relative <= MOST_ROUNDING:
+            own = own_rounding(graph.module, graph.inputs, samples=calibration)
+            reason = None if proof.relative <= TIMES_OWN_ROUNDING * own else reason
+        if reason:
             raise RuntimeError(reason)
     return Export(onnx_bytes, proof)
 
@@ -331,13 +340,8 @@ def compare(
     """
     session, training = open_session(onnx_bytes), module.training
     module.eval()
-    generator = torch.Generator().manual_seed(1)
     differences, largest, cosines = [], [], []
-    for batch in (1, 3):
-        if samples is None:
-            given = {name: torch.randn(batch, *shape, generator=generator) for name, shape in inputs.items()}
-        else:
-            given = {name: torch.as_tensor(samples[name], dtype=torch.float32)[:batch] for name in inputs}
+    for given in _batches(inputs, samples):
         with torch.no_grad():
             expected = module(*given.values())
         answers = session.run(None, {name: value.numpy() for name, value in given.items()})
@@ -354,6 +358,30 @@ def compare(
         max_abs_output=float(np.max(largest)),
         min_cosine=float(np.min(cosines)),
     )
+
+
+def own_rounding(module: nn.Module, inputs: dict[str, tuple[int, ...]], *, samples: dict | None = None) -> float:
+    """How far a module's answers to what `compare` asks are off those in double precision, of the largest of these."""
+    module = copy.deepcopy(module).eval()
+    differences, largest = [0.0], [1e-30]
+    for given in _batches(inputs, samples):
+        with torch.no_grad():
+            answers = [module.float()(*given.values()), module.double()(*(value.double() for value in given.values()))]
+        several = [answer if isinstance(answer, tuple) else (answer,) for answer in answers]
+        for answer, wanted in zip(*several, strict=True):
+            differences.append(float((answer - wanted).abs().max()))
+            largest.append(float(wanted.abs().max()))
+    return max(differences) / max(largest)
+
+
+def _batches(inputs, samples):
+    """What a proof is taken on: batches of 1 and 3 samples of each input."""
+    generator = torch.Generator().manual_seed(1)
+    for batch in (1, 3):
+        if samples is None:
+            yield {name: torch.randn(batch, *shape, generator=generator) for name, shape in inputs.items()}
+        else:
+            yield {name: torch.as_tensor(samples[name], dtype=torch.float32)[:batch] for name in inputs}
 
 
 def open_session(

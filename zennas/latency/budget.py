@@ -56,12 +56,13 @@ class JudgedLatency(Record):
 
 
 def choose_protocol(
-    track: Track, backend: str | None = None, *, images: pathlib.Path | None = None
+    track: Track, backend: str | None = None, *, images: pathlib.Path | None = None, batch: int | None = None
 ) -> tuple[Protocol, str | None]:
     """(Protocol to measure by here, the sentence that says it is a stand-in or None).
 
     `backend` overrides the track's, and must run here. Without it a GPU track on a machine without a GPU runs on the
     processor as a stand-in. images: a file or folder of images that networks see in place of the track's input.
+    batch: images at once, in place of the track's.
     """
     wanted = track.protocol
     try:
@@ -73,6 +74,8 @@ def choose_protocol(
         raise UserError(f"latency/tracks/{track.name}.yaml: {error}") from None
     if images is not None:
         wanted = wanted.model_copy(update={"input": given_images(images)})
+    if batch is not None:
+        wanted = wanted.model_copy(update={"batch": batch})
     if backend is not None:
         wanted = wanted.model_copy(update={"backend": backend})
         if reason := missing(backend):
@@ -80,10 +83,11 @@ def choose_protocol(
     elif missing(wanted.backend):
         wanted = wanted.model_copy(update={"backend": "onnxruntime-cpu"})
     check_precision(wanted)
-    if device_of(wanted.backend) == device:
+    # A share of the reference's time is one on every kind of device.
+    if device_of(wanted.backend) == device or track.budget.reference_share is not None:
         return wanted, None
     return wanted, (
-        f"stand-in: track {track.name} is measured on {track.budget.reference.machine} with {track.protocol.backend}; "
+        f"stand-in: track {track.name} is measured on {track.budget.machine} with {track.protocol.backend}; "
         f"here {wanted.backend} stands in for it, and the ranking of latencies may differ there"
     )
 
@@ -95,16 +99,37 @@ def local_budget(
     *,
     budget_ms: float | None = None,
     detector_ms: float | None = None,
+    batch: int | None = None,
 ) -> LocalBudget:
-    """The LocalBudget of a track, from the Measurement of its reference network here (not needed with budget_ms).
+    """The LocalBudget of a track, from the Measurement of its reference network here (not needed with budget_ms, nor
+    where the track has none).
 
     `detector_ms`: a detector measured here, in place of the track's reserve for detection.
+    batch: of the protocol, where the track's milliseconds are those of one image and no reference carries them over.
     UserError where nothing is left for the recognition network.
     """
     if budget_ms is not None:
         origin = f"--budget-ms {budget_ms:g}, milliseconds of this machine, unscaled"
         return LocalBudget(budget_ms=budget_ms, origin=origin, stand_in=stand_in, scale=None, reference_ms=None)
     budget, official = track.budget, track.budget.reference
+    if official is None:
+        num = batch or track.protocol.batch
+        origin = f"{budget.total_ms:g} ms of {budget.machine}, unscaled" + (f", for each of {num} images" * (num > 1))
+        return LocalBudget(
+            budget_ms=num * budget.total_ms, origin=origin, stand_in=stand_in, scale=None, reference_ms=None
+        )
+    if budget.reference_share is not None:
+        origin = (
+            f"{budget.reference_share:g} of what {official.candidate.text} takes here, {reference.measured_ms:.1f} ms "
+            f"at {official.shape.text}"
+        )
+        return LocalBudget(
+            budget_ms=round(budget.reference_share * reference.measured_ms, 3),
+            origin=origin,
+            stand_in=stand_in,
+            scale=None,
+            reference_ms=reference.measured_ms,
+        )
     scale = reference.measured_ms / official.latency_ms
     reserved = budget.alignment_ms * scale + (budget.detection_ms * scale if detector_ms is None else detector_ms)
     left_ms = budget.total_ms * scale - reserved
@@ -133,6 +158,7 @@ def local_budget(
 def kept_reference(track: Track, protocol: Protocol, *, machine: str | None = None) -> Measurement | None:
     """The Measurement of the track's reference network that is kept on this machine under this protocol, or None."""
     reference = track.budget.reference
+    assert reference is not None, "asked of tracks that have one"
     return kept_network(reference.candidate, protocol, reference.shape, machine=machine)
 
 
@@ -143,12 +169,14 @@ def keep_reference(track: Track, measurement: Measurement) -> None:
 
 def reference_here(
     track: Track, protocol: Protocol, progress: Progress, *, on_device: Callable | None = None
-) -> Measurement:
+) -> Measurement | None:
     """The Measurement of the track's reference network on this machine: the kept one, or one that is taken now and
-    kept.
+    kept. None where the track has no reference network.
 
     on_device(function, *arguments) calls it on the machine that measures, where that is not this process.
     """
+    if track.budget.reference is None:
+        return None
     on_device = on_device or (lambda function, *arguments: function(*arguments))
     reference = kept_reference(track, protocol, machine=on_device(machine_name))
     if reference is not None:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Annotated
 
-from zennas.flags import Backend, CommandOptions, Experiment, Images, Space, flag
+from zennas.flags import Backend, Batch, CommandOptions, Experiment, Images, Space, flag
 
 
 class Options(CommandOptions):
@@ -35,6 +35,7 @@ class Options(CommandOptions):
     space: Space = None
     backend: Backend = None
     images: Images = None
+    batch: Batch = None
     table: Annotated[bool, flag("Fill the table of block latencies of the space.")] = False
     show: Annotated[bool, flag("Show all tables, or the one that is named.")] = False
     compare: Annotated[bool, flag("Compare two tables, over the space's candidates too.")] = False

@@ -146,7 +146,7 @@ def _mode(options: Options) -> str | None:
 
 def _measured(opened: Opened, options: Options, progress: Progress) -> Measured | Predicted:
     track, space = opened.track, opened.space
-    protocol, stand_in = choose_protocol(track, options.backend, images=options.images)
+    protocol, stand_in = choose_protocol(track, options.backend, images=options.images, batch=options.batch)
     if stand_in:
         progress.say(stand_in, style="yellow")
     if opened.mode in ("table", "predicted"):
@@ -156,9 +156,15 @@ def _measured(opened: Opened, options: Options, progress: Progress) -> Measured 
             return _predicted(opened, options, latency_table, stand_in, progress)
     networks = []
     if opened.mode is None and not options.what:
-        reference = measure_network(track.budget.reference.candidate, protocol, track.budget.reference.shape)
+        official = track.budget.reference
+        if official is None:
+            raise UserError(
+                f"nothing to measure: track {track.name} has no reference network; give files of networks or "
+                "candidates, or --table"
+            )
+        reference = measure_network(official.candidate, protocol, official.shape)
         keep_reference(track, reference)
-        networks.append(("reference " + track.budget.reference.candidate.text, reference))
+        networks.append(("reference " + official.candidate.text, reference))
     for name, measure in _things_to_measure(options.what, space):
         progress.begin(f"measuring {name}")
         progress.update({})
@@ -187,7 +193,8 @@ def _predicted(
     with explaining(out.parent):  # before minutes of measuring
         out.parent.mkdir(parents=True, exist_ok=True)
     if options.measure:
-        budget = local_budget(opened.track, reference_here(opened.track, protocol, progress), stand_in)
+        reference = reference_here(opened.track, protocol, progress)
+        budget = local_budget(opened.track, reference, stand_in, batch=protocol.batch)
         progress.begin("measuring candidates whole")
         measure_some(
             space,
@@ -224,6 +231,8 @@ def _of_tables(opened: Opened, options: Options) -> Tables | OneTable | Comparis
     protocol = opened.track.protocol  # as it is: another machine's table needs no device here
     if options.backend is not None:
         protocol = protocol.model_copy(update={"backend": options.backend})
+    if options.batch is not None:
+        protocol = protocol.model_copy(update={"batch": options.batch})
     if opened.mode == "show" and not options.what:
         return Tables(tuple(tables.known_tables()))
     if opened.mode == "show":

@@ -8,10 +8,58 @@ A score of Zen's kind is of one way, from the image to a last map. Of a network 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+from zennas.records import Record
 from zennas.space.families.family import Tree
 
 ONCE, MEAN = "once", "mean"
+APART = "apart"  # no reading of them: the scores as they are, the trunk's last
+
+
+class WayScore(Record):
+    """The score of one way through a network."""
+
+    name: str
+    times: int  # how many branches are such
+    score: float
+
+
+class WayScores(Record):
+    """What a score says of each way through a network of several, and both readings of that."""
+
+    ways: tuple[WayScore, ...]
+    trunk: float  # of what all ways have in common
+    every_block_once: float
+    mean_of_ways: float
+
+    @classmethod
+    def of(cls, tree: Tree, scores: Sequence[float], trunk_score: float) -> "WayScores":
+        """From the score of each way and that of the trunk."""
+        once, mean = (joined(tree, scores, trunk_score, aggregate=aggregate) for aggregate in (ONCE, MEAN))
+        return cls(
+            ways=tuple(
+                WayScore(name=way.name, times=way.times, score=round(score, 4))
+                for way, score in zip(tree.ways, scores, strict=True)
+            ),
+            trunk=round(trunk_score, 4),
+            every_block_once=round(once, 4),
+            mean_of_ways=round(mean, 4),
+        )
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """{what people read above it: the score}, in the order of a table."""
+        ways = {f"{way.name}{f' x {way.times}' * (way.times > 1)}": way.score for way in self.ways}
+        named = {"every block once": self.every_block_once, "mean of ways": self.mean_of_ways, "trunk": self.trunk}
+        return {name: f"{score:,.2f}" for name, score in (named | ways).items()}
+
+
+# The line that stands below a table of them.
+WHY_ONCE = (
+    "The default counts every block once: then its score per millisecond is the same on either side of the split. "
+    "Under the mean a block of the trunk counts whole in every way and costs once, so blocks move there."
+)
 
 
 def weights(tree: Tree, aggregate: str) -> tuple[tuple[float, ...], float]:
@@ -28,8 +76,13 @@ def weights(tree: Tree, aggregate: str) -> tuple[tuple[float, ...], float]:
     return tuple(float(way.times) for way in tree.ways), float(1 - num)
 
 
-def joined(tree: Tree, scores: Sequence[float], trunk_score: float | None, *, aggregate: str) -> float:
-    """The score of a network from those of its ways and of its trunk (None: it has one way, and nothing to join)."""
+def joined(tree: Tree, scores: Sequence[float], trunk_score: float | None, *, aggregate: str) -> Any:
+    """The score of a network from those of its ways and of its trunk (None: it has one way, and nothing to join).
+
+    APART: (*the ways' scores, the trunk's or None).
+    """
+    if aggregate == APART:
+        return (*scores, trunk_score)
     if trunk_score is None:
         (score,) = scores
         return score

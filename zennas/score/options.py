@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Self
 
-from zennas.flags import Backend, BudgetMs, CommandOptions, Experiment, Images, flag
+from zennas.flags import Backend, Batch, BudgetMs, CommandOptions, Experiment, Images, flag
 
 
 class Options(CommandOptions):
@@ -30,6 +30,7 @@ class Options(CommandOptions):
     budget_ms: BudgetMs = None
     backend: Backend = None
     images: Images = None
+    batch: Batch = None
     measure: Annotated[bool, flag("Measure each candidate whole, from its exported ONNX file.")] = False
     latency: Annotated[bool, flag("Predict latency (fills this machine's table once).")] = True
     repeats: Annotated[int, flag("Scores averaged per candidate.", ge=1)] = 8

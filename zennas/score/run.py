@@ -11,9 +11,10 @@ from zennas.latency.protocol import Measurement
 from zennas.latency.table import LatencyTable
 from zennas.progress import Progress, silent
 from zennas.records import Record, UserError
+from zennas.score.branches import WayScores
 from zennas.score.learned import named_score
 from zennas.score.options import Options
-from zennas.score.scores import SCORES, score_batch
+from zennas.score.scores import SCORES, score_batch, way_scores
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.cost import cost
 from zennas.space.families.table import check_known, layout_of
@@ -44,6 +45,7 @@ class ScoredRow(Record):
     within_budget: bool | None
     stand_in: str | None  # where another kind of device stands in for the track's
     error: str | None
+    ways: WayScores | None = None  # of a network of several branches
     latency: Measurement | None = None  # where it was measured whole
 
 
@@ -54,11 +56,14 @@ class Scores(Record):
 
     def plain(self) -> list[dict[str, Any]]:
         """The rows as JSON has them."""
-        return [row.model_dump(mode="json", exclude={"latency"} if row.latency is None else set()) for row in self.rows]
+        return [
+            row.model_dump(mode="json", exclude={name for name in ("ways", "latency") if getattr(row, name) is None})
+            for row in self.rows
+        ]
 
     def print_csv(self) -> None:
         """A table on standard output, one column for each score."""
-        rows = [row.model_dump(mode="json", exclude={"candidate", "scores", "latency"}) for row in self.rows]
+        rows = [row.model_dump(mode="json", exclude={"candidate", "scores", "ways", "latency"}) for row in self.rows]
         flat = [
             values | {f"score_{name}": value for name, value in row.scores.items()}
             for values, row in zip(rows, self.rows, strict=True)
@@ -159,7 +164,10 @@ def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[s
             "megabytes": round(spent.megabytes, 2),
             "outside_space": space.violation(candidate),
             **dict.fromkeys(
-                ("predicted_ms", "measured_ms", "spread_pct", "budget_ms", "within_budget", "stand_in", "error")
+                (
+                    *("predicted_ms", "measured_ms", "spread_pct", "budget_ms", "within_budget", "stand_in"),
+                    *("error", "ways"),
+                )
             ),
         }
         for score_name in options.score:
@@ -167,6 +175,8 @@ def _scored(opened: Opened, options: Options, progress: Progress) -> list[dict[s
             (scored,) = score_batch([candidate], named_plan, space.shape, seed=options.seed, device=device)
             row["scores"][score_name] = scored.value
             row["error"] = row["error"] or (f"score {score_name}: {scored.error}" if scored.error else None)
+            if scored.error is None and row["ways"] is None:
+                row["ways"] = way_scores(candidate, named_plan, space.shape, seed=options.seed, device=device)
         rows.append(row)
         count(index + 1, len(opened.candidates))
     progress.end()
@@ -177,9 +187,9 @@ def _add_latency(rows: list[dict[str, Any]], opened: Opened, options: Options, p
     """Add the latency of each row, predicted or measured whole, and the track's budget here."""
     candidates = [candidate for _, candidate in opened.candidates]
     track, space, num_runs = opened.track, opened.space, opened.experiment.search.table_runs
-    protocol, stand_in = choose_protocol(track, options.backend, images=options.images)
+    protocol, stand_in = choose_protocol(track, options.backend, images=options.images, batch=options.batch)
     reference = reference_here(track, protocol, progress) if options.budget_ms is None else None
-    budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms)
+    budget = local_budget(track, reference, stand_in, budget_ms=options.budget_ms, batch=protocol.batch)
     progress.say(f"budget {budget.budget_ms:.2f} ms here: {budget.origin}")
     if stand_in:
         progress.say(stand_in, style="yellow")

@@ -13,7 +13,7 @@ import torch
 from zennas.records import first_line
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
-from zennas.score.branches import MEAN, ONCE
+from zennas.score.branches import MEAN, ONCE, WayScores
 from zennas.score.limits import time_limit
 from zennas.score.meanfield import mean_field
 from zennas.score.modules import finite
@@ -29,8 +29,9 @@ from zennas.score.proxies import (
     synflow,
 )
 from zennas.score.together import zen_of_candidates
-from zennas.score.zen import zen
+from zennas.score.zen import zen, zen_of_ways
 from zennas.space.candidate import Candidate
+from zennas.space.families.table import tree_of
 from zennas.space.shape import Shape
 from zennas.track import ScorePlan, lookup
 
@@ -134,6 +135,23 @@ def score_candidate(
         for repeat in range(repeats or plan.repeats)
     ]
     return _mean_and_std(values)
+
+
+def way_scores(
+    candidate: Candidate, plan: ScorePlan, shape: Shape, *, seed: int, repeats: int | None = None, device: str = "cpu"
+) -> WayScores | None:
+    """The WayScores of a candidate, on the random numbers of `score_candidate`; None where there is one way through its
+    network, or where the plan's score is not made of ways. Raises what the score raises.
+    """
+    tree = tree_of(candidate)
+    if plan.name not in CLOSED or tree.num_branches == 1:
+        return None
+    scores_RW = [
+        zen_of_ways(candidate, plan.shape(shape), plan.batch, _generator(seed, repeat, device))
+        for repeat in range(repeats or plan.repeats)
+    ]
+    *scores, trunk_score = (statistics.fmean(scores_R) for scores_R in zip(*scores_RW, strict=True))
+    return WayScores.of(tree, scores, trunk_score)
 
 
 def score_batch(

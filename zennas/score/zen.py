@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from zennas.score.branches import ONCE, joined
+from zennas.score.branches import APART, ONCE, joined
 from zennas.score.modules import finite, given_back
 from zennas.score.plain import plain_layers
 from zennas.score.together import zen_of_candidates
@@ -137,6 +137,14 @@ def zen_of_candidate(
         [candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of, aggregate=aggregate
     )
     return finite(score, "Zen-Score")
+
+
+def zen_of_ways(candidate: Candidate, shape: Shape, batch: int, generator: torch.Generator) -> tuple[float, ...]:
+    """(the Zen-Score of each way through a Candidate's network, ..., that of its trunk); it has several."""
+    if plain_layers(candidate, shape.channels) is None:
+        return _zen_of_paths(candidate, shape, batch, generator, APART)
+    (scores,) = zen_of_candidates([candidate], shape, batch, generator, aggregate=APART)
+    return tuple(finite(score, "Zen-Score") for score in scores)
 
 
 def _mean_l1(direction_BCHW):

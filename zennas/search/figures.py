@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from zennas.page import BUDGET, GRID, LINE, Look, drawn, legend, number, panels, span
+from zennas.records import UserError
+from zennas.space.families.table import layout_of, tree_of
 from zennas.space.shape import px_text
 
 if TYPE_CHECKING:
@@ -145,29 +147,57 @@ def drawings(summary: "RunSummary", measured: pd.DataFrame) -> str:
     baselines = measured[measured["role"] == "baseline"]
     against = pd.concat([baselines[baselines["name"] == "IR-SE-100"], baselines]).head(1)
     shown = [*measured[measured["role"] == "winner"].itertuples(), *against.itertuples()]
-    num_bars = max((1 + row.candidate.num_blocks for row in shown), default=1)
+    lengths = [
+        1 + sum(row.candidate.depths[stage] for stage in way.stages)
+        for row in shown
+        for way in tree_of(row.candidate).ways
+    ]
+    num_bars = max(lengths, default=1)
     top = max((max(row.candidate.stem, *row.candidate.widths) for row in shown), default=1)
-    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, map_hw=summary.map_hw) for row in shown)
+    drawings = "".join(_drawing(row, num_bars=num_bars, top=top, shape=summary.shape) for row in shown)
     return drawings or "<p class='empty'>No winner and no hand-made network to draw.</p>"
 
 
-def _drawing(row, *, num_bars, top, map_hw):
-    paths, looks, at, look = "", {}, 0, ROLES[row.role]
-    stages = zip((row.candidate.stem, *row.candidate.widths), (1, *row.candidate.depths), strict=True)
-    for index, (width, depth) in enumerate(stages):
+def _drawing(row, *, num_bars, top, shape):
+    candidate, look = row.candidate, ROLES[row.role]
+    ways = tree_of(candidate).ways
+    drawn = "".join(
+        (f"<p>{html.escape(way.name)}{f' × {way.times}' * (way.times > 1)}</p>" if len(ways) > 1 else "")
+        + _way(candidate, way, num_bars=num_bars, top=top, shape=shape)
+        for way in ways
+    )
+    return (
+        f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} "
+        f"<i>{candidate.num_blocks} blocks, {number(row.macs / 1e9, '.2f')} GMACs</i></h3>{drawn}"
+    )
+
+
+def _way(candidate, way, *, num_bars, top, shape):
+    """One way through a network, from the image to its last map."""
+    paths, looks, at = "", {}, 0
+    widths = (candidate.stem, *(candidate.widths[stage] for stage in way.stages))
+    depths = (1, *(candidate.depths[stage] for stage in way.stages))
+    for index, (width, depth, px) in enumerate(zip(widths, depths, _sides(candidate, way, shape), strict=True)):
         colour = STAGES[1 + (index - 1) % (len(STAGES) - 1)] if index else STAGES[0]
-        px = px_text(map_hw[index])
         text = f"{f'stage {index}' if index else 'stem'}: {depth} × {width} @ {px} px"
         marks = "".join(f"M{bar} {top}v-{width}h.8v{width}z" for bar in range(at, at + depth))
         paths += f"<path d='{marks}' fill='{colour}'><title>{text}</title></path>"
         looks[text] = Look(colour, "■")
         at += depth
     return (
-        f"<h3><b style='color:{look.colour}'>{look.glyph}</b> {html.escape(row.name)} "
-        f"<i>{row.candidate.num_blocks} blocks, {number(row.macs / 1e9, '.2f')} GMACs</i></h3>"
         f"<div class='drawing'><div><span>{top}</span><span>0</span></div>"
         f"<svg viewBox='0 0 {num_bars} {top}' preserveAspectRatio='none'>{paths}</svg></div>{legend(looks)}"
     )
+
+
+def _sides(candidate, way, shape):
+    """The sides of the maps behind the stem and each stage of a way, as people read them."""
+    try:
+        layout = layout_of(candidate, shape).along(way)
+    except UserError:  # of a run whose blocks this zennas lacks
+        return ["?"] * (1 + len(way.stages))
+    stages = [layout.stages[stage][0] for stage in way.stages]
+    return [px_text(hw) for hw in (stages[0].in_hw, *(place.out_hw for place in stages))]
 
 
 def bars(title: str, counts: dict[str, int]) -> str:

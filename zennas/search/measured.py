@@ -13,6 +13,7 @@ from zennas.export.onnx_file import Proof
 from zennas.latency.budget import JudgedLatency
 from zennas.provenance import Provenance
 from zennas.records import Record
+from zennas.score.branches import WayScores
 from zennas.space.candidate import Candidate
 from zennas.track import Protocol, ScorePlan
 
@@ -64,6 +65,19 @@ class SpentCost(Record):
     most: float
 
 
+class MirroredLatency(Record):
+    """What an embedding costs that is made of an image and its mirror image, both in one batch; milliseconds."""
+
+    measured_ms: float
+    spread_pct: float
+    times: float  # the same for the image alone
+    raw_ms: tuple[float, ...]
+    protocol: Protocol
+    machine: str
+    date: str
+    load_average: float
+
+
 class Measured(Record):
     """A network that was measured whole: its score, its latency on every device, and what became of it."""
 
@@ -89,6 +103,8 @@ class Measured(Record):
     closed_form: float | None = None
     gap: float | None = None  # below the proven optimum of its band, in points of the score
     gap_pct: float | None = None
+    mirrored: MirroredLatency | None = None  # where the track prices it
+    ways: WayScores | None = None  # the score of each way through a network of several, on the score's own images
     band: str | None = None  # of effectiveness; None where the run has none, or the network other blocks
 
     @property

@@ -33,10 +33,10 @@ def open_search(checked: Checked, resources: Resources, progress: Progress) -> O
     begun = time.monotonic()
     track, space, plan, workers, store = checked.track, checked.space, checked.plan, None, None
     if checked.address is None:
-        protocol, stand_in = choose_protocol(track, checked.backend, images=checked.images)
+        protocol, stand_in = choose_protocol(track, checked.backend, images=checked.images, batch=checked.batch)
     else:  # what is measured, and how, is a matter of the device's machine
         workers = resources.hold_workers(connect(checked, progress))
-        protocol, stand_in = workers.on_device(choose_protocol, track, checked.backend)
+        protocol, stand_in = workers.on_device(choose_protocol, track, checked.backend, batch=checked.batch)
         if checked.images is not None:  # they lie here, and the device's machine is to see them
             protocol = protocol.model_copy(update={"input": given_images(checked.images)})
             workers.on_device(hold_images, protocol.input, images_of(protocol.input))

@@ -7,6 +7,7 @@ from zennas.flags import (
     RESUME_OR_FRESH,
     Address,
     Backend,
+    Batch,
     BudgetMs,
     CommandOptions,
     Experiment,
@@ -30,7 +31,12 @@ class Options(CommandOptions):
     that it began died, or could not begin (what was done is kept); 130 stopped by Ctrl-C.
     """
 
-    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = (*RESUME_OR_FRESH, ("learn_from", "then_train"))
+    EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = (
+        *RESUME_OR_FRESH,
+        ("learn_from", "then_train"),
+        ("batch", "then_train"),  # a training is judged by the track's own rule
+        ("batch", "learn_from"),
+    )
     OUTPUTS: ClassVar[dict[str, str]] = {
         "json": "Print the winners as JSON on standard output; all else on standard error."
     }
@@ -54,6 +60,7 @@ class Options(CommandOptions):
     budget_ms: BudgetMs = None
     backend: Backend = None
     images: Images = None
+    batch: Batch = None
     detector: Annotated[
         pathlib.Path | None, flag("Detector ONNX, measured in place of the track's reserve.", metavar="FILE")
     ] = None

@@ -4,6 +4,7 @@ import numpy as np
 
 from zennas.progress import duration
 from zennas.provenance import Provenance
+from zennas.search.beside import mirrored_sentence, with_what_is_beside
 from zennas.search.loop import store_scored
 from zennas.search.measured import Measured
 from zennas.search.predictor import ms_text
@@ -12,7 +13,6 @@ from zennas.search.report import RunSummary, write_report
 from zennas.search.stages import Searched
 from zennas.search.store import MAX_FAILED_TRIALS
 from zennas.search.winners import prediction_error, write_winners
-from zennas.space.families.table import maps_of
 
 
 def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
@@ -21,6 +21,10 @@ def publish(searched: Searched, winners: list[Measured]) -> list[Measured]:
         judged = with_gap(searched, entry)
         if judged.plain() != entry.plain():  # a gap that is not known is written down as such
             searched.ledger.add_measured(judged)
+    known = [searched.ledger.measured[entry.key] for entry in (*winners, *searched.ledger.baselines)]
+    for before, entry in zip(known, with_what_is_beside(searched, known), strict=True):
+        if entry.plain() != before.plain():
+            searched.ledger.add_measured(entry)
     winners = [searched.ledger.measured[entry.key] for entry in winners]
     optima = {"optimum": optimum_of(searched), "optima": optima_of(searched)}
     searched.ledger.save(**optima, closed_form_error=closed_form_error(searched))
@@ -63,6 +67,8 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         if (off := prediction_error(group))["num"]:
             text = f"off by {off['mean_abs_pct']} % on average, {off['max_abs_pct']} % at worst, over {off['num']}"
             facts.append(("prediction", f"{text} {what}"))
+    if (mirrored := mirrored_sentence(entries)) is not None:
+        facts.append(("mirror image", mirrored))
     return RunSummary(
         title=searched.experiment.name,
         subtitle=searched.track.title,
@@ -79,7 +85,7 @@ def summary(searched: Searched, winners: list[Measured]) -> RunSummary:
         evidence=state.get("evidence", {}),
         rank_by=searched.plan.evidence.rank_by,
         provenance=Provenance(**state["made_by"]),
-        map_hw=maps_of(searched.space),
+        shape=searched.space.shape,
         optimum=state.get("optimum"),
         optima=state.get("optima", []),
     )

@@ -164,7 +164,7 @@ def measure_budget(opened: Opened, workers: Workers) -> LocalBudget:
         )
         detector_ms = measurement.measured_ms
         opened.progress.say(f"detector {detector}: {detector_ms:.2f} ms")
-    return local_budget(track, reference, stand_in, detector_ms=detector_ms)
+    return local_budget(track, reference, stand_in, detector_ms=detector_ms, batch=protocol.batch)
 
 
 def _tables_of_devices(prepared, setup):

@@ -20,10 +20,12 @@ from zennas.page import (
 )
 from zennas.provenance import Provenance
 from zennas.run_folder import write_atomically
+from zennas.score.branches import WHY_ONCE
 from zennas.score.learned import LEARNED
 from zennas.score.scores import WORTH
 from zennas.search.figures import ROLES, bars, course, drawings, pareto, prediction
 from zennas.search.measured import Measured
+from zennas.space.shape import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class RunSummary:
     corrections: list[dict]  # {"after_batch", "factor"} of the latency table, in order
     prediction_error: dict  # {"num", "mean_abs_pct", "max_abs_pct"} over whole networks
     provenance: Provenance
-    map_hw: tuple[tuple[int, int], ...]  # height and width of the maps behind the stem and each stage
+    shape: Shape  # what goes into the networks, and what comes out
     score_label: str = "Zen-Score"
     score_name: str = "zen"  # its row of SCORES
     # A measured network's key -> other score's name -> its value, None where it failed.
@@ -82,7 +84,7 @@ deviation of a score over its repeats, and the distance between the quartiles of
 the distance to the best candidate that {"the network's band" if summary.optima else "the space"} holds within the
 budget, proven under the closed form of the score and the latency table.</p>{_bands(summary)}
 {_table(measured, summary.score_label)}</section>
-{_evidence(summary, measured)}
+{_ways(measured)}{_evidence(summary, measured)}
 <section><h2>Score against latency</h2>{note}
 <p>Up is a higher score, left is faster. Scored candidates stand at their predicted latency, the networks of the table
 at their measured one; the line joins the candidates that no other beats in both.</p>
@@ -134,6 +136,9 @@ def _scored(summary):
     return rows.assign(hover=[html.escape(str(text)) for text in rows["text"]], reason=reason.where(failed))
 
 
+MIRRORED = {"ms": "measured_ms", "times": "times"}  # column behind mirrored_ -> field of a MirroredLatency
+
+
 def _measured(summary):
     """The measured networks as flat rows, winners first; NaN where a number is missing."""
     entries = sorted(summary.entries, key=lambda entry: list(ROLES).index(entry.role))
@@ -146,12 +151,13 @@ def _measured(summary):
     rows = []
     for entry in entries:
         row = {name: getattr(entry, name) for name in (*texts, *numbers)}
-        row |= {name: getattr(entry.latency, name) for name in (*notes, *timings)}
+        row |= {name: getattr(entry.latency, name) for name in (*notes, *timings)} | {"ways": entry.ways}
+        row |= {f"mirrored_{name}": entry.mirrored and getattr(entry.mirrored, old) for name, old in MIRRORED.items()}
         row |= {"raw_ms": entry.latency.raw_ms, "protocol": entry.latency.protocol.model_dump(exclude_unset=True)}
         row["hover"] = f"<b>{html.escape(entry.name)}</b><br>{html.escape(entry.candidate.text)}"
         rows.append(row | {"candidate": entry.candidate})
-    numbers += timings
-    columns = [*texts, *notes, "candidate", "hover", "raw_ms", "protocol", *numbers]
+    numbers += [*timings, *(f"mirrored_{name}" for name in MIRRORED)]
+    columns = [*texts, *notes, "candidate", "ways", "hover", "raw_ms", "protocol", *numbers]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame[numbers] = frame[numbers].astype(float)
     return frame.rename(columns={"score_mean": "score"})
@@ -164,7 +170,8 @@ def _table(measured, label):
         return lead
     has_bands = bool(measured["band"].notna().any())
     names = ("Network", "Candidate", *["Band"] * has_bands, label, "below optimum", "Latency, ms", "of budget")
-    names += ("GMACs", "Params, M", "Blocks", "MB")
+    has_mirror = bool(measured["mirrored_ms"].notna().any())
+    names += (*["with mirror image, ms"] * has_mirror, "GMACs", "Params, M", "Blocks", "MB")
     rows = ""
     for row in measured.itertuples():
         look, share_pct = ROLES[row.role], 100 * row.measured_ms / row.budget_ms
@@ -179,10 +186,38 @@ def _table(measured, label):
             f"<td>{_distance(row)}</td>"
             f"<td>{number(row.measured_ms, '.2f')} <i>± {number(row.spread_pct)} %</i></td>"
             f"<td{'' if row.within_budget else ' class=over'}>{number(share_pct)} %</td>"
-            f"<td>{number(row.macs / 1e9, '.2f')}</td><td>{number(row.params / 1e6, '.2f')}</td>"
+            f"{f'<td>{_mirrored(row)}</td>' * has_mirror}"
+            f"<td>{number(row.macs / 1e9, '.3f')}</td><td>{number(row.params / 1e6, '.2f')}</td>"
             f"<td>{number(row.num_blocks, '.0f')}</td><td>{number(row.megabytes)}</td></tr>"
         )
     return lead + table(names, rows)
+
+
+def _mirrored(row):
+    """What an embedding of an image and its mirror image costs, in milliseconds and times one image."""
+    if math.isnan(row.mirrored_ms):
+        return number(None)
+    return f"{number(row.mirrored_ms, '.2f')} <i>× {number(row.mirrored_times, '.2f')}</i>"
+
+
+def _ways(measured):
+    """The table of what each way through networks with branches scores, and both readings of it."""
+    rows = measured[measured["ways"].notna() & measured["role"].isin(["winner", "baseline"])]
+    if rows.empty:
+        return ""
+    names = list(dict.fromkeys(name for ways in rows["ways"] for name in ways.cells))
+    body = "".join(
+        f"<tr class='{row.role}'><th><b style='color:{ROLES[row.role].colour}'>{ROLES[row.role].glyph}</b> "
+        f"{html.escape(row.name)}</th><td></td>"
+        + "".join(f"<td>{row.ways.cells.get(name, '–')}</td>" for name in names)
+        + "</tr>"
+        for row in rows.itertuples()
+    )
+    return f"""<section><h2>What each way through a network scores</h2>
+<p>Networks with branches have several ways from the image to a last map, and a trunk that all ways share. Every block
+once: the trunk's score, and what each branch adds to it. {WHY_ONCE} Neither reading says which network will be the
+better one once trained.</p>
+{table(("Network", "", *names), body)}</section>"""
 
 
 def _bands(summary):

@@ -60,6 +60,7 @@ def check(options: Options) -> Checked:
         out=lasting(options.out or pathlib.Path("runs") / experiment.name),
         backend=options.backend,
         images=options.images,
+        batch=options.batch,
         budget_ms=options.budget_ms,
         detector=options.detector,
         evidence=options.evidence,

@@ -6,6 +6,8 @@ from rich.text import Text
 
 from zennas.flags import line, spell, words
 from zennas.score.options import Options as ScoreOptions
+from zennas.score.show import print_ways
+from zennas.search.beside import mirrored_sentence
 from zennas.search.options import Options
 from zennas.search.stages import Settled, trained_folder
 
@@ -22,6 +24,9 @@ def show(settled: Settled, options: Options, console: Console) -> int:
         )
         return NO_WINNER
     print_winners(settled, console)
+    known = [*settled.winners, *settled.baselines]
+    if (mirrored := mirrored_sentence(known)) is not None:
+        console.print(f"{mirrored[0].upper()}{mirrored[1:]}.", markup=False, soft_wrap=True)
     if settled.stand_in:
         console.print(settled.stand_in, style="yellow")
     if settled.num_islands > 1:
@@ -42,7 +47,7 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
     """What to type next, a line each."""
     folder, winner = settled.folder, str(settled.folder / "winner-1.yaml")
     study, password = settled.study.removeprefix("journal:"), "    # the password from ~/.pgpass"
-    same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend}
+    same = {"track": options.track, "budget_ms": options.budget_ms, "backend": options.backend, "batch": options.batch}
     name = options.score or settled.plan.score.name
     score = None if (name,) == ScoreOptions.model_fields["score"].default else (name,)
     more: dict[str, float] = {"minutes": 2 * settled.plan.minutes}
@@ -50,7 +55,9 @@ def _next_commands(settled: Settled, options: Options) -> list[str]:
         more = {"candidates": 2 * options.candidates}
     again = {"track": options.track, "out": settled.out, "then_train": None, "resume": None, "fresh": None}
     train = [*spell(Options, track=options.track), "--winner", winner]
-    train += [*spell(Options, **same | {"track": None, "space": options.space})]
+    # A training is judged by the track's own rule: milliseconds of another number of images are none of its.
+    of_another = {"batch": None, "budget_ms": None} if options.batch else {}
+    train += [*spell(Options, **same | {"track": None, "space": options.space} | of_another)]
     train += ["--out", str(trained_folder(settled.out)), "--data", "DATA"]
     return [
         f"open {folder / 'report.html'}",
@@ -68,6 +75,7 @@ def print_winners(settled: Settled, console: Console) -> None:
         title_justify="left",
     )
     has_bands = any(entry.band is not None for entry in settled.winners)
+    is_mirrored = any(entry.mirrored is not None for entry in settled.winners)
     table.add_column("network", no_wrap=True)
     if has_bands:
         table.add_column("band", no_wrap=True)
@@ -76,6 +84,7 @@ def print_winners(settled: Settled, console: Console) -> None:
         "below optimum",
         "ms",
         "spread",
+        *(["mirrored"] if is_mirrored else []),
         "budget",
         "GMACs",
         "M params",
@@ -92,13 +101,15 @@ def print_winners(settled: Settled, console: Console) -> None:
             entry.gap_text,
             f"{latency.measured_ms:.2f}",
             f"{latency.spread_pct:.1f} %",
+            *([f"{entry.mirrored.measured_ms:.2f}" if entry.mirrored else "-"] if is_mirrored else []),
             f"{100 * latency.measured_ms / latency.budget_ms:.1f} %",
-            f"{entry.macs / 1e9:.2f}",
-            f"{entry.params / 1e6:.1f}",
+            f"{entry.macs / 1e9:.{3 if entry.macs < 20e9 else 2}f}",
+            f"{entry.params / 1e6:.{2 if entry.params < 100e6 else 1}f}",
             str(entry.num_blocks),
             f"{entry.megabytes:.0f}",
             style="bold" if entry.role == "winner" else None,
         )
     console.print(table)
+    print_ways({entry.name: entry.ways for entry in (*settled.winners, *settled.baselines) if entry.ways}, console)
     for entry in settled.winners:
         console.print(f"{entry.name}  {entry.candidate.text}", markup=False, soft_wrap=True)

@@ -49,6 +49,7 @@ class Checked:
     out: pathlib.Path
     backend: str | None = None
     images: pathlib.Path | None = None  # what networks see while they are timed; None: the track's input
+    batch: int | None = None  # images at once while a network is timed; None: the track's
     budget_ms: float | None = None
     detector: pathlib.Path | None = None
     evidence: bool = False  # ask every score of the plan's evidence, not only the one that decides

@@ -47,6 +47,7 @@ class Way(NamedTuple):
     stages: tuple[int, ...]  # which stages it passes, in order
     strides: tuple[int, ...]  # by how much each of them shrinks its maps
     times: int = 1  # how many branches are such, each with weights of its own
+    name: str = ""  # for people, where there are several
 
 
 class Tree(NamedTuple):

@@ -59,8 +59,8 @@ def tree_of(member: Any) -> Tree:
         strides = strides_of(member, num_shared + BRANCH_STAGES)
     else:
         strides = (*strides_of(member, num_shared + 1)[:num_shared], 1, 2)
-    part = Way((*trunk, first, first + 1), (*strides[:-1], 1), len(form.stripes or STRIPES))
-    return Tree(num_shared, (Way((*trunk, num_shared, num_shared + 1), strides), part))
+    part = Way((*trunk, first, first + 1), (*strides[:-1], 1), len(form.stripes or STRIPES), "part")
+    return Tree(num_shared, (Way((*trunk, num_shared, num_shared + 1), strides, name="global"), part))
 
 
 def necks_of(member: Any, shape: Shape, last_hws: tuple[HW, ...]) -> tuple[End, ...]:

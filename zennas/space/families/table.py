@@ -64,12 +64,6 @@ def graph_of(network: BuiltNetwork) -> Graph:
     return family_of(network.candidate).graphs(network)[0]
 
 
-def maps_of(space: Any) -> tuple[tuple[int, int], ...]:
-    """(height, width) of the maps behind the stem and behind each stage of a Space's networks, on one way through."""
-    stages = layout_of_space(space).one_path().stages
-    return stages[0][0].in_hw, *(place.out_hw for (place,) in stages)
-
-
 def layout_of_space(space: Any) -> Layout:
     """The Layout of all networks of a Space."""
     return family_of(space).layout(space, space.shape)
