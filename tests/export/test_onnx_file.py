@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import re
@@ -25,6 +26,7 @@ from zennas.export.onnx_file import (
     fold,
     metadata_of,
     open_session,
+    own_rounding,
     to_onnx,
 )
 from zennas.space.candidate import Candidate
@@ -375,3 +377,30 @@ def test_onnx_runtime_keeps_no_id_of_the_machine(tmp_path):
     program = "from zennas.export.onnx_file import onnx_runtime; onnx_runtime()"
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
+
+
+class Rounding(torch.nn.Module):
+    """What rounds its input off to so many units, because it adds and takes away a large number."""
+
+    def __init__(self, large):
+        super().__init__()
+        self.large = large
+
+    def forward(self, x):
+        return (x + self.large) - self.large
+
+
+@pytest.mark.parametrize(("large", "at_least", "at_most"), [(0.0, 0.0, 0.0), (2.0**13, 1e-5, 1e-3)])
+def test_own_rounding_is_what_float32_is_off_by(large, at_least, at_most):
+    """Numbers beside 2^13 lie 2^-10 apart, so each is off by half of that at most, and the largest is some units."""
+    assert at_least <= own_rounding(Rounding(large), {"x": (3, 4)}) <= at_most
+
+
+def test_a_network_that_rounds_much_is_held_against_its_own_rounding(monkeypatch):
+    """Above the line, and no more than PyTorch's own rounding: taken. Far above that: refused, as what is wrong."""
+    graph = Graph("network", Rounding(2.0**13), {"x": (3, 4)}, ("y",))
+    for off, said in ((2e-4, None), (4e-3, "differ")):
+        proof = Proof(max_abs_difference=off, max_abs_output=1.0, min_cosine=1.0)
+        monkeypatch.setattr(export_module, "compare", lambda *_, proof=proof, **__: proof)
+        with contextlib.nullcontext() if said is None else pytest.raises(RuntimeError, match=said):
+            assert export_graph(graph).proof.relative == off
