@@ -193,11 +193,16 @@ def test_int8_takes_its_ranges_from_the_images_that_are_given(network):
     assert scales[0] == pytest.approx(span / 255, rel=1e-4) and scales[1] == pytest.approx(10 * scales[0], rel=1e-4)
 
 
+# As published. Narrower ones, untrained, lose their direction (a cosine of 0.82 in int8, 3 % off in float16) and are
+# refused.
+WIDE = {"osnet": {"stem": 64, "widths": (256, 384, 512)}}
+
+
 @smaller
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_can_be_handed_out_in_it(block, precision):
     made = export_candidate(
-        Candidate(block=block, stem=32, widths=(32, 32, 64), depths=(1, 2, 1)),
+        Candidate(block=block, **WIDE.get(block, {"stem": 32, "widths": (32, 32, 64)}), depths=(1, 2, 1)),
         square(64, 64),
         in_rule(precision),
     )  # which is its proof; so narrow ones keep 0.98 in int8

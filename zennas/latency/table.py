@@ -39,6 +39,7 @@ from zennas.track import Protocol
 
 QUANTUM = 16  # channels a vector register block holds; widths off it are interpolated among themselves
 MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4, 8
+NUM_TERMS = 5  # of a first block's time, see _terms
 TABLE_RUNS = 8  # of each part; an experiment's search.table_runs replaces it
 STACK = 3  # blocks in the tall stack; the difference to a single one is two blocks without the cost of a call
 CACHE_BYTES = (
@@ -79,9 +80,16 @@ def parts_of_space(space: Space) -> list[Part]:
 def _first_widths(before, widths, stride):
     """The (in_channels, out_channels) to measure of a stage's first block."""
     pairs = list(itertools.product(_grid(before, MAX_FIRST_WIDTHS), _grid(widths, MAX_FIRST_WIDTHS)))
-    if stride == 1 and all(wide_in == wide_out for wide_in, wide_out in pairs):  # those are blocks that are repeated
-        ends = itertools.product((before.low, before.high), (widths.low, widths.high))
-        pairs += [(wide_in, wide_out) for wide_in, wide_out in ends if wide_in != wide_out]
+    # Of stride 1, those of two equal widths are blocks that are repeated, and say nothing of a first block: where few
+    # are left, ends and widths off the quantum are measured, too.
+    if stride == 1 and sum(wide_in != wide_out for wide_in, wide_out in pairs) < NUM_TERMS:
+        ends = [(before.low, before.high), (widths.low, widths.high)]
+        off = [
+            (*_grid(span, MAX_FIRST_WIDTHS), *_grid(span, MAX_FIRST_WIDTHS, on_quantum=False))
+            for span in (before, widths)
+        ]
+        more = itertools.chain(itertools.product(*ends), itertools.product(*off))
+        pairs += [(wide_in, wide_out) for wide_in, wide_out in more if wide_in != wide_out]
     return pairs
 
 
