@@ -119,11 +119,12 @@ class Network(BuiltNetwork):
         )
         self.branches = nn.ModuleList(nn.Sequential(*(block(*part) for part in path[shared:])) for path in paths)
         size, stripes = reduction_size(candidate, shape), (candidate.form or Form()).stripes or STRIPES
-        wholes, last = MGN.layout(candidate, shape).necks[:2], paths[-1][-1].out_channels
+        part_height = MGN.layout(candidate, shape).necks[1].in_hw[0]  # of the last map of a part branch
+        last_channels = paths[-1][-1].out_channels
         self.whole = nn.ModuleList(neck(path[-1].out_channels, (1, 1), size, "reduction") for path in paths)
         # Of each branch, the rows of its stripes: known beforehand, so that no graph computes them.
-        self.rows = [rows_of_stripes(wholes[1].in_hw[0], num) for num in (0, *stripes)]
-        self.cut = nn.ModuleList(neck(last, (1, 1), size, "reduction") for _ in range(sum(stripes)))
+        self.rows = [rows_of_stripes(part_height, num) for num in (0, *stripes)]
+        self.cut = nn.ModuleList(neck(last_channels, (1, 1), size, "reduction") for _ in range(sum(stripes)))
 
     def head_layers(self) -> list[nn.Linear]:
         """The fully connected layer of each reduction, in the order of the embedding."""
