@@ -84,7 +84,7 @@ class Space(Sized):
         for name, candidate in self.baselines.items():
             layout_of(candidate, self.shape)  # or why it cannot see such images
             if self.is_like(candidate) and (reason := self.violation(self.translated(candidate))):
-                raise ValueError(f"ranges and limits that hold every baseline that begins its searches; {name}: {reason}")
+                raise ValueError(f"ranges and limits that hold every baseline that begins a search; {name}: {reason}")
         return self
 
     @pydantic.model_serializer(mode="wrap")
