@@ -322,6 +322,13 @@ def test_an_embedding_that_reductions_cannot_share_is_refused():
         build(SMALL, person(64, width=32, embedding_size=12))
 
 
+def test_more_stripes_than_rows_are_refused():
+    """A part branch's last map has 16 of 64 rows."""
+    build(with_form(SMALL, stripes=(2, 16)), person(64, width=32, embedding_size=21))
+    with pytest.raises(UserError, match=r"form.stripes: 16 of a part branch, allowed: at most 8, .* images of 32 x 32"):
+        build(with_form(SMALL, stripes=(2, 16)), person(32, width=32, embedding_size=21))
+
+
 def test_a_form_is_written_and_read(tmp_path):
     form = Form(stripes=(2, 4), strides=(1, 1, 2), apart=True)
     candidate = with_form(SMALL, **form.plain())
