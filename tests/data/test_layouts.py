@@ -126,9 +126,9 @@ def test_a_part_of_market_is_not_taken_for_another(tmp_path):
     """Who names the gallery's folder does not mean the training's, whose images lie beside it."""
     root = as_market(tmp_path / "market")
     assert open_gallery_set(str(root / "bounding_box_test")).is_query_N.sum() == 2
-    with pytest.raises(UserError, match=r"bounding_box_test: is the folder of the gallery images; .*bounding_box_train"):
+    with pytest.raises(UserError, match=r"bounding_box_test: is the folder of the gallery images; .*_box_train"):
         open_source(root / "bounding_box_test")
-    with pytest.raises(UserError, match=r"bounding_box_train: is the folder of the train images; .* query and bounding"):
+    with pytest.raises(UserError, match=r"bounding_box_train: is the folder of the train images; .* query and"):
         open_gallery_set(str(root / "bounding_box_train"))
     with pytest.raises(UserError, match=r"bounding_box_train: no such file or folder"):
         open_source(tmp_path / "elsewhere" / "bounding_box_train")

@@ -126,7 +126,7 @@ class Network(BuiltNetwork):
         if max(stripes) > part_height:  # here, not in `necks_of`: a score looks at smaller images, and at no stripe
             raise UserError(
                 f"form.stripes: {max(stripes)} of a part branch, allowed: at most {part_height}, the rows of its last "
-                f"map from images of {shape.height} x {shape.width}; a larger image_px or smaller form.strides give more"
+                f"map from images of {shape.height} x {shape.width}; a larger image_px or smaller form.strides helps"
             )
         self.rows = [rows_of_stripes(part_height, num) for num in (0, *stripes)]
         self.cut = nn.ModuleList(neck(last_channels, (1, 1), size, "reduction") for _ in range(sum(stripes)))

@@ -5,8 +5,6 @@ M images of a group
 
 from typing import Any
 
-import numpy as np
-
 from zennas.data.sources import AnySource, open_source
 from zennas.progress import Progress
 from zennas.records import UserError
