@@ -222,6 +222,17 @@ def test_the_index_of_another_moment_is_refused(tmp_path, large):
         assert search.search(writer, unit_ND[1:2], 1)[0][0, 0] == 1
 
 
+def test_a_reader_whose_index_was_replaced_compares_all(tmp_path, large):
+    """It sees what was there when it began."""
+    unit_ND, unit_QD = write(tmp_path / "g", drawn(NUM)), drawn(20, seed=1)
+    with Gallery.open(tmp_path / "g") as reader:
+        write(tmp_path / "g", unit_QD, first=NUM)
+        with Writer.begin(tmp_path / "g") as writer:
+            settle(writer, rebuild=True)
+        assert not cells_file(reader.folder, reader.cells).exists()
+        check(search.search(reader, unit_QD, 7), nearest(unit_ND, unit_QD, 7))
+
+
 def test_a_disk_too_full_for_the_index_keeps_the_gallery(tmp_path, large, monkeypatch):
     """What is half written goes, so that it takes no room; the one before stays in use."""
     unit_ND, folder = write(tmp_path / "g", drawn(NUM)), tmp_path / "g"

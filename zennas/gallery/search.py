@@ -57,7 +57,12 @@ def search(
     num = min(num, gallery.num_vectors - len(without_M))
     if cells is None or whole or num > MOST_BY_CELLS:
         return _exact(vector_ND, unit_QD, num, without_M)
-    index = _opened(gallery)
+    try:
+        index = _opened(gallery)
+    except UserError:
+        if not gallery.has_newer_index():
+            raise
+        return _exact(vector_ND, unit_QD, num, without_M)  # all that was there when this reader began
     # A longer list than the recall was measured by reaches farther, so that it misses no larger share.
     probes = min(cells.probes * -(-num // cells.at), max(cells.probes, cells.cells // MOST_PROBED))
     number_QK, cosine_QK = _by_cells(index, vector_ND, unit_QD, num, without_M, probes=probes)

@@ -163,6 +163,11 @@ class Gallery:
         """The cameras that are known to have taken a picture."""
         return [name for (name,) in self._rows("SELECT DISTINCT camera FROM entries WHERE camera != '' ORDER BY 1")]
 
+    def has_newer_index(self) -> bool:
+        """Whether a writer has made another index meanwhile, and removed the file of this one."""
+        with Gallery.open(self.folder) as now:
+            return now.cells != self.cells
+
     def taken_by(self, cameras: Iterable[str]) -> np.ndarray:
         """Numbers of the vectors of pictures that these cameras took, in order."""
         ids = [
