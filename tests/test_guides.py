@@ -333,10 +333,13 @@ def figures():
     assert again["largest_difference"] < 2.3e-7 and whole["peak_gb"] < 2
     others = benchmark("independent_reid")
     reranked = others["reranking_of_the_slice"]
-    in_float32, in_float64 = ([one for one in reranked["rows"] if one["way"] == way] for way in ("as it is", "in float64"))
+    in_float32, in_float64 = (
+        [one for one in reranked["rows"] if one["way"] == way] for way in ("as it is", "in float64")
+    )
     assert len({(one["largest_difference"], one["num_off"]) for one in in_float32}) == 1  # both are the same code
     yield index, f"{in_float32[0]['num_off']:,} of"
-    yield index, f"{reranked['num_distances']:,} re-ranked distances, by {in_float32[0]['largest_difference']:.3f} at most"
+    most = in_float32[0]["largest_difference"]
+    yield index, f"{reranked['num_distances']:,} re-ranked distances, by {most:.3f} at most"
     for page in (index, "zennas/metrics/README.md"):
         yield page, f"4{' x 10^-' if page != index else 'e-'}8"
     assert max(one["largest_difference"] for one in in_float64) < 4e-8

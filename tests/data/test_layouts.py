@@ -122,6 +122,18 @@ def test_market_by_hand(tmp_path):
     assert found.right_QL[query].tolist() == [False, False, True, False]
 
 
+def test_a_part_of_market_is_not_taken_for_another(tmp_path):
+    """Who names the gallery's folder does not mean the training's, whose images lie beside it."""
+    root = as_market(tmp_path / "market")
+    assert open_gallery_set(str(root / "bounding_box_test")).is_query_N.sum() == 2
+    with pytest.raises(UserError, match=r"bounding_box_test: is the folder of the gallery images; .*_box_train"):
+        open_source(root / "bounding_box_test")
+    with pytest.raises(UserError, match=r"bounding_box_train: is the folder of the train images; .* query and"):
+        open_gallery_set(str(root / "bounding_box_train"))
+    with pytest.raises(UserError, match=r"bounding_box_train: no such file or folder"):
+        open_source(tmp_path / "elsewhere" / "bounding_box_train")
+
+
 def test_duke_is_read_and_said_to_be_withdrawn(tmp_path):
     root = as_duke(tmp_path / "duke")
     assert seen_in(root) == [("0001", 2), ("0001", 5)]
@@ -174,6 +186,7 @@ def test_msmt17_without_a_file_that_a_list_names(tmp_path):
             "list_gallery.txt, line 1: person 0 is of folder 0007 here and of 0000 at .*list_query.txt, line 1: labels "
             "that begin at 0 again",
         ),
+        ("list_gallery.txt", ["0007/0007_003_11_x_0009_0.png 000"], "person 0 is of folder 0007 here and of 0000 at"),
         ("list_query.txt", ["0000/0000_001_03_x_0_0.png zero"], "list_query.txt, line 1: given .*expected a path and"),
         ("list_query.txt", ["0000/0000.png 0"], "no camera in its name"),
         ("list_query.txt", ["../../x_1_02_3.png 0"], "leads out of the folder"),

@@ -1,5 +1,8 @@
 """The nearest vectors: exact, by cells, behind the cells; the recall that is stated; an index that is broken."""
 
+import pathlib
+
+import faiss
 import numpy as np
 import pytest
 
@@ -191,6 +194,65 @@ def test_a_broken_index_is_told_and_made_again(tmp_path, large, spoil, says):
     with Writer.begin(tmp_path / "g") as writer:
         settle(writer, rebuild=True)
         assert search.search(writer, unit_ND[:5], 1)[0][:, 0].tolist() == list(range(5))
+
+
+def test_the_index_of_another_moment_is_refused(tmp_path, large):
+    """A file of the same name: older, with fewer vectors or as many, or another gallery's."""
+    unit_ND, folder = write(tmp_path / "g", drawn(NUM)), tmp_path / "g"
+    with Gallery.open(folder) as gallery:
+        path, first = cells_file(folder, gallery.cells), gallery.cells
+    older = [path.read_bytes()]
+    write(tmp_path / "other", drawn(NUM))
+    older.append(cells_file(tmp_path / "other", first).read_bytes())
+    write(folder, drawn(NUM, seed=1), first=NUM)
+    with Gallery.open(folder) as gallery:
+        path, second = cells_file(folder, gallery.cells), gallery.cells
+        assert second.mark != first.mark and search.search(gallery, unit_ND[:1], 1)[0][0, 0] == 0
+        content = path.read_bytes()
+        older += [content[:-16] + bytes.fromhex(first.mark), content[:-1]]  # of as many vectors; cut short
+        for content in older:
+            path.write_bytes(content)
+            with pytest.raises(UserError, match="cannot be used: it is not the file that was written last, or not who"):
+                search.search(gallery, unit_ND[:1], 1)
+    with Writer.begin(folder) as writer:
+        writer.delete([0])
+        with pytest.raises(UserError, match=r"--rebuild makes it of the vectors beside it$"):
+            settle(writer)  # nor is it extended
+        settle(writer, rebuild=True)
+        assert search.search(writer, unit_ND[1:2], 1)[0][0, 0] == 1
+
+
+def test_a_reader_whose_index_was_replaced_compares_all(tmp_path, large):
+    """It sees what was there when it began."""
+    unit_ND, unit_QD = write(tmp_path / "g", drawn(NUM)), drawn(20, seed=1)
+    with Gallery.open(tmp_path / "g") as reader:
+        write(tmp_path / "g", unit_QD, first=NUM)
+        with Writer.begin(tmp_path / "g") as writer:
+            settle(writer, rebuild=True)
+        assert not cells_file(reader.folder, reader.cells).exists()
+        check(search.search(reader, unit_QD, 7), nearest(unit_ND, unit_QD, 7))
+
+
+def test_a_disk_too_full_for_the_index_keeps_the_gallery(tmp_path, large, monkeypatch):
+    """What is half written goes, so that it takes no room; the one before stays in use."""
+    unit_ND, folder = write(tmp_path / "g", drawn(NUM)), tmp_path / "g"
+    more_MD = write(folder, drawn(NUM, seed=1), first=NUM, settled=False)
+
+    def full(index, path):
+        pathlib.Path(path).write_bytes(b"half of it")
+        raise RuntimeError("Error in write: No space left on device")
+
+    with Writer.begin(folder) as writer, monkeypatch.context() as patch:
+        patch.setattr(faiss, "write_index", full)
+        with pytest.raises(UserError, match=r"cells-2\.faiss: cannot be written: .*No space left on device; make "):
+            settle(writer, rebuild=True)
+    assert sorted(path.name for path in folder.glob("*cells*")) == ["cells-1.faiss"]
+    for is_settled in (False, True):
+        with Writer.begin(folder) as writer:
+            if is_settled:
+                settle(writer)
+            number_QK, _ = search.search(writer, np.concatenate([unit_ND[:5], more_MD[:5]]), 1)
+            assert number_QK[:, 0].tolist() == [*range(5), *range(NUM, NUM + 5)]
 
 
 def test_damaged_vectors_make_no_index(tmp_path, large):

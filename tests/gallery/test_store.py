@@ -1,5 +1,6 @@
 """A gallery on disk: whole after any kill, one writer, readers of one moment, and what is deleted is gone."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -239,9 +240,9 @@ def of_the_future(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (cut_vectors, r"vectors\.f32: holds 4 vectors of 10: it was cut short; enrol anew$"),
-        (spoil_entries, r"entries\.sqlite: is damaged \(file is not a database\); enrol anew elsewhere$"),
-        (spoil_state, r"entries\.sqlite: is damaged \(.*\); enrol anew elsewhere$"),
+        (cut_vectors, r"vectors\.f32: holds 4 vectors of 10: it was cut short; bring back a copy of "),
+        (spoil_entries, r"entries\.sqlite: is damaged \(file is not a database\); bring back a copy of "),
+        (spoil_state, r"entries\.sqlite: is damaged \(.*\); bring back a copy of "),
         (lambda folder: (folder / ENTRIES).unlink(), r"entries\.sqlite: is missing, and without it nobody knows"),
         (lambda folder: (folder / VECTORS).unlink(), r"vectors\.f32: cannot be read: No such file"),
         (of_the_future, r"gallery\.json: format: given 2, allowed: 1$"),
@@ -254,6 +255,63 @@ def test_a_broken_gallery_is_told_as_such(tmp_path, spoil, says):
     spoil(tmp_path / "g")
     with pytest.raises(UserError, match=says), Gallery.open(tmp_path / "g") as gallery:
         gallery.vector_ND()
+
+
+def test_nothing_is_added_behind_a_cut(tmp_path):
+    """The hole would be filled with zeros, which nobody would ever find."""
+    unit_ND = filled(tmp_path / "g")
+    whole = (tmp_path / "g" / VECTORS).read_bytes()
+    cut_vectors(tmp_path / "g")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"vectors\.f32: holds 4 vectors of 10: it was cut short"):
+            Writer.begin(tmp_path / "g", SETTINGS_OF_TESTS)
+    (tmp_path / "g" / VECTORS).unlink()
+    with pytest.raises(UserError, match=r"vectors\.f32: cannot be read: No such file"):
+        Writer.begin(tmp_path / "g", SETTINGS_OF_TESTS)
+    (tmp_path / "g" / VECTORS).write_bytes(whole)
+    more = units(2, seed=1)
+    with Writer.begin(tmp_path / "g") as writer:
+        writer.append(more, news(2, first=10), writer.source("/pictures", detected=False))
+        np.testing.assert_array_equal(writer.vector_ND(), np.concatenate([unit_ND, more]))
+
+
+def no_room_for_vectors(writer, patch):
+    def sync(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(store.os, "fsync", sync)
+
+
+def no_room_for_names(writer, patch):
+    """SQLite itself says that the disk is full."""
+    (pages,) = writer._database.execute("PRAGMA page_count").fetchone()
+    writer._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+@pytest.mark.parametrize(
+    ("fill", "says"),
+    [
+        (no_room_for_vectors, r"g: cannot be written: No space left on device; what was computed before is kept"),
+        (
+            no_room_for_names,
+            r"entries\.sqlite: cannot be written: database or disk is full; what was enrolled before is ",
+        ),
+    ],
+)
+def test_a_full_disk_leaves_what_was_there(tmp_path, fill, says):
+    unit_ND, more = filled(tmp_path / "g"), units(500, seed=1)
+    with Writer.begin(tmp_path / "g") as writer, pytest.MonkeyPatch.context() as patch:
+        source = writer.source("/pictures", detected=False)
+        fill(writer, patch)
+        with pytest.raises(UserError, match=says):
+            writer.append(more, news(500, first=10), source)
+        assert writer.num_images == 10
+    with Gallery.open(tmp_path / "g") as gallery:
+        np.testing.assert_array_equal(gallery.vector_ND(), unit_ND)
+        assert [entry.name for entry in gallery.entries()] == [new.name for new in news(10)]
+    with Writer.begin(tmp_path / "g") as writer:  # with room again
+        writer.append(more, news(500, first=10), writer.source("/pictures", detected=False))
+        np.testing.assert_array_equal(writer.vector_ND(), np.concatenate([unit_ND, more]))
 
 
 def test_other_folders_are_left_alone(tmp_path):

@@ -20,6 +20,8 @@ from zennas.records import UserError
 
 def test_average_precision_by_hand():
     assert average_precision([20, 8, 4, 3, 1]) == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 8 + 5 / 20) / 5, abs=1e-15)
+    examples = [average_precision([1, 3, 4, 8, 20]), average_precision([1, 3, 5])]
+    assert [round(value, 4) for value in (*examples, sum(examples) / 2)] == [0.6333, 0.7556, 0.6944]
     assert average_precision([1]) == 1.0 and average_precision([4]) == 0.25
     for ranks in ([], [0, 1], [2, 2], [[1]]):
         with pytest.raises(UserError, match="ranks"):

@@ -345,12 +345,12 @@ def test_the_cheapest_has_every_gene_at_its_lowest(space):
         (
             "limits",
             {"max_blocks": 4, "max_effectiveness": 0.5},
-            "hold every baseline, of whichever block; IR [2,3]: 5 blocks",
+            "hold every baseline that begins a search; IR [2,3]: 5 blocks",
         ),
         (
             "baselines",
             {"mine": {"block": "ir", "stem": 12, "widths": [16, 32], "depths": [1, 2]}},
-            "hold every baseline, of whichever block; mine: stem_width is 12, allowed: 8 to 32 in steps of 8",
+            "hold every baseline that begins a search; mine: stem_width is 12, allowed: 8 to 32 in steps of 8",
         ),
         (
             "baselines",

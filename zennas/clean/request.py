@@ -8,7 +8,7 @@ import pydantic
 
 from zennas.clean.options import Options
 from zennas.clean.plan import CleanPlan
-from zennas.data.layouts import layout_at
+from zennas.data.layouts import is_there
 from zennas.data.sources import AnySource
 from zennas.flags import spelled
 from zennas.provenance import command_line
@@ -52,7 +52,7 @@ class Request:
 def check(options: Options) -> Request:
     """The Request of these options; UserError for what cannot be used."""
     data = options.data
-    if not data.exists() and layout_at(data) is None:
+    if not is_there(data):
         raise UserError(f"--data {data}: no such file or folder")
     plan = plan_of({name: getattr(options, name) for name in CleanPlan.model_fields} | {"move": options.move or None})
     if (options.embeddings_from is None) == (options.embeddings is None):

@@ -1,6 +1,7 @@
 """LAYOUTS: how sets of people are laid out on disk, beside the sources of plain identities. A row is a new layout."""
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -33,6 +34,11 @@ def layout_at(path: pathlib.Path | str) -> Layout | None:
     """The Layout of what lies at a path, or None where none of them does."""
     path = pathlib.Path(path)
     return next((layout for layout in LAYOUTS.values() if layout.is_at(path)), None)
+
+
+def is_there(path: pathlib.Path | str) -> bool:
+    """Whether something lies at a path; a part of a file may be named as if that were a folder (CUHK03/detected)."""
+    return os.path.exists(path) or layout_at(path) is not None
 
 
 def role_at(path: pathlib.Path | str) -> tuple[pathlib.Path, str] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from zennas.data.left_out import DEEPER, LeftOut
 from zennas.data.listing import walk
 from zennas.data.sightings import GALLERY, NAMELESS, QUERY, TRAIN, Sightings, check_roles, person_and_camera
+from zennas.records import UserError
 
 FOLDER = {TRAIN: "bounding_box_train", QUERY: "query", GALLERY: "bounding_box_test"}
 DUKE = re.compile(r"\d+_c\d+_f\d+")
@@ -18,19 +19,23 @@ WITHDRAWN = (
 
 def is_market(path: pathlib.Path) -> bool:
     """Whether a folder holds bounding_box_train or bounding_box_test, or is one of them."""
-    return path.name in (FOLDER[TRAIN], FOLDER[GALLERY]) or any(
-        (path / FOLDER[role]).is_dir() for role in (TRAIN, GALLERY)
-    )
+    is_part = path.name in (FOLDER[TRAIN], FOLDER[GALLERY]) and path.is_dir()
+    return is_part or any((path / FOLDER[role]).is_dir() for role in (TRAIN, GALLERY))
 
 
 def read_market(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     """The Sightings of these roles in a folder as Market-1501's: PPPP_cCsS_FFFFFF_BB.jpg, or PPPP_cC_... at least.
 
-    -1 is junk; 0000 are distractors. UserError where a role has no image.
+    -1 is junk; 0000 are distractors. UserError where a role has no image, or where the path is the folder of another
+    role: its images are not those that are asked for.
     Source: Zheng et al. 2015, Scalable Person Re-identification; DukeMTMC-reID: Zheng et al. 2017, arXiv:1701.07717.
     """
     is_root = any((path / folder).is_dir() for folder in FOLDER.values())
     root = path if is_root else path.parent
+    own = None if is_root else next(role for role, folder in FOLDER.items() if folder == path.name)
+    if own is not None and own not in roles:
+        wanted = " and ".join(FOLDER[role] for role in roles)
+        raise UserError(f"{path}: is the folder of the {own} images; expected {root}, which holds {wanted}")
     left_out = LeftOut()
     rows = [row for role in roles for row in _rows(root, role, left_out)]
     notices = [WITHDRAWN] if rows and all(DUKE.search(name.rpartition("/")[2]) for name, *_ in rows) else []

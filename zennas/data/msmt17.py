@@ -19,7 +19,7 @@ class Line(NamedTuple):
     """A line of a list."""
 
     path: str
-    number: str  # of the person, in its lists
+    number: int  # of the person, in its lists
     where: str  # for errors
 
 
@@ -40,7 +40,7 @@ def read_msmt17(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     """
     left_out, rows = LeftOut(), []
     for part, prefix in (((TRAIN,), ""), ((QUERY, GALLERY), "test-")):
-        folder_of: dict[str, Line] = {}
+        folder_of: dict[int, Line] = {}
         for role in [role for role in part if role in roles]:
             folder = next((name for name in FOLDERS[role] if (path / name).is_dir()), None)
             if folder is None:
@@ -52,7 +52,7 @@ def read_msmt17(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
                 if changed_at(path / folder / line.path) == "missing":
                     left_out.add(MISSING, f"{folder}/{line.path}")
                 else:
-                    rows.append((f"{folder}/{line.path}", f"{prefix}{int(line.number):04d}", _camera(line), role))
+                    rows.append((f"{folder}/{line.path}", f"{prefix}{line.number:04d}", _camera(line), role))
     sightings = Sightings.of(path, rows, left_out)
     return check_roles(sightings, roles, {role: f"{path / LISTS[role][0]}" for role in roles})
 
@@ -71,10 +71,10 @@ def _lines(path: pathlib.Path, role: str) -> Iterator[Line]:
                 )
             if leads_out(name):
                 raise UserError(f"{where}: {name[:120]} leads out of the folder of the lists")
-            yield Line(name.strip(), number, where)
+            yield Line(name.strip(), int(number), where)
 
 
-def _check_number(line: Line, folder_of: dict[str, Line]) -> None:
+def _check_number(line: Line, folder_of: dict[int, Line]) -> None:
     """UserError where a number stands for two folders: then lists were numbered apart, and must not be compared."""
     first = folder_of.setdefault(line.number, line)
     folders = [entry.path.rpartition("/")[0] for entry in (line, first)]

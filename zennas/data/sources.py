@@ -18,7 +18,7 @@ from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
-from zennas.data.layouts import LAYOUTS, layout_at, read_crop, state_of
+from zennas.data.layouts import LAYOUTS, is_there, layout_at, read_crop, state_of
 from zennas.data.left_out import BESIDE, LeftOut, is_hidden, is_of_a_run, line_of
 from zennas.data.listing import IMAGE_SUFFIXES, below, walk
 from zennas.data.people import people_of
@@ -149,7 +149,7 @@ def open_source(
     path = pathlib.Path(path)
     if labels is not None and identities is not None:
         raise UserError(f"{identities} and {labels}: identities and labels exclude each other; labels leave out images")
-    if not os.path.exists(path) and layout_at(path) is None:
+    if not is_there(path):
         raise UserError(f"{path}: no such file or folder; {ACCEPTED}")
     kind, files, key, beside = _what_lies_at(path, progress)
     build = KINDS[kind].build

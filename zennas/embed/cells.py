@@ -72,18 +72,37 @@ def remove(index: Any, number_M: np.ndarray) -> int:
     return index.remove_ids(faiss.IDSelectorBatch(np.ascontiguousarray(number_M, np.int64)))
 
 
-def save_index(index: Any, path: pathlib.Path | str) -> None:
-    """Write an index to a file that is there whole or not at all."""
+def save_index(index: Any, path: pathlib.Path | str, *, mark: bytes = b"") -> None:
+    """Write an index to a file that is there whole or not at all.
+
+    mark: bytes behind it, by which `load_index` tells this file from an older one, or another's, of the same name.
+    OSError, or FAISS's RuntimeError, where it cannot be written; then nothing of it is left.
+    """
     path = pathlib.Path(path)
     content = path.with_name(f".{path.name}.tmp")
-    faiss.write_index(index, text_path(content))
-    _sync(content)
+    try:
+        faiss.write_index(index, text_path(content))
+        with open(content, "ab") as file:  # FAISS reads no further than its own end
+            file.write(mark)
+        _sync(content)
+    except BaseException:
+        content.unlink(missing_ok=True)  # on a full disk it takes the room that others need
+        raise
     content.replace(path)
     _sync(path.parent)  # its name, too, is on the disk
 
 
-def load_index(path: pathlib.Path | str, *, mapped: bool = True) -> Any:
-    """The index in a file. mapped: its cells stay there, and it cannot be changed. RuntimeError where it is none."""
+def load_index(path: pathlib.Path | str, *, mapped: bool = True, mark: bytes = b"") -> Any:
+    """The index in a file. mapped: its cells stay there, and it cannot be changed. mark: as it was saved with.
+
+    OSError where the file cannot be read, RuntimeError where it is none, or has another mark.
+    """
+    if mark:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(mark)))
+            if file.read() != mark:
+                raise RuntimeError("it is not the file that was written last, or not whole")
     return faiss.read_index(text_path(path), faiss.IO_FLAG_MMAP if mapped else 0)
 
 

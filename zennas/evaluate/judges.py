@@ -174,10 +174,10 @@ def judge_reid(the_set: EvaluationSet, embedding_ND: np.ndarray, tools: JudgeToo
     """
     column = the_set.column
     query_Q, gallery_G = np.flatnonzero(column["first_N"]), np.flatnonzero(~column["first_N"])
-    camera_N = column.get("camera_N", np.full(len(embedding_ND), None))
-    has_cameras = "camera_N" in column
+    camera_N = column.get("camera_N")
     known = [
-        (column["label_N"][image_M], camera_N[image_M] if has_cameras else None) for image_M in (query_Q, gallery_G)
+        (column["label_N"][image_M], None if camera_N is None else camera_N[image_M])
+        for image_M in (query_Q, gallery_G)
     ]
     rows = embedding_ND[query_Q], embedding_ND[gallery_G]
     if the_set.single_shot:

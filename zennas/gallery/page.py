@@ -43,7 +43,7 @@ def write_page(path: pathlib.Path, found: Found, summary: Summary, gallery: Gall
         facts=[
             ("Network", f"{summary.network} ({summary.fingerprint})"),
             ("Search", searching_in_words(summary.searching)),
-            ("Numbers", "cosines: 1 is the same direction. No threshold holds for every network"),
+            ("Cosine", "how alike two pictures are, 1 at most. How much is enough differs by network"),
         ],
         style=STYLE,
         has_pictures=pictures,
@@ -98,14 +98,14 @@ class _Pictures:
 
 
 def _camera(hit: Hit) -> str:
-    return "" if hit.camera is None else f" <span class='camera'>camera {html.escape(hit.camera)}</span>"
+    return "" if hit.camera is None else f", <span class='camera'>camera {html.escape(hit.camera)}</span>"
 
 
 def _section(place: int, ranked: Ranked, entries: list[Entry], images: list[int], pictures: _Pictures | None) -> str:
     asked = "".join(pictures.of_query(image) for image in images) if pictures else ""
     hits = "".join(
         f"<figure>{pictures.of_entry(entry) if pictures else ''}"
-        f"<figcaption><b>{hit.rank}. {html.escape(hit.identity)}</b> {number(hit.cosine, '.3f')}{_camera(hit)}"
+        f"<figcaption><b>{hit.rank}. {html.escape(hit.identity)}</b>cosine {number(hit.cosine, '.3f')}{_camera(hit)}"
         f"<small title='{html.escape(f'{hit.image}, in {hit.source}')}'>"
         f"{html.escape(hit.image.rpartition('/')[2])}</small></figcaption></figure>"
         for hit, entry in zip(ranked.hits, entries, strict=True)
@@ -127,7 +127,7 @@ h2 {{ font-size: 15px; overflow-wrap: anywhere; }} .asked img {{ border: 3px sol
 .hits {{ display: grid; gap: 16px 14px; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
   margin-top: 12px; }}
 .hits figure {{ margin: 0; }} .hits figcaption {{ font-size: 13px; overflow-wrap: anywhere; margin-top: 4px; }}
-.camera {{ color: {FADED}; font-size: 12px; white-space: nowrap; }}
+.hits b {{ display: block; }} .hits small {{ display: block; }} .camera {{ white-space: nowrap; }}
 img {{ border-radius: 4px; display: block; }} .asked {{ display: flex; flex-wrap: wrap; }}
 .missing {{ display: grid; place-items: center; border: 1px dashed {GRID};
   color: {FADED}; font-size: 11px; }}

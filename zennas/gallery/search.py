@@ -6,6 +6,7 @@ what a list says is exact, whatever the index: only what the index does not name
 Q queries, K of what is found, N vectors, M of them, D embedding size
 """
 
+import secrets
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -56,7 +57,12 @@ def search(
     num = min(num, gallery.num_vectors - len(without_M))
     if cells is None or whole or num > MOST_BY_CELLS:
         return _exact(vector_ND, unit_QD, num, without_M)
-    index = _opened(gallery)
+    try:
+        index = _opened(gallery)
+    except UserError:
+        if not gallery.has_newer_index():
+            raise
+        return _exact(vector_ND, unit_QD, num, without_M)  # all that was there when this reader began
     # A longer list than the recall was measured by reaches farther, so that it misses no larger share.
     probes = min(cells.probes * -(-num // cells.at), max(cells.probes, cells.cells // MOST_PROBED))
     number_QK, cosine_QK = _by_cells(index, vector_ND, unit_QD, num, without_M, probes=probes)
@@ -134,9 +140,10 @@ def _fill(index, writer, first, counting):
 def _keep(index, writer, *, learned_from, num_cells):
     """Choose how many cells are looked into, measure the recall, and let this be the index."""
     probes, recall, asked = _probes_and_recall(index, writer, num_cells)
-    before = writer.cells
+    before, mark = writer.cells, secrets.token_bytes(16)
     cells = Cells(
         number=before.number + 1 if before else 1,
+        mark=mark.hex(),
         covered=writer.num_vectors,
         learned_from=learned_from,
         cells=num_cells,
@@ -146,7 +153,7 @@ def _keep(index, writer, *, learned_from, num_cells):
         asked=asked,
     )
     try:
-        save_index(index, cells_file(writer.folder, cells))
+        save_index(index, cells_file(writer.folder, cells), mark=mark)
     except (OSError, RuntimeError) as error:  # FAISS's own is a RuntimeError
         path = cells_file(writer.folder, cells)
         raise UserError(
@@ -249,9 +256,7 @@ def _check_units(vector_MD, writer):
 def _opened(gallery, *, mapped=True):
     path = cells_file(gallery.folder, gallery.cells)
     try:
-        index = load_index(path, mapped=mapped)
-        if index.d != gallery.settings.embedding_size or index.ntotal > gallery.cells.covered:
-            raise RuntimeError("it is of another gallery")
+        index = load_index(path, mapped=mapped, mark=bytes.fromhex(gallery.cells.mark))
     except (OSError, RuntimeError, MemoryError) as error:
         reason = "it is missing" if not path.is_file() else first_line(error)
         raise UserError(f"{path}: cannot be used: {reason}; --rebuild makes it of the vectors beside it") from None

@@ -29,7 +29,9 @@ from zennas.run_folder import explaining, lock_folder, write_atomically
 
 SETTINGS, ENTRIES, VECTORS = "gallery.json", "entries.sqlite", "vectors.f32"
 FORMAT: Literal[1] = 1  # of the folder; raised when an older gallery could not be read any more
+FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC")  # a disk without room, or a quota
 WAIT_S = 30.0  # for another process's transaction
+BRING_BACK = "bring back a copy of this folder, or enrol anew into another"
 IMAGE, IDENTITY = "image", "identity"
 KINDS = (IMAGE, IDENTITY)  # of what can be deleted and looked at
 TABLES = """
@@ -66,6 +68,7 @@ class Cells(Record):
     """What is known of the index of a gallery."""
 
     number: int  # of its file
+    mark: str  # its last bytes (hex), drawn when it was written: no other file, older or another gallery's, has them
     covered: int  # vectors that it was made of, the first ones; those behind are compared one by one
     learned_from: int  # vectors there were when its cells were learned
     cells: int
@@ -109,6 +112,7 @@ class Gallery:
                     database.close()  # of a process that was killed while it began
                     self._database = None
             self.num_vectors = int(self._state("num_vectors", 0))
+            _check_vectors(self.folder, self.num_vectors, settings.embedding_size)
             cells = self._state("cells", None)
             self.cells = Cells.parse(cells, self.folder / ENTRIES) if cells else None
             ids = [number for (number,) in self._rows("SELECT id FROM deleted ORDER BY id")]
@@ -123,7 +127,7 @@ class Gallery:
         path = folder / ENTRIES
         if not path.is_file():
             if (folder / VECTORS).exists() and (folder / VECTORS).stat().st_size:
-                raise UserError(f"{path}: is missing, and without it nobody knows whose the vectors are; enrol anew")
+                raise UserError(f"{path}: is missing, and without it nobody knows whose the vectors are; {BRING_BACK}")
             return cls(folder, settings, None)
         # Where nothing can be written SQLite reads a file that nobody writes to only if it is told so.
         is_still = not os.access(folder, os.W_OK) and not path.with_name(f"{ENTRIES}-wal").exists()
@@ -158,6 +162,11 @@ class Gallery:
     def cameras(self) -> list[str]:
         """The cameras that are known to have taken a picture."""
         return [name for (name,) in self._rows("SELECT DISTINCT camera FROM entries WHERE camera != '' ORDER BY 1")]
+
+    def has_newer_index(self) -> bool:
+        """Whether a writer has made another index meanwhile, and removed the file of this one."""
+        with Gallery.open(self.folder) as now:
+            return now.cells != self.cells
 
     def taken_by(self, cameras: Iterable[str]) -> np.ndarray:
         """Numbers of the vectors of pictures that these cameras took, in order."""
@@ -241,14 +250,14 @@ class Writer(Gallery):
             if not (folder / SETTINGS).is_file():
                 _make(folder, settings)
             with _understood(folder), explaining(folder):
-                (folder / VECTORS).touch()
                 database = sqlite3.connect(folder / ENTRIES, timeout=WAIT_S, isolation_level=None)
                 database.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
                 database.execute("PRAGMA synchronous = FULL")  # what is told to be there survives a loss of power
                 database.execute("PRAGMA secure_delete = ON")  # names of deleted people are written over
                 database.executescript(TABLES)
             writer = cls(folder, _settings_of(folder), database)
-            with _understood(folder):
+            with _understood(folder), explaining(folder):
+                (folder / VECTORS).touch()
                 database.execute("COMMIT")  # of the moment that a reader stands in
             if settings is not None and not writer.num_vectors:
                 _make(folder, settings)
@@ -365,10 +374,11 @@ class Writer(Gallery):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # on a full disk SQLite may have taken it back by itself
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
 
 
 def cells_file(folder: pathlib.Path, cells: Cells) -> pathlib.Path:
@@ -400,16 +410,23 @@ def _settings_of(folder):
 
 
 def _mapped(folder, num, size):
+    _check_vectors(folder, num, size)
+    if not num:
+        return np.zeros((0, size), np.float32)
+    return np.memmap(folder / VECTORS, "<f4", mode="r", shape=(num, size))
+
+
+def _check_vectors(folder, num, size):
+    """UserError where fewer than `num` vectors are there: what is written behind a cut would fill it with zeros."""
+    if not num:
+        return
     path = folder / VECTORS
     try:
         held = path.stat().st_size
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; enrol anew") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {BRING_BACK}") from None
     if held < 4 * num * size:
-        raise UserError(f"{path}: holds {held // (4 * size):,} vectors of {num:,}: it was cut short; enrol anew")
-    if not num:
-        return np.zeros((0, size), np.float32)
-    return np.memmap(path, "<f4", mode="r", shape=(num, size))
+        raise UserError(f"{path}: holds {held // (4 * size):,} vectors of {num:,}: it was cut short; {BRING_BACK}")
 
 
 @contextlib.contextmanager
@@ -420,6 +437,11 @@ def _understood(folder):
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise UserError(f"{folder / ENTRIES}: another process holds it; wait for it") from None
+        if error.sqlite_errorname in FULL:
+            raise UserError(
+                f"{folder / ENTRIES}: cannot be written: {first_line(error)}; what was enrolled before is kept; make "
+                "room, then give the same command again"
+            ) from None
         raise UserError(f"{folder / ENTRIES}: cannot be used: {first_line(error)}") from None
     except (sqlite3.DatabaseError, json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{folder / ENTRIES}: is damaged ({first_line(error)}); enrol anew elsewhere") from None
+        raise UserError(f"{folder / ENTRIES}: is damaged ({first_line(error)}); {BRING_BACK}") from None

@@ -70,6 +70,7 @@ def weights(tree: Tree, aggregate: str) -> tuple[tuple[float, ...], float]:
     >>> weights(tree, ONCE), weights(tree, MEAN)[1]
     (((1.0, 2.0), -2.0), 0.0)
     """
+    assert aggregate in (ONCE, MEAN), aggregate
     num = tree.num_branches
     if aggregate == MEAN:
         return tuple(way.times / num for way in tree.ways), 0.0

@@ -1,6 +1,6 @@
 """The blocks of a stage, and what their networks begin and end with. One row of BLOCKS is all that a new block takes.
 
-A block is an nn.Module with three parts:
+A block is an nn.Module with these parts:
 - `residual`: a Sequential of convolutions, norms and activations; the Zen-Score sees only this part
 - `attention`: stands behind `residual`, in the built network only; its `attention_maps` names the modules whose outputs
   go into the sigmoid, in the order in which they run

@@ -67,9 +67,8 @@ class Reparameterised(nn.Module):
     def deployed(self) -> nn.Sequential:
         """Conv3x3 with a bias - ReLU: the same answers in eval mode, up to rounding."""
         dense, norm = self.dense
-        convolution = nn.Conv2d(
-            dense.in_channels, dense.out_channels, 3, dense.stride, 1, bias=True, device=dense.weight.device
-        )
+        # On meta it draws no weights: they are set below, and torch's global generator stays where it is.
+        convolution = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride, 1, device="meta")
         weight, bias = _folded(dense.weight, norm)
         point, point_bias = _folded(self.point[0].weight, self.point[1])
         weight[:, :, 1:2, 1:2] += point
@@ -79,10 +78,9 @@ class Reparameterised(nn.Module):
             same, same_bias = _folded(eye, self.same)
             weight[:, :, 1:2, 1:2] += same
             bias = bias + same_bias
-        with torch.no_grad():
-            convolution.weight.copy_(weight)
-            convolution.bias.copy_(bias)
-        return nn.Sequential(convolution.to(dense.weight.dtype), nn.ReLU())
+        dtype = dense.weight.dtype
+        convolution.weight, convolution.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
+        return nn.Sequential(convolution, nn.ReLU())
 
 
 def _folded(weight, norm):

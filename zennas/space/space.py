@@ -84,7 +84,7 @@ class Space(Sized):
         for name, candidate in self.baselines.items():
             layout_of(candidate, self.shape)  # or why it cannot see such images
             if self.is_like(candidate) and (reason := self.violation(self.translated(candidate))):
-                raise ValueError(f"ranges and limits that hold every baseline, of whichever block; {name}: {reason}")
+                raise ValueError(f"ranges and limits that hold every baseline that begins a search; {name}: {reason}")
         return self
 
     @pydantic.model_serializer(mode="wrap")
@@ -114,6 +114,8 @@ class Space(Sized):
 
     def is_like(self, candidate: Candidate) -> bool:
         """Whether a candidate of this space has such genes, and so may begin a search, with the space's block."""
+        # A chain's baselines have always begun its searches, whichever their block. Elsewhere bottlenecks stand beside
+        # plain blocks, and no range of one's widths holds the other's.
         own_block = candidate.block == self.block or self.family == "chain"
         return own_block and candidate.family == self.family and candidate.form == self.form
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from zennas.data.layouts import layout_at
+from zennas.data.layouts import is_there
 from zennas.embed.checkpoint import holds_network, load_network
 from zennas.embed.model import fingerprint_of
 from zennas.embed.named import file_named
@@ -180,11 +180,11 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     if options.teacher is not None:
         paths["--teacher"] = file_named(options.teacher, "--teacher")
     for name, path in paths.items():
-        if path is not None and not _is_there(path):
+        if path is not None and not is_there(path):
             raise UserError(f"{name} {path}: no such file or folder")
     for text in options.verify:
         for file in task.set_paths(text):
-            if not _is_there(pathlib.Path(file)):
+            if not is_there(file):
                 raise UserError(f"--verify {text}: {file}: cannot be read: no such file or folder")
     for change in options.changes if options.teacher is None else ():
         if task.taught and change.startswith(task.taught):
@@ -193,11 +193,6 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
                 "give one, or leave it out"
             )
     return experiment, track, load_space(options.space) if options.space else space, plan
-
-
-def _is_there(path):
-    """Whether something lies at a path; a part of a file may be named as if that were a folder (CUHK03/detected)."""
-    return path.exists() or layout_at(path) is not None
 
 
 def changed_plan(plan, changes):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data.people_sets import as_market
 from tests.evaluate.conftest import saved, squares, write_list
 from tests.mask.test_landmarks import photograph
 from tests.tasks import toy
@@ -230,6 +231,14 @@ def test_insisting_takes_photographs_as_they_are(photos):
     assert source_of_crops(source, ALIGNED, photos) is source
     with pytest.raises(UserError, match="holds photographs"):
         source_of_crops(source, AUTO, photos)
+
+
+def test_people_seen_by_cameras_are_no_crops_of_faces(tmp_path):
+    """What to align in them nobody needs; who has faces by cameras says so."""
+    source = open_source(as_market(tmp_path / "market"))
+    with pytest.raises(UserError, match=r"market: holds people seen by cameras, not aligned faces; .* task is reid"):
+        source_of_crops(source, AUTO, source.path)
+    assert source_of_crops(source, ALIGNED, source.path) is source
 
 
 def test_faces_are_aligned_on_the_way(photos, crops):

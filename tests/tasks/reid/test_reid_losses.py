@@ -255,7 +255,8 @@ def test_a_classifier_has_no_bias_and_its_neck_no_shift(name):
     layers = classifier(CLASSIFIERS[name], 6, 11, generator=torch.Generator().manual_seed(0))
     assert layers[-1].bias is None and layers[-1].weight.shape == (11, 6)
     assert layers[-1].weight.std().item() == pytest.approx(0.001, rel=0.3)
-    shift_NC = layers(3 + torch.randn(64, 6)).mean(0) @ torch.linalg.pinv(layers[-1].weight.T)
+    vector_ND = 3 + torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    shift_NC = layers(vector_ND).mean(0) @ torch.linalg.pinv(layers[-1].weight.T)
     if CLASSIFIERS[name].has_neck:
         assert [key for key, _ in layers.named_parameters()] == ["0.weight", "1.weight"]
         assert shift_NC.abs().max() < 1e-3
@@ -270,6 +271,7 @@ def test_a_classifier_has_no_bias_and_its_neck_no_shift(name):
         (mined_knobs_of, "batch_hard", {"margin_rad": 1}, "knob 'margin_rad' of batch_hard is not known"),
         (mined_knobs_of, "batch_hard", {"margin": -1}, "margin of batch_hard: given -1, allowed: a distance from 0 on"),
         (mined_knobs_of, "batch_hard", {"margin": True}, "given True"),
+        (mined_knobs_of, "batch_hard", {"margin": False}, "given False"),
         (mined_knobs_of, "batch_hard", {"active_only": 1}, "allowed: true or false"),
         (
             mined_knobs_of,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.people_sets import as_market, write
+from tests.data.people_sets import as_market, png, write
 from tests.tasks.reid.conftest import HW
 from zennas.data.image_set import ImageSet
 from zennas.metrics.retrieval import average_precision
@@ -146,8 +146,14 @@ def test_what_is_no_set_is_refused_before_training(tmp_path, material):
     with pytest.raises(UserError, match=r"--verify .*no such file or folder"):
         open_set(str(tmp_path / "gone"))
     (tmp_path / "set" / "Ada").mkdir(parents=True)
-    (tmp_path / "set" / "Ada" / "1.png").write_bytes(b"none")
-    with pytest.raises(UserError, match=r"set: Ada/1.png: "):
+    for number, content in enumerate((b"none", png(2))):
+        (tmp_path / "set" / "Ada" / f"{number}.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"set: Ada/0.png: "):
+        open_set(str(tmp_path / "set"))
+    (tmp_path / "set" / "Ada" / "0.png").unlink()
+    (tmp_path / "set" / "Bob").mkdir()
+    (tmp_path / "set" / "Bob" / "1.png").write_bytes(png(1))
+    with pytest.raises(UserError, match=r"--verify .*set: none of the 2 images has a right answer .*: nobody has two"):
         open_set(str(tmp_path / "set"))
     opened = open_set(str(material.faces))
     assert opened.name == "faces" and opened.camera_N is None and opened.images.num_images == len(opened.label_N)

@@ -48,7 +48,8 @@ class Network(BuiltNetwork):
 def tree_of_chain(member: Any, *, strides: Strides = halving) -> Tree:
     """One way through all stages."""
     num_stages = len(member.widths)
-    member.form.only((), "chain") if member.form is not None else None
+    if member.form is not None:
+        member.form.only((), "chain")
     return Tree(num_stages, (Way(tuple(range(num_stages)), strides(num_stages)),))
 
 

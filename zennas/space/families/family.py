@@ -83,7 +83,7 @@ class Tree(NamedTuple):
 
     @property
     def divisor(self) -> int:
-        """By how much the stages shrink each side of an image, on the way that shrinks it most."""
+        """What each side of an image must be divisible by behind the stem, for the stages of every way to shrink it."""
         return math.lcm(*(math.prod(way.strides) for way in self.ways))
 
 

@@ -102,7 +102,7 @@ def rows_of_stripes(height: int, num: int) -> list[tuple[int, int]]:
 
 
 class Network(BuiltNetwork):
-    """Images_BCHW -> embeddings_BD."""
+    """Images_BCHW -> embeddings_BD. UserError where a last map has fewer rows than stripes: some would be the same."""
 
     def __init__(self, candidate, shape: Shape):
         super().__init__(candidate, shape)
@@ -119,11 +119,17 @@ class Network(BuiltNetwork):
         )
         self.branches = nn.ModuleList(nn.Sequential(*(block(*part) for part in path[shared:])) for path in paths)
         size, stripes = reduction_size(candidate, shape), (candidate.form or Form()).stripes or STRIPES
-        wholes, last = MGN.layout(candidate, shape).necks[:2], paths[-1][-1].out_channels
+        part_height = MGN.layout(candidate, shape).necks[1].in_hw[0]  # of the last map of a part branch
+        last_channels = paths[-1][-1].out_channels
         self.whole = nn.ModuleList(neck(path[-1].out_channels, (1, 1), size, "reduction") for path in paths)
         # Of each branch, the rows of its stripes: known beforehand, so that no graph computes them.
-        self.rows = [rows_of_stripes(wholes[1].in_hw[0], num) for num in (0, *stripes)]
-        self.cut = nn.ModuleList(neck(last, (1, 1), size, "reduction") for _ in range(sum(stripes)))
+        if max(stripes) > part_height:  # here, not in `necks_of`: a score looks at smaller images, and at no stripe
+            raise UserError(
+                f"form.stripes: {max(stripes)} of a part branch, allowed: at most {part_height}, the rows of its last "
+                f"map from images of {shape.height} x {shape.width}; a larger image_px or smaller form.strides helps"
+            )
+        self.rows = [rows_of_stripes(part_height, num) for num in (0, *stripes)]
+        self.cut = nn.ModuleList(neck(last_channels, (1, 1), size, "reduction") for _ in range(sum(stripes)))
 
     def head_layers(self) -> list[nn.Linear]:
         """The fully connected layer of each reduction, in the order of the embedding."""

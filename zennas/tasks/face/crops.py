@@ -61,10 +61,17 @@ def detected(images: ImageSet, detector: Detector) -> ImageSet:
 
 
 def source_of_crops(source: AnySource, faces: str, data: pathlib.Path) -> AnySource:
-    """A Source of --data as --faces says: itself, or with DETECT the Detected. UserError with AUTO for photographs."""
+    """A Source of --data as --faces says: itself, or with DETECT the Detected. UserError with AUTO for photographs, and
+    for whole people."""
     if faces == DETECT:
         return Detected(source, Detector())  # type: ignore[return-value]  # it offers what a Source does
     if faces == AUTO:
+        # The look below may call them photographs, which to align is no help.
+        if source.camera_N is not None:
+            raise UserError(
+                f"--data {data}: holds people seen by cameras, not aligned faces; an experiment whose task is reid "
+                f"takes them (--track); --faces {ALIGNED} takes the images as they are"
+            )
         check_crops(source.images, f"--data {data}", data, then=lambda out: f"--data {out}")
     return source
 

@@ -26,7 +26,7 @@ def rewards(
 ) -> dict[str, float]:
     """{"reward": the weighted mean of TPRs, "tpr@FPR": each of them} over all pairs of a Group, mirrored images added.
 
-    embed_batch: as verify.embed takes it. UserError where an embedding is not finite.
+    embed_batch: as identity's `embed` takes it. UserError where an embedding is not finite.
     Source: the reward of Comprehensive Search (arXiv:2208.13600): TPR at FPR 1e-3, 1e-4 and 1e-5 weighted 0.5, 0.25,
     0.25, there on MegaFace.
     """

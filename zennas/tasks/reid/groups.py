@@ -5,14 +5,12 @@ M images of a group
 
 from typing import Any
 
-import numpy as np
-
 from zennas.data.sources import AnySource, open_source
 from zennas.progress import Progress
 from zennas.records import UserError
 from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.identity.people import Group, People, split
-from zennas.tasks.reid.verify import PeopleSet, cameras_of, ranked, why_unanswerable
+from zennas.tasks.reid.verify import PeopleSet, answerable, cameras_of, ranked, why_unanswerable
 
 
 def open_images(request: Any, progress: Progress) -> AnySource:
@@ -32,21 +30,12 @@ def split_people(request: Any, source: AnySource, plan: Any, *, seed: int, where
         if group is None:
             continue
         camera_M = cameras_of(source, group.index_M)
-        if not _answerable(group.label_M, camera_M).any():
+        if not answerable(group.label_M, camera_M).any():
             raise UserError(
                 f"{source.path}: none of the {len(group.index_M)} images of the {name} people has a right answer among "
                 f"the others: {why_unanswerable(group.label_M, camera_M)}"
             )
     return people
-
-
-def _answerable(label_M, camera_M):
-    """bool_M: whether there is another image of the same person, by another camera where cameras are known."""
-    _, person_M, count = np.unique(label_M, return_inverse=True, return_counts=True)
-    if camera_M is None:
-        return count[person_M] > 1
-    _, seen_M, count_seen = np.unique(np.stack([label_M, camera_M]), axis=1, return_inverse=True, return_counts=True)
-    return count[person_M] > count_seen[seen_M.ravel()]
 
 
 def found(request: Any, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:

@@ -269,7 +269,8 @@ def _changed(name, knobs, given, where):
             known = suggestion(str(knob), list(knobs)) if knobs else "it has none"
             raise UserError(f"{where}: knob '{knob}' of {name} is not known; {known}")
         kind, allowed, words = _RANGES[knob]
-        fits = isinstance(value, bool) if kind is bool else isinstance(value, int | float) and value is not True
+        is_flag = isinstance(value, bool)
+        fits = is_flag if kind is bool else isinstance(value, int | float) and not is_flag
         if not fits or not allowed(value):
             raise UserError(f"{where}: {knob} of {name}: given {value!r}, allowed: {words}")
         knobs[knob] = kind(value)

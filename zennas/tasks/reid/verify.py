@@ -1,6 +1,6 @@
 """How good a network is so far: mean average precision and CMC on sets of queries and galleries."""
 
-# N images, D embedding size
+# N images, M of them, D embedding size
 
 from typing import NamedTuple
 
@@ -55,8 +55,8 @@ def open_set(text: str) -> PeopleSet:
     """The PeopleSet that --verify names: queries and gallery as open_gallery_set takes them; or any other source of
     people, each of whose images is asked for among all others.
 
-    UserError where it is neither, its first image is none, or no query of a gallery has a right answer. This is checked
-    before training.
+    UserError where it is neither, its first image is none, or no image that is asked for has a right answer. This is
+    checked before training.
     """
     try:
         people = _of_gallery(text) if is_gallery_set(text) else _of_source(text)
@@ -78,7 +78,13 @@ def _of_gallery(text):
 def _of_source(text):
     source = open_source(text)
     images = source.some(np.arange(source.num_images))
-    return PeopleSet(source.path.absolute().name, images, np.asarray(source.label_N), cameras_of(source))
+    label_N, camera_N = np.asarray(source.label_N), cameras_of(source)
+    if not answerable(label_N, camera_N).any():
+        raise UserError(
+            f"{text}: none of the {len(label_N):,} images has a right answer among the others: "
+            f"{why_unanswerable(label_N, camera_N)}"
+        )
+    return PeopleSet(source.path.absolute().name, images, label_N, camera_N)
 
 
 def cameras_of(source, index_M: np.ndarray | None = None) -> np.ndarray | None:
@@ -108,6 +114,19 @@ def ranked(embedding_ND: np.ndarray, people: PeopleSet) -> Reidentification | Si
         return single_shot(*sides, ranks=RANKS)
     image_N = everybody if people.image_N is None else people.image_N
     return reidentify(*sides, images=(image_N[query_Q], image_N[gallery_G]), ranks=RANKS)
+
+
+def answerable(label_M: np.ndarray, camera_M: np.ndarray | None) -> np.ndarray:
+    """bool_M: whether there is another image of the same person, by another camera where cameras are known.
+
+    >>> answerable(np.array([1, 1, 2]), None).tolist(), answerable(np.array([1, 1, 2]), np.array([3, 3, 4])).tolist()
+    ([True, True, False], [False, False, False])
+    """
+    _, person_M, count = np.unique(label_M, return_inverse=True, return_counts=True)
+    if camera_M is None:
+        return count[person_M] > 1
+    _, seen_M, count_seen = np.unique(np.stack([label_M, camera_M]), axis=1, return_inverse=True, return_counts=True)
+    return count[person_M] > count_seen[seen_M.ravel()]
 
 
 def why_unanswerable(label_N: np.ndarray, camera_N: np.ndarray | None) -> str:
