@@ -77,7 +77,8 @@ class OptimizerPlan(Record):
 def _check_one_unit(plan):
     """ValueError for a length that is given in epochs and in steps."""
     for epochs, steps in IN_STEPS.items():
-        if getattr(plan, epochs, None) and getattr(plan, steps, None):
+        # Steps of 0 are given, too; epochs of 0 may be the default.
+        if getattr(plan, epochs, None) and getattr(plan, steps, None) not in (None, ()):
             raise ValueError(
                 f"either {epochs} or {steps}; given both, {_text(getattr(plan, epochs))} and "
                 f"{_text(getattr(plan, steps))}"

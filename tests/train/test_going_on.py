@@ -173,6 +173,9 @@ def test_the_student_alone_sees_little(options, tmp_path):
     image_B3HW = torch.rand(2, 3, 32, 32)
     seen_B3HW = one.job.head.guide.seen_by_student(image_B3HW, 0)
     assert torch.equal(seen_B3HW, image_B3HW[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
+    tall_B3HW = torch.rand(2, 3, 64, 32)  # of a person: no side is squeezed more than the other
+    seen_B3HW = one.job.head.guide.seen_by_student(tall_B3HW, 0)
+    assert torch.equal(seen_B3HW, tall_B3HW[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3))
     one.run()
 
 

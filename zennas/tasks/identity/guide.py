@@ -90,16 +90,17 @@ class Guide:
         return self.row(Features(embedding_bD, maps), teacher, **self.knobs)
 
     def seen_by_student(self, image_B3HW: torch.Tensor, step: int) -> torch.Tensor:
-        """The images as the student sees them: at one of student_px, drawn for the step, and back, while the teacher
-        sees all.
+        """The images as the student sees them: with a short side of one of student_px, drawn for the step, and back,
+        while the teacher sees all.
 
-        Nearest neighbours both ways, as in A-SKD's code.
+        Nearest neighbours both ways, as in A-SKD's code, whose images are square.
         """
         if not self.plan.student_px:
             return image_B3HW
         px = np.random.default_rng((self.seed, step)).choice(self.plan.student_px)
-        small_B3HW = torch.nn.functional.interpolate(image_B3HW, size=(int(px), int(px)))
-        return torch.nn.functional.interpolate(small_B3HW, size=image_B3HW.shape[2:])
+        hw = image_B3HW.shape[2:]
+        small_B3HW = torch.nn.functional.interpolate(image_B3HW, size=[round(side * int(px) / min(hw)) for side in hw])
+        return torch.nn.functional.interpolate(small_B3HW, size=hw)
 
     def state(self) -> dict:
         """What a checkpoint holds of it beside the projection."""

@@ -38,7 +38,8 @@ class DistillPlan(Record):
     weight: NotNegative | None = None  # of the distillation; None: as published, or 1 (the row's)
     class_weight: NotNegative = 1.0  # of the margin loss beside it; 0 is distillation alone
     knobs: Knobs = {}
-    # The student sees its images at one of these sizes and back, the teacher as they are; (): as they are, too.
+    # The student sees its images at one of these sizes (of the short side) and back, the teacher as they are; (): as
+    # they are, too.
     student_px: tuple[Count, ...] = ()
     # The teacher's embeddings of the images as they are, once; False: of every augmented image, anew.
     precompute: bool = True

@@ -12,6 +12,8 @@ from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.identity.people import Group, People, split
 from zennas.tasks.reid.verify import PeopleSet, answerable, cameras_of, ranked, why_unanswerable
 
+TITLES = {"map": "mAP", "rank_1": "Rank 1"}  # of the measures
+
 
 def open_images(request: Any, progress: Progress) -> AnySource:
     """The Source of --data."""
@@ -38,7 +40,7 @@ def split_people(request: Any, source: AnySource, plan: Any, *, seed: int, where
     return people
 
 
-def found(request: Any, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:
+def measures_of(request: Any, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:
     """{"map", "rank_1"}, shares in [0, 1]: each image of a Group is asked for among all its others, mirrored images
     added.
 

@@ -61,19 +61,19 @@ def black_seen(network: nn.Module) -> dict[str, list[Tensor]]:
 
 
 class ReidStudent(nn.Module):
-    """The network with what is trained beside it by the same optimizer."""
+    """The network with what is trained beside it by the same optimizer. kinds: of the vectors of its classifiers."""
 
     def __init__(
-        self, network: nn.Module, classifiers: nn.ModuleList, on: tuple[str, ...], projection: nn.Module | None
+        self, network: nn.Module, classifiers: nn.ModuleList, kinds: tuple[str, ...], projection: nn.Module | None
     ):
         super().__init__()
-        self.network, self.classifiers, self.projection, self.on = network, classifiers, projection, on
+        self.network, self.classifiers, self.projection, self.kinds = network, classifiers, projection, kinds
 
     def forward(self, image_bCHW: Tensor) -> Seen:
         vectors = vectors_of(self.network, image_bCHW)
         (embedding_bD,) = vectors["embedding"]
         with torch.autocast(image_bCHW.device.type, enabled=False):
-            chosen = [vector_bD.float() for vector_bD in _chosen(vectors, self.on)]
+            chosen = [vector_bD.float() for vector_bD in _chosen(vectors, self.kinds)]
             logits = [layers(vector_bD) for layers, vector_bD in zip(self.classifiers, chosen, strict=True)]
             projected_bD = embedding_bD if self.projection is None else self.projection(embedding_bD.float())
         return Seen(vectors, logits, projected_bD)
@@ -101,7 +101,7 @@ class ReidHead:
         terms = {
             name: getattr(plan, name) for name in ("softmax", "triplet", "centre") if getattr(plan, name) is not None
         }
-        _check_on(terms, black)
+        _check_vectors(terms, black)
         looked_at = [vector_BD for term in terms.values() for vector_BD in _chosen(black, term.vectors)]
         self.num_terms = len(looked_at) + (margin is not None)
         _check_reached(network, looked_at + black["embedding"] * (margin is not None or guide is not None))
@@ -123,8 +123,8 @@ class ReidHead:
             Centres(num_people, size, device=ranks.device)
             for size in (_chosen(sizes, plan.centre.vectors) if plan.centre is not None else ())
         ]
-        on = softmax.vectors if softmax is not None else ()
-        self.student = ReidStudent(network, classifiers, on, guide.projection if guide else None).to(ranks.device)
+        kinds = softmax.vectors if softmax is not None else ()
+        self.student = ReidStudent(network, classifiers, kinds, guide.projection if guide else None).to(ranks.device)
         self.num_collapsed, self._step = 0, None
 
     def begin(self, batch) -> None:
@@ -181,9 +181,9 @@ class ReidHead:
         if triplet is not None:
             pairs = pairs_of(whole.label_N, whole.index_N)
             mined = [self.mined(vector_ND, pairs, **self.mined_knobs) for vector_ND in vectors[:num_mined]]
-            loss = sum(one.loss for one in mined)
+            loss = sum(term.loss for term in mined)
             numbers |= {"triplet": loss.detach()}
-            numbers |= {name: sum(one.numbers[name] for one in mined) / len(mined) for name in mined[0].numbers}
+            numbers |= {name: sum(term.numbers[name] for term in mined) / len(mined) for name in mined[0].numbers}
             self._watch(vectors[:num_mined], pairs, numbers)
             total = total + triplet.weight * whole.shared(loss, num_micro)
         if self.centres:
@@ -255,12 +255,12 @@ class ReidHead:
             self.margin.restore(shared["head"], read)
 
 
-def _chosen(of_kinds: dict[str, list], on: tuple[str, ...]) -> Iterator:
+def _chosen(of_kinds: dict[str, list], kinds: tuple[str, ...]) -> Iterator:
     """What there is of these kinds, in the order of KINDS."""
-    return (one for kind in KINDS if kind in on for one in of_kinds[kind])
+    return (item for kind in KINDS if kind in kinds for item in of_kinds[kind])
 
 
-def _check_on(terms, black):
+def _check_vectors(terms, black):
     """UserError for a term that finds none of its vectors in the network."""
     for name, term in terms.items():
         if not list(_chosen(black, term.vectors)):

@@ -5,10 +5,8 @@ from zennas.data.sources import AnySource
 from zennas.tasks.identity.people import Group, People, listed
 from zennas.tasks.identity.trained import counted, sampled, trained, trained_short
 from zennas.tasks.learning import Learning
-from zennas.tasks.reid.groups import described, found, open_images, split_people, text_of
+from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
 from zennas.tasks.reid.learn_plan import ReidLearnPlan
-
-TITLES = {"map": "mAP", "rank_1": "Rank 1"}
 
 
 def split_groups(request, source: AnySource) -> People:
@@ -19,7 +17,7 @@ def split_groups(request, source: AnySource) -> People:
 
 def judge(request, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:
     """{"reward": what the plan measures, "map", "rank_1"} of a Group; shares in [0, 1]."""
-    numbers = found(request, source, network, group, device=device, autocast=autocast)
+    numbers = measures_of(request, source, network, group, device=device, autocast=autocast)
     return {"reward": numbers[request.learn.measure]} | numbers
 
 

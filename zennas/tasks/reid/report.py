@@ -127,6 +127,8 @@ MEANING = (
     """<b>Figures of two sets are not comparable.</b> A gallery with more images, people or cameras is harder, whoever
 is asked for.""",
     """<b>Few queries are coarse.</b> With 200 of them, one query more at rank 1 is half a point.""",
+    """<b>Who is asked for may have been trained on.</b> Published sets keep them apart; this page does not know whether
+people or images of a set also stand in the training data.""",
     """<b>Another place is another thing.</b> A network that finds nine of ten where it was trained may find half of
 them by other cameras: judge it on a set of the place where it will work.""",
     """<b>Ranks say nothing of thresholds.</b> Cosines of strangers may crowd near 1 while the order is right.""",

@@ -7,11 +7,9 @@ from zennas.data.sources import AnySource
 from zennas.records import UserError
 from zennas.tasks.identity import trained as labelled
 from zennas.tasks.identity.people import Group, People, listed
-from zennas.tasks.reid.groups import described, found, open_images, split_people, text_of
+from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
 from zennas.tasks.reid.tune_plan import ReidTunePlan
 from zennas.tasks.tuning import Best, Trained, Tuning, TuningPage
-
-TITLES = {"map": "mAP", "rank_1": "Rank 1"}
 
 
 def check(options, plan: ReidTunePlan) -> None:
@@ -58,7 +56,7 @@ def trained(request, source: AnySource, people: People, prepared, knobs: dict[st
 
 def judge(request, source: AnySource, network, group: Group, *, device, autocast=None) -> dict[str, float]:
     """{"reward": mAP, "map", "rank_1"} of a Group; shares in [0, 1]."""
-    numbers = found(request, source, network, group, device=device, autocast=autocast)
+    numbers = measures_of(request, source, network, group, device=device, autocast=autocast)
     return {"reward": numbers["map"]} | numbers
 
 
