@@ -365,7 +365,7 @@ def mistakes(folder):
         "a hostile .bin": (["--set", "hostile.bin"], None, "it was not loaded"),
         "a cut .bin": (["--set", "cut.bin"], None, "or damaged"),
         "a list without its column": (["--set", "mfr:list.csv@FACES"], None, "missing: subset"),
-        "a list without images": (["--set", "all:list.csv"], None, "is a file of no known layout"),
+        "a list without images": (["--set", "all:list.csv"], None, "1 of 1 images are not in"),
         "a list of missing images": (["--set", "all:missing.csv@FACES"], None, "2 of 2 images are not in"),
         "a list that leads outside": (["--set", "all:outside.csv@FACES"], None, "1 paths lead out of"),
         "an archive that is none": (["--set", "all:list.csv@cut.tar"], None, "cut.tar"),

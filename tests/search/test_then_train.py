@@ -22,7 +22,7 @@ RESULT = {"experiment": "tiny"}
 
 
 def winners(*names):
-    return [types.SimpleNamespace(name=name, plain=lambda name=name: {"name": name}) for name in names]
+    return [types.SimpleNamespace(name=name, mirrored=None, plain=lambda name=name: {"name": name}) for name in names]
 
 
 @pytest.fixture

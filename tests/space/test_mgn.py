@@ -191,9 +191,16 @@ def test_mgn_s_places():
         ((8, 8), 256, 3),
     ]
     assert tree_of(MGN_R50) == Tree(
-        3, (Way((0, 1, 2, 3, 4), (1, 2, 2, 1, 2)), Way((0, 1, 2, 3, 4), (1, 2, 2, 1, 1), 2))
+        3,
+        (
+            Way((0, 1, 2, 3, 4), (1, 2, 2, 1, 2), name="global"),
+            Way((0, 1, 2, 3, 4), (1, 2, 2, 1, 1), 2, name="part"),
+        ),
     )
-    assert tree_of(APART).ways == (Way((0, 1, 2), (1, 1, 2)), Way((0, 3, 4), (1, 1, 1), 2))
+    assert tree_of(APART).ways == (
+        Way((0, 1, 2), (1, 1, 2), name="global"),
+        Way((0, 3, 4), (1, 1, 1), 2, name="part"),
+    )
     assert tree_of(APART).before == (0, 1, 2, 1, 4)
 
 
