@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zennas.records import UserError
 from zennas.score.branches import ONCE, joined, weights
 from zennas.score.modules import candidate_of
 from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
@@ -332,7 +333,7 @@ def _mean_inverses(within_PP, between_PP, batch):
         return 1 + 2 * share, 1 + 0.75 * share
     if not 0 < share <= 1 / 2.5:  # a mean of two squares or fewer has no finite mean of its inverse
         num = batch * len(within_PP)
-        raise ValueError(f"a norm sees {num} positions: too few for a mean of the score; more image_px or batch")
+        raise UserError(f"a norm sees {num} positions: too few for a mean of the score; more image_px or batch")
     eigenvalue_2P = torch.cat(
         [torch.linalg.eigvalsh(within_PP - between_PP), torch.linalg.eigvalsh(within_PP + num_others * between_PP)]
     ).clamp_min(0)

@@ -6,7 +6,7 @@ from zennas.latency.backends import takes_network
 from zennas.latency.budget import keep_network, kept_network, measure_network
 from zennas.latency.protocol import Measurement, measure_calmly
 from zennas.score.scores import way_scores
-from zennas.search.measured import Measured, MirroredLatency
+from zennas.search.measured import Measured, MirroredLatency, score_seed
 from zennas.search.stages import Searched
 from zennas.space.families.table import tree_of
 
@@ -34,14 +34,19 @@ def with_what_is_beside(searched: Searched, entries: list[Measured]) -> list[Mea
 def _with_ways(searched, entries):
     """The entries, those of several ways with the score of each."""
     todo = [entry for entry in entries if entry.ways is None and tree_of(entry.candidate).num_branches > 1]
-    plan, seed = searched.plan.score, searched.plan.seed
-    score = functools.partial(way_scores, seed=seed, repeats=plan.final_repeats)
-    answers = searched.workers.at_once(score, [(entry.candidate, plan, searched.space.shape) for entry in todo])
+    plan, shape = searched.plan.score, searched.space.shape
+    seeds = [score_seed(searched.plan.seed, is_baseline=entry.is_baseline) for entry in todo]
+    given = [(entry.candidate, plan, shape, seed) for entry, seed in zip(todo, seeds, strict=True)]
+    answers = searched.workers.at_once(functools.partial(_way_scores, repeats=plan.final_repeats), given)
     for answer in answers:
         if isinstance(answer, Exception):  # the same networks were scored before
             raise answer
     ways = {entry.key: answer for entry, answer in zip(todo, answers, strict=True)}
     return [entry.changed(ways=ways[entry.key]) if ways.get(entry.key) else entry for entry in entries]
+
+
+def _way_scores(candidate, plan, shape, seed, *, repeats):
+    return way_scores(candidate, plan, shape, seed=seed, repeats=repeats)
 
 
 def _mirrored(searched, entry):

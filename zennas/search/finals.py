@@ -13,7 +13,7 @@ from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
 from zennas.search.forecast import finalist_seconds, is_hurried, side_by_side
 from zennas.search.loop import correct, evolve
-from zennas.search.measured import Measured
+from zennas.search.measured import Measured, score_seed
 from zennas.search.scored import Row
 from zennas.search.stages import Searched
 from zennas.search.winners import diverse_best, export_all, measure_finalist, measured_correction, metadata
@@ -280,7 +280,7 @@ def _rescored(searched, rows):
                 [row.candidate for row in share],
                 plan.score,
                 shape=searched.space.shape,
-                seed=plan.seed + 1,
+                seed=score_seed(plan.seed, is_baseline=False),
                 repeats=plan.score.final_repeats,
             )
             for share in shares

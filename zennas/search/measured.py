@@ -78,6 +78,12 @@ class MirroredLatency(Record):
     load_average: float
 
 
+def score_seed(seed: int, *, is_baseline: bool) -> int:
+    """The seed of the random numbers by which a network is scored that is measured whole, of a search's own seed:
+    finalists are scored anew, so that none of them is here by its luck."""
+    return seed if is_baseline else seed + 1
+
+
 class Measured(Record):
     """A network that was measured whole: its score, its latency on every device, and what became of it."""
 
