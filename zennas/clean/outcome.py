@@ -36,6 +36,7 @@ def summary_of(request: Request, source: AnySource, state: State, rounds: list[R
     return Summary(
         data=str(request.data),
         data_notices=source.notices,
+        has_cameras=source.camera_N is not None,
         embeddings_from=[entry.embeddings_from for entry in rounds],
         plan=request.plan,
         start=request.start,

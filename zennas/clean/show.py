@@ -13,6 +13,8 @@ from zennas.flags import line, spell
 from zennas.train.options import Options as TrainOptions
 from zennas.train.show import show as show_training
 
+TRACK_OF_PEOPLE = "reid-mgn"  # what trains on people seen by cameras, where no track is named
+
 
 def show(cleaned: Cleaned | LookPage, options: Options, console: Console) -> int:
     """Print what became of the images, and what to do next."""
@@ -44,7 +46,9 @@ def show(cleaned: Cleaned | LookPage, options: Options, console: Console) -> int
     )
     page = shlex.join(["open", str(cleaned.out / REPORT)])
     faces = {} if options.faces == "auto" else {"faces": options.faces}
-    train = line("zennas.train", spell(TrainOptions, data=options.data, **faces, labels=cleaned.out / LABELS))
+    track = options.track or (TRACK_OF_PEOPLE if summary.has_cameras else None)
+    labels = cleaned.out / LABELS
+    train = line("zennas.train", spell(TrainOptions, data=options.data, **faces, track=track, labels=labels))
     named = {
         "data": options.data,
         **faces,

@@ -71,6 +71,7 @@ class Summary(Record):
 
     data: str
     data_notices: list[str] = []  # what of it is not used, and how it was read
+    has_cameras: bool = False  # people seen by cameras, not faces
     embeddings_from: list[str]  # of each round
     plan: CleanPlan
     start: Literal["raw", "previous"]  # of the rounds after the first

@@ -4,7 +4,8 @@ A prediction takes microseconds.
 
 A candidate's prediction is the sum over its stem, its blocks and its neck. Parts are measured with cold caches, as they
 run inside a network larger than the cache: a block that repeats as the difference between a stack of three and one
-alone. Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which are nearly a
+alone, and one that stands alone less what a call of a network that does nothing takes. A network is called once: that is
+in its stem's time. Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which are nearly a
 constant and a share in proportion to the inverse of the width, that of norms and depthwise convolutions; a stage's
 first block, whose two widths are free, is fitted.
 """
@@ -42,9 +43,10 @@ MAX_REPEAT_WIDTHS, MAX_OFF_WIDTHS, MAX_FIRST_WIDTHS, MAX_STEM_WIDTHS = 13, 6, 4,
 NUM_TERMS = 5  # of a first block's time, see _terms
 TABLE_RUNS = 8  # of each part; an experiment's search.table_runs replaces it
 STACK = 3  # blocks in the tall stack; the difference to a single one is two blocks without the cost of a call
-CACHE_BYTES = (
-    64 * 2**20
-)  # more than the last-level cache of the machines we know; written between runs to evict weights
+# More than the last-level cache of the machines we know; written between runs to evict weights.
+CACHE_BYTES = 64 * 2**20
+CALL_RUNS = 24  # of the network that does nothing
+LEAST_OF_CALL = 0.05  # of what a part takes alone, where the call seems to be all of it
 
 COLUMNS = (
     "kind",
@@ -248,12 +250,30 @@ def measure_part(part: Part, protocol: Protocol, *, num_runs: int = TABLE_RUNS) 
     seen = None if map_BCHW is None else {INPUT_NAME: map_BCHW.numpy()}
     protocol = protocol.with_runs(num_runs).model_copy(update={"io": "device", "warmup_runs": 1})
     alone = measure(single, protocol, seen=seen, between_runs=_evict_caches)
-    if stack is None:
+    if part.kind in STEMS:
         return alone.measured_ms, alone
+    call_ms = _call_ms(protocol)
+    if stack is None:
+        return max(alone.measured_ms - call_ms, alone.measured_ms * LEAST_OF_CALL), alone
     stacked = measure(stack, protocol, seen=seen, between_runs=_evict_caches)
     # Below zero only where noise is larger than the part; then the stack itself is the better bound.
     marginal_ms = (stacked.measured_ms - alone.measured_ms) / (STACK - 1)
-    return max(marginal_ms, stacked.measured_ms / STACK / 2), stacked
+    least_ms = max(stacked.measured_ms - call_ms, stacked.measured_ms * LEAST_OF_CALL) / STACK
+    return max(marginal_ms, least_ms / 2), stacked
+
+
+@functools.cache
+def _call_ms(protocol):
+    """What a call takes under a protocol, whatever the network: measured as parts are, on one that does nothing.
+
+    With cold caches 0.05 ms on the processors we know: nothing beside a large network's parts, and half the time of the
+    parts of one of a millisecond.
+    """
+    nothing = nn.ReLU()
+    nothing.input_shape = (1, 1, 1)
+    return measure(
+        as_timed(nothing, protocol), protocol.with_runs(CALL_RUNS), between_runs=_evict_caches
+    ).measured_ms
 
 
 def kept_folder(machine: str) -> pathlib.Path:
