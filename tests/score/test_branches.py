@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import all_genes
 from tests.shapes import square
-from zennas.score.branches import MEAN, ONCE, joined, weights
+from zennas.score.branches import MEAN, ONCE, Apart, joined, weights
 from zennas.score.meanfield import mean_field, mean_field_sums
 from zennas.score.scores import CLOSED, SCORES, TOGETHER, score_batch, score_candidate, way_scores
 from zennas.score.together import zen_of_candidates
@@ -107,8 +107,8 @@ def test_company_changes_no_score(candidate, aggregate):
 
 def test_one_way_has_one_reading():
     """To the last bit, whatever is made of branches."""
-    tree = Tree(2, (Way((0, 1), (2, 2)),))
-    assert joined(tree, [1 / 3], None, aggregate=ONCE) == joined(tree, [1 / 3], None, aggregate=MEAN) == 1 / 3
+    tree, only = Tree(2, (Way((0, 1), (2, 2)),)), Apart((1 / 3,), None)
+    assert joined(tree, only, aggregate=ONCE) == joined(tree, only, aggregate=MEAN) == 1 / 3
     assert weights(tree, ONCE) == weights(tree, MEAN) == ((1.0,), 0.0)
     chain = Candidate(block="ir", stem=8, widths=(8, 12), depths=(1, 2))
     for name, other in (("zen", "zen_mean"), ("zen_closed", "zen_mean_closed")):

@@ -9,7 +9,7 @@ import pytest
 from tests.pages import figure, numbers, page_in
 from tests.shapes import FACE
 from zennas.provenance import Provenance
-from zennas.score.branches import WayScores
+from zennas.score.branches import Apart, WayScores
 from zennas.score.scores import WORTH
 from zennas.search.figures import LABEL_GAP_PX, MAX_POINTS, ROLES
 from zennas.search.measured import ExportEntry, LatencyEntry, Measured, MirroredLatency
@@ -327,7 +327,7 @@ def test_networks_with_branches_are_drawn_way_by_way_with_their_scores_and_mirro
     )
     entries = [
         entry("winner", "winner-1", ms=109.0, candidate=mgn, mirrored=mirrored).changed(
-            ways=WayScores.of(tree_of(mgn), (101.5, 103.25), 42.75)
+            ways=WayScores.of(tree_of(mgn), Apart((101.5, 103.25), 42.75))
         ),
         entry("baseline", "one-branch", candidate=other),
     ]

@@ -7,14 +7,30 @@ A score of Zen's kind is of one way, from the image to a last map. Of a network 
   counts a third.
 """
 
+import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from zennas.records import Record
 from zennas.space.families.family import Tree
 
 ONCE, MEAN = "once", "mean"
-APART = "apart"  # no reading of them: the scores as they are, the trunk's last
+
+
+class Apart(NamedTuple):
+    """The scores of a network's ways as they are, before a reading makes one number of them."""
+
+    of_ways: tuple[float, ...]  # in the order of the tree's ways
+    of_trunk: float | None  # None: there is one way, and nothing to join
+
+    @classmethod
+    def mean(cls, aparts: Sequence["Apart"]) -> "Apart":
+        """Of several draws of the same network."""
+        trunks = [apart.of_trunk for apart in aparts if apart.of_trunk is not None]
+        return cls(
+            tuple(map(statistics.fmean, zip(*(apart.of_ways for apart in aparts), strict=True))),
+            statistics.fmean(trunks) if trunks else None,
+        )
 
 
 class WayScore(Record):
@@ -34,15 +50,16 @@ class WayScores(Record):
     mean_of_ways: float
 
     @classmethod
-    def of(cls, tree: Tree, scores: Sequence[float], trunk_score: float) -> "WayScores":
-        """From the score of each way and that of the trunk."""
-        once, mean = (joined(tree, scores, trunk_score, aggregate=aggregate) for aggregate in (ONCE, MEAN))
+    def of(cls, tree: Tree, apart: Apart) -> "WayScores":
+        """From the score of each way and that of the trunk; there are several ways."""
+        assert apart.of_trunk is not None
+        once, mean = (joined(tree, apart, aggregate=aggregate) for aggregate in (ONCE, MEAN))
         return cls(
             ways=tuple(
                 WayScore(name=way.name, times=way.times, score=round(score, 4))
-                for way, score in zip(tree.ways, scores, strict=True)
+                for way, score in zip(tree.ways, apart.of_ways, strict=True)
             ),
-            trunk=round(trunk_score, 4),
+            trunk=round(apart.of_trunk, 4),
             every_block_once=round(once, 4),
             mean_of_ways=round(mean, 4),
         )
@@ -77,15 +94,10 @@ def weights(tree: Tree, aggregate: str) -> tuple[tuple[float, ...], float]:
     return tuple(float(way.times) for way in tree.ways), float(1 - num)
 
 
-def joined(tree: Tree, scores: Sequence[float], trunk_score: float | None, *, aggregate: str) -> Any:
-    """The score of a network from those of its ways and of its trunk (None: it has one way, and nothing to join).
-
-    APART: (*the ways' scores, the trunk's or None).
-    """
-    if aggregate == APART:
-        return (*scores, trunk_score)
-    if trunk_score is None:
-        (score,) = scores
+def joined(tree: Tree, apart: Apart, *, aggregate: str) -> float:
+    """The score of a network from those of its ways and of its trunk."""
+    if apart.of_trunk is None:
+        (score,) = apart.of_ways
         return score
     of_ways, of_trunk = weights(tree, aggregate)
-    return sum(weight * score for weight, score in zip(of_ways, scores, strict=True)) + of_trunk * trunk_score
+    return sum(weight * score for weight, score in zip(of_ways, apart.of_ways, strict=True)) + of_trunk * apart.of_trunk

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zennas.records import UserError
-from zennas.score.branches import ONCE, joined, weights
+from zennas.score.branches import ONCE, Apart, joined, weights
 from zennas.score.modules import candidate_of
 from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
 from zennas.space.blocks import NECKS, ends, stride_of
@@ -90,11 +90,11 @@ def mean_field(
     """
     candidate = candidate_of(network, "the closed form")
     tree = tree_of(candidate)
-    scores = [_of_way(candidate, shape, batch, way) for way in tree.ways]
+    scores = tuple(_of_way(candidate, shape, batch, way) for way in tree.ways)
     trunk_score = None
     if tree.num_branches > 1:
         trunk_score = _of_way(candidate, shape, batch, tree.ways[0], num_stages=tree.shared)
-    return joined(tree, scores, trunk_score, aggregate=aggregate)
+    return joined(tree, Apart(scores, trunk_score), aggregate=aggregate)
 
 
 def _of_way(candidate, shape, batch, way, *, num_stages=None):

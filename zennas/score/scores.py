@@ -13,7 +13,7 @@ import torch
 from zennas.records import first_line
 from zennas.score.aggregate import effectiveness, equal_cost, vkdnw
 from zennas.score.baselines import num_convolutions, reference_zen, total_macs, total_params
-from zennas.score.branches import MEAN, ONCE, WayScores
+from zennas.score.branches import MEAN, ONCE, Apart, WayScores
 from zennas.score.limits import time_limit
 from zennas.score.meanfield import mean_field
 from zennas.score.modules import finite
@@ -146,12 +146,11 @@ def way_scores(
     tree = tree_of(candidate)
     if plan.name not in CLOSED or tree.num_branches == 1:
         return None
-    scores_RW = [
+    draws = [
         zen_of_ways(candidate, plan.shape(shape), plan.batch, _generator(seed, repeat, device))
         for repeat in range(repeats or plan.repeats)
     ]
-    *scores, trunk_score = (statistics.fmean(scores_R) for scores_R in zip(*scores_RW, strict=True))
-    return WayScores.of(tree, scores, trunk_score)
+    return WayScores.of(tree, Apart.mean(draws))
 
 
 def score_batch(

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from zennas.devices import processor_has_bfloat16
-from zennas.score.branches import ONCE, joined
+from zennas.score.branches import ONCE, Apart, joined
 from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import tree_of
@@ -63,6 +63,23 @@ def zen_of_candidates(
     weight instead of the bank, for the tests. aggregate: of the ways through networks of several. ValueError for a
     block with a layer that is none of zennas.score.plain.
     """
+    aparts = apart_of_candidates(candidates, shape, batch, generator, dtype=dtype, weight_of=weight_of)
+    return [
+        joined(tree_of(candidate), apart, aggregate=aggregate)
+        for candidate, apart in zip(candidates, aparts, strict=True)
+    ]
+
+
+def apart_of_candidates(
+    candidates: Sequence[Candidate],
+    shape: Shape,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    dtype: torch.dtype | None = None,
+    weight_of: Callable | None = None,
+) -> list[Apart]:
+    """[Apart]: what `zen_of_candidates` makes one score of, for every Candidate, in order."""
     if not candidates:
         return []
     device = generator.device
@@ -77,12 +94,12 @@ def zen_of_candidates(
         for candidate in dict.fromkeys(candidates):
             alike[candidate.family, tree_of(candidate)].append(candidate)
         for (_, tree), some in alike.items():
-            scores |= _walk(some, tree, start, weight_of, aggregate)
+            scores |= _walk(some, tree, start, weight_of)
         return [scores[candidate] for candidate in candidates]
 
 
-def _walk(candidates, tree, start, weight_of, aggregate):
-    """{candidate: score} of candidates of one family and Tree: stage by stage, the prefixes that are the same as
+def _walk(candidates, tree, start, weight_of):
+    """{candidate: Apart} of candidates of one family and Tree: stage by stage, the prefixes that are the same as
     one.
     """
     maps = {}
@@ -99,7 +116,7 @@ def _walk(candidates, tree, start, weight_of, aggregate):
     scores = {}
     for candidate in candidates:
         trunk_score = _score(trunk[_prefix(candidate, shared)]) if tree.num_branches > 1 else None
-        scores[candidate] = joined(tree, [end[candidate] for end in ends], trunk_score, aggregate=aggregate)
+        scores[candidate] = Apart(tuple(end[candidate] for end in ends), trunk_score)
     return scores
 
 

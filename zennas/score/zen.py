@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from zennas.score.branches import APART, ONCE, joined
+from zennas.score.branches import ONCE, Apart, joined
 from zennas.score.modules import finite, given_back
 from zennas.score.plain import plain_layers
-from zennas.score.together import zen_of_candidates
+from zennas.score.together import apart_of_candidates, zen_of_candidates
 from zennas.space import network as networks
 from zennas.space.candidate import Candidate
 from zennas.space.families.table import family_of, tree_of
@@ -46,7 +46,7 @@ def zen(
     if isinstance(network, Candidate):
         return zen_of_candidate(network, shape, batch, generator, aggregate=aggregate)
     if (candidate := networks.candidate_of(network)) is not None:
-        return _zen_of_paths(candidate, shape, batch, generator, aggregate)
+        return joined(tree_of(candidate), _apart_by_modules(candidate, shape, batch, generator), aggregate=aggregate)
     return zen_of_module(network, shape, batch, generator)
 
 
@@ -75,15 +75,15 @@ def zen_of_module(module: nn.Module, shape: Shape, batch: int, generator: torch.
         return finite(sum(log_sigmas) + torch.log(_mean_l1(tangent)), "Zen-Score")
 
 
-def _zen_of_paths(candidate, shape, batch, generator, aggregate):
-    """The Zen-Score of a candidate's plain paths, by forward-mode differentiation."""
+def _apart_by_modules(candidate, shape, batch, generator):
+    """The Zen-Scores of a candidate's plain paths, each as a module, by forward-mode differentiation."""
     tree, paths = tree_of(candidate), networks.plain_paths(candidate, shape.channels)
-    scores = [_zen_of_path(path, shape, batch, generator) for path in paths]
+    scores = tuple(_zen_of_path(path, shape, batch, generator) for path in paths)
     trunk_score = None
     if tree.num_branches > 1:
         length = family_of(candidate).trunk_length(candidate)
         trunk_score = _zen_of_path(paths[0][:length], shape, batch, generator)
-    return joined(tree, scores, trunk_score, aggregate=aggregate)
+    return Apart(scores, trunk_score)
 
 
 def _zen_of_path(path, shape, batch, generator):
@@ -132,19 +132,22 @@ def zen_of_candidate(
 ) -> float:
     """The Zen-Score of a Candidate, the way of `zen_of_candidates` where its layers allow that."""
     if plain_layers(candidate, shape.channels) is None:
-        return _zen_of_paths(candidate, shape, batch, generator, aggregate)
+        return joined(tree_of(candidate), _apart_by_modules(candidate, shape, batch, generator), aggregate=aggregate)
     (score,) = zen_of_candidates(
         [candidate], shape, batch, generator, dtype=dtype, weight_of=weight_of, aggregate=aggregate
     )
     return finite(score, "Zen-Score")
 
 
-def zen_of_ways(candidate: Candidate, shape: Shape, batch: int, generator: torch.Generator) -> tuple[float, ...]:
-    """(the Zen-Score of each way through a Candidate's network, ..., that of its trunk); it has several."""
+def zen_of_ways(candidate: Candidate, shape: Shape, batch: int, generator: torch.Generator) -> Apart:
+    """The Zen-Score of each way through a Candidate's network, and that of its trunk. FloatingPointError where one is
+    not finite.
+    """
     if plain_layers(candidate, shape.channels) is None:
-        return _zen_of_paths(candidate, shape, batch, generator, APART)
-    (scores,) = zen_of_candidates([candidate], shape, batch, generator, aggregate=APART)
-    return tuple(finite(score, "Zen-Score") for score in scores)
+        return _apart_by_modules(candidate, shape, batch, generator)
+    (apart,) = apart_of_candidates([candidate], shape, batch, generator)
+    ways = tuple(finite(score, "Zen-Score") for score in apart.of_ways)
+    return Apart(ways, None if apart.of_trunk is None else finite(apart.of_trunk, "Zen-Score"))
 
 
 def _mean_l1(direction_BCHW):
