@@ -27,7 +27,7 @@ from zennas.space.blocks import block, ends, neck, stem, stem_stride
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
 from zennas.space.families.chain import chain
-from zennas.space.families.family import BuiltNetwork, End, Graph, PlainPart, Tree, Way, halved
+from zennas.space.families.family import BuiltNetwork, End, Graph, PlainPart, Tree, Way, strided
 from zennas.space.families.table import FAMILIES, check_known, family_of, graph_of, tree_of
 from zennas.space.network import build, calibrate, candidate_of, on_meta, plain, plain_paths
 from zennas.space.parts import parts_of, sums
@@ -320,4 +320,4 @@ def test_a_chain_halves_at_every_stage_behind_its_stem():
         candidate = Candidate(block=name, stem=8, widths=(12, 20, 16), depths=(1, 1, 1))
         assert FAMILIES["chain"].divisor(candidate) == 8 * stem_stride(name)
         assert tree_of(candidate) == Tree(3, (Way((0, 1, 2), (2, 2, 2)),))
-    assert halved((48, 16)) == (24, 8)
+    assert strided((48, 16), 2) == (24, 8)

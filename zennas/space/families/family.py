@@ -38,7 +38,7 @@ class Place(NamedTuple):
     @property
     def out_hw(self) -> HW:
         """Height and width behind the first block."""
-        return halved(self.in_hw, self.stride)
+        return strided(self.in_hw, self.stride)
 
 
 class Way(NamedTuple):
@@ -174,7 +174,7 @@ class Family:
         stride = stride_of(stem)
         places, last_hws = [{} for _ in tree.before], []
         for number, way in enumerate(tree.ways):
-            maps = itertools.accumulate(way.strides, halved, initial=halved(shape.hw, stride))
+            maps = itertools.accumulate(way.strides, strided, initial=strided(shape.hw, stride))
             *before, last_hw = maps
             last_hws.append(last_hw)
             for at, (stage, *where) in enumerate(zip(way.stages, way.strides, before, strict=True)):
@@ -216,10 +216,10 @@ class Family:
         return 1 + sum(candidate.depths[stage] for stage in tree.ways[0].stages[: tree.shared])
 
 
-def halved(hw: HW, by: int = 2) -> HW:
+def strided(hw: HW, stride: int) -> HW:
     """(height, width) behind a stride.
 
-    >>> halved((48, 16)), halved((48, 16), by=4)
+    >>> strided((48, 16), 2), strided((48, 16), 4)
     ((24, 8), (12, 4))
     """
-    return hw[0] // by, hw[1] // by
+    return hw[0] // stride, hw[1] // stride
