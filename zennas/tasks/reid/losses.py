@@ -90,7 +90,8 @@ def batch_hard(vector_ND: Tensor, pairs: Pairs, *, margin: float = 1.2, active_o
     active_only: the mean is over the anchors whose loss is not 0, which weighs the last hard ones more as training goes
     on. Source: Hermans et al. 2017, arXiv:1703.07737, eq. 5; 1.2 is MGN's.
     """
-    gap_N, numbers = _hardest(distances(vector_ND), pairs)
+    far_N, near_N, numbers = _hardest(distances(vector_ND), pairs)
+    gap_N = far_N - near_N
     return _mean((margin + gap_N).clamp(min=0), pairs.anchor_N, margin + gap_N > 0, active_only, numbers)
 
 
@@ -100,7 +101,8 @@ def batch_hard_soft(vector_ND: Tensor, pairs: Pairs) -> Mined:
     Active is an anchor whose farthest positive is not nearer than its nearest negative.
     Source: Hermans et al. 2017, section 3.2.
     """
-    gap_N, numbers = _hardest(distances(vector_ND), pairs)
+    far_N, near_N, numbers = _hardest(distances(vector_ND), pairs)
+    gap_N = far_N - near_N
     return _mean(functional.softplus(gap_N), pairs.anchor_N, gap_N >= 0, False, numbers)
 
 
@@ -110,7 +112,7 @@ def all_pairs(vector_ND: Tensor, pairs: Pairs, *, margin: float = 1.2, active_on
     Of K images of everyone K (K - 1) pairs a person: milder than `batch_hard`, which takes the farthest positive alone.
     """
     distance_NN = distances(vector_ND)
-    near_N, numbers = _nearest_negative(distance_NN, pairs), _hardest(distance_NN, pairs)[1]
+    _, near_N, numbers = _hardest(distance_NN, pairs)
     gap_NN = distance_NN - near_N[:, None]
     used_NN = pairs.positive_NN & pairs.anchor_N[:, None]
     return _mean((margin + gap_NN).clamp(min=0), used_NN, margin + gap_NN > 0, active_only, numbers)
@@ -134,7 +136,7 @@ def circle(vector_ND: Tensor, pairs: Pairs, *, m: float = 0.25, scale: float = 1
         torch.logsumexp(logit_NN.masked_fill(~chosen_NN, -1e9), 1)
         for logit_NN, chosen_NN in ((own_NN, pairs.positive_NN), (other_NN, pairs.negative_NN))
     ]
-    _, numbers = _hardest(distances(vector_ND.detach()), pairs)
+    *_, numbers = _hardest(distances(vector_ND.detach()), pairs)
     loss_N = functional.softplus(sums_N[0] + sums_N[1])
     least_N = fixed_NN.masked_fill(~pairs.positive_NN, 2.0).amin(1)
     most_N = fixed_NN.masked_fill(~pairs.negative_NN, -2.0).amax(1)
@@ -151,7 +153,7 @@ MINED: dict[str, Callable[..., Mined]] = {
 
 
 def _hardest(distance_NN, pairs):
-    """(distance to the farthest positive minus that to the nearest negative, 0 where one is missing; means of both)."""
+    """(distance to the farthest positive, that to the nearest negative, 0 where either is missing; means of both)."""
     anchor_N = pairs.anchor_N
     far_N = distance_NN.masked_fill(~pairs.positive_NN, -torch.inf).amax(1)
     near_N = distance_NN.masked_fill(~pairs.negative_NN, torch.inf).amin(1)
@@ -159,12 +161,7 @@ def _hardest(distance_NN, pairs):
     far_N, near_N = (torch.where(anchor_N, value_N, torch.zeros_like(value_N)) for value_N in (far_N, near_N))
     num = anchor_N.sum().clamp(min=1)
     numbers = {"farthest_own": far_N.detach().sum() / num, "nearest_other": near_N.detach().sum() / num}
-    return far_N - near_N, numbers | {"left_out": (~anchor_N).sum().float()}
-
-
-def _nearest_negative(distance_NN, pairs):
-    near_N = distance_NN.masked_fill(~pairs.negative_NN, torch.inf).amin(1)
-    return torch.where(pairs.anchor_N, near_N, torch.zeros_like(near_N))
+    return far_N, near_N, numbers | {"left_out": (~anchor_N).sum().float()}
 
 
 def _mean(loss_X, used_X, active_X, active_only, numbers):
