@@ -1,6 +1,7 @@
 """Sets of people in every layout: who trains, who is asked for and in what, and what is said of the rest."""
 
 import multiprocessing
+import pathlib
 import pickle
 
 import cv2
@@ -31,9 +32,11 @@ from zennas.data.images import CorruptImageError, decode
 from zennas.data.labels import write_labels
 from zennas.data.layouts import LAYOUTS, layout_at
 from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, QUERY, ROLES, TRAIN
-from zennas.data.sources import open_source
+from zennas.data.sources import ACCEPTED, open_source
 from zennas.metrics.retrieval import reidentify, single_shot
 from zennas.records import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -380,12 +383,17 @@ def test_sets_on_which_nobody_can_be_judged(tmp_path, queries, gallery, says):
 
 
 def test_what_is_no_set_of_people(tmp_path):
-    with pytest.raises(
-        UserError, match=r"is no set of people: accepted are LIST.csv@IMAGES, or a folder with FOLDER/det"
-    ):
+    with pytest.raises(UserError, match=r"is no set of people; accepted are LIST.csv@IMAGES, CUHK03, .*: see zennas/d"):
         open_gallery_set(str(tmp_path))
     with pytest.raises(UserError, match="no such file or folder"):
         open_gallery_set(str(tmp_path / "nothing"))
+
+
+def test_the_page_that_an_error_names_has_every_layout():
+    known, page = ACCEPTED.removeprefix("accepted are ").split(": see ")
+    text = (ROOT / page).read_text().replace("`", "").casefold()
+    names = known.replace(" or ", " ").split(", ")
+    assert len(names) == len(LAYOUTS) + 3 and [name for name in names if name.strip().casefold() not in text] == []
 
 
 def test_images_of_other_sizes_and_of_none(tmp_path):

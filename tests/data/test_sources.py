@@ -316,7 +316,7 @@ def only_a_header(path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (nothing, "no such file or folder; accepted are a folder with train.rec"),
+        (nothing, "no such file or folder; accepted are a RecordIO folder"),
         (a_text_file, "is a file of no known layout; accepted are"),
         (an_empty_folder, "no train.rec, no .tar file and no sub-folder with images; accepted are"),
         (

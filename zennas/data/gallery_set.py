@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zennas.data.image_set import ImageSet
-from zennas.data.layouts import LAYOUTS, layout_at, read_crop, state_of
+from zennas.data.layouts import accepted, layout_at, read_crop, state_of
 from zennas.data.left_out import line_of
 from zennas.data.lists import choices, list_and_images, read_list
 from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, NO_CAMERA, QUERY
@@ -53,8 +53,7 @@ def _of_layout(path: pathlib.Path) -> GallerySet:
     layout = layout_at(path)
     if layout is None:
         fault = "is no set of people" if os.path.exists(path) else "no such file or folder"
-        known = "; ".join(layout.what for layout in LAYOUTS.values())
-        raise UserError(f"{path}: {fault}: accepted are LIST.csv@IMAGES, or a folder with {known}")
+        raise UserError(f"{path}: {fault}; {accepted('LIST.csv@IMAGES')}")
     sightings = layout.read(path, (QUERY, GALLERY))
     label_N = np.where(sightings.label_N == DISTRACTOR, len(sightings.people), sightings.label_N)
     image_N, _ = pd.factorize(np.array(sightings.path_N, object))

@@ -14,20 +14,25 @@ from zennas.data.sightings import QUERY, ROLES, Sightings
 class Layout(NamedTuple):
     """One way in which crops of people lie on disk."""
 
-    what: str  # for people
+    name: str  # for people, as the page has it
     is_at: Callable[[pathlib.Path], bool]
     read: Callable[[pathlib.Path, Sequence[str]], Sightings]  # (path, roles) -> Sightings
 
 
 LAYOUTS = {
-    "cuhk03": Layout("FOLDER/detected or FOLDER/labelled beside cuhk-03.mat", cuhk03.is_cuhk03, cuhk03.read_cuhk03),
-    "market": Layout("bounding_box_train, query and bounding_box_test", market.is_market, market.read_market),
-    "msmt17": Layout("list_train.txt, list_query.txt, ... of MSMT17", msmt17.is_msmt17, msmt17.read_msmt17),
-    "folders": Layout("query/PERSON and gallery/PERSON", own_people.is_own_folder, own_people.read_own_folder),
-    "table": Layout(
-        "a .csv with columns image, label, camera, role", own_people.is_table, own_people.read_people_table
-    ),
+    "cuhk03": Layout("CUHK03", cuhk03.is_cuhk03, cuhk03.read_cuhk03),
+    "market": Layout("Market-1501", market.is_market, market.read_market),
+    "msmt17": Layout("MSMT17", msmt17.is_msmt17, msmt17.read_msmt17),
+    "folders": Layout("a folder with query/ and gallery/", own_people.is_own_folder, own_people.read_own_folder),
+    "table": Layout("a table (.csv)", own_people.is_table, own_people.read_people_table),
 }
+PAGE = "zennas/data/README.md"  # how each of them lies; it ships with the package
+
+
+def accepted(*others: str) -> str:
+    """What a place may be, as an error says it: these others, and every row of LAYOUTS."""
+    *names, last = (*others, *(layout.name for layout in LAYOUTS.values()))
+    return f"accepted are {', '.join(names)}, or {last}: see {PAGE}"
 
 
 def layout_at(path: pathlib.Path | str) -> Layout | None:

@@ -18,20 +18,16 @@ from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
 from zennas.data.labels import Relabelled, relabelled
-from zennas.data.layouts import LAYOUTS, is_there, layout_at, read_crop, state_of
+from zennas.data.layouts import accepted, is_there, layout_at, read_crop, state_of
 from zennas.data.left_out import BESIDE, LeftOut, is_hidden, is_of_a_run, line_of
-from zennas.data.listing import IMAGE_SUFFIXES, below, walk
+from zennas.data.listing import below, walk
 from zennas.data.people import people_of
 from zennas.data.shards import list_members
 from zennas.data.sightings import NO_CAMERA, TRAIN
 from zennas.names import unshown
 from zennas.records import UserError, read_lines, some, suggestion
 
-ACCEPTED = (
-    "accepted are a folder with train.rec (or a .rec file), a .tar file or a folder of .tar files, "
-    f"a folder with one sub-folder of images ({', '.join(IMAGE_SUFFIXES)}) per identity, and sets of people seen by "
-    f"cameras: {'; '.join(layout.what for layout in LAYOUTS.values())}"
-)
+ACCEPTED = accepted("a RecordIO folder (train.rec)", "tar shards", "a folder with one sub-folder per identity")
 MAX_OPEN_FILES = 256  # per process; shards beyond it take turns
 
 
