@@ -445,10 +445,11 @@ TASK_FREE = [
         )
     ),
 ]
-# Of a face, an identity, an embedding. `embedding_size` is how many numbers come out: a word of Space and of files.
+# Of a face, a person, an identity, an embedding. What is "for people" is for readers. `embedding_size` is how many
+# numbers come out: a word of Space and of files.
 # --embeddings-from is an option of `zennas tune` that users know by this name.
 OF_A_TASK = re.compile(
-    r"\bfaces?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|"
+    r"\bfaces?\b|(?<!for )\bpeople\b|\bpersons?\b|identit(?:y|ies)|embedding(?!_size|s[-_]from)|"
     r"tasks\.(?!(?:table|task|judging|tuning|learning)\b)\w+",
     re.IGNORECASE,
 )
@@ -481,9 +482,11 @@ def test_images_are_of_anything(path):
 
 
 def test_words_of_a_task_are_seen():
-    for line in ("a face", "num_identities", "embedding_BD", "from zennas.tasks.face import plan", "# Faces"):
+    of_a_task = ("a face", "# Faces", "1 people", "num_identities", "embedding_BD", "from zennas.tasks.face import x")
+    for line in of_a_task:
         assert task_words(line), line
-    for line in ("an interface", "space.embedding_size", "from zennas.tasks.table import TASKS", "tasks.task.Head"):
+    of_none = ("an interface", "title  # for people", "space.embedding_size", "zennas.tasks.table", "tasks.task.Head")
+    for line in of_none:
         assert not task_words(line), line
     for line in ("embeddings", "the embedding from", "tasks.tunings"):
         assert task_words(line), line

@@ -137,6 +137,7 @@ def test_two_ranks_share_out_whole_people(start, options, tmp_path):
     begun = [start(rank=rank, num_ranks=2, port=port) for rank in range(2)]
     said = [process.communicate(240) for process, _ in begun]
     assert [process.returncode for process, _ in begun] == [0, 0], said
+    assert "8 corrupt images, 1 left without one that can be read: others stood in" in said[0][0]
     shares = [[json.loads(line) for line in path.read_text().splitlines()] for _, path in begun]
     for one, other, (step, labels, images) in zip(*shares, seen, strict=True):
         assert one[0] == other[0] == step

@@ -55,7 +55,7 @@ def known_corrupt(folder: pathlib.Path | str) -> set[str]:
 
 
 def known_gone(folder: pathlib.Path | str) -> set[str]:
-    """The people that a rank noted as gone, because none of their images decodes, before this run was resumed."""
+    """Who a rank noted as gone, because none of their samples can be read, before this run was resumed."""
     return _known(folder, "who")
 
 

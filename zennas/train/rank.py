@@ -55,7 +55,7 @@ def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
             "device": str(ranks.device),
             "skipped_steps": trained.num_skipped,
             "corrupt_images": corrupt,
-            **({"gone": gone} if gone else {}),  # people whose images are all corrupt
+            **({"gone": gone} if gone else {}),  # how many have no sample that can be read
             "data_notices": list(data.notices),
         }
         result = finish(

@@ -42,7 +42,7 @@ def print_result(result: dict[str, Any], request: Request, console: Console) -> 
         f"trained  {training['steps']:,} steps in {training['seconds']:.0f} s, {training['images_per_s']:.0f} "
         f"images/s, "
         f"{training['skipped_steps']} skipped, {training['corrupt_images']} corrupt images"
-        + (f", {training['gone']} people without one that can be read" if "gone" in training else ""),
+        + (f", {training['gone']:,} left without one that can be read: others stood in" if "gone" in training else ""),
         f"latency  {latency['measured_ms']:.2f} ms of {latency['budget_ms']:.2f} ms, {within} the budget; untrained "
         f"weights: "
         f"{latency['untrained_ms']:.2f} ms ({change:+.1f} %)",
