@@ -307,7 +307,10 @@ BRANCHED = Candidate(
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("candidate, shape", [(TALL, SIZES["shape"]), (BRANCHED, Shape(channels=3, height=128, width=64, embedding_size=512))])
+@pytest.mark.parametrize(
+    "candidate, shape",
+    [(TALL, SIZES["shape"]), (BRANCHED, Shape(channels=3, height=128, width=64, embedding_size=512))],
+)
 def test_a_sum_of_measured_parts_is_near_the_whole_measured(tmp_path, candidate, shape):
     table = LatencyTable(CPU, folder=tmp_path)
     table.ensure(parts_of(candidate, shape), num_runs=10)

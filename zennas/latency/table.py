@@ -4,10 +4,10 @@ A prediction takes microseconds.
 
 A candidate's prediction is the sum over its stem, its blocks and its neck. Parts are measured with cold caches, as they
 run inside a network larger than the cache: a block that repeats as the difference between a stack of three and one
-alone, and one that stands alone less what a call of a network that does nothing takes. A network is called once: that is
-in its stem's time. Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which are nearly a
-constant and a share in proportion to the inverse of the width, that of norms and depthwise convolutions; a stage's
-first block, whose two widths are free, is fitted.
+alone, and one that stands alone less what a call of a network that does nothing takes. A network is called once: that
+is in its stem's time. Widths between the measured ones are interpolated in milliseconds per multiply-accumulate, which
+are nearly a constant and a share in proportion to the inverse of the width, that of norms and depthwise convolutions; a
+stage's first block, whose two widths are free, is fitted.
 """
 
 import csv
@@ -271,9 +271,7 @@ def _call_ms(protocol):
     """
     nothing = nn.ReLU()
     nothing.input_shape = (1, 1, 1)
-    return measure(
-        as_timed(nothing, protocol), protocol.with_runs(CALL_RUNS), between_runs=_evict_caches
-    ).measured_ms
+    return measure(as_timed(nothing, protocol), protocol.with_runs(CALL_RUNS), between_runs=_evict_caches).measured_ms
 
 
 def kept_folder(machine: str) -> pathlib.Path:
