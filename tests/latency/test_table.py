@@ -315,6 +315,6 @@ def test_a_sum_of_measured_parts_is_near_the_whole_measured(tmp_path, candidate,
     table = LatencyTable(CPU, folder=tmp_path)
     table.ensure(parts_of(candidate, shape), num_runs=10)
     whole = measure_network(candidate, CPU.with_runs(50), shape)
-    # So small a network stays in the cache, while its parts are timed outside it: the sum is a fifth too large. With a
-    # call in each of the parts of the branches it would be three times too large; below the half one would be missing.
+    # Within some per cent, on a quiet machine. With a call in each of the parts of the branches, and caches that hold
+    # nothing of them, it would be three times too large; below the half one would be missing.
     assert 0.5 < table.predict(candidate, shape) / whole.measured_ms < 2
