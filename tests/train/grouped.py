@@ -3,8 +3,9 @@
 import dataclasses
 
 from zennas.data.groups import people_of_batch
-from zennas.data.stream import image_stream, steps_per_epoch
+from zennas.data.stream import steps_per_epoch
 from zennas.tasks.face.task import FACE
+from zennas.tasks.identity.preparing import stream_of
 from zennas.tasks.table import Row
 
 TOGETHER = 4
@@ -19,20 +20,8 @@ def epoch_steps(plan, data):
     return steps_per_epoch(data.source, plan.batch, together=TOGETHER)
 
 
-def stream(request, data, *, first_step, last_step, ranks, num_workers):
-    return image_stream(
-        data.source,
-        batch=request.plan.batch,
-        image_px=request.space.shape.hw,
-        seed=request.plan.seed,
-        augmentations=request.plan.data.augment,
-        together=TOGETHER,
-        first_step=first_step,
-        last_step=last_step,
-        rank=ranks.rank,
-        num_ranks=ranks.num_ranks,
-        num_workers=num_workers,
-    )
+def stream(request, data, **steps):
+    return stream_of(request, data, together=TOGETHER, **steps)
 
 
 GROUPED = dataclasses.replace(FACE, check_data=check_data, steps_per_epoch=epoch_steps, stream=stream)

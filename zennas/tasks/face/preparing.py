@@ -1,13 +1,11 @@
 """From what a user gives to what a training of faces runs on, or one clear error before the first step."""
 
 import pathlib
-
-import torch
+from typing import Any
 
 from zennas.data.images import check_augmentations
-from zennas.data.inputs import first_inputs
 from zennas.data.sources import open_source
-from zennas.data.stream import Stream, image_stream, steps_per_epoch
+from zennas.data.stream import Stream, steps_per_epoch
 from zennas.embed.model import Model
 from zennas.mask.masker import check_mask_plan, masker_of
 from zennas.tasks.face.crops import AUTO, source_of_crops
@@ -23,6 +21,7 @@ from zennas.tasks.identity.preparing import (
     guide_of,
     images_each,
     open_images,
+    stream_of,
 )
 from zennas.tasks.task import Data
 
@@ -62,29 +61,11 @@ def epoch_steps(plan: FacePlan, data: Data) -> int:
     return steps_per_epoch(data.source, plan.batch, images_per_identity=plan.data.images_per_identity)
 
 
-def stream(request, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int) -> Stream:
-    """The batches of a training, from first_step on."""
+def stream(request, data: Data, **steps: Any) -> Stream:
+    """The batches of a training. steps: as `stream_of` takes them."""
     plan = request.plan
-    return image_stream(
-        data.source,
-        batch=plan.batch,
-        image_px=request.space.shape.hw,
-        seed=plan.seed,
-        augmentations=plan.data.augment,
-        masker=masker_of(plan.data.mask, seed=plan.seed),
-        images_per_identity=plan.data.images_per_identity,
-        first_step=first_step,
-        last_step=last_step,
-        rank=ranks.rank,
-        num_ranks=ranks.num_ranks,
-        num_workers=num_workers,
-        pin_memory=ranks.device.type == "cuda",
-    )
-
-
-def some_inputs(request, data: Data, num: int) -> torch.Tensor:
-    """What the network sees of the first faces that decode."""
-    return first_inputs(data.source.images, request.space.shape, num)
+    masker = masker_of(plan.data.mask, seed=plan.seed)
+    return stream_of(request, data, masker=masker, images_per_identity=plan.data.images_per_identity, **steps)
 
 
 def head(request, data: Data, network, teacher: Model | None, ranks, progress) -> FaceHead:

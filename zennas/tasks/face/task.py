@@ -7,7 +7,7 @@ from zennas.tasks.face import preparing
 from zennas.tasks.face.pairs import PairSet, list_and_images
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
-from zennas.tasks.identity.preparing import open_teacher
+from zennas.tasks.identity.preparing import open_teacher, some_inputs
 from zennas.tasks.task import Task
 
 
@@ -62,7 +62,7 @@ FACE = Task(
     steps_per_epoch=preparing.epoch_steps,
     head=preparing.head,
     stream=preparing.stream,
-    some_inputs=preparing.some_inputs,
+    some_inputs=some_inputs,
     measures=MEASURES,
     judge=judge,
     judge_teacher=judge_teacher,

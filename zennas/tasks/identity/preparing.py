@@ -1,11 +1,15 @@
 """From what a user gives to what a training of identities runs on, or one clear error before the first step."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from zennas.data.images import CorruptImageError, decode
+from zennas.data.inputs import first_inputs
 from zennas.data.left_out import line_of
 from zennas.data.sources import AnySource, open_source
+from zennas.data.stream import Stream, image_stream
 from zennas.devices import autocast_of, free_memory
 from zennas.embed.model import Model, sides
 from zennas.embed.named import open_named
@@ -95,6 +99,32 @@ def check_identities(request, source: AnySource, teacher: Model | None, progress
         raise UserError(
             "distill.class_weight 0 leaves the labels out, and without --teacher nothing is left to learn from"
         )
+
+
+def stream_of(request, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int, **own: Any) -> Stream:
+    """The batches of a training, from first_step on. own: what of `image_stream` the task has itself: its groups, its
+    masks.
+    """
+    plan = request.plan
+    return image_stream(
+        data.source,
+        batch=plan.batch,
+        image_px=request.space.shape.hw,
+        seed=plan.seed,
+        augmentations=plan.data.augment,
+        first_step=first_step,
+        last_step=last_step,
+        rank=ranks.rank,
+        num_ranks=ranks.num_ranks,
+        num_workers=num_workers,
+        pin_memory=ranks.device.type == "cuda",
+        **own,
+    )
+
+
+def some_inputs(request, data: Data, num: int) -> torch.Tensor:
+    """What the network sees of the first images that decode."""
+    return first_inputs(data.source.images, request.space.shape, num)
 
 
 def classifier_of(loss: LossPlan, request, source: AnySource, ranks, *, count_C: np.ndarray) -> PartialFC:

@@ -1,13 +1,11 @@
 """From what a user gives to what a training of people runs on, or one clear error before the first step."""
 
 import dataclasses
-
-import torch
+from typing import Any
 
 from zennas.data.groups import people_in, people_of_batch
 from zennas.data.images import check_augmentations
-from zennas.data.inputs import first_inputs
-from zennas.data.stream import Stream, image_stream, steps_per_epoch
+from zennas.data.stream import Stream, steps_per_epoch
 from zennas.embed.model import Model
 from zennas.records import UserError
 from zennas.tasks.identity.losses import knobs_of
@@ -20,6 +18,7 @@ from zennas.tasks.identity.preparing import (
     guide_of,
     images_each,
     open_images,
+    stream_of,
 )
 from zennas.tasks.reid.head import ReidHead
 from zennas.tasks.reid.losses import classifier_knobs_of, mined_knobs_of
@@ -72,29 +71,10 @@ def epoch_steps(plan: ReidPlan, data: Data) -> int:
     return steps_per_epoch(data.source, plan.batch, together=plan.data.images_per_person)
 
 
-def stream(request, data: Data, *, first_step: int, last_step: int, ranks, num_workers: int) -> Stream:
-    """The batches of a training, from first_step on."""
-    plan = request.plan
-    return image_stream(
-        data.source,
-        batch=plan.batch,
-        image_px=request.space.shape.hw,
-        seed=plan.seed,
-        augmentations=plan.data.augment,
-        together=plan.data.images_per_person,
-        camera_N=data.source.camera_N,
-        first_step=first_step,
-        last_step=last_step,
-        rank=ranks.rank,
-        num_ranks=ranks.num_ranks,
-        num_workers=num_workers,
-        pin_memory=ranks.device.type == "cuda",
-    )
-
-
-def some_inputs(request, data: Data, num: int) -> torch.Tensor:
-    """What the network sees of the first images that decode."""
-    return first_inputs(data.source.images, request.space.shape, num)
+def stream(request, data: Data, **steps: Any) -> Stream:
+    """The batches of a training. steps: as `stream_of` takes them."""
+    each = request.plan.data.images_per_person
+    return stream_of(request, data, together=each, camera_N=data.source.camera_N, **steps)
 
 
 def head(request, data: Data, network, teacher: Model | None, ranks, progress) -> ReidHead:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from zennas.checker import checker_problems
 from zennas.data.lists import list_and_images
-from zennas.tasks.identity.preparing import open_teacher
+from zennas.tasks.identity.preparing import open_teacher, some_inputs
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.report import PAGE
 from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
@@ -59,7 +59,7 @@ REID = Task(
     steps_per_epoch=preparing.epoch_steps,
     head=preparing.head,
     stream=preparing.stream,
-    some_inputs=preparing.some_inputs,
+    some_inputs=some_inputs,
     measures=MEASURES,
     judge=judge,
     judge_teacher=judge_teacher,
