@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from zennas.records import Record, UserError, first_line
+from zennas.track import Track
 
 # The challenge's server ran ONNX Runtime 1.6, whose newest operator set is 13 and newest IR version 7.
 OPSET, IR_VERSION = 13, 7
@@ -95,6 +96,11 @@ def checker_problems(
         normalise="insightface",
     )
     return [rule.said for rule in rules if rule.verdict in (BROKEN, NOTED)]
+
+
+def track_problems(track: Track, onnx_bytes: bytes) -> list[str]:
+    """`checker_problems` of a file by the limits of a track: why its challenge would refuse it."""
+    return checker_problems(onnx_bytes, **track.limits.of_a_file)
 
 
 def parse(onnx_bytes: bytes) -> onnx.ModelProto:

@@ -44,6 +44,11 @@ def list_and_images(text: str) -> tuple[str, str]:
     return text[:place], text[place + 1 :]
 
 
+def files_named(text: str) -> list[str]:
+    """The files that PATH@IMAGES names: both, or the path alone where there is no @."""
+    return [path for path in list_and_images(text) if path]
+
+
 def read_list(
     path: pathlib.Path,
     images_path: pathlib.Path,

@@ -13,7 +13,7 @@ from zennas.data.image_set import ImageSet
 from zennas.data.layouts import crops_of, is_file_of_crops, layout_at, read_crop, role_at
 from zennas.data.left_out import LeftOut, line_of
 from zennas.data.listing import below, walk
-from zennas.data.lists import read_list
+from zennas.data.lists import list_and_images, read_list
 from zennas.data.named_images import find_images, in_folder, is_plain_folder
 from zennas.data.own_people import is_own_folder, is_table
 from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, QUERY, Sightings, camera_in
@@ -23,7 +23,6 @@ from zennas.names import unshown
 from zennas.records import UserError
 from zennas.tasks.face.crops import AUTO, DETECT, detected, set_of_crops
 from zennas.tasks.face.detect import Detector
-from zennas.tasks.face.pairs import list_and_images
 
 Counting = Callable[[int, int], None]
 UNKNOWN = "0000"  # as Market-1501 calls people whom it does not tell apart

@@ -12,7 +12,7 @@ from tests.tasks.reid.conftest import HW
 from zennas.data.image_set import ImageSet
 from zennas.metrics.retrieval import average_precision
 from zennas.records import UserError
-from zennas.tasks.reid.task import set_paths
+from zennas.tasks.reid.task import REID
 from zennas.tasks.reid.verify import PeopleSet, judge, judge_teacher, open_set, ranked, why_unanswerable
 
 ROWS = [("a.png", 5, 1, "query"), ("b.png", 5, 2, "gallery"), ("c.png", -1, 2, "gallery")]
@@ -175,7 +175,7 @@ def test_a_published_set_is_judged_by_its_own_rules(tmp_path):
     write(tmp_path / "images", [name for name, *_ in ROWS])
     listed = open_set(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}")
     assert listed.is_query_N.tolist() == [True, False, False] and listed.label_N[2] == -1
-    assert set_paths(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}") == [
+    assert REID.set_paths(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}") == [
         str(tmp_path / "list.csv"),
         str(tmp_path / "images"),
     ]

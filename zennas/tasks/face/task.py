@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 
-from zennas.checker import checker_problems
+from zennas.checker import track_problems
+from zennas.data.lists import files_named
 from zennas.tasks.face import preparing
-from zennas.tasks.face.pairs import PairSet, list_and_images
+from zennas.tasks.face.pairs import PairSet
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
 from zennas.tasks.identity.preparing import open_teacher, some_inputs
 from zennas.tasks.task import Task
-
-
-def set_paths(text: str) -> list[str]:
-    """The files that a --verify names: SET.bin, or the list and the images of PAIRS@SOURCE."""
-    return [path for path in list_and_images(text) if path]
 
 
 def opened_set(request, text: str) -> PairSet:
@@ -33,11 +29,6 @@ def announced(request, head) -> dict[str, str]:
     }
 
 
-def problems(track, onnx_bytes: bytes) -> list[str]:
-    """Why the checker of the track's challenge would refuse a file."""
-    return checker_problems(onnx_bytes, **track.limits.of_a_file)
-
-
 def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
     """Commands that judge, on the sets that it was verified on, and submit what was trained."""
     judged = [word for text in sets or ("lfw.bin",) for word in ("--set", text)]
@@ -53,7 +44,7 @@ def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
 FACE = Task(
     check_plan=preparing.check_plan,
     taught="distill",
-    set_paths=set_paths,
+    set_paths=files_named,
     join_set="@".join,
     open_data=preparing.open_data,
     open_teacher=open_teacher,
@@ -67,7 +58,7 @@ FACE = Task(
     judge=judge,
     judge_teacher=judge_teacher,
     announced=announced,
-    problems=problems,
+    problems=track_problems,
     next_commands=next_commands,
     page=PAGE,
     look=preparing.look,

@@ -2,18 +2,13 @@
 
 from collections.abc import Sequence
 
-from zennas.checker import checker_problems
-from zennas.data.lists import list_and_images
+from zennas.checker import track_problems
+from zennas.data.lists import files_named
 from zennas.tasks.identity.preparing import open_teacher, some_inputs
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.report import PAGE
 from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
 from zennas.tasks.task import Task
-
-
-def set_paths(text: str) -> list[str]:
-    """The files that a --verify names: the list and the images of LIST.csv@IMAGES, or where a set of people lies."""
-    return [path for path in list_and_images(text) if path]
 
 
 def opened_set(request, text: str) -> PeopleSet:
@@ -36,11 +31,6 @@ def announced(request, head) -> dict[str, str]:
     return {"batch": batch, "loss": f"{head.num_terms} terms: {' + '.join(told)}", "teacher": teacher}
 
 
-def problems(track, onnx_bytes: bytes) -> list[str]:
-    """Why the checker of the track's challenge would refuse a file."""
-    return checker_problems(onnx_bytes, **track.limits.of_a_file)
-
-
 def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
     """Commands that judge, on the sets that it was verified on, what was trained."""
     judged = [word for text in sets or ("LIST.csv@IMAGES",) for word in ("--set", f"reid:{text}")]
@@ -50,7 +40,7 @@ def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
 REID = Task(
     check_plan=preparing.check_plan,
     taught="distill",
-    set_paths=set_paths,
+    set_paths=files_named,
     join_set="@".join,
     open_data=preparing.open_data,
     open_teacher=open_teacher,
@@ -64,7 +54,7 @@ REID = Task(
     judge=judge,
     judge_teacher=judge_teacher,
     announced=announced,
-    problems=problems,
+    problems=track_problems,
     next_commands=next_commands,
     page=PAGE,
 )
