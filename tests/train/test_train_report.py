@@ -9,8 +9,9 @@ import yaml
 from tests.pages import figure, numbers, page_in
 from zennas.page import STYLE
 from zennas.tasks.face.plan import FacePlan
-from zennas.tasks.face.report import COLUMNS, PAGE, RUNNING
+from zennas.tasks.face.report import COLUMNS, PAGE
 from zennas.tasks.identity.course import SETS
+from zennas.tasks.identity.report import RUNNING_OF_CENTRES
 from zennas.train.report import CURVES, MAX_SKIPPED, NUM_MEANS, write_report
 
 EVIL = "<script>alert('&')</script>"
@@ -190,7 +191,7 @@ def test_it_says_every_number(written):
         "zennas train --seed 5",
         "backend onnxruntime-cpu",
         "a-machine-2c",
-        RUNNING["t"],
+        RUNNING_OF_CENTRES["t"],
     ):
         assert said in text, said
 

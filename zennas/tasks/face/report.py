@@ -1,23 +1,23 @@
 """What the report and the terminal show of a network for faces: its accuracy on pairs, its loss and its teacher."""
 
-import html
-
 from rich.table import Table
 
-from zennas.page import notices, number, table
+from zennas.page import number
 from zennas.tasks.face.verify import FAR
 from zennas.tasks.identity.course import Measure, course
-from zennas.tasks.identity.distill import DISTILLATIONS
+from zennas.tasks.identity.report import (
+    NONE,
+    RUNNING_OF_CENTRES,
+    pct_on_page,
+    pct_on_terminal,
+    sets_on_page,
+    sets_on_terminal,
+    summary_line,
+    teacher_text,
+)
 from zennas.tasks.task import Page
 
-NONE = number(None)
 ACCURACY = Measure("accuracy", "Accuracy", "accuracy_std", "± a standard deviation over the folds")
-RUNNING = {  # running values of a loss: what they are. One that is not listed is shown by its name alone
-    "t": "The running mean of the cosines between faces and their own centres, t, begins at 0 and rises as the network "
-    "learns; hard negatives gain weight with it.",
-    "mean": "The mean is of the lengths of the embeddings, which stand for the quality of the images.",
-    "std": "The deviation (std) is of those lengths.",
-}
 
 
 def facts(result: dict) -> list[tuple[str, str]]:
@@ -25,19 +25,17 @@ def facts(result: dict) -> list[tuple[str, str]]:
     plan, training = result["plan"], result["training"]
     loss, distill = plan["loss"], plan["distill"]
     sampled = f", {100 * loss['sampling_rate']:g} % of the centres a step" if loss["sampling_rate"] < 1 else ""
-    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
-    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
     knobs = "".join(f", {name} {value}" for name, value in loss["knobs"].items())
     return [
         ("Data", f"{result['data']}: {training['num_images']:,} images of {training['num_identities']:,} identities"),
         ("Loss", f"{loss['name']}{knobs}{sampled}"),
-        ("Teacher", teacher),
+        ("Teacher", teacher_text(result["teacher"], distill["name"], distill["weight"])),
     ]
 
 
 def summary(result: dict) -> str:
     """The accuracy on every set, in a line."""
-    return "; ".join(_told(name, row) for name, row in result["accuracy"].items())
+    return summary_line(result["accuracy"], ACCURACY)
 
 
 def accuracy(result: dict, metrics: list[dict]) -> str:
@@ -52,66 +50,42 @@ behind ± stands the standard deviation over the folds. TAR is the share of same
 
 def terminal_table(result: dict) -> Table | None:
     """The accuracies as the terminal shows them; None where there are none."""
-    if not result["accuracy"]:
-        return None
-    shown = Table(title=f"{result['experiment']}: accuracy, per cent of pairs", title_justify="left")
-    for name in ("set", "untrained", "student", "teacher", "TAR@FAR 1e-3"):
-        shown.add_column(name, justify="left" if name == "set" else "right")
-    for name, row in result["accuracy"].items():
-        student, teacher = row["student"], row["teacher"]
-        shown.add_row(
-            name,
-            f"{100 * row['untrained']:.2f}" if row["untrained"] is not None else "",
-            f"{100 * student['accuracy']:.2f} ± {100 * student['accuracy_std']:.2f}",
-            f"{100 * teacher['accuracy']:.2f}" if teacher else "",
-            f"{100 * student['tar']:.2f}" if student["tar"] is not None else "",
-        )
-    return shown
+    title = f"{result['experiment']}: accuracy, per cent of pairs"
+    return sets_on_terminal(title, result["accuracy"], ON_TERMINAL)
 
 
-def _told(name, row):
-    student, before, teacher = row["student"], row["untrained"], row["teacher"]
-    text = f"{name} {_share(student['accuracy'])} %"
-    beside = [f"untrained {_share(before)} %"] if before is not None else []
-    beside += [f"teacher {_share(teacher['accuracy'])} %"] if teacher else []
-    return f"{text} ({', '.join(beside)})" if beside else text
-
-
-def _share(share):
-    return number(None if share is None else 100 * share, ".2f")
-
-
-# of the table of accuracies: what a set's entry has to say; a column that is empty for all sets is left out
 COLUMNS = {
     "Pairs": lambda row: f"{row['student']['num_pairs']:,}",
-    "Untrained, %": lambda row: _share(row["untrained"]),
+    "Untrained, %": lambda row: pct_on_page(row["untrained"]),
     "Student, %": lambda row: f"<b>{_with_spread(row['student'])}</b>",
     "Teacher, %": lambda row: _with_spread(row["teacher"]),
     "Student − teacher": lambda row: _gap(row["student"], row["teacher"]),
-    "TAR, %": lambda row: _share(row["student"]["tar"]),
-    "of teacher, %": lambda row: _share(row["teacher"] and row["teacher"]["tar"]),
+    "TAR, %": lambda row: pct_on_page(row["student"]["tar"]),
+    "of teacher, %": lambda row: pct_on_page(row["teacher"] and row["teacher"]["tar"]),
     "Threshold": lambda row: number(row["student"]["threshold"], ".3f"),
+}
+ON_TERMINAL = {
+    "untrained": lambda row: pct_on_terminal(row["untrained"]),
+    "student": lambda row: (
+        f"{pct_on_terminal(row['student']['accuracy'])} ± {pct_on_terminal(row['student']['accuracy_std'])}"
+    ),
+    "teacher": lambda row: pct_on_terminal(row["teacher"] and row["teacher"]["accuracy"]),
+    "TAR@FAR 1e-3": lambda row: pct_on_terminal(row["student"]["tar"]),
 }
 
 
 def _accuracy_table(accuracy):
     if not accuracy:
         return "<p class='empty'>It was verified on no set of pairs: how well it recognises was not measured.</p>"
-    cells = {name: [cell(row) for row in accuracy.values()] for name, cell in COLUMNS.items()}
-    cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
-    )
     corrupt = {name: row["student"]["num_corrupt"] for name, row in accuracy.items() if row["student"]["num_corrupt"]}
     notes = [f"{name}: {num:,} image(s) cannot be read; their pairs count as unlike" for name, num in corrupt.items()]
     without = [who for who in ("untrained", "teacher") if all(row[who] is None for row in accuracy.values())]
     missing = f"<p class='empty'>Not measured: {', '.join(without)}.</p>" if without else ""
-    return notices(notes, "note") + table(("Set", *cells), rows) + missing
+    return sets_on_page(accuracy, COLUMNS, notes) + missing
 
 
 def _with_spread(judged):
-    return f"{_share(judged['accuracy'])} <i>± {_share(judged['accuracy_std'])}</i>" if judged else NONE
+    return f"{pct_on_page(judged['accuracy'])} <i>± {pct_on_page(judged['accuracy_std'])}</i>" if judged else NONE
 
 
 def _gap(student, teacher):
@@ -132,4 +106,6 @@ losses are comparable within one plan alone; a curricular loss may rise with its
 better.""",
 )
 
-PAGE = Page(facts=facts, accuracy=accuracy, summary=summary, table=terminal_table, running=RUNNING, meaning=MEANING)
+PAGE = Page(
+    facts=facts, accuracy=accuracy, summary=summary, table=terminal_table, running=RUNNING_OF_CENTRES, meaning=MEANING
+)

@@ -9,6 +9,7 @@ from zennas.tasks.face.pairs import PairSet
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
 from zennas.tasks.identity.preparing import open_teacher, some_inputs
+from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.task import Task
 
 
@@ -21,11 +22,10 @@ def announced(request, head) -> dict[str, str]:
     """Lines about masks, loss and teacher, printed before the first step."""
     plan = request.plan
     sampled = f", {100 * plan.loss.sampling_rate:g} % of the centres a step" if plan.loss.sampling_rate < 1 else ""
-    teacher = f"{request.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if request.teacher else "none"
     return {
         "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
         "loss": f"{plan.loss.name} {head.classifier.knobs}{sampled}",
-        "teacher": teacher,
+        "teacher": teacher_text(request.teacher, plan.distill.name, plan.distill.weight),
     }
 
 

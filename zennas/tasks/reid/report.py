@@ -1,15 +1,19 @@
 """What the report and the terminal show of a network for people: its ranked lists in numbers, losses and teacher."""
 
-import html
-
 from rich.table import Table
 
-from zennas.page import notices, number, table
 from zennas.tasks.identity.course import Measure, course
-from zennas.tasks.identity.distill import DISTILLATIONS
+from zennas.tasks.identity.report import (
+    RUNNING_OF_CENTRES,
+    pct_on_page,
+    pct_on_terminal,
+    sets_on_page,
+    sets_on_terminal,
+    summary_line,
+    teacher_text,
+)
 from zennas.tasks.task import Page
 
-NONE = number(None)
 MEAN_AP = Measure("mean_ap", "mAP")
 TERMS = ("softmax", "triplet", "centre", "margin")
 RUNNING = {
@@ -22,23 +26,17 @@ RUNNING = {
     "person in the batch and to the nearest one of another; they part as the network learns.",
     "length": "Length is the mean length of the vectors, beside which a distance is large or small.",
     "left_out": "left_out counts the images that have nobody in the batch to be compared with.",
-    "t": "The running mean of the cosines between images and their own centres, t, begins at 0 and rises as the "
-    "network learns; hard negatives gain weight with it.",
-    "mean": "The mean is of the lengths of the embeddings, which stand for the quality of the images.",
-    "std": "The deviation (std) is of those lengths.",
-}
+} | RUNNING_OF_CENTRES
 
 
 def facts(result: dict) -> list[tuple[str, str]]:
     """Of the facts at the top: what was trained on, by which losses and teacher."""
     plan, training = result["plan"], result["training"]
     distill = plan["distill"]
-    weight = DISTILLATIONS[distill["name"]].weight if distill["weight"] is None else distill["weight"]
-    teacher = f"{result['teacher']}: {distill['name']}, weight {weight:g}" if result["teacher"] else "none"
     return [
         ("Data", f"{result['data']}: {training['num_images']:,} images of {training['num_identities']:,} people"),
         ("Loss", "; ".join(_term(name, plan[name]) for name in TERMS if plan[name] is not None)),
-        ("Teacher", teacher),
+        ("Teacher", teacher_text(result["teacher"], distill["name"], distill["weight"])),
     ]
 
 
@@ -50,7 +48,7 @@ def _term(name, term):
 
 def summary(result: dict) -> str:
     """The mAP on every set, in a line."""
-    return "; ".join(_told(name, row) for name, row in result["accuracy"].items())
+    return summary_line(result["accuracy"], MEAN_AP, word="mAP")
 
 
 def accuracy(result: dict, metrics: list[dict]) -> str:
@@ -65,62 +63,38 @@ camera are passed over where cameras are known. Every curve begins with the untr
 
 def terminal_table(result: dict) -> Table | None:
     """The figures as the terminal shows them; None where there are none."""
-    if not result["accuracy"]:
-        return None
-    shown = Table(title=f"{result['experiment']}: ranked lists, per cent", title_justify="left")
-    for name in ("set", "untrained mAP", "mAP", "rank 1", "rank 5", "teacher's mAP"):
-        shown.add_column(name, justify="left" if name == "set" else "right")
-    for name, row in result["accuracy"].items():
-        student, teacher = row["student"], row["teacher"]
-        shown.add_row(
-            name,
-            f"{100 * row['untrained']:.2f}" if row["untrained"] is not None else "",
-            *(f"{100 * student[measure]:.2f}" for measure in ("mean_ap", "rank_1", "rank_5")),
-            f"{100 * teacher['mean_ap']:.2f}" if teacher else "",
-        )
-    return shown
+    return sets_on_terminal(f"{result['experiment']}: ranked lists, per cent", result["accuracy"], ON_TERMINAL)
 
 
-def _told(name, row):
-    text = f"{name} mAP {_share(row['student']['mean_ap'])} %"
-    beside = [f"untrained {_share(row['untrained'])} %"] if row["untrained"] is not None else []
-    beside += [f"teacher {_share(row['teacher']['mean_ap'])} %"] if row["teacher"] else []
-    return f"{text} ({', '.join(beside)})" if beside else text
-
-
-def _share(share):
-    return number(None if share is None else 100 * share, ".2f")
-
-
-# of the table: what a set's entry has to say; a column that is empty for all sets is left out
 COLUMNS = {
     "Queries": lambda row: f"{row['student']['num_queries'] - row['student']['num_unanswerable']:,}",
-    "Untrained mAP, %": lambda row: _share(row["untrained"]),
-    "mAP, %": lambda row: f"<b>{_share(row['student']['mean_ap'])}</b>",
-    "Rank 1, %": lambda row: _share(row["student"]["rank_1"]),
-    "Rank 5, %": lambda row: _share(row["student"]["rank_5"]),
-    "Rank 10, %": lambda row: _share(row["student"]["rank_10"]),
-    "Teacher's mAP, %": lambda row: _share(row["teacher"] and row["teacher"]["mean_ap"]),
-    "Teacher's rank 1, %": lambda row: _share(row["teacher"] and row["teacher"]["rank_1"]),
+    "Untrained mAP, %": lambda row: pct_on_page(row["untrained"]),
+    "mAP, %": lambda row: f"<b>{pct_on_page(row['student']['mean_ap'])}</b>",
+    "Rank 1, %": lambda row: pct_on_page(row["student"]["rank_1"]),
+    "Rank 5, %": lambda row: pct_on_page(row["student"]["rank_5"]),
+    "Rank 10, %": lambda row: pct_on_page(row["student"]["rank_10"]),
+    "Teacher's mAP, %": lambda row: pct_on_page(row["teacher"] and row["teacher"]["mean_ap"]),
+    "Teacher's rank 1, %": lambda row: pct_on_page(row["teacher"] and row["teacher"]["rank_1"]),
+}
+ON_TERMINAL = {
+    "untrained mAP": lambda row: pct_on_terminal(row["untrained"]),
+    "mAP": lambda row: pct_on_terminal(row["student"]["mean_ap"]),
+    "rank 1": lambda row: pct_on_terminal(row["student"]["rank_1"]),
+    "rank 5": lambda row: pct_on_terminal(row["student"]["rank_5"]),
+    "teacher's mAP": lambda row: pct_on_terminal(row["teacher"] and row["teacher"]["mean_ap"]),
 }
 
 
 def _table(accuracy):
     if not accuracy:
         return "<p class='empty'>It was verified on no set of queries: how well it finds people was not measured.</p>"
-    cells = {name: [cell(row) for row in accuracy.values()] for name, cell in COLUMNS.items()}
-    cells = {name: column for name, column in cells.items() if set(column) != {NONE}}
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for name, row in zip(accuracy, zip(*cells.values(), strict=True), strict=True)
-    )
     notes = []
     for name, row in accuracy.items():
         if num := row["student"]["num_corrupt"]:
             notes.append(f"{name}: {num:,} image(s) cannot be read, and are like nobody")
         if num := row["student"]["num_unanswerable"]:
             notes.append(f"{name}: {num:,} query(s) without a right answer in the gallery are in no mean")
-    return notices(notes, "note") + table(("Set", *cells), rows)
+    return sets_on_page(accuracy, COLUMNS, notes)
 
 
 MEANING = (

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from zennas.checker import track_problems
 from zennas.data.lists import files_named
 from zennas.tasks.identity.preparing import open_teacher, some_inputs
+from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.report import PAGE
 from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
@@ -27,7 +28,7 @@ def announced(request, head) -> dict[str, str]:
         for name, term in terms.items()
         if term is not None
     ]
-    teacher = f"{request.teacher}: {plan.distill.name}, weight {head.guide.weight:g}" if request.teacher else "none"
+    teacher = teacher_text(request.teacher, plan.distill.name, plan.distill.weight)
     return {"batch": batch, "loss": f"{head.num_terms} terms: {' + '.join(told)}", "teacher": teacher}
 
 
