@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 import pydantic
 
 from zennas.records import Record
+from zennas.tasks.identity.plan import HeldOutShare, TestShare, somebody_is_left
 from zennas.tune_plan import Count, Positive, Span, TunePlan
 
 Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -44,17 +45,17 @@ class RewardPlan(Record):
     fprs: tuple[Share, ...] = (1e-3, 1e-4, 1e-5)
     weights: tuple[Positive, ...] = (0.5, 0.25, 0.25)
     # Shares of the identities, where --held-out and --test name none. Test is looked at when the search is over.
-    held_out_share: Share = 0.1
-    test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    held_out_share: HeldOutShare = 0.1
+    test_share: TestShare = 0.1
     max_images: Count = 10  # of an identity: its pairs grow with the square of them
 
     @pydantic.model_validator(mode="after")
-    def _fit_together(self):
+    def _weights_fit(self):
         if len(self.fprs) != len(self.weights) or not self.fprs or len(set(self.fprs)) < len(self.fprs):
             raise ValueError(f"as many weights as different fprs; given {list(self.fprs)} and {list(self.weights)}")
-        if self.held_out_share + self.test_share >= 1:
-            raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
         return self
+
+    _somebody_is_left = pydantic.model_validator(mode="after")(somebody_is_left)
 
 
 class FaceTunePlan(TunePlan):

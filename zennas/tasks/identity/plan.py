@@ -1,16 +1,19 @@
 """Parts of the plans of tasks that tell identities apart: the margin loss over class centres, what a teacher teaches,
-how class centres move.
+how class centres move, whom nobody trains on.
 
 Names resolve in losses.py and distill.py beside this file.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
 from zennas.records import Record
 from zennas.space.shape import ImagePx
 from zennas.train_plan import Count, Knobs, NotNegative, OptimizerPlan, Positive
+
+HeldOutShare = Annotated[float, pydantic.Field(gt=0, lt=1)]  # of the identities
+TestShare = Annotated[float, pydantic.Field(ge=0, lt=1)]  # the same; 0: nobody is kept for the end
 
 
 class LossPlan(Record):
@@ -56,3 +59,10 @@ class IdentityOptimizerPlan(OptimizerPlan):
     """How weights and class centres move."""
 
     centre_lr: Positive = 1.0  # of the class centres, times the backbone's
+
+
+def somebody_is_left(plan: Any) -> Any:
+    """The plan itself, a validator; ValueError where its held_out_share and test_share leave nobody to train on."""
+    if plan.held_out_share + plan.test_share >= 1:
+        raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
+    return plan

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from zennas.learn_plan import LearnPlan
-
-Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+from zennas.tasks.identity.plan import HeldOutShare, TestShare, somebody_is_left
 
 
 class ReidLearnPlan(LearnPlan):
@@ -15,16 +14,12 @@ class ReidLearnPlan(LearnPlan):
 
     measure: Literal["map", "rank_1"] = "map"  # rank 1 hangs on one image a query, mAP on all of them
     # Shares of the people, where --held-out and --test name none. Test is looked at when all is chosen.
-    held_out_share: Share = 0.2
-    test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    held_out_share: HeldOutShare = 0.2
+    test_share: TestShare = 0.1
     # Of either share at most so many; the others are trained on.
     max_people: Annotated[int, pydantic.Field(ge=2)] = 1000
     max_images: Annotated[int, pydantic.Field(ge=2)] = 16  # of a person: cameras take turns, nobody rules the mean
     # What a short training takes at most, all images of people that are drawn; None: all there is.
     short_images: Annotated[int, pydantic.Field(ge=2)] | None = 100_000
 
-    @pydantic.model_validator(mode="after")
-    def _somebody_is_left(self):
-        if self.held_out_share + self.test_share >= 1:
-            raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
-        return self
+    _somebody_is_left = pydantic.model_validator(mode="after")(somebody_is_left)

@@ -6,10 +6,9 @@ from typing import Annotated, ClassVar
 import pydantic
 
 from zennas.records import Record
+from zennas.tasks.identity.plan import HeldOutShare, TestShare, somebody_is_left
 from zennas.train_plan import NotNegative
 from zennas.tune_plan import Count, Positive, Span, TunePlan
-
-Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
 
 
 class TripletSpace(Record):
@@ -29,15 +28,11 @@ class ReidRewardPlan(Record):
     """mAP on people whom a trial does not train on: each of their images is asked for among all others."""
 
     # Shares of the people, where --held-out and --test name none. Test is looked at when the search is over.
-    held_out_share: Share = 0.1
-    test_share: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    held_out_share: HeldOutShare = 0.1
+    test_share: TestShare = 0.1
     max_images: Count = 16  # of a person
 
-    @pydantic.model_validator(mode="after")
-    def _somebody_is_left(self):
-        if self.held_out_share + self.test_share >= 1:
-            raise ValueError("held_out_share + test_share below 1: somebody must be trained on")
-        return self
+    _somebody_is_left = pydantic.model_validator(mode="after")(somebody_is_left)
 
 
 class ReidTunePlan(TunePlan):
