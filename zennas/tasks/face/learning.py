@@ -10,7 +10,7 @@ from zennas.tasks.face.learn_plan import FaceLearnPlan
 from zennas.tasks.face.people import open_images
 from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.identity.people import Group, People, few_pairs, listed, split
-from zennas.tasks.identity.trained import counted, sampled, trained, trained_short
+from zennas.tasks.identity.trained import trained, trained_short, trained_text
 from zennas.tasks.learning import Learning
 
 
@@ -63,10 +63,8 @@ def described(plan: FaceLearnPlan, people: People) -> dict[str, Any]:
 
 def announced(request, people: People) -> dict[str, str]:
     """Lines on who is in which group."""
-    whole, short = (counted(label_N) for label_N in (people.label_N, sampled(people.label_N, request.learn)))
-    more = "" if short == whole else f", drawn of {whole} (learn.short_images)"
     return {
-        "train": f"{short} of {request.data}{more}",
+        "train": trained_text(request, people),
         "measure": f"{measure(request.learn)} over all pairs: {people.held_out.text}",
         "test": "nobody" if people.test is None else f"{people.test.text}, asked when all is chosen",
     }

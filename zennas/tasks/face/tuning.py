@@ -22,6 +22,7 @@ from zennas.tasks.face.tune_plan import FaceTunePlan
 from zennas.tasks.face.tuning_page import PAGE, tpr_title
 from zennas.tasks.identity.embedding import in_eval
 from zennas.tasks.identity.people import Group, People, few_pairs, listed, split
+from zennas.tasks.identity.trained import counted
 from zennas.tasks.tuning import Best, Trained, Tuning
 
 LOSS = "unified_margin"
@@ -125,10 +126,10 @@ def described(plan: FaceTunePlan, people: People) -> dict[str, Any]:
 
 def announced(request, people: People) -> dict[str, str]:
     """Lines on who is in which group."""
-    plan, trained_N = request.tune.reward, people.label_N[people.label_N >= 0]
+    plan = request.tune.reward
     fprs, weights = (", ".join(f"{value:g}" for value in values) for values in (plan.fprs, plan.weights))
     return {
-        "train": f"{len(trained_N):,} images of {len(np.unique(trained_N)):,} identities of {request.data}",
+        "train": f"{counted(people.label_N)} of {request.data}",
         "reward": f"{people.held_out.text}: TPR at FPR {fprs}, weighted {weights}",
         "test": "nobody" if people.test is None else f"{people.test.text}, when the search is over",
     }

@@ -1,6 +1,6 @@
 """PAGE: what the page and the terminal say of a comprehensive search for faces."""
 
-from zennas.tasks.tuning import TuningPage
+from zennas.tasks.identity.tuning_page import group_facts, people_page
 
 TPR = "tpr@"
 
@@ -26,16 +26,13 @@ cent."""
 
 def facts(summary: dict) -> list[tuple[str, str]]:
     """The pairs of the groups, for the top of the page."""
-    groups = {"Reward on": summary["held_out"], "Test on": summary["test"]}
-    return [
-        (name, f"{group['same_pairs']:,} pairs of one person, {group['different_pairs']:,} of two")
-        for name, group in groups.items()
-        if group
-    ]
+    return group_facts(
+        summary, lambda group: f"{group['same_pairs']:,} pairs of one person, {group['different_pairs']:,} of two"
+    )
 
 
 OF_CLEANING = ("num_merged", "num_dropped")
-PAGE = TuningPage(
+PAGE = people_page(
     subtitle="Cleaning thresholds, margin loss, depth against width: searched together",
     reward=reward,
     facts=facts,
@@ -49,11 +46,6 @@ PAGE = TuningPage(
         "s_p": "s_p, scale of the own class",
         "s_n": "s_n, scale of the others",
     },
-    counts=("num_images", "num_identities"),
     counts_of={"tau_inter": OF_CLEANING, "tau_intra": OF_CLEANING},
-    chosen_by="the people it was chosen by",
-    unseen="people nobody had looked at",
-    unchosen="people by whom nothing was chosen",
-    tested="The people of the test were asked when the search was over; nothing was chosen by them.",
     meaning=("<b>Thresholds belong to one network's embeddings.</b> Another model's cosines lie elsewhere.",),
 )

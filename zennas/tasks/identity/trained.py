@@ -28,6 +28,13 @@ def trained_short(request, source: AnySource, people: People, folder) -> dict[st
     return {"labels": path}
 
 
+def trained_text(request, people: People) -> str:
+    """How much the short trainings of a learning train on, in words, and of how much that is drawn."""
+    whole, short = (counted(label_N) for label_N in (people.label_N, sampled(people.label_N, request.learn)))
+    more = "" if short == whole else f", drawn of {whole} (learn.short_images)"
+    return f"{short} of {request.data}{more}"
+
+
 def sampled(label_N: np.ndarray, plan: Any) -> np.ndarray:
     """label_N with the identities alone that the plan's seed draws: as many as have short_images together, at least
     two.

@@ -3,7 +3,7 @@ they are found."""
 
 from zennas.data.sources import AnySource
 from zennas.tasks.identity.people import Group, People, listed
-from zennas.tasks.identity.trained import counted, sampled, trained, trained_short
+from zennas.tasks.identity.trained import trained, trained_short, trained_text
 from zennas.tasks.learning import Learning
 from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
 from zennas.tasks.reid.learn_plan import ReidLearnPlan
@@ -32,10 +32,8 @@ def measure(plan: ReidLearnPlan) -> str:
 
 def announced(request, people: People) -> dict[str, str]:
     """Lines on who is in which group."""
-    whole, short = (counted(label_N) for label_N in (people.label_N, sampled(people.label_N, request.learn)))
-    more = "" if short == whole else f", drawn of {whole} (learn.short_images)"
     return {
-        "train": f"{short} of {request.data}{more}",
+        "train": trained_text(request, people),
         "measure": f"{measure(request.learn)}: {text_of(people.held_out)}",
         "test": "nobody" if people.test is None else f"{text_of(people.test)}, when all is chosen",
     }

@@ -7,9 +7,10 @@ from zennas.data.sources import AnySource
 from zennas.records import UserError
 from zennas.tasks.identity import trained as labelled
 from zennas.tasks.identity.people import Group, People, listed
+from zennas.tasks.identity.tuning_page import group_facts, people_page
 from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
 from zennas.tasks.reid.tune_plan import ReidTunePlan
-from zennas.tasks.tuning import Best, Trained, Tuning, TuningPage
+from zennas.tasks.tuning import Best, Trained, Tuning
 
 
 def check(options, plan: ReidTunePlan) -> None:
@@ -79,15 +80,10 @@ def reward_text(summary: dict[str, Any]) -> str:
 
 def facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """How much the groups are, for the top of the page."""
-    groups = {"Reward on": summary["held_out"], "Test on": summary["test"]}
-    return [
-        (name, f"{group['num_images']:,} images of {group['num_identities']:,} people")
-        for name, group in groups.items()
-        if group
-    ]
+    return group_facts(summary, lambda group: f"{group['num_images']:,} images of {group['num_identities']:,} people")
 
 
-PAGE = TuningPage(
+PAGE = people_page(
     subtitle="Triplets, label smoothing, depth against width: searched together",
     reward=reward_text,
     facts=facts,
@@ -97,12 +93,7 @@ PAGE = TuningPage(
         "triplet_weight": "weight of the triplets",
         "smoothing": "smoothing, a share",
     },
-    counts=("num_images", "num_identities"),
     counts_of={},
-    chosen_by="the people it was chosen by",
-    unseen="people nobody had looked at",
-    unchosen="people by whom nothing was chosen",
-    tested="The people of the test were asked when the search was over; nothing was chosen by them.",
     meaning=("<b>A margin belongs to one length of vectors.</b> Of another network's it is more or less.",),
 )
 
