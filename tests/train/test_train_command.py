@@ -31,10 +31,13 @@ from tests.train.test_training import teacher_file
 from zennas import checker
 from zennas.embed.checkpoint import load_network
 from zennas.embed.model import open_model
+from zennas.progress import silent
+from zennas.ranks import Ranks
 from zennas.records import UserError
 from zennas.run_folder import lock_folder
 from zennas.tasks.face.verify import open_set, verify
 from zennas.tasks.identity import preparing
+from zennas.tasks.table import task_of
 from zennas.train import loop, prepare, rank
 from zennas.train.checkpoints import checkpoints_in
 from zennas.train.journal import read_metrics
@@ -374,3 +377,16 @@ def test_centres_beyond_the_memory_are_refused(options, monkeypatch):
         UserError, match=r"12 class centres of 64 numbers take .* are free; give more ranks, or a lower"
     ):
         trained(options())
+
+
+@pytest.mark.parametrize("layout", ["faces", "tar", "records"])
+def test_pairs_of_faces_that_are_trained_on_are_told(material, options, layout, tmp_path):
+    """Whatever the layout; of people who are not among them nothing is said."""
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("1\t1\n" + "p00\t1\t2\np00\t3\tp05\t2\n")
+    request = options(data=getattr(material, layout), verify=(f"{pairs}@{material.faces}", material.held_out))
+    data = task_of("face").open_data(request, silent())
+    sets = prepare.open_sets(request, Ranks())
+    *_, notice = prepare.noticed(request, data, sets, silent()).notices
+    assert notice.startswith(f"--verify {pairs}@{material.faces}: 4 of its 4 images are trained on, too, the first: ")
+    assert prepare.noticed(request, data, sets[1:] * 2, silent()) == data

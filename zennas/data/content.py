@@ -52,6 +52,11 @@ def digest_of_span(read: Callable[[int, int], bytes], size: int) -> int:
     return _number(digest)
 
 
+def digest_of_bytes(encoded: bytes) -> int:
+    """The same of an image that is at hand."""
+    return digest_of_span(lambda length, offset: encoded[offset : offset + length], len(encoded))
+
+
 def digest_of_file(path: os.PathLike | str) -> str:
     """16 hexadecimal digits for the content of a single file: whole, or pieces of it, evenly spread, up to 64 MB."""
     with open(path, "rb") as file:

@@ -97,6 +97,11 @@ class Relabelled:
             digest.update(np.ascontiguousarray(column).data)
         self.fingerprint = f"{digest.hexdigest()[:16]}-{content}"
 
+    @property
+    def content_N(self) -> np.ndarray:
+        """As Source."""
+        return self._source.content_N[self._which_M]
+
     def read(self, index: int) -> bytes:
         """As Source."""
         return self._source.read(int(self._which_M[index]))

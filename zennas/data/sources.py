@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from zennas.data import recordio
-from zennas.data.content import MOST_IMAGES, digest_of_span, look_into
+from zennas.data.content import MOST_IMAGES, digest_of_bytes, digest_of_span, look_into
 from zennas.data.image_set import ImageSet
 from zennas.data.images import CorruptImageError, UnreadableImageError
 from zennas.data.index import Index, Names, changes, file_key, kept_index, load_index
@@ -61,6 +61,7 @@ class Source(_OpenFiles):
     - num_images, num_identities, num_empty_identities (those with no image)
     - label_N: int32, memory-mapped
     - camera_N: int64, which camera took each image, below zero where none is known; or None where it is known of none
+    - content_N: uint64, memory-mapped, of content.py: what the bytes of each image are; 0 where it was not looked at
     - identity_names: a sequence, or None where identities are numbers
     - fingerprint: of the content, the same wherever the data lies
     - left_out: what of the data is not used, as LeftOut.plain
@@ -74,6 +75,7 @@ class Source(_OpenFiles):
         self._index = load_index(folder)
         self._kind = KINDS[self._index.kind]
         self.label_N, self.camera_N = self._index.label_N, self._index.places.get("camera")
+        self.content_N = self._index.content_N
         self.num_images = len(self.label_N)
         self.num_identities = self._index.num_identities
         self.num_empty_identities = self._index.num_empty
@@ -297,8 +299,7 @@ def _build_sightings(files, progress):
     files_of_crops = functools.partial(read_crop, sightings.root)
 
     def digest_of(number):
-        encoded = files_of_crops(sightings.path_N[number])
-        return digest_of_span(lambda length, offset: encoded[offset : offset + length], len(encoded))
+        return digest_of_bytes(files_of_crops(sightings.path_N[number]))
 
     knows_cameras = (sightings.camera_N != NO_CAMERA).any()
     return Index.of(
@@ -321,8 +322,7 @@ def _content_of_records(file, offset_N, progress):
     def digest_of(number):
         opened = files.descriptor(file)  # held while it is read: another thread may let go of it
         payload = recordio.read_record(opened.fileno(), int(offset_N[number]))
-        image = recordio.unpack(payload)[1]
-        return digest_of_span(lambda length, offset: image[offset : offset + length], len(image))
+        return digest_of_bytes(recordio.unpack(payload)[1])
 
     return look_into(digest_of, len(offset_N), most=MOST_IMAGES, progress=progress)
 

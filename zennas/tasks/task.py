@@ -141,6 +141,9 @@ class Task:
     # (request, sets that it was verified on) -> commands, as lists of words, that use the trained network
     next_commands: Callable[..., list]
     page: Page
+    # (data, the set, the --verify that named it, progress) -> sentences on images of the set that are trained on, too;
+    # None where nobody looks for them
+    trained_on: Callable[..., list[str]] | None = None
     # (data, progress); UserError where a sample of --data shows that they are not what the task takes; None where it
     # takes whatever there is
     look: Callable[..., None] | None = None

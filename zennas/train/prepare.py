@@ -1,6 +1,7 @@
 """From what a user asks for to everything a training needs, or one clear error before the first step."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import torch
@@ -74,6 +75,15 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
 
     ranks.on_first(open_them)
     return tuple(sets)
+
+
+def noticed(request: Request, data: Data, sets: tuple, progress) -> Data:
+    """The Data with a sentence more for each of the opened --verify sets that holds what is trained on, too."""
+    trained_on = task_of(request.task).trained_on
+    if trained_on is None or not sets:  # only the first rank has sets
+        return data
+    told = [trained_on(data, the_set, text, progress) for text, the_set in zip(request.verify, sets, strict=True)]
+    return dataclasses.replace(data, notices=(*data.notices, *itertools.chain(*told)))
 
 
 def check_batches(request: Request, data: Data, teacher, ranks: Ranks, progress) -> None:

@@ -36,6 +36,7 @@ def train_on(request: Request, ranks: Ranks, progress: Progress) -> dict | None:
             progress.say(f"{request.out}: this training is done; --fresh trains again")
             return json.loads((request.out / RESULT).read_text(encoding="utf-8")) if ranks.is_first else None
         sets = prepare.open_sets(request, ranks)
+        data = prepare.noticed(request, data, sets, progress)
         state = ranks.on_first(lambda: _check_latency(request, state, progress))
         job = prepare.prepare(request, data, teacher, ranks, progress, sets=sets)
         if ranks.is_first:

@@ -8,7 +8,7 @@ from zennas.tasks.face import preparing
 from zennas.tasks.face.pairs import PairSet
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
-from zennas.tasks.identity.preparing import open_teacher, some_inputs
+from zennas.tasks.identity.preparing import open_teacher, some_inputs, trained_on
 from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.task import Task
 
@@ -61,5 +61,6 @@ FACE = Task(
     problems=track_problems,
     next_commands=next_commands,
     page=PAGE,
+    trained_on=trained_on,
     look=preparing.look,
 )

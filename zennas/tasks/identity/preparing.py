@@ -10,6 +10,7 @@ from zennas.data.inputs import first_inputs
 from zennas.data.left_out import line_of
 from zennas.data.sources import AnySource, open_source
 from zennas.data.stream import Stream, image_stream
+from zennas.data.twins import twins
 from zennas.devices import autocast_of, free_memory
 from zennas.embed.model import Model, sides
 from zennas.embed.named import open_named
@@ -78,6 +79,29 @@ def _check_first_images(path, source) -> None:
     if num:
         which = "the first ten" if num == NUM_FIRST else f"all {num}"
         raise UserError(f"{path}: {which} images are corrupt; the last: {last}")
+
+
+def trained_on(data: Data, the_set, text: str, progress) -> list[str]:
+    """A sentence on images of a set, opened for --verify `text`, that are trained on, too; or none.
+
+    A word and no refusal: a few of a million are no reason to train nothing, and whoever tries a recipe out may
+    verify on what it trains on. It stands in result.json and in the report, beside the figures.
+    """
+    progress.begin(f"looking for images of {the_set.name} in {data.source.path}")
+    found = twins(data.source, the_set.images, progress=progress.counting("images"))
+    progress.end()
+    if not len(found.image_T):
+        return []
+    first = f"{the_set.images.where(int(found.image_T[0]))} = {data.source.where(int(found.index_T[0]))}"
+    some_only = (
+        f"; {found.num_compared:,} of the {data.source.num_images:,} images of --data were compared, so it may be more"
+        if found.num_compared < data.source.num_images
+        else ""
+    )
+    return [
+        f"--verify {text}: {len(found.image_T):,} of its {the_set.images.num_images:,} images are trained on, too, the "
+        f"first: {first}; its figures are better than they would be on people who are new{some_only}"
+    ]
 
 
 def check_identities(request, source: AnySource, teacher: Model | None, progress, *, what: str) -> None:

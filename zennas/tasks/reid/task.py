@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from zennas.checker import track_problems
 from zennas.data.lists import files_named
-from zennas.tasks.identity.preparing import open_teacher, some_inputs
+from zennas.tasks.identity.preparing import open_teacher, some_inputs, trained_on
 from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.report import PAGE
@@ -58,4 +58,5 @@ REID = Task(
     problems=track_problems,
     next_commands=next_commands,
     page=PAGE,
+    trained_on=trained_on,
 )
