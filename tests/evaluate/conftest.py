@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import Ended
 from tests.train.conftest import drawn_faces, write_folder, write_pairs
+from zennas.embed import embeddings
 from zennas.evaluate.__main__ import main
 
 NUM_IDENTITIES, IMAGES_EACH, PX = 12, 4, 16
@@ -207,6 +208,16 @@ def own_embeddings(tmp_path, monkeypatch):
     """A cache for this test alone."""
     monkeypatch.setenv("ZENNAS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "embeddings"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A list that grows with each batch of which a network is asked."""
+    rows, seen = embeddings._rows, []
+    monkeypatch.setattr(
+        embeddings, "_rows", lambda model, pixels, *more: seen.append(len(pixels)) or rows(model, pixels, *more)
+    )
+    return seen
 
 
 def ran(*arguments):

@@ -69,16 +69,6 @@ def given(tmp_path, faces, own_embeddings, monkeypatch):
     ]
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """A list that grows with each batch of which a network is asked."""
-    rows, seen = embeddings._rows, []
-    monkeypatch.setattr(
-        embeddings, "_rows", lambda model, pixels, *more: seen.append(len(pixels)) or rows(model, pixels, *more)
-    )
-    return seen
-
-
 def by_hand(faces, where):
     """embedding_D of a face by `squares`, its mirror image added."""
     image_HW3 = cv2.imread(str(faces / where))[..., ::-1].astype(np.float64)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.align.conftest import drawn, photographs  # noqa: F401 - fixtures
 from tests.conftest import Ended
-from tests.evaluate.conftest import faces, one_thread  # noqa: F401 - fixtures
+from tests.evaluate.conftest import asked, faces, one_thread  # noqa: F401 - fixtures
 from zennas.gallery.__main__ import main
 
 

@@ -14,7 +14,6 @@ import torch
 import zennas
 from tests.evaluate.conftest import image_name, saved, square_weights, squares, write_list
 from tests.gallery.conftest import ran
-from zennas.embed import embeddings
 from zennas.embed.checkpoint import save_network
 from zennas.gallery import enrol, search
 from zennas.gallery.outcome import Outcome
@@ -42,16 +41,6 @@ def enrolled(network, faces):
     ended = ran("g", "--enrol", faces, *network)
     assert ended.code == 0, ended.said
     return ["g", *network]
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """A list that grows with each batch of which a network is asked."""
-    rows, seen = embeddings._rows, []
-    monkeypatch.setattr(
-        embeddings, "_rows", lambda model, pixels, *more: seen.append(len(pixels)) or rows(model, pixels, *more)
-    )
-    return seen
 
 
 def said(*words):
