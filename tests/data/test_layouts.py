@@ -372,8 +372,8 @@ def write_market(root, queries, gallery):
         (
             ["0001_c1_1", "0002_c1_1", "0003_c2_1"],
             ["0001_c1_2", "0009_c2_2"],
-            "none of its 3 queries has a right answer: the people of 2 are not in the gallery, those of 1 are there by "
-            "the query's own camera alone; are queries and gallery numbered alike",
+            "none of its 3 queries has a right answer: the people of 2 are not in the gallery, the people of 1 are "
+            "there by the query's own camera alone; are queries and gallery numbered alike",
         ),
     ],
 )

@@ -305,7 +305,7 @@ def test_columns_by_hand(tmp_path, faces):
             open_reid,
             REID,
             [(A, 1, 1, "query"), (B, 1, 1, "gallery"), (C, 2, 2, "gallery")],
-            "none of its 1 queries has a right answer: the people of 0 are not in the gallery, those of 1 are there by",
+            "none of its 1 queries has a right answer: the people of 1 are there by the query's own camera alone; are",
         ),
         (open_reid, REID, [(A, 1, 7, "query"), (B, 1, 7, "gallery")], "all 2 images are of one camera"),
         (

@@ -117,9 +117,10 @@ def _checked(where: str, the_set: GallerySet) -> GallerySet:
             )
         in_both = np.isin(the_set.image_N[is_query_N], the_set.image_N[~is_query_N]).any()
         alone = "by the query's own camera alone" + (", or as its own picture" if in_both else "")
+        kinds = ((num - num_known, "not in the gallery"), (num_known, f"there {alone}"))
+        why = ", ".join(f"the people of {count:,} are {place}" for count, place in kinds if count)
         raise UserError(
-            f"{where}: none of its {num:,} queries has a right answer: the people of {num - num_known:,} are not in "
-            f"the gallery, those of {num_known:,} are there {alone}; are queries and gallery numbered alike?"
+            f"{where}: none of its {num:,} queries has a right answer: {why}; are queries and gallery numbered alike?"
         )
     return the_set
 

@@ -26,7 +26,7 @@ from zennas.search.show import show as show_winners
 from zennas.search.stages import Checked
 from zennas.space.learned import LEARNED
 from zennas.tasks.table import task_of
-from zennas.track import load_experiment
+from zennas.track import load_experiment, load_space
 from zennas.train import run as train_room
 from zennas.train.options import Options as TrainOptions
 from zennas.train.request import check_recipe
@@ -66,9 +66,11 @@ def run(options: Options | SearchOptions, *, progress: Progress | None = None) -
     """Search, then train the best winner. UserError before the search for what either cannot use."""
     progress = progress or silent()
     asked = check(options)
-    look = task_of(load_experiment(str(asked.training.track))[0].task).look
+    experiment, _, space = load_experiment(str(asked.training.track))
+    look = task_of(experiment.task).look
     if look is not None and asked.training.faces == "auto":  # now, and not when the search is over
-        look(asked.training.data, progress)
+        space = load_space(asked.training.space) if asked.training.space else space
+        look(asked.training.data, space.shape, progress)
     if asked.learning is not None:
         return _learned(asked, progress)
     settled = search_room.search_to_the_end(asked.checked, progress)

@@ -144,6 +144,7 @@ class Task:
     # (data, the set, the --verify that named it, progress) -> sentences on images of the set that are trained on, too;
     # None where nobody looks for them
     trained_on: Callable[..., list[str]] | None = None
-    # (data, progress); UserError where a sample of --data shows that they are not what the task takes; None where it
-    # takes whatever there is
+    # (data, the Shape of the network, progress); UserError where a sample of --data shows that they are not what the
+    # task takes; None where it takes whatever there is
     look: Callable[..., None] | None = None
+    finds_crops: bool = False  # whether a word of the user has what it takes found in whole pictures, on the way

@@ -161,7 +161,7 @@ def _initial_network(path: pathlib.Path, space: Space) -> BuiltNetwork:
 
 def check_faces(faces: str, task: str) -> None:
     """UserError for what --faces says where a task is not about faces."""
-    if faces != "auto" and task_of(task).look is None:
+    if faces != "auto" and not task_of(task).finds_crops:
         raise UserError(f"--faces {faces}: is about faces, which the task '{task}' does not take; leave it out")
 
 
@@ -185,7 +185,13 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     for text in options.verify:
         for file in task.set_paths(text):
             if not is_there(file):
-                raise UserError(f"--verify {text}: {file}: cannot be read: no such file or folder")
+                rest = text.partition(":")[2]
+                takes = (
+                    f"; give {rest}: --verify takes no protocol"
+                    if rest and all(map(is_there, task.set_paths(rest)))
+                    else ""
+                )
+                raise UserError(f"--verify {text}: {file}: cannot be read: no such file or folder{takes}")
     for change in options.changes if options.teacher is None else ():
         if task.taught and change.startswith(task.taught):
             raise UserError(

@@ -34,7 +34,7 @@ def check_plan(plan: FacePlan, where: str) -> None:
     check_mask_plan(plan.data.mask, f"{where}: train.data.mask")
 
 
-def look(data: pathlib.Path, progress) -> None:
+def look(data: pathlib.Path, shape, progress) -> None:
     """UserError where a sample of the images at `data` looks like photographs."""
     progress.begin(f"looking at {data}")
     try:

@@ -63,4 +63,5 @@ FACE = Task(
     page=PAGE,
     trained_on=trained_on,
     look=preparing.look,
+    finds_crops=True,
 )

@@ -10,14 +10,17 @@ from zennas.progress import Progress
 from zennas.records import UserError
 from zennas.tasks.identity.embedding import embed, in_eval
 from zennas.tasks.identity.people import Group, People, split
+from zennas.tasks.reid.look import check_upright
 from zennas.tasks.reid.verify import PeopleSet, answerable, cameras_of, ranked, why_unanswerable
 
 TITLES = {"map": "mAP", "rank_1": "Rank 1"}  # of the measures
 
 
 def open_images(request: Any, progress: Progress) -> AnySource:
-    """The Source of --data."""
-    return open_source(request.data, progress=progress.counting("images"))
+    """The Source of --data; UserError where it holds faces rather than people."""
+    source = open_source(request.data, progress=progress.counting("images"))
+    check_upright(source, request.data, request.space.shape)
+    return source
 
 
 def split_people(request: Any, source: AnySource, plan: Any, *, seed: int, where: str, max_people: int | None = None):

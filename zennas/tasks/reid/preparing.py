@@ -21,6 +21,7 @@ from zennas.tasks.identity.preparing import (
     stream_of,
 )
 from zennas.tasks.reid.head import ReidHead
+from zennas.tasks.reid.look import check_upright
 from zennas.tasks.reid.losses import classifier_knobs_of, mined_knobs_of
 from zennas.tasks.reid.plan import ReidPlan
 from zennas.tasks.reid.verify import cameras_of
@@ -44,6 +45,7 @@ def check_plan(plan: ReidPlan, where: str) -> None:
 def open_data(request, progress) -> Data:
     """The Data of the people, its first image looked at; who has few images is counted in a notice."""
     source = open_images(request, progress)
+    check_upright(source, request.data, request.space.shape)
     data, each = data_of(request, source), request.plan.data.images_per_person
     text = "" if each is None else people_in(source.label_N, each, camera_N=cameras_of(source)).text
     return dataclasses.replace(data, notices=(*data.notices, *filter(None, [text])))

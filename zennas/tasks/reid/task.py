@@ -7,6 +7,7 @@ from zennas.data.lists import files_named
 from zennas.tasks.identity.preparing import open_teacher, some_inputs, trained_on
 from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.reid import preparing
+from zennas.tasks.reid.look import look
 from zennas.tasks.reid.report import PAGE
 from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
 from zennas.tasks.task import Task
@@ -59,4 +60,5 @@ REID = Task(
     next_commands=next_commands,
     page=PAGE,
     trained_on=trained_on,
+    look=look,
 )
