@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 LEVELS = Unit(times=1.0, sign="", name="", differences="levels")
 
 
-def check(options, plan):
+def check(options, plan, recipe):
     for name in ("embeddings_from", "held_out", "test"):
         if (value := getattr(options, name)) is not None:
             raise UserError(f"--{name.replace('_', '-')} {value}: is not for pictures")

@@ -49,7 +49,8 @@ class TuningPage:
 class Tuning(Judging):
     """What the recipes of a task are searched by. Its factors and their knobs are FACTORS of its TunePlan."""
 
-    check: Callable[..., None]  # (options, plan); UserError for options that do not fit one another
+    # (options, plan, the recipe's plan); UserError for options that do not fit one another or the recipe
+    check: Callable[..., None]
     recipe: Callable[[Any], str]  # the recipe's plan -> the part of it that the factors move, in words
     changes: Callable[[dict], tuple[str, ...]]  # knobs -> KEY=VALUE of the recipe, as --set takes them
 

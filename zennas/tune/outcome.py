@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -114,12 +115,20 @@ def write_outcome(setting: Setting, source: Any, tried: list[Tried], summary: di
     write_report(out / REPORT, summary, rows, curves, tuning)
 
 
-def next_command(track: str, data: pathlib.Path, out: pathlib.Path, summary: dict[str, Any], tuning: Tuning) -> str:
-    """The command that trains the best one in full."""
+def next_command(asked: Mapping[str, Any], out: pathlib.Path, summary: dict[str, Any], tuning: Tuning) -> str:
+    """The command that trains the best one in full. asked: request.handed_on."""
     knobs = summary["best"]["knobs"]
     files = {option: out / name for option, name in tuning.best(knobs).files.items()}
-    train = {"track": track, "winner": out / BEST, "data": data, **files, "set": tuning.changes(knobs)}
+    train = {**asked, "winner": out / BEST, **files, "set": best_changes(asked["set"], knobs, tuning)}
     return line("zennas.train", spell(TrainOptions, **train))
+
+
+def best_changes(given: Iterable[str], knobs: Mapping[str, Any], tuning: Tuning) -> list[str]:
+    """KEY=VALUE of the best one: what the user `given` of the recipe, but for the keys that it has otherwise, and its
+    own."""
+    own = tuning.changes(dict(knobs))
+    keys = {change.partition("=")[0] for change in own}
+    return [*(change for change in given if change.partition("=")[0] not in keys), *own]
 
 
 def _best_yaml(request, summary, tuning):
@@ -131,9 +140,12 @@ def _best_yaml(request, summary, tuning):
         f"reward {best['reward']:.4f} after {summary['epochs']} epochs"
         + (f"; the recipe as it stands: {summary['recipe']['reward']:.4f}" if summary["recipe"] else ""),
         f"It is a candidate for --winner as it is; the rest is for {rest}:",
-        f"  {next_command(request.asked_track, request.data, request.shown_out, summary, tuning)}",
+        f"  {next_command(request.asked, request.shown_out, summary, tuning)}",
     ]
-    content = {"candidate": best["candidate"], "set": list(tuning.changes(best["knobs"]))}
+    content = {
+        "candidate": best["candidate"],
+        "set": best_changes(request.asked["set"], best["knobs"], tuning),
+    }
     content |= tuning.best(best["knobs"]).content
     return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(
         content, sort_keys=False, default_flow_style=None, width=120

@@ -26,6 +26,7 @@ class Request(TrialsRequest):
     candidate: Candidate
     faces: str = "auto"  # what --faces says of the data
     embeddings_from: str | None = None
+    asked: dict[str, Any]  # handed_on of the options
 
     def of_every_training(self) -> dict[str, Any]:
         """A trial takes the images as the search took them: what was looked at once is not looked at again."""
@@ -64,7 +65,7 @@ def check(options: Options) -> Request:
     )
     out = options.out or pathlib.Path("runs") / f"{trained.name}-tuned"
     fields = fields_of(options, out=out)
-    tuning_of(trained.task).check(options, tune)
+    tuning_of(trained.task).check(options, tune, trained.plan)
     return Request(
         name=trained.name,
         track=trained.track,
@@ -75,8 +76,15 @@ def check(options: Options) -> Request:
         task=trained.task,
         faces=options.faces,
         embeddings_from=options.embeddings_from,
+        asked=handed_on(options),
         **fields,
     )
+
+
+def handed_on(options: Options) -> dict[str, Any]:
+    """The options of `zennas train` by which it trains as the trials do, those that the user left as they are aside."""
+    asked = {"track": options.track, "data": options.data.resolve(), "set": options.set, "space": options.space}
+    return asked | ({} if options.faces == "auto" else {"faces": options.faces})
 
 
 def tune_plan(

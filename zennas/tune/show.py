@@ -6,6 +6,7 @@ from rich.table import Table
 from zennas.tasks.table import tuning_of
 from zennas.tune.options import Options
 from zennas.tune.outcome import REPORT, TRIALS, backbone_text, confirmation, next_command
+from zennas.tune.request import handed_on
 from zennas.tune.run import Tuned
 from zennas.tune.trials import BROKEN
 
@@ -36,7 +37,7 @@ def show(tuned: Tuned, options: Options, console: Console) -> int:
         console.print(line, markup=False, soft_wrap=True)
     if failed := summary["states"][BROKEN]:
         console.print(f"{failed} trial(s) failed: see {TRIALS}", style="yellow", markup=False, soft_wrap=True)
-    train = next_command(options.track, options.data.resolve(), tuned.out, summary, tuning)
+    train = next_command(handed_on(options), tuned.out, summary, tuning)
     console.print(
         f"\nNext:\n  open {tuned.out / REPORT}\n  {train}",
         markup=False,

@@ -30,7 +30,7 @@ THRESHOLDS, MARGIN = (FaceTunePlan.FACTORS[factor] for factor in ("cleaning", "m
 LABELS, BEST_LABELS = "labels.npz", "best-labels.npz"
 
 
-def check(options, plan: FaceTunePlan) -> None:
+def check(options, plan: FaceTunePlan, recipe) -> None:
     """UserError for thresholds without a network that embeds, and for such a network without thresholds."""
     if plan.cleaning is not None and options.embeddings_from is None:
         raise UserError(

@@ -9,12 +9,23 @@ from zennas.tasks.identity import trained as labelled
 from zennas.tasks.identity.people import Group, People, listed
 from zennas.tasks.identity.tuning_page import group_facts, people_page
 from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
+from zennas.tasks.reid.plan import ReidPlan
 from zennas.tasks.reid.tune_plan import ReidTunePlan
 from zennas.tasks.tuning import Best, Trained, Tuning
 
 
-def check(options, plan: ReidTunePlan) -> None:
-    """UserError for a network that is to clean: that is not searched here."""
+def check(options, plan: ReidTunePlan, recipe: ReidPlan) -> None:
+    """UserError for a network that is to clean, which is not searched here, and for a term that the recipe does not
+    have: every trial would fail."""
+    for name in plan.FACTORS:
+        if getattr(plan, name) is not None and getattr(recipe, name) is None:
+            others = [
+                f"--only {other}" for other in (*plan.FACTORS, "backbone") if getattr(recipe, other, 1) is not None
+            ]
+            raise UserError(
+                f"tune.{name}: is searched, and the recipe has no such term ({name}: null); give it one "
+                f"(--set {name}={{}} has its defaults), or leave it out: {' '.join(others)}"
+            )
     if options.embeddings_from is not None:
         raise UserError(
             f"--embeddings-from {options.embeddings_from}: is for cleaning thresholds, which the task 'reid' does not "
