@@ -189,3 +189,16 @@ def test_long_lists_are_printed_in_part(network, tmp_path):
     assert len(outcome.ranked) == 130 and len(outcome.ranked[0].hits) == 130
     assert ended.stderr.count("and 30 more; --json has all") == 20
     assert "and 110 more lists; --json has all" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["market", "market-query", "own", "msmt17"])
+def test_people_do_not_go_among_faces(network, tmp_path, name):
+    make, part, expected = SETS[name]
+    make(tmp_path / "set")
+    words = ["g", "--enrol", f"set/{part}" if part else "set", *network, "--holds", "faces"]
+    ended = ran(*words)
+    assert ended.code == 2 and "holds people seen by cameras, not aligned faces" in ended.said, ended.said
+    assert "Traceback" not in ended.said and len(ended.said.strip().splitlines()) == 1
+    outcome = said(*words, "--faces", "aligned")  # insists
+    assert outcome["gallery"]["num_images"] == len(expected)
+    assert ran("g", "--enrol", words[2], "--device", "cpu").code == 2

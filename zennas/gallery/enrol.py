@@ -21,6 +21,7 @@ from zennas.names import shown
 from zennas.progress import Progress
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
+from zennas.tasks.face.crops import ALIGNED, AUTO
 
 LOOKED_UP = 2048  # pictures whose bytes are read at a time, to see which are there already
 NAMED_UNUSABLE = 100  # of those that cannot be used; all are counted
@@ -90,6 +91,11 @@ def _opened(text, holds, faces, progress):
     progress.update({})
     try:
         given = to_enrol(text, counting=progress.counting("files"))
+        if given.of_people and holds == "faces" and faces == AUTO:
+            raise UserError(
+                "holds people seen by cameras, not aligned faces; a gallery of people takes them (--holds people makes "
+                f"one); --faces {ALIGNED} takes the images as they are"
+            )
         images = prepared(given.images, holds, faces, where=given.source, then=lambda out: f"--enrol {out}")
     except UserError as error:
         raise UserError(f"--enrol {text}: {error}") from None

@@ -39,6 +39,7 @@ class Given(NamedTuple):
     source: str  # absolute: where they lie
     notices: list[str]
     camera: Callable[[int], str] = lambda image: ""  # which took it; "" where that is not known
+    of_people: bool = False  # whether it is a set of people seen by cameras
 
 
 def to_enrol(text: str, *, counting: Counting | None = None) -> Given:
@@ -81,7 +82,7 @@ def _of_source(folder, counting, *, has_cameras=False):
     def camera(image):
         return _camera_in(name(image)) if has_cameras else ""
 
-    return Given(source.images, name, identity, _absolute(folder), source.notices, camera)
+    return Given(source.images, name, identity, _absolute(folder), source.notices, camera, of_people=has_cameras)
 
 
 def _camera_in(name):
@@ -109,6 +110,7 @@ def _of_sightings(sightings: Sightings) -> Given:
         _absolute(sightings.root),
         notices,
         lambda image: sightings.camera_name(int(kept_M[image])),
+        of_people=True,
     )
 
 

@@ -45,7 +45,9 @@ def test_a_training_finds_people_and_tells_how(options):
         assert text in page, text
     assert REID.page.table(result).row_count == 1 and "mAP" in REID.page.summary(result)
     (command,) = REID.next_commands(request, request.verify)
-    assert command[command.index("--set") + 1] == f"reid:{request.verify[0]}"
+    assert command.count("--set") == 1 and "reid:LIST.csv@IMAGES" in command  # a plain folder has no queries
+    (command,) = REID.next_commands(request, (*request.verify, "a.csv@b"))
+    assert [word for word in command if word.startswith("reid:")] == ["reid:a.csv@b"]
 
 
 def test_a_training_goes_on_to_the_last_bit(options):

@@ -9,7 +9,7 @@ from zennas.tasks.identity.report import teacher_text
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.look import look
 from zennas.tasks.reid.report import PAGE
-from zennas.tasks.reid.verify import MEASURES, PeopleSet, judge, judge_teacher, open_set
+from zennas.tasks.reid.verify import MEASURES, PeopleSet, is_gallery_set, judge, judge_teacher, open_set
 from zennas.tasks.task import Task
 
 
@@ -34,8 +34,10 @@ def announced(request, head) -> dict[str, str]:
 
 
 def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:
-    """Commands that judge, on the sets that it was verified on, what was trained."""
-    judged = [word for text in sets or ("LIST.csv@IMAGES",) for word in ("--set", f"reid:{text}")]
+    """Commands that judge, on the sets that it was verified on, what was trained: on those of queries and a gallery,
+    as `zennas evaluate` wants them."""
+    named = [text for text in sets if is_gallery_set(text)]
+    judged = [word for text in named or ("LIST.csv@IMAGES",) for word in ("--set", f"reid:{text}")]
     return [["python", "-m", "zennas.evaluate", "--model", str(request.out), *judged, "--track", request.asked_track]]
 
 
