@@ -79,12 +79,11 @@ def main():
 def choose(options):
     """race.json: the two searches' winners, and two hand-made networks that get at least their time."""
     from zennas.latency.budget import choose_protocol
-    from zennas.space.space import Space
-    from zennas.track import load_experiment
+    from zennas.track import load_experiment, load_space
 
     experiment, track, _ = load_experiment(KINDS["single"])
     protocol, _ = choose_protocol(track)
-    space = Space.load(experiment.space)
+    space = load_space(experiment.space)
     searched = {kind: winner_of(options.out / f"search-{kind}") for kind in KINDS}
     ms = in_rounds(list(searched.values()), protocol, space.shape)
     slower, faster = max(ms), min(ms)

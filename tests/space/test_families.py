@@ -15,7 +15,7 @@ from zennas.embed.checkpoint import load_network, save_network
 from zennas.export.onnx_file import export_graph
 from zennas.latency.backends import inputs_of
 from zennas.latency.budget import export_candidate, measure_network, timed_network
-from zennas.latency.table import LatencyTable, measure_part, parts_of_space
+from zennas.latency.table import MORE_RUNS, LatencyTable, measure_part, parts_of_space
 from zennas.records import UserError
 from zennas.score.aggregate import equal_cost
 from zennas.score.baselines import num_convolutions, total_macs, total_params
@@ -240,7 +240,7 @@ def test_every_part_is_timed_and_every_candidate_predicted(family, tmp_path, blo
     )
     for part in {(part.place, part.keeps_shape): part for part in parts}.values():
         ms, measurement = measure_part(part, PROTOCOL, num_runs=2)
-        assert ms > 0 and len(measurement.raw_ms) == 2
+        assert ms > 0 and len(measurement.raw_ms) in (2, 2 * MORE_RUNS)  # short parts by more runs
 
 
 def test_the_optimum_is_the_best_of_all(family, shape):
