@@ -65,7 +65,7 @@ def test_a_search_of_a_recipe_for_people(searched, tmp_path):
         assert "--set optimizer.lr=0.03" in place
     page = (tmp_path / "run" / "report.html").read_text()
     for text in (
-        "Triplets, label smoothing, depth against width",
+        "Loss of distances, label smoothing, depth against width",
         "mean average precision over 24 images of\n3 people",
     ):
         assert text in page, text
@@ -85,6 +85,6 @@ def test_what_a_user_changed_stays_but_for_what_was_found():
     found = best_changes(given, {"margin": 0.5, "triplet_weight": 2.0}, tuning_of("reid"))
     assert found == [
         *("optimizer.lr=0.1", "triplet={}"),
-        *("triplet.name=batch_hard", "triplet.knobs={margin: 0.5}", "triplet.weight=2.0"),
+        *("triplet.knobs.margin=0.5", "triplet.weight=2.0"),
     ]
     assert best_changes(given, {}, tuning_of("reid")) == given

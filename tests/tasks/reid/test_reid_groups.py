@@ -1,5 +1,6 @@
 """People who are judged by: who they are, how they are found, and what a search of recipes for people changes."""
 
+import re
 import types
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.tasks.identity.test_people import many
 from tests.tasks.reid.conftest import HW
 from tests.tasks.reid.test_reid_verify import Pixels, plain
 from zennas.data.sources import open_source
-from zennas.records import UserError
+from zennas.records import EXPERIMENTS, UserError, names
 from zennas.tasks.reid.groups import split_people
 from zennas.tasks.reid.learn_plan import ReidLearnPlan
 from zennas.tasks.reid.learning import LEARNING
@@ -18,6 +19,7 @@ from zennas.tasks.reid.losses import MINED, classifier_knobs_of, mined_knobs_of
 from zennas.tasks.reid.plan import ReidPlan
 from zennas.tasks.reid.tune_plan import ReidTunePlan
 from zennas.tasks.reid.tuning import TUNING
+from zennas.track import load_experiment
 from zennas.train.request import changed_plan
 from zennas.tune.proposal import knobs_of, spans
 from zennas.tune_plan import Span
@@ -78,8 +80,33 @@ def test_every_corner_is_a_recipe(end):
     assert classifier_knobs_of(plan.softmax.name, plan.softmax.knobs)["smoothing"] == knobs["smoothing"]
 
 
+@pytest.mark.parametrize("name", [name for name in names(EXPERIMENTS) if name.startswith("reid")])
+def test_every_corner_of_what_ships_is_a_recipe_with_its_own_loss(name):
+    experiment = load_experiment(name)[0]
+    TUNING.check(types.SimpleNamespace(embeddings_from=None), experiment.tune, experiment.train)
+    for end in ("low", "high"):
+        searched = spans(experiment.tune, 5).items()
+        knobs = {name: getattr(span, end) for name, span in searched if isinstance(span, Span)}
+        plan = changed_plan(experiment.train, TUNING.changes(knobs))
+        assert plan.triplet.name == experiment.train.triplet.name
+        assert mined_knobs_of(plan.triplet.name, plan.triplet.knobs)["margin"] == knobs["margin"]
+
+
+@pytest.mark.parametrize(
+    "loss, says",
+    [
+        ("circle", "tune.triplet.margin 2: triplet: margin of circle: given 2.0, allowed: a difference of cosines"),
+        ("batch_hard_soft", "tune.triplet.margin 0.1: triplet: knob 'margin' of batch_hard_soft is not known"),
+    ],
+)
+def test_margins_that_the_loss_does_not_take_are_refused(loss, says):
+    recipe = ReidPlan.parse({"triplet": {"name": loss}}, "a test")
+    with pytest.raises(UserError, match=re.escape(says)):
+        TUNING.check(types.SimpleNamespace(embeddings_from=None), ReidTunePlan(), recipe)
+
+
 def test_what_is_not_searched_stays_as_it_is():
-    given = {"triplet": {"name": "circle", "knobs": {"m": 0.3}}, "softmax": {"name": "bnneck"}}
+    given = {"triplet": {"name": "circle", "knobs": {"margin": 0.3}}, "softmax": {"name": "bnneck"}}
     plan = ReidPlan.parse(given, "a test")
     assert changed_plan(plan, TUNING.changes({"shape": 1})) == plan
     changed = changed_plan(plan, TUNING.changes({"smoothing": 0.2}))
@@ -89,7 +116,7 @@ def test_what_is_not_searched_stays_as_it_is():
 
 def test_a_network_that_would_clean_is_refused():
     with pytest.raises(UserError, match="--embeddings-from net: is for cleaning thresholds"):
-        TUNING.check(types.SimpleNamespace(embeddings_from="net"), ReidTunePlan())
+        TUNING.check(types.SimpleNamespace(embeddings_from="net"), ReidTunePlan(), ReidPlan())
 
 
 @pytest.mark.parametrize(

@@ -294,4 +294,4 @@ def test_knobs_are_what_the_functions_have(name):
     knobs = mined_knobs_of(name)
     vector_ND, _, pairs = batch(EVEN)
     assert MINED[name](vector_ND, pairs, **knobs).loss == MINED[name](vector_ND, pairs).loss
-    assert circle.__kwdefaults__ == {"m": 0.25, "scale": 128.0} and batch_hard.__kwdefaults__["margin"] == 1.2
+    assert circle.__kwdefaults__ == {"margin": 0.25, "scale": 128.0} and batch_hard.__kwdefaults__["margin"] == 1.2

@@ -118,9 +118,10 @@ def all_pairs(vector_ND: Tensor, pairs: Pairs, *, margin: float = 1.2, active_on
     return _mean((margin + gap_NN).clamp(min=0), used_NN, margin + gap_NN > 0, active_only, numbers)
 
 
-def circle(vector_ND: Tensor, pairs: Pairs, *, m: float = 0.25, scale: float = 128.0) -> Mined:
+def circle(vector_ND: Tensor, pairs: Pairs, *, margin: float = 0.25, scale: float = 128.0) -> Mined:
     """Circle loss of all pairs of an anchor, by cosine: each pair weighs by how far it is from where it should be.
 
+    With m, the margin (a difference of cosines, below 1):
     ln(1 + sum_n exp(scale a_n (s_n - m)) sum_p exp(-scale a_p (s_p - 1 + m))), a_n = [s_n + m]_+, a_p = [1 + m - s_p]_+
     without slope; the mean over anchors. Active is an anchor with a negative more alike than its least positive.
     Source: Sun et al. 2020, arXiv:2002.10857, eq. 6; the defaults as recalled for re-identification.
@@ -129,8 +130,8 @@ def circle(vector_ND: Tensor, pairs: Pairs, *, m: float = 0.25, scale: float = 1
         unit_ND = functional.normalize(vector_ND.float())
         cosine_NN = unit_ND @ unit_ND.T
     fixed_NN = cosine_NN.detach()
-    own_NN = -scale * (1 + m - fixed_NN).clamp(min=0) * (cosine_NN - (1 - m))
-    other_NN = scale * (fixed_NN + m).clamp(min=0) * (cosine_NN - m)
+    own_NN = -scale * (1 + margin - fixed_NN).clamp(min=0) * (cosine_NN - (1 - margin))
+    other_NN = scale * (fixed_NN + margin).clamp(min=0) * (cosine_NN - margin)
     # A finite number in the place of minus infinity: a row without any would be NaN, and its slope, too.
     sums_N = [
         torch.logsumexp(logit_NN.masked_fill(~chosen_NN, -1e9), 1)
@@ -220,10 +221,11 @@ def classifier(row: Classifier, size: int, num_people: int, *, generator: torch.
 
 # --- knobs
 
-_RANGES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+# By the name of a knob, or (row, knob) where a row's own is another.
+_RANGES: dict[str | tuple[str, str], tuple[type, Callable[[Any], bool], str]] = {
     "margin": (float, lambda value: 0 <= value < math.inf, "a distance from 0 on"),
+    ("circle", "margin"): (float, lambda value: 0 <= value < 1, "a difference of cosines from 0 to below 1"),
     "active_only": (bool, lambda value: True, "true or false"),
-    "m": (float, lambda value: 0 <= value < 1, "a difference of cosines from 0 to below 1"),
     "scale": (float, lambda value: 0 < value < math.inf, "a number above 0"),
     "smoothing": (float, lambda value: 0 <= value < 1, "a share from 0 to below 1"),
 }
@@ -265,7 +267,7 @@ def _changed(name, knobs, given, where):
         if knob not in knobs:
             known = suggestion(str(knob), list(knobs)) if knobs else "it has none"
             raise UserError(f"{where}: knob '{knob}' of {name} is not known; {known}")
-        kind, allowed, words = _RANGES[knob]
+        kind, allowed, words = _RANGES.get((name, knob)) or _RANGES[knob]
         is_flag = isinstance(value, bool)
         fits = is_flag if kind is bool else isinstance(value, int | float) and not is_flag
         if not fits or not allowed(value):

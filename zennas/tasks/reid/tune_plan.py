@@ -12,7 +12,8 @@ from zennas.tune_plan import Count, Positive, Span, TunePlan
 
 
 class TripletSpace(Record):
-    """The knobs of `batch_hard` (zennas/tasks/reid/losses.py). A number: not searched."""
+    """The loss of distances that the recipe has (MINED of zennas/tasks/reid/losses.py): its margin, a distance, or a
+    difference of cosines where it is `circle`; and its weight. A number: not searched."""
 
     margin: Span | NotNegative = Span(low=0.1, high=2.0, log=True)
     triplet_weight: Span | Positive = Span(low=0.25, high=4.0, log=True)

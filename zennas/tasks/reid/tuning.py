@@ -1,5 +1,5 @@
-"""TUNING: what a comprehensive search asks of the re-identification of people: margin and weight of the triplets, label
-smoothing, the reward on people held out."""
+"""TUNING: what a comprehensive search asks of the re-identification of people: margin and weight of the loss of
+distances, label smoothing, the reward on people held out."""
 
 from typing import Any
 
@@ -9,14 +9,23 @@ from zennas.tasks.identity import trained as labelled
 from zennas.tasks.identity.people import Group, People, listed
 from zennas.tasks.identity.tuning_page import group_facts, people_page
 from zennas.tasks.reid.groups import TITLES, described, measures_of, open_images, split_people, text_of
+from zennas.tasks.reid.losses import mined_knobs_of
 from zennas.tasks.reid.plan import ReidPlan
 from zennas.tasks.reid.tune_plan import ReidTunePlan
 from zennas.tasks.tuning import Best, Trained, Tuning
+from zennas.tune_plan import Span
+
+# knob: what of a ReidPlan it is
+KEYS = {
+    "margin": "triplet.knobs.margin",
+    "triplet_weight": "triplet.weight",
+    "smoothing": "softmax.knobs.smoothing",
+}
 
 
 def check(options, plan: ReidTunePlan, recipe: ReidPlan) -> None:
     """UserError for a network that is to clean, which is not searched here, and for a term that the recipe does not
-    have: every trial would fail."""
+    have, or whose values it does not take: every trial would fail."""
     for name in plan.FACTORS:
         if getattr(plan, name) is not None and getattr(recipe, name) is None:
             others = [
@@ -26,6 +35,10 @@ def check(options, plan: ReidTunePlan, recipe: ReidPlan) -> None:
                 f"tune.{name}: is searched, and the recipe has no such term ({name}: null); give it one "
                 f"(--set {name}={{}} has its defaults), or leave it out: {' '.join(others)}"
             )
+    if plan.triplet is not None and recipe.triplet is not None:
+        margin, loss = plan.triplet.margin, recipe.triplet.name
+        for value in (margin.low, margin.high) if isinstance(margin, Span) else (margin,):
+            mined_knobs_of(loss, {"margin": value}, where=f"tune.triplet.margin {value:g}: triplet")
     if options.embeddings_from is not None:
         raise UserError(
             f"--embeddings-from {options.embeddings_from}: is for cleaning thresholds, which the task 'reid' does not "
@@ -43,16 +56,9 @@ def changes(knobs: dict[str, float]) -> tuple[str, ...]:
     """KEY=VALUE of a ReidPlan.
 
     >>> changes({"margin": 0.3, "triplet_weight": 2.0, "smoothing": 0.1})
-    ('triplet.name=batch_hard', 'triplet.knobs={margin: 0.3}', 'triplet.weight=2.0', 'softmax.knobs={smoothing: 0.1}')
+    ('triplet.knobs.margin=0.3', 'triplet.weight=2.0', 'softmax.knobs.smoothing=0.1')
     """
-    changed = []
-    if "margin" in knobs:
-        changed += ["triplet.name=batch_hard", f"triplet.knobs={{margin: {knobs['margin']!r}}}"]
-    if "triplet_weight" in knobs:
-        changed.append(f"triplet.weight={knobs['triplet_weight']!r}")
-    if "smoothing" in knobs:
-        changed.append(f"softmax.knobs={{smoothing: {knobs['smoothing']!r}}}")
-    return tuple(changed)
+    return tuple(f"{KEYS[name]}={knobs[name]!r}" for name in KEYS if name in knobs)
 
 
 def split_groups(request, source: AnySource) -> People:
@@ -95,13 +101,13 @@ def facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 PAGE = people_page(
-    subtitle="Triplets, label smoothing, depth against width: searched together",
+    subtitle="Loss of distances, label smoothing, depth against width: searched together",
     reward=reward_text,
     facts=facts,
     notes=lambda summary: [],
     knobs={
-        "margin": "margin, a distance",
-        "triplet_weight": "weight of the triplets",
+        "margin": "margin, a distance (circle: of cosines)",
+        "triplet_weight": "weight of the loss of distances",
         "smoothing": "smoothing, a share",
     },
     counts_of={},
