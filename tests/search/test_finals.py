@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from tests.search.test_evolution import every_candidate
+from tests.space.test_learned import learned_in
 from zennas.search.bands import Bands
 from zennas.search.finals import (
     MISJUDGED_PCT,
     PROMISED_PCT,
     SHORT_PCT,
+    UNKNOWN,
     _factors_of_bands,
     _falls_short,
     _next_finalist,
@@ -20,7 +22,7 @@ from zennas.search.ledger import open_ledger
 from zennas.search.predictor import Predictor
 from zennas.space.candidate import Candidate
 from zennas.space.space import distance, effectiveness
-from zennas.track import SearchPlan
+from zennas.track import ScorePlan, SearchPlan
 
 MISJUDGED, JUDGED_WELL = 2 * MISJUDGED_PCT, MISJUDGED_PCT / 2
 
@@ -117,6 +119,7 @@ def at_the_end(space, tmp_path, make_row, make_entry):
             evidence=False,
             predictor=SimpleNamespace(fits=lambda ms_N, genes_NG: ms_N <= 2.0),
             funnel=SimpleNamespace(proven=[SimpleNamespace(is_empty=place in is_empty) for place in range(3)]),
+            budget=SimpleNamespace(budget_ms=2.0),
             progress=SimpleNamespace(say=lambda text, style=None: said.append(text)),
             said=said,
         )
@@ -166,6 +169,38 @@ def test_without_bands_the_winners_are_the_best_that_differ(at_the_end, banded, 
     assert winners[0].candidate == deep[7] and len(winners) == 3
     pairs = [(one, two) for one in winners for two in winners if one is not two]
     assert all(distance(one.candidate, two.candidate) >= 0.2 for one, two in pairs)
+
+
+def learned_at(space, least_share):
+    """The plan of a learned score whose fastest trained candidate takes this share of the budget."""
+    learned, _, _ = learned_in(space, seed=0)
+    return ScorePlan(name="learned", learned=learned.model_copy(update={"least_share": least_share}))
+
+
+def test_what_was_learned_says_nothing_of_networks_faster_than_the_trained(at_the_end, banded, space):
+    _, (deep, middle, wide) = banded
+    measured = [(deep[0], 9.0, 1.0), (middle[0], 8.0, 1.5), (wide[0], 7.0, 1.9), (wide[9], 6.0, 1.75)]
+    searched = at_the_end(bands=Bands(space), measured=measured, score=learned_at(space, 0.9))
+    winners = crown(searched)
+    assert [entry.candidate for entry in winners] == [wide[0], wide[9], deep[0]]  # from 0.97 times 1.8 ms on
+    assert searched.said == [f"warning: winner-3 {UNKNOWN}"]
+    verdicts = {entry.key: entry.verdict for entry in searched.ledger.finalists if entry.role == "finalist"}
+    assert verdicts == {middle[0].key: f"fits, but {UNKNOWN}"}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_the_next_finalist_of_a_learned_score_is_as_slow_as_the_trained(at_the_end, banded, make_row, space, factor):
+    """As it is predicted now: corrected, the second takes 1.88 ms, and the third is over the budget."""
+    _, (deep, middle, wide) = banded
+    values = {deep[0]: (9.0, 1.0), middle[0]: (8.0, 1.25), wide[0]: (7.0, 1.9)}
+    rows = [make_row(one, score=score, predicted_ms=ms) for one, (score, ms) in values.items()]
+    rescored = {row.key: [row.score, 0.1] for row in rows}
+    searched = at_the_end(bands=Bands(space), rows=rows, rescored=rescored, score=learned_at(space, 0.9))
+    searched.predictor.fits = lambda ms_N, genes_NG: factor * ms_N <= 2.0
+    searched.predictor.factors_of = lambda genes_NG: np.full(len(genes_NG), factor)
+    assert _next_finalist(searched, []).candidate == (wide[0] if factor == 1.0 else middle[0])
+    searched.plan = searched.plan.model_copy(update={"score": ScorePlan()})
+    assert _next_finalist(searched, []).candidate == deep[0]
 
 
 def test_each_slot_takes_the_best_of_its_band(at_the_end, banded, make_row):

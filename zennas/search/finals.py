@@ -29,6 +29,7 @@ MAX_ROUNDS = 3  # of searching again
 AGAIN_SHARE = 0.15  # of the search time (or of its candidates) that a round gets
 LEAST_AGAIN_S = 5.0
 RESCORED_PER_SLOT = 6
+UNKNOWN = "is faster than all that was trained: what was learned says nothing of it"
 
 
 def hold_finals(searched: Searched) -> list[Measured]:
@@ -146,11 +147,15 @@ def take_from_islands(searched: Searched) -> None:
 
 def crown(searched: Searched) -> list[Measured]:
     """The winners among all finalists measured so far: one of each band in turn, the best that keeps the budgets; best
-    first where there are no bands.
+    first where there are no bands. Of a learned score those come first that are as slow as what was trained.
 
     Role, name, verdict and file of every finalist are settled.
     """
-    best_first = sorted(searched.ledger.finalists, key=lambda entry: (-entry.score_mean, entry.key))
+
+    def order(entry):
+        return not _is_known(searched, entry), -entry.score_mean, entry.key
+
+    best_first = sorted(searched.ledger.finalists, key=order)
     winners, bands = [], searched.bands
     for band in bands.slots(searched.plan.num_winners):
         others = [winner for winner in winners if bands.of_candidate(winner.candidate) == band]
@@ -168,7 +173,8 @@ def crown(searched: Searched) -> list[Measured]:
     for entry in searched.ledger.finalists:
         if entry not in winners:
             (searched.folder / f"{entry.key}.onnx").unlink(missing_ok=True)
-            verdict = entry.over or _outdone(entry, winners, bands=bands, min_distance=searched.plan.min_distance)
+            outdone = _outdone(entry, winners, bands=bands, min_distance=searched.plan.min_distance)
+            verdict = entry.over or (outdone if _is_known(searched, entry) else "fits, but " + UNKNOWN)
             _settle(searched, entry, role="finalist", name=entry.key, verdict=verdict, onnx=None)
     # Under their keys first: a winner of an earlier round may hold the name that another gets now.
     for entry in winners:
@@ -176,6 +182,9 @@ def crown(searched: Searched) -> list[Measured]:
         if not path.exists() and before.exists():
             os.replace(before, path)
     _say_what_is_missing(searched, winners)
+    for rank, entry in enumerate(winners, start=1):
+        if not _is_known(searched, entry):
+            searched.progress.say(f"warning: winner-{rank} {UNKNOWN}", style="yellow")
     crowned = []
     for rank, entry in enumerate(winners, start=1):
         path = searched.folder / f"{entry.key}.onnx"
@@ -254,7 +263,21 @@ def _diverse_best(searched, slots, *, num):
     for entry in searched.ledger.measured.values():
         fits_N[rows.column("key") == entry.key.encode()] = not entry.is_baseline and entry.keeps_budgets
     fits_N &= band_N == band
-    return diverse_best(rows, taken, num=num, min_distance=searched.plan.min_distance, fits_N=fits_N)
+    how = {"num": num, "min_distance": searched.plan.min_distance}
+    if (learned := searched.plan.score.learned) is not None:
+        ms_N = rows.column("predicted_ms") * searched.predictor.factors_of(rows.genes_NG)
+        for entry in searched.ledger.measured.values():
+            ms_N[rows.column("key") == entry.key.encode()] = entry.latency.measured_ms
+        known_N = learned.is_known_at(ms_N, searched.budget.budget_ms)
+        if found := diverse_best(rows, taken, fits_N=fits_N & known_N, **how):
+            return found
+    return diverse_best(rows, taken, fits_N=fits_N, **how)
+
+
+def _is_known(searched, entry):
+    """Whether what was measured has a latency at which its score means something."""
+    learned = searched.plan.score.learned
+    return learned is None or learned.is_known_at(entry.latency.measured_ms, searched.budget.budget_ms)
 
 
 def fail(searched: Searched, row: Row, *, stage: str, error: str) -> None:

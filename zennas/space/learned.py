@@ -19,6 +19,7 @@ from zennas.space.space import Space
 
 LEARNED = "learned"  # the name of the score in a plan; on the command line learned:OUT
 MOST = 1e9  # of any number of a line, so that their squares and sums stay finite
+NEAR = 0.97  # of a latency: two measurements of one network differ by so much
 OUTSIDE = 100.0  # times the region's radius: how far a gene counts that no trained candidate reached
 REGION = (
     "every gene within what was trained, no farther from the centre of the trained than the farthest of them, in "
@@ -129,6 +130,11 @@ class LearnedScore(Record):
             return False
         unit_G = (np.log(genes_G) - np.array(self.centre)) / np.array(self.scale)
         return bool(np.linalg.norm(unit_G) <= self.radius * (1 + 1e-9))
+
+    def is_known_at(self, ms: float | np.ndarray, budget_ms: float) -> bool | np.ndarray:
+        """Whether networks of this latency were trained, where the budget is this: a line through networks of one
+        latency does not know that a faster one is a worse one."""
+        return ms >= NEAR * self.least_share * budget_ms
 
     @property
     def text(self) -> str:
