@@ -194,8 +194,8 @@ def clean(
     list for `zennas train --labels`, --look shows an identity and --take-back undoes a decision. Ctrl-C and kill -9
     lose no more than the parts under way: give the same command again.
 
-    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
-        identity.
+    data: Aligned faces, or whole people for a track of re-identification: a folder with train.rec, a .tar, a folder of
+        .tar shards, or a folder of folders, one per identity; Market-1501, CUHK03, MSMT17 as published; a table.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
         refused).
@@ -318,8 +318,8 @@ def train(
     checkpoint; the same command with the same --out goes on, also on another number of ranks. Start several ranks with
     torchrun (torchrun --nproc-per-node 8 -m zennas.train ...) or on Ray with --ray 8.
 
-    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
-        identity.
+    data: Aligned faces, or whole people for a track of re-identification: a folder with train.rec, a .tar, a folder of
+        .tar shards, or a folder of folders, one per identity; Market-1501, CUHK03, MSMT17 as published; a table.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
         refused).
@@ -385,8 +385,8 @@ def learn(
     faces, --data are aligned crops (--faces says more). Ctrl-C ends it; the same command with the same --out goes on,
     and no finished training is run again.
 
-    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
-        identity.
+    data: Aligned faces, or whole people for a track of re-identification: a folder with train.rec, a .tar, a folder of
+        .tar shards, or a folder of folders, one per identity; Market-1501, CUHK03, MSMT17 as published; a table.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
         refused).
@@ -449,8 +449,8 @@ def tune(
     `tune:` part of the track's experiment. Ctrl-C ends it; the same command with the same --out goes on, and no
     finished trial is run again.
 
-    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
-        identity.
+    data: Aligned faces, or whole people for a track of re-identification: a folder with train.rec, a .tar, a folder of
+        .tar shards, or a folder of folders, one per identity; Market-1501, CUHK03, MSMT17 as published; a table.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
         refused).
@@ -507,8 +507,8 @@ def run(
     options.
 
     experiment: A name under experiments/, or a path.
-    data: Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per
-        identity.
+    data: Aligned faces, or whole people for a track of re-identification: a folder with train.rec, a .tar, a folder of
+        .tar shards, or a folder of folders, one per identity; Market-1501, CUHK03, MSMT17 as published; a table.
     faces: What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs;
         each face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are
         refused).

@@ -387,10 +387,15 @@ Device = Annotated[Literal["cpu", "cuda"] | None, flag("cpu or cuda.", unset="cu
 Address = Annotated[
     str | None, flag("Address of a Ray cluster ('auto' inside one).", unset="a private local Ray", metavar="HOST:PORT")
 ]
-DATA = (
-    "Aligned faces: a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per identity."
-)
-Data = Annotated[pathlib.Path, flag(DATA)]
+SOURCES = "a folder with train.rec, a .tar, a folder of .tar shards, or a folder of folders, one per identity"
+ALIGNED = f"Aligned faces: {SOURCES}."
+Data = Annotated[
+    pathlib.Path,
+    flag(
+        f"Aligned faces, or whole people for a track of re-identification: {SOURCES}; Market-1501, CUHK03, MSMT17 as "
+        "published; a table."
+    ),
+]
 FACES = (
     "What the faces are: aligned (crops on ArcFace's template, as zennas align writes them), detect (photographs; each "
     "face is found and aligned on the way), auto (aligned; a sample is looked at first, and photographs are refused)."

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Annotated, ClassVar, Literal
 
-from zennas.flags import DATA, RESUME_OR_FRESH, CommandOptions, Workers, flag
+from zennas.flags import ALIGNED, RESUME_OR_FRESH, CommandOptions, Workers, flag
 from zennas.mask.knobs import KNOBS
 
 
@@ -27,7 +27,7 @@ class Options(CommandOptions):
     """
 
     EXCLUSIVE: ClassVar[tuple[tuple[str, str], ...]] = RESUME_OR_FRESH
-    data: Annotated[pathlib.Path | None, flag(f"{DATA} [required but for --layout]")] = None
+    data: Annotated[pathlib.Path | None, flag(f"{ALIGNED} [required but for --layout]")] = None
     out: Annotated[pathlib.Path | None, flag("Folder of the masked set. [required but for --layout]")] = None
     ratio: Annotated[float, flag("Share of the images that are masked.", ge=0, le=1)] = 0.15
     kinds: Annotated[
