@@ -172,6 +172,10 @@ def row_of(candidate, ms, shape):
 # --- trainings
 
 
+class FailedError(Exception):
+    """A training or a judgement that ended with another exit code than 0."""
+
+
 def train(options):
     """trainings.json: every row and seed, seed by seed."""
     if not (options.people and options.teacher and options.judge):
@@ -179,17 +183,24 @@ def train(options):
     options.out.mkdir(parents=True, exist_ok=True)
     todo = [(row, seed) for seed in range(NUM_SEEDS) for row in ROWS if f"{row} {seed}" not in kept()]
     print(f"{NUM_SEEDS * len(ROWS) - len(todo)} of {NUM_SEEDS * len(ROWS)} trainings are done", flush=True)
-    began = time.monotonic()
+    began, failed = time.monotonic(), []
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
         running = {pool.submit(trained, *run, options): run for run in todo}
         for number, done in enumerate(concurrent.futures.as_completed(running), start=1):
             row, seed = running[done]
-            entry = done.result()
+            try:
+                entry = done.result()
+            except FailedError as error:
+                failed.append(str(error))
+                print(f"{number} of {len(todo)}: {row}, seed {seed} failed: {error}", flush=True)
+                continue
             write(TRAININGS, {"trainings": kept() | {f"{row} {seed}": entry}})
             minutes = (time.monotonic() - began) / 60
             figures = ", ".join(f"{name} {100 * values['map']:.2f}" for name, values in entry["judged"].items())
             left = f"about {minutes / number * (len(todo) - number):.0f} minutes left"
             print(f"{number} of {len(todo)}: {row}, seed {seed}: {figures}; {left}", flush=True)
+    if failed:
+        raise SystemExit(f"{len(failed)} failed; the same command runs them again")
 
 
 def kept():
@@ -206,6 +217,7 @@ def trained(name, seed, options):
     winner.write_text(json.dumps(row["candidate"]), encoding="utf-8")
     command = ["train", "--data", options.people, "--track", KINDS[recipe], "--winner", winner, "--out", folder]
     command += ["--teacher", options.teacher] if taught else []
+    command += ["--any-size"] if network in PUBLISHED else []  # a hand-made one may take more than the budget
     for change in (*changes, f"seed={seed}"):
         command += ["--set", change]
     share_teacher(folder, options.out)
@@ -232,7 +244,7 @@ def metrics_of(metrics):
 
 
 def zennas(words, folder):
-    """One command of the project in a process of one thread; SystemExit with where its words are if it fails."""
+    """One command of the project in a process of one thread; FailedError with where its words are if it fails."""
     log = pathlib.Path(f"{folder}.log")
     with open(log, "a", encoding="utf-8") as lines:
         command = [sys.executable, "-m", f"zennas.{words[0]}", *map(str, words[1:])]
@@ -240,7 +252,7 @@ def zennas(words, folder):
             command, stdout=lines, stderr=lines, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
         )
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
+        raise FailedError(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
 
 
 def share_teacher(folder, out):
