@@ -52,7 +52,7 @@ def test_what_it_leaves_behind(asked, faces, tmp_path):
         not (out / "round-1" / "parts").exists()
         and "94 of 96 images of 15 identities" in (out / "clean.log").read_text()
     )
-    assert "zennas.train" in ended.stderr and "report.html" in ended.stderr
+    assert "zennas.train" in ended.stderr and "--track" not in ended.stderr and "report.html" in ended.stderr
 
 
 def test_the_page_shows_what_was_decided(asked, tmp_path):

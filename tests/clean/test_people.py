@@ -44,6 +44,8 @@ def test_people_are_cleaned(market, tmp_path):
         command=main,
     )
     assert ended.code == 0, ended.said
+    (train,) = [line for line in ended.stderr.splitlines() if "zennas.train" in line]
+    assert "--track reid-mgn" in train  # the default is of faces, and refuses them
     table = pd.read_parquet(tmp_path / "out" / "decisions.parquet")
     left_out = table[table["decision"] == "dropped"]
     assert {int(name.split("_")[-2]) for name in left_out["name"]} == set(PLANTED) and len(left_out) == len(PLANTED)
