@@ -24,7 +24,7 @@ import numpy as np
 from zennas.search.bands import WHOLE, Band, effectiveness_of, effectiveness_sums
 from zennas.search.boxes import Box, choices, completions
 from zennas.space.candidate import Candidate
-from zennas.space.parts import Sums, combined, stacked, sums
+from zennas.space.parts import Sums, combined, stacked, sums, weighted
 from zennas.space.space import Space, effectiveness
 
 TOLERANCE = 1e-9  # of a sum in floating point, relative
@@ -288,7 +288,7 @@ class Problem:
 
     def judged(self, genes_NG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(score_N, which of them keep the costs and the limits of the space)."""
-        return self._judged(self.columns.of(self.space, genes_NG), lambda place: genes_NG[place])
+        return self._judged(self._values(genes_NG), lambda place: genes_NG[place])
 
     def judged_grid(
         self, genes_G: Sequence[int], gene: int, values: np.ndarray, free: Sequence[int], other_MG: np.ndarray
@@ -301,8 +301,8 @@ class Problem:
         """
         one_VG, more_MG = (np.repeat(np.asarray(genes_G)[None], len(axis), 0) for axis in (values, other_MG))
         one_VG[:, gene], more_MG[:, free] = values, other_MG
-        one_VK, more_MK = self.columns.of(self.space, one_VG), self.columns.of(self.space, more_MG)
-        more_MK = more_MK - self.columns.of(self.space, np.asarray(genes_G)[None])
+        one_VK, more_MK = self._values(one_VG), self._values(more_MG)
+        more_MK = more_MK - self._values(np.asarray(genes_G)[None])
         value_NK = (one_VK[:, None] + more_MK).reshape(-1, one_VK.shape[1])
         return self._judged(value_NK, lambda place: self._on_grid(one_VG, more_MG, free, place))
 
@@ -322,8 +322,12 @@ class Problem:
             kept_N[place] = self.space.contains(self.space.candidate(genes_at(place)))
         return score_N, kept_N & self.band.holds(effectiveness_N) & (cost_NK <= self.allowed).all(1)
 
+    def _values(self, genes_NG):
+        """value_NK of all columns."""
+        return self.columns.at(self.genes, (genes_NG - self.lows) // self.steps, genes_NG)
+
     def _costs_of(self, genes_NG):
-        return self.columns.of(self.space, genes_NG)[:, 3:]
+        return self._values(genes_NG)[:, 3:]
 
     def _prices(self, box, start_K, enough):
         """(prices, the box's bound at them): none negative, the bound nearly as low as it gets, or below `enough`.
@@ -360,14 +364,14 @@ class Problem:
     def _bound(self, box, price_K):
         """(the highest score less prices in a box, plus the limits' own; its slope in the prices)."""
         genes_1G = self._highest(box, price_K)
-        value_1K = self.columns.of(self.space, genes_1G)
+        value_1K = self._values(genes_1G)
         score_1, cost_1K = value_1K[:, 0], value_1K[:, 3:]
         # Of a maximum over candidates, linear in the prices, the slope is that of the candidate which attains it.
         left_K = self.most_K - cost_1K[0]
         return float(score_1[0] + price_K @ left_K), left_K
 
     def _worth(self, box, price_K):
-        return box.cut(combined([self.score, *self.costs], [1.0, *-price_K]), self.genes)
+        return box.cut(weighted(self.columns, np.array([1.0, 0.0, 0.0, *-price_K])), self.genes)
 
     def _depths(self, box):
         """The depths of each stage within a box."""

@@ -45,22 +45,22 @@ class Genes:
         """The place of the stem's width."""
         return 0
 
-    @property
+    @functools.cached_property  # asked for with every candidate
     def widths(self) -> tuple[int, ...]:
         """The places of the stages' widths."""
         return tuple(range(1, 1 + self.num_stages))
 
-    @property
+    @functools.cached_property
     def boundaries(self) -> tuple[int, ...]:
         """The places of all widths: stage s stands between boundaries[begins[s]] and boundaries[s + 1]."""
         return self.stem, *self.widths
 
-    @property
+    @functools.cached_property
     def ends(self) -> tuple[tuple[int, int], ...]:
         """The places of the two widths that each stage stands between."""
         return tuple((self.boundaries[begin], width) for begin, width in zip(self.begins, self.widths, strict=True))
 
-    @property
+    @functools.cached_property
     def depths(self) -> tuple[int, ...]:
         """The places of the stages' depths."""
         return tuple(range(1 + self.num_stages, self.num))

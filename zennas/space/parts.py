@@ -10,6 +10,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.cost import part_cost, parts_in
 from zennas.space.families.family import End, Layout, Place
 from zennas.space.families.table import layout_of, layout_of_space
+from zennas.space.genes import Genes
 from zennas.space.shape import Shape
 from zennas.space.space import Space
 
@@ -96,14 +97,18 @@ class Sums(NamedTuple):
     def of(self, space: Space, genes_NG: np.ndarray) -> np.ndarray:
         """value_N, or value_NK of K worths, of candidates given by their genes, in the order of Space.genes; they must
         lie in the ranges."""
-        index_NG, genes = indices(space, genes_NG), space.layout
+        genes_NG = np.asarray(genes_NG)
+        return self.at(space.layout, indices(space, genes_NG), genes_NG)
+
+    def at(self, genes: Genes, index_NG: np.ndarray, genes_NG: np.ndarray) -> np.ndarray:
+        """As `of`, where the space's layout and the places of the genes in their ranges are known."""
         value_N = self.stem_W[index_NG[:, genes.stem]]
         for width, neck_W in zip(genes.widths, self.necks, strict=True):
             if neck_W.any():
                 value_N = value_N + neck_W[index_NG[:, width]]
         for stage, (depth, ends) in enumerate(zip(genes.depths, genes.ends, strict=True)):
             before_N, width_N = (index_NG[:, gene] for gene in ends)
-            more_N = np.asarray(genes_NG)[:, depth] - 1
+            more_N = genes_NG[:, depth] - 1
             more_N = more_N.reshape(-1, *[1] * (value_N.ndim - 1))
             value_N = value_N + self.first[stage][before_N, width_N] + more_N * self.repeated[stage][width_N]
             value_N = value_N + self.depth[stage][index_NG[:, depth]]
@@ -172,6 +177,11 @@ def combined(sums: Sequence[Sums], weights: Sequence[float]) -> Sums:
 def stacked(sums: Sequence[Sums]) -> Sums:
     """Some Sums of one space side by side, whose places are then looked up once for all of them."""
     return _joined(sums, lambda values: np.stack(values, -1))
+
+
+def weighted(columns: Sums, weight_K: np.ndarray) -> Sums:
+    """As `combined`, of Sums that are already `stacked`."""
+    return _joined([columns], lambda values: values[0] @ weight_K)
 
 
 def _joined(sums, join):
