@@ -1,4 +1,5 @@
 import collections
+import functools
 import itertools
 import math
 
@@ -57,6 +58,15 @@ def filled(space, num, *, seed=1):
     return population
 
 
+published = functools.cache(load_space)
+
+
+@functools.cache
+def parents_of(name):
+    """Of a published space; nobody adds to them."""
+    return filled(published(name), 64)
+
+
 scored = st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(1, 40)), max_size=30)
 
 
@@ -85,11 +95,11 @@ def test_the_same_seed_and_batch_propose_the_same(num_parents):
 
 @pytest.mark.parametrize("name", names(SPACES))
 @pytest.mark.parametrize("num_parents", [0, 64])
-@hypothesis.settings(deadline=None, max_examples=6)
+@hypothesis.settings(deadline=None, max_examples=2)
 @hypothesis.given(seed=st.integers(0, 2**31), batch=st.integers(0, 100))
 def test_proposals_are_new_admitted_and_in_the_space(name, num_parents, seed, batch):
-    space = load_space(name)
-    parents = filled(space, 64) if num_parents else Population(64)
+    space = published(name)
+    parents = parents_of(name) if num_parents else Population(64)
     limit = cost(space.cheapest(), space.shape).macs * 8
 
     def refusal(candidate):
@@ -140,10 +150,10 @@ def num_plain_shortcuts(candidate, space):
 
 
 @pytest.mark.parametrize("name", [*names(SPACES), "searched"])
-@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.settings(deadline=None, max_examples=5)
 @hypothesis.given(seed=st.integers(0, 2**31))
 def test_shrinking_leads_through_the_space_down_to_its_cheapest(name, seed):
-    space = searched_space() if name == "searched" else load_space(name)
+    space = searched_space() if name == "searched" else published(name)
     rng = np.random.default_rng(seed)
     candidate = space.sample(rng)
     while (smaller := _shrunk(space, candidate, rng)) is not None:
