@@ -3,12 +3,12 @@
 import functools
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from zennas.space import network as networks
 from zennas.space.blocks import plain_part
 from zennas.space.candidate import Candidate
+from zennas.space.undrawn import undrawn
 
 
 class Convolution(NamedTuple):
@@ -52,7 +52,7 @@ def part_layers(kind: str, in_channels: int, out_channels: int, stride: int) -> 
     """The plain layers of one part of a network, a block or a row of STEMS, as a tuple; None stands for each unknown
     one.
     """
-    with torch.device("meta"):
+    with undrawn():
         return tuple(_layer(module) for module in plain_part(kind, in_channels, out_channels, stride))
 
 

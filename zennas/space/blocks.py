@@ -21,6 +21,7 @@ from torch import nn
 from zennas.records import UserError, suggestion
 from zennas.space import published_blocks as published
 from zennas.space.residual import Residual, projection
+from zennas.space.undrawn import undrawn
 
 
 class SqueezeExcitation(nn.Module):
@@ -428,7 +429,7 @@ LARGE_PX = 64  # divisible by what any stem divides an image by
 @functools.cache
 def stride_of(kind: str) -> int:
     """By how much a row of STEMS shrinks the image."""
-    with torch.device("meta"):
+    with undrawn("cpu"), torch.no_grad():
         image_1CHW = torch.zeros(1, 1, LARGE_PX, LARGE_PX)
         return LARGE_PX // stem(1, 1, kind).eval()(image_1CHW).shape[2]
 

@@ -6,7 +6,6 @@ All of it follows from the shapes.
 import collections
 import functools
 
-import torch
 from torch import nn
 
 from zennas.records import Record
@@ -16,6 +15,7 @@ from zennas.space.families.family import Layout
 from zennas.space.families.table import layout_of
 from zennas.space.residual import deployed
 from zennas.space.shape import Shape
+from zennas.space.undrawn import undrawn
 
 # Widths that tell a parabola, and one that would contradict it. The first three follow one another, so that the
 # coefficients are whole numbers.
@@ -105,13 +105,13 @@ def build_part(kind: str, in_channels: int, out_channels: int, stride: int, in_h
 
 
 def _counts(*part):
-    with torch.device("meta"):
+    with undrawn():
         module = deployed(build_part(*part), copied=False)
     return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-2:])[0]
 
 
 def _fan_ins(*part):
-    with torch.device("meta"):
+    with undrawn():
         layers = plain_part(*part)
     return tuple(layer.weight[0].numel() for layer in layers if isinstance(layer, nn.Conv2d))
 

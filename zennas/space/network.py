@@ -11,6 +11,7 @@ from zennas.space.candidate import Candidate
 from zennas.space.families.family import BuiltNetwork, PlainPart
 from zennas.space.families.table import family_of, layout_of
 from zennas.space.shape import Shape
+from zennas.space.undrawn import undrawn
 
 Module = TypeVar("Module", bound=nn.Module)
 WEIGHT_STD = 0.1  # insightface's iresnet.py; any scale is undone by the BatchNorm behind it
@@ -22,7 +23,7 @@ def on_meta(candidate: Candidate, shape: Shape) -> BuiltNetwork:
     UserError where the stages cannot shrink such images.
     """
     layout_of(candidate, shape)
-    with torch.device("meta"):
+    with undrawn():
         return family_of(candidate).network(candidate, shape)
 
 
@@ -79,7 +80,7 @@ def plain_paths(candidate: Candidate, channels: int) -> tuple[tuple[PlainPart, .
 
 def plain(path: Iterable[PlainPart]) -> nn.Sequential:
     """A plain path on the meta device: a Sequential of convolutions, norms and activations."""
-    with torch.device("meta"):
+    with undrawn():
         return nn.Sequential(*(layer for part in path for layer in plain_part(*part)))
 
 

@@ -69,6 +69,8 @@ class Reparameterised(nn.Module):
         dense, norm = self.dense
         # On meta it draws no weights: they are set below, and torch's global generator stays where it is.
         convolution = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride, 1, device="meta")
+        if dense.weight.is_meta:  # where nothing has a value, there is nothing to sum
+            return nn.Sequential(convolution, nn.ReLU())
         weight, bias = _folded(dense.weight, norm)
         point, point_bias = _folded(self.point[0].weight, self.point[1])
         weight[:, :, 1:2, 1:2] += point
