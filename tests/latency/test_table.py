@@ -161,7 +161,7 @@ def covered(request, tmp_path_factory):
     return space, opened(folder, {part: part.macs * MS_PER_MAC for part in parts_of_space(space)})
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(deadline=None, max_examples=12)
 @hypothesis.given(seed=st.integers(0, 2**32))
 def test_a_space_is_covered_by_its_parts(covered, seed):
     space, table = covered
