@@ -420,22 +420,18 @@ def test_sums_over_a_space_are_those_of_its_candidates(block):
         limits={"max_blocks": 9, "max_effectiveness": 99},
     )
     rng, shape = np.random.default_rng(0), shape_for(block)
-    candidates = [space.sample(rng) for _ in range(12)]
+    candidates = [space.sample(rng) for _ in range(6)]
     genes_NG = [(candidate.stem, *candidate.widths, *candidate.depths) for candidate in candidates]
+    networks = [on_meta(candidate, shape) for candidate in candidates]
     network_params = [
-        sum(weight.numel() for weight in deployed(on_meta(candidate, shape)).parameters()) for candidate in candidates
+        sum(weight.numel() for weight in deployed(network).parameters()) for network in networks
     ]  # of the whole network as deployed
     assert sums(space, lambda part: part_cost(*part).params).of(space, genes_NG).tolist() == network_params
     macs_N = sums(space, lambda part: part.macs).of(space, genes_NG)
     assert macs_N.tolist() == [cost(candidate, shape).macs for candidate in candidates]
     logs_N = sums(space, lambda part: fan_in(part)[1]).of(space, genes_NG)
     expected_N = [
-        sum(
-            math.log(m.weight[0].numel())
-            for b in on_meta(candidate, shape).blocks
-            for m in b.residual
-            if isinstance(m, nn.Conv2d)
-        )
-        for candidate in candidates
+        sum(math.log(m.weight[0].numel()) for b in network.blocks for m in b.residual if isinstance(m, nn.Conv2d))
+        for network in networks
     ]
     assert logs_N == pytest.approx(expected_N, rel=1e-12)  # sums of logarithms in another order
