@@ -19,7 +19,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -220,7 +219,6 @@ def trained(name, seed, options):
     command += ["--any-size"] if network in PUBLISHED else []  # a hand-made one may take more than the budget
     for change in (*changes, f"seed={seed}"):
         command += ["--set", change]
-    share_teacher(folder, options.out)
     began = time.monotonic()
     zennas(command, folder)
     seconds = time.monotonic() - began
@@ -253,14 +251,6 @@ def zennas(words, folder):
         )
     if done.returncode:
         raise FailedError(f"{' '.join(map(str, words))}: exit code {done.returncode}; see {log}")
-
-
-def share_teacher(folder, out):
-    """The teacher's embeddings that a training before made: they are the same for all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in out.glob("*/teacher-*.npy*"):
-        if not (folder / path.name).exists():
-            shutil.copy(path, folder / path.name)
 
 
 # --- figures
