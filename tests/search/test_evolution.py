@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import all_genes
 from zennas.records import SPACES, names
+from zennas.search import evolution
 from zennas.search.evolution import MIN_PARENTS, Population, _shrunk, propose
 from zennas.space.candidate import Candidate
 from zennas.space.cost import cost
@@ -125,7 +126,8 @@ def test_the_first_batch_begins_with_the_hand_made_networks(tiny):
     assert not by_hand & set(proposed(space, Population(8), 4, batch=1))
 
 
-def test_a_space_is_searched_to_its_last_candidate_and_then_says_so():
+def test_a_space_is_searched_to_its_last_candidate_and_then_says_so(monkeypatch):
+    monkeypatch.setattr(evolution, "MAX_ATTEMPTS", 2000)  # many for so few candidates
     space = searched_space(FEW)
     population, seen, found = Population(8), set(), []
     for batch in itertools.count():
