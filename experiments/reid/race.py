@@ -220,9 +220,7 @@ def trained(name, seed, options):
     command += ["--any-size"] if network in PUBLISHED else []  # a hand-made one may take more than the budget
     for change in (*changes, f"seed={seed}"):
         command += ["--set", change]
-    began = time.monotonic()
     zennas(command, folder, ends_with=(0, 1))  # 1: over the budget, as measured while others train
-    seconds = time.monotonic() - began
     judged = {}
     for mirrored in (False, True):
         out = pathlib.Path(f"{folder}-judged{'-mirrored' * mirrored}")
@@ -233,7 +231,7 @@ def trained(name, seed, options):
         for name_and_set, one in zip(options.judge, results["results"], strict=True):
             name = name_and_set.split("=", 1)[0] + ", mirrored" * mirrored
             judged[name] = metrics_of(one["metrics"])
-    return {"text": row["text"], "seconds": round(seconds), "judged": judged}
+    return {"text": row["text"], "judged": judged}
 
 
 def metrics_of(metrics):
