@@ -46,8 +46,7 @@ NUM_TERMS = 5  # of a first block's time, see _terms
 TABLE_RUNS = 8  # of each part; an experiment's search.table_runs replaces it
 STACK = 3  # blocks in the tall stack; the difference to a single one is two blocks without the cost of a call
 # Written between runs: as much as so many parts hold, weights and maps, and no more than would evict any cache that we
-# know. With 4, sums over small networks (2 to 40 MB) are 0 to 5 % too high, with all caches evicted 5 to 33 %; over
-# larger ones both are right to 4 %.
+# know. To evict all makes parts of networks that a cache holds far too slow; of larger ones both are right.
 PASSING, CACHE_BYTES, FLOAT_BYTES = 4, 64 * 2**20, 4
 SHORT_PART_MS, MORE_RUNS = 1.0, 8  # a part below this is measured by so many times the runs
 LEAST_OF_CALL = 0.05  # of what a part takes alone, where the call seems to be all of it
@@ -282,8 +281,7 @@ def _timed(model, protocol, seen, passing):
 def _call_ms(protocol, passing):
     """What a call takes under a protocol, whatever the network: measured as parts are, on one that does nothing.
 
-    Up to 0.05 ms on the processors we know: nothing beside a large network's parts, and half the time of those of a
-    network of one millisecond.
+    Nothing beside a large network's parts, and a large share of the time of those of a network of one millisecond.
     """
     nothing = nn.ReLU()
     nothing.input_shape = (1, 1, 1)

@@ -7,6 +7,8 @@ corrected, and the search goes on where what it has scored falls short of what i
 import collections
 import os
 
+import numpy as np
+
 from zennas.latency.budget import export_candidate
 from zennas.records import first_line
 from zennas.run_folder import write_atomically
@@ -260,18 +262,18 @@ def _diverse_best(searched, slots, *, num):
     band_N, band = bands.of(rows.genes_NG), bands.slots(len(slots) + 1)[-1]
     taken = [candidate for candidate in slots if candidate is not None and bands.of_candidate(candidate) == band]
     fits_N = searched.predictor.fits(rows.column("predicted_ms"), rows.genes_NG)
+    if (learned := searched.plan.score.learned) is None:
+        known_N = np.ones(len(rows), bool)
+    else:
+        ms_N = rows.column("predicted_ms") * searched.predictor.factors_of(rows.genes_NG)
+        known_N = learned.is_known_at(ms_N, searched.budget.budget_ms)
     for entry in searched.ledger.measured.values():
-        fits_N[rows.column("key") == entry.key.encode()] = not entry.is_baseline and entry.keeps_budgets
+        at_N = rows.column("key") == entry.key.encode()
+        fits_N[at_N], known_N[at_N] = not entry.is_baseline and entry.keeps_budgets, _is_known(searched, entry)
     fits_N &= band_N == band
     how = {"num": num, "min_distance": searched.plan.min_distance}
-    if (learned := searched.plan.score.learned) is not None:
-        ms_N = rows.column("predicted_ms") * searched.predictor.factors_of(rows.genes_NG)
-        for entry in searched.ledger.measured.values():
-            ms_N[rows.column("key") == entry.key.encode()] = entry.latency.measured_ms
-        known_N = learned.is_known_at(ms_N, searched.budget.budget_ms)
-        if found := diverse_best(rows, taken, fits_N=fits_N & known_N, **how):
-            return found
-    return diverse_best(rows, taken, fits_N=fits_N, **how)
+    found = diverse_best(rows, taken, fits_N=fits_N & known_N, **how)
+    return found or diverse_best(rows, taken, fits_N=fits_N & ~known_N, **how)
 
 
 def _is_known(searched, entry):
