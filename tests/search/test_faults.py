@@ -23,7 +23,7 @@ from tests.search import hosts
 from tests.search.conftest import write_tiny
 from tests.search.hosts import below
 from tests.search.servers import PASSWORD, Proxy
-from tests.search.test_search import SLOW_SCORE, lines_of, rows_of, scorers_of, searching, state_of
+from tests.search.test_search import SLOW_SCORE, kept_part, lines_of, rows_of, scorers_of, searching, state_of
 from zennas.search.storage import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="by /proc")]
@@ -79,7 +79,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(tiny_run, tmp_pa
             ended = command.end()
             break
         kill(command)
-        if (out / "scored.parquet").exists():
+        if kept_part(out):
             rows = rows_of(out)
             assert rows["key"].tolist()[: len(known)] == known  # in their order, and nothing twice
             assert rows["key"].is_unique and not best_of(rows) < best
@@ -273,7 +273,7 @@ def test_a_lost_node_costs_nothing(tiny_run, cluster, tmp_path):
     cluster.head("--num-cpus", 1)
     lost = cluster.join("--num-cpus", 1)
     command = tiny_run("--address", cluster.address)
-    command.until(lambda: searching(out) and (out / "scored.parquet").exists())
+    command.until(lambda: searching(out) and kept_part(out))
     lost.kill()
     ended = command.end(300)
     assert ended.code == 0 and "Traceback" not in ended.said, ended.said
@@ -291,7 +291,7 @@ def test_a_network_that_is_lost_for_ten_seconds_costs_nothing(tiny_run, cluster,
         cluster.head("--num-cpus", 1, ip=address, namespace=head)
         cluster.join("--num-cpus", 1, ip=there, namespace=other)
         command = tiny_run("--address", cluster.address, inside=cluster.inside, num=2 * LONG)
-        command.until(lambda: searching(out) and (out / "scored.parquet").exists())
+        command.until(lambda: searching(out) and kept_part(out))
         network.pull_cable(other)
         time.sleep(10)
         assert command.process.poll() is None, command.end()
@@ -309,7 +309,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_with_all_it_had(tiny
     out, ballast = small_disk.path / "run", small_disk.path / "ballast"
     small_disk.resize(3)
     command = tiny_run(out=out)
-    command.until(lambda: searching(out) and (out / "scored.parquet").exists())
+    command.until(lambda: searching(out) and kept_part(out))
     with contextlib.suppress(OSError):
         ballast.write_bytes(b"x" * 10**7)
     ended = command.end()
