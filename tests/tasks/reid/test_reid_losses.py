@@ -277,7 +277,7 @@ def test_a_classifier_has_no_bias_and_its_neck_no_shift(name):
             mined_knobs_of,
             "batch_hard_soft",
             {"margin": 1},
-            "'margin' of batch_hard_soft is not known; it has none",
+            "'margin' of batch_hard_soft is not known; it has none; margin is a knob of batch_hard, all_pairs, circle",
         ),
         (classifier_knobs_of, "arcface", {}, "loss 'arcface' is not known"),
         (classifier_knobs_of, "softmax", {"smoothing": 1.0}, "allowed: a share from 0 to below 1"),

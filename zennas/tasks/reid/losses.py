@@ -238,13 +238,13 @@ def mined_knobs_of(name: str, given: dict | None = None, *, where: str = "triple
     {'margin': 0.3, 'active_only': False}
     """
     _check_row(MINED, name, where)
-    return _changed(name, _defaults(MINED[name]), given, where)
+    return _changed({row: _defaults(loss) for row, loss in MINED.items()}, name, given, where)
 
 
 def classifier_knobs_of(name: str, given: dict | None = None, *, where: str = "softmax") -> dict[str, Any]:
     """The same of a row of CLASSIFIERS."""
     _check_row(CLASSIFIERS, name, where)
-    return _changed(name, {"smoothing": CLASSIFIERS[name].smoothing}, given, where)
+    return _changed({row: {"smoothing": loss.smoothing} for row, loss in CLASSIFIERS.items()}, name, given, where)
 
 
 def _check_row(table, name, where):
@@ -262,11 +262,14 @@ def _defaults(function):
     return {knob.name: knob.default for knob in parameters if knob.kind is knob.KEYWORD_ONLY}
 
 
-def _changed(name, knobs, given, where):
+def _changed(knobs_of, name, given, where):
+    knobs = dict(knobs_of[name])
     for knob, value in (given or {}).items():
         if knob not in knobs:
+            others = [row for row, theirs in knobs_of.items() if knob in theirs]
+            who = f"; {knob} is a knob of {', '.join(others)}" if others else ""
             known = suggestion(str(knob), list(knobs)) if knobs else "it has none"
-            raise UserError(f"{where}: knob '{knob}' of {name} is not known; {known}")
+            raise UserError(f"{where}: knob '{knob}' of {name} is not known; {known}{who}")
         kind, allowed, words = _RANGES.get((name, knob)) or _RANGES[knob]
         is_flag = isinstance(value, bool)
         fits = is_flag if kind is bool else isinstance(value, int | float) and not is_flag
