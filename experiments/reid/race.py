@@ -7,7 +7,7 @@
     python experiments/reid/race.py choose      # race.json, of both searches' winners; run it on a quiet machine
     python experiments/reid/race.py train --people PEOPLE --teacher TEACHER.onnx \\
         --judge market=LIST.csv@IMAGES --judge pku=LIST.csv@IMAGES
-    python experiments/reid/race.py judge       # results.json, race.png
+    python experiments/reid/race.py judge       # results.json, race.html under --out (race.png is a picture of it)
 
 A training that is done, judged and kept in trainings.json is never run again; the same command goes on where it
 stopped, also after a kill.
@@ -24,12 +24,20 @@ import sys
 import time
 
 import numpy as np
+import plotly.graph_objects as go
+
+from zennas import page
+from zennas.latency.budget import choose_protocol, export_candidate
+from zennas.latency.protocol import measure
+from zennas.provenance import provenance
+from zennas.run_folder import write_atomically
+from zennas.space.candidate import Candidate
+from zennas.space.cost import cost
+from zennas.track import load_experiment, load_space
 
 HERE = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/reid")
-RACE, TRAININGS, RESULTS, PICTURE = (
-    HERE / name for name in ("race.json", "trainings.json", "results.json", "race.png")
-)
+RACE, TRAININGS, RESULTS = (HERE / name for name in ("race.json", "trainings.json", "results.json"))
 KINDS = {"mgn": "reid-smoke", "single": "reid-smoke-single"}  # their experiments
 NUM_SEEDS, ROUNDS, NEAR = 3, 48, 1.03
 # Of a hand-made network's widths, from narrow to wide, in steps that move few of them at a time.
@@ -55,6 +63,7 @@ GOALS = {
     "MGN, searched, ahead of the hand-made": ("mgn", ("osnet", "mobilenetv2")),
     "triplets on local vectors": ("mgn, local triplets", ("mgn",)),
 }
+DOT = "#0f766e"
 MEASURES = {"map": "mAP", "rank_1": "rank-1", "minp": "mINP"}
 
 
@@ -77,9 +86,6 @@ def main():
 
 def choose(options):
     """race.json: the two searches' winners, and two hand-made networks that get at least their time."""
-    from zennas.latency.budget import choose_protocol
-    from zennas.track import load_experiment, load_space
-
     experiment, track, _ = load_experiment(KINDS["single"])
     protocol, _ = choose_protocol(track)
     space = load_space(experiment.space)
@@ -106,8 +112,6 @@ def choose(options):
 
 def winner_of(folder):
     """The Candidate that a search put first."""
-    from zennas.space.candidate import Candidate
-
     return Candidate.load(folder / "winner-1.yaml")
 
 
@@ -147,17 +151,12 @@ def ratio(candidate, target, protocol, shape):
 
 def in_rounds(candidates, protocol, shape):
     """[ms of each]: the median of ROUNDS measurements by the track's rule, all candidates in each round."""
-    from zennas.latency.budget import export_candidate
-    from zennas.latency.protocol import measure
-
     files = [export_candidate(candidate, shape, protocol).onnx_bytes for candidate in candidates]
     ms_RN = np.array([[measure(file, protocol).measured_ms for file in files] for _ in range(ROUNDS)])
     return [round(float(value), 4) for value in np.median(ms_RN, 0)]
 
 
 def row_of(candidate, ms, shape):
-    from zennas.space.cost import cost
-
     its = cost(candidate, shape)
     return {
         "text": candidate.text,
@@ -257,18 +256,21 @@ def zennas(words, folder, *, ends_with=(0,)):
 
 
 def judge(options):
-    """results.json and race.png, of the trainings that are done."""
+    """results.json and race.html, of the trainings that are done."""
     rows = {}
     for key, entry in kept().items():
         row, seed = key.rsplit(" ", 1)
         for name, values in entry["judged"].items():
-            for measure, value in values.items():
-                rows.setdefault(name, {}).setdefault(measure, {}).setdefault(row, {})[seed] = 100 * value
-    figures = {name: {measure: figures_of(of_row) for measure, of_row in by.items()} for name, by in rows.items()}
+            for what, value in values.items():
+                rows.setdefault(name, {}).setdefault(what, {}).setdefault(row, {})[seed] = 100 * value
+    figures = {name: {what: figures_of(of_row) for what, of_row in by.items()} for name, by in rows.items()}
     goals = {what: compared(rows["market"]["map"], *both) for what, both in GOALS.items() if enough(rows, both)}
-    write(RESULTS, {"figures": figures, "goals": goals, "spread": round(spread_of(rows["market"]["map"]), 3)})
+    of_row = rows["market"]["map"]
+    made_by = write(RESULTS, {"figures": figures, "goals": goals, "spread": round(spread_of(of_row), 3)})
     print(json.dumps(goals, indent=1))
-    draw(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "race.html", draw(of_row, made_by))
+    print(options.out / "race.html")
 
 
 def enough(rows, both):
@@ -305,33 +307,37 @@ def compared(of_row, row, others):
     }
 
 
-def draw(rows):
-    """race.png: mAP of every training, a line of dots for each row."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    of_row = rows["market"]["map"]
-    names = sorted(of_row, key=lambda row: np.mean(list(of_row[row].values())))
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(names) + 1.2), layout="constrained")
-    for place, row in enumerate(names):
+def drawn_of(of_row):
+    """mAP of every training, dots for each row and a line for their mean."""
+    figure = go.Figure()
+    for row in sorted(of_row, key=lambda row: np.mean(list(of_row[row].values()))):
         values = list(of_row[row].values())
-        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
-        axes.plot(np.mean(values), place, "|", color="black", markersize=16)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("mAP of 200 other people, per cent; a dot is a seed, a line the mean")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(PICTURE, dpi=150)
+        figure.add_scatter(x=values, y=[row] * len(values), mode="markers", marker={"color": DOT, "size": 9})
+        mean = {"color": page.INK, "symbol": "line-ns-open", "size": 20, "line": {"width": 2}}
+        figure.add_scatter(x=[np.mean(values)], y=[row], mode="markers", marker=mean)
+    figure.update_layout(xaxis_title="mAP of 200 other people (%)", yaxis_automargin=True)
+    return figure
+
+
+def draw(of_row, made_by):
+    """race.html under --out."""
+    looks = {"a training, of one seed": page.Look(DOT, "●"), "mean of the seeds": page.Look(page.INK, "|")}
+    return page.document(
+        f"<section>{page.legend(looks)}{page.drawn(drawn_of(of_row), 'race', height_px=420)}</section>",
+        page.definitions(page.origin(made_by, [])),
+        kind="experiment",
+        title="Networks for people, trained",
+        subtitle="mAP of every training, by the row of protocol.md",
+        banner="",
+        facts=[],
+    )
 
 
 def write(path, values):
-    """Values, and by what they were made, as JSON."""
-    from zennas.provenance import provenance
-    from zennas.run_folder import write_atomically
-
+    """Values, and by what they were made, as JSON. The Provenance."""
     made_by = provenance(command=f"python experiments/reid/race.py {sys.argv[1]}")
     write_atomically(path, json.dumps({"made_by": made_by.model_dump()} | values, indent=1) + "\n")
+    return made_by
 
 
 if __name__ == "__main__":

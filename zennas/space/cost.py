@@ -105,9 +105,15 @@ def build_part(kind: str, in_channels: int, out_channels: int, stride: int, in_h
 
 
 def _counts(*part):
+    kind, in_hw = part[0], part[-2:]
+    module = _deployed(*part[:-2], *(in_hw if kind in NECKS else (1, 1)))  # only a neck is built for its map
+    return sum(weight.numel() for weight in module.parameters()), _macs(module, in_hw)[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _deployed(*part):
     with undrawn():
-        module = deployed(build_part(*part), copied=False)
-    return sum(weight.numel() for weight in module.parameters()), _macs(module, part[-2:])[0]
+        return deployed(build_part(*part), copied=False)
 
 
 def _fan_ins(*part):
