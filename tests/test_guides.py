@@ -344,6 +344,21 @@ def figures():
         yield page, f"4{' x 10^-' if page != index else 'e-'}8"
     assert max(one["largest_difference"] for one in in_float64) < 4e-8
     assert max(task["largest_difference"] for task in others["tasks"].values()) < 3e-7
+    raced = json.loads(read("experiments/reid/results.json"))
+    at, results = raced["figures"], "experiments/reid/results.md"
+    for name, of_row in at["market"]["map"].items():
+        seeds = ", ".join(f"{value:.2f}" for value in of_row["by_seed"].values())
+        others = [at["market"]["rank_1"], at["market"]["minp"], at["market, mirrored"]["map"], at["pku"]["map"]]
+        yield results, " | ".join([seeds, *(f"{other[name]['mean']:.2f}" for other in others)])
+    means = {name: f"{of_row['mean']:.2f}" for name, of_row in at["market"]["map"].items()}
+    for name, other in (("mgn", "single"), ("mgn, teacher", "mgn"), ("single, teacher", "single")):
+        yield index, f"{means[name]} against {means[other]}"
+    yield index, f"OSNet's shape {means['osnet']} and MobileNetV2's {means['mobilenetv2']} % mAP"
+    for goal in raced["goals"].values():
+        yield results, f"| {goal['points']:+.2f} |"
+    local = raced["goals"]["triplets on local vectors"]
+    yield index, f"{local['points']:.2f} ± {local['standard_error']:.2f} points of mAP"
+    yield "zennas/tasks/reid/README.md", f"{local['points']:.1f} points of mAP"
     cleaned = row(benchmark("cleaning")["rows"], images=1_000_000)
     yield index, f"{cleaned['seconds']:.0f} s of one core, {cleaned['peak_gb']:.1f} GB"
     masked = {way["way"]: way["images_per_s"] for way in benchmark("masks")["ways"]}

@@ -57,7 +57,7 @@ def main():
             space = whole.model_copy(update={"baselines": {}})  # they would widen the range
             table = LatencyTable(protocol)
             progress.begin(f"{name}: latency table at batch {batch}")
-            parts = table.missing_for(space)
+            parts = table.parts_for(space)
             table.ensure(parts, num_runs=TABLE_RUNS[batch], progress=progress.counting("blocks"))
             progress.end()
             if chosen is None:

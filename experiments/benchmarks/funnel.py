@@ -52,7 +52,7 @@ def main():
     torch.set_num_threads(1)
     experiment, track, space = load_experiment("webface-sfr")
     table = LatencyTable(choose_protocol(track)[0])
-    table.ensure(table.missing_for(space))
+    table.ensure(table.parts_for(space))
     plan, budget_ms = experiment.search, table.predict(space.baselines[arguments.like], space.shape)
     result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
 

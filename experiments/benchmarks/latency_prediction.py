@@ -47,7 +47,7 @@ def main():
     for name, table in tables.items():
         progress.begin(f"latency table of {name}")
         count = progress.counting("blocks")
-        table.ensure(table.missing_for(space), num_runs=experiment.search.table_runs, progress=count)
+        table.ensure(table.parts_for(space), num_runs=experiment.search.table_runs, progress=count)
     table = tables[protocol.input]
     if arguments.images is not None:
         protocol, _ = choose_protocol(track, images=arguments.images)

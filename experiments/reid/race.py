@@ -42,15 +42,15 @@ KINDS = {"mgn": "reid-smoke", "single": "reid-smoke-single"}  # their experiment
 NUM_SEEDS, ROUNDS, NEAR = 3, 48, 1.03
 # Of a hand-made network's widths, from narrow to wide, in steps that move few of them at a time.
 SCALES, STEP = np.geomspace(0.1, 1.0, 47), 4
-LOCAL = ("triplet.vectors=[whole,stripes]",)
+WHOLE, LOCAL = ("triplet.vectors=[whole]",), ("triplet.vectors=[whole,stripes]",)
 
 # row: (network of race.json, recipe, changes of it, whether it has a teacher)
 ROWS = {
-    "mgn": ("mgn", "mgn", (), False),
+    "mgn": ("mgn", "mgn", WHOLE, False),
     "single": ("single", "single", (), False),
     "osnet": ("osnet", "single", (), False),
     "mobilenetv2": ("mobilenetv2", "single", (), False),
-    "mgn, teacher": ("mgn", "mgn", (), True),
+    "mgn, teacher": ("mgn", "mgn", WHOLE, True),
     "mgn, local triplets": ("mgn", "mgn", LOCAL, False),
     "single, teacher": ("single", "single", (), True),
 }

@@ -198,6 +198,72 @@ def test_only_what_is_missing_is_measured_and_it_is_kept(tmp_path):
     assert {(row["machine"], row["runtime"]) for row in rows} == {("a-machine", ORT)}
 
 
+class Disturbed(Device):
+    """A Device on which other work falls on one part, the first time that it is measured."""
+
+    def __init__(self, part, times=3.0, *, always=False):
+        super().__init__()
+        self.part, self.times, self.always = part, times, always
+
+    def __call__(self, part, protocol, *, num_runs):
+        burst = part == self.part and (self.always or part not in self.asked)
+        ms, measurement = super().__call__(part, protocol, num_runs=num_runs)
+        return ms * (self.times if burst else 1.0), measurement
+
+
+BESIDE = [repeated(width) for width in (16, 32, 48, 64)]
+
+
+@pytest.mark.parametrize("times", [0.7, 1.5])
+@pytest.mark.parametrize("at", range(4))
+def test_a_part_on_which_other_work_fell_is_measured_again(tmp_path, at, times):
+    device, counted = Disturbed(BESIDE[at], times), []
+    table = opened(tmp_path)
+    table.ensure(BESIDE, measure_one=device, progress=lambda *state: counted.append(state))
+    assert device.asked[:4] == BESIDE and device.asked.count(BESIDE[at]) == 3
+    assert all(table.rows[part] == pytest.approx(MS_PER_MAC * part.macs) for part in BESIDE)
+    assert counted[3] == (4, 4) and counted[-1] == (len(device.asked),) * 2
+    assert opened(tmp_path).rows == pytest.approx(table.rows, rel=1e-3) and opened(tmp_path).doubted(BESIDE) == []
+    (known,) = tables_in(table.path)  # whoever takes the file elsewhere gets the same
+    assert {part: row.ms for part, row in known.rows.items()} == pytest.approx(table.rows, rel=1e-3)
+
+
+def test_a_part_that_is_so_is_kept_as_it_was_measured(tmp_path):
+    device = Disturbed(BESIDE[1], 2.0, always=True)
+    table = opened(tmp_path)
+    table.ensure(BESIDE, measure_one=device)
+    assert table.rows[BESIDE[1]] == pytest.approx(2 * MS_PER_MAC * BESIDE[1].macs)
+    num = len(device.asked)
+    table.ensure(BESIDE, measure_one=device)
+    assert len(device.asked) == num  # nothing is measured more than three times
+
+
+def test_a_doubt_that_is_interrupted_is_gone_into_by_the_next_command(tmp_path):
+    def interrupt(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path).ensure(BESIDE, measure_one=Disturbed(BESIDE[1]), progress=interrupt)
+    again, device = opened(tmp_path), Device()
+    again.ensure(BESIDE, measure_one=device)
+    assert BESIDE[1] in device.asked and again.rows[BESIDE[1]] == pytest.approx(MS_PER_MAC * BESIDE[1].macs, rel=1e-3)
+
+
+def test_a_stage_s_first_block_is_doubted_beside_the_others_of_its_place(tmp_path):
+    firsts = [Part("ir", wide_in, wide_out, 2, 32, 32) for wide_in in (16, 32, 64) for wide_out in (16, 32, 64)]
+    device = Disturbed(firsts[4], 2.0)
+    table = opened(tmp_path)
+    table.ensure(firsts, measure_one=device)
+    assert device.asked.count(firsts[4]) == 3
+    assert all(table.rows[part] == pytest.approx(MS_PER_MAC * part.macs) for part in firsts)
+
+
+def test_what_was_not_measured_here_is_not_doubted(tmp_path):
+    table = LatencyTable(CPU, folder=tmp_path, rows=dict.fromkeys(BESIDE, 1.0))
+    assert table.doubted(BESIDE) == []
+
+
 def test_a_new_measurement_changes_what_was_interpolated(tmp_path):
     candidate = Candidate(block="ir", stem=16, widths=(32,), depths=(2,))
     around = {part: 1.0 for part in parts_of(candidate, **SIZES) if part != repeated(32)}

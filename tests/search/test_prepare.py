@@ -24,17 +24,17 @@ def filled(space, tmp_path, monkeypatch):
         def at_once(function, calls, *, measures):
             assert measures and function.func is measure_part and len(calls) <= prepare.PARTS_AHEAD * 2
             how.extend(["beside"] * len(calls))
-            return [RuntimeError("no such part") if part == failing else (1.0, taken) for part, _ in calls]
+            return [RuntimeError("no such part") if part == failing else (part.macs * 1e-6, taken) for part, _ in calls]
 
         def on_device(function, part, protocol, *, num_runs, device):
             how.append("alone")
-            return 1.0, taken
+            return part.macs * 1e-6, taken
 
         monkeypatch.setattr(prepare, "trouble", lambda: trouble)
         workers = types.SimpleNamespace(local=local, num_workers=2, at_once=at_once, on_device=on_device)
         plan = types.SimpleNamespace(table_runs=2)
         prepared = types.SimpleNamespace(space=space, progress=silent(), workers=workers, plan=plan)
-        monkeypatch.setattr(table, "missing_for", lambda space: table.missing(parts))
+        monkeypatch.setattr(table, "parts_for", lambda space: parts)
         try:
             prepare._fill_table(prepared, table)
         finally:

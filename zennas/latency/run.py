@@ -175,9 +175,10 @@ def _measured(opened: Opened, options: Options, progress: Progress) -> Measured 
 
 def _fill(latency_table: LatencyTable, opened: Opened, progress: Progress) -> None:
     """Measure what the table lacks of the space."""
-    missing = latency_table.missing_for(opened.space)
+    parts = latency_table.parts_for(opened.space)
+    missing = latency_table.missing(parts)
     progress.begin("measuring the latency table")
-    latency_table.ensure(missing, num_runs=opened.experiment.search.table_runs, progress=progress.counting("blocks"))
+    latency_table.ensure(parts, num_runs=opened.experiment.search.table_runs, progress=progress.counting("blocks"))
     progress.end()
     if missing or opened.mode == "table":
         progress.say(

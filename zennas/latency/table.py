@@ -9,6 +9,9 @@ caches, as inside a network: so much is written as PASSING parts of its size hol
 interpolated in milliseconds per multiply-accumulate, which are nearly a constant and a share in proportion to the
 inverse of the width, that of norms and depthwise convolutions; a stage's first block, whose two widths are free, is
 fitted.
+
+A burst of other work falls on one part, not on those beside it: a part that is not what the others of its place say is
+measured twice more, and the middle one of three counts.
 """
 
 import csv
@@ -16,7 +19,8 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +53,7 @@ STACK = 3  # blocks in the tall stack; the difference to a single one is two blo
 # know. To evict all makes parts of networks that a cache holds far too slow; of larger ones both are right.
 PASSING, CACHE_BYTES, FLOAT_BYTES = 4, 64 * 2**20, 4
 SHORT_PART_MS, MORE_RUNS = 1.0, 8  # a part below this is measured by so many times the runs
+DOUBTED, TIMES = 0.1, 3  # a part so far from what those beside it say is measured so often in all
 LEAST_OF_CALL = 0.05  # of what a part takes alone, where the call seems to be all of it
 
 COLUMNS = (
@@ -116,8 +121,11 @@ class LatencyTable:
         self.path = (pathlib.Path(folder) if folder else kept_folder(self.machine)) / table_name(protocol)
         shipped = data_root() / MEASURED / self.machine / table_name(protocol)
         runtime = runtime_of(protocol, versions())
+        # What was measured here, each time; what came with zennas or from elsewhere cannot be measured again.
+        self._taken = _read(self.path, self.machine, runtime) if rows is None else {}
         if rows is None:
-            rows = {**_read(shipped, self.machine, runtime), **_read(self.path, self.machine, runtime)}
+            here = {part: middle(taken) for part, taken in self._taken.items()}
+            rows = {part: middle(taken) for part, taken in _read(shipped, self.machine, runtime).items()} | here
         self.rows = dict(rows)
         self._part_ms, self._fit = functools.cache(self._part_ms_uncached), functools.cache(self._fit_uncached)
 
@@ -125,13 +133,17 @@ class LatencyTable:
         """Those of the parts that are not in the table yet."""
         return [part for part in parts if part not in self.rows]
 
-    def missing_for(self, space: Space) -> list[Part]:
-        """The parts that are missing to predict every candidate and baseline of a space."""
+    def parts_for(self, space: Space) -> list[Part]:
+        """The parts to measure so that every candidate and baseline of a space can be predicted."""
         parts = parts_of_space(space)
         for baseline in space.baselines.values():
             if baseline.kind != space.kind:  # another block's: its own parts, measured just as they are
                 parts += parts_of(baseline, space.shape)
-        return self.missing(dict.fromkeys(parts))
+        return list(dict.fromkeys(parts))
+
+    def missing_for(self, space: Space) -> list[Part]:
+        """Those of them that are not in the table yet."""
+        return self.missing(self.parts_for(space))
 
     def ensure(
         self,
@@ -141,18 +153,61 @@ class LatencyTable:
         progress: Callable | None = None,
         measure_one: Callable | None = None,
     ) -> None:
-        """Measure the missing parts and keep each at once; `progress(done, total)` is called after every one.
+        """Measure the missing parts, and those of all that are doubted, and keep each at once; `progress(done, total)`
+        is called after every one.
 
         `measure_one` replaces `measure_part` where the device is another machine's.
         """
-        missing = self.missing(parts)
-        for index, part in enumerate(missing):
-            ms, measurement = (measure_one or measure_part)(part, self.protocol, num_runs=num_runs)
-            self._keep(part, ms, measurement)
-            if progress:
-                progress(index + 1, len(missing))
-        self._part_ms.cache_clear()
-        self._fit.cache_clear()
+        parts = list(parts)
+        todo, done = self.missing(parts), 0
+        while todo := todo or self.doubted(parts):
+            total = done + len(todo)
+
+            def count(index, before=done, total=total):
+                if progress:
+                    progress(before + index, total)
+
+            self.measure(todo, num_runs=num_runs, progress=count, measure_one=measure_one)
+            done, todo = total, []
+
+    def measure(
+        self,
+        parts: Sequence[Part],
+        *,
+        num_runs: int = TABLE_RUNS,
+        progress: Callable | None = None,
+        measure_one: Callable | None = None,
+    ) -> None:
+        """Measure each of these parts, known or not, as `ensure` does; `progress(done)`."""
+        try:
+            for index, part in enumerate(parts):
+                ms, measurement = (measure_one or measure_part)(part, self.protocol, num_runs=num_runs)
+                self._keep(part, ms, measurement)
+                if progress:
+                    progress(index + 1)
+        finally:
+            self._part_ms.cache_clear()
+            self._fit.cache_clear()
+
+    def doubted(self, parts: Iterable[Part]) -> list[Part]:
+        """Those of the parts that are to be measured again: measured here fewer than TIMES, and DOUBTED off what the
+        others of their place say, or already measured again for that."""
+        return [part for part in dict.fromkeys(parts) if self._is_doubted(part)]
+
+    def _is_doubted(self, part):
+        times = len(self._taken.get(part, ()))
+        if times != 1:
+            return 1 < times < TIMES
+        expected_ms = self._by_others(part)
+        return expected_ms is not None and abs(math.log(self.rows[part] / expected_ms)) > math.log1p(DOUBTED)
+
+    def _by_others(self, part):
+        """What the others of its place say of a part, in ms; None where there are none."""
+        if part.is_block and not part.keeps_shape:
+            weights, least_ms = self._fit(part.place)
+            return max(float(_terms(part) @ weights), least_ms)
+        known = [at for at in self._known_along(part) if at[0] != part[_axis(part)]]
+        return _along(known, part) if len(known) > 1 else None
 
     def predict(self, candidate: Candidate, shape: Shape) -> float:
         """Predicted latency of a candidate's network for a Shape, in ms. KeyError where a part was never measured nor
@@ -178,26 +233,24 @@ class LatencyTable:
         if part.is_block and not part.keeps_shape:
             weights, least_ms = self._fit(part.place)
             return max(float(_terms(part) @ weights), least_ms)
-        is_neck, rounds_up = part.kind in NECKS, part.kind in STEMS
-        siblings = [row for row in self._siblings(part.place) if row.keeps_shape == part.keeps_shape]
-        axis = "in_channels" if is_neck else "out_channels"
-        width = getattr(part, axis)
-        off = bool(width % QUANTUM) and not is_neck
-        if is_neck:
-            chosen = [row for row in siblings if row.out_channels == part.out_channels]
-        else:
-            chosen = [row for row in siblings if bool(row.out_channels % QUANTUM) == off]
-        if off and (rounds_up or not chosen):  # a width off the quantum costs what the next one on it does
-            wider = {"out_channels": _on_quantum(width)} | ({} if rounds_up else {"in_channels": _on_quantum(width)})
-            return self._part_ms(part._replace(**wider))
-        known = sorted((getattr(row, axis), self.rows[row] / row.macs) for row in chosen)
+        width = part[_axis(part)]
+        known, off = self._known_along(part), _is_off(part)
+        if off and (part.kind in STEMS or not known):  # a width off the quantum costs what the next one on it does
+            both = {} if part.kind in STEMS else {"in_channels": _on_quantum(width)}
+            return self._part_ms(part._replace(out_channels=_on_quantum(width), **both))
         if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
             raise KeyError(part)
-        # Over the inverse of the width: that misses a measured width between two others by 3 % on inverted residuals,
-        # where the width misses it by 7; on IR-SE both by 2 to 5 %, and off the quantum without the 2 % that the other
-        # has too much.
-        inverse = [(1 / at, ms_per_mac) for at, ms_per_mac in reversed(known)]
-        return float(np.interp(1 / width, *zip(*inverse, strict=True))) * part.macs
+        return _along(known, part)
+
+    def _known_along(self, part):
+        """[(width, ms per multiply-accumulate)] of the measured parts that differ from one, no first block, in its
+        width alone, in order."""
+        siblings = [row for row in self._siblings(part.place) if row.keeps_shape == part.keeps_shape]
+        if part.kind in NECKS:
+            chosen = [row for row in siblings if row.out_channels == part.out_channels]
+        else:
+            chosen = [row for row in siblings if _is_off(row) == _is_off(part)]
+        return sorted((row[_axis(row)], self.rows[row] / row.macs) for row in chosen)
 
     def _siblings(self, place):
         """The measured parts that differ in their widths alone."""
@@ -221,7 +274,8 @@ class LatencyTable:
                 f"the latency table of {self.machine} lacks {part}, which only that machine can measure; this is "
                 f"{measurement.machine}: fill the table there, and import it here"
             )
-        self.rows[part] = ms
+        self._taken.setdefault(part, []).append(ms)
+        self.rows[part] = middle(self._taken[part])
         new = not self.path.exists() or self.path.stat().st_size == 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -338,6 +392,33 @@ def _pass(num_bytes):
     _cache_filler()[:num_bytes].fill(1)
 
 
+def middle(values: Sequence[float]) -> float:
+    """The middle one of some values; of an even number of them, the lower of the two.
+
+    >>> middle([3.0, 9.0, 2.0]), middle([3.0, 9.0])
+    (3.0, 3.0)
+    """
+    return statistics.median_low(values)
+
+
+def _axis(part):
+    """The place in a Part of the width along which parts are interpolated."""
+    return 1 if part.kind in NECKS else 2
+
+
+def _is_off(part):
+    return bool(part.out_channels % QUANTUM) and part.kind not in NECKS
+
+
+def _along(known, part):
+    """ms of a part between those whose (width, ms per multiply-accumulate) are known, in order."""
+    # Over the inverse of the width: that misses a measured width between two others by 3 % on inverted residuals,
+    # where the width misses it by 7; on IR-SE both by 2 to 5 %, and off the quantum without the 2 % that the other
+    # has too much.
+    inverse = [(1 / width, ms_per_mac) for width, ms_per_mac in reversed(known)]
+    return float(np.interp(1 / part[_axis(part)], *zip(*inverse, strict=True))) * part.macs
+
+
 def _on_quantum(width):
     return -(-width // QUANTUM) * QUANTUM
 
@@ -368,7 +449,8 @@ def part_of(cells: dict[str, str]) -> Part:
 
 
 def _read(path, machine, runtime):
-    """{Part: ms} of the kept rows that this machine's runtime took; rows of another version do not hold here."""
+    """{Part: [ms, each time]} of the kept rows that this machine's runtime took; rows of another version do not hold
+    here."""
     if not path.is_file():
         return {}
     rows = {}
@@ -376,7 +458,7 @@ def _read(path, machine, runtime):
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
                 if row["machine"] == machine and row["runtime"] == runtime:
-                    rows[part_of(row)] = float(row["ms"])
+                    rows.setdefault(part_of(row), []).append(float(row["ms"]))
             except (KeyError, TypeError, ValueError):
                 raise UserError(
                     f"{path}, line {number}: not a row of a latency table; delete the file to measure again"

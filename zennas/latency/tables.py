@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 
 from zennas.latency.backends import BACKENDS
 from zennas.latency.inputs import IMAGES, INPUTS, NOISE
-from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, part_cells, table_name
+from zennas.latency.table import COLUMNS, LatencyTable, kept_folder, middle, part_cells, table_name
 from zennas.provenance import machine_name
 from zennas.records import MEASURED, UserError, data_root, shortened, some, suggestion
 from zennas.run_folder import explaining, write_atomically
@@ -72,13 +72,13 @@ def known_tables() -> list[KnownTable]:
             protocol = protocol_of(path.name)
             if protocol is None:  # another file that somebody put there
                 continue
-            for row in read_rows(path, lenient=True):
-                if row.machine != path.parent.name:
+            for (machine, runtime), rows in _by_origin(read_rows(path, lenient=True)).items():
+                if machine != path.parent.name:
                     continue
-                key = (row.machine, table_name(protocol), row.runtime)
-                before = known.get(key, KnownTable(row.machine, protocol, row.runtime, {}, ()))
-                before.rows[row.part] = row
-                known[key] = before._replace(origins=tuple(dict.fromkeys([*before.origins, origin])))
+                key = (machine, table_name(protocol), runtime)
+                before = known.get(key, KnownTable(machine, protocol, runtime, {}, ()))
+                origins = tuple(dict.fromkeys([*before.origins, origin]))
+                known[key] = before._replace(rows=before.rows | rows, origins=origins)
     return [known[key] for key in sorted(known)]
 
 
@@ -182,12 +182,24 @@ def import_table(
 
 def tables_in(path: pathlib.Path | str, protocol: Protocol | None = None) -> list[KnownTable]:
     """The KnownTables in a file, one for each machine and version. `protocol`: their rule, where its name says none."""
-    path, tables = pathlib.Path(path), {}
-    rule = protocol_of(path.name) or protocol
-    for row in read_rows(path):
-        key = (row.machine, row.runtime)
-        tables.setdefault(key, KnownTable(row.machine, rule, row.runtime, {}, (str(path),))).rows[row.part] = row
-    return [tables[key] for key in sorted(tables)]
+    path = pathlib.Path(path)
+    rule, found = protocol_of(path.name) or protocol, _by_origin(read_rows(path))
+    return [
+        KnownTable(machine, rule, runtime, found[machine, runtime], (str(path),)) for machine, runtime in sorted(found)
+    ]
+
+
+def _by_origin(rows):
+    """{(machine, runtime): {Part: Row}} of a file's Rows; of a part that was measured several times the middle one."""
+    taken = {}
+    for row in rows:
+        taken.setdefault((row.machine, row.runtime), {}).setdefault(row.part, []).append(row)
+    return {origin: {part: _middle_row(several) for part, several in parts.items()} for origin, parts in taken.items()}
+
+
+def _middle_row(rows):
+    middle_ms = middle([row.ms for row in rows])
+    return next(row for row in rows if row.ms == middle_ms)
 
 
 def protocol_of(file_name: str) -> Protocol | None:

@@ -27,6 +27,9 @@ RESCORED = 6  # networks that are scored again for each finalist
 OVER_OF_ONE, OVER_OF_BANDS = 1, 2
 EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
 PART_OVERHEAD = 1.2  # a part's milliseconds per multiply-accumulate, in those of a network: its caches are cold
+AGAIN = (
+    0.25  # of a table's time, for the parts that are doubted and measured twice more: a sixth of three spaces' parts
+)
 # Of the minutes that the search itself gets, however slow the device is. Members of one trunk are scored thirty
 # times as fast.
 MIN_SEARCH_SHARE, MIN_TRUNKS_SHARE = 0.2, 0.12
@@ -112,7 +115,7 @@ def table_seconds(prepared: Prepared) -> float:
     mparams = sum(part_cost(*part).params * (1 + STACK * part.keeps_shape) for part in missing) / 1e6
     ready_s = PART_S * sum(1 + part.keeps_shape for part in missing) + PART_MPARAM_S * mparams
     timed_s = runs * macs * PART_OVERHEAD * (_ms_per_mac(prepared) or 0.0) / 1000
-    return ready_s / side_by_side(prepared) * _pace(prepared) + timed_s
+    return (1 + AGAIN) * (ready_s / side_by_side(prepared) * _pace(prepared) + timed_s)
 
 
 def baselines_seconds(prepared: Prepared) -> float:

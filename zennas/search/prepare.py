@@ -189,21 +189,35 @@ def _fill_table(prepared, table, *, device=None, most=None):
 
     device: the name of a further latency device, in place of the run's own. most: so many parts of it alone.
     """
-    missing, progress, workers = table.missing_for(prepared.space), prepared.progress, prepared.workers
-    if most is not None:  # of all sizes
-        missing = missing[:: max(1, len(missing) // most)][:most]
-    if not missing:
+    parts, progress = table.parts_for(prepared.space), prepared.progress
+    todo, done = table.missing(parts), 0
+    if most is not None:  # of all sizes, and none is doubted before those beside it are known
+        parts, todo = [], todo[:: max(1, len(todo) // most)][:most]
+    if not todo + table.doubted(parts):
         return
     of_whom = "this machine" if device is None else f"device {device}"
     progress.begin(f"measuring the latency table, once for {of_whom}")
     count = progress.counting("blocks")
-    # Side by side, but for the timing, of which the locks see to it that nothing else is done. A GPU is given to one
-    # task alone, and another machine measures by itself.
+    while todo := todo or table.doubted(parts):
+        before, total = done, done + len(todo)
+        _measure_parts(
+            prepared, table, todo, device, lambda num, before=before, total=total: count(before + num, total)
+        )
+        done, todo = total, []
+    progress.end()
+    progress.say(f"latency table: {done} block measurements kept in {table.path}")
+
+
+def _measure_parts(prepared, table, todo, device, count):
+    """Side by side, but for the timing, of which the locks see to it that nothing else is done. A GPU is given to one
+    task alone, and another machine measures by itself. count(done)
+    is told how many are."""
+    workers = prepared.workers
     on_processor = workers.local and device is None and device_of(table.protocol.backend) == "cpu"
     beside = on_processor and trouble() is None
     size = PARTS_AHEAD * workers.num_workers if beside else 1
-    for begun in range(0, len(missing), size):
-        parts, answers = missing[begun : begun + size], {}
+    for begun in range(0, len(todo), size):
+        parts, answers = todo[begun : begun + size], {}
         if beside:
             timed = functools.partial(measure_part, num_runs=prepared.plan.table_runs)
             calls = [(part, table.protocol) for part in parts]
@@ -219,10 +233,8 @@ def _fill_table(prepared, table, *, device=None, most=None):
 
         # What was measured is kept before what was not is told.
         parts.sort(key=lambda part, answers=answers: isinstance(answers.get(part), Exception))
-        table.ensure(parts, num_runs=prepared.plan.table_runs, measure_one=measured)
-        count(begun + len(parts), len(missing))
-    progress.end()
-    progress.say(f"latency table: {len(missing)} block measurements kept in {table.path}")
+        table.measure(parts, num_runs=prepared.plan.table_runs, measure_one=measured)
+        count(begun + len(parts))
 
 
 def measure_baselines(prepared: Prepared) -> None:
