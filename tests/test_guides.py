@@ -274,7 +274,10 @@ def figures():
     yield index, f"{prediction['table_of_noise_corrected_on_the_others']['mean_abs_pct']} %"
     branches, page = benchmark("branch_latency"), "zennas/latency/README.md"
     at_batch, noise = branches["corrected_at_batch"], branches["noise"]
-    yield page, f"{at_batch['1']['mean_abs_pct']:.1f} % on average at batch 1 and by {at_batch['16']['mean_abs_pct']:.1f} at 16"
+    yield (
+        page,
+        f"{at_batch['1']['mean_abs_pct']:.1f} % on average at batch 1 and by {at_batch['16']['mean_abs_pct']:.1f} at 16",
+    )
     yield page, f"up to {noise['max_abs_pct']:.0f} % slower, {noise['mean_abs_pct']:.1f} % on average"
     yield index, "corrected {:.1f} % at batch 1, {:.1f} at 16".format(*(at["mean_abs_pct"] for at in at_batch.values()))
     yield index, f"{noise['mean_abs_pct']:.1f} % off on average and {noise['max_abs_pct']:.0f} % at most"

@@ -1,5 +1,6 @@
 import csv
 import itertools
+import random
 
 import hypothesis
 import hypothesis.strategies as st
@@ -257,6 +258,21 @@ def test_a_stage_s_first_block_is_doubted_beside_the_others_of_its_place(tmp_pat
     table.ensure(firsts, measure_one=device)
     assert device.asked.count(firsts[4]) == 3
     assert all(table.rows[part] == pytest.approx(MS_PER_MAC * part.macs) for part in firsts)
+
+
+@pytest.mark.parametrize("name", names(SPACES))
+def test_whatever_a_space_and_its_baselines_have_can_be_doubted(tmp_path, name):
+    """Also a neck without weights, of which nothing is told by multiply-accumulates."""
+    space, table, chance = load_space(name), opened(tmp_path), random.Random(0)
+
+    def noisy(part, protocol, *, num_runs):
+        _, measurement = Device()(repeated(16), protocol, num_runs=num_runs)
+        return (part.macs + 1) * MS_PER_MAC * chance.choice([1.0, 1.0, 1.0, 1.5]), measurement
+
+    parts = table.parts_for(space)
+    table.ensure(parts, measure_one=noisy)
+    assert table.missing(parts) == table.doubted(parts) == []
+    assert all(table.covers(baseline, space.shape) for baseline in space.baselines.values())
 
 
 def test_what_was_not_measured_here_is_not_doubted(tmp_path):

@@ -250,7 +250,7 @@ class LatencyTable:
             chosen = [row for row in siblings if row.out_channels == part.out_channels]
         else:
             chosen = [row for row in siblings if _is_off(row) == _is_off(part)]
-        return sorted((row[_axis(row)], self.rows[row] / row.macs) for row in chosen)
+        return sorted((row[_axis(row)], self.rows[row] / row.macs) for row in chosen if row.macs)
 
     def _siblings(self, place):
         """The measured parts that differ in their widths alone."""

@@ -27,9 +27,7 @@ RESCORED = 6  # networks that are scored again for each finalist
 OVER_OF_ONE, OVER_OF_BANDS = 1, 2
 EVIDENCE_S = 0.018  # one other score of one block, on a core; measured 0.016 to 0.018 from 24 to 120 blocks
 PART_OVERHEAD = 1.2  # a part's milliseconds per multiply-accumulate, in those of a network: its caches are cold
-AGAIN = (
-    0.25  # of a table's time, for the parts that are doubted and measured twice more: of one in eight
-)
+AGAIN = 0.25  # of a table's time, for the parts that are doubted and measured twice more: of one in eight
 # Of the minutes that the search itself gets, however slow the device is. Members of one trunk are scored thirty
 # times as fast.
 MIN_SEARCH_SHARE, MIN_TRUNKS_SHARE = 0.2, 0.12
