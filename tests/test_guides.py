@@ -279,7 +279,7 @@ def figures():
         f"{at_batch['1']['mean_abs_pct']:.1f} % on average at batch 1 and by {at_batch['16']['mean_abs_pct']:.1f} at 16",
     )
     yield page, f"up to {noise['max_abs_pct']:.0f} % slower, {noise['mean_abs_pct']:.1f} % on average"
-    yield index, "corrected {:.1f} % at batch 1, {:.1f} at 16".format(*(at["mean_abs_pct"] for at in at_batch.values()))
+    yield index, f"corrected {one} % at batch 1, {sixteen} at 16"
     yield index, f"{noise['mean_abs_pct']:.1f} % off on average and {noise['max_abs_pct']:.0f} % at most"
     alone = branches["baseline_macs_alone_on_the_others"]["mean_abs_pct"]
     for where in (index, page):
