@@ -274,10 +274,8 @@ def figures():
     yield index, f"{prediction['table_of_noise_corrected_on_the_others']['mean_abs_pct']} %"
     branches, page = benchmark("branch_latency"), "zennas/latency/README.md"
     at_batch, noise = branches["corrected_at_batch"], branches["noise"]
-    yield (
-        page,
-        f"{at_batch['1']['mean_abs_pct']:.1f} % on average at batch 1 and by {at_batch['16']['mean_abs_pct']:.1f} at 16",
-    )
+    one, sixteen = (f"{at_batch[batch]['mean_abs_pct']:.1f}" for batch in ("1", "16"))
+    yield page, f"{one} % on average at batch 1 and by {sixteen} at 16"
     yield page, f"up to {noise['max_abs_pct']:.0f} % slower, {noise['mean_abs_pct']:.1f} % on average"
     yield index, f"corrected {one} % at batch 1, {sixteen} at 16"
     yield index, f"{noise['mean_abs_pct']:.1f} % off on average and {noise['max_abs_pct']:.0f} % at most"
