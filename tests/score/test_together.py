@@ -343,6 +343,21 @@ def test_unfolded_patches_are_a_convolution(px, kernel, padding, stride, groups,
     torch.testing.assert_close(unfolded.flatten(0, 2).permute(0, 3, 1, 2), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("groups", [1, 8, 16])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("hw", [(6, 1), (6, 2), (12, 2), (24, 3), (2, 6), (6, 6)], ids=str)
+def test_maps_become_one_pixel_wide_in_bfloat16(hw, kernel, groups):
+    """oneDNN gives what lay in memory there: the score of a network behind such maps was another one each time."""
+    generator = torch.Generator().manual_seed(0)
+    layer = Convolution((16, 16 // groups, kernel, kernel), 2, kernel // 2, groups)
+    pair = torch.randn(1, 2, 2, *hw, 16, generator=generator).bfloat16()
+    weight = torch.randn(16, kernel, kernel, 16 // groups, generator=generator).permute(0, 3, 1, 2).bfloat16()
+    expected = together._convolved(pair.float(), weight.float(), layer)
+    for _ in range(3):
+        torch.full((2_000_000,), math.nan)  # lies in memory then
+        assert torch.allclose(together._convolved(pair, weight, layer).float(), expected, atol=0.02 * expected.std())
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_score_is_the_same_either_way(block, monkeypatch):
     candidate = Candidate(block=block, stem=8, widths=(8, 12), depths=(1, 2))

@@ -203,7 +203,8 @@ def _convolved(pair_P2BHWC, weight, layer):
     num_maps, _, batch, height, width, channels = pair_P2BHWC.shape
     image_NHWC = pair_P2BHWC.reshape(-1, height, width, channels)
     out_channels, _, kernel, _ = layer.shape
-    if (max(height, width) <= SMALL_PX or kernel == 1) and layer.groups == 1 and pair_P2BHWC.device.type == "cpu":
+    on_cpu = pair_P2BHWC.device.type == "cpu"
+    if (max(height, width) <= SMALL_PX or kernel == 1) and layer.groups == 1 and on_cpu:
         padded = F.pad(image_NHWC, (0, 0) + (layer.padding,) * 4) if layer.padding else image_NHWC.contiguous()
         out_hw = [(px - kernel) // layer.stride + 1 for px in padded.shape[1:3]]
         image, row, column, _ = padded.stride()
@@ -217,7 +218,11 @@ def _convolved(pair_P2BHWC, weight, layer):
             rows = F.pad(rows, (0, 0, 0, MIN_ROWS - num_rows))
         out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(out_channels, -1))[:num_rows]
     else:
-        out = F.conv2d(image_NHWC.permute(0, 3, 1, 2), weight, None, layer.stride, layer.padding, 1, layer.groups)
+        # In bfloat16 oneDNN's convolution with a stride gives what lay in memory, where maps become one pixel wide.
+        is_broken = layer.stride > 1 and (width + 2 * layer.padding - kernel) // layer.stride == 0 and on_cpu
+        image_NCHW = image_NHWC.permute(0, 3, 1, 2)
+        given = (image_NCHW.float(), weight.float()) if is_broken else (image_NCHW, weight)
+        out = F.conv2d(*given, None, layer.stride, layer.padding, 1, layer.groups).to(image_NHWC.dtype)
         out, out_hw = out.permute(0, 2, 3, 1), out.shape[2:]
     return out.reshape(num_maps, 2, batch, *out_hw, out_channels)
 
