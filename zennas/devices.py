@@ -27,6 +27,38 @@ def autocast_of(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def check_arithmetic(network: torch.nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
+    """UserError where a device gets a network wrong in a dtype.
+
+    In bfloat16 a processor's convolution with a stride gives what lay in memory, where maps of several rows become one
+    pixel wide (oneDNN of torch 2.13; not the one by channel).
+    network: has the input_shape (channels, height, width) of an image.
+    """
+    if dtype is not torch.bfloat16 or device.type != "cpu":
+        return
+    wrong = []
+
+    def look(layer, given, maps):
+        (height, width), by_channel = maps.shape[2:], layer.groups == layer.in_channels
+        if width == 1 < height and min(layer.stride[1], layer.kernel_size[1]) > 1 and not by_channel:
+            wrong.append("{} x {} to {} x 1".format(*given[0].shape[2:], height))
+
+    hooks = [layer.register_forward_hook(look) for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *network.input_shape[-3:]))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if wrong:
+        raise UserError(
+            f"precision bf16: on a processor a convolution of this network, from maps of {wrong[0]}, would give what "
+            "lay in memory; allowed: fp32, or images so wide that no map becomes one pixel wide"
+        )
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device, or None where the system does not say."""
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zennas.devices import autocast_of
+from zennas.devices import autocast_of, check_arithmetic
 from zennas.embed.checkpoint import load_network
 from zennas.embed.model import fingerprint_of
 from zennas.provenance import num_cores
@@ -114,6 +114,7 @@ def prepare(request: Request, data: Data, teacher, ranks: Ranks, progress, *, se
             f"{epoch_steps:,} are an epoch)"
         )
     network = begun_network(request)
+    check_arithmetic(network, autocast, ranks.device)
     head = task.head(request, data, network, teacher, ranks, progress)
     return Job(
         request=request,
