@@ -27,11 +27,17 @@ def autocast_of(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def check_arithmetic(network: torch.nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
-    """UserError where a device gets a network wrong in a dtype.
+def convolves_wrong(out_hw: tuple[int, int], *, kernel: int, stride: int, by_channel: bool) -> bool:
+    """Whether a processor's convolution to maps of this (height, width) gives what lay in memory, in bfloat16.
 
-    In bfloat16 a processor's convolution with a stride gives what lay in memory, where maps of several rows become one
-    pixel wide (oneDNN of torch 2.13; not the one by channel).
+    It does with a stride, where maps of several rows become one pixel wide (oneDNN of torch 2.13).
+    """
+    return out_hw[1] == 1 < out_hw[0] and min(kernel, stride) > 1 and not by_channel
+
+
+def check_arithmetic(network: torch.nn.Module, dtype: torch.dtype | None, device: torch.device) -> None:
+    """UserError where a device gets a network wrong in a dtype, as `convolves_wrong` says.
+
     network: has the input_shape (channels, height, width) of an image.
     """
     if dtype is not torch.bfloat16 or device.type != "cpu":
@@ -39,15 +45,19 @@ def check_arithmetic(network: torch.nn.Module, dtype: torch.dtype | None, device
     wrong = []
 
     def look(layer, given, maps):
-        (height, width), by_channel = maps.shape[2:], layer.groups == layer.in_channels
-        if width == 1 < height and min(layer.stride[1], layer.kernel_size[1]) > 1 and not by_channel:
-            wrong.append("{} x {} to {} x 1".format(*given[0].shape[2:], height))
+        how = {
+            "kernel": layer.kernel_size[1],
+            "stride": layer.stride[1],
+            "by_channel": layer.groups == layer.in_channels,
+        }
+        if convolves_wrong(maps.shape[2:], **how):
+            wrong.append("{} x {} to {} x 1".format(*given[0].shape[2:], maps.shape[2]))
 
     hooks = [layer.register_forward_hook(look) for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(2, *network.input_shape[-3:]))
+            network.eval()(torch.zeros(2, *network.input_shape))
     finally:
         network.train(was_training)
         for hook in hooks:

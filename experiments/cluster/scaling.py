@@ -54,7 +54,7 @@ def main():
     experiment, track, space = load_experiment("webface-sfr")
     table = LatencyTable(choose_protocol(track)[0])
     table.ensure(
-        table.missing_for(space), progress=lambda done, num: done % 100 or print(f"{done} of {num} parts measured")
+        table.parts_for(space), progress=lambda done, num: done % 100 or print(f"{done} of {num} parts measured")
     )
     found = {"measured": {}, "played": []}
     with tempfile.TemporaryDirectory() as folder:

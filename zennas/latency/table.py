@@ -20,7 +20,7 @@ import itertools
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -158,17 +158,20 @@ class LatencyTable:
 
         `measure_one` replaces `measure_part` where the device is another machine's.
         """
-        parts = list(parts)
-        todo, done = self.missing(parts), 0
-        while todo := todo or self.doubted(parts):
+        done = 0
+        for todo in self.rounds(list(parts)):
             total = done + len(todo)
-
-            def count(index, before=done, total=total):
-                if progress:
-                    progress(before + index, total)
-
+            count = progress and (lambda index, before=done, total=total: progress(before + index, total))
             self.measure(todo, num_runs=num_runs, progress=count, measure_one=measure_one)
-            done, todo = total, []
+            done = total
+
+    def rounds(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
+        """What of the parts is to be measured, list after list, each when the one before is measured: the missing, then
+        the doubted until none is."""
+        if todo := self.missing(parts):
+            yield todo
+        while todo := self.doubted(parts):
+            yield todo
 
     def measure(
         self,
@@ -198,14 +201,13 @@ class LatencyTable:
         times = len(self._taken.get(part, ()))
         if times != 1:
             return 1 < times < TIMES
-        expected_ms = self._by_others(part)
-        return expected_ms is not None and abs(math.log(self.rows[part] / expected_ms)) > math.log1p(DOUBTED)
+        ms, expected_ms = self.rows[part], self._by_others(part)
+        return expected_ms is not None and max(ms, expected_ms) > (1 + DOUBTED) * min(ms, expected_ms)
 
     def _by_others(self, part):
         """What the others of its place say of a part, in ms; None where there are none."""
         if part.is_block and not part.keeps_shape:
-            weights, least_ms = self._fit(part.place)
-            return max(float(_terms(part) @ weights), least_ms)
+            return self._first_ms(part)
         known = [at for at in self._known_along(part) if at[0] != part[_axis(part)]]
         return _along(known, part) if len(known) > 1 else None
 
@@ -231,8 +233,7 @@ class LatencyTable:
         if part in self.rows:
             return self.rows[part]
         if part.is_block and not part.keeps_shape:
-            weights, least_ms = self._fit(part.place)
-            return max(float(_terms(part) @ weights), least_ms)
+            return self._first_ms(part)
         width = part[_axis(part)]
         known, off = self._known_along(part), _is_off(part)
         if off and (part.kind in STEMS or not known):  # a width off the quantum costs what the next one on it does
@@ -241,6 +242,10 @@ class LatencyTable:
         if not known or not known[0][0] - QUANTUM < width < known[-1][0] + QUANTUM:
             raise KeyError(part)
         return _along(known, part)
+
+    def _first_ms(self, part):
+        weights, least_ms = self._fit(part.place)
+        return max(float(_terms(part) @ weights), least_ms)
 
     def _known_along(self, part):
         """[(width, ms per multiply-accumulate)] of the measured parts that differ from one, no first block, in its

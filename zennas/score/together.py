@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from zennas.devices import processor_has_bfloat16
+from zennas.devices import convolves_wrong, processor_has_bfloat16
 from zennas.score.branches import ONCE, Apart, joined
 from zennas.score.plain import Activation, Convolution, Norm, Picked, part_layers
 from zennas.space.candidate import Candidate
@@ -218,12 +218,12 @@ def _convolved(pair_P2BHWC, weight, layer):
             rows = F.pad(rows, (0, 0, 0, MIN_ROWS - num_rows))
         out = F.linear(rows, weight.permute(0, 2, 3, 1).reshape(out_channels, -1))[:num_rows]
     else:
-        # In bfloat16 oneDNN's convolution with a stride gives what lay in memory, where maps become one pixel wide.
-        is_broken = layer.stride > 1 and (width + 2 * layer.padding - kernel) // layer.stride == 0 and on_cpu
-        image_NCHW = image_NHWC.permute(0, 3, 1, 2)
-        given = (image_NCHW.float(), weight.float()) if is_broken else (image_NCHW, weight)
+        out_hw = [(px + 2 * layer.padding - kernel) // layer.stride + 1 for px in (height, width)]
+        wrong = convolves_wrong(out_hw, kernel=kernel, stride=layer.stride, by_channel=layer.shape[1] == 1)
+        given = image_NHWC.permute(0, 3, 1, 2), weight
+        given = [values.float() for values in given] if on_cpu and wrong else given
         out = F.conv2d(*given, None, layer.stride, layer.padding, 1, layer.groups).to(image_NHWC.dtype)
-        out, out_hw = out.permute(0, 2, 3, 1), out.shape[2:]
+        out = out.permute(0, 2, 3, 1)
     return out.reshape(num_maps, 2, batch, *out_hw, out_channels)
 
 

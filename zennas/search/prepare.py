@@ -189,29 +189,27 @@ def _fill_table(prepared, table, *, device=None, most=None):
 
     device: the name of a further latency device, in place of the run's own. most: so many parts of it alone.
     """
-    parts, progress = table.parts_for(prepared.space), prepared.progress
-    todo, done = table.missing(parts), 0
-    if most is not None:  # of all sizes, and none is doubted before those beside it are known
-        parts, todo = [], todo[:: max(1, len(todo) // most)][:most]
-    if not todo + table.doubted(parts):
-        return
+    progress, done = prepared.progress, 0
     of_whom = "this machine" if device is None else f"device {device}"
-    progress.begin(f"measuring the latency table, once for {of_whom}")
-    count = progress.counting("blocks")
-    while todo := todo or table.doubted(parts):
-        before, total = done, done + len(todo)
-        _measure_parts(
-            prepared, table, todo, device, lambda num, before=before, total=total: count(before + num, total)
-        )
-        done, todo = total, []
-    progress.end()
-    progress.say(f"latency table: {done} block measurements kept in {table.path}")
+    if most is None:
+        rounds = table.rounds(table.parts_for(prepared.space))
+    else:  # of all sizes, and none is doubted before those beside it are known
+        missing = table.missing_for(prepared.space)
+        rounds = filter(None, [missing[:: max(1, len(missing) // most)][:most]])
+    for todo in rounds:
+        if not done:
+            progress.begin(f"measuring the latency table, once for {of_whom}")
+            count = progress.counting("blocks")
+        _measure_parts(prepared, table, todo, device, count, done)
+        done += len(todo)
+    if done:
+        progress.end()
+        progress.say(f"latency table: {done} block measurements kept in {table.path}")
 
 
-def _measure_parts(prepared, table, todo, device, count):
+def _measure_parts(prepared, table, todo, device, count, done):
     """Side by side, but for the timing, of which the locks see to it that nothing else is done. A GPU is given to one
-    task alone, and another machine measures by itself. count(done)
-    is told how many are."""
+    task alone, and another machine measures by itself. count(num, total) counts what was `done` before, too."""
     workers = prepared.workers
     on_processor = workers.local and device is None and device_of(table.protocol.backend) == "cpu"
     beside = on_processor and trouble() is None
@@ -234,7 +232,7 @@ def _measure_parts(prepared, table, todo, device, count):
         # What was measured is kept before what was not is told.
         parts.sort(key=lambda part, answers=answers: isinstance(answers.get(part), Exception))
         table.measure(parts, num_runs=prepared.plan.table_runs, measure_one=measured)
-        count(begun + len(parts))
+        count(done + begun + len(parts), done + len(todo))
 
 
 def measure_baselines(prepared: Prepared) -> None:
