@@ -18,7 +18,7 @@ from zennas.space.candidate import read_candidates
 
 
 @pytest.fixture
-def command(ended_cleanly, tiny, cache, tmp_path, monkeypatch):
+def command(ended_cleanly, tiny, tmp_path, monkeypatch):
     """command(*words, code=0) -> (standard output, standard error) of `zennas export --track TINY ...`."""
     monkeypatch.chdir(tmp_path)
     return lambda *words, code=0: ended_cleanly(main, *words, "--track", tiny, code=code)
