@@ -54,6 +54,16 @@ ROWS = {
     "mgn, local triplets": ("mgn", "mgn", LOCAL, False),
     "single, teacher": ("single", "single", (), True),
 }
+# Found afterwards, of one seed: what the goals left open. The same form.
+AFTERWARDS = {
+    **{
+        f"{network}, learning rate {rate}": (network, "single", (f"optimizer.lr={rate}",), False)
+        for rate in (0.001, 0.01)
+        for network in ("osnet", "mobilenetv2")
+    },
+    "mgn, 144 epochs": ("mgn", "mgn", (*WHOLE, "epochs=144", "verify_epochs=200"), False),
+    "mgn, teacher, 144 epochs": ("mgn", "mgn", (*WHOLE, "epochs=144", "verify_epochs=200"), True),
+}
 # what: (row, row it is compared with, or several: the best of them)
 GOALS = {
     "MGN ahead of one branch": ("mgn", ("single",)),
@@ -62,6 +72,14 @@ GOALS = {
     "one branch, searched, ahead of the hand-made": ("single", ("osnet", "mobilenetv2")),
     "MGN, searched, ahead of the hand-made": ("mgn", ("osnet", "mobilenetv2")),
     "triplets on local vectors": ("mgn, local triplets", ("mgn",)),
+}
+OPEN = {
+    "one branch, searched, ahead of the hand-made at any of three learning rates": (
+        "single",
+        ("osnet", "mobilenetv2", *(row for row in AFTERWARDS if "learning rate" in row)),
+    ),
+    "a teacher ahead of none in 144 epochs": ("mgn, teacher, 144 epochs", ("mgn, 144 epochs",)),
+    "144 epochs ahead of 48": ("mgn, 144 epochs", ("mgn",)),
 }
 DOT = "#0f766e"
 MEASURES = {"map": "mAP", "rank_1": "rank-1", "minp": "mINP"}
@@ -175,13 +193,14 @@ class FailedError(Exception):
 
 
 def train(options):
-    """trainings.json: every row and seed, seed by seed, the hand-made networks last."""
+    """trainings.json: every row and seed, seed by seed, then what was asked afterwards; the hand-made networks last."""
     if not (options.people and options.teacher and options.judge):
         raise SystemExit("train: --people, --teacher and --judge are needed")
     options.out.mkdir(parents=True, exist_ok=True)
-    todo = [(row, seed) for seed in range(NUM_SEEDS) for row in ROWS if f"{row} {seed}" not in kept()]
-    todo.sort(key=lambda run: ROWS[run[0]][0] in PUBLISHED)  # convolutions by channel take four times as long: last
-    print(f"{NUM_SEEDS * len(ROWS) - len(todo)} of {NUM_SEEDS * len(ROWS)} trainings are done", flush=True)
+    wanted = [(row, seed) for seed in range(NUM_SEEDS) for row in ROWS] + [(row, 0) for row in AFTERWARDS]
+    todo = [(row, seed) for row, seed in wanted if f"{row} {seed}" not in kept()]
+    todo.sort(key=lambda run: (ROWS | AFTERWARDS)[run[0]][0] in PUBLISHED)  # by channel: four times as long, so last
+    print(f"{len(wanted) - len(todo)} of {len(wanted)} trainings are done", flush=True)
     began, failed = time.monotonic(), []
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
         running = {pool.submit(trained, *run, options): run for run in todo}
@@ -209,7 +228,7 @@ def kept():
 
 def trained(name, seed, options):
     """{"judged": {"SET" or "SET, mirrored": {measure: value}}, ...} of a training, by the commands of a user."""
-    network, recipe, changes, taught = ROWS[name]
+    network, recipe, changes, taught = (ROWS | AFTERWARDS)[name]
     row = json.loads(RACE.read_text(encoding="utf-8"))["networks"][network]
     folder = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     winner = options.out / f"{network}.yaml"
