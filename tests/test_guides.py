@@ -369,6 +369,30 @@ def figures():
     local = raced["goals"]["triplets on local vectors"]
     yield index, f"{local['points']:.2f} ± {local['standard_error']:.2f} points of mAP"
     yield "zennas/tasks/reid/README.md", f"{local['points']:.1f} points of mAP"
+    galleries = {one["vectors"]: one for one in benchmark("gallery")["rows"]}
+    of_a_million = galleries[1_000_000]
+    took, room = of_a_million["query_ms"], "zennas/gallery/README.md"
+    for way, words in (("cells", "ms by cells, "), ("exact", "exactly. Where 64")):
+        several = [galleries[num]["query_ms"][way] for num in (10_000, 100_000, 1_000_000)]
+        yield index, "{:.1f}, {:.1f} and {:.1f} ".format(*several) + words
+    recall = f"{100 * of_a_million['recall_at_10']:.1f} %"
+    yield index, f"{of_a_million['times_exact']:.1f} times as fast as exact search, {recall} of the exact ten"
+    together = (took["cells together"], took["exact together"])
+    yield index, "cells take {:.1f} ms each at a million and exact search {:.1f}".format(*together)
+    yield room, "{:.1f} ms each against {:.1f}".format(*together)
+    yield room, f"takes {took['cells']:.1f} ms by cells and {took['exact']:.1f}"
+    yield room, f"{recall} of the exact ten"
+    yield room, f"{of_a_million['index_s'] / 60:.1f} minutes and {of_a_million['index_peak_gb']:.1f} GB of memory"
+    yield (
+        room,
+        f"asking {of_a_million['query_peak_gb']:.1f} GB, the files {sum(of_a_million['disk_gb'].values()):.1f} GB",
+    )
+    more, fewer = of_a_million["add"], of_a_million["delete"]
+    yield (
+        room,
+        f"{more['vectors']:,} takes {more['seconds']} s, deleting {fewer['vectors']:,} takes {fewer['seconds']:.1f}",
+    )
+    yield room, f"{took['cells'] / galleries[10_000]['query_ms']['cells']:.0f} times the time of a query"
     cleaned = row(benchmark("cleaning")["rows"], images=1_000_000)
     yield index, f"{cleaned['seconds']:.0f} s of one core, {cleaned['peak_gb']:.1f} GB"
     masked = {way["way"]: way["images_per_s"] for way in benchmark("masks")["ways"]}
