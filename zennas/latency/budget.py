@@ -12,7 +12,7 @@ from zennas.checker import precision_of
 from zennas.export.onnx_file import Export, export, fold
 from zennas.latency.backends import check_precision, device_of, fix_input_px, missing, takes_network
 from zennas.latency.inputs import calibration, check_input, given_images, images_of
-from zennas.latency.protocol import Measurement, measure_calmly
+from zennas.latency.protocol import Measurement, measure_calmly, ms_text
 from zennas.latency.table import kept_folder, runtime_of, table_name
 from zennas.progress import Progress
 from zennas.provenance import machine_name, versions
@@ -187,7 +187,7 @@ def reference_here(
     reference = on_device(measure_network, candidate, protocol, track.budget.reference.shape)
     progress.end()
     keep_reference(track, reference)
-    progress.say(f"reference {reference.measured_ms:.2f} ms measured, and kept for this machine")
+    progress.say(f"reference {ms_text(reference.measured_ms)} measured, and kept for this machine")
     if reference.warning:
         progress.say(f"warning: {reference.warning}; delete the kept reference to measure it again", style="yellow")
     return reference

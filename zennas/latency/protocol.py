@@ -23,6 +23,15 @@ SHORT_MS, MOST_AGAIN = 200.0, 5
 FEW_RUNS = 6  # that are looked at before the others are taken, where less than an exact value is asked
 
 
+def ms_text(ms: float) -> str:
+    """Milliseconds in words: two decimals, or three digits where these would be fewer.
+
+    >>> ms_text(333.876), ms_text(0.8761), ms_text(0.0001)
+    ('333.88 ms', '0.876 ms', '0.0001 ms')
+    """
+    return f"{ms:.2f} ms" if ms >= 1 else f"{ms:.3g} ms"
+
+
 class Measurement(Record):
     """The latency of one network on one machine under one protocol; times in milliseconds."""
 

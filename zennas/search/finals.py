@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from zennas.latency.budget import export_candidate
+from zennas.latency.protocol import ms_text
 from zennas.records import first_line
 from zennas.run_folder import write_atomically
 from zennas.search.evidence import gather, ranked
@@ -348,7 +349,8 @@ def _measure(searched, row, exported):
 
 def _beside_budget(latency):
     return (
-        f"{latency.measured_ms:.2f} ms measured, {latency.predicted_ms:.2f} predicted, budget {latency.budget_ms:.2f}"
+        f"{ms_text(latency.measured_ms)} measured, {ms_text(latency.predicted_ms)} predicted, "
+        f"budget {ms_text(latency.budget_ms)}"
     )
 
 

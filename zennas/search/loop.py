@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 
 from zennas.latency.budget import keep_network
-from zennas.latency.protocol import Measurement
+from zennas.latency.protocol import Measurement, ms_text
 from zennas.progress import duration
 from zennas.search.bands import Bands
 from zennas.search.batches import Batches
@@ -143,7 +143,7 @@ def _prove(prepared, funnel):
             where = "of this band" if band.name else "in the space"
             progress.say(
                 f"optimum  {name}{optimum.candidate.text}: closed form {optimum.score:.2f} at "
-                f"{optimum.costs[0] * predictor.factor_of(optimum.candidate):.2f} ms; "
+                f"{ms_text(optimum.costs[0] * predictor.factor_of(optimum.candidate))}; "
                 f"nothing else {where} has more within the budget, as table and closed form have it"
             )
 

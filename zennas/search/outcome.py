@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from zennas.latency.protocol import ms_text
 from zennas.progress import duration
 from zennas.provenance import Provenance
 from zennas.search.beside import mirrored_sentence, with_what_is_beside
 from zennas.search.loop import store_scored
 from zennas.search.measured import Measured
-from zennas.search.predictor import ms_text
 from zennas.search.proof import closed_form_error, optima_of, optimum_of, with_gap
 from zennas.search.report import RunSummary, write_report
 from zennas.search.stages import Searched
@@ -113,7 +113,7 @@ def _proof(searched, winners):
         else:
             best = next((entry for entry in winners if entry.band == proven["band"]), None)
             text = (
-                f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {optimum['predicted_ms']:.2f} ms "
+                f"{optimum['text']}, closed form {optimum['closed_form']:.2f} at {ms_text(optimum['predicted_ms'])} "
                 f"predicted: proven, nothing {'of this band' if where else 'in the space'} has more within the budget, "
                 f"as closed form and table have it{f'; {best.name} is {best.gap_text} below it' if best else ''}"
             )
@@ -158,14 +158,14 @@ def note(searched: Searched, winners: list[Measured]) -> str:
         f"{len(searched.ledger.rows)} scored candidates are in scored.parquet",
         "- latency of a trial with role *scored* is predicted by the table, of all others measured",
         "",
-        f"| winner | band | candidate | {searched.plan.score.label} | below optimum | ms | GMACs | M params |",
+        f"| winner | band | candidate | {searched.plan.score.label} | below optimum | latency | GMACs | M params |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in winners:
         lines.append(
             f"| {entry.name} | {entry.band or '-'} | {entry.candidate.text} | {entry.score_mean:.2f} | "
             f"{entry.gap_text} | "
-            f"{entry.latency.measured_ms:.2f} | {entry.macs / 1e9:.2f} | {entry.params / 1e6:.1f} |"
+            f"{ms_text(entry.latency.measured_ms)} | {entry.macs / 1e9:.2f} | {entry.params / 1e6:.1f} |"
         )
     return "\n".join([*lines, "", searched.plan.score.caution])
 

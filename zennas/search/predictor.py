@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from zennas.latency.budget import LocalBudget
+from zennas.latency.protocol import ms_text
 from zennas.latency.table import LatencyTable
 from zennas.records import UserError
 from zennas.search.bands import Bands
@@ -15,15 +16,6 @@ from zennas.search.cost_limits import CostLimit, check_limits
 from zennas.space.candidate import Candidate
 from zennas.space.parts import sums
 from zennas.space.space import Space
-
-
-def ms_text(ms: float) -> str:
-    """Milliseconds in words: two decimals, or two digits where these would be of nothing.
-
-    >>> ms_text(333.876), ms_text(0.0001)
-    ('333.88 ms', '0.0001 ms')
-    """
-    return f"{ms:.2f} ms" if ms >= 0.1 else f"{ms:.2g} ms"
 
 
 class Predictor:

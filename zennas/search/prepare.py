@@ -13,6 +13,7 @@ from zennas.latency.budget import (
     read_bytes,
     reference_here,
 )
+from zennas.latency.protocol import ms_text
 from zennas.latency.quiet import trouble
 from zennas.latency.table import LatencyTable, measure_part
 from zennas.records import UserError, first_line
@@ -20,7 +21,7 @@ from zennas.search.cost_limits import check_limits, cost_limits
 from zennas.search.forecast import baselines_seconds, knows_the_machine, note_pace, say_how_long, table_seconds
 from zennas.search.measured import Measured
 from zennas.search.opening import connect, open_store
-from zennas.search.predictor import Predictor, ms_text
+from zennas.search.predictor import Predictor
 from zennas.search.stages import Opened, Prepared, onwards
 from zennas.search.store import Store
 from zennas.search.winners import export_all, keep_export, kept_baseline, kept_export, measure_whole
@@ -163,7 +164,7 @@ def measure_budget(opened: Opened, workers: Workers) -> LocalBudget:
             onnx_bytes=read_bytes(detector),  # the machine that measures has not got the file
         )
         detector_ms = measurement.measured_ms
-        opened.progress.say(f"detector {detector}: {detector_ms:.2f} ms")
+        opened.progress.say(f"detector {detector}: {ms_text(detector_ms)}")
     return local_budget(track, reference, stand_in, detector_ms=detector_ms, batch=protocol.batch)
 
 

@@ -8,6 +8,7 @@ import urllib.parse
 
 import pandas as pd
 
+from zennas.latency.protocol import ms_text
 from zennas.page import (
     FADED,
     LINE,
@@ -79,7 +80,7 @@ def page(summary: RunSummary) -> str:
     note = notices(stand_ins, "note")
     made_by = origin(summary.provenance, list(zip(measured["machine"], measured["protocol"], strict=True)))
     sections = f"""<section><h2>Winners beside the hand-made networks</h2>{note}
-<p>Networks that were measured whole, against the budget of {summary.budget_ms:.1f} ms. Behind ± stand the standard
+<p>Networks that were measured whole, against the budget of {ms_text(summary.budget_ms)}. Behind ± stand the standard
 deviation of a score over its repeats, and the distance between the quartiles of a latency's runs. "Below optimum" is
 the distance to the best candidate that {"the network's band" if summary.optima else "the space"} holds within the
 budget, proven under the closed form of the score and the latency table.</p>{_bands(summary)}

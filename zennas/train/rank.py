@@ -2,6 +2,7 @@
 
 import json
 
+from zennas.latency.protocol import ms_text
 from zennas.progress import Progress
 from zennas.ranks import Ranks
 from zennas.records import UserError
@@ -101,7 +102,7 @@ def _check_latency(request, state, progress):
     untrained = untrained_latency(request, protocol)
     progress.end()
     winner, here_ms = request.candidate.text, untrained.measured_ms
-    text = f"{winner} takes {here_ms:.2f} ms here, untrained; the budget is {budget.budget_ms:.2f} ms"
+    text = f"{winner} takes {ms_text(here_ms)} here, untrained; the budget is {ms_text(budget.budget_ms)}"
     # On a busy machine a figure a few per cent over the budget says nothing: then the trained network's decides.
     allowed = OVER_BUDGET if untrained.warning is None else OVER_BUDGET_WHERE_NOISY
     if here_ms > allowed * budget.budget_ms:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from zennas.latency.protocol import ms_text
 from zennas.tasks.table import task_of
 from zennas.train.options import Options
 from zennas.train.request import Request
@@ -43,9 +44,8 @@ def print_result(result: dict[str, Any], request: Request, console: Console) -> 
         f"images/s, "
         f"{training['skipped_steps']} skipped, {training['corrupt_images']} corrupt images"
         + (f", {training['gone']:,} left without one that can be read: others stood in" if "gone" in training else ""),
-        f"latency  {latency['measured_ms']:.2f} ms of {latency['budget_ms']:.2f} ms, {within} the budget; untrained "
-        f"weights: "
-        f"{latency['untrained_ms']:.2f} ms ({change:+.1f} %)",
+        f"latency  {ms_text(latency['measured_ms'])} of {ms_text(latency['budget_ms'])}, {within} the budget; "
+        f"untrained weights: {ms_text(latency['untrained_ms'])} ({change:+.1f} %)",
         f"   file  {request.out / result['onnx']}, {result['megabytes']:.1f} MB",
     ]
     for line in lines:
