@@ -10,11 +10,12 @@ import optuna
 import optuna_dashboard
 import pytest
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
-from zennas.records import UserError
+from zennas.records import UserError, data_root
 from zennas.search import store as stores
 from zennas.search.store import Store
+from zennas.track import load_space
 
 BUDGET_MS = 2.0
 
@@ -173,6 +174,29 @@ def test_what_was_measured_stands_beside_what_was_scored(open_store, url, sample
     assert baseline.user_attrs["name"] == "IR-SE-small" and finalist.user_attrs["measured_ms"] == 1.25
     front = {tuple(trial.values) for trial in optuna.load_study(study_name="run", storage=url).best_trials}
     assert (1.0, 9.0) not in front  # over the budget
+
+
+def test_a_baseline_outside_the_space_is_shown_with_the_genes_that_the_space_has(open_store, url, sampled, make_entry):
+    inside, store = sampled[0], open_store()
+    wide = inside.model_copy(update={"widths": (*inside.widths[:-1], 2048)})
+    longer = inside.model_copy(update={"widths": (*inside.widths, 2048), "depths": (*inside.depths, 1)})
+    for candidate in (wide, longer):
+        store.add_measured(make_entry(candidate, role="baseline", name=candidate.text))
+    closed(store)
+    of_wide, of_longer = trials_of(url)
+    last = f"stage{len(inside.widths)}_width"
+    assert set(store.space.genes) - set(of_wide.params) == {last} and of_wide.params["block"] == inside.block
+    assert of_longer.params == {"block": inside.block}
+    assert [trial.user_attrs["candidate"] for trial in (of_wide, of_longer)] == [wide.text, longer.text]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (data_root() / "search_spaces").glob("*.yaml")))
+def test_every_baseline_of_a_space_that_is_here_can_be_shown(name, url):
+    space = load_space(name)
+    store = Store(space, url, "run")
+    for baseline in space.baselines.values():
+        trial = create_trial(values=[1.0, 1.0], **store._as_parameters(baseline))
+        assert trial.params["block"] == baseline.block
 
 
 @pytest.fixture

@@ -337,13 +337,11 @@ class Store:
         self._queue.put(write)
 
     def _write(self, candidate, values, budget_ms, attributes):
-        names = ["block", *self.space.genes]
         values = None if values is None else [round(float(value), 4) for value in values]
         trial = create_trial(
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             values=values,
-            params=dict(zip(names, (candidate.block, *candidate.genes), strict=True)),
-            distributions=self._distributions(),
+            **self._as_parameters(candidate),
             user_attrs={name: value for name, value in attributes.items() if value is not None}
             | {"candidate": candidate.text},
             # The list form, positive where broken: the one that Optuna and the dashboard's plots honour.
@@ -394,9 +392,16 @@ class Store:
                 island = trial.user_attrs.get("island", 0)
                 self._inbox.append((genes, trial.values[0], trial.user_attrs["table_ms"], island))
 
-    def _distributions(self):
-        spans = {name: IntDistribution(span.low, span.high, step=span.step) for name, span in self.space.genes.items()}
-        return {"block": CategoricalDistribution(self.blocks), **spans}
+    def _as_parameters(self, candidate):
+        """What a trial says of a candidate: its block, and those of its genes that the space has. A baseline of another
+        kind may have other genes, and others than the space's values; its text, an attribute, says all of them."""
+        params, distributions = {"block": candidate.block}, {"block": CategoricalDistribution(self.blocks)}
+        if len(candidate.genes) == len(self.space.genes):
+            for (name, span), value in zip(self.space.genes.items(), candidate.genes, strict=True):
+                if value in span.values():
+                    params[name] = value
+                    distributions[name] = IntDistribution(span.low, span.high, step=span.step)
+        return {"params": params, "distributions": distributions}
 
 
 class _answering:
