@@ -334,10 +334,10 @@ def train(
     verify: SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.
     identities: Text file of identities, one a line: train on these alone.
     labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.
-    epochs: The same as --set epochs=N.
-    steps: Instead of epochs; the same as --set steps=N.
-    batch: Images a step, over all ranks; the same as --set batch=N.
-    seed: The same as --set seed=N.
+    epochs: The same as --set epochs=N. [allowed: more than 0 and at most 1000000.0]
+    steps: Instead of epochs; the same as --set steps=N. [allowed: 1 to 2147483647]
+    batch: Images a step, over all ranks; the same as --set batch=N. [allowed: 1 to 2147483647]
+    seed: The same as --set seed=N. [allowed: 0 to 2147483647]
     set: KEY=VALUE of the recipe, such as optimizer.lr=0.05 or loss.name=arcface; may be repeated.
     space: Search space: image and embedding size. [default: the experiment's]
     any_size: The network need not keep the track's budget: a teacher.
@@ -459,9 +459,9 @@ def tune(
     embeddings_from: Network whose embeddings clean the data, as zennas evaluate takes it:
         FILE[,normalise=...][,px=...].
     out: Folder of the run. [default: runs/TRACK-tuned]
-    trials: Trials, the recipe among them. [default: the experiment's]
-    epochs: Epochs of a trial. [default: the experiment's]
-    seed: Seed of proposals and trials. [default: the experiment's]
+    trials: Trials, the recipe among them. [allowed: 1 to 2147483647] [default: the experiment's]
+    epochs: Epochs of a trial. [allowed: 1 to 2147483647] [default: the experiment's]
+    seed: Seed of proposals and trials. [allowed: 0 to 2147483647] [default: the experiment's]
     only: Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]
     held_out: Text file of identities, one a line, that the reward is taken on. [default: drawn: tune.held_out_share]
     test: Identities that are asked when the search is over. [default: another share, drawn]

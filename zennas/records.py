@@ -42,10 +42,11 @@ class Record(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, values: object, where: object) -> Self:
-        """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one."""
+        """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one, or
+        is a function that does, of the keys that lead to what is wrong (none of them: several values together)."""
         if not isinstance(values, dict):
             raise UserError(
-                f"{where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}"
+                f"{where(()) if callable(where) else where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}"
             )
         try:
             return cls.model_validate(values)
@@ -65,6 +66,9 @@ class Record(pydantic.BaseModel):
 
 def _explain(detail, cls, values, where):
     at = ".".join(str(part) for part in detail["loc"])
+    if callable(where):
+        where = where(detail["loc"])
+        at = "" if at in where else at  # as in --set optimizer.lr=-1
     given = repr(detail.get("input"))
     given = shortened(given, 80)
     if detail["type"] == "extra_forbidden":
@@ -73,7 +77,9 @@ def _explain(detail, cls, values, where):
     if detail["type"] == "missing":
         return f"{where}: key '{at}' is missing"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where}: {at or 'as a whole'}: given {given}, allowed: {message}"
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):  # of several values together
+        return f"{where}: {f'{at}: ' if at else ''}{message}"
+    return f"{where}: {f'{at}: ' if at else ''}given {given}, allowed: {message}"
 
 
 def _fields_at(annotation, values, loc):
@@ -178,7 +184,8 @@ def parse_yaml(text: str, where: object) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        kind = "JSON" if str(where).endswith(".json") else "YAML"
+        raise UserError(f"{where}{line}: not valid {kind}: {getattr(error, 'problem', None) or error}") from None
     except (ValueError, RecursionError) as error:  # a 13th month, a number of 5,000 digits, brackets without end
         raise UserError(f"{where}: holds what cannot be read: {first_line(error)}") from None
 

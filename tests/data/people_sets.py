@@ -49,6 +49,7 @@ def as_duke(root):
         [
             *("bounding_box_train/0001_c2_f0046182.png", "bounding_box_train/0001_c5_f0046985.png"),
             *("query/0005_c2_f0046985.png", "bounding_box_test/0005_c5_f0051341.png"),
+            "bounding_box_test/0006_c2_f0051341.png",
         ],
     )
 

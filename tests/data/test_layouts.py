@@ -190,6 +190,11 @@ def test_msmt17_without_a_file_that_a_list_names(tmp_path):
             "that begin at 0 again",
         ),
         ("list_gallery.txt", ["0007/0007_003_11_x_0009_0.png 000"], "person 0 is of folder 0007 here and of 0000 at"),
+        (
+            "list_gallery.txt",  # without folders, the name says whom an image shows
+            ["0007_003_11_x_0009_0.png 5", "0009_003_11_x_0009_0.png 5"],
+            "line 2: person 5 is of 0009 here and of 0007 at .*line 1: labels that begin",
+        ),
         ("list_query.txt", ["0000/0000_001_03_x_0_0.png zero"], "list_query.txt, line 1: given .*expected a path and"),
         ("list_query.txt", ["0000/0000.png 0"], "no camera in its name"),
         ("list_query.txt", ["../../x_1_02_3.png 0"], "leads out of the folder"),
@@ -344,6 +349,7 @@ def test_tables_that_are_wrong(tmp_path, rows, says):
 def test_labels_of_the_test_that_begin_again_are_told(tmp_path):
     """Whoever trains and is looked for is one person, or two of one number."""
     rows = [("1.png", "0", 1, "train"), ("2.png", "0", 1, "query"), ("3.png", "0", 2, "gallery")]
+    rows += [("4.png", "9", 1, "gallery")]
     path = as_table(tmp_path, rows)
     notices = [*open_source(path).notices, *open_gallery_set(str(path)).notices]
     assert len(notices) == 2 and all("1 people train and are looked for, too: 0; where" in line for line in notices)
@@ -369,6 +375,7 @@ def write_market(root, queries, gallery):
         ([], ["0001_c1_1"], "query: holds no image of a person: nobody is asked for"),
         (["0001_c1_1"], ["-1_c2_1"], "every gallery image has the label -1"),
         (["0001_c1_1"], ["0001_c1_2", "0002_c1_3"], "all 3 images are of one camera"),
+        (["0001_c1_1"], ["0001_c2_2", "-1_c1_3"], "all 2 images have one label, so that every answer is right"),
         (
             ["0001_c1_1", "0002_c1_1", "0003_c2_1"],
             ["0001_c1_2", "0009_c2_2"],
@@ -414,9 +421,23 @@ def changed_config(root, **changes):
     scipy.io.savemat(path, kept | changes)
 
 
+def without_references(root):
+    with h5py.File(root / "cuhk-03.mat", "r+") as file:
+        del file["labeled"], file["testsets"]
+        file["labeled"], file["testsets"] = np.zeros((5, 1)), np.zeros((1, 20))
+
+
+def torn(root):
+    """Good at its beginning, zeros behind it."""
+    whole = (root / "cuhk-03.mat").read_bytes()
+    (root / "cuhk-03.mat").write_bytes(whole[:2048] + bytes(len(whole) - 2048))
+
+
 @pytest.mark.parametrize(
     ("damage", "part", "says"),
     [
+        (without_references, "labelled-classic-1", "cuhk-03.mat: is damaged, or is not CUHK03's: "),
+        (torn, "labelled-classic-1", "cuhk-03.mat: is "),
         (
             lambda root: h5py.File(root / "cuhk-03.mat", "w").close(),
             "labelled-classic-1",
@@ -450,3 +471,31 @@ def test_queries_that_are_only_their_own_picture(tmp_path):
         UserError, match="are there by the query's own camera alone, or as its own picture; are queries"
     ):
         open_gallery_set(str(as_table(tmp_path, rows)))
+
+
+# --- labels and cameras of which one part of a set knows otherwise than another
+
+NAMED = ("q/0002_c1_1.png", "q/0005_c2_1.png", "g/0002_c2_2.png", "g/0005_c1_2.png", "g/0007_c1_1.png")
+FOLDERS = ("q/Ada/1.png", "q/Bob/1.png", "g/Ada/2.png", "g/Bob/2.png", "g/Max/1.png")
+PLAIN = ("1.png", "2.png", "3.png", "4.png", "5.png")
+ROLE_5 = ("query", "query", "gallery", "gallery", "gallery")
+
+
+@pytest.mark.parametrize("images", [True, False])  # LIST.csv@IMAGES, and a table beside its images
+@pytest.mark.parametrize(
+    ("names", "labels", "cameras", "says"),
+    [
+        (NAMED, "01012", "12211", None),
+        (PLAIN, "01102", "12121", None),  # the names say nothing of it
+        (NAMED, "01102", "12121", "names of their files (2 labels, the first: 0 is 0002 there and 0005 here)"),
+        (FOLDERS, "01102", "12121", "names of their folders (2 labels, the first: 0 is Ada there and Bob here)"),
+        (FOLDERS, "00012", "12211", None),  # nor do folders that are no people
+        (PLAIN, "01012", ("1.0", "2.0", "2", "1", "1"), "count as different ones: 1 = 1.0, 2 = 2.0"),
+        (PLAIN, "01012", ("c1", "c2", "c2", "1", "01"), "count as different ones: 01 = 1 = c1"),
+        (PLAIN, "01012", "12334", "queries and gallery have no camera in common (1, 2; 3, 4), so that nothing"),
+    ],
+)
+def test_a_table_that_does_not_agree_with_itself(tmp_path, names, labels, cameras, images, says):
+    path = as_table(tmp_path, list(zip(names, labels, cameras, ROLE_5, strict=True)))
+    notices = open_gallery_set(f"{path}@{path.parent}" if images else str(path)).notices
+    assert (len(notices), says in notices[0]) == (1, True) if says else not notices, notices

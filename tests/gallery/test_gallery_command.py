@@ -326,7 +326,7 @@ def test_people_are_taken_as_they_are(photographs, tmp_path, monkeypatch):
         (["g", "--query", "FACES", "--model", "small.onnx"], "it gives 5 numbers ("),
         (
             ["g", "--query", "FACES", "--model", "net.onnx,normalise=none"],
-            "is not the network of g; it gives 12 numbers",
+            "net.onnx: is the file of g, and its weights changed, or what its images go through: now none, the gallery",
         ),
         (["g", "--query", "FACES", "--model", "none.onnx"], "--model none.onnx: no such file"),
         (["g", "--delete", "identity:nobody"], "--delete identity:nobody: is not in "),
@@ -354,6 +354,28 @@ def test_what_cannot_be_used_is_one_line(enrolled, faces, tmp_path, words, says)
     assert ended.code == 2 and says in ended.stderr and ended.stderr.count("error: ") == 1, ended.said
     assert "Traceback" not in ended.said
     assert said("g")["gallery"]["num_images"] == NUM
+
+
+def test_copies_of_a_picture_that_cannot_be_used(network, faces, tmp_path):
+    """None of them is in the gallery; of one that can be used the copies are."""
+    (tmp_path / "people" / "Ada").mkdir(parents=True)
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / "people" / "Ada" / name).write_text("no picture")
+    ended = ran("new", "--enrol", "people", *network)
+    assert ended.code == 2 and "3 of 3 pictures cannot be used, the first: Ada/1.png: " in ended.stderr, ended.said
+    for name in ("4.png", "5.png"):
+        shutil.copy(faces / image_name(0, 1), tmp_path / "people" / "Ada" / name)
+    enrolled = said("new", "--enrol", "people", *network)["enrolled"]
+    assert [enrolled[key] for key in ("num_given", "num_added", "num_there", "num_unusable")] == [5, 1, 1, 3]
+
+
+def test_a_gallery_of_another_size_than_its_network_says(enrolled, faces, tmp_path):
+    settings = tmp_path / "g" / "gallery.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"embedding_size": 6}))
+    ended = ran("g", "--query", faces / image_name(0, 1))
+    assert ended.code == 2 and ended.stderr.startswith("error: g: says that its vectors have 6 numbers; its network ")
+    settings.write_text("{")
+    assert "gallery.json, line 1: not valid JSON: " in ran("g").stderr
 
 
 def test_an_empty_gallery_finds_nothing(enrolled, faces):

@@ -265,3 +265,20 @@ def test_damaged_vectors_make_no_index(tmp_path, large):
         pytest.raises(UserError, match=r"3 of .* vectors have another length than 1: the file is damaged"),
     ):
         settle(writer)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, 3.0])
+@pytest.mark.parametrize("by_cells", [False, True])
+def test_a_damaged_vector_wins_no_search(tmp_path, large, monkeypatch, spoilt, by_cells):
+    if not by_cells:
+        monkeypatch.setattr(search, "FLAT", 2 * NUM)
+    unit_ND = write(tmp_path / "g", drawn(NUM))
+    with open(tmp_path / "g" / VECTORS, "r+b") as file:
+        file.seek(4 * SIZE * 700)
+        file.write((spoilt * unit_ND[700]).tobytes())
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert (gallery.cells is not None) == by_cells
+        with pytest.raises(UserError, match=r"g: 1 of \d+ vectors have another length than 1: the file is damaged; "):
+            search.search(gallery, unit_ND[700:701], 3)
+        with pytest.raises(UserError, match=r"g: holds vectors of 16 numbers, asked for one of 15"):
+            search.search(gallery, unit_ND[:1, 1:], 3)

@@ -178,7 +178,7 @@ BAD_ROWS = np.array([[1, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
         (lambda: k_reciprocal(ROWS, BAD_ROWS), "gallery row 1 of 3"),
         (lambda: k_reciprocal(ROWS, ROWS, k2=0), "k1 20, k2 0"),
         (lambda: k_reciprocal(ROWS, ROWS, lambda_value=3), "lambda_value 3"),
-        (lambda: expanded(ROWS, ROWS, k=0), "k 0, alpha 3.0: allowed: k from 1 on"),
+        (lambda: expanded(ROWS, ROWS, k=0), "k 0, alpha 3.0: allowed: k a whole number from 1 on"),
         (lambda: expanded(ROWS, ROWS, alpha=-1.0), "alpha -1.0"),
         (lambda: expanded(ROWS, ROWS[:, :2]), "they must come from one network"),
     ],
@@ -186,3 +186,17 @@ BAD_ROWS = np.array([[1, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
 def test_what_cannot_be_ranked_again_is_said(call, says):
     with pytest.raises(UserError, match=says):
         call()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"k1": "5"}, {"k1": 2.5}, {"k2": True}, {"lambda_value": None}, {"k1": float("inf")}]
+)
+def test_numbers_that_are_none_are_refused(wrong):
+    with pytest.raises(UserError, match="allowed: k1 and k2 whole numbers from 1 on, lambda_value in "):
+        reciprocal_distances(np.eye(3), np.eye(3), **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"k": "5"}, {"k": 1.5}, {"k": True}, {"alpha": "3"}, {"alpha": float("inf")}])
+def test_expansion_by_no_number_is_refused(wrong):
+    with pytest.raises(UserError, match="allowed: k a whole number from 1 on, alpha from 0 on"):
+        expanded(np.eye(3), np.eye(3), **wrong)

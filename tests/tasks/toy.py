@@ -229,7 +229,7 @@ TOY = Task(
     measures=("error",),
     judge=judge,
     judge_teacher=None,
-    announced=lambda options, head: {"loss": f"smooth L1, beta {head.beta:g}"},
+    announced=lambda options, head, teacher: {"loss": f"smooth L1, beta {head.beta:g}"},
     problems=lambda track, onnx_bytes: [],
     next_commands=lambda request, sets=(): [],
     page=Page(

@@ -18,7 +18,7 @@ from scipy.io.matlab import MatReadError
 from zennas.data.images import CorruptImageError, encode
 from zennas.data.left_out import LeftOut
 from zennas.data.sightings import GALLERY, QUERY, TRAIN, Sightings, check_roles
-from zennas.records import UserError
+from zennas.records import UserError, first_line
 
 FILE, CONFIG = "cuhk-03.mat", "cuhk03_new_protocol_config_{}.mat"
 BOXES = {"detected": "detected", "labeled": "labeled", "labelled": "labeled"}  # as people write them -> in the file
@@ -65,7 +65,12 @@ def read_cuhk03(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
         if missing := [key for key in (part.boxes, "testsets") if key not in file]:
             raise UserError(f"{part.file}: is not CUHK03's: it holds no {' and no '.join(missing)}")
         rows = _classic(file, part, roles) if part.split is not None else _new_protocol(file, part, roles)
-        listed = [(f"{part.boxes}/{name}", person, camera, role) for name, person, camera, role in rows]
+        try:
+            listed = [(f"{part.boxes}/{name}", person, camera, role) for name, person, camera, role in rows]
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - h5py raises whatever it likes for a damaged file
+            raise UserError(f"{part.file}: is damaged, or is not CUHK03's: {first_line(error)}") from None
     sightings = Sightings.of(part.file, listed, left_out, single_shot=part.split is not None)
     return check_roles(sightings, roles, dict.fromkeys(roles, f"{path}"))
 
@@ -160,12 +165,12 @@ def read_image(file: pathlib.Path | str, path: str) -> bytes:
     boxes, _, name = path.partition("/")
     match = NAME.fullmatch(name)
     assert match, path
-    opened, groups = _kept_open(os.fspath(file), os.getpid())
     try:
+        opened, groups = _kept_open(os.fspath(file), os.getpid())
         reference = groups[boxes][int(match[1]) - 1][int(match[4]) - 1, int(match[2]) - 1]
         pixel_3WH = opened[reference][()]
-    except (OSError, IndexError, ValueError, KeyError) as error:
-        raise CorruptImageError(f"cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001 - h5py raises whatever it likes for a damaged file
+        raise CorruptImageError(f"cannot be read: {first_line(error)}") from None
     if pixel_3WH.ndim != 3:
         raise CorruptImageError("an empty cell")
     return encode(np.ascontiguousarray(pixel_3WH.T), ".png")

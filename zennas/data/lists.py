@@ -28,6 +28,7 @@ class ImageList(NamedTuple):
     line_N: np.ndarray  # of the file, for errors
     image_N: np.ndarray  # int64: equal where an image stands in several lines
     notices: list  # what is odd about the list
+    path_N: np.ndarray  # of the images, as the list has them
 
 
 def list_and_images(text: str) -> tuple[str, str]:
@@ -81,6 +82,7 @@ def read_list(
         line_N,
         same_N,
         _oddities(image_N, label_N, column.get("role", np.zeros(len(image_N)))),
+        image_N,
     )
 
 

@@ -40,7 +40,7 @@ def read_msmt17(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     """
     left_out, rows = LeftOut(), []
     for part, prefix in (((TRAIN,), ""), ((QUERY, GALLERY), "test-")):
-        folder_of: dict[int, Line] = {}
+        first_of: dict[int, Line] = {}
         for role in [role for role in part if role in roles]:
             folder = next((name for name in FOLDERS[role] if (path / name).is_dir()), None)
             if folder is None:
@@ -48,7 +48,7 @@ def read_msmt17(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
                     f"{path}: holds neither {' nor '.join(FOLDERS[role])}, where the images of its lists lie"
                 )
             for line in _lines(path, role):
-                _check_number(line, folder_of)
+                _check_number(line, first_of)
                 if changed_at(path / folder / line.path) == "missing":
                     left_out.add(MISSING, f"{folder}/{line.path}")
                 else:
@@ -74,15 +74,21 @@ def _lines(path: pathlib.Path, role: str) -> Iterator[Line]:
             yield Line(name.strip(), int(number), where)
 
 
-def _check_number(line: Line, folder_of: dict[int, Line]) -> None:
-    """UserError where a number stands for two folders: then lists were numbered apart, and must not be compared."""
-    first = folder_of.setdefault(line.number, line)
-    folders = [entry.path.rpartition("/")[0] for entry in (line, first)]
-    if folders[0] != folders[1]:
+def _check_number(line: Line, first_of: dict[int, Line]) -> None:
+    """UserError where a number stands for two people: then lists were numbered apart, and must not be compared."""
+    first = first_of.setdefault(line.number, line)
+    (what, here), (_, there) = _person(line), _person(first)
+    if here != there:
         raise UserError(
-            f"{line.where}: person {line.number} is of folder {folders[0]} here and of {folders[1]} at {first.where}: "
+            f"{line.where}: person {line.number} is of {what}{here} here and of {there} at {first.where}: "
             "labels that begin at 0 again in another list; all lists of a test must number the same people alike"
         )
+
+
+def _person(line: Line) -> tuple[str, str]:
+    """Who an image shows, by its folder; where it lies in none, by the first part of its name, as in 0000_000_01_."""
+    folder, _, name = line.path.rpartition("/")
+    return ("folder ", folder) if folder else ("", name.partition("_")[0])
 
 
 def _camera(line: Line) -> int:

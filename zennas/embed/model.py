@@ -35,6 +35,7 @@ class Model:
     """Images in, Features out. No nn.Module: no optimizer, no `train()` and no checkpoint of a student finds it.
 
     input_hw: height and width of the images it is called with. embedding_size. bgr: whether it is given BGR.
+    normalisation: what its images go through, in words.
     fingerprint: of everything its answers depend on.
     """
 
@@ -54,6 +55,7 @@ class Model:
         self._origin, self.where, self.device, self._dtype = origin, where, device, dtype
         self.input_hw, self._resize, self.bgr = origin.input_hw or image_hw, resize, bgr
         self._fixed_batch = origin.fixed_batch
+        self.normalisation = in_words(mean, std)
         self._mean_311, self._std_311 = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
         says = [origin.fingerprint, self.input_hw, *map(float, mean), *map(float, std), bgr, resize, str(dtype)]
         self.fingerprint = hashlib.sha256(repr(says).encode()).hexdigest()[:16]
@@ -150,6 +152,20 @@ def sides(hw: tuple[int, int]) -> str:
     '256 x 128'
     """
     return f"{hw[0]} x {hw[1]}"
+
+
+def in_words(mean: Sequence[float], std: Sequence[float]) -> str:
+    """How (image - mean) / std reads.
+
+    >>> in_words((127.5,) * 3, (127.5,) * 3), in_words((1, 2, 3), (4, 5, 6)), in_words((0, 0, 0), (1, 1, 1))
+    ('(x - 127.5) / 127.5', '(x - 1, 2, 3) / (4, 5, 6)', 'x')
+    """
+    of_image, by = (", ".join(f"{value:g}" for value in _once(three)) for three in (mean, std))
+    return "x" if (of_image, by) == ("0", "1") else f"(x - {of_image}) / {f'({by})' if ',' in by else by}"
+
+
+def _once(three):
+    return three[:1] if len(set(three)) == 1 else three
 
 
 def usable_device(device: str | None) -> str:

@@ -6,8 +6,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from zennas import checker
-from zennas.embed.checkpoint import ACCEPTED, file_of
-from zennas.embed.model import kind_of, open_model, sides
+from zennas.embed.checkpoint import ACCEPTED, file_of, read_checkpoint
+from zennas.embed.model import in_words, kind_of, open_model, sides
 from zennas.records import UserError, suggestion
 from zennas.space.shape import parsed_px
 
@@ -20,6 +20,7 @@ RGB_NORMALISATIONS = {
     "unit": ((0.0,) * 3, (255.0,) * 3),
     "none": _PLAIN["none"],
 }
+OURS = "insightface"  # what every network of ours is trained on
 SPELLING = (
     "FILE[,name=NAME][,normalise="
     + "|".join(RGB_NORMALISATIONS)
@@ -60,8 +61,9 @@ def open_named(
 
     Without `normalise`: the normalisation that the checker would detect in the ONNX file; for other files
     (x - 127.5) / 127.5.
-    unless_named: what open_model is given instead where the text does not say it (mean and std, image_px, trusted), and
-    more that a text cannot say (dtype). UserError where the model cannot be opened, or a key or value is not known.
+    unless_named: what open_model is given instead where the text does not say it (image_px, trusted; mean and std,
+    which a file that zennas wrote knows better), and more that a text cannot say (dtype). UserError where the model
+    cannot be opened, or a key or value is not known.
     """
     unless_named = unless_named or {}
     path, given = _parsed(text, option)
@@ -70,8 +72,11 @@ def open_named(
         kind = kind_of(file)
         if "normalise" in given or "mean" not in unless_named:
             mean, std, normalisation, guessed = _normalisation(given.get("normalise"), file, kind)
+        elif is_ours(file, kind):
+            mean, std, normalisation, guessed = *RGB_NORMALISATIONS[OURS], f"{OURS}, as every network of zennas", False
         else:
-            mean, std, normalisation, guessed = unless_named["mean"], unless_named["std"], "as the recipe has it", False
+            mean, std = unless_named["mean"], unless_named["std"]
+            normalisation, guessed = f"{in_words(mean, std)}, as the recipe has it", False
         asked = {
             "bgr": _one_of(given, "colour", ("rgb", "bgr")) == "bgr",
             "image_px": _px(given.get("px")),
@@ -131,6 +136,14 @@ def name_of(file: pathlib.Path) -> str:
     return file.absolute().parent.name if generic else file.stem
 
 
+def is_ours(file: pathlib.Path, kind: str) -> bool:
+    """Whether zennas wrote a file of a kind of ORIGINS: then it was trained on images normalised as OURS. UserError for
+    a damaged one."""
+    if kind == "onnx":
+        return checker.needed_normalisation(_parsed_onnx(file)) is not None
+    return kind == "checkpoint" and read_checkpoint(file).backbone is None
+
+
 def _one_of(given, key, allowed):
     value = given.get(key, allowed[0])
     if value not in allowed:
@@ -155,11 +168,8 @@ def _normalisation(text, file, kind):
     """(mean, std, in words, whether it was guessed)."""
     if text is None:
         if kind != "onnx":
-            return *RGB_NORMALISATIONS["insightface"], "insightface", False
-        try:
-            network = checker.parse(file.read_bytes())
-        except UserError as error:
-            raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
+            return *RGB_NORMALISATIONS[OURS], OURS, False
+        network = _parsed_onnx(file)
         name = checker.detected_normalisation(network.graph, "insightface")
         return (
             *RGB_NORMALISATIONS[name],
@@ -176,7 +186,14 @@ def _normalisation(text, file, kind):
             f"normalise={text}: allowed: {', '.join(RGB_NORMALISATIONS)}, MEAN/STD, or M/M/M:S/S/S for R, G and B "
             "in 0..255"
         ) from None
-    return mean, std, f"(x - {means}) / ({stds})", False
+    return mean, std, in_words(mean, std), False
+
+
+def _parsed_onnx(file):
+    try:
+        return checker.parse(file.read_bytes())
+    except UserError as error:
+        raise UserError(f"{file}: {error}; allowed: {ACCEPTED}") from None
 
 
 def _three(text):

@@ -1,5 +1,6 @@
 """Enrolling: pictures -> entries of a gallery, each on the disk before the next batch begins."""
 
+import collections
 import concurrent.futures
 import hashlib
 import pathlib
@@ -134,15 +135,18 @@ def _add(writer: Writer, given: Given, model: Model, source: int, counts: _Count
     counts.given += images.num_images
     for start in range(0, images.num_images, LOOKED_UP):
         block = range(start, min(start + LOOKED_UP, images.num_images))
-        new = _new_ones(writer, given, block, counts)
+        new, again = _new_ones(writer, given, block, counts)
         if new:
             for image_B, pixels_B, row_BD in in_batches(
                 model, images, list(new), flip=writer.settings.flip, batch=batch
             ):
                 unit_BD, good_B = unit_rows(row_BD)
                 for image, pixels, good in zip(image_B, pixels_B, good_B, strict=True):
-                    if not good:
-                        counts.pass_over(new[image].name, why_not(pixels))
+                    if good:
+                        counts.there += len(again[image])
+                        continue
+                    for name in (new[image].name, *again[image]):
+                        counts.pass_over(name, why_not(pixels))
                 added = [new[image] for image, good in zip(image_B, good_B, strict=True) if good]
                 if added:
                     counts.replaced += writer.append(unit_BD[good_B], added, source)
@@ -152,20 +156,21 @@ def _add(writer: Writer, given: Given, model: Model, source: int, counts: _Count
 
 
 def _new_ones(writer, given, block, counts):
-    """{image: New} of the pictures that are not there yet."""
-    new, seen = {}, set()
+    """({image: New} of the pictures that are not there yet, {image: names of the same picture, met again after it})."""
+    new, first_of, again = {}, {}, collections.defaultdict(list)
     for image, digest in zip(block, _digests(given.images, block), strict=True):
         name, identity = shown(given.name(image)), shown(given.identity(image))
         if isinstance(digest, Exception):
             counts.pass_over(name, first_line(digest))
             continue
         entry = New(name, identity, digest, shown(given.camera(image)))
-        if (digest, identity) in seen or writer.is_there(entry):
+        if (digest, identity) in first_of:
+            again[first_of[digest, identity]].append(name)
+        elif writer.is_there(entry):
             counts.there += 1
         else:
-            seen.add((digest, identity))
-            new[image] = entry
-    return new
+            first_of[digest, identity], new[image] = image, entry
+    return new, again
 
 
 def digest_of(encoded: bytes) -> bytes:

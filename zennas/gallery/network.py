@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zennas.embed.named import Named, open_named, resolved
-from zennas.gallery.store import Settings
+from zennas.embed.named import Named, file_named, open_named, resolved
+from zennas.gallery.store import SETTINGS, Settings
 from zennas.names import shown
 from zennas.provenance import provenance
 from zennas.records import UserError, first_line
@@ -35,7 +35,18 @@ def network_of(text: str | None, settings: Settings | None, *, folder: object, d
 def check_network(settings: Settings, named: Named, *, folder: object) -> None:
     """UserError where another network made the gallery."""
     model: Any = named.model
+    if model.fingerprint == settings.fingerprint and model.embedding_size != settings.embedding_size:
+        raise UserError(
+            f"{folder}: says that its vectors have {settings.embedding_size} numbers; its network gives "
+            f"{model.embedding_size}: its {SETTINGS} was changed; bring back the one it had"
+        )
     if model.fingerprint != settings.fingerprint:
+        if file_named(settings.model, "--model") == named.file.absolute():
+            raise UserError(
+                f"--model {named.file}: is the file of {folder}, and its weights changed, or what its images go "
+                f"through: now {named.normalisation}, the gallery has {settings.model}; leave --model out, or make "
+                "another gallery"
+            )
         raise UserError(
             f"--model {named.file}: is not the network of {folder}; it gives {model.embedding_size} numbers "
             f"({model.fingerprint}), the gallery holds {settings.embedding_size} ({settings.fingerprint}) of "

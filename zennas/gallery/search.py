@@ -52,9 +52,21 @@ def search(
     deleted). whole: compare all, whatever the gallery's size. UserError where the index or the vectors cannot be read.
     """
     unit_QD = np.ascontiguousarray(unit_QD, np.float32)
-    cells, vector_ND = gallery.cells, gallery.vector_ND()
+    vector_ND = gallery.vector_ND()
+    if unit_QD.shape[1] != vector_ND.shape[1]:
+        raise UserError(
+            f"{gallery.folder}: holds vectors of {vector_ND.shape[1]} numbers, asked for one of {unit_QD.shape[1]}"
+        )
     without_M = gallery.deleted_M if without is None else np.union1d(gallery.deleted_M, without)
     num = min(num, gallery.num_vectors - len(without_M))
+    number_QK, cosine_QK = _nearest(gallery, vector_ND, unit_QD, num, without_M, whole=whole)
+    found_M = np.unique(number_QK[number_QK >= 0])
+    _check_units(np.array(vector_ND[found_M]), gallery)  # where a file is damaged, it is these that win
+    return number_QK, cosine_QK
+
+
+def _nearest(gallery, vector_ND, unit_QD, num, without_M, *, whole):
+    cells = gallery.cells
     if cells is None or whole or num > MOST_BY_CELLS:
         return _exact(vector_ND, unit_QD, num, without_M)
     try:
@@ -201,7 +213,8 @@ def _by_cells(index, vector_ND, unit_QD, num, deleted_M, *, probes):
     cosine_QC = np.full(number_QC.shape, -np.inf, np.float32)
     for query, number_C in enumerate(number_QC):
         is_one_C = number_C >= 0
-        cosine_QC[query, is_one_C] = vector_ND[number_C[is_one_C]] @ unit_QD[query]
+        cosine_C = vector_ND[number_C[is_one_C]] @ unit_QD[query]
+        cosine_QC[query, is_one_C] = np.where(np.isfinite(cosine_C), cosine_C, np.inf)  # damaged: it must be seen
     return _best(number_QC, cosine_QC, num)
 
 
@@ -243,12 +256,12 @@ def _best(number_QC, cosine_QC, num):
     return np.take_along_axis(number_QC, order_QK, 1), np.take_along_axis(cosine_QC, order_QK, 1)
 
 
-def _check_units(vector_MD, writer):
+def _check_units(vector_MD, gallery):
     """UserError where what should be unit vectors are none: a damaged file."""
     length_M = np.linalg.norm(vector_MD, axis=1)
     if num := int((~(np.abs(length_M - 1) < LENGTH_OFF)).sum()):
         raise UserError(
-            f"{writer.folder}: {num:,} of {len(length_M):,} vectors have another length than 1: the file is damaged; "
+            f"{gallery.folder}: {num:,} of {len(length_M):,} vectors have another length than 1: the file is damaged; "
             "enrol anew into another folder"
         )
 

@@ -4,6 +4,8 @@ Q queries against G gallery images; N = Q + G images, the queries first; B a blo
 K nearest neighbours, of which an image itself is the first; H about half as many; E entries of all codes
 """
 
+import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -41,9 +43,10 @@ def reciprocal_distances(
     three rank distances in single precision, where two neighbours at nearly the same distance may change places.
     """
     num_queries, num_gallery = len(query_QD), len(gallery_GD)
-    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
+    if not (_is_count(k1) and _is_count(k2) and _is_number(lambda_value) and 0 <= lambda_value <= 1):
         raise UserError(
-            f"k1 {k1}, k2 {k2}, lambda_value {lambda_value}: allowed: k1 and k2 from 1 on, lambda_value in [0, 1]"
+            f"k1 {k1!r}, k2 {k2!r}, lambda_value {lambda_value!r}: allowed: k1 and k2 whole numbers from 1 on, "
+            "lambda_value in [0, 1]"
         )
     unit_ND = np.concatenate(both_unit("query", query_QD, "gallery", gallery_GD))
     neighbour_NK, farthest_N = _neighbours(unit_ND, max(k1 + 1, k2), progress)
@@ -95,8 +98,8 @@ def expanded(
     >>> [round(float(value), 4) for value in query_QD[0]]
     [0.9597, 0.2809]
     """
-    if k < 1 or not alpha >= 0:
-        raise UserError(f"k {k}, alpha {alpha}: allowed: k from 1 on, alpha from 0 on")
+    if not (_is_count(k) and _is_number(alpha) and 0 <= alpha < math.inf):
+        raise UserError(f"k {k!r}, alpha {alpha!r}: allowed: k a whole number from 1 on, alpha from 0 on")
     num_queries = len(query_QD)
     unit_ND = np.concatenate(both_unit("query", query_QD, "gallery", gallery_GD))
     neighbour_NK, _ = _neighbours(unit_ND, k, progress)
@@ -108,6 +111,14 @@ def expanded(
         sum_ND[image] = weight_K @ near_KD
     unit_ND = unit_rows("expanded", sum_ND)
     return unit_ND[:num_queries], unit_ND[num_queries:]
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _neighbours(unit_ND, num, progress):

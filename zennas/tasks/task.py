@@ -136,7 +136,7 @@ class Task:
     judge: Callable[..., Judgement]  # (request, network, set, *, device, autocast); UserError where it cannot be judged
     judge_teacher: Callable[..., Judgement]  # (teacher, set, progress)
 
-    announced: Callable[..., dict]  # (request, head) -> {name: a line} printed before the first step
+    announced: Callable[..., dict]  # (request, head, teacher) -> {name: a line} before the first step
     problems: Callable[..., list]  # (track, onnx_bytes) -> why the challenge would refuse the file, a sentence each
     # (request, sets that it was verified on) -> commands, as lists of words, that use the trained network
     next_commands: Callable[..., list]

@@ -22,6 +22,7 @@ from zennas.latency.budget import (
 from zennas.latency.inputs import seeing
 from zennas.latency.protocol import measure_calmly
 from zennas.provenance import provenance
+from zennas.records import UserError
 from zennas.run_folder import write_atomically
 from zennas.tasks.table import task_of
 
@@ -48,7 +49,13 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
     precision = choose_protocol(track, request.backend)[0].precision
     task = task_of(request.task)
     sample_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
-    exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=sample_BCHW)
+    try:
+        exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=sample_BCHW)
+    except UserError as error:
+        raise UserError(
+            f"{out}: {error}; train with a lower learning rate (optimizer.lr is {request.plan.optimizer.lr:g}) and "
+            "another --out, or with --fresh"
+        ) from None
     problems = task.problems(track, exported.onnx_bytes)
     write_atomically(out / MODEL, exported.onnx_bytes)
     latency = measured(request, network, exported.onnx_bytes, progress, seen_BCHW=sample_BCHW)

@@ -18,6 +18,7 @@ from zennas.flags import (
     Space,
     flag,
 )
+from zennas.train_plan import MOST_EPOCHS
 
 
 class Options(CommandOptions):
@@ -64,10 +65,12 @@ class Options(CommandOptions):
         pathlib.Path | None,
         flag("Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out."),
     ] = None
-    epochs: Annotated[float | None, flag("The same as --set epochs=N.")] = None
-    steps: Annotated[int | None, flag("Instead of epochs; the same as --set steps=N.")] = None
-    batch: Annotated[int | None, flag("Images a step, over all ranks; the same as --set batch=N.")] = None
-    seed: Annotated[int | None, flag("The same as --set seed=N.")] = None
+    epochs: Annotated[float | None, flag("The same as --set epochs=N.", gt=0, le=MOST_EPOCHS)] = None
+    steps: Annotated[int | None, flag("Instead of epochs; the same as --set steps=N.", ge=1, le=2**31 - 1)] = None
+    batch: Annotated[
+        int | None, flag("Images a step, over all ranks; the same as --set batch=N.", ge=1, le=2**31 - 1)
+    ] = None
+    seed: Annotated[int | None, flag("The same as --set seed=N.", ge=0, le=2**31 - 1)] = None
     set: Annotated[
         Changes,
         flag("KEY=VALUE of the recipe, such as optimizer.lr=0.05 or loss.name=arcface; may be repeated."),
@@ -87,5 +90,15 @@ class Options(CommandOptions):
     @property
     def changes(self) -> tuple[str, ...]:
         """All KEY=VALUE changes of the recipe; those of `set` count last."""
+        return (*(f"{name}={value}" for name, value in self._short.items()), *self.set)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """How each of the changes was given, for errors."""
+        short = (f"--{name} {value:g}" for name, value in self._short.items())
+        return (*short, *(f"--set {change}" for change in self.set))
+
+    @property
+    def _short(self):
         short = {"epochs": self.epochs, "steps": self.steps, "batch": self.batch, "seed": self.seed}
-        return (*(f"{name}={value}" for name, value in short.items() if value is not None), *self.set)
+        return {name: value for name, value in short.items() if value is not None}

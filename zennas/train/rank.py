@@ -128,7 +128,7 @@ def _announce(job, spent, ranks, progress):
         "winner": f"{request.candidate.text}: {spent.params / 1e6:.1f} M parameters, {spent.macs / 1e9:.2f} GMACs",
         **begun,
         "data": f"{request.data}: {job.data.text}",
-        **task.announced(request, job.head),
+        **task.announced(request, job.head, job.teacher),
         "work": f"{job.num_steps:,} steps of {per_step}, {epochs:g} epochs, {ranks.num_ranks} rank(s) on "
         f"{ranks.device}, {job.num_workers} decoding process(es) each, seed {plan.seed}, out {request.out}",
     }

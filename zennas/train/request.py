@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from zennas.data.layouts import is_there
@@ -9,7 +10,7 @@ from zennas.embed.checkpoint import holds_network, load_network
 from zennas.embed.model import fingerprint_of
 from zennas.embed.named import file_named
 from zennas.provenance import command_line
-from zennas.records import UserError, parse_yaml
+from zennas.records import UserError, parse_yaml, some
 from zennas.space.candidate import Candidate, read_candidates
 from zennas.space.families.family import BuiltNetwork
 from zennas.space.families.table import layout_of
@@ -172,9 +173,13 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     if options.address and options.ray is None:
         raise UserError(f"--address {options.address}: says where Ray is, and --ray how many ranks; give both")
     experiment, track, space = load_experiment(options.track)
-    plan = changed_plan(experiment.train, options.changes)
+    plan = changed_plan(experiment.train, options.changes, options.words)
     task = task_of(experiment.task)
-    task.check_plan(plan, experiment.name)
+    try:
+        task.check_plan(plan, some(options.words) or experiment.name)
+    except UserError:
+        task.check_plan(experiment.train, experiment.name)  # it was so before any change
+        raise
     check_faces(options.faces, experiment.task)
     paths = {"--data": options.data, "--identities": options.identities, "--labels": options.labels}
     if options.teacher is not None:
@@ -201,8 +206,9 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     return experiment, track, load_space(options.space) if options.space else space, plan
 
 
-def changed_plan(plan, changes):
-    """The TrainPlan with KEY=VALUE changes, dots leading inwards; values are YAML.
+def changed_plan(plan, changes, words=None):
+    """The TrainPlan with KEY=VALUE changes, dots leading inwards; values are YAML. words: how each was given, where not
+    by --set.
 
     Where a `name` changes, what the plan gave for the other row is left behind: its knobs, and what the new row does
     not have. Where a length changes from epochs to steps or back, the plan's own in the other unit is.
@@ -229,7 +235,19 @@ def changed_plan(plan, changes):
             if not isinstance(inside, dict):
                 raise UserError(f"--set {change}: '{part}' holds a value, nothing that has keys")
         inside[last] = value
-    return type(plan).parse(values, "--set" if changes else "the recipe")
+    words = words or [f"--set {change}" for change in changes]
+
+    def given_by(keys: Sequence[str | int]) -> str:
+        """The words that changed what these keys lead to; all of them where there are none."""
+        led = tuple(map(str, keys))
+        of_it = [
+            word
+            for word, (_, path, _) in zip(words, parsed, strict=True)
+            if all(part == key for part, key in zip(path, led, strict=False))
+        ]
+        return some(of_it or words) or "the recipe"
+
+    return type(plan).parse(values, given_by)
 
 
 def _parsed(change):

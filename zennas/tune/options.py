@@ -44,9 +44,13 @@ class Options(CommandOptions):
         flag("Network whose embeddings clean the data, as zennas evaluate takes it: FILE[,normalise=...][,px=...]."),
     ] = None
     out: Annotated[pathlib.Path | None, flag("Folder of the run.", unset="runs/TRACK-tuned")] = None
-    trials: Annotated[int | None, flag("Trials, the recipe among them.", unset="the experiment's")] = None
-    epochs: Annotated[int | None, flag("Epochs of a trial.", unset="the experiment's")] = None
-    seed: Annotated[int | None, flag("Seed of proposals and trials.", unset="the experiment's")] = None
+    trials: Annotated[
+        int | None, flag("Trials, the recipe among them.", unset="the experiment's", ge=1, le=2**31 - 1)
+    ] = None
+    epochs: Annotated[int | None, flag("Epochs of a trial.", unset="the experiment's", ge=1, le=2**31 - 1)] = None
+    seed: Annotated[int | None, flag("Seed of proposals and trials.", unset="the experiment's", ge=0, le=2**31 - 1)] = (
+        None
+    )
     only: Annotated[
         tuple[str, ...],
         flag("Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]"),

@@ -121,3 +121,27 @@ def test_what_cameras_saw_may_have_any_outline(asked, tmp_path):
         cv2.imwrite(str(path), np.zeros((112, 112, 3), np.uint8))
     assert open_source(tmp_path / "people").camera_N is not None
     look(tmp_path / "people", UPRIGHT, silent())
+
+
+def test_a_training_that_diverged_is_told(asked):
+    """Two steps that are finite, and weights of which nothing can be made."""
+    for _ in range(2):
+        assert refused(ended := asked("--set", "optimizer.lr=1e30"), "run: the network answers with"), ended.said
+        assert "(optimizer.lr is 1e+30) and another --out, or with --fresh" in ended.said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--batch", 0], "--batch: given 0, allowed: 1 to"),
+        (["--batch", 66], "error: --batch 66: batch 66 must hold two people or more with"),
+        (["--epochs", -1], "--epochs: given -1, allowed: more than 0"),
+        (["--epochs", 1e30], "--epochs: given 1e+30, allowed: more than 0 and at most 1e+06"),
+        (["--seed", -1], "--seed: given -1, allowed: 0 to"),
+        (["--set", "optimizer.lr=-1"], "error: --set optimizer.lr=-1: given -1, allowed: greater than 0"),
+        (["--set", "triplet.name=none"], "error: --set triplet.name=none: train.triplet: "),
+    ],
+)
+def test_what_was_given_is_named(asked, tmp_path, words, says):
+    ended = ran("--track", write_experiment(tmp_path), "--data", "people", *words)
+    assert ended.code == 2 and says in ended.said and "given {" not in ended.said, ended.said

@@ -142,6 +142,8 @@ def test_a_teacher_may_be_a_file_of_another_size(asked, tmp_path):
     before = guide.projection.weight.detach().clone()
     taught.run()
     assert (guide.projection.weight != before).any()
-    assert "teacher.onnx: l2, weight 0.5" in REID.announced(taught.job.request, taught.head)["teacher"]
+    assert REID.announced(taught.job.request, taught.head, taught.job.teacher)["teacher"].endswith(
+        "teacher.onnx: l2, weight 0.5; its images: (x - 127.5) / 127.5"
+    )
     with pytest.raises(UserError, match=r"takes images of 40 x 24, the student of 48 x 16; a teacher that sees the au"):
         training(asked("distill.precompute=false", teacher=str(tmp_path / "teacher.onnx")))

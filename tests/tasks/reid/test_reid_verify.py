@@ -15,7 +15,7 @@ from zennas.records import UserError
 from zennas.tasks.reid.task import REID
 from zennas.tasks.reid.verify import PeopleSet, judge, judge_teacher, open_set, ranked, why_unanswerable
 
-ROWS = [("a.png", 5, 1, "query"), ("b.png", 5, 2, "gallery"), ("c.png", -1, 2, "gallery")]
+ROWS = [("a.png", 5, 1, "query"), ("b.png", 5, 2, "gallery"), ("c.png", -1, 2, "gallery"), ("d.png", 6, 2, "gallery")]
 
 
 def plain(unit_ND, label_N, camera_N, queries, gallery):
@@ -148,11 +148,13 @@ def test_what_is_no_set_is_refused_before_training(tmp_path, material):
     (tmp_path / "set" / "Ada").mkdir(parents=True)
     for number, content in enumerate((b"none", png(2))):
         (tmp_path / "set" / "Ada" / f"{number}.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"set: all 2 images have one label, so that every answer is right"):
+        open_set(str(tmp_path / "set"))
+    (tmp_path / "set" / "Bob").mkdir()
+    (tmp_path / "set" / "Bob" / "1.png").write_bytes(png(1))
     with pytest.raises(UserError, match=r"set: Ada/0.png: "):
         open_set(str(tmp_path / "set"))
     (tmp_path / "set" / "Ada" / "0.png").unlink()
-    (tmp_path / "set" / "Bob").mkdir()
-    (tmp_path / "set" / "Bob" / "1.png").write_bytes(png(1))
     with pytest.raises(UserError, match=r"--verify .*set: none of the 2 images has a right answer .*: nobody has two"):
         open_set(str(tmp_path / "set"))
     opened = open_set(str(material.faces))
@@ -174,7 +176,7 @@ def test_a_published_set_is_judged_by_its_own_rules(tmp_path):
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
     write(tmp_path / "images", [name for name, *_ in ROWS])
     listed = open_set(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}")
-    assert listed.is_query_N.tolist() == [True, False, False] and listed.label_N[2] == -1
+    assert listed.is_query_N.tolist() == [True, False, False, False] and listed.label_N[2] == -1
     assert REID.set_paths(f"{tmp_path / 'list.csv'}@{tmp_path / 'images'}") == [
         str(tmp_path / "list.csv"),
         str(tmp_path / "images"),

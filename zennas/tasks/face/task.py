@@ -9,7 +9,7 @@ from zennas.tasks.face.pairs import PairSet
 from zennas.tasks.face.report import PAGE
 from zennas.tasks.face.verify import MEASURES, judge, judge_teacher, open_set
 from zennas.tasks.identity.preparing import open_teacher, some_inputs, trained_on
-from zennas.tasks.identity.report import teacher_text
+from zennas.tasks.identity.report import taught
 from zennas.tasks.task import Task
 
 
@@ -18,14 +18,14 @@ def opened_set(request, text: str) -> PairSet:
     return open_set(text, faces=request.faces)
 
 
-def announced(request, head) -> dict[str, str]:
+def announced(request, head, teacher=None) -> dict[str, str]:
     """Lines about masks, loss and teacher, printed before the first step."""
     plan = request.plan
     sampled = f", {100 * plan.loss.sampling_rate:g} % of the centres a step" if plan.loss.sampling_rate < 1 else ""
     return {
         "masks": f"{plan.data.mask.ratio:.0%} of the faces, others in every epoch" if plan.data.mask else "none",
         "loss": f"{plan.loss.name} {head.classifier.knobs}{sampled}",
-        "teacher": teacher_text(request.teacher, plan.distill.name, plan.distill.weight),
+        "teacher": taught(request, teacher),
     }
 
 

@@ -25,6 +25,13 @@ RUNNING_OF_CENTRES = {
 }
 
 
+def taught(request, teacher=None) -> str:
+    """The teacher of a training's request, how it teaches, and what its images go through (`teacher`: its Model)."""
+    plan = request.plan.distill
+    fed = f"; its images: {teacher.normalisation}" if teacher is not None else ""
+    return teacher_text(request.teacher, plan.name, plan.weight) + fed
+
+
 def teacher_text(teacher: object, name: str, weight: float | None) -> str:
     """A teacher, and how it teaches: the name of a distillation and its weight (None: the one of its row).
 
@@ -33,7 +40,8 @@ def teacher_text(teacher: object, name: str, weight: float | None) -> str:
     """
     if not teacher:
         return "none"
-    return f"{teacher}: {name}, weight {DISTILLATIONS[name].weight if weight is None else weight:g}"
+    weight = DISTILLATIONS[name].weight if weight is None else weight
+    return f"{teacher}: {name}, weight {weight:g}"
 
 
 def pct_on_page(share: float | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from zennas.checker import track_problems
 from zennas.data.lists import files_named
 from zennas.tasks.identity.preparing import open_teacher, some_inputs, trained_on
-from zennas.tasks.identity.report import teacher_text
+from zennas.tasks.identity.report import taught
 from zennas.tasks.reid import preparing
 from zennas.tasks.reid.look import look
 from zennas.tasks.reid.report import PAGE
@@ -18,7 +18,7 @@ def opened_set(request, text: str) -> PeopleSet:
     return open_set(text)
 
 
-def announced(request, head) -> dict[str, str]:
+def announced(request, head, teacher=None) -> dict[str, str]:
     """Lines about batches, losses and teacher, printed before the first step."""
     plan = request.plan
     each = plan.data.images_per_person
@@ -29,8 +29,8 @@ def announced(request, head) -> dict[str, str]:
         for name, term in terms.items()
         if term is not None
     ]
-    teacher = teacher_text(request.teacher, plan.distill.name, plan.distill.weight)
-    return {"batch": batch, "loss": f"{head.num_terms} terms: {' + '.join(told)}", "teacher": teacher}
+    loss = f"{head.num_terms} terms: {' + '.join(told)}"
+    return {"batch": batch, "loss": loss, "teacher": taught(request, teacher)}
 
 
 def next_commands(request, sets: Sequence[str] = ()) -> list[list[str]]:

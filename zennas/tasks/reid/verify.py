@@ -2,6 +2,7 @@
 
 # N images, M of them, D embedding size
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ class PeopleSet(NamedTuple):
     is_query_N: np.ndarray | None = None  # None: each image is asked for among all others
     image_N: np.ndarray | None = None  # equal where an image stands there twice; None: nowhere
     single_shot: bool = False  # of the gallery one image of each person is drawn
+    notices: Sequence[str] = ()  # what is odd about it
 
 
 def is_gallery_set(text: str) -> bool:
@@ -72,7 +74,7 @@ def open_set(text: str) -> PeopleSet:
 def _of_gallery(text):
     given = open_gallery_set(text)
     columns = given.label_N, given.camera_N, given.is_query_N, given.image_N
-    return PeopleSet(given.name, given.images, *columns, given.single_shot)
+    return PeopleSet(given.name, given.images, *columns, given.single_shot, given.notices)
 
 
 def _of_source(text):
@@ -84,6 +86,8 @@ def _of_source(text):
             f"{text}: none of the {len(label_N):,} images has a right answer among the others: "
             f"{why_unanswerable(label_N, camera_N)}"
         )
+    if source.num_identities < 2:
+        raise UserError(f"{text}: all {len(label_N):,} images have one label, so that every answer is right")
     return PeopleSet(source.path.absolute().name, images, label_N, camera_N)
 
 
