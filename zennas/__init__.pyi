@@ -334,7 +334,7 @@ def train(
     verify: SET.bin or PAIRS@SOURCE to verify on now and then; may be repeated.
     identities: Text file of identities, one a line: train on these alone.
     labels: Labels (.npz, as zennas tune writes): who every image counts as, or that it is left out.
-    epochs: The same as --set epochs=N. [allowed: more than 0 and at most 1000000.0]
+    epochs: The same as --set epochs=N. [allowed: more than 0 and at most 1000000]
     steps: Instead of epochs; the same as --set steps=N. [allowed: 1 to 2147483647]
     batch: Images a step, over all ranks; the same as --set batch=N. [allowed: 1 to 2147483647]
     seed: The same as --set seed=N. [allowed: 0 to 2147483647]

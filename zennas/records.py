@@ -45,8 +45,9 @@ class Record(pydantic.BaseModel):
         """The record that `values` (a mapping) describes; `where` names their origin in the UserError of a bad one, or
         is a function that does, of the keys that lead to what is wrong (none of them: several values together)."""
         if not isinstance(values, dict):
+            place = where(()) if callable(where) else where
             raise UserError(
-                f"{where(()) if callable(where) else where}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}"
+                f"{place}: expected keys and values ({', '.join(cls.model_fields)}), got {type(values).__name__}"
             )
         try:
             return cls.model_validate(values)

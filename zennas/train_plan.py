@@ -10,7 +10,7 @@ from zennas.records import Record
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-MOST_EPOCHS = 1e6  # more is a slip, and its steps may not be countable
+MOST_EPOCHS = 1_000_000  # more is a slip, and its steps may not be countable
 Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # as far as the numbers of every library below reach
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 

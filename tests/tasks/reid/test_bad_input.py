@@ -136,7 +136,7 @@ def test_a_training_that_diverged_is_told(asked):
         (["--batch", 0], "--batch: given 0, allowed: 1 to"),
         (["--batch", 66], "error: --batch 66: batch 66 must hold two people or more with"),
         (["--epochs", -1], "--epochs: given -1, allowed: more than 0"),
-        (["--epochs", 1e30], "--epochs: given 1e+30, allowed: more than 0 and at most 1e+06"),
+        (["--epochs", 1e30], "--epochs: given 1e+30, allowed: more than 0 and at most 1000000"),
         (["--seed", -1], "--seed: given -1, allowed: 0 to"),
         (["--set", "optimizer.lr=-1"], "error: --set optimizer.lr=-1: given -1, allowed: greater than 0"),
         (["--set", "triplet.name=none"], "error: --set triplet.name=none: train.triplet: "),
