@@ -18,6 +18,7 @@ SPACES, TRACKS, EXPERIMENTS, MEASURED = "search_spaces", "latency/tracks", "expe
 NAMED = 5  # of many wrong things, a message names so many
 KNOWN = 40  # of the names that are known, where another one was given
 REPEATED = 100_000  # values of a YAML file that aliases may add to those that stand in it
+GIVEN = 80  # characters of a value that was given
 SHOWN = 300  # characters of what a stranger says
 FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
 
@@ -67,20 +68,23 @@ class Record(pydantic.BaseModel):
 
 def _explain(detail, cls, values, where):
     at = ".".join(str(part) for part in detail["loc"])
+    given = repr(detail.get("input"))
+    is_whole = detail["type"] == "value_error" and isinstance(detail["input"], dict)
     if callable(where):
         where = where(detail["loc"])
-        at = "" if at in where else at  # as in --set optimizer.lr=-1
-    given = repr(detail.get("input"))
-    given = shortened(given, 80)
+        is_said = at in where  # as in --set optimizer.lr=-1
+    else:
+        is_said = not at
     if detail["type"] == "extra_forbidden":
         known = _fields_at(cls, values, detail["loc"][:-1])
         return f"{where}: key '{at}' is not known; {suggestion(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{where}: key '{at}' is missing"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if detail["type"] == "value_error" and isinstance(detail["input"], dict):  # of several values together
-        return f"{where}: {f'{at}: ' if at else ''}{message}"
-    return f"{where}: {f'{at}: ' if at else ''}given {given}, allowed: {message}"
+    place = where if is_said else f"{where}: {at}"
+    if is_whole and (is_said or len(given) > GIVEN):  # of several values together, and the message names those it means
+        return f"{place}: {message}"
+    return f"{place}: given {shortened(given, GIVEN)}, allowed: {message}"
 
 
 def _fields_at(annotation, values, loc):

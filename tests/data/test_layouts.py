@@ -389,6 +389,24 @@ def test_sets_on_which_nobody_can_be_judged(tmp_path, queries, gallery, says):
         open_gallery_set(str(write_market(tmp_path / "set", queries, gallery)))
 
 
+def test_a_part_that_is_not_there(tmp_path):
+    root = write_market(tmp_path / "set", ["0001_c1_1"], ["0001_c2_1", "0002_c2_1"])
+    with pytest.raises(UserError, match=r"set: holds no folder bounding_box_train: nobody is there to train on$"):
+        open_source(root)
+    (root / "query" / "0001_c1_1.png").unlink()
+    (root / "query").rmdir()
+    with pytest.raises(UserError, match=r"set: holds no folder query: nobody is asked for$"):
+        open_gallery_set(str(root))
+
+
+def test_a_list_and_its_images_the_wrong_way_round(tmp_path):
+    table = as_table(tmp_path)
+    with pytest.raises(
+        UserError, match=r": is a folder, and no list; expected LIST@IMAGES; the other way round: .*csv@"
+    ):
+        open_gallery_set(f"{tmp_path}@{table}")
+
+
 def test_what_is_no_set_of_people(tmp_path):
     with pytest.raises(UserError, match=r"is no set of people; accepted are LIST.csv@IMAGES, CUHK03, .*: see zennas/d"):
         open_gallery_set(str(tmp_path))

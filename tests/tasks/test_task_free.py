@@ -140,7 +140,7 @@ def test_a_step_without_finite_numbers_changes_nothing(options, monkeypatch):
 
 def test_its_plan_is_checked_and_its_knob_set(options):
     assert options("beta=2").plan.beta == 2.0
-    with pytest.raises(UserError, match=r"tiny: train.beta: given 11, allowed: at most 10"):
+    with pytest.raises(UserError, match=r"--set beta=11: train.beta: given 11, allowed: at most 10"):
         options("beta=11")
     with pytest.raises(UserError, match=r"key 'loss' is not known; .*known: .*beta"):
         options("loss.name=arcface")

@@ -94,7 +94,10 @@ def _of_table(path: pathlib.Path, images: pathlib.Path, progress: Callable[[int,
     camera_N, cameras, notices = None, (), listed.notices
     if "camera" in listed.column:
         if len(empty := np.flatnonzero(listed.column["camera"] == "")):
-            raise UserError(f"{path}, line {listed.line_N[empty[0]]}: no camera ({len(empty)} such lines)")
+            raise UserError(
+                f"{path}, line {listed.line_N[empty[0]]}: no camera ({len(empty)} such lines); "
+                "name that of every image, or leave the column out"
+            )
         camera_N, cameras = pd.factorize(listed.column["camera"], sort=True)
     else:
         notices = [*notices, CAMERALESS]

@@ -42,8 +42,10 @@ def grouped_steps(source: AnySource, batch: int, together: int) -> int:
     """The steps of an epoch in which everybody comes once; UserError where a batch has more people than there are."""
     people, num = people_of_batch(batch, together), source.num_identities - source.num_empty_identities
     if people > num:
+        helps = f"a batch of {num * together} at most, or " if num > 1 else ""
         raise UserError(
-            f"{source.path}: a batch of {batch} images, {together} of each, takes {people} people; there are {num}"
+            f"{source.path}: a batch of {batch} images, {together} of each, takes {people} people; there are {num}; "
+            f"give {helps}more people"
         )
     return -(-num // people)
 

@@ -68,6 +68,9 @@ def read_list(
     and said to be.
     """
     path, images_path = pathlib.Path(path), pathlib.Path(images_path)
+    if path.is_dir():
+        turned = f"; the other way round: {images_path}@{path}" if images_path.is_file() else ""
+        raise UserError(f"{path}: is a folder, and no list; expected LIST@IMAGES{turned}")
     line_N, table = read_table(path, required=("image", "label", *required), optional=optional)
     image_N = table["image"]
     images = find_images(path, image_N.tolist(), images_path, progress=progress)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from zennas.data.left_out import DEEPER, LeftOut
 from zennas.data.listing import walk
-from zennas.data.sightings import GALLERY, NAMELESS, QUERY, TRAIN, Sightings, check_roles, person_and_camera
+from zennas.data.sightings import GALLERY, NAMELESS, NOTHING, QUERY, TRAIN, Sightings, check_roles, person_and_camera
 from zennas.records import UserError
 
 FOLDER = {TRAIN: "bounding_box_train", QUERY: "query", GALLERY: "bounding_box_test"}
@@ -26,8 +26,8 @@ def is_market(path: pathlib.Path) -> bool:
 def read_market(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     """The Sightings of these roles in a folder as Market-1501's: PPPP_cCsS_FFFFFF_BB.jpg, or PPPP_cC_... at least.
 
-    -1 is junk; 0000 are distractors. UserError where a role has no image, or where the path is the folder of another
-    role: its images are not those that are asked for.
+    -1 is junk; 0000 are distractors. UserError where a role has no folder or no image, or where the path is
+    the folder of another role: its images are not those that are asked for.
     Source: Zheng et al. 2015, Scalable Person Re-identification; DukeMTMC-reID: Zheng et al. 2017, arXiv:1701.07717.
     """
     is_root = any((path / folder).is_dir() for folder in FOLDER.values())
@@ -36,6 +36,9 @@ def read_market(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
     if own is not None and own not in roles:
         wanted = " and ".join(FOLDER[role] for role in roles)
         raise UserError(f"{path}: is the folder of the {own} images; expected {root}, which holds {wanted}")
+    for role in roles:
+        if not (root / FOLDER[role]).is_dir():
+            raise UserError(f"{root}: holds no folder {FOLDER[role]}: {NOTHING[role]}")
     left_out = LeftOut()
     rows = [row for role in roles for row in _rows(root, role, left_out)]
     notices = [WITHDRAWN] if rows and all(DUKE.search(name.rpartition("/")[2]) for name, *_ in rows) else []
@@ -45,8 +48,6 @@ def read_market(path: pathlib.Path, roles: Sequence[str]) -> Sightings:
 
 def _rows(root: pathlib.Path, role: str, left_out: LeftOut) -> Iterator[tuple[str, str | int, int, str]]:
     folder = FOLDER[role]
-    if not (root / folder).is_dir():
-        return
     for listed in walk(root / folder, left_out):
         for name in listed.names:
             seen = person_and_camera(name)

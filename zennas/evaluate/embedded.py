@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zennas.data.images import CorruptImageError
+from zennas.data.outlines import odd_outlines
 from zennas.embed.embeddings import BATCH, Sidecar, kept_path, precompute, sidecar_of
 from zennas.embed.model import Model
 from zennas.evaluate.sets import EvaluationSet
@@ -68,9 +69,8 @@ def usable(embedding_ND: np.ndarray, the_set: EvaluationSet, *, corrupt: Sidecar
         raise UserError(message)
     if not_finite or short:
         embedding_ND[[*not_finite, *short]] = 0.0
-    return Embedded(
-        embedding_ND, len(not_finite) + len(short), _notices(embedding_ND, the_set, corrupt, not_finite, short)
-    )
+    notices = odd_outlines(the_set.images, model.input_hw) + _notices(embedding_ND, the_set, corrupt, not_finite, short)
+    return Embedded(embedding_ND, len(not_finite) + len(short), notices)
 
 
 def _notices(embedding_ND, the_set, corrupt, not_finite, short):

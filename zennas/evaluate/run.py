@@ -139,7 +139,8 @@ def _evaluate_all(
                 result, pictures = _result(named, opened_set, request, progress)
             except UserError as error:
                 progress.end()
-                progress.say(f"{named.name} on {name}: {error}", style="red")
+                if len(models) * len(opened) > 1:  # else the command ends with it
+                    progress.say(f"{named.name} on {name}: {error}", style="red")
                 failure = Failure(model=named.name, set=name, error=str(error))
                 evaluation = evaluation.model_copy(update={"failures": (*evaluation.failures, failure)})
             else:

@@ -19,7 +19,7 @@ from zennas.search.stages import Checked, Opened, onwards
 from zennas.search.storage import is_shared, shown
 from zennas.search.store import Store
 from zennas.search.workers import Workers
-from zennas.track import check_output
+from zennas.track import check_output, load_space
 
 ASK_S = 1.0  # between two looks at whether another island has begun the run
 
@@ -158,8 +158,20 @@ def announce(opened: Opened) -> None:
         opened.progress.say(f"{name:>7}  {text}")
     for limit in opened.first_limits:
         opened.progress.say(f"{'limit':>7}  {limit.text}")
-    if opened.stand_in:
-        opened.progress.say(f"   note  {opened.stand_in}", style="yellow")
+    for note in filter(None, (opened.stand_in, _other_images(opened))):
+        opened.progress.say(f"   note  {note}", style="yellow")
+
+
+def _other_images(opened):
+    """A sentence where the networks of --space take images of another size than those of the experiment's own space."""
+    own, space = load_space(opened.experiment.space).shape, opened.space
+    if own.hw == space.shape.hw:
+        return None
+    (height, width), (own_height, own_width) = space.shape.hw, own.hw
+    return (
+        f"space {space.name} takes images of {height} x {width}, {opened.experiment.space}, the experiment's own, of "
+        f"{own_height} x {own_width}: is it one for the same images?"
+    )
 
 
 def _workers_text(opened):

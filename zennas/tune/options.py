@@ -53,7 +53,10 @@ class Options(CommandOptions):
     )
     only: Annotated[
         tuple[str, ...],
-        flag("Search this alone: cleaning, margin or backbone; may be repeated. [default: all of the experiment's]"),
+        flag(
+            "Search this alone: backbone, or a part of the task's (faces: cleaning, margin; people: triplet, softmax); "
+            "may be repeated. [default: all of the experiment's]"
+        ),
     ] = ()
     held_out: Annotated[
         pathlib.Path | None,

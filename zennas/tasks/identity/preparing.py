@@ -8,6 +8,7 @@ import torch
 from zennas.data.images import CorruptImageError, decode
 from zennas.data.inputs import first_inputs
 from zennas.data.left_out import line_of
+from zennas.data.outlines import odd_outlines
 from zennas.data.sources import AnySource, open_source
 from zennas.data.stream import Stream, image_stream
 from zennas.data.twins import twins
@@ -63,7 +64,7 @@ def data_of(request, source: AnySource) -> Data:
         source.images.fingerprint,
         {"num_images": source.num_images, "num_identities": source.num_identities},
         f"{source.num_images:,} images of {source.num_identities:,} identities{chosen}",
-        tuple(source.notices),
+        (*source.notices, *odd_outlines(source.images, request.space.shape.hw)),
     )
 
 
@@ -78,7 +79,8 @@ def _check_first_images(path, source) -> None:
             last = error
     if num:
         which = "the first ten" if num == NUM_FIRST else f"all {num}"
-        raise UserError(f"{path}: {which} images are corrupt; the last: {last}")
+        what = f"{which} images are" if num > 1 else "the one image is"
+        raise UserError(f"{path}: {what} corrupt; the last: {last}")
 
 
 def trained_on(data: Data, the_set, text: str, progress) -> list[str]:
