@@ -139,7 +139,9 @@ class DataPlan(Record):
 class TrainPlan(Record):
     """The training of one network, but for what its task adds."""
 
-    epochs: Annotated[float, pydantic.Field(gt=0, le=MOST_EPOCHS)] | None = 20  # what one is, the task says
+    epochs: Annotated[float, pydantic.Field(gt=0, le=MOST_EPOCHS, allow_inf_nan=False)] | None = (
+        20  # what one is, the task says
+    )
     steps: Count | None = None  # instead of epochs
     batch: Count = 1024  # samples a step, over all ranks and micro-batches
     accumulate: Count = 1  # micro-batches a step

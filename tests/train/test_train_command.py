@@ -286,10 +286,10 @@ BAD = {
     "no key": (lambda f, m: ["--set", "=3"], "--set =3: expected KEY=VALUE"),
     "no yaml": (lambda f, m: ["--set", "data.augment={flip"], "not valid YAML"),
     "a key of a value": (lambda f, m: ["--set", "epochs.of=3"], "'epochs' holds a value"),
-    "endless": (lambda f, m: ["--set", "epochs=.inf"], "epochs: given inf, allowed: a finite number"),
+    "endless": (lambda f, m: ["--set", "epochs=.inf"], "--set epochs=.inf: given inf, allowed: a finite number"),
     "never verified": (
         lambda f, m: ["--set", "verify_epochs=.inf"],
-        "verify_epochs: given inf, allowed: a finite number",
+        "--set verify_epochs=.inf: given inf, allowed: a finite number",
     ),
     "no number": (lambda f, m: ["--set", "optimizer.lr=.nan"], "lr"),
     "backwards": (lambda f, m: ["--epochs", "-1"], "epochs"),

@@ -21,7 +21,7 @@ from torch.nn.utils import fusion
 
 from zennas.checker import IR_VERSION, OPSET
 from zennas.names import text_path
-from zennas.records import Record, UserError
+from zennas.records import Record
 from zennas.space.families.family import BuiltNetwork, Graph
 from zennas.space.families.table import graph_of
 from zennas.space.residual import deployed
@@ -69,6 +69,10 @@ class Export(NamedTuple):
         return len(self.onnx_bytes) / 2**20
 
 
+class NotFiniteError(RuntimeError):
+    """A network answers with numbers that are not finite."""
+
+
 def export(
     network: nn.Module,
     shape: Shape,
@@ -102,14 +106,16 @@ def export_graph(
     `metadata` goes into the file. precision: a row of PRECISIONS. calibration: samples of each input as the module will
     see them, by which int8 chooses its ranges and the proof is taken (random ones where there are none, which is enough
     to time a network, not to use it). RuntimeError when ONNX Runtime and PyTorch disagree; the float32 file is proven
-    first, so that rounding cannot hide a wrong fold. UserError where PyTorch's answer is not finite.
+    first, so that rounding cannot hide a wrong fold. NotFiniteError where the network's answer is not.
     """
     float32 = to_onnx(fold(graph.module), graph.inputs, outputs=graph.outputs, metadata=metadata)
     for name in dict.fromkeys(("float32", precision)):
         onnx_bytes = in_precision(float32, name, calibration=calibration)
         proof = compare(graph.module, onnx_bytes, graph.inputs, samples=calibration)
         if not np.isfinite(proof.max_abs_output):
-            raise UserError("the network answers with numbers that are not finite, as after a training that diverged")
+            raise NotFiniteError(
+                "the network answers with numbers that are not finite, as after a training that diverged"
+            )
         reason = _disproof(proof, name)
         if reason and name == "float32" and proof.relative <= MOST_ROUNDING:
             own = own_rounding(graph.module, graph.inputs, samples=calibration)

@@ -8,7 +8,7 @@ import json
 import torch
 
 from zennas.embed.checkpoint import NETWORK, save_network
-from zennas.export.onnx_file import export, fold
+from zennas.export.onnx_file import NotFiniteError, export, fold
 from zennas.latency.backends import takes_network
 from zennas.latency.budget import (
     choose_protocol,
@@ -51,7 +51,7 @@ def finish(request, network, *, spent, accuracy, training, progress, data=None):
     sample_BCHW = None if data is None else task.some_inputs(request, data, CALIBRATION_IMAGES)
     try:
         exported = export(network, space.shape, metadata=metadata, precision=precision, calibration_BCHW=sample_BCHW)
-    except UserError as error:
+    except NotFiniteError as error:
         raise UserError(
             f"{out}: {error}; train with a lower learning rate (optimizer.lr is {request.plan.optimizer.lr:g}) and "
             "another --out, or with --fresh"
