@@ -90,7 +90,7 @@ WRONG = {
     "source of pairs": (["--verify", f"{__file__}@none"], "none: cannot be read"),
     "ranks": (["--ray", "0"], "--ray"),
     "no value": (["--set", "epochs"], "--set epochs: expected KEY=VALUE"),
-    "value": (["--set", "epochs=-1"], "epochs: given -1"),
+    "value": (["--set", "epochs=-1"], "--set epochs=-1: given -1"),
     "loss": (["--set", "loss.name=arcfaec"], "did you mean 'arcface'"),
     "knob": (["--set", "loss.knobs={margn_rad: 0.2}"], "did you mean 'margin_rad'"),
     "augmentation": (["--set", "data.augment={flap: {}}"], "did you mean 'flip'"),
