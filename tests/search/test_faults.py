@@ -257,13 +257,14 @@ def measuring(pid):
 
 
 def test_a_killed_measurement_is_made_again(tiny_run, tmp_path):
-    out = tmp_path / "run"
+    out, track = tmp_path / "run", tmp_path / "tiny" / "track.yaml"
+    # Each takes a third of a second or more, so that one is caught while it is taken, and does not end before it is killed.
+    track.write_text(track.read_text().replace("num_runs: 10,", "num_runs: 3000,"))
     command = tiny_run()
     command.until(lambda: lines_of(out) if (out / "measured.jsonl").exists() else False)
-    command.until(lambda: measuring(command.process.pid))
-    with contextlib.suppress(ProcessLookupError, IndexError):
-        os.kill(measuring(command.process.pid)[0], signal.SIGKILL)
-    ended = command.end()
+    command.until(lambda: measuring(command.process.pid), timeout_s=300)
+    os.kill(measuring(command.process.pid)[0], signal.SIGKILL)
+    ended = command.end(300)
     assert ended.code == 0 and "while it measured: measured again" in ended.said, ended.said
     assert_sound(f"sqlite:///{out / 'study.db'}")
 
@@ -273,7 +274,7 @@ def test_a_lost_node_costs_nothing(tiny_run, cluster, tmp_path):
     cluster.head("--num-cpus", 1)
     lost = cluster.join("--num-cpus", 1)
     command = tiny_run("--address", cluster.address)
-    command.until(lambda: searching(out) and kept_part(out))
+    command.until(lambda: searching(out) and kept_part(out) and scorers_of(lost.process.pid))
     lost.kill()
     ended = command.end(300)
     assert ended.code == 0 and "Traceback" not in ended.said, ended.said
