@@ -366,6 +366,14 @@ def figures():
     yield index, f"OSNet's shape {means['osnet']} and MobileNetV2's {means['mobilenetv2']} % mAP"
     for goal in raced["goals"].values():
         yield results, f"| {goal['points']:+.2f} |"
+    for answer in raced["afterwards"].values():
+        yield results, f"| {answer['points']:+.2f} | {answer['standard_error']:.2f} |"
+    asked = raced["afterwards"]["one branch, searched, ahead of the hand-made at any of three learning rates"]
+    yield index, f"against {means['single']}, and {means[asked['less']]} at the best of three learning rates"
+    yield (
+        index,
+        f"{means['mgn, 144 epochs']} against {means['mgn']} % mAP; the teacher: {means['mgn, teacher, 144 epochs']}",
+    )
     local = raced["goals"]["triplets on local vectors"]
     yield index, f"{local['points']:.2f} ± {local['standard_error']:.2f} points of mAP"
     yield "zennas/tasks/reid/README.md", f"{local['points']:.1f} points of mAP"

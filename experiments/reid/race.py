@@ -283,18 +283,23 @@ def judge(options):
             for what, value in values.items():
                 rows.setdefault(name, {}).setdefault(what, {}).setdefault(row, {})[seed] = 100 * value
     figures = {name: {what: figures_of(of_row) for what, of_row in by.items()} for name, by in rows.items()}
-    goals = {what: compared(rows["market"]["map"], *both) for what, both in GOALS.items() if enough(rows, both)}
     of_row = rows["market"]["map"]
-    made_by = write(RESULTS, {"figures": figures, "goals": goals, "spread": round(spread_of(of_row), 3)})
-    print(json.dumps(goals, indent=1))
+    goals, afterwards = (
+        {what: compared(of_row, *both) for what, both in asked.items() if enough(of_row, both, least)}
+        for asked, least in ((GOALS, 2), (OPEN, 1))
+    )
+    results = {"figures": figures, "goals": goals, "afterwards": afterwards, "spread": round(spread_of(of_row), 3)}
+    made_by = write(RESULTS, results)
+    print(json.dumps(goals | afterwards, indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "race.html", draw(of_row, made_by))
     print(options.out / "race.html")
 
 
-def enough(rows, both):
+def enough(of_row, both, least):
+    """Whether each row of a comparison has so many seeds."""
     row, others = both
-    return all(len(rows["market"]["map"].get(name, {})) > 1 for name in (row, *others))
+    return all(len(of_row.get(name, {})) >= least for name in (row, *others))
 
 
 def figures_of(of_row):
@@ -313,6 +318,7 @@ def spread_of(of_row):
 
 
 def compared(of_row, row, others):
+    """A row against the best of others. Rows of one seed have the spread of those of several."""
     other = max(others, key=lambda name: np.mean(list(of_row[name].values())))
     own, against = (np.array(list(of_row[name].values())) for name in (row, other))
     error = spread_of(of_row) * math.sqrt(1 / len(own) + 1 / len(against))
@@ -327,11 +333,14 @@ def compared(of_row, row, others):
 
 
 def drawn_of(of_row):
-    """mAP of every training, dots for each row and a line for their mean."""
+    """mAP of every training, dots for each row and a line for their mean; of one seed a ring."""
     figure = go.Figure()
     for row in sorted(of_row, key=lambda row: np.mean(list(of_row[row].values()))):
         values = list(of_row[row].values())
-        figure.add_scatter(x=values, y=[row] * len(values), mode="markers", marker={"color": DOT, "size": 9})
+        alone = {"symbol": "circle-open", "line": {"width": 2}} if len(values) == 1 else {}
+        figure.add_scatter(x=values, y=[row] * len(values), mode="markers", marker={"color": DOT, "size": 9} | alone)
+        if alone:
+            continue
         mean = {"color": page.INK, "symbol": "line-ns-open", "size": 20, "line": {"width": 2}}
         figure.add_scatter(x=[np.mean(values)], y=[row], mode="markers", marker=mean)
     figure.update_layout(xaxis_title="mAP of 200 other people (%)", yaxis_automargin=True)
@@ -340,9 +349,13 @@ def drawn_of(of_row):
 
 def draw(of_row, made_by):
     """race.html under --out."""
-    looks = {"a training, of one seed": page.Look(DOT, "●"), "mean of the seeds": page.Look(page.INK, "|")}
+    looks = {
+        "a training": page.Look(DOT, "●"),
+        "mean of the seeds": page.Look(page.INK, "|"),
+        "the only seed": page.Look(DOT, "○"),
+    }
     return page.document(
-        f"<section>{page.legend(looks)}{page.drawn(drawn_of(of_row), 'race', height_px=420)}</section>",
+        f"<section>{page.legend(looks)}{page.drawn(drawn_of(of_row), 'race', height_px=600)}</section>",
         page.definitions(page.origin(made_by, [])),
         kind="experiment",
         title="Networks for people, trained",

@@ -258,7 +258,7 @@ def measuring(pid):
 
 def test_a_killed_measurement_is_made_again(tiny_run, tmp_path):
     out, track = tmp_path / "run", tmp_path / "tiny" / "track.yaml"
-    # Each takes a third of a second or more, so that one is caught while it is taken, and does not end before it is killed.
+    # Each takes a third of a second or more: one is caught while it is taken, and does not end before it is killed.
     track.write_text(track.read_text().replace("num_runs: 10,", "num_runs: 3000,"))
     command = tiny_run()
     command.until(lambda: lines_of(out) if (out / "measured.jsonl").exists() else False)
