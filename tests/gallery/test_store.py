@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
@@ -331,3 +332,21 @@ def test_what_is_named_has_a_kind(tmp_path, text):
     filled(tmp_path / "g")
     with Gallery.open(tmp_path / "g") as gallery, pytest.raises(UserError, match="allowed: image:NAME or identity:NA"):
         gallery.named(text, option="--look")
+
+
+def test_who_closes_waits_for_no_reader(tmp_path, monkeypatch):
+    """A reader of an earlier moment may stay for hours, as a service's does."""
+    filled(tmp_path / "g")
+    monkeypatch.setattr(store, "WAIT_S", 3600.0)
+    closed = threading.Event()
+
+    def write():
+        with Writer.begin(tmp_path / "g") as writer:
+            writer.delete([0])
+        closed.set()
+
+    with Gallery.open(tmp_path / "g") as before:
+        threading.Thread(target=write, daemon=True).start()
+        assert closed.wait(60) and before.num_images == 10
+    with Gallery.open(tmp_path / "g") as after:
+        assert after.num_images == 9

@@ -274,9 +274,9 @@ class Writer(Gallery):
         """Close the files and let others write."""
         try:
             if self._database is not None:
-                with contextlib.suppress(
-                    sqlite3.Error
-                ):  # a reader of this moment keeps the log; the next one empties it
+                with contextlib.suppress(sqlite3.Error):
+                    # A reader of an earlier moment needs the log: it is not waited for, the next writer empties it.
+                    self._database.execute("PRAGMA busy_timeout = 0")
                     self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             super().close()
         finally:
