@@ -418,3 +418,16 @@ def test_the_guide_shows_what_json_says(enrolled, faces):
     assert set(printed["gallery"]["searching"]) == set(example["gallery"]["searching"])
     assert set(printed["ranked"][0]) == set(example["ranked"][0])
     assert set(printed["ranked"][0]["hits"][0]) == set(example["ranked"][0]["hits"][0])
+
+
+def test_torch_keeps_its_threads(enrolled, faces):
+    """FAISS has all cores meanwhile, and both count threads in one place."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        zennas.gallery(folder="g", query=faces / image_name(0, 1))
+        with pytest.raises(UserError):
+            zennas.gallery(folder="g", query="none")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -24,7 +24,7 @@ from zennas.clean.summary import Round, Summary
 from zennas.data.content import digest_of_file
 from zennas.data.labels import write_labels
 from zennas.data.sources import AnySource, open_source
-from zennas.embed.cells import use_threads
+from zennas.embed.cells import threads
 from zennas.embed.embeddings import Sidecar, of_source, sidecar_of
 from zennas.embed.model import Model, usable_device
 from zennas.embed.named import open_named
@@ -191,9 +191,11 @@ def _round(cleaning, embedder, number):
     goes_on = request.start == "previous" and number > 1
     state = cleaning.state_after(number - 1) if goes_on else State.of(cleaning.label_N)
     device = "cuda" if usable_device(request.device) == "cuda" else None
-    use_threads(num_cores())  # of this process; a worker has one
     num_workers = wanted_workers(request.workers, source.num_images)
-    with Pool(num_workers, address=request.address, num_threads=1, progress=progress) as pool:
+    with (
+        threads(num_cores()),  # of this process; a worker has one
+        Pool(num_workers, address=request.address, num_threads=1, progress=progress) as pool,
+    ):
         state = clean_round(state, Bench(path, request.plan, pool, folder / PARTS, number=number, device=device))
     if not (state.label_N >= 0).any():
         raise UserError(

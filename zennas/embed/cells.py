@@ -6,9 +6,11 @@ deletions, and a search maps the file: of a large one it reads the cells that it
 S vectors that cells are learned from, D embedding size
 """
 
+import contextlib
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -114,6 +116,12 @@ def _sync(path):
         os.close(descriptor)
 
 
-def use_threads(num: int) -> None:
-    """Let FAISS use so many threads of this process."""
+@contextlib.contextmanager
+def threads(num: int) -> Iterator[None]:
+    """Let FAISS use so many threads of this process meanwhile. They are torch's, too: afterwards it has its own number."""
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(num)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -4,7 +4,7 @@ import csv
 import pathlib
 from typing import NamedTuple
 
-from zennas.embed.cells import use_threads
+from zennas.embed.cells import threads
 from zennas.embed.model import usable_device
 from zennas.gallery.enrol import enrol, settled
 from zennas.gallery.find import find, said_of
@@ -62,9 +62,9 @@ def run(options: Options, *, progress: Progress | None = None) -> Outcome:
     UserError for what was given and cannot be used.
     """
     request, progress = check(options), progress or silent()
-    use_threads(num_cores())
     try:
-        return _done(request, progress)
+        with threads(num_cores()):
+            return _done(request, progress)
     except KeyboardInterrupt:
         progress.end()
         progress.say("stopped; what was enrolled is kept: give the same command again to go on")
