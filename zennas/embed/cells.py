@@ -118,7 +118,7 @@ def _sync(path):
 
 @contextlib.contextmanager
 def threads(num: int) -> Iterator[None]:
-    """Let FAISS use so many threads of this process meanwhile. They are torch's, too: afterwards it has its own number."""
+    """Let FAISS use so many threads of this process meanwhile. They are torch's, too, which has its own again after."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(num)
     try:
