@@ -19,6 +19,8 @@ NAMED = 5  # of many wrong things, a message names so many
 KNOWN = 40  # of the names that are known, where another one was given
 REPEATED = 100_000  # values of a YAML file that aliases may add to those that stand in it
 GIVEN = 80  # characters of a value that was given
+# What pydantic calls a type -> what a user writes.
+IN_YAML = {"a valid tuple": "a list", "a valid list": "a list", "a valid dictionary": "keys and values"}
 SHOWN = 300  # characters of what a stranger says
 FILE_OF_NAME = {SPACES: "{}.yaml", TRACKS: "{}.yaml", EXPERIMENTS: "{}/experiment.yaml"}
 
@@ -81,6 +83,7 @@ def _explain(detail, cls, values, where):
     if detail["type"] == "missing":
         return f"{where}: key '{at}' is missing"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = IN_YAML.get(message, message)
     place = where if is_said else f"{where}: {at}"
     if is_whole and (is_said or len(given) > GIVEN):  # of several values together, and the message names those it means
         return f"{place}: {message}"
