@@ -90,6 +90,34 @@ def test_a_long_value_is_shown_in_part():
     assert message.count("x") < 100 and re.search(r"\.\.\. \(9\d\d more characters\), allowed: ", message)
 
 
+class Tandem(Record):
+    seats: int = 2
+    pedals: tuple[int, ...] = (2, 2)
+
+    @pydantic.model_validator(mode="after")
+    def _each_has_pedals(self):
+        if len(self.pedals) != self.seats:
+            raise ValueError("as many pairs of pedals as seats")
+        return self
+
+
+def test_where_may_be_said_by_the_keys():
+    """As by the words of a command line that gave them; of several values together no mapping is printed."""
+
+    def words(keys):
+        return {("seats",): "--set seats=x", ("pedals",): "--set pedals=3"}.get(keys, "--seats 3")
+
+    assert error_of(Tandem.parse, {"seats": "x"}, words).startswith(
+        "--set seats=x: given 'x', allowed: a valid integer"
+    )
+    assert error_of(Tandem.parse, {"pedals": 3}, words) == "--set pedals=3: given 3, allowed: a list"
+    assert error_of(Tandem.parse, {"seats": 3}, words) == "--seats 3: as many pairs of pedals as seats"
+    assert error_of(Tandem.parse, {"bell": 3}, lambda keys: "--set bell=3").startswith(
+        "--set bell=3: key 'bell' is not"
+    )
+    assert error_of(Tandem.parse, {"seats": 3}, "tandem.yaml") == "tandem.yaml: as many pairs of pedals as seats"
+
+
 @pytest.mark.parametrize(
     ("values", "at", "meant", "known"),
     [

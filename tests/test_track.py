@@ -298,7 +298,7 @@ def test_an_experiment_names_its_task_and_old_ones_are_of_the_first(tmp_path):
         ("learn: {pool: 15}", "pool 15 must be at least trainings 16, which are chosen from it"),
         ("learn: {trainings: 3}", "learn.trainings: given 3, allowed: greater than or equal to 4"),
         ("tune: {margin: {m9: 1}}", "key 'tune.margin.m9' is not known; did you mean 'm3'? known: m1"),
-        ("train: 3", "train: given 3, allowed: a valid dictionary"),
+        ("train: 3", "train: given 3, allowed: keys and values"),
     ],
 )
 def test_a_wrong_task_or_part_of_its_plan_is_one_clear_error(tmp_path, text, message):
