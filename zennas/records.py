@@ -83,7 +83,7 @@ def _explain(detail, cls, values, where):
     if detail["type"] == "missing":
         return f"{where}: key '{at}' is missing"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    message = IN_YAML.get(message, message)
+    message = IN_YAML.get(message.partition(" or instance of")[0], message)
     place = where if is_said else f"{where}: {at}"
     if is_whole and (is_said or len(given) > GIVEN):  # of several values together, and the message names those it means
         return f"{place}: {message}"
