@@ -167,7 +167,7 @@ def test_a_teacher_is_named_as_any_network(options, tmp_path, material):
     assert plain.fingerprint == opened(",normalise=insightface").fingerprint
     recipe = ("distill.teacher.mean=[0, 0, 0]", "distill.teacher.std=[1, 1, 1]")
     request = options(*recipe, teacher=weights)
-    assert task_of(request.task).open_teacher(request, Ranks()).normalisation == "x"
+    assert task_of(request.task).open_teacher(request, Ranks()).normalisation == "0..255 as they are"
     # A file that zennas wrote knows better.
     assert opened("", *recipe).fingerprint == plain.fingerprint
     network = load_network(folder)
@@ -176,8 +176,8 @@ def test_a_teacher_is_named_as_any_network(options, tmp_path, material):
     assert task_of(request.task).open_teacher(request, Ranks()).normalisation == "(x - 127.5) / 127.5"
     (tmp_path / "foreign.onnx").write_bytes(export(network, network.shape).onnx_bytes)
     request = options(*recipe, teacher=tmp_path / "foreign.onnx")
-    assert task_of(request.task).open_teacher(request, Ranks()).normalisation == "x"
-    assert opened(",normalise=none", *recipe).normalisation == "x"
+    assert task_of(request.task).open_teacher(request, Ranks()).normalisation == "0..255 as they are"
+    assert opened(",normalise=none", *recipe).normalisation == "0..255 as they are"
     assert opened(",normalise=imagenet", *recipe).fingerprint == imagenet.fingerprint
     with pytest.raises(UserError, match=r"--teacher .*,px=64: takes images of 32 x 32 itself; leave px out"):
         opened(",px=64")

@@ -158,10 +158,10 @@ def in_words(mean: Sequence[float], std: Sequence[float]) -> str:
     """How (image - mean) / std reads.
 
     >>> in_words((127.5,) * 3, (127.5,) * 3), in_words((1, 2, 3), (4, 5, 6)), in_words((0, 0, 0), (1, 1, 1))
-    ('(x - 127.5) / 127.5', '(x - 1, 2, 3) / (4, 5, 6)', 'x')
+    ('(x - 127.5) / 127.5', '(x - 1, 2, 3) / (4, 5, 6)', '0..255 as they are')
     """
     of_image, by = (", ".join(f"{value:g}" for value in _once(three)) for three in (mean, std))
-    return "x" if (of_image, by) == ("0", "1") else f"(x - {of_image}) / {f'({by})' if ',' in by else by}"
+    return "0..255 as they are" if (of_image, by) == ("0", "1") else f"(x - {of_image}) / {f'({by})' if ',' in by else by}"
 
 
 def _once(three):
