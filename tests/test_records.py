@@ -111,11 +111,13 @@ def test_where_may_be_said_by_the_keys():
         "--set seats=x: given 'x', allowed: a valid integer"
     )
     assert error_of(Tandem.parse, {"pedals": 3}, words) == "--set pedals=3: given 3, allowed: a list"
-    assert error_of(Tandem.parse, {"seats": 3}, words) == "--seats 3: as many pairs of pedals as seats"
+    assert error_of(Tandem.parse, {"seats": 3}, words) == "--seats 3: allowed: as many pairs of pedals as seats"
     assert error_of(Tandem.parse, {"bell": 3}, lambda keys: "--set bell=3").startswith(
         "--set bell=3: key 'bell' is not"
     )
-    assert error_of(Tandem.parse, {"seats": 3}, "tandem.yaml") == "tandem.yaml: as many pairs of pedals as seats"
+    assert (
+        error_of(Tandem.parse, {"seats": 3}, "tandem.yaml") == "tandem.yaml: allowed: as many pairs of pedals as seats"
+    )
 
 
 @pytest.mark.parametrize(

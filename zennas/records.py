@@ -86,7 +86,7 @@ def _explain(detail, cls, values, where):
     message = IN_YAML.get(message.partition(" or instance of")[0], message)
     place = where if is_said else f"{where}: {at}"
     if is_whole and (is_said or len(given) > GIVEN):  # of several values together, and the message names those it means
-        return f"{place}: {message}"
+        return f"{place}: allowed: {message}"
     return f"{place}: given {shortened(given, GIVEN)}, allowed: {message}"
 
 

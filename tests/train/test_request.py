@@ -67,9 +67,9 @@ def test_what_is_set_with_a_new_name_is_its_own_in_any_order(turn):
 
 def test_what_is_set_for_another_row_is_refused():
     both = "--set optimizer.name=adamw, --set optimizer.momentum=0.7"
-    with pytest.raises(UserError, match=f"^{both}: momentum is for sgd, lars; adamw has none"):
+    with pytest.raises(UserError, match=f"^{both}: allowed: momentum is for sgd, lars; adamw has none"):
         changed("optimizer.name=adamw", "optimizer.momentum=0.7")
-    with pytest.raises(UserError, match=r"^--set schedule.power=2: power is for polynomial; step has none"):
+    with pytest.raises(UserError, match=r"^--set schedule.power=2: allowed: power is for polynomial; step has none"):
         changed("schedule.power=2")
 
 
@@ -101,9 +101,9 @@ def test_a_plan_in_steps_can_be_read_again():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"epochs": 3, "steps": 7}, "^here: either epochs or steps; given both, 3 and 7"),
-        ({"epochs": None}, "^here: either epochs or steps; given neither"),
-        ({"verify_epochs": None}, "^here: either verify_epochs or verify_steps; given neither"),
+        ({"epochs": 3, "steps": 7}, "^here: allowed: either epochs or steps; given both, 3 and 7"),
+        ({"epochs": None}, "^here: allowed: either epochs or steps; given neither"),
+        ({"verify_epochs": None}, "^here: allowed: either verify_epochs or verify_steps; given neither"),
         ({"verify_epochs": 0.5, "verify_steps": 7}, "either verify_epochs or verify_steps; given both, 0.5 and 7"),
         ({"schedule": {"warmup_epochs": 1, "warmup_steps": 7}}, "schedule: .* either warmup_epochs or warmup_steps; g"),
         ({"schedule": {"warmup_epochs": 1, "warmup_steps": 0}}, "warmup_epochs or warmup_steps; given both, 1 and 0"),

@@ -161,7 +161,9 @@ def in_words(mean: Sequence[float], std: Sequence[float]) -> str:
     ('(x - 127.5) / 127.5', '(x - 1, 2, 3) / (4, 5, 6)', '0..255 as they are')
     """
     of_image, by = (", ".join(f"{value:g}" for value in _once(three)) for three in (mean, std))
-    return "0..255 as they are" if (of_image, by) == ("0", "1") else f"(x - {of_image}) / {f'({by})' if ',' in by else by}"
+    return (
+        "0..255 as they are" if (of_image, by) == ("0", "1") else f"(x - {of_image}) / {f'({by})' if ',' in by else by}"
+    )
 
 
 def _once(three):

@@ -134,7 +134,7 @@ def test_a_training_that_diverged_is_told(asked):
     ("words", "says"),
     [
         (["--batch", 0], "--batch: given 0, allowed: 1 to"),
-        (["--batch", 66], "error: --batch 66: batch 66 must hold two people or more with"),
+        (["--batch", 66], "error: --batch 66: allowed: a batch of two people or more with"),
         (["--epochs", -1], "--epochs: given -1, allowed: more than 0"),
         (["--epochs", 1e30], "--epochs: given 1e+30, allowed: more than 0 and at most 1000000"),
         (["--seed", -1], "--seed: given -1, allowed: 0 to"),

@@ -30,8 +30,8 @@ def test_terms_come_and_go_by_changes():
     "values, says",
     [
         ({"softmax": None, "triplet": None}, "nothing would tell people apart"),
-        ({"batch": 62}, "a multiple of 4, from 8 on"),
-        ({"batch": 4}, "must hold two people or more"),
+        ({"batch": 62}, "a multiple of 4 from 8 on; given 62"),
+        ({"batch": 4}, "allowed: a batch of two people or more"),
         ({"data": {"images_per_person": None}}, "triplet needs data.images_per_person"),
         ({"data": {"images_per_person": 1}}, "images_per_person"),
         ({"triplet": {"vectors": []}}, "one at least"),

@@ -100,8 +100,8 @@ class ReidPlan(TrainPlan):
         each = self.data.images_per_person
         if each is not None and (self.batch % each or self.batch < 2 * each):
             raise ValueError(
-                f"batch {self.batch} must hold two people or more with data.images_per_person {each} images each: a "
-                f"multiple of {each}, from {2 * each} on"
+                f"a batch of two people or more with data.images_per_person {each} images each, a multiple of {each} "
+                f"from {2 * each} on; given {self.batch}"
             )
         if each is None and self.triplet is not None:
             raise ValueError(
