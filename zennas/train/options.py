@@ -95,7 +95,7 @@ class Options(CommandOptions):
     @property
     def words(self) -> tuple[str, ...]:
         """How each of the changes was given, for errors."""
-        short = (f"--{name} {value:g}" for name, value in self._short.items())
+        short = (f"--{name} {value}" for name, value in self._short.items())
         return (*short, *(f"--set {change}" for change in self.set))
 
     @property
