@@ -17,6 +17,12 @@ def test_what_fits_is_not_told():
     assert odd_outlines(images_of((128, 64), (100, 60), (140, 52)), (256, 128)) == []
     assert odd_outlines(images_of((112, 112), (112, 96)), (112, 112)) == []
     assert odd_outlines(images_of(), (112, 112)) == []
+    assert odd_outlines(images_of((127, 64), (120, 64)), (384, 128)) == []  # whole people, as MGN takes them
+
+
+def test_what_is_cut_out_is_not_stretched():
+    assert odd_outlines(images_of((60, 160)), (112, 112))
+    assert odd_outlines(images_of((60, 160))._replace(cut=lambda image, pixels, size: pixels), (112, 112)) == []
 
 
 def test_tiny_images_are_named():

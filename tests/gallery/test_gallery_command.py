@@ -326,7 +326,7 @@ def test_people_are_taken_as_they_are(photographs, tmp_path, monkeypatch):
         (["g", "--query", "FACES", "--model", "small.onnx"], "it gives 5 numbers ("),
         (
             ["g", "--query", "FACES", "--model", "net.onnx,normalise=none"],
-            "net.onnx: is the file of g, and its weights changed, or what its images go through: now none, the gallery",
+            "net.onnx: is the file of g's network, and its weights changed, or what its images go through (now none)",
         ),
         (["g", "--query", "FACES", "--model", "none.onnx"], "--model none.onnx: no such file"),
         (["g", "--delete", "identity:nobody"], "--delete identity:nobody: is not in "),

@@ -8,7 +8,7 @@ from zennas.records import some
 
 NUM_LOOKED_AT = 16
 TINY_PX = 8  # a side of fewer shows nobody
-STRETCHED = 1.5  # times; images that a network is made for differ by less
+STRETCHED = 1.8  # times; images that a network is made for differ by less
 
 
 def odd_outlines(images: ImageSet, hw: tuple[int, int]) -> list[str]:
@@ -16,6 +16,8 @@ def odd_outlines(images: ImageSet, hw: tuple[int, int]) -> list[str]:
 
     A word and no refusal: who trains or judges on such images may know why.
     """
+    if images.cut is not None:  # what is cut out has the right outline
+        return []
     sides, tiny = [], []
     numbers = np.unique(np.linspace(0, images.num_images - 1, NUM_LOOKED_AT).astype(int)) if images.num_images else []
     for image in numbers:

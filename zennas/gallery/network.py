@@ -2,10 +2,12 @@
 
 # B pictures, D embedding size
 
+import contextlib
 from typing import Any, Literal
 
 import numpy as np
 
+from zennas.embed.checkpoint import file_of
 from zennas.embed.named import Named, file_named, open_named, resolved
 from zennas.gallery.store import SETTINGS, Settings
 from zennas.names import shown
@@ -41,17 +43,24 @@ def check_network(settings: Settings, named: Named, *, folder: object) -> None:
             f"{model.embedding_size}: its {SETTINGS} was changed; bring back the one it had"
         )
     if model.fingerprint != settings.fingerprint:
-        if file_named(settings.model, "--model") == named.file.absolute():
+        if _same_file(settings.model, named.file):
             raise UserError(
-                f"--model {named.file}: is the file of {folder}, and its weights changed, or what its images go "
-                f"through: now {named.normalisation}, the gallery has {settings.model}; leave --model out, or make "
-                "another gallery"
+                f"{named.file}: is the file of {folder}'s network, and its weights changed, or what its images go "
+                f"through (now {named.normalisation}); the gallery is of {settings.model} as it was; bring that "
+                "back, or make another gallery"
             )
         raise UserError(
             f"--model {named.file}: is not the network of {folder}; it gives {model.embedding_size} numbers "
             f"({model.fingerprint}), the gallery holds {settings.embedding_size} ({settings.fingerprint}) of "
             f"{settings.model}; leave --model out, or make another gallery"
         )
+
+
+def _same_file(text, file):
+    """Whether a network's text, as a gallery keeps it, names this file: perhaps by the folder that holds it."""
+    with contextlib.suppress(UserError):
+        return file_of(file_named(text, "--model")).resolve() == file.resolve()
+    return False
 
 
 def settings_of(named: Named, text: str, *, holds: Literal["faces", "people"], flip: bool) -> Settings:

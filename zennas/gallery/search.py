@@ -61,7 +61,9 @@ def search(
     num = min(num, gallery.num_vectors - len(without_M))
     number_QK, cosine_QK = _nearest(gallery, vector_ND, unit_QD, num, without_M, whole=whole)
     found_M = np.unique(number_QK[number_QK >= 0])
-    _check_units(np.array(vector_ND[found_M]), gallery)  # where a file is damaged, it is these that win
+    rows = max(1, BLOCK_NUMBERS // vector_ND.shape[1])
+    for start in range(0, len(found_M), rows):  # where a file is damaged, it is these that win
+        _check_units(vector_ND[found_M[start : start + rows]], gallery)
     return number_QK, cosine_QK
 
 

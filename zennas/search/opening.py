@@ -165,7 +165,7 @@ def announce(opened: Opened) -> None:
 def _other_images(opened):
     """A sentence where the networks of --space take images of another size than those of the experiment's own space."""
     own, space = load_space(opened.experiment.space).shape, opened.space
-    if own.hw == space.shape.hw:
+    if own.height * space.shape.width == own.width * space.shape.height:
         return None
     (height, width), (own_height, own_width) = space.shape.hw, own.hw
     return (

@@ -86,7 +86,7 @@ def _of_source(text):
             f"{text}: none of the {len(label_N):,} images has a right answer among the others: "
             f"{why_unanswerable(label_N, camera_N)}"
         )
-    if source.num_identities < 2:
+    if len(np.unique(label_N)) < 2:
         raise UserError(f"{text}: all {len(label_N):,} images have one label, so that every answer is right")
     return PeopleSet(source.path.absolute().name, images, label_N, camera_N)
 
