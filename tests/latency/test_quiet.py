@@ -59,7 +59,7 @@ def spans(process):
 
 @pytest.mark.alone
 def test_what_scores_stands_aside_for_every_measurement_and_scores_together_otherwise(begin):
-    scorers = [begin(SCORE.format(num=90)) for _ in range(3)]
+    scorers = [begin(SCORE.format(num=150)) for _ in range(3)]
     for scorer in scorers:
         scorer.stdout.readline()  # it is at work
     waited_s, measured = [], []
@@ -74,7 +74,7 @@ def test_what_scores_stands_aside_for_every_measurement_and_scores_together_othe
     for scorer in scorers:
         times = [float(line.split()[1]) for line in scorer.stdout][1:]  # with what readline had already taken in
         scored.append(list(zip(times[::2], times[1::2], strict=True)))
-    assert all(len(one) == 89 for one in scored)
+    assert all(len(one) == 149 for one in scored)
     everything = sorted(span for one in scored for span in one)
     assert not [span for span in everything for begun, ended in measured if span[0] < ended and span[1] > begun]
     assert max(waited_s) < 2.0  # however many score on and on

@@ -96,7 +96,7 @@ def test_the_same_seed_and_batch_propose_the_same(num_parents):
 
 @pytest.mark.parametrize("name", names(SPACES))
 @pytest.mark.parametrize("num_parents", [0, 64])
-@hypothesis.settings(deadline=None, max_examples=1)
+@hypothesis.settings(deadline=None, max_examples=2)
 @hypothesis.given(seed=st.integers(0, 2**31), batch=st.integers(0, 100))
 def test_proposals_are_new_admitted_and_in_the_space(name, num_parents, seed, batch):
     space = published(name)

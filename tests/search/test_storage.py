@@ -171,7 +171,7 @@ def test_a_study_is_kept_and_found_again(any_url):
 
 
 def test_a_journal_whose_writer_was_killed_is_waited_for_no_longer_than_its_grace(tmp_path, monkeypatch):
-    monkeypatch.setattr(storages, "JOURNAL_GRACE_S", 1)
+    monkeypatch.setattr(storages, "JOURNAL_GRACE_S", 3)
     url = f"journal:{tmp_path}/study.log"
     open_storage(url).create_new_study([optuna.study.StudyDirection.MINIMIZE], "one")
     os.symlink(tmp_path / "study.log", tmp_path / "study.log.lock")  # what a killed writer leaves behind
@@ -179,7 +179,7 @@ def test_a_journal_whose_writer_was_killed_is_waited_for_no_longer_than_its_grac
     url = "journal:study.log"
     start = time.monotonic()
     optuna.load_study(storage=open_storage(url), study_name="one").set_user_attr("a", 1)
-    assert 0.7 < time.monotonic() - start < 20
+    assert 2 < time.monotonic() - start < 20
 
 
 STARTER = """

@@ -230,7 +230,7 @@ def test_every_part_is_timed_and_every_candidate_predicted(family, tmp_path, blo
     space = small.model_copy(update={"stem": Range(low=16, high=64, step=16), "widths": widths})
     parts = parts_of_space(space)
     table = LatencyTable(PROTOCOL, folder=tmp_path, rows={part: 1e-6 * part.macs for part in parts})
-    for _ in range(10):
+    for _ in range(20):
         candidate = space.sample(rng)
         # Between measured widths a first block is fitted by products of its widths, which its MACs nearly are.
         assert table.predict(candidate, shape) == pytest.approx(1e-6 * cost(candidate, shape).macs, rel=0.05)

@@ -1,7 +1,6 @@
 """From what a user asks for to everything a training needs, or one clear error before the first step."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import torch
@@ -78,12 +77,13 @@ def open_sets(request: Request, ranks: Ranks) -> tuple:
 
 
 def noticed(request: Request, data: Data, sets: tuple, progress) -> Data:
-    """The Data with a sentence more for each of the opened --verify sets that holds what is trained on, too."""
-    trained_on = task_of(request.task).trained_on
-    if trained_on is None or not sets:  # only the first rank has sets
-        return data
-    told = [trained_on(data, the_set, text, progress) for text, the_set in zip(request.verify, sets, strict=True)]
-    return dataclasses.replace(data, notices=(*data.notices, *itertools.chain(*told)))
+    """The Data with what is odd about each of the opened --verify sets: its own `notices`, where it has any, and a
+    sentence where it holds what is trained on, too."""
+    trained_on, told = task_of(request.task).trained_on, []
+    for text, the_set in zip(request.verify if sets else (), sets, strict=True):  # only the first rank has sets
+        told += [f"--verify {text}: {notice}" for notice in getattr(the_set, "notices", ())]
+        told += trained_on(data, the_set, text, progress) if trained_on else []
+    return dataclasses.replace(data, notices=(*data.notices, *told))
 
 
 def check_batches(request: Request, data: Data, teacher, ranks: Ranks, progress) -> None:

@@ -84,7 +84,7 @@ def _check_first_images(path, source) -> None:
 
 
 def trained_on(data: Data, the_set, text: str, progress) -> list[str]:
-    """What is odd about a set, opened for --verify `text`, and a sentence on images of it that are trained on, too.
+    """A sentence on images of a set, opened for --verify `text`, that are trained on, too; or none.
 
     A word and no refusal: a few of a million are no reason to train nothing, and whoever tries a recipe out may
     verify on what it trains on. It stands in result.json and in the report, beside the figures.
@@ -92,9 +92,8 @@ def trained_on(data: Data, the_set, text: str, progress) -> list[str]:
     progress.begin(f"looking for images of {the_set.name} in {data.source.path}")
     found = twins(data.source, the_set.images, progress=progress.counting("images"))
     progress.end()
-    odd = [f"--verify {text}: {notice}" for notice in getattr(the_set, "notices", ())]
     if not len(found.image_T):
-        return odd
+        return []
     first = f"{the_set.images.where(int(found.image_T[0]))} = {data.source.where(int(found.index_T[0]))}"
     some_only = (
         f"; {found.num_compared:,} of the {data.source.num_images:,} images of --data were compared, so it may be more"
@@ -102,9 +101,8 @@ def trained_on(data: Data, the_set, text: str, progress) -> list[str]:
         else ""
     )
     return [
-        *odd,
         f"--verify {text}: {len(found.image_T):,} of its {the_set.images.num_images:,} images are trained on, too, the "
-        f"first: {first}; its figures are better than they would be on people who are new{some_only}",
+        f"first: {first}; its figures are better than they would be on people who are new{some_only}"
     ]
 
 
