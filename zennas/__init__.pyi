@@ -462,8 +462,8 @@ def tune(
     trials: Trials, the recipe among them. [allowed: 1 to 2147483647] [default: the experiment's]
     epochs: Epochs of a trial. [allowed: 1 to 2147483647] [default: the experiment's]
     seed: Seed of proposals and trials. [allowed: 0 to 2147483647] [default: the experiment's]
-    only: Search this alone: backbone, or a part of the task's (faces: cleaning, margin; people: triplet, softmax); may
-        be repeated. [default: all of the experiment's]
+    only: Search this alone: backbone, or another part of the experiment's tune: (a wrong name lists them); may be
+        repeated. [default: all of the experiment's]
     held_out: Text file of identities, one a line, that the reward is taken on. [default: drawn: tune.held_out_share]
     test: Identities that are asked when the search is over. [default: another share, drawn]
     set: KEY=VALUE of the recipe all trials begin from; may be repeated.

@@ -11,6 +11,7 @@ from zennas.records import Record
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 MOST_EPOCHS = 1_000_000  # more is a slip, and its steps may not be countable
+Epochs = Annotated[float, pydantic.Field(gt=0, le=MOST_EPOCHS, allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=1, lt=2**31)]  # as far as the numbers of every library below reach
 Knobs = dict[str, float | int | bool | str | list[float] | list[int]]
 
@@ -139,9 +140,7 @@ class DataPlan(Record):
 class TrainPlan(Record):
     """The training of one network, but for what its task adds."""
 
-    epochs: Annotated[float, pydantic.Field(gt=0, le=MOST_EPOCHS, allow_inf_nan=False)] | None = (
-        20  # what one is, the task says
-    )
+    epochs: Epochs | None = 20  # what one is, the task says
     steps: Count | None = None  # instead of epochs
     batch: Count = 1024  # samples a step, over all ranks and micro-batches
     accumulate: Count = 1  # micro-batches a step

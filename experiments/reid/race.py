@@ -305,10 +305,10 @@ def all_compared(of_row):
     """
     spread = spread_of(of_row)
     goals = {what: compared(of_row, *both, spread) for what, both in GOALS.items() if enough(of_row, both, seeds=2)}
-    judged_with = {} if len(goals) < len(GOALS) else OPEN
+    comparable = {} if len(goals) < len(GOALS) else OPEN
     still_open = {
         what: opened(of_row, *both, spread) | {"predicted": predicted}
-        for what, (*both, predicted) in judged_with.items()
+        for what, (*both, predicted) in comparable.items()
         if enough(of_row, both, seeds=1)
     }
     return {"goals": goals, "open": still_open, "spread": round(spread, 3)}

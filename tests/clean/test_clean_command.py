@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,6 +54,16 @@ def test_what_it_leaves_behind(asked, faces, tmp_path):
         and "94 of 96 images of 15 identities" in (out / "clean.log").read_text()
     )
     assert "zennas.train" in ended.stderr and "--track" not in ended.stderr and "report.html" in ended.stderr
+
+
+def test_torch_keeps_its_threads(asked, tmp_path):
+    """FAISS has all cores meanwhile, and both may count threads in one place."""
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        assert asked("--json").code == 0 and faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_the_page_shows_what_was_decided(asked, tmp_path):

@@ -28,7 +28,7 @@ from tests.data.people_sets import (
     write,
 )
 from zennas.data.gallery_set import labels_of, open_gallery_set
-from zennas.data.images import CorruptImageError, decode
+from zennas.data.images import CorruptImageError, UnreadableImageError, decode
 from zennas.data.labels import write_labels
 from zennas.data.layouts import LAYOUTS, layout_at
 from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, QUERY, ROLES, TRAIN
@@ -481,6 +481,14 @@ def test_files_of_cuhk03_of_the_wrong_kind(tmp_path, damage, part, says):
     damage(root)
     with pytest.raises(UserError, match=says):
         open_source(root / part)
+
+
+def test_a_file_of_cuhk03_that_is_away_is_no_damage(tmp_path):
+    root = as_cuhk03(tmp_path / "cuhk03")
+    images = open_gallery_set(str(root / "labelled")).images
+    (root / "cuhk-03.mat").rename(tmp_path / "elsewhere")
+    with pytest.raises(UnreadableImageError, match="cannot be read: "):
+        images.read(0)
 
 
 def test_queries_that_are_only_their_own_picture(tmp_path):

@@ -19,6 +19,11 @@ ROLE_5 = ("query", "query", "gallery", "gallery", "gallery")
         (PLAIN, "01102", "12121", None),  # the names say nothing of it
         (NAMED, "01102", "12121", "names of their files (2 labels, the first: 0 is 0002 there and 0005 here)"),
         (FOLDERS, "01102", "12121", "names of their folders (2 labels, the first: 0 is Ada there and Bob here)"),
+        # Distractors, each with a label of its own, hide nothing.
+        (
+            ("q/0002_c1_1.png", "q/0005_c2_1.png", "g/0005_c2_2.png", "g/0000_c1_1.png", "g/0000_c2_1.png"),
+            *("01078", "12212", "1 labels, the first: 0 is 0002 there and 0005 here"),
+        ),
         (FOLDERS, "00012", "12211", None),  # nor do folders that are no people
         (PLAIN, "01012", ("1.0", "2.0", "2", "1", "1"), "count as different ones: 1 = 1.0, 2 = 2.0"),
         (PLAIN, "01012", ("c1", "c2", "c2", "1", "01"), "count as different ones: 01 = 1 = c1"),

@@ -280,5 +280,5 @@ def test_a_damaged_vector_wins_no_search(tmp_path, large, monkeypatch, spoilt, b
         assert (gallery.cells is not None) == by_cells
         with pytest.raises(UserError, match=r"g: 1 of \d+ vectors have another length than 1: the file is damaged; "):
             search.search(gallery, unit_ND[700:701], 3)
-        with pytest.raises(UserError, match=r"g: holds vectors of 16 numbers, asked for one of 15"):
+        with pytest.raises(UserError, match=r"g: holds vectors of 16 numbers; a query has 15"):
             search.search(gallery, unit_ND[:1, 1:], 3)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from zennas.data.images import CorruptImageError, encode
+from zennas.data.images import CorruptImageError, UnreadableImageError, encode
 from zennas.data.left_out import LeftOut
 from zennas.data.sightings import GALLERY, QUERY, TRAIN, Sightings, check_roles
 from zennas.records import UserError, first_line
@@ -167,6 +167,11 @@ def read_image(file: pathlib.Path | str, path: str) -> bytes:
     assert match, path
     try:
         opened, groups = _kept_open(os.fspath(file), os.getpid())
+    except (FileNotFoundError, PermissionError) as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001 - h5py raises whatever it likes for a damaged file
+        raise CorruptImageError(f"cannot be read: {first_line(error)}") from None
+    try:
         reference = groups[boxes][int(match[1]) - 1][int(match[4]) - 1, int(match[2]) - 1]
         pixel_3WH = opened[reference][()]
     except Exception as error:  # noqa: BLE001 - h5py raises whatever it likes for a damaged file

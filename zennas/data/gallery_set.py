@@ -21,6 +21,7 @@ from zennas.data.sightings import DISTRACTOR, GALLERY, JUNK, NO_CAMERA, QUERY, p
 from zennas.metrics.retrieval import Labels
 from zennas.records import UserError, some
 
+NOBODY = {str(JUNK), str(DISTRACTOR)}  # in the names of files: not told apart, whatever labels they have
 CAMERALESS = "no cameras are given: images by a query's own camera are right answers, too"
 
 
@@ -213,7 +214,7 @@ def _one_to_one(path_N, label_N, index_M, said):
     person_of, label_of = {}, {}
     for index in index_M:
         label, person = label_N[index], said(path_N[index])
-        if label == str(JUNK):
+        if label == str(JUNK) or person in NOBODY:
             continue
         if person is None or person_of.setdefault(label, person) != person:
             return None

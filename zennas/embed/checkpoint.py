@@ -65,7 +65,7 @@ def read_checkpoint(path: pathlib.Path | str) -> Checkpoint:
     """
     path = file_of(path)
     content = _read(path)
-    if isinstance(content, dict) and {"candidate", "weights"} <= set(content):
+    if _is_ours(content):
         network, backbone = _ours(content, path), None
     else:
         backbone = _backbone(content, path)
@@ -77,6 +77,16 @@ def read_checkpoint(path: pathlib.Path | str) -> Checkpoint:
     # In memory of its own: the file is only mapped, and may change while the network is used.
     network.load_state_dict({name: weight.clone() for name, weight in network.state_dict().items()}, assign=True)
     return Checkpoint(network.float().eval(), backbone)
+
+
+def is_of_zennas(path: pathlib.Path | str) -> bool:
+    """Whether `save_network` wrote a file of torch's, by its keys: no network is built. UserError as `read_checkpoint`,
+    where it is not read at all."""
+    return _is_ours(_read(path))
+
+
+def _is_ours(content):
+    return isinstance(content, dict) and {"candidate", "weights"} <= set(content)
 
 
 def _read(path):

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from zennas import checker
-from zennas.embed.checkpoint import ACCEPTED, file_of, read_checkpoint
+from zennas.embed.checkpoint import ACCEPTED, file_of, is_of_zennas
 from zennas.embed.model import in_words, kind_of, open_model, sides
 from zennas.records import UserError, suggestion
 from zennas.space.shape import parsed_px
@@ -137,11 +137,11 @@ def name_of(file: pathlib.Path) -> str:
 
 
 def is_ours(file: pathlib.Path, kind: str) -> bool:
-    """Whether zennas wrote a file of a kind of ORIGINS: then it was trained on images normalised as OURS. UserError for
-    a damaged one."""
+    """Whether zennas wrote a file of a kind of ORIGINS, by training or as `zennas export`: then it takes images
+    normalised as OURS. UserError for a damaged one."""
     if kind == "onnx":
         return checker.needed_normalisation(_parsed_onnx(file)) is not None
-    return kind == "checkpoint" and read_checkpoint(file).backbone is None
+    return kind == "checkpoint" and is_of_zennas(file)
 
 
 def _one_of(given, key, allowed):

@@ -55,7 +55,7 @@ def search(
     vector_ND = gallery.vector_ND()
     if unit_QD.shape[1] != vector_ND.shape[1]:
         raise UserError(
-            f"{gallery.folder}: holds vectors of {vector_ND.shape[1]} numbers, asked for one of {unit_QD.shape[1]}"
+            f"{gallery.folder}: holds vectors of {vector_ND.shape[1]} numbers; a query has {unit_QD.shape[1]}"
         )
     without_M = gallery.deleted_M if without is None else np.union1d(gallery.deleted_M, without)
     num = min(num, gallery.num_vectors - len(without_M))

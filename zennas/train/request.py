@@ -175,11 +175,7 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
     experiment, track, space = load_experiment(options.track)
     plan = changed_plan(experiment.train, options.changes, options.words)
     task = task_of(experiment.task)
-    try:
-        task.check_plan(plan, some(options.words) or experiment.name)
-    except UserError:
-        task.check_plan(experiment.train, experiment.name)  # it was so before any change
-        raise
+    _check_plan(task, experiment, options, plan)
     check_faces(options.faces, experiment.task)
     paths = {"--data": options.data, "--identities": options.identities, "--labels": options.labels}
     if options.teacher is not None:
@@ -204,6 +200,24 @@ def check_recipe(options: Options) -> tuple[Experiment, Track, Space, TrainPlan]
                 "give one, or leave it out"
             )
     return experiment, track, load_space(options.space) if options.space else space, plan
+
+
+def _check_plan(task, experiment, options, plan):
+    """UserError where the task cannot use the plan: by the changes without any one of which it could, or by the
+    experiment's name where it cannot use that either."""
+
+    def is_sound(changes):
+        try:
+            task.check_plan(changed_plan(experiment.train, changes), experiment.name)
+        except UserError:
+            return False
+        return True
+
+    if is_sound(options.changes):
+        return
+    others = [options.changes[:at] + options.changes[at + 1 :] for at in range(len(options.changes))]
+    at_fault = [word for word, changes in zip(options.words, others, strict=True) if is_sound(changes)]
+    task.check_plan(plan, some(at_fault or options.words) if is_sound(()) else experiment.name)
 
 
 def changed_plan(plan, changes, words=None):

@@ -54,8 +54,8 @@ class Options(CommandOptions):
     only: Annotated[
         tuple[str, ...],
         flag(
-            "Search this alone: backbone, or a part of the task's (faces: cleaning, margin; people: triplet, softmax); "
-            "may be repeated. [default: all of the experiment's]"
+            "Search this alone: backbone, or another part of the experiment's tune: (a wrong name lists them); may be "
+            "repeated. [default: all of the experiment's]"
         ),
     ] = ()
     held_out: Annotated[

@@ -140,6 +140,10 @@ def test_a_training_that_diverged_is_told(asked):
         (["--seed", -1], "--seed: given -1, allowed: 0 to"),
         (["--set", "optimizer.lr=-1"], "error: --set optimizer.lr=-1: given -1, allowed: greater than 0"),
         (["--set", "triplet.name=none"], "error: --set triplet.name=none: train.triplet: "),
+        (
+            ["--epochs", 3, "--set", "softmax.name=nope", "--set", "optimizer.lr=0.1"],
+            "error: --set softmax.name=nope: train.softmax: ",
+        ),
     ],
 )
 def test_what_was_given_is_named(asked, tmp_path, words, says):
