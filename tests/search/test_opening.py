@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from zennas.data.images import as_jpeg
 from zennas.progress import silent
 from zennas.records import UserError
+from zennas.search import opening
 from zennas.search.opening import open_search
 from zennas.search.resources import Resources
 from zennas.search.stages import Checked
-from zennas.track import EvidencePlan, load_experiment
+from zennas.track import EvidencePlan, load_experiment, load_space
 
 
 @pytest.fixture
@@ -98,3 +100,17 @@ def test_the_bands_of_a_run_cannot_change(opened, plans):
     for bands, said in ((None, "bands: .*, now null"), ({"deep": 1.0, "wide": 0.2}, "bands.wide: 0.25, now 0.2")):
         with pytest.raises(UserError, match=said):
             opened("face", plan=now.model_copy(update={"bands": bands}))
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "says"),
+    [
+        ("mgn_small", "ir_se", "space ir_se takes images of 112 x 112, the experiment's own, mgn_small, of 128 x 64: "),
+        ("mgn_edge", "mgn_small", None),  # of one outline
+        ("ir_se", "ir_se", None),
+    ],
+)
+def test_a_space_of_other_images_is_noted(own, other, says):
+    asked = types.SimpleNamespace(experiment=types.SimpleNamespace(space=own), space=load_space(other))
+    told = opening._other_images(asked)
+    assert told.startswith(says) if says else told is None

@@ -71,6 +71,15 @@ class ImageSet(NamedTuple):
             return error
 
 
+def spread_over(num_images: int, num: int) -> list[int]:
+    """The numbers of `num` images, or of all where there are fewer, spread over all of them: the same ones each time.
+
+    >>> spread_over(9, 3), spread_over(2, 3), spread_over(0, 3)
+    ([0, 4, 8], [0, 1], [])
+    """
+    return np.unique(np.linspace(0, num_images - 1, num).astype(int)).tolist() if num_images else []
+
+
 def read_file(path: pathlib.Path) -> bytes:
     """The bytes of a file; UnreadableImageError where they cannot be had."""
     try:

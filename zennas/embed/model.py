@@ -28,7 +28,7 @@ from zennas.export.onnx_file import open_session
 from zennas.names import text_path
 from zennas.provenance import num_cores
 from zennas.records import UserError, first_line
-from zennas.space.shape import DEFAULT_HW, height_and_width
+from zennas.space.shape import DEFAULT_HW, height_and_width, sides
 
 
 class Model:
@@ -144,14 +144,6 @@ class Model:
         if not embedding_BD.isfinite().all():
             raise UserError(f"{self.where}: its embedding of a black image is not finite: a training that diverged?")
         return embedding_BD.shape[1]
-
-
-def sides(hw: tuple[int, int]) -> str:
-    """
-    >>> sides((256, 128))
-    '256 x 128'
-    """
-    return f"{hw[0]} x {hw[1]}"
 
 
 def in_words(mean: Sequence[float], std: Sequence[float]) -> str:

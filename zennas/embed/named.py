@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from zennas import checker
 from zennas.embed.checkpoint import ACCEPTED, file_of, is_of_zennas
-from zennas.embed.model import in_words, kind_of, open_model, sides
+from zennas.embed.model import in_words, kind_of, open_model
 from zennas.records import UserError, suggestion
-from zennas.space.shape import parsed_px
+from zennas.space.shape import parsed_px, sides
 
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _PLAIN = {name: ((mean,) * 3, (std,) * 3) for name, (mean, std) in checker.NORMALISATIONS.items()}

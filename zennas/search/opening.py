@@ -19,6 +19,7 @@ from zennas.search.stages import Checked, Opened, onwards
 from zennas.search.storage import is_shared, shown
 from zennas.search.store import Store
 from zennas.search.workers import Workers
+from zennas.space.shape import sides
 from zennas.track import check_output, load_space
 
 ASK_S = 1.0  # between two looks at whether another island has begun the run
@@ -163,14 +164,13 @@ def announce(opened: Opened) -> None:
 
 
 def _other_images(opened):
-    """A sentence where the networks of --space take images of another size than those of the experiment's own space."""
+    """A sentence where --space takes images of another outline than the experiment's own."""
     own, space = load_space(opened.experiment.space).shape, opened.space
     if own.height * space.shape.width == own.width * space.shape.height:
         return None
-    (height, width), (own_height, own_width) = space.shape.hw, own.hw
     return (
-        f"space {space.name} takes images of {height} x {width}, {opened.experiment.space}, the experiment's own, of "
-        f"{own_height} x {own_width}: is it one for the same images?"
+        f"space {space.name} takes images of {sides(space.shape.hw)}, the experiment's own, {opened.experiment.space}, "
+        f"of {sides(own.hw)}: is it one for the same images?"
     )
 
 

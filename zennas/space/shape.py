@@ -68,6 +68,15 @@ def px_text(hw: tuple[int, int]) -> str:
     return f"{hw[0]}" if hw[0] == hw[1] else f"{hw[0]}x{hw[1]}"
 
 
+def sides(hw: tuple[int, int]) -> str:
+    """(height, width) in a sentence.
+
+    >>> sides((256, 128))
+    '256 x 128'
+    """
+    return f"{hw[0]} x {hw[1]}"
+
+
 def px_cell(hw: tuple[int, int]) -> int | str:
     """(height, width) as JSON has it: a number where it is a square, else as `px_text`."""
     return hw[0] if hw[0] == hw[1] else px_text(hw)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zennas.data.image_set import ImageSet
+from zennas.data.image_set import ImageSet, spread_over
 from zennas.data.images import CorruptImageError, decode
 from zennas.tasks.face.align import off_template
 from zennas.tasks.face.detect import Detector
@@ -63,11 +63,11 @@ def look_at(images: ImageSet, *, detector: Detector | None = None, num: int = NU
     second.
     """
     detector = detector or Detector()
-    sample = np.unique(np.linspace(0, images.num_images - 1, num).astype(int)) if images.num_images else []
+    sample = spread_over(images.num_images, num)
     off, is_sharp, num_large, num_undecodable = [], [], 0, 0
     for image in sample:
         try:
-            image_HW3 = decode(images.read(int(image)))
+            image_HW3 = decode(images.read(image))
         except CorruptImageError:
             num_undecodable += 1
             continue

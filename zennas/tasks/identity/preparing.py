@@ -13,10 +13,10 @@ from zennas.data.sources import AnySource, open_source
 from zennas.data.stream import Stream, image_stream
 from zennas.data.twins import twins
 from zennas.devices import autocast_of, free_memory
-from zennas.embed.model import Model, sides
+from zennas.embed.model import Model
 from zennas.embed.named import open_named
 from zennas.records import UserError
-from zennas.space.shape import height_and_width, px_text
+from zennas.space.shape import height_and_width, px_text, sides
 from zennas.tasks.identity.centres import CENTRE_OPTIMIZERS, centre_knobs
 from zennas.tasks.identity.distill import DISTILLATIONS
 from zennas.tasks.identity.distill import knobs_of as distill_knobs_of

@@ -2,12 +2,11 @@
 
 import pathlib
 
-import numpy as np
-
+from zennas.data.image_set import spread_over
 from zennas.data.images import CorruptImageError, decode
 from zennas.data.sources import AnySource, open_source
 from zennas.records import UserError
-from zennas.space.shape import Shape
+from zennas.space.shape import Shape, sides
 
 NUM_LOOKED_AT = 32  # spread over all images: the same ones each time
 TALL = 1.5  # height by width of a network from which on a square would be drawn out of shape; people's have 2 or 3
@@ -30,19 +29,19 @@ def check_upright(source: AnySource, data: pathlib.Path, shape: Shape) -> None:
     """
     if source.camera_N is not None or shape.height < TALL * shape.width or not source.num_images:
         return
-    sides = set()
-    for image in np.unique(np.linspace(0, source.num_images - 1, NUM_LOOKED_AT).astype(int)):
+    seen_px = set()
+    for image in spread_over(source.num_images, NUM_LOOKED_AT):
         try:
-            height, width = decode(source.read(int(image))).shape[:2]
+            height, width = decode(source.read(image)).shape[:2]
         except CorruptImageError:  # counted where it is trained on
             continue
         if height != width or height < LEAST_PX:
             return
-        sides.add(height)
-    if sides:
-        px = " to ".join(str(side) for side in sorted({min(sides), max(sides)}))
+        seen_px.add(height)
+    if seen_px:
+        px = " to ".join(str(side) for side in sorted({min(seen_px), max(seen_px)}))
         raise UserError(
             f"--data {data}: holds squares ({px} px, all that were looked at), as aligned faces are; the network takes "
-            f"whole people, {shape.height} x {shape.width}; faces are for an experiment whose task is face (--track); "
+            f"whole people, {sides(shape.hw)}; faces are for an experiment whose task is face (--track); "
             "for other squares choose a --space of square images"
         )
